@@ -1,0 +1,72 @@
+# Two commands: `make reproduce` (data to claims) and `make test`. Each sets up .venv by itself.
+PROFILE ?= laptop
+DATA ?=
+JOBS ?= 1
+DEVICE ?= auto
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.ready
+DEV := pytest nbval ruff mypy hypothesis pandas-stubs types-PyYAML types-tqdm
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help reproduce test lab lock clean knobs
+
+help:
+	@echo 'make reproduce  run a profile from data to claims (only what changed)'
+	@echo 'make test       all checks, and the smoke profile end to end'
+	@echo 'make lab        JupyterLab in the same environment'
+	@echo 'make lock       resolve requirements.lock anew'
+	@echo 'make clean      delete runs/ and caches (keeps .venv and figures/)'
+	@echo 'knobs: PROFILE=smoke|laptop|open|paper (laptop)  DATA=dir  JOBS=n (1)  DEVICE=auto|cpu|cuda (auto)'
+
+# Before the environment is made: a typing slip should not cost the minutes of an installation.
+knobs:
+	@test -f 'notebooks/params/$(PROFILE).yaml' || { echo "unknown profile '$(PROFILE)': use one of $$(cd notebooks/params && ls *.yaml | sed 's/.yaml$$//' | paste -sd ' ')" >&2; exit 2; }
+	@test -z '$(DATA)' || test -d '$(DATA)' || { echo "DATA=$(DATA): no such folder; data/README.md shows the expected tree" >&2; exit 2; }
+
+reproduce: knobs $(STAMP)
+	@$(PY) -m dollkit.reproduce --profile '$(PROFILE)' --data '$(DATA)' --jobs '$(JOBS)' --device '$(DEVICE)'
+
+test: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(PY) -m pytest
+	tests/end_to_end.sh $(PY)
+
+lab: $(STAMP)
+	DOLLKIT_DEVICE='$(DEVICE)' $(VENV)/bin/jupyter lab notebooks
+
+# $(STAMP) is written last. .installing marks an installation that was cut short: start it afresh.
+$(STAMP): requirements.lock
+	@python=''; for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  "$$p" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && { python=$$p; break; }; done; \
+	test -n "$$python" || { echo 'no Python >= 3.11 with venv on the path: install one, or say PYTHON=/path/to/python3' >&2; exit 2; }; \
+	if test ! -e $(VENV)/.installing && $(VENV)/bin/python -m pip --version > /dev/null 2>&1; then \
+	  echo "updating $(VENV)"; else echo "making $(VENV) with $$("$$python" --version)"; "$$python" -m venv --clear $(VENV); fi
+	@rm -f $@; touch $(VENV)/.installing
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar off --log $(VENV)/install.log \
+	  -r requirements.lock 2> >(grep -v '^WARNING' >&2) | awk -v all=$$(wc -l < requirements.lock) \
+	  '/^(Collecting|Requirement already)/ { if (++n % 20 == 0 || n == all) { printf "  %d of %d packages found\n", n, all; fflush() } } \
+	   /^Installing collected/ { print "  installing them (some minutes)"; fflush() }'
+	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.installing; touch $@; echo '  $(VENV) is ready'
+
+# Pins of CUDA packages carry a marker, since other platforms have no such wheels.
+lock:
+	rm -rf .venv-lock
+	python3 -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --disable-pip-version-check --quiet --upgrade 'setuptools>=77' $(DEV) \
+	  $$(.venv-lock/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"])')
+	.venv-lock/bin/python -m pip freeze --all --disable-pip-version-check | grep -v '^pip==' \
+	  | sed -E 's/^((nvidia|cuda)-.*|triton==.*)$$/\1 ; sys_platform == "linux" and platform_machine == "x86_64"/' \
+	  | LC_ALL=C sort -f > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find dollkit tests -name __pycache__ -type d -prune -exec rm -rf {} +

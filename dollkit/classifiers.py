@@ -1,0 +1,279 @@
+"""Classifiers of the 14 observations, whose explanations become labels.
+
+The backbone is one of segmentation-models-pytorch's encoders, so that its weights move to a
+segmentation network by name. Which architectures, image size, optimiser and passes the paper
+used is not known to us; all are parameters here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dollkit import compute, metrics
+from dollkit.augment import Augmentation, augment
+from dollkit.errors import InputError
+from dollkit.findings import FINDINGS, PATHOLOGIES, apply_policy
+from dollkit.loop import Fit, Recipe, fit, order
+from dollkit.store import Store
+
+
+def encoder(name: str, depth: int, activation: str) -> nn.Module:
+    """One-channel smp encoder without weights.
+
+    Args:
+        name: smp encoder name, ``tu-...`` for timm's.
+        depth: number of stride-2 stages kept.
+        activation: ``relu`` leaves the architecture as it is; ``silu`` puts SiLU in place of
+            every ReLU. Smooth networks need far fewer integration steps for the same labels.
+
+    Raises:
+        InputError: unknown encoder or activation.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net: nn.Module = smp.encoders.get_encoder(
+                name, in_channels=1, depth=depth, weights=None
+            )
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"parameter 'architecture': no encoder {name!r} of depth {depth} in "
+            f"segmentation-models-pytorch ({error})"
+        ) from error
+    smooth(net, activation)
+    return net
+
+
+def smooth(net: nn.Module, activation: str) -> None:
+    """Put SiLU in place of every ReLU, in place, if `activation` is ``silu``."""
+    if activation not in {"relu", "silu"}:
+        raise InputError(f"parameter 'activation' is {activation!r}: use relu or silu")
+    if activation == "silu":
+        for module in net.modules():
+            for name, child in module.named_children():
+                if isinstance(child, nn.ReLU | nn.ReLU6):
+                    setattr(module, name, nn.SiLU(inplace=True))
+
+
+class Classifier(nn.Module):
+    """Encoder, pooling over places, one logit per observation.
+
+    Attributes:
+        config: what `build` needs to make the same network again.
+    """
+
+    def __init__(self, architecture: str, depth: int, activation: str, pooling: str) -> None:
+        super().__init__()
+        if pooling not in {"avg", "lse"}:
+            raise InputError(f"parameter 'pooling' is {pooling!r}: use avg or lse")
+        self.config: dict[str, str | int] = {
+            "architecture": architecture,
+            "depth": depth,
+            "activation": activation,
+            "pooling": pooling,
+        }
+        self.pooling = pooling
+        self.encoder = encoder(architecture, depth, activation)
+        self.head = nn.Conv2d(int(self.encoder.out_channels[-1]), len(FINDINGS), 1)  # type: ignore[index]
+
+    def places(self, x: torch.Tensor) -> torch.Tensor:
+        """Logit of every finding at every place: (n, 1, S, S) -> (n, 14, S / stride, ...)."""
+        out: torch.Tensor = self.head(self.encoder(x)[-1])
+        return out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits: (n, 1, S, S) normalised films -> (n, 14)."""
+        grid = self.places(x)
+        if self.pooling == "avg":
+            return grid.mean((2, 3))
+        # Log-mean-exp: a soft maximum, so that one small finding can carry the film.
+        flat = grid.float().flatten(2)
+        return torch.logsumexp(flat, 2) - float(np.log(flat.shape[2]))
+
+
+def create(
+    architecture: str, depth: int, activation: str, pooling: str, seed: int, where: torch.device
+) -> Classifier:
+    """A classifier with weights drawn from `seed`, on its device."""
+    with compute.seeded(seed, 8):
+        model = Classifier(architecture, depth, activation, pooling)
+    return model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def train(
+    model: Classifier,
+    store: Store,
+    policy: str,
+    recipe: Recipe,
+    augmentation: Augmentation,
+    folder: Path | None,
+    quiet: bool = False,
+) -> Fit:
+    """Train on split ``train``, keep the checkpoint that is best on split ``valid``.
+
+    Loss: binary cross-entropy per observation, weight 0 where the policy ignores a label.
+    The score is the mean validation AUROC over the pathologies that have both classes there.
+
+    Returns:
+        The `Fit`; `model` holds the best weights.
+
+    Raises:
+        InputError: a split is empty, or a finding that is trained on has no positive.
+    """
+    rows = split_rows(store, "train")
+    valid = split_rows(store, "valid")
+    targets, weights = apply_policy(store.states[rows], policy)
+    known = [c for c in range(len(FINDINGS)) if targets[:, c].any()]
+    if not known:
+        raise InputError(f"{store.path}: no finding has a positive film in split 'train'")
+    keep = torch.zeros(len(FINDINGS))
+    keep[known] = 1.0
+    where = next(model.parameters()).device
+    y = torch.from_numpy(targets).to(where)
+    w = torch.from_numpy(weights).to(where) * keep.to(where)
+    images = store.images
+
+    def sample(step: int) -> tuple[torch.Tensor, ...]:
+        pick = order(len(rows), recipe.batch, step, recipe.seed)
+        x = compute.to_input(images[rows[pick.numpy()]], where)
+        rng = compute.generator(recipe.seed, 3, step)
+        x, _ = augment(x, None, augmentation, rng)
+        pick = pick.to(where)
+        return x, y[pick], w[pick]
+
+    def loss(net: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        x, target, weight = batch
+        value = F.binary_cross_entropy_with_logits(
+            net(x).float(), target, weight=weight, reduction="sum"
+        )
+        return value / weight.sum().clamp_min(1.0)
+
+    truth, valid_weight = apply_policy(store.states[valid], policy)
+
+    def evaluate(net: nn.Module) -> dict[str, float]:
+        logits = predict(net, images, valid, where)
+        loss_value = F.binary_cross_entropy_with_logits(
+            torch.from_numpy(logits[:, known]),
+            torch.from_numpy(truth[:, known]),
+            weight=torch.from_numpy(valid_weight[:, known]),
+        )
+        areas = [
+            metrics.weighted_auroc(
+                truth[:, c] > 0.5,
+                logits[:, c].astype(float),
+                valid_weight[None, :, c].astype(float),
+            )[0]
+            for c in known
+            if FINDINGS[c] in PATHOLOGIES
+        ]
+        area = float(np.nanmean(areas)) if np.isfinite(areas).any() else 0.5
+        return {"valid_loss": float(loss_value), "valid_auroc": area}
+
+    done = fit(
+        model,
+        sample,
+        loss,
+        recipe,
+        evaluate=evaluate,
+        score="valid_auroc",
+        folder=folder,
+        label=str(model.config["architecture"]),
+        quiet=quiet,
+    )
+    model.load_state_dict(done.best_state)
+    model.eval()
+    return done
+
+
+def split_rows(store: Store, split: str) -> npt.NDArray[np.int64]:
+    """Rows of a split; an empty one is an `InputError`."""
+    rows = np.flatnonzero(store.films["split"].to_numpy() == split)
+    if not len(rows):
+        raise InputError(f"{store.path}/films.csv: no film in split {split!r}")
+    return rows
+
+
+def predict(
+    model: nn.Module,
+    images: npt.NDArray[np.uint8],
+    rows: npt.NDArray[np.int64],
+    where: torch.device,
+    batch: int = 128,
+) -> npt.NDArray[np.float32]:
+    """Logits of some films, in the caller's autocast and grad mode: (len(rows), 14) float32."""
+    out = [
+        model(compute.to_input(images[rows[i : i + batch]], where)).float().cpu().numpy()
+        for i in range(0, len(rows), batch)
+    ]
+    return np.concatenate(out)
+
+
+def evaluate(
+    model: Classifier,
+    store: Store,
+    split: str = "test",
+    draws: int = 500,
+    precision: str = "float32",
+) -> pd.DataFrame:
+    """Ranking scores per finding on a split, with intervals from a bootstrap over patients.
+
+    Only certain labels (positive or negative; not mentioned counts as negative) are scored.
+
+    Returns:
+        Columns classifier, finding, auroc, auroc_lo, auroc_hi, ap, n_pos, n; one row per finding
+        with both classes, then ``macro``: the mean over the pathologies among them.
+    """
+    where = next(model.parameters()).device
+    rows = split_rows(store, split)
+    with torch.inference_mode(), compute.autocast(where, precision):
+        logits = predict(model, store.images, rows, where)
+    truth, weight = apply_policy(store.states[rows], "U-Ignore")
+    patients = store.films["patient_id"].to_numpy()[rows]
+    name = str(model.config["architecture"])
+    table: list[dict[str, object]] = []
+    macro: list[npt.NDArray[np.float64]] = []
+    for c, finding in enumerate(FINDINGS):
+        sure = weight[:, c] > 0
+        positive = truth[sure, c] > 0.5
+        if not 0 < positive.sum() < len(positive):
+            continue
+        area, values = metrics.auroc(positive, logits[sure, c], patients[sure], draws)
+        table.append(
+            {
+                "classifier": name,
+                "finding": finding,
+                "auroc": area.value,
+                "auroc_lo": area.lo,
+                "auroc_hi": area.hi,
+                "ap": metrics.average_precision(positive, logits[sure, c]),
+                "n_pos": int(positive.sum()),
+                "n": len(positive),
+            }
+        )
+        if finding in PATHOLOGIES:
+            macro.append(values)
+    inner = [r for r in table if r["finding"] in PATHOLOGIES]
+    if inner:
+        lo, hi = metrics.interval(np.nanmean(np.stack(macro), axis=0))
+        table.append(
+            {
+                "classifier": name,
+                "finding": "macro",
+                "auroc": float(np.mean([float(str(r["auroc"])) for r in inner])),
+                "auroc_lo": lo,
+                "auroc_hi": hi,
+                "ap": float(np.mean([float(str(r["ap"])) for r in inner])),
+                "n_pos": sum(int(str(r["n_pos"])) for r in inner),
+                "n": len(rows),
+            }
+        )
+    return pd.DataFrame(table)

@@ -1,0 +1,81 @@
+"""Device, precision and random state: chosen in one place, never as a side effect elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dollkit.errors import InputError
+
+MEAN, STD = 0.5, 0.25
+"""Fixed normalisation of films in [0, 1]; black is ``(0 - MEAN) / STD = -2``, not zero."""
+
+PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def device() -> torch.device:
+    """Device named by ``DOLLKIT_DEVICE`` (auto, cpu, cuda); auto takes CUDA where there is one."""
+    name = os.environ.get("DOLLKIT_DEVICE") or "auto"
+    if name not in {"auto", "cpu", "cuda"}:
+        raise InputError(f"DOLLKIT_DEVICE is {name!r}: use auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("DEVICE=cuda but torch sees no CUDA device: use DEVICE=cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def check_precision(precision: str) -> str:
+    """Return `precision` if it is known, else raise `InputError`."""
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"parameter 'precision' is {precision!r}: use one of {', '.join(PRECISIONS)}"
+        )
+    return precision
+
+
+def autocast(where: torch.device, precision: str) -> torch.autocast:
+    """Autocast context for a forward pass; does nothing in float32."""
+    dtype = PRECISIONS[check_precision(precision)]
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+
+@contextlib.contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Run a block under torch's global generator seeded from `key`, then restore it."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive(*key))
+        yield
+
+
+def derive(*key: int) -> int:
+    """A 63-bit seed from a tuple of non-negative integers (numpy's SeedSequence)."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator(*key: int) -> torch.Generator:
+    """CPU generator seeded from a tuple of integers: same key, same stream, on every machine."""
+    return torch.Generator().manual_seed(derive(*key))
+
+
+def to_input(films: npt.NDArray[np.uint8] | torch.Tensor, where: torch.device) -> torch.Tensor:
+    """Normalised network input from stored films.
+
+    Args:
+        films: (n, S, S) uint8 grey values, 0 black, 255 white.
+        where: target device.
+
+    Returns:
+        (n, 1, S, S) float32, channels last in memory.
+    """
+    x = torch.as_tensor(films).to(where, non_blocking=True).unsqueeze(1).float()
+    return normalise(x / 255.0).contiguous(memory_format=torch.channels_last)
+
+
+def normalise(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixel values in [0, 1] to network input."""
+    return (pixels - MEAN) / STD

@@ -1,0 +1,218 @@
+"""Fine-tuning: the films of a task, their parts, and one training run (a *job*)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import nn
+
+from dollkit import adapters, compute, metrics, networks
+from dollkit.augment import Augmentation, augment
+from dollkit.errors import InputError
+from dollkit.loop import Recipe, fit, order
+from dollkit.losses import weighted_bce_dice
+from dollkit.store import Store
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    task: str
+    network: str
+    arm: str
+    tuning: str
+    n_train: int
+    seed: int
+    fold: int
+    lr: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.tuning}-n{self.n_train}-s{self.seed}-f{self.fold}-lr{self.lr:g}"
+
+
+@dataclass(frozen=True)
+class Films:
+    """A task's films in memory.
+
+    Attributes:
+        images: (N, S, S) uint8.
+        masks: (N, C, S, S) uint8 in {0, 1}.
+        films: their table.
+        classes: C names.
+    """
+
+    images: npt.NDArray[np.uint8]
+    masks: npt.NDArray[np.uint8]
+    films: pd.DataFrame
+    classes: tuple[str, ...]
+
+
+def load_films(store: Store) -> Films:
+    """All films of a task store whose masks are known, in memory.
+
+    Raises:
+        InputError: no class, or no film with all its masks.
+    """
+    classes = list(store.mask_classes)
+    rows = np.arange(len(store.films))
+    if not classes:
+        raise InputError(f"{store.path}: a task store needs masks and has none")
+    rows = rows[store.mask_valid(rows, classes).all(1)]
+    if not len(rows):
+        raise InputError(f"{store.path}: no film has all of the masks {', '.join(classes)}")
+    return Films(
+        np.asarray(store.images[rows]),
+        store.masks(rows, classes),
+        store.films.iloc[rows].reset_index(drop=True),
+        tuple(classes),
+    )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows of `Films` for one seed and fold."""
+
+    train: Rows
+    valid: Rows
+    test: Rows
+
+
+def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int) -> Parts:
+    """Training, validation and test films; no patient is in two of them.
+
+    With cross-validation (more than one fold) the test part is fold `fold` and the other films
+    are split by patient; otherwise the table's own split column rules. The training films are
+    the first `n_train` of an order drawn from `seed`: the same for every arm, and a smaller set
+    lies inside a larger one. Test and validation films do not depend on the seed.
+
+    Raises:
+        InputError: fewer films than asked for.
+    """
+    n_folds = films["fold"].nunique()
+    if n_folds > 1:
+        test = films["fold"].to_numpy() == fold
+        rest = np.flatnonzero(~test)
+        who = films["patient_id"].to_numpy()
+        patients = np.array(sorted(set(who[rest])))
+        turned = np.random.default_rng(compute.derive(5, fold)).permutation(patients)
+        valid: list[int] = []
+        for patient in turned:
+            own = [int(r) for r in rest if who[r] == patient]
+            if len(valid) + len(own) <= n_valid:
+                valid += own
+        pool = np.array([r for r in rest if r not in set(valid)])
+        tested, held = np.flatnonzero(test), np.array(sorted(valid), np.int64)
+    else:
+        kind = films["split"].to_numpy()
+        pool = np.flatnonzero(kind == "train")
+        held = np.flatnonzero(kind == "valid")[:n_valid]
+        tested = np.flatnonzero(kind == "test")
+    if len(pool) < n_train or not len(held) or not len(tested):
+        raise InputError(
+            f"parameter 'n_train' is {n_train}, 'n_valid' {n_valid}: fold {fold} has only "
+            f"{len(pool)} training, {len(held)} validation and {len(tested)} test films"
+        )
+    drawn = np.random.default_rng(compute.derive(seed, 6, fold)).permutation(pool)
+    return Parts(drawn[:n_train], held, tested)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an arm's weights come from: put them into a fresh network, in place."""
+
+    load: Callable[[nn.Module], object]
+    reason: str = ""
+    """Why the arm cannot run; empty if it can."""
+
+
+def network(
+    job: Job, config: Mapping[str, Any], classes: int, start: Start
+) -> tuple[nn.Module, list[str]]:
+    """A network ready for the job, and the names of what it will train.
+
+    Every tensor that the arm does not bring is drawn from the job's seed, so arms differ in
+    nothing else.
+    """
+    with compute.seeded(job.seed, 7):
+        net = networks.build(job.network, classes=classes, **config)
+        start.load(net)
+        names = adapters.prepare(net, job.tuning)
+    return net, names
+
+
+def run(
+    job: Job, data: Films, parts: Parts, config: Mapping[str, Any], start: Start, recipe: Recipe,
+    augmentation: Augmentation, where: torch.device,
+) -> dict[str, Any]:  # fmt: skip
+    """Train one job.
+
+    Returns:
+        ``curve`` (history rows), ``run`` (one row for runs.csv), ``counts`` (3, test films,
+        classes) of tp, fp, fn and ``prediction`` (test films, C, S, S / 8) bits.
+    """
+    recipe = replace(recipe, lr=job.lr, seed=job.seed)
+    net, names = network(job, config, len(data.classes), start)
+    net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if names != [n for n, p in net.named_parameters() if p.requires_grad]:
+        raise AssertionError("the set of trainable tensors changed")
+    images = compute.to_input(data.images[parts.train], where)
+    masks = torch.from_numpy(data.masks[parts.train]).to(where)
+    held = compute.to_input(data.images[parts.valid], where)
+    held_truth = data.masks[parts.valid]
+
+    def sample(step: int) -> tuple[torch.Tensor, ...]:
+        pick = order(len(images), recipe.batch, step, recipe.seed).to(where)
+        rng = compute.generator(recipe.seed, 3, step)
+        x, y = augment(images[pick], masks[pick], augmentation, rng)
+        assert y is not None
+        return x, y
+
+    def loss(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return weighted_bce_dice(model(batch[0]), batch[1])
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        drawn = _predict(model, held)
+        return {"val_miou": metrics.mean_iou(metrics.iou(*metrics.counts(drawn, held_truth)))}
+
+    done = fit(
+        net, sample, loss, recipe, evaluate=evaluate, score="val_miou", quiet=True,
+        set_mode=lambda m: adapters.train_mode(m, job.tuning), label=job.name,
+    )  # fmt: skip
+    count, total = networks.trainable(net)
+    kept = names if job.tuning != "full" else list(net.state_dict())
+    state = net.state_dict()
+    out: dict[str, Any] = {
+        "curve": [
+            {"step": r["step"], "seconds": r["seconds"], "val_miou": r["val_miou"]}
+            for r in done.history
+        ],
+        "run": {
+            "steps": recipe.steps, "best_step": done.best_step,
+            "best_val_miou": done.best_score, "trainable": count, "total": total,
+            "seconds": done.seconds,
+            "checkpoint_bytes": sum(state[k].numel() * state[k].element_size() for k in kept),
+        },
+    }  # fmt: skip
+    net.load_state_dict(done.best_state)
+    net.eval()
+    with torch.inference_mode(), compute.autocast(where, recipe.precision):
+        drawn = _predict(net, compute.to_input(data.images[parts.test], where))
+    out["counts"] = np.stack(metrics.counts(drawn, data.masks[parts.test]))
+    out["prediction"] = np.packbits(drawn, axis=-1)
+    return out
+
+
+def _predict(net: nn.Module, x: torch.Tensor, batch: int = 64) -> npt.NDArray[np.uint8]:
+    """Masks at probability one half: (n, 1, S, S) -> (n, C, S, S) uint8."""
+    parts = [net(x[i : i + batch]) > 0 for i in range(0, len(x), batch)]
+    return torch.cat(parts).to(torch.uint8).cpu().numpy()

@@ -1,0 +1,240 @@
+"""The grid of fine-tuning runs of one task: every arm and tuning, each with its own learning rate.
+
+Jobs are independent, write one small file when done, and are skipped when that file exists: a
+killed stage goes on where it stopped. Learning rates are chosen on validation films, with the
+same grid, steps and seed for every arm; a run's test counts are read only if its rate was chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from dollkit import metrics
+from dollkit.augment import Augmentation
+from dollkit.errors import InputError
+from dollkit.finetuning import Films, Job, Start, run, split
+from dollkit.loop import Recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Grid:
+    """Everything a task's jobs share.
+
+    Attributes:
+        tunings: tuning to its arms and its learning-rate grid, the same for each of them.
+        recipe: steps, batch and the rest; rate and seed come from the job.
+        starts: arm to `Start`.
+        folder: gets `jobs/`.
+        key: fingerprint of data, weights and settings; jobs made under another key run again.
+    """
+
+    task: str
+    network: str
+    config: Mapping[str, Any]
+    data: Films
+    starts: Mapping[str, Start]
+    tunings: Mapping[str, tuple[Sequence[str], Sequence[float]]]
+    recipe: Recipe
+    augmentation: Augmentation
+    n_train: int
+    n_valid: int
+    seeds: Sequence[int]
+    folds: Sequence[int]
+    folder: Path
+    key: str
+    where: torch.device
+
+    def __post_init__(self) -> None:
+        for tuning, (arms, lrs) in self.tunings.items():
+            for arm in arms:
+                if arm not in self.starts:
+                    raise InputError(
+                        f"parameter '{tuning}_arms' names {arm!r}: list it in 'arms' too"
+                    )
+            if arms and not lrs:
+                raise InputError(f"parameter 'lrs_{tuning}' is empty: give at least one rate")
+        for name in ("seeds", "folds"):
+            if not getattr(self, name):
+                raise InputError(f"parameter {name!r} is empty: give at least one")
+        for seed in self.seeds:
+            for fold in self.folds:  # too few films is an error before any run starts
+                split(self.data.films, fold, self.n_train, self.n_valid, seed)
+
+
+def execute(grid: Grid) -> dict[str, pd.DataFrame]:
+    """Run selection and final jobs of every arm, tuning and fold that can run.
+
+    Selection trains the first seed at every rate of the grid and takes the best validation mIoU;
+    the final runs repeat the chosen rate over all seeds (the first seed's run is the same run).
+
+    Returns:
+        Frames ``cases``, ``curves``, ``selection`` and ``runs``.
+    """
+    (grid.folder / "jobs").mkdir(parents=True, exist_ok=True)
+    cells = [
+        (arm, tuning, lrs, fold)
+        for tuning, (arms, lrs) in grid.tunings.items()
+        for arm in arms
+        if not grid.starts[arm].reason
+        for fold in grid.folds
+    ]
+    if not cells:
+        raise InputError("parameter 'arms': none of the arms can run")
+    total = sum(len(lrs) + len(grid.seeds) for _, _, lrs, _ in cells)
+    bar = tqdm(total=total, desc=f"fine-tune {grid.task}", unit="run", disable=None)
+    frames: dict[str, list[pd.DataFrame]] = {
+        k: [] for k in ("cases", "curves", "selection", "runs")
+    }
+    for number, (arm, tuning, lrs, fold) in enumerate(cells):
+        first = grid.seeds[0]
+        jobs = [
+            Job(grid.task, grid.network, arm, tuning, grid.n_train, first, fold, lr) for lr in lrs
+        ]
+        scores = []
+        for job in jobs:
+            scores.append(_job(grid, job)["run"]["best_val_miou"])
+            bar.update()
+        best = jobs[int(np.argmax(scores))]
+        frames["selection"].append(
+            pd.DataFrame(
+                [
+                    {**asdict(j), "steps": grid.recipe.steps, "val_miou": s, "selected": j is best}
+                    for j, s in zip(jobs, scores, strict=True)
+                ]
+            )
+        )
+        for seed in grid.seeds:
+            job = replace(best, seed=seed)
+            result = _job(grid, job)
+            frames["curves"].append(pd.DataFrame(result["curve"]).assign(**asdict(job)))
+            frames["runs"].append(pd.DataFrame([{**asdict(job), **result["run"]}]))
+            frames["cases"].append(_cases(grid, job, result["counts"]))
+            bar.update()
+        mean = frames["runs"][-1]["best_val_miou"].iloc[0]
+        log.info(
+            "%s  %d / %d  %s %s fold %d: lr %.0e, validation mIoU %.3f",
+            grid.task, number + 1, len(cells), arm, tuning, fold, best.lr, mean,
+        )  # fmt: skip
+    bar.close()
+    return {k: pd.concat(v, ignore_index=True) for k, v in frames.items()}
+
+
+def _job(grid: Grid, job: Job) -> dict[str, Any]:
+    """Result of a job, from its file if it is there."""
+    path = grid.folder / "jobs" / f"{job.name}.npz"
+    found = _read(path, grid.key)
+    if found is not None:
+        return found
+    parts = split(grid.data.films, job.fold, job.n_train, grid.n_valid, job.seed)
+    result = run(
+        job, grid.data, parts, grid.config, grid.starts[job.arm], grid.recipe, grid.augmentation,
+        grid.where,
+    )  # fmt: skip
+    text = json.dumps({"key": grid.key, "curve": result["curve"], "run": result["run"]})
+    part = path.with_suffix(".part.npz")
+    np.savez(part, text=np.array(text), counts=result["counts"], prediction=result["prediction"])
+    part.replace(path)
+    return result
+
+
+def _read(path: Path, key: str) -> dict[str, Any] | None:
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            meta: dict[str, Any] = json.loads(str(z["text"]))
+            if meta.pop("key") != key:
+                return None
+            meta["counts"], meta["prediction"] = z["counts"], z["prediction"]
+            return meta
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+
+
+def _cases(grid: Grid, job: Job, counts: npt.NDArray[np.int64]) -> pd.DataFrame:
+    """One row per test film and class."""
+    parts = split(grid.data.films, job.fold, job.n_train, grid.n_valid, job.seed)
+    tp, fp, fn = (c.ravel() for c in counts)
+    films = grid.data.films.iloc[parts.test]
+    n, c = len(films), len(grid.data.classes)
+    return pd.DataFrame(
+        {
+            "task": job.task, "network": job.network, "arm": job.arm, "tuning": job.tuning,
+            "n_train": job.n_train, "seed": job.seed, "fold": job.fold,
+            "image_id": np.repeat(films["image_id"].to_numpy(), c),
+            "patient_id": np.repeat(films["patient_id"].to_numpy(), c),
+            "class": np.tile(np.array(grid.data.classes), n),
+            "tp": tp, "fp": fp, "fn": fn,
+            "iou": metrics.iou(tp, fp, fn), "dice": metrics.dice(tp, fp, fn),
+        }
+    )  # fmt: skip
+
+
+def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[str, Any]:
+    """Predictions of every arm on the first test films of the first fold, for pictures.
+
+    Args:
+        runs: the frame from `execute`.
+        tuning: which tuning to show.
+        limit: most films.
+
+    Returns:
+        image, image_id, truth, classes, arms, prediction (arms, n, C, S, S), iou (arms, n).
+    """
+    chosen = runs[
+        (runs["tuning"] == tuning)
+        & (runs["seed"] == grid.seeds[0])
+        & (runs["fold"] == grid.folds[0])
+    ]
+    parts = split(grid.data.films, grid.folds[0], grid.n_train, grid.n_valid, grid.seeds[0])
+    test = parts.test[:limit]
+    fields = list(Job.__dataclass_fields__)
+    drawn = []
+    for row in chosen[fields].itertuples(index=False):
+        found = _read(grid.folder / "jobs" / f"{Job(*row).name}.npz", grid.key)
+        assert found is not None
+        drawn.append(np.unpackbits(found["prediction"], axis=-1)[: len(test)])
+    prediction = np.stack(drawn)
+    truth = grid.data.masks[test]
+    overlap = metrics.iou(*metrics.counts(prediction, np.broadcast_to(truth, prediction.shape)))
+    with np.errstate(invalid="ignore"):
+        per_film = np.nanmean(overlap, axis=-1)
+    return {
+        "image": grid.data.images[test],
+        "image_id": grid.data.films["image_id"].to_numpy()[test].astype("U"),
+        "truth": truth,
+        "classes": np.array(grid.data.classes, "U"),
+        "arms": chosen["arm"].to_numpy().astype("U"),
+        "prediction": prediction,
+        "iou": per_film,
+    }
+
+
+def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
+    """Write the frames of `execute`: cases.csv.gz, curves.csv, selection.csv, runs.csv."""
+    for name, frame in frames.items():
+        if name == "cases":
+            # No time stamp inside: the same rows are the same bytes.
+            how = {"method": "gzip", "mtime": 0}
+            frame.to_csv(folder / "cases.csv.gz", index=False, compression=how)
+        else:
+            frame.to_csv(folder / f"{name}.csv", index=False)
+
+
+def overview(cases: pd.DataFrame) -> pd.DataFrame:
+    """Mean test IoU per tuning and arm (rows) and class (columns), and their mean."""
+    per_class = cases.pivot_table(
+        index=["tuning", "arm"], columns="class", values="iou", aggfunc="mean", sort=False
+    )
+    return per_class.assign(mIoU=per_class.mean(axis=1))

@@ -1,0 +1,126 @@
+"""Scores: ranking of films (AUROC, average precision) and overlap of masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Auroc:
+    """AUROC with its 95 % interval from a bootstrap over patients."""
+
+    value: float
+    lo: float
+    hi: float
+
+
+def weighted_auroc(
+    truth: npt.NDArray[np.bool_], scores: FloatArray, weights: FloatArray
+) -> FloatArray:
+    """AUROC of many reweightings of the same films at once.
+
+    ``P(score+ > score-) + P(score+ = score-) / 2`` under the film weights.
+
+    Args:
+        truth: (n,) bool.
+        scores: (n,) any real score.
+        weights: (draws, n) non-negative.
+
+    Returns:
+        (draws,) float64; NaN where a draw holds only one class.
+    """
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    weights, ranked = weights[:, order], truth[order]
+    positive = np.add.reduceat(weights * ranked, starts, axis=1)
+    negative = np.add.reduceat(weights * ~ranked, starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    total = positive.sum(1) * negative.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area: FloatArray = (positive * below).sum(1) / total
+    return area
+
+
+def auroc(
+    truth: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    patients: npt.ArrayLike,
+    draws: int = 500,
+    seed: int = 0,
+) -> tuple[Auroc, FloatArray]:
+    """AUROC, its percentile interval, and the bootstrap values behind it.
+
+    Patients, not films, are drawn with replacement: films of one patient are not independent.
+    The same `seed` draws the same patients, so values of different findings can be averaged
+    draw by draw (macro AUROC).
+
+    Returns:
+        The estimate, and (draws,) float64 bootstrap values (NaN where one class was absent).
+    """
+    t = np.asarray(truth, dtype=bool)
+    s = np.asarray(scores, dtype=np.float64)
+    _, who = np.unique(np.asarray(patients), return_inverse=True)
+    n = int(who.max()) + 1
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+    values = weighted_auroc(t, s, counts[:, who])
+    point = float(roc_auc_score(t, s)) if 0 < t.sum() < len(t) else float("nan")
+    lo, hi = interval(values)
+    return Auroc(point, lo, hi), values
+
+
+def interval(values: FloatArray) -> tuple[float, float]:
+    """95 % percentile interval, NaN values left out."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return float("nan"), float("nan")
+    lo, hi = np.percentile(known, [2.5, 97.5])
+    return float(lo), float(hi)
+
+
+def average_precision(truth: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Average precision (scikit-learn), NaN without positives."""
+    t = np.asarray(truth, dtype=bool)
+    return float(average_precision_score(t, scores)) if t.any() else float("nan")
+
+
+def counts(
+    prediction: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """True positive, false positive and false negative pixels over the last two axes."""
+    p, t = prediction.astype(bool), truth.astype(bool)
+    tp = (p & t).sum((-2, -1))
+    return tp, p.sum((-2, -1)) - tp, t.sum((-2, -1)) - tp
+
+
+def iou(tp: npt.ArrayLike, fp: npt.ArrayLike, fn: npt.ArrayLike) -> FloatArray:
+    """Intersection over union; NaN where truth and prediction are both empty."""
+    a, b, c = (np.asarray(v, dtype=np.float64) for v in (tp, fp, fn))
+    with np.errstate(invalid="ignore"):
+        value: FloatArray = a / (a + b + c)
+    return value
+
+
+def dice(tp: npt.ArrayLike, fp: npt.ArrayLike, fn: npt.ArrayLike) -> FloatArray:
+    """Dice coefficient; NaN where truth and prediction are both empty."""
+    a, b, c = (np.asarray(v, dtype=np.float64) for v in (tp, fp, fn))
+    with np.errstate(invalid="ignore"):
+        value: FloatArray = 2 * a / (2 * a + b + c)
+    return value
+
+
+def mean_iou(values: FloatArray) -> float:
+    """Mean over cases, then over classes; both-empty cases (NaN) do not count.
+
+    Args:
+        values: (cases, classes) IoU.
+    """
+    known = np.isfinite(values)
+    per_class = np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1)
+    return float(per_class[known.any(0)].mean()) if known.any() else float("nan")

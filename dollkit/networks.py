@@ -1,0 +1,129 @@
+"""Segmentation networks (segmentation-models-pytorch), strict transfer, and what is trained.
+
+PSPNet is the paper's network (its figure 4); backbone, depth and width are our choice.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from dollkit.classifiers import Classifier, smooth
+from dollkit.errors import InputError
+
+NETWORKS = {"pspnet": smp.PSPNet, "deeplabv3plus": smp.DeepLabV3Plus, "unet": smp.Unet}
+HEAD = "segmentation_head."
+"""Prefix of the output layer, the only part that transfer leaves alone."""
+
+
+def build(
+    network: str, encoder: str, classes: int, *, depth: int = 3, activation: str = "silu"
+) -> nn.Module:
+    """A one-channel segmentation network without weights.
+
+    Args:
+        network: one of `NETWORKS`.
+        encoder: smp encoder name.
+        classes: output channels (independent sigmoids).
+        depth: encoder stages for PSPNet (3: stride 8, smp's default and PaddleSeg's stride);
+            the others use five.
+        activation: as in `classifiers.encoder`.
+
+    Returns:
+        (n, 1, S, S) normalised films -> (n, classes, S, S) logits. Attribute ``config`` holds
+        the arguments.
+    """
+    if network not in NETWORKS:
+        raise InputError(f"parameter 'network' is {network!r}: use one of {', '.join(NETWORKS)}")
+    config: dict[str, Any] = {
+        "network": network, "encoder": encoder, "classes": classes, "depth": depth,
+        "activation": activation,
+    }  # fmt: skip
+    extra: dict[str, Any] = {}
+    if network == "pspnet":
+        extra = {"encoder_depth": depth, "upsampling": 2**depth, "psp_dropout": 0.1}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net: nn.Module = NETWORKS[network](
+                encoder, encoder_weights=None, in_channels=1, classes=classes, **extra
+            )
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(f"parameter 'encoder': no {network} on {encoder!r} ({error})") from error
+    smooth(net, activation)
+    net.config_ = config  # type: ignore[assignment]
+    return net
+
+
+def config_of(net: nn.Module) -> dict[str, Any]:
+    """The arguments a network was built with."""
+    config: dict[str, Any] = net.config_  # type: ignore[assignment]
+    return config
+
+
+def transfer(target: nn.Module, source: dict[str, torch.Tensor]) -> list[str]:
+    """Copy every tensor but the output layer, or fail.
+
+    PSSL copies whatever matches by name and shape; a silent mismatch would then look like a
+    weak pre-training. Here anything else that does not match is an error.
+
+    Args:
+        target: a network from `build`.
+        source: state of a network of the same kind, with any number of output channels.
+
+    Returns:
+        Names of the copied tensors.
+
+    Raises:
+        InputError: names the first tensor that is missing, surplus or of another shape.
+    """
+    own = target.state_dict()
+    wanted = [k for k in own if not k.startswith(HEAD)]
+    given = [k for k in source if not k.startswith(HEAD)]
+    for key in wanted:
+        if key not in source:
+            raise InputError(f"transfer: tensor {key} is not in the pre-trained network")
+        if source[key].shape != own[key].shape:
+            raise InputError(
+                f"transfer: tensor {key} is {tuple(source[key].shape)} in the pre-trained "
+                f"network and {tuple(own[key].shape)} here"
+            )
+    for key in given:
+        if key not in own:
+            raise InputError(f"transfer: the pre-trained tensor {key} has no place here")
+    target.load_state_dict({k: source[k] for k in wanted}, strict=False)
+    return wanted
+
+
+def transfer_encoder(target: nn.Module, classifier: Classifier) -> list[str]:
+    """Copy a classifier's backbone into the network's encoder; every encoder tensor must match.
+
+    Stages of the classifier beyond the network's encoder depth have no place there and stay
+    behind.
+
+    Returns:
+        Names of the copied tensors, as in the target.
+    """
+    encoder: nn.Module = target.encoder  # type: ignore[assignment]
+    own = encoder.state_dict()
+    source = classifier.encoder.state_dict()
+    for key, tensor in own.items():
+        if key not in source or source[key].shape != tensor.shape:
+            have = tuple(source[key].shape) if key in source else "missing"
+            raise InputError(
+                f"transfer: encoder tensor {key} is {have} in the classifier "
+                f"({classifier.config['architecture']}) and {tuple(tensor.shape)} here; use the "
+                "same architecture and activation for both"
+            )
+    encoder.load_state_dict({k: source[k] for k in own})
+    return [f"encoder.{k}" for k in own]
+
+
+def trainable(net: nn.Module) -> tuple[int, int]:
+    """Numbers of trainable and of all parameters."""
+    counts = [(p.numel(), p.requires_grad) for p in net.parameters()]
+    return sum(n for n, r in counts if r), sum(n for n, _ in counts)

@@ -1,0 +1,267 @@
+"""Primitives of the phantom: projected thickness of simple solids on a turned pixel grid.
+
+All lengths are in *body units*: 1 is the side of the square film at scale 1, x grows to the right
+of the picture (the patient's left), y downwards, the origin is the centre of the chest. A film is
+a similarity transform of the body plane, so every primitive is evaluated at the body coordinates
+of the pixel centres and the same anatomy comes out at every size. Primitives are evaluated only
+inside their bounding boxes; tubes are splatted along samples whose number does not depend on the
+size. Nothing here calls BLAS, so that results are equal byte by byte whatever the thread count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Window = tuple[slice, slice]
+
+TABLE = 2048
+LIMIT = 0.8
+AXIS: Floats = np.linspace(-LIMIT, LIMIT, TABLE, dtype=np.float32)
+"""Body coordinate of each entry of a one-dimensional lookup table."""
+
+
+def generator(*key: object) -> np.random.Generator:
+    """Random stream of its own for a key such as ``(seed, image_id, finding)``.
+
+    The key is hashed with BLAKE2b, so streams agree between processes and platforms and do not
+    depend on which other streams were drawn before.
+    """
+    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+
+
+def table_index(v: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """Index into a table over `AXIS` for body coordinates `v` (clipped to the table)."""
+    scaled = (np.asarray(v, np.float32) + np.float32(LIMIT)) * np.float32((TABLE - 1) / 2 / LIMIT)
+    return np.asarray(np.clip(scaled + np.float32(0.5), 0, TABLE - 1), np.intp)
+
+
+def entry(v: float) -> int:
+    """`table_index` of one number."""
+    return min(max(int((v + LIMIT) * (TABLE - 1) / 2 / LIMIT + 0.5), 0), TABLE - 1)
+
+
+@lru_cache(maxsize=8)
+def _unit(size: int) -> tuple[Floats, Floats]:
+    centres = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
+    v, u = np.meshgrid(centres, centres, indexing="ij")
+    return u, v
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Body coordinates of the pixel centres of one film.
+
+    Attributes:
+        size: side in pixels.
+        turn: rotation in radians, scale: magnification, shift: (x, y) of the chest's centre in
+            film units.
+        x, y: (size, size) float32 body coordinates; ix, iy: their table indices.
+    """
+
+    size: int
+    turn: float
+    scale: float
+    shift: tuple[float, float]
+    x: Floats
+    y: Floats
+    ix: npt.NDArray[np.intp]
+    iy: npt.NDArray[np.intp]
+
+    @staticmethod
+    def make(
+        size: int, turn: float = 0.0, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)
+    ) -> Grid:
+        u, v = _unit(size)
+        c, s = np.float32(np.cos(turn) / scale), np.float32(np.sin(turn) / scale)
+        du, dv = u - np.float32(shift[0]), v - np.float32(shift[1])
+        x, y = c * du + s * dv, c * dv - s * du
+        return Grid(size, turn, scale, shift, x, y, table_index(x), table_index(y))
+
+    def pixels(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats]:
+        """Pixel coordinates (column, row; centre of the first pixel is 0) of body points."""
+        x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
+        c, s = np.cos(self.turn) * self.scale, np.sin(self.turn) * self.scale
+        column = (c * x - s * y + self.shift[0] + 0.5) * self.size - 0.5
+        row = (s * x + c * y + self.shift[1] + 0.5) * self.size - 0.5
+        return column.astype(np.float32), row.astype(np.float32)
+
+    def window(self, x0: float, x1: float, y0: float, y1: float) -> Window:
+        """Slices (rows, columns) of the pixels that may lie in a body-frame box; may be empty."""
+        # Scalars: this is called for every primitive, and arrays of four would cost more.
+        n = self.size
+        c, s = math.cos(self.turn) * self.scale * n, math.sin(self.turn) * self.scale * n
+        column = [c * x - s * y for x in (x0, x1) for y in (y0, y1)]
+        row = [s * x + c * y for x in (x0, x1) for y in (y0, y1)]
+        at_x, at_y = (self.shift[0] + 0.5) * n - 0.5, (self.shift[1] + 0.5) * n - 0.5
+        c0, c1 = max(0, math.floor(min(column) + at_x)), min(n, math.ceil(max(column) + at_x) + 1)
+        r0, r1 = max(0, math.floor(min(row) + at_y)), min(n, math.ceil(max(row) + at_y) + 1)
+        return slice(r0, max(r0, r1)), slice(c0, max(c0, c1))
+
+
+def ellipsoid(
+    grid: Grid,
+    centre: tuple[float, float],
+    radii: tuple[float, float],
+    depth: float,
+    turn: float = 0.0,
+) -> tuple[Window, Floats]:
+    """Thickness of an ellipsoid with half-axes `radii` in the film and `depth` along the ray.
+
+    The chord is ``2 depth sqrt(1 - q)``, q the normalised squared distance from the centre.
+
+    Returns:
+        the window it lies in and its thickness there, float32, 0 outside the ellipse.
+    """
+    reach = max(radii)
+    w = grid.window(centre[0] - reach, centre[0] + reach, centre[1] - reach, centre[1] + reach)
+    dx, dy = grid.x[w] - np.float32(centre[0]), grid.y[w] - np.float32(centre[1])
+    if turn:
+        c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+        dx, dy = c * dx + s * dy, c * dy - s * dx
+    q = (dx * np.float32(1 / radii[0])) ** 2 + (dy * np.float32(1 / radii[1])) ** 2
+    return w, np.float32(2 * depth) * np.sqrt(np.maximum(np.float32(1) - q, 0))
+
+
+def ramp(v: Floats) -> Floats:
+    """Smooth step: 0 below 0, 1 above 1, ``3v^2 - 2v^3`` between."""
+    v = np.clip(v, 0, 1)
+    return v * v * (3 - 2 * v)
+
+
+def graph_tube(
+    grid: Grid,
+    side: int,
+    curve: Floats,
+    radius: Floats,
+    span: tuple[float, float],
+    hollow: float = 0.0,
+) -> tuple[Window, Floats]:
+    """Thickness of a round tube whose axis is the graph ``y = curve(side * x)``.
+
+    The distance to the axis is taken as the vertical one times the cosine of the slope, which is
+    exact for straight tubes and good where the bend is much wider than the tube.
+
+    Args:
+        side: +1 or -1, mirrors the x axis.
+        curve, radius: tables over `AXIS` of axis height and tube radius.
+        span: range of ``side * x`` where the tube exists.
+        hollow: share of the radius that is a cavity (a bone's marrow), 0 for a solid rod.
+
+    Returns:
+        the window it lies in and its thickness there (chord through the wall), float32.
+    """
+    i0, i1 = entry(span[0]), entry(span[1])
+    part, rad = curve[i0 : i1 + 1].astype(np.float32), radius[i0 : i1 + 1].astype(np.float32)
+    reach = 1.5 * float(rad.max())
+    x0, x1 = sorted((side * span[0], side * span[1]))
+    w = grid.window(x0, x1, float(part.min()) - reach, float(part.max()) + reach)
+    ix = grid.ix[w] if side > 0 else TABLE - 1 - grid.ix[w]
+    ix = np.clip(ix - i0 + 1, 0, len(part) + 1)
+    slope = np.empty_like(part)
+    slope[1:-1] = (part[2:] - part[:-2]) * np.float32(0.5 / (AXIS[1] - AXIS[0]))
+    slope[0], slope[-1] = slope[1], slope[-2]
+    # One entry on either side stands for "outside the span": radius 0.
+    square = np.zeros(len(part) + 2, np.float32)
+    square[1:-1] = rad * rad
+    axis, cosine = np.zeros_like(square), np.ones_like(square)
+    axis[1:-1], cosine[1:-1] = part, 1 / np.sqrt(1 + slope * slope)
+    r = square[ix]
+    d = (grid.y[w] - axis[ix]) * cosine[ix]
+    d *= d
+    # Outside, the distance is positive and the radius 0, so that the chord is 0 too.
+    chord = np.sqrt(np.maximum(r - d, 0))
+    if hollow:
+        chord -= np.sqrt(np.maximum(r * np.float32(hollow * hollow) - d, 0))
+    return w, 2 * chord
+
+
+def resample(points: npt.ArrayLike, step: float) -> Floats:
+    """Points (m, 2) every `step` body units or less along a polyline (n, 2)."""
+    p = np.asarray(points, np.float64)
+    lengths = np.hypot(*np.diff(p, axis=0).T)
+    at = np.concatenate([[0.0], np.cumsum(lengths)])
+    want = np.linspace(0, at[-1], max(2, int(np.ceil(at[-1] / step)) + 1))
+    return np.stack([np.interp(want, at, p[:, 0]), np.interp(want, at, p[:, 1])], 1).astype(
+        np.float32
+    )
+
+
+def splat(
+    field: Floats, grid: Grid, points: Floats, sigma: npt.ArrayLike, weight: npt.ArrayLike
+) -> None:
+    """Add Gaussian blobs to `field` in place.
+
+    Blobs narrower than half a pixel are widened to it with their mass kept, so that fine
+    structures fade instead of aliasing.
+
+    Args:
+        field: (size, size) float32.
+        points: (n, 2) body coordinates; sigma: width in body units, weight: peak height, both
+            (n,) or scalar.
+    """
+    n = len(points)
+    if n == 0:
+        return
+    column, row = grid.pixels(points[:, 0], points[:, 1])
+    true = np.broadcast_to(np.asarray(sigma, np.float32) * np.float32(grid.scale * grid.size), n)
+    s = np.maximum(true, np.float32(0.5))
+    peak = np.asarray(weight, np.float32) * (true / s) ** 2
+    half = int(np.ceil(2.6 * float(s.max())))
+    offset = np.arange(-half, half + 1)
+    c0, r0 = np.rint(column).astype(np.intp), np.rint(row).astype(np.intp)
+    near = (c0 > -half) & (c0 < grid.size + half) & (r0 > -half) & (r0 < grid.size + half)
+    if not near.all():
+        c0, r0, column, row, s = c0[near], r0[near], column[near], row[near], s[near]
+        peak = np.broadcast_to(peak, n)[near]
+    cc, rr = c0[:, None] + offset, r0[:, None] + offset
+    inverse = (np.float32(-0.5) / (s * s))[:, None]
+    gx = np.exp((cc - column[:, None]) ** 2 * inverse)
+    gy = np.exp((rr - row[:, None]) ** 2 * inverse) * np.broadcast_to(peak, len(s))[:, None]
+    pad = grid.size + 2 * half + 2
+    # A padded target lets blobs hang over the border without a mask per sample.
+    flat = ((rr + half)[:, :, None] * pad + (cc + half)[:, None, :]).ravel()
+    if flat.size == 0:
+        return
+    values = (gy[:, :, None] * gx[:, None, :]).ravel()
+    ok = (flat >= 0) & (flat < pad * pad)
+    if not ok.all():
+        flat, values = flat[ok], values[ok]
+    total = np.bincount(flat, values, minlength=pad * pad)[: pad * pad].reshape(pad, pad)
+    field += total[half : half + grid.size, half : half + grid.size].astype(np.float32)
+
+
+def gaussian_tube(
+    field: Floats, grid: Grid, points: npt.ArrayLike, sigma: float, peak: float
+) -> None:
+    """Add a tube with Gaussian profile of width `sigma` and height `peak` along a polyline."""
+    p = resample(points, 0.9 * sigma)
+    step = float(np.hypot(*(p[1] - p[0])))
+    # Blobs every `step` add up to peak along the axis.
+    splat(field, grid, p, sigma, peak * step / (sigma * np.sqrt(2 * np.pi)))
+
+
+def stamp(mask: npt.NDArray[np.uint8], grid: Grid, points: npt.ArrayLike, radius: float) -> None:
+    """Set to 1 in place every pixel whose centre lies within `radius` of a polyline."""
+    p = np.asarray(points, np.float32).reshape(-1, 2)
+    if len(p) > 1:
+        p = resample(p, 0.5 * radius)
+    column, row = grid.pixels(p[:, 0], p[:, 1])
+    r = radius * grid.scale * grid.size
+    half = int(np.ceil(r)) + 1
+    offset = np.arange(-half, half + 1)
+    cc = np.rint(column).astype(np.intp)[:, None] + offset
+    rr = np.rint(row).astype(np.intp)[:, None] + offset
+    hit = ((cc - column[:, None]) ** 2)[:, None, :] + ((rr - row[:, None]) ** 2)[
+        :, :, None
+    ] <= r * r
+    hit &= ((cc >= 0) & (cc < grid.size))[:, None, :] & ((rr >= 0) & (rr < grid.size))[:, :, None]
+    k, i, j = np.nonzero(hit)
+    mask[rr[k, i], cc[k, j]] = 1

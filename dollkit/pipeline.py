@@ -1,0 +1,245 @@
+"""The stages, their instances in a profile, and what each instance depends on.
+
+Snakemake decides from this what to run; nothing here runs anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dollkit import params, paths
+from dollkit.errors import InputError
+from dollkit.params import Json, nearest
+from dollkit.sources import source_files
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One notebook. `over` = (list in ``matrix``, parameter): one instance per list item.
+
+    An input is another stage's family (all its instances) or ``classifiers:encoder``, the one
+    classifier whose backbone the segmentation networks use. `files` are globs, relative to the
+    repository, of data files that the notebook reads.
+    """
+
+    family: str
+    section: str
+    notebook: str
+    inputs: tuple[str, ...] = ()
+    over: tuple[str, str] | None = None
+    files: tuple[str, ...] = ()
+
+
+REFERENCE = ("data/reference/*.csv",)
+ENCODER = "classifiers:encoder"
+
+STAGES: dict[str, Stage] = {
+    stage.family: stage
+    for stage in (
+        Stage("data", "data", "01_data.ipynb"),
+        Stage(
+            "classifiers",
+            "classifiers",
+            "02_classifiers.ipynb",
+            ("data",),
+            over=("architectures", "architecture"),
+        ),
+        Stage("labels", "labels", "03_labels.ipynb", ("data", "classifiers")),
+        Stage(
+            "pretrain",
+            "pretraining",
+            "04_pretraining.ipynb",
+            ("data", "labels", ENCODER),
+            over=("arms", "arm"),
+        ),
+        Stage(
+            "finetune",
+            "finetuning",
+            "05_finetuning.ipynb",
+            ("data", "pretrain", ENCODER),
+            over=("tasks", "task"),
+        ),
+        Stage(
+            "tables",
+            "tables",
+            "06_tables.ipynb",
+            ("classifiers", "labels", "pretrain", "finetune"),
+            files=REFERENCE,
+        ),
+        Stage(
+            "figures",
+            "figures",
+            "07_figures.ipynb",
+            ("data", "labels", "classifiers", "pretrain", "finetune", "tables"),
+            files=REFERENCE,
+        ),
+        Stage(
+            "claims",
+            "claims",
+            "08_claims.ipynb",
+            ("labels", "finetune", "tables", "figures"),
+            files=REFERENCE,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Which instances a profile has."""
+
+    items: Mapping[str, tuple[str, ...]]
+    encoder: str
+
+    def instances(self, family: str) -> tuple[str, ...]:
+        """Instance names of one input entry of a stage, in the profile's order."""
+        if family == ENCODER:
+            return (f"classifiers/{self.encoder}",)
+        over = STAGES[family].over
+        return (family,) if over is None else tuple(f"{family}/{x}" for x in self.items[over[0]])
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One run of one notebook: everything that decides whether it must be run again."""
+
+    name: str
+    stage: Stage
+    notebook: Path
+    parameters: Mapping[str, Json]
+    inputs: tuple[str, ...]
+    files: tuple[Path, ...]
+
+    @property
+    def slug(self) -> str:
+        """Name as a file name."""
+        return self.name.replace("/", "-")
+
+
+def family_of(name: str) -> Stage:
+    """Stage of a family, section or instance name (``pretrain``, ``pretraining/doll``)."""
+    head = name.split("/")[0]
+    for stage in STAGES.values():
+        if head in (stage.family, stage.section):
+            return stage
+    raise InputError(f"unknown stage {name!r}; {nearest(head, STAGES)}")
+
+
+def matrix(profile: str) -> Matrix:
+    """The ``matrix:`` section of a profile, checked."""
+    path = params.profile_file(profile)
+    section = _mapping(params.read_profile(profile).get("matrix"), f"{path}: section 'matrix'")
+    lists = [stage.over[0] for stage in STAGES.values() if stage.over]
+    for key in section:
+        if key not in (*lists, "encoder"):
+            raise InputError(f"{path}: matrix: unknown key '{key}'; {nearest(key, lists)}")
+    items: dict[str, tuple[str, ...]] = {}
+    for key in lists:
+        given = section.get(key, [])
+        names: list[Any] = given if isinstance(given, list) else [None]
+        if not all(isinstance(n, str) and re.fullmatch(r"[\w.+-]+", n) for n in names):
+            raise InputError(f"{path}: matrix: '{key}' must be a list of names, not {given!r}")
+        if len(set(names)) < len(names):
+            raise InputError(f"{path}: matrix: '{key}' names one item twice; drop one")
+        items[key] = tuple(names)
+    encoder = section.get("encoder")
+    if encoder not in items["architectures"]:
+        raise InputError(
+            f"{path}: matrix: 'encoder' is {encoder!r}; "
+            f"it must be one of architectures: {', '.join(items['architectures'])}"
+        )
+    return Matrix(items, encoder)
+
+
+def inputs_of(name: str, of: Matrix) -> tuple[str, ...]:
+    """Instances that an instance reads, in the order of the stage's declaration."""
+    return tuple(i for family in family_of(name).inputs for i in of.instances(family))
+
+
+def files_of(stage: Stage) -> tuple[Path, ...]:
+    """Our modules and data files that a stage's results depend on, its notebook excluded."""
+    data = (f for glob in stage.files for f in sorted(paths.ROOT.glob(glob)))
+    return (*source_files(params.notebooks() / stage.notebook), *data)
+
+
+def plan(profile: str, data: Path | None = None) -> list[Instance]:
+    """All instances of a profile, each after its inputs.
+
+    Args:
+        profile: name of a file in ``notebooks/params/``.
+        data: folder with the data sets, for profiles whose file says ``needs_data: true``.
+
+    Raises:
+        InputError: unknown profile, section, parameter or matrix entry, a value of a wrong type,
+            a key of ``common`` that no notebook declares, or `data` missing or superfluous.
+    """
+    path, content = params.profile_file(profile), params.read_profile(profile)
+    extra = _data_parameter(path, content, data)
+    of = matrix(profile)
+    names = [name for family in STAGES for name in of.instances(family)]
+    _check_sections(path, content, names)
+    common = _mapping(content.get("common"), f"{path}: section 'common'")
+    seen: set[str] = set()
+    planned = []
+    for name in names:
+        stage = family_of(name)
+        notebook = params.notebooks() / stage.notebook
+        known = params.declared(notebook)
+        seen |= known.keys()
+        if "profile" not in known:
+            raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
+        own: dict[str, Any] = {"profile": profile}
+        if stage.over is not None:
+            own[stage.over[1]] = name.split("/", 1)[1]
+        layers: list[tuple[str, Mapping[str, Any], bool]] = [(f"{path}: common", common, False)]
+        for section in dict.fromkeys((stage.section, name)):
+            given = _mapping(content.get(section), f"{path}: section '{section}'")
+            for fixed in own.keys() & given.keys():
+                raise InputError(f"{path}: {section}: '{fixed}' is set by the run; drop it here")
+            layers.append((f"{path}: {section}", given, True))
+        layers += [("DATA", extra, False), (f"{path}: matrix", own, True)]
+        values = params.resolve(notebook, layers)
+        files = files_of(stage)
+        planned.append(Instance(name, stage, notebook, values, inputs_of(name, of), files))
+    for key in common.keys() - seen:
+        raise InputError(f"{path}: common: no notebook declares '{key}'; {nearest(key, seen)}")
+    if extra and not extra.keys() <= seen:
+        raise InputError(f"{path}: needs_data, but no notebook declares 'data_dir'")
+    return planned
+
+
+def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -> dict[str, str]:
+    needs = content.get("needs_data", False)
+    if not isinstance(needs, bool):
+        raise InputError(f"{path}: needs_data is {needs!r}: it must be true or false")
+    if needs and data is None:
+        raise InputError(
+            f"profile {path.stem} reads films from a folder: give it as DATA=dir "
+            f"(data/README.md says how to get them)"
+        )
+    if data is None:
+        return {}
+    if not needs:
+        raise InputError(f"profile {path.stem} makes its own films: leave DATA out")
+    if not data.is_dir():
+        raise InputError(f"DATA={data}: no such folder; data/README.md shows the expected tree")
+    return {"data_dir": str(data.resolve())}
+
+
+def _check_sections(path: Path, content: Mapping[str, Any], names: list[str]) -> None:
+    known = ["common", "matrix", "needs_data", *(s.section for s in STAGES.values()), *names]
+    for section in content:
+        if section not in known:
+            raise InputError(f"{path}: unknown section '{section}'; {nearest(section, known)}")
+
+
+def _mapping(value: object, where: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
+        raise InputError(f"{where} must be a mapping of names to values, not {value!r}")
+    return value

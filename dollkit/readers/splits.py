@@ -1,0 +1,111 @@
+"""Splits by patient: drawn once, committed as CSV, read and checked from then on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dollkit.errors import InputError
+from dollkit.films import check_patients
+
+F64 = npt.NDArray[np.float64]
+
+
+def draw_parts(
+    patients: Sequence[str], traits: npt.ArrayLike, shares: Sequence[float]
+) -> npt.NDArray[np.int64]:
+    """Divide patients into parts that resemble each other; greedy and without random state.
+
+    Patients with most films come first (ties by the sha256 of the id). Each goes to the part
+    where it most reduces the squared distance of the trait counts from what the shares ask for,
+    each trait weighted by the inverse of its total, so that rare traits are spread as well.
+
+    Args:
+        patients: patient id of each film (n).
+        traits: (n, T) 0/1 traits of each film to balance; the number of films always counts too.
+        shares: positive; part p gets about ``shares[p] / sum(shares)`` of all.
+
+    Returns:
+        (n,) part of each film, 0 .. len(shares) - 1; all films of a patient in one part.
+    """
+    table = np.asarray(traits, np.float64).reshape(len(patients), -1)
+    table = np.column_stack([np.ones(len(patients)), table])
+    table = table[:, table.sum(axis=0) > 0] / table.sum(axis=0)[table.sum(axis=0) > 0]
+    inverse, unique = pd.factorize(np.asarray(patients, dtype=object), sort=True)
+    names = [str(name) for name in unique]
+    counts = np.zeros((len(names), table.shape[1]))
+    np.add.at(counts, inverse, table)
+    want = np.asarray(shares, np.float64) / np.sum(shares)
+    order = sorted(
+        range(len(names)),
+        key=lambda i: (-counts[i].sum(), hashlib.sha256(names[i].encode()).hexdigest()),
+    )
+    have = np.zeros((len(want), table.shape[1]))
+    part = np.zeros(len(names), np.int64)
+    for i in order:
+        # Relative to what the part should hold: a full part gains little from one more.
+        gap = (want[:, None] - have) / want[:, None]
+        after = (want[:, None] - have - counts[i]) / want[:, None]
+        gain = ((gap**2 - after**2) * want[:, None]).sum(axis=1)
+        part[i] = int(np.argmax(gain))
+        have[part[i]] += counts[i]
+    return part[inverse]
+
+
+def write_split(path: Path | str, table: pd.DataFrame, column: str) -> None:
+    """Write image_id, patient_id and `column` (``split`` or ``fold``), sorted by image_id."""
+    path = Path(path)
+    check_patients(table, column, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = table[["image_id", "patient_id", column]].sort_values("image_id")
+    table.to_csv(path, index=False, lineterminator="\n")
+
+
+def read_split(path: Path | str, patient_of: Mapping[str, str], column: str) -> pd.Series[str]:
+    """Split or fold of each film, checked against the data set at hand.
+
+    Args:
+        path: CSV with the columns image_id, patient_id and `column`.
+        patient_of: patient id by image id, of exactly the films that the split must cover.
+        column: ``split`` or ``fold``.
+
+    Returns:
+        `column` as str, indexed by image_id.
+
+    Raises:
+        InputError: no such file, a wrong column, a patient in two parts, films missing from it or
+            unknown to it, or another patient id.
+    """
+    path = Path(path)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such split: restore it from the repository") from None
+    for name in ("image_id", "patient_id", column):
+        if name not in table.columns:
+            raise InputError(f"{path}: column {name!r} is missing: restore the file")
+    twice = table["image_id"].duplicated()
+    if twice.any():
+        raise InputError(
+            f"{path}: image_id {table['image_id'][twice].iloc[0]!r} stands there twice"
+        )
+    check_patients(table, column, str(path))
+    for image_id, patient in zip(table["image_id"], table["patient_id"], strict=True):
+        if image_id not in patient_of:
+            raise InputError(f"{path}: film {image_id!r} is not in the data set: fetch it again")
+        if patient_of[image_id] != patient:
+            raise InputError(
+                f"{path}: film {image_id!r} is of patient {patient!r} there, of "
+                f"{patient_of[image_id]!r} in the data set: restore the file"
+            )
+    lacking = sorted(set(patient_of) - set(table["image_id"]))
+    if lacking:
+        raise InputError(
+            f"{path}: film {lacking[0]!r} of the data set is missing: restore the file"
+        )
+    return table.set_index("image_id")[column]

@@ -1,0 +1,84 @@
+"""Where a profile's results come from, in one file: the manifests of its run, gathered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dollkit.errors import InputError
+
+ENVIRONMENT = ("code", "versions", "python", "platform", "cpus", "threads", "device")
+WEIGHTS = (".safetensors", ".pt", ".ckpt")
+
+
+def collect(run: Path) -> dict[str, Any]:
+    """Gather all manifests below a run.
+
+    Args:
+        run: ``runs/<profile>``.
+
+    Returns:
+        profile; commit; environment (what all stages agree on); stages: instance -> parameters,
+        inputs, seeds, precision, started, seconds, and what differs from the environment; data
+        and weights: file -> sha256; seconds (sum).
+
+    Raises:
+        InputError: no manifest, or one that is not JSON or lacks its parameters.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(run.rglob("manifest.json")):
+        name = path.parent.relative_to(run).as_posix()
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON ({error}); run its stage again") from error
+        if not isinstance(manifest, dict) or "parameters" not in manifest:
+            raise InputError(f"{path}: no 'parameters' in it; run its stage again")
+        found[name] = manifest
+    if not found:
+        raise InputError(f"{run}: no manifest.json below it; run the profile first")
+    # Each stage hashes its own modules; what is common to all is the commit.
+    for manifest in found.values():
+        code = dict(manifest.get("code") or {})
+        manifest["code_files"] = code.pop("files", {})
+        manifest["code"] = code
+    first = next(iter(found.values()))
+    shared = {
+        key: first.get(key)
+        for key in ENVIRONMENT
+        if all(m.get(key) == first.get(key) for m in found.values())
+    }
+    stages: dict[str, Any] = {}
+    data: dict[str, str] = {}
+    weights: dict[str, str] = {}
+    for name, manifest in found.items():
+        kept = ("parameters", "inputs", "seeds", "precision", "started", "seconds", "code_files")
+        stages[name] = {k: manifest[k] for k in kept if k in manifest}
+        own = {k: manifest[k] for k in ENVIRONMENT if k in manifest and k not in shared}
+        if own:
+            stages[name]["environment"] = own
+        for file, described in sorted((manifest.get("outputs") or {}).items()):
+            digest = described["sha256"] if isinstance(described, dict) else str(described)
+            if file.endswith(WEIGHTS):
+                weights[f"{name}/{file}"] = digest
+            elif file.endswith("store.json"):
+                data[f"{name}/{file}"] = digest
+    return {
+        "profile": first.get("profile", run.name),
+        "commit": (shared.get("code") or {}).get("commit"),
+        "environment": shared,
+        "data": data,
+        "weights": weights,
+        "seconds": round(sum(float(m.get("seconds") or 0) for m in found.values()), 3),
+        "stages": stages,
+    }
+
+
+def write_provenance(run: Path, folder: Path) -> Path:
+    """Write ``provenance.json`` of a run into ``figures/<profile>``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(collect(run), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    path = folder / "provenance.json"
+    path.write_text(text, encoding="utf-8", newline="\n")
+    return path

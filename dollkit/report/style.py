@@ -1,0 +1,190 @@
+"""One look for all figures: colours that hold their arm everywhere, and files with fixed bytes.
+
+Colours are Okabe & Ito's, told apart by readers with any colour vision; every arm also has its
+own line style and marker, so that a greyscale print reads the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+
+from dollkit.report.cases import write_csv
+
+COLUMN, PAGE = 3.5, 7.2
+"""Widths of one column and of a page, in inches."""
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#767676"
+
+
+class Look(NamedTuple):
+    """How one arm is drawn, in every figure."""
+
+    color: str
+    line: Any
+    marker: str
+    label: str
+
+
+ARM_LOOKS: dict[str, Look] = {
+    "random": Look(BLACK, ":", "o", "random"),
+    "imagenet": Look(PURPLE, (0, (5, 1, 1, 1)), "s", "ImageNet"),
+    "classifier": Look(ORANGE, "--", "^", "classifier"),
+    "doll": Look(BLUE, "-", "D", "DoLL"),
+    "shuffled": Look(SKY, "-.", "v", "shuffled DoLL"),
+    "prior": Look(GREY, (0, (1, 1)), "P", "anatomy prior"),
+    "gradcam": Look(VERMILLION, (0, (3, 1, 1, 1, 1, 1)), "X", "Grad-CAM"),
+    "truth": Look(GREEN, (0, (7, 2)), "*", "true masks"),
+}
+
+SERIES = (("#000000", "o"), ("#8c8c8c", "s"), ("#4d4d4d", "^"), ("#b3b3b3", "v"), ("#666666", "X"))
+"""Greys and markers of classifiers, so that no colour of an arm is used twice."""
+
+CLASS_COLORS = (SKY, ORANGE, PURPLE, GREEN, YELLOW)
+"""Fill of the mask classes of one task, in their order."""
+
+_RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "figure.dpi": 100,
+    "savefig.dpi": 300,
+    "svg.hashsalt": "dollkit",
+    "svg.fonttype": "path",
+    "image.interpolation": "nearest",
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.03,
+}
+
+
+@dataclass
+class Drawn:
+    """A figure with the data it shows and its caption."""
+
+    figure: Figure
+    data: pd.DataFrame
+    caption: str
+
+    def __iter__(self) -> Any:
+        """Unpack as ``figure, data = ...``."""
+        return iter((self.figure, self.data))
+
+    def save(self, stem: Path) -> list[Path]:
+        """Write ``.svg``, ``.png`` (300 dpi), ``.csv`` (the data) and ``.txt`` (the caption).
+
+        The same data give the same bytes: no date, no program name, fixed element ids.
+        """
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        paths = [stem.with_name(stem.name + s) for s in (".svg", ".png", ".csv", ".txt")]
+        with mpl.rc_context(_RC):
+            self.figure.savefig(paths[0], metadata={"Date": None, "Creator": None})
+            self.figure.savefig(paths[1], dpi=300, metadata={"Software": None})
+        write_csv(self.data, paths[2])
+        paths[3].write_text(self.caption + "\n", encoding="utf-8", newline="\n")
+        return paths
+
+
+def context() -> Any:
+    """matplotlib settings of this project, as a context manager."""
+    return mpl.rc_context(_RC)
+
+
+def canvas(width: float, height: float) -> Figure:
+    """An empty figure that pyplot does not know of, so that none is ever left open."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+Box = tuple[float, float, float, float]
+"""Left, bottom, width, height in figure coordinates."""
+
+
+def strip(panels: int, gap: float = 0.26, head: float = 0.36) -> tuple[Figure, list[Box]]:
+    """A page-wide row of square panels with arrows between them; gaps and head in inches."""
+    side = (PAGE - gap * (panels - 1) - 0.04) / panels
+    height = side + head + 0.04
+    fig = Figure(figsize=(PAGE, height))
+    boxes: list[Box] = []
+    for k in range(panels):
+        left = 0.02 + k * (side + gap)
+        boxes.append((left / PAGE, 0.02 / height, side / PAGE, side / height))
+        if k:
+            ends = [((left - d) / PAGE, (0.02 + side / 2) / height) for d in (gap - 0.03, 0.03)]
+            fig.add_artist(
+                FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=9, color=GREY, lw=1.2)
+            )
+    return fig, boxes
+
+
+def heat(ax: Axes, values: npt.ArrayLike) -> None:
+    """A map in [0, its 99.5 % quantile] over a film; where it is low the film shows through."""
+    x = np.asarray(values, dtype=np.float64)
+    top = float(np.quantile(x, 0.995))
+    unit = np.clip(x / top, 0, 1) if top > 0 else np.zeros_like(x)
+    ax.imshow(unit, cmap="magma", vmin=0, vmax=1, alpha=np.clip(0.15 + 1.2 * unit, 0, 0.85))
+
+
+def film(ax: Axes, image: npt.ArrayLike) -> None:
+    """A radiograph without axes, in its own grey values."""
+    ax.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def wash(ax: Axes, mask: npt.ArrayLike, color: str, alpha: float = 0.45) -> None:
+    """A translucent fill where the (S, S) mask is true."""
+    where = np.asarray(mask).astype(bool)
+    rgba = np.zeros((*where.shape, 4))
+    rgba[..., :3] = mpl.colors.to_rgb(color)
+    rgba[..., 3] = alpha * where
+    ax.imshow(rgba)
+
+
+def outline(ax: Axes, mask: npt.ArrayLike, color: str, width: float = 1.1, line: str = "-") -> None:
+    """The contour of an (S, S) mask, with a dark rim so that it reads on white and on black."""
+    where = np.asarray(mask).astype(float)
+    if not where.any():
+        return
+    # The pad closes contours that touch the border of the film.
+    padded = np.pad(where, 1)
+    grid = np.arange(-1, where.shape[0] + 1)
+    if line == "-":
+        ax.contour(grid, grid, padded, levels=[0.5], colors=[BLACK], linewidths=width + 0.9)
+    ax.contour(grid, grid, padded, levels=[0.5], colors=[color], linewidths=width, linestyles=line)
+    ax.set_xlim(-0.5, where.shape[1] - 0.5)
+    ax.set_ylim(where.shape[0] - 0.5, -0.5)
+
+
+def tag(ax: Axes, text: str, size: float = 6.5) -> None:
+    """A small number in the lower left corner of a film."""
+    ax.text(
+        0.03, 0.03, text, transform=ax.transAxes, color="white", fontsize=size, va="bottom",
+        bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.2, "edgecolor": "none"},
+    )  # fmt: skip
+
+
+def arms_of(present: Sequence[str]) -> list[str]:
+    """Arms in the fixed order of `ARM_LOOKS`."""
+    return [a for a in ARM_LOOKS if a in set(present)]

@@ -1,0 +1,197 @@
+"""What ``make reproduce`` calls: check the knobs, let Snakemake run, say what came out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from dollkit import params, paths, pipeline, stage
+from dollkit.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda")
+TRIGGERS = ("mtime", "params", "input")
+"""Not ``code`` (the Snakefile's own text) nor ``software-env``: neither changes a result."""
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def check_knobs(profile: str, data: str, jobs: str, device: str) -> tuple[Path | None, int]:
+    """Data folder and number of jobs from the knobs of the Makefile, where "" means unset.
+
+    Raises:
+        InputError: one line that names the knob.
+    """
+    params.profile_file(profile)
+    if not jobs.isdecimal() or int(jobs) < 1:
+        raise InputError(f"JOBS={jobs}: give the number of stages to run at once, 1 or more")
+    if device not in DEVICES:
+        raise InputError(f"DEVICE={device}: use one of {', '.join(DEVICES)}")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("DEVICE=cuda: torch sees no CUDA device here; use DEVICE=cpu or auto")
+    if data and not Path(data).is_dir():
+        raise InputError(f"DATA={data}: no such folder; data/README.md shows the expected tree")
+    return (Path(data).resolve() if data else None), int(jobs)
+
+
+def drop_damaged(names: Sequence[str], profile: str) -> list[str]:
+    """Delete the manifest of each artefact whose recorded files are gone, so that it is remade.
+
+    Returns:
+        One line per artefact dropped.
+    """
+    dropped = []
+    for name in names:
+        folder = paths.runs() / profile / name
+        manifest = stage.read_manifest(folder) or {"outputs": {}}
+        files = [folder / f for f in manifest["outputs"]]
+        files += [paths.figures() / f for f in manifest.get("report", {})]
+        gone = [f for f in files if not f.is_file()]
+        if gone:
+            (folder / stage.MANIFEST).unlink()
+            dropped.append(f"{name}: {gone[0]} is gone, so the stage runs again")
+    return dropped
+
+
+def release_stale_lock(folder: Path) -> bool:
+    """Remove Snakemake's lock if the run that took it was killed; True if there was one.
+
+    Raises:
+        InputError: that run is still alive.
+    """
+    if not any((folder / ".snakemake" / "locks").glob("*")):
+        return False
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        command = " ".join(process.info["cmdline"] or ())
+        ours = any(word in command for word in ("snakemake", "dollkit.run", "ipykernel"))
+        if ours and process.info["cwd"] == str(folder):
+            raise InputError(
+                f"another run works in {folder} (process {process.info['pid']}): "
+                f"wait for it or stop it"
+            )
+    for lock in (folder / ".snakemake" / "locks").glob("*"):
+        lock.unlink(missing_ok=True)
+    return True
+
+
+def snakemake(profile: str, data: Path | None, jobs: int, device: str, *more: str) -> int:
+    """Run Snakemake over a profile, its progress and reasons on our own streams.
+
+    Args:
+        jobs: stages at once; they share the cores.
+        more: further arguments of Snakemake.
+
+    Returns:
+        Snakemake's exit status.
+    """
+    threads = max(1, cores() // jobs)
+    config = [f"profile={profile}", f"threads={threads}", *([f"data={data}"] if data else [])]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
+    command += ["--directory", str(paths.runs() / profile), "--config", *config]
+    command += ["--rerun-triggers", *TRIGGERS, "--rerun-incomplete", "--quiet", "host"]
+    command += ["--cores", str(jobs * threads), *more]
+    path = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"DOLLKIT_DEVICE": device, "PYTHONPATH": path}
+    try:
+        return subprocess.run(command, env=environment).returncode
+    except KeyboardInterrupt:
+        return 130  # Snakemake got the signal too, and has stopped its jobs
+
+
+def stamps(names: Sequence[str], profile: str) -> dict[str, int]:
+    """Modification time (ns) of each manifest there is."""
+    files = {name: paths.runs() / profile / name / stage.MANIFEST for name in names}
+    return {name: file.stat().st_mtime_ns for name, file in files.items() if file.is_file()}
+
+
+def summary(names: Sequence[str], profile: str, before: Mapping[str, int]) -> list[str]:
+    """Lines that tell which stages ran, how long each took, and what was written where."""
+    after = stamps(names, profile)
+    ran = [name for name in names if after.get(name) != before.get(name)]
+    if ran:
+        lines = [f"profile {profile}: {len(ran)} of {len(names)} stages ran"]
+    else:
+        lines = [f"nothing to do: all {len(names)} stages of profile {profile} are up to date"]
+    width = max(len(name) for name in names)
+    for name in names:
+        manifest: dict[str, Any] = stage.read_manifest(paths.runs() / profile / name) or {}
+        state = "ran" if name in ran else "up to date"
+        lines.append(f"  {name:<{width}} {manifest.get('seconds', 0.0):>9.1f} s  {state}")
+    folder = paths.figures() / profile
+    written = sorted(f.name for f in folder.glob("*") if f.is_file())
+    kinds: dict[str, list[str]] = {"tables": [], "figures": [], "claims": []}
+    for name in written:
+        kind = next((k for k in ("figures", "claims") if name.startswith(k[:-1])), "tables")
+        kinds[kind].append(name)
+    lines.append(f"written to {folder}:")
+    lines += [f"  {kind + ':':<8} {' '.join(files) or '(none)'}" for kind, files in kinds.items()]
+    lines.append(f"executed notebooks: {paths.runs() / profile / 'notebooks'}")
+    return lines
+
+
+def failures(names: Sequence[str], profile: str, started: int) -> list[str]:
+    """Last line of the log of each stage that was started after `started` (ns) and failed."""
+    lines = []
+    for name in names:
+        log = paths.runs() / profile / "logs" / f"{name.replace('/', '-')}.log"
+        done = (paths.runs() / profile / name / stage.MANIFEST).is_file()
+        if not done and log.is_file() and log.stat().st_mtime_ns >= started:
+            text = log.read_text(encoding="utf-8").splitlines()
+            lines.append(f"{text[-1] if text else name + ': stopped'} (log: {log})")
+    return lines
+
+
+def reproduce(profile: str, data: str, jobs: str, device: str, *more: str) -> int:
+    """Run a profile; returns the exit status. Bad knobs or parameters raise `InputError`."""
+    folder, workers = check_knobs(profile, data, jobs, device)
+    names = [instance.name for instance in pipeline.plan(profile, folder)]
+    run_folder = paths.runs() / profile
+    stage.make_writable(run_folder)
+    stage.make_writable(paths.figures() / profile)
+    if release_stale_lock(run_folder):
+        print("an earlier run was killed: its lock is released, its checkpoints are used")
+    for line in drop_damaged(names, profile):
+        print(line)
+    before = stamps(names, profile)
+    mark = run_folder / ".started"
+    mark.touch()
+    sys.stdout.flush()
+    status = snakemake(profile, folder, workers, device, *more)
+    if status:
+        for line in failures(names, profile, mark.stat().st_mtime_ns):
+            print(line, file=sys.stderr)
+        return status
+    print("\n".join(summary(names, profile, before)))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line behind ``make reproduce``; unknown arguments go to Snakemake."""
+    parser = argparse.ArgumentParser(prog="python -m dollkit.reproduce", description=__doc__)
+    parser.add_argument("--profile", default="laptop", help="PROFILE (default: %(default)s)")
+    parser.add_argument("--data", default="", help="DATA: folder of data sets")
+    parser.add_argument("--jobs", default="1", help="JOBS: stages at once (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="DEVICE: auto, cpu or cuda")
+    given, more = parser.parse_known_args(arguments)
+    try:
+        return reproduce(given.profile, given.data, given.jobs, given.device, *more)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Run one stage: ``python -m dollkit.run INSTANCE --profile P``; Snakemake calls this per job.
+
+Parameters and inputs are checked before a kernel starts. papermill executes the notebook; then
+every cell's state and the manifest are checked, since papermill takes ``sys.exit(0)`` in a cell
+for success.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dollkit import params, paths, pipeline, stage
+from dollkit.errors import InputError
+
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+BAR_SECONDS = 10.0
+"""A progress bar redraws itself many times a second; a log takes one line in this time."""
+
+
+class StageError(RuntimeError):
+    """A notebook failed for a reason that is not the user's input."""
+
+
+class _Lines(logging.Formatter):
+    """papermill's records as lines, each with the stage's name before it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.bar = -BAR_SECONDS
+
+    def format(self, record: logging.LogRecord) -> str:
+        """All lines of a record; "" if there is nothing worth a line in it."""
+        text = ANSI.sub("", record.getMessage())
+        if start := re.match(r"Executing Cell (\d+)-*$", text):
+            text = f"cell {start[1]}"
+        elif re.match(r"Ending Cell \d+-*$|(Input|Output) Notebook: |Executing notebook ", text):
+            return ""
+        if "\r" in text and "\n" not in text:
+            if time.monotonic() - self.bar < BAR_SECONDS:
+                return ""
+            self.bar = time.monotonic()
+        shown = (line.rsplit("\r", 1)[-1].rstrip() for line in text.strip("\r\n").split("\n"))
+        return "".join(f"[{self.name}] {line}\n" for line in shown if line)
+
+
+class _Quietly(logging.StreamHandler[Any]):
+    terminator = ""
+
+
+def run(name: str, profile: str, data: Path | None, log: Path | None = None) -> Path:
+    """Run one stage instance.
+
+    Args:
+        name: instance, such as ``finetune/lungs``.
+        profile: parameter file in ``notebooks/params/``.
+        data: folder of data sets, for profiles that need one.
+        log: file that gets what is shown on the terminal too.
+
+    Returns:
+        Path of the manifest.
+
+    Raises:
+        InputError: bad parameters or inputs, found here or by the notebook itself.
+        StageError: the notebook failed, stopped early, or wrote no (or a wrong) manifest.
+    """
+    planned = {i.name: i for i in pipeline.plan(profile, data)}
+    if name not in planned:
+        raise InputError(f"profile {profile} has no {name!r}; {params.nearest(name, planned)}")
+    instance = planned[name]
+    for wanted in instance.inputs:
+        stage.check_artefact(wanted, profile, needed_by=name)
+    folder = paths.runs() / profile
+    executed = folder / "notebooks" / f"{instance.slug}.ipynb"
+    stage.make_writable(executed.parent)
+    stage.make_writable(folder / name)
+    manifest = folder / name / stage.MANIFEST
+    manifest.unlink(missing_ok=True)
+    try:
+        # In /tmp itself: the path of a socket may have no more than about 100 characters.
+        place = "/tmp" if Path("/tmp").is_dir() else None
+        with tempfile.TemporaryDirectory(prefix="dollkit-", dir=place) as private:
+            _own_kernel(Path(private))
+            notebook = _execute(instance, executed, log)
+        _check_cells(notebook, executed)
+        _check_manifest(manifest, instance, executed)
+    except BaseException:
+        manifest.unlink(missing_ok=True)  # a failed stage leaves no valid artefact
+        raise
+    return manifest
+
+
+def _own_kernel(folder: Path) -> None:
+    """Make ``python3`` mean this interpreter, whatever kernels the user has installed."""
+    from ipykernel.kernelspec import write_kernel_spec
+
+    write_kernel_spec(folder / "kernels" / "python3")
+    ours = {
+        # The first entry of JUPYTER_PATH wins over user, environment and system kernels.
+        "JUPYTER_PATH": str(folder),
+        "JUPYTER_RUNTIME_DIR": str(folder),
+        "IPYTHONDIR": str(folder / "ipython"),  # no startup files of the user
+        "PYTHONPATH": os.pathsep.join([str(params.notebooks().parent), str(paths.ROOT)]),
+    }
+    for key, value in ours.items():
+        older = os.environ.get(key) if key.endswith("PATH") else None
+        os.environ[key] = os.pathsep.join(filter(None, (value, older)))
+    # The debugger is never used here, and its warning would be the first line of every log.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+
+
+def _execute(instance: pipeline.Instance, executed: Path, log: Path | None) -> Any:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
+
+    logger = logging.getLogger("papermill")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handlers: list[logging.Handler] = [_Quietly(sys.stdout)]
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(_Quietly(log.open("w", encoding="utf-8")))
+    for handler in handlers:
+        handler.setFormatter(_Lines(instance.name))
+    logger.handlers = handlers
+    try:
+        return papermill.execute_notebook(
+            instance.notebook,
+            executed,
+            parameters=dict(instance.parameters),
+            kernel_name="python3",
+            log_output=True,
+            progress_bar=False,
+            # Sockets in our own folder: no ports to clash, and nothing readable by others.
+            config=Config({"KernelManager": {"transport": "ipc"}}),
+        )
+    except papermill.PapermillExecutionError as error:
+        if error.ename == "InputError":
+            raise InputError(error.evalue) from None
+        lines = [x for x in ANSI.sub("", "\n".join(error.traceback)).splitlines() if x.strip()]
+        last = lines[-1] if lines else f"{error.ename}: {error.evalue}"
+        raise StageError(f"{last} (cell {error.exec_count} of {executed})") from None
+    except DeadKernelError:
+        raise StageError(f"the kernel died, perhaps out of memory (see {executed})") from None
+
+
+def _check_cells(notebook: Any, executed: Path) -> None:
+    for number, cell in enumerate(notebook.cells, start=1):
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if any(output.output_type == "error" for output in cell.outputs):
+            raise StageError(f"cell {number} of {executed} stopped the notebook early")
+        if cell.execution_count is None:
+            raise StageError(f"cell {number} of {executed} was never executed")
+
+
+def _check_manifest(manifest: Path, instance: pipeline.Instance, executed: Path) -> None:
+    written = stage.read_manifest(manifest.parent)
+    if written is None:
+        raise StageError(f"{executed} ended without {manifest}: does it call stage.finish()?")
+    if written["parameters"] != dict(instance.parameters):
+        raise StageError(f"{executed} changed a parameter after its parameters cell")
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)  # unwinds, so that the kernel is shut down
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: 0 done, 2 bad input, 1 the notebook failed."""
+    parser = argparse.ArgumentParser(prog="python -m dollkit.run", description=run.__doc__)
+    parser.description = "Run one stage of a profile."
+    parser.add_argument("instance", help="such as data, classifiers/resnet18 or finetune/lungs")
+    parser.add_argument("--profile", default="smoke", help="file in notebooks/params (%(default)s)")
+    parser.add_argument("--data", type=Path, help="folder of data sets")
+    parser.add_argument("--log", type=Path, help="write what is shown to this file too")
+    parser.add_argument("--threads", type=int, help="CPU threads of the stage")
+    given = parser.parse_args(arguments)
+    if given.threads:
+        os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        run(given.instance, given.profile, given.data, given.log)
+    except (InputError, StageError) as error:
+        line = f"{given.instance}: {error}"
+        print(line, file=sys.stderr, flush=True)
+        if given.log is not None and given.log.parent.is_dir():
+            with given.log.open("a", encoding="utf-8") as stream:
+                stream.write(f"{line}\n")
+        return 2 if isinstance(error, InputError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Which of our own Python files a notebook depends on, and what they contain (SHA-256)."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dollkit import params, paths
+from dollkit.errors import InputError
+
+
+def source_files(notebook: Path) -> tuple[Path, ...]:
+    """Our own Python files that a notebook imports, directly or through other modules.
+
+    Imports are found with `ast`, wherever they stand; a module is our own if it lies beside the
+    notebooks' folder or in the repository. Packages count with their ``__init__.py``.
+    """
+    roots = list(dict.fromkeys((params.notebooks().parent, paths.ROOT)))
+    found: dict[Path, None] = {}
+    for source, _ in params.code_cells(notebook):
+        plain = re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source)
+        try:
+            tree = ast.parse(plain)
+        except SyntaxError as error:
+            raise InputError(f"{notebook}: a code cell does not parse: {error}") from None
+        _follow(tree, "", roots, found)
+    return tuple(sorted(found))
+
+
+def _follow(tree: ast.AST, package: str, roots: list[Path], found: dict[Path, None]) -> None:
+    for module in _imported(tree, package):
+        for path, owner in _resolve(module, roots):
+            if path in found:
+                continue
+            found[path] = None
+            try:
+                inner = ast.parse(path.read_text(encoding="utf-8"))
+            except SyntaxError as error:
+                raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
+            _follow(inner, owner, roots, found)
+
+
+def _imported(tree: ast.AST, package: str) -> Iterator[str]:
+    """Dotted names a tree may import; ``from a import b`` gives ``a.b``, which covers ``a``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            base = parents[: len(parents) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+def _resolve(module: str, roots: list[Path]) -> Iterator[tuple[Path, str]]:
+    """Files behind a dotted name, each with the package that its relative imports start from."""
+    parts = module.split(".")
+    for root in roots:
+        folder = root
+        for depth, part in enumerate(parts, start=1):
+            if (folder / part / "__init__.py").is_file():
+                yield folder / part / "__init__.py", ".".join(parts[:depth])
+            elif (folder / f"{part}.py").is_file():
+                yield folder / f"{part}.py", ".".join(parts[: depth - 1])
+                break
+            else:  # an attribute, or not ours
+                break
+            folder = folder / part
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,300 @@
+"""What every stage notebook does first and last: check its inputs, write its manifest.
+
+A stage reads artefact folders and writes one artefact folder. ``manifest.json`` is written
+last (temporary name, then rename): a folder without one is not there.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dollkit
+from dollkit import params, paths, pipeline
+from dollkit.errors import InputError
+from dollkit.params import Json
+from dollkit.sources import sha256
+
+MANIFEST = "manifest.json"
+NOT_HASHED = "checkpoints"
+"""Subfolder of an artefact that holds what a killed run resumes from, and no result."""
+
+LIBRARIES = (
+    "captum",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "pillow",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
+    "segmentation-models-pytorch",
+    "timm",
+    "torch",
+    "torchvision",
+)
+
+
+@dataclass
+class RunningStage:
+    """A stage between `begin` and `finish`."""
+
+    instance: str
+    path: Path
+    params: dict[str, Json]
+    notebook: Path
+    profile: str
+    matrix: pipeline.Matrix
+    started: datetime
+    clock: float
+    code: dict[str, str]
+    input_hashes: dict[str, str] = field(default_factory=dict)
+
+    def input(self, name: str) -> Path:
+        """Folder of one input artefact, such as ``data`` or ``classifiers/resnet18``.
+
+        Raises:
+            InputError: the stage does not declare this input, or it has not been made.
+        """
+        if name not in self.input_hashes:
+            declared = pipeline.inputs_of(self.instance, self.matrix)
+            raise InputError(
+                f"stage {self.instance} does not read {name!r}; {params.nearest(name, declared)}"
+            )
+        return paths.runs() / self.profile / name
+
+    def inputs(self, family: str) -> dict[str, Path]:
+        """Folders of all input artefacts of a family: name within the family -> folder."""
+        names = [n for n in self.input_hashes if n.split("/")[0] == family]
+        if not names and family not in {f.split(":")[0] for f in self._families()}:
+            raise InputError(
+                f"stage {self.instance} reads no {family!r}; "
+                f"{params.nearest(family, self._families())}"
+            )
+        return {n.split("/", 1)[-1]: self.input(n) for n in names}
+
+    def _families(self) -> tuple[str, ...]:
+        return pipeline.family_of(self.instance).inputs
+
+    def finish(
+        self,
+        *,
+        seeds: Sequence[int] = (),
+        precision: str = "float32",
+        notes: Mapping[str, Any] | None = None,
+        outputs: Iterable[Path] = (),
+    ) -> Path:
+        """Hash what the stage wrote and write its manifest.
+
+        Args:
+            seeds: every seed that the stage's results depend on.
+            precision: floating-point format of its heavy arithmetic.
+            notes: anything else worth keeping, as plain JSON.
+            outputs: files written outside the artefact folder (tables and figures).
+
+        Returns:
+            Path of the manifest.
+        """
+        files = sorted(
+            f
+            for f in self.path.rglob("*")
+            if f.is_file() and f.name != MANIFEST and NOT_HASHED not in f.parts[:-1]
+        )
+        report = sorted(Path(f).resolve() for f in outputs)
+        manifest = {
+            "instance": self.instance,
+            "profile": self.profile,
+            "notebook": self.notebook.name,
+            "parameters": self.params,
+            "inputs": self.input_hashes,
+            "outputs": {f.relative_to(self.path).as_posix(): describe(f) for f in files},
+            "report": {_within(f, paths.figures()): describe(f) for f in report},
+            "code": {"dollkit": dollkit.__version__, **commit(), "files": self.code},
+            "versions": _versions(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "threads": _threads(),
+            "device": _device(),
+            "precision": precision,
+            "seeds": list(seeds),
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self.clock, 3),
+            "notes": dict(notes or {}),
+        }
+        target = self.path / MANIFEST
+        text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        partial = target.with_suffix(".tmp")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+        return target
+
+
+def begin(stage: str, namespace: Mapping[str, Any], instance: str | None = None) -> RunningStage:
+    """Start a stage from its notebook's first cells.
+
+    Args:
+        stage: family or section name, such as ``labels`` or ``classifiers``.
+        namespace: the notebook's ``globals()``; the parameters that its ``parameters`` cell
+            declares are taken from there.
+        instance: which of several, such as ``resnet18``; default: the parameter that the
+            profile's matrix varies (``architecture``, ``arm``, ``task``).
+
+    Returns:
+        The running stage; its folder exists, and an older manifest in it is gone.
+
+    Raises:
+        InputError: a parameter is missing or of a wrong type, an input artefact is missing or
+            incomplete, or the output folder cannot be written to.
+    """
+    kind = pipeline.family_of(stage)
+    notebook = params.notebooks() / kind.notebook
+    values = _values(notebook, namespace)
+    profile = values.get("profile")
+    if not isinstance(profile, str):
+        raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
+    name = kind.family
+    if kind.over is not None:
+        item = instance or values.get(kind.over[1])
+        if not isinstance(item, str) or not item:
+            raise InputError(f"{notebook}: say which of {kind.over[0]} by '{kind.over[1]}'")
+        name = f"{kind.family}/{item}"
+    of = pipeline.matrix(profile)
+    hashes = {i: check_artefact(i, profile, needed_by=name) for i in pipeline.inputs_of(name, of)}
+    path = paths.runs() / profile / name
+    make_writable(path)
+    (path / MANIFEST).unlink(missing_ok=True)
+    return RunningStage(
+        instance=name,
+        path=path,
+        params=values,
+        notebook=notebook,
+        profile=profile,
+        matrix=of,
+        started=datetime.now(UTC),
+        clock=time.monotonic(),
+        # Now, not at the end: the modules may be edited while the stage runs.
+        code={_within(f, paths.ROOT): sha256(f) for f in pipeline.files_of(kind)},
+        input_hashes=hashes,
+    )
+
+
+def _values(notebook: Path, namespace: Mapping[str, Any]) -> dict[str, Json]:
+    values: dict[str, Json] = {}
+    for name, parameter in params.declared(notebook).items():
+        if name not in namespace:
+            raise InputError(f"{notebook}: run its parameters cell first: '{name}' is not set")
+        if problem := params.mismatch(namespace[name], parameter.kind):
+            raise InputError(f"{notebook}: parameter '{name}' {problem}")
+        values[name] = params.coerce(namespace[name], parameter.kind)
+    return values
+
+
+def check_artefact(instance: str, profile: str, needed_by: str) -> str:
+    """SHA-256 of an artefact's manifest, once every file that it lists is there in full size.
+
+    Raises:
+        InputError: no manifest, an unreadable one, or a listed file missing or of another size.
+    """
+    folder = paths.runs() / profile / instance
+    notebook = pipeline.family_of(instance).notebook
+    cure = f"run `make reproduce PROFILE={profile}` or {notebook} first"
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise InputError(f"stage {needed_by} needs {instance} ({folder} has no manifest): {cure}")
+    for name, described in manifest["outputs"].items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != described["bytes"]:
+            state = "is gone" if size is None else f"has {size} bytes, not {described['bytes']}"
+            raise InputError(
+                f"stage {needed_by} needs {instance}, but {file} {state}: "
+                f"delete {folder / MANIFEST}, then {cure}"
+            )
+    return sha256(folder / MANIFEST)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Manifest of an artefact folder; None where there is none (or none that can be read)."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and "outputs" in manifest else None
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder and prove that files can be written into it, or raise `InputError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to ({error.strerror}); make it writable, or choose "
+            f"another place by DOLLKIT_RUNS or DOLLKIT_FIGURES"
+        ) from None
+
+
+def describe(file: Path) -> dict[str, Json]:
+    """Size and hash of a file, as manifests hold them."""
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
+
+
+@functools.cache
+def commit() -> dict[str, Json]:
+    """Git commit of the repository (null without git) and whether files differ from it."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(paths.ROOT), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain", "--", "dollkit", "notebooks")
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "modified": None if status is None else bool(status),
+    }
+
+
+def _within(file: Path, folder: Path) -> str:
+    """Path relative to a folder, so that a manifest does not tell where it was made."""
+    return os.path.relpath(file, folder).replace(os.sep, "/")
+
+
+def _versions() -> dict[str, str]:
+    installed = {}
+    for library in LIBRARIES:
+        try:
+            installed[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def _threads() -> int | None:
+    torch = sys.modules.get("torch")
+    return None if torch is None else int(torch.get_num_threads())
+
+
+def _device() -> str:
+    """Device of the stage; one that never imported torch cannot have used another than the CPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or os.environ.get("DOLLKIT_DEVICE") == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda ({torch.cuda.get_device_name()})"

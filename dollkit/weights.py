@@ -1,0 +1,78 @@
+"""Weights on disk: safetensors and a small JSON of how to build the network. Never a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dollkit import networks
+from dollkit.classifiers import Classifier
+from dollkit.errors import InputError
+
+
+def save(net: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
+    """Write `weights.safetensors` and, last, `model.json` with `config`."""
+    state = {k: v.contiguous().cpu() for k, v in net.state_dict().items()}
+    part = folder / "weights.safetensors.part"
+    save_file(state, part)
+    part.replace(folder / "weights.safetensors")
+    (folder / "model.json").write_text(json.dumps(dict(config), indent=1) + "\n")
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Config and tensors of a folder written by `save`.
+
+    Raises:
+        InputError: a missing or unreadable file, or a tensor that is not finite.
+    """
+    try:
+        config = json.loads((folder / "model.json").read_text())
+        state = load_file(folder / "weights.safetensors")
+    except Exception as error:  # safetensors raises its own types
+        raise InputError(f"{folder}: no readable network there ({error})") from error
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{folder}/weights.safetensors: tensor {key} holds NaN or infinity")
+    return config, state
+
+
+def _fit(net: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
+    own = net.state_dict()
+    for key in sorted(set(own) | set(state)):
+        have = tuple(state[key].shape) if key in state else "missing"
+        want = tuple(own[key].shape) if key in own else "no such tensor"
+        if have != want:
+            raise InputError(
+                f"{folder}/weights.safetensors: tensor {key} is {have}, the network of model.json "
+                f"needs {want}"
+            )
+    net.load_state_dict(state)
+
+
+def load_classifier(folder: Path, where: torch.device) -> Classifier:
+    """A trained classifier in eval mode; weights that do not fit are an `InputError`."""
+    config, state = read(folder)
+    model = Classifier(**config)
+    _fit(model, state, folder)
+    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval()
+
+
+def load_classifiers(folders: Mapping[str, Path], where: torch.device) -> dict[str, Classifier]:
+    """Several classifiers by name."""
+    return {name: load_classifier(folder, where) for name, folder in folders.items()}
+
+
+def load_network(folder: Path, where: torch.device) -> nn.Module:
+    """A segmentation network in eval mode; weights that do not fit are an `InputError`."""
+    config, state = read(folder)
+    net = networks.build(**config)
+    _fit(net, state, folder)
+    net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.eval()

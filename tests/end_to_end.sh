@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The smoke profile from data to claims in a fresh folder, then every notebook by nbval against a
+# copy of what it made (02, 04 and 05 run once there; their other instances come from the copy).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=$1
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+export DOLLKIT_RUNS=$folder/runs DOLLKIT_FIGURES=$folder/figures
+"$python" -m dollkit.reproduce --profile smoke --jobs 2
+again=$("$python" -m dollkit.reproduce --profile smoke --jobs 2 2>&1)
+grep -q '^nothing to do' <<< "$again" || { echo "$again"; echo 'a second run executed something'; exit 1; }
+mkdir "$folder/nbval"
+cp -r "$DOLLKIT_RUNS" "$DOLLKIT_FIGURES" "$folder/nbval"
+export DOLLKIT_RUNS=$folder/nbval/runs DOLLKIT_FIGURES=$folder/nbval/figures
+"$python" -m pytest -q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
+    "${DOLLKIT_NOTEBOOKS:-notebooks}"

@@ -1,0 +1,80 @@
+"""One source of versions: requirements.lock; pyproject, conda and Binder agree with it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+
+from dollkit import __version__, paths
+
+MARKER = ' ; sys_platform == "linux" and platform_machine == "x86_64"'
+LINE = re.compile(r"([A-Za-z0-9._-]+)==([0-9][0-9A-Za-z.+!]*)(" + re.escape(MARKER) + ")?")
+PINS = {
+    found[1].lower().replace("_", "-"): found[2]
+    for line in (paths.ROOT / "requirements.lock").read_text().splitlines()
+    if (found := LINE.fullmatch(line))
+}
+
+
+def test_the_lock_holds_names_and_versions_only() -> None:
+    lines = (paths.ROOT / "requirements.lock").read_text().splitlines()
+    assert [line for line in lines if not LINE.fullmatch(line)] == []
+    assert len(PINS) == len(lines), "a name stands twice"
+
+
+def test_packages_of_one_platform_carry_a_marker() -> None:
+    for line in (paths.ROOT / "requirements.lock").read_text().splitlines():
+        one_platform = re.match(r"(nvidia|cuda)-|triton==", line) is not None
+        assert line.endswith(MARKER) is one_platform, line
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+    makefile = (paths.ROOT / "Makefile").read_text()
+    tools = re.search(r"^DEV := (.*)$", makefile, re.MULTILINE)
+    assert tools is not None
+    wanted = [*project["dependencies"], *tools[1].split(), "setuptools"]
+    assert [name for name in wanted if name.lower().replace("_", "-") not in PINS] == []
+
+
+def test_conda_and_binder_take_their_versions_from_the_lock() -> None:
+    environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert pip == {"pip": ["-r requirements.lock", "-e ."]}
+    python = conda.pop(0)
+    assert conda == ["pip"], "a version here would be a second source of pins"
+    minor = int(re.fullmatch(r"python=3\.(\d+)", python)[1])  # type: ignore[index]
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+    assert minor >= int(project["requires-python"].removeprefix(">=3."))
+
+
+@pytest.mark.skipif(
+    not sys.prefix.startswith(str(paths.ROOT)), reason="not the environment that make sets up"
+)
+def test_installed_versions_are_the_pinned_ones() -> None:
+    installed = {
+        d.metadata["Name"].lower().replace("_", "-"): d.version
+        for d in importlib.metadata.distributions()
+    }
+    wrong = {n: v for n, v in PINS.items() if n in installed and installed[n] != v}
+    assert wrong == {}
+
+
+def test_torch_and_torchvision_are_a_pair_that_imports() -> None:
+    code = "import torch, torchvision; torchvision.ops.nms"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_citation_and_licence_agree_with_the_package() -> None:
+    citation = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+    assert "Apache License" in (paths.ROOT / "LICENSE").read_text()
+    assert len(citation["preferred-citation"]["authors"]) == 5

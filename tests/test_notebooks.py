@@ -1,0 +1,119 @@
+"""What can be told of the notebooks without running them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dollkit import paths, pipeline
+from dollkit.params import declared
+from tests.toys import write_notebook
+
+STAGES = {s.notebook: s for s in pipeline.STAGES.values()}
+NAMES = ["00_quickstart.ipynb", *STAGES]
+CELL_LINES = 25
+FUNCTION_LINES = 5
+CHECKED = re.compile(r"(?m)^\s*#\s*NBVAL_CHECK_OUTPUT\b")
+ABSOLUTE = re.compile(r"(?<![\w./:])(?:/(?:home|root|Users|tmp|work|mnt|opt|var)/|[A-Z]:\\)")
+
+
+def cells(name: str) -> list[dict[str, Any]]:
+    text = (paths.NOTEBOOKS / name).read_text(encoding="utf-8")
+    return [c | {"source": "".join(c["source"])} for c in json.loads(text)["cells"]]
+
+
+def problems(book: list[dict[str, Any]]) -> list[str]:
+    """Everything about the cells that the house rules forbid."""
+    found = []
+    for number, cell in enumerate(book, start=1):
+        source = cell["source"]
+        if ABSOLUTE.search(source + json.dumps(cell.get("outputs", []))):
+            found.append(f"cell {number}: absolute path")
+        if cell["cell_type"] != "code":
+            continue
+        if len(source.strip().splitlines()) > CELL_LINES:
+            found.append(f"cell {number}: more than {CELL_LINES} lines")
+        checked = CHECKED.search(source) is not None
+        if checked and not cell["outputs"]:
+            found.append(f"cell {number}: checked, but no output is stored")
+        if cell["outputs"] and not checked:
+            found.append(f"cell {number}: stored output that is not checked")
+        for node in ast.walk(ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            if isinstance(node, ast.ClassDef) or (
+                (node.end_lineno or node.lineno) - node.lineno + 1 > FUNCTION_LINES
+            ):
+                found.append(f"cell {number}: '{node.name}' belongs in dollkit")
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_house_rules(name: str) -> None:
+    assert problems(cells(name)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_declared_and_explained(name: str) -> None:
+    found = declared(paths.NOTEBOOKS / name)
+    assert [p.name for p in found.values() if not p.comment] == []
+    if name in STAGES:
+        assert found["profile"].default == "smoke"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_checks_its_inputs_in_its_first_cell_and_finishes(name: str) -> None:
+    code = [c for c in cells(name) if c["cell_type"] == "code"]
+    first = next(c for c in code if "parameters" not in c["metadata"].get("tags", []))
+    assert "begin(" in first["source"]
+    assert sum(".finish(" in c["source"] for c in code) == 1
+
+
+def test_defaults_are_the_smoke_size() -> None:
+    """nbval cannot inject parameters: it runs a notebook with its defaults."""
+    wrong = []
+    for instance in pipeline.plan("smoke"):
+        varied = instance.stage.over[1] if instance.stage.over else None
+        for name, parameter in declared(instance.notebook).items():
+            value = instance.parameters[name]
+            if name != varied and value != parameter.default:
+                wrong.append(f"{instance.name}: {name} is {value!r}, default {parameter.default!r}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("stage", [s for s in STAGES.values() if s.over])
+def test_the_default_instance_is_one_of_smoke(stage: pipeline.Stage) -> None:
+    assert stage.over is not None
+    default = declared(paths.NOTEBOOKS / stage.notebook)[stage.over[1]].default
+    assert default in pipeline.matrix("smoke").items[stage.over[0]]
+
+
+def test_no_other_notebook() -> None:
+    assert sorted(f.name for f in paths.NOTEBOOKS.glob("*.ipynb")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("source", "outputs", "message"),
+    [
+        ("x = 1\n" * 26, [], "more than 25 lines"),
+        ("# NBVAL_CHECK_OUTPUT\n1", [], "no output is stored"),
+        ("1", [{"output_type": "execute_result", "data": {}}], "not checked"),
+        ("open('/home/me/x')", [], "absolute path"),
+        ("def f():\n" + "    x = 1\n" * 5, [], "'f' belongs in dollkit"),
+        ("class A:\n    x = 1", [], "'A' belongs in dollkit"),
+        ("%matplotlib inline\n# NBVAL_CHECK_OUTPUT\nx / y / z", [{"text": "1"}], None),
+    ],
+)
+def test_each_rule_can_fail(
+    tmp_path: Path, source: str, outputs: list[dict[str, Any]], message: str | None
+) -> None:
+    book = write_notebook(tmp_path / "n.ipynb", source)
+    content = json.loads(book.read_text())["cells"]
+    content[-1]["outputs"] = outputs
+    found = problems(content)
+    assert (len(found) == 1 and message in found[0]) if message else found == []

@@ -1,0 +1,254 @@
+"""The open pack: mapping, splits and boxes. Films are read from outside the repository only."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dollkit import paths
+from dollkit.errors import InputError
+from dollkit.findings import FINDINGS
+from dollkit.readers import build
+from dollkit.readers.build import build_store
+from dollkit.readers.open_mapping import (
+    IMPLIED,
+    NIH_TO_CHEXPERT,
+    UNMAPPED_CHEXPERT,
+    UNMAPPED_NIH,
+    mapping_table,
+    nih_states,
+)
+from dollkit.readers.open_pack import FOLDS, TASKS, boxes, draw_splits, read_films, read_task
+from dollkit.store import open_store
+
+NIH = [
+    "No_Finding",
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+]
+
+
+@pytest.fixture(scope="session")
+def pack(shared_dir: Path) -> Path:
+    folder = shared_dir / "cxr_open"
+    if not folder.is_dir():
+        pytest.skip(f"no open pack in {folder}")
+    return folder
+
+
+@pytest.fixture
+def tables(pack: Path, tmp_path: Path) -> Path:
+    """The pack's tables alone, to be spoilt."""
+    for file in pack.glob("*.csv"):
+        shutil.copyfile(file, tmp_path / file.name)
+    return tmp_path
+
+
+def states(*present: str) -> dict[str, float]:
+    row = {name: int(name in present) for name in NIH}
+    return nih_states(pd.DataFrame([{"image_id": "a", **row}])).loc["a"].to_dict()
+
+
+def test_mapping_covers_both_sides_once() -> None:
+    used = {n for names in NIH_TO_CHEXPERT.values() for n in names} | set(IMPLIED.values())
+    assert used | set(UNMAPPED_NIH) == set(NIH)
+    assert used.isdisjoint(UNMAPPED_NIH)
+    mapped = [*NIH_TO_CHEXPERT, *IMPLIED, *UNMAPPED_CHEXPERT]
+    assert sorted(mapped) == sorted(FINDINGS)
+    listed = mapping_table()
+    assert listed["chexpert"].tolist()[:14] == list(FINDINGS)
+    assert listed["nih"].tolist()[14:] == list(UNMAPPED_NIH)
+
+
+def test_mapping_by_hand() -> None:
+    blank = {"Fracture", "Support Devices"}
+    for present, positive, blanks in (
+        (["No_Finding"], {"No Finding"}, {"Enlarged Cardiomediastinum"}),
+        (
+            ["Cardiomegaly"],
+            {"Cardiomegaly", "Enlarged Cardiomediastinum"},
+            {"No Finding"},
+        ),
+        (["Nodule"], {"Lung Lesion", "Lung Opacity"}, {"No Finding", "Enlarged Cardiomediastinum"}),
+        (["Infiltration"], {"Lung Opacity"}, {"No Finding", "Enlarged Cardiomediastinum"}),
+        (
+            ["Effusion", "Pleural_Thickening", "Pneumothorax"],
+            {"Pleural Effusion", "Pleural Other", "Pneumothorax"},
+            {"No Finding", "Enlarged Cardiomediastinum"},
+        ),
+        (["Hernia", "Emphysema"], set(), {"No Finding", "Enlarged Cardiomediastinum"}),
+    ):
+        got = states(*present)
+        assert {f for f, v in got.items() if v == 1} == positive
+        assert {f for f, v in got.items() if np.isnan(v)} == blanks | blank
+
+
+def test_films_counts_and_splits(pack: Path) -> None:
+    table = read_films(pack)
+    films = table.films
+    assert len(films) == 691
+    assert films["patient_id"].nunique() == 485
+    raw = pd.read_csv(pack / "findings_nih.csv")
+    assert films["Pleural Effusion"].sum() == raw["Effusion"].sum() == 56
+    assert films["No Finding"].sum() == 357
+    assert films["Lung Lesion"].sum() == (raw["Mass"] | raw["Nodule"]).sum()
+    assert films[["Fracture", "Support Devices"]].isna().all(axis=None)
+    # The trap named in the docstring.
+    assert (films["Lung Opacity"] == films["Pneumonia"]).all()
+    assert ((films["Pneumonia"] == 1) ^ (films["No Finding"] == 1)).all()
+    boxed = films["image_id"].isin(boxes(pack)["image_id"])
+    assert boxed.sum() == 104
+    assert films["patient_id"][boxed].nunique() == 86
+    unseen = films["patient_id"].isin(films["patient_id"][films["split"] != "test"])
+    assert not (boxed & unseen).any()
+    assert films["split"].value_counts().to_dict() == {"train": 403, "test": 234, "valid": 54}
+
+
+def test_boxes_and_their_names(pack: Path) -> None:
+    table = boxes(pack)
+    counts = table.groupby("finding")["image_id"].agg(["size", "nunique"])
+    assert counts.T.to_dict("list") == {
+        "Cardiomegaly": [1, 1],
+        "Lung Opacity": [134, 85],
+        "Pneumonia": [28, 28],
+        "Pneumothorax": [1, 1],
+    }
+    assert (table[["x", "y"]] >= 0).all(axis=None)
+    assert (table["x"] + table["w"]).max() <= 256.5
+    assert (table["y"] + table["h"]).max() <= 256.5
+
+
+def test_pack_without_rsna_boxes(tables: Path) -> None:
+    (tables / "rsna_boxes.csv").unlink()
+    assert len(boxes(tables)) == 31
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_tasks(pack: Path, task: str) -> None:
+    table = read_task(pack, task)
+    films = table.films
+    n, patients = {"lungs": (145, 79), "infection": (29, 24), "organs": (29, 24)}[task]
+    assert len(films) == n
+    assert films["patient_id"].nunique() == patients
+    assert sorted(films["fold"].unique()) == list(range(FOLDS[task]))
+    sizes = films.groupby("fold").size()
+    assert sizes.max() - sizes.min() <= 1
+    assert films.groupby("patient_id")["fold"].nunique().max() == 1
+    assert table.mask_classes == tuple(TASKS[task])
+    assert (table.masks != "").sum().sum() == {"lungs": 145, "infection": 29, "organs": 85}[task]
+
+
+def test_committed_splits_are_the_drawn_ones(pack: Path, tmp_path: Path) -> None:
+    for path in draw_splits(pack, tmp_path):
+        assert path.read_text() == (paths.SPLITS / path.name).read_text()
+
+
+def test_stores_of_the_pack(pack: Path, tmp_path: Path) -> None:
+    stores = build("open", pack, tmp_path, 64)
+    films = open_store(stores["films"], verify=True)
+    assert films.mask_classes == ("Cardiomegaly", "Lung Opacity", "Pneumonia", "Pneumothorax")
+    assert films.mask_valid(slice(None)).sum(axis=0).tolist() == [1, 85, 28, 1]
+    valid = films.mask_valid(slice(None))
+    inside = films.masks(slice(None)).any(axis=(2, 3))
+    np.testing.assert_array_equal(inside, valid)
+    of_one = boxes(pack).query("finding == 'Pneumonia'").iloc[0]
+    row = films.films.index[films.films["image_id"] == of_one["image_id"]]
+    ys, xs = np.nonzero(films.masks(row.to_numpy(), ["Pneumonia"])[0, 0])
+    got = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) * 4.0
+    x, y, w, h = of_one[["x", "y", "w", "h"]].astype(float)
+    np.testing.assert_allclose(got, [x, y, x + w, y + h], atol=2.0)
+
+    organs = open_store(stores["organs"], verify=True)
+    assert organs.mask_valid(slice(None)).sum(axis=0).tolist() == [28, 28, 29]
+    left, right = (
+        np.nonzero(organs.masks(slice(None), [name]))[3].mean()
+        for name in list(TASKS["organs"])[:2]
+    )
+    # Patient's left is on the right of the picture.
+    assert left > 36 > 28 > right
+    lungs = open_store(stores["lungs"], verify=True)
+    fraction = pd.read_csv(pack / "masks.csv").query("kind == 'lungs_v7'").set_index("image_id")
+    share = []
+    for i, film in lungs.films.iterrows():
+        scale = 64 / max(film["width"], film["height"])
+        area = round(film["width"] * scale) * round(film["height"] * scale)
+        mask = lungs.masks([int(str(i))])
+        share.append(mask.sum() / area - fraction.loc[film["image_id"], "fraction"])
+    assert np.abs(share).max() < 0.02
+
+
+def test_pack_and_split_must_match(tables: Path, tmp_path: Path) -> None:
+    splits = tmp_path / "splits"
+    shutil.copytree(paths.SPLITS, splits)
+    path = splits / "open_films.csv"
+    good = path.read_text()
+    read_films(tables, splits)
+    films = pd.read_csv(path, dtype=str)
+    box = boxes(tables)["image_id"].iloc[0]
+    patient = films["patient_id"][films["image_id"] == box].iloc[0]
+    moved = films.copy()
+    moved.loc[moved["patient_id"] == patient, "split"] = "train"
+    moved.to_csv(path, index=False)
+    with pytest.raises(InputError, match=f"patient '{patient}' has a film with a box and is not"):
+        read_films(tables, splits)
+    images = tables / "images.csv"
+    lines = images.read_text().splitlines(keepends=True)
+    images.write_text("".join(line for line in lines if not line.startswith("nih_00000165_001")))
+    path.write_text(good)
+    with pytest.raises(InputError, match="film 'nih_00000165_001' is not in the data set"):
+        read_films(tables, splits)
+
+
+def test_bad_tables(tables: Path) -> None:
+    findings = tables / "findings_nih.csv"
+    good = findings.read_text()
+    findings.write_text(good.replace("Infiltration", "Infiltrate"))
+    with pytest.raises(InputError, match=r"findings_nih.csv: column 'Infiltration' is missing"):
+        read_films(tables)
+    lines = good.splitlines()
+    lines[5] = ",".join([*lines[5].split(",")[:7], "2", *lines[5].split(",")[8:]])
+    findings.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"findings_nih.csv, row 6, column 'Nodule': value '2'"):
+        read_films(tables)
+    listed = (tables / "boxes.csv").read_text()
+    (tables / "boxes.csv").write_text(listed.replace(",Cardiomegaly,", ",Heart,"))
+    with pytest.raises(InputError, match="box label 'Heart' has no counterpart"):
+        boxes(tables)
+    (tables / "images.csv").unlink()
+    with pytest.raises(InputError, match=r"images.csv: no such file: give the folder of the open"):
+        read_task(tables, "lungs")
+    with pytest.raises(InputError, match="'task' is 'heart': use one of lungs, infection, organs"):
+        read_task(tables, "heart")
+
+
+def test_mask_of_another_size_in_the_pack(pack: Path, tables: Path, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tables / folder).symlink_to(pack / folder)
+    table = read_task(tables, "infection")
+    wrong = tmp_path / "wrong.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(wrong)
+    table.masks.loc[3, "infection"] = str(wrong)
+    with pytest.raises(InputError, match=r"images.csv, row \d+: .*wrong.png: mask is 8x8, its im"):
+        build_store(table, tmp_path / "store", 64)
+
+
+def test_no_radiograph_in_the_data_folder() -> None:
+    kinds = {p.suffix for p in paths.DATA.rglob("*") if p.is_file()}
+    assert kinds <= {".csv", ".md"}

@@ -1,0 +1,141 @@
+"""begin checks inputs and the output folder; finish writes what was made, the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dollkit import paths
+from dollkit.errors import InputError
+from dollkit.stage import RunningStage, begin, read_manifest
+
+VALUES: dict[str, Any] = {"profile": "toy", "size": 3, "unrelated": object()}
+
+
+def make(stage: str, **values: Any) -> RunningStage:
+    running = begin(stage, VALUES | values)
+    (running.path / "result.txt").write_text(stage)
+    running.finish(seeds=[0])
+    return running
+
+
+def test_manifest_tells_what_was_made_from_what(toy: Path) -> None:
+    data = make("data")
+    running = begin("classifiers", VALUES | {"architecture": "a"})
+    assert running.path == toy / "runs/toy/classifiers/a"
+    assert running.params == {"profile": "toy", "size": 3, "architecture": "a"}
+    assert running.input("data") == data.path
+    (running.path / "deep").mkdir()
+    (running.path / "deep/weights").write_bytes(b"abc")
+    (running.path / "checkpoints").mkdir()
+    (running.path / "checkpoints/last").write_bytes(b"x")
+    table = paths.figures() / "toy" / "table1.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("a,b\n")
+    running.finish(seeds=[1, 2], precision="bfloat16", notes={"best": 0.5}, outputs=[table])
+    manifest = json.loads((running.path / "manifest.json").read_text())
+    assert manifest["instance"] == "classifiers/a"
+    assert manifest["parameters"] == running.params
+    digest = hashlib.sha256((data.path / "manifest.json").read_bytes()).hexdigest()
+    assert manifest["inputs"] == {"data": digest}
+    assert manifest["outputs"] == {
+        "deep/weights": {"bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
+    }
+    assert list(manifest["report"]) == ["toy/table1.csv"]
+    assert manifest["seeds"] == [1, 2]
+    assert manifest["precision"] == "bfloat16"
+    assert manifest["notes"] == {"best": 0.5}
+    assert manifest["device"] == "cpu" or manifest["device"].startswith("cuda")
+    assert manifest["seconds"] >= 0
+    assert manifest["versions"]["numpy"]
+    code = manifest["code"]["files"]
+    own = hashlib.sha256((paths.PACKAGE / "stage.py").read_bytes()).hexdigest()
+    assert code["dollkit/stage.py"] == own
+    assert not list(running.path.glob("*.tmp"))
+
+
+def test_a_folder_without_manifest_is_not_there(toy: Path) -> None:
+    with pytest.raises(InputError, match="stage labels needs data") as error:
+        begin("labels", VALUES)
+    assert "make reproduce PROFILE=toy" in str(error.value)
+    assert "01_data.ipynb" in str(error.value)
+
+
+def test_beginning_again_removes_the_old_manifest_but_no_other_file(toy: Path) -> None:
+    data = make("data")
+    begin("data", VALUES)
+    assert read_manifest(data.path) is None
+    assert (data.path / "result.txt").is_file()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_an_incomplete_input_is_named(toy: Path, damage: str) -> None:
+    data = make("data")
+    file = data.path / "result.txt"
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_text("dat")
+    with pytest.raises(InputError, match=r"needs data, but .*result\.txt") as error:
+        begin("classifiers", VALUES | {"architecture": "a"})
+    assert ("is gone" if damage == "missing" else "has 3 bytes, not 4") in str(error.value)
+
+
+def test_inputs_are_those_of_the_matrix(toy: Path) -> None:
+    make("data")
+    for name in "ab":
+        make("classifiers", architecture=name)
+    labels = begin("labels", VALUES)
+    assert list(labels.inputs("classifiers")) == ["a", "b"]
+    labels.finish()
+    pretrain = begin("pretraining", VALUES | {"arm": "doll"})
+    assert pretrain.path.name == "doll"
+    assert list(pretrain.inputs("classifiers")) == ["a"], "only the encoder's classifier"
+    with pytest.raises(InputError, match="does not read 'classifiers/b'"):
+        pretrain.input("classifiers/b")
+    with pytest.raises(InputError, match="reads no 'tables'"):
+        pretrain.inputs("tables")
+
+
+def test_instance_is_named_by_hand_or_by_the_parameter(toy: Path) -> None:
+    make("data")
+    running = begin("classifiers", VALUES | {"architecture": "a"}, instance="b")
+    assert running.instance == "classifiers/b"
+
+
+def test_unknown_stage_and_unset_or_ill_typed_parameters(toy: Path) -> None:
+    with pytest.raises(InputError, match="unknown stage 'date'; did you mean 'data'"):
+        begin("date", VALUES)
+    with pytest.raises(InputError, match="'size' is not set"):
+        begin("data", {"profile": "toy"})
+    with pytest.raises(InputError, match="parameter 'size' is 'x'"):
+        begin("data", VALUES | {"size": "x"})
+    with pytest.raises(InputError, match="unknown profile 'nope'"):
+        begin("data", VALUES | {"profile": "nope"})
+
+
+def test_an_output_folder_that_cannot_be_made(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (toy / "file").write_text("")
+    monkeypatch.setenv("DOLLKIT_RUNS", str(toy / "file"))
+    with pytest.raises(InputError, match="cannot be written to") as error:
+        begin("data", VALUES)
+    assert str(toy / "file") in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_output_folder(toy: Path) -> None:
+    (toy / "runs").mkdir(mode=0o500)
+    with pytest.raises(InputError, match="cannot be written to"):
+        begin("data", VALUES)
+
+
+def test_nan_in_notes_is_refused_and_leaves_no_manifest(toy: Path) -> None:
+    running = begin("data", VALUES)
+    with pytest.raises(ValueError, match="JSON"):
+        running.finish(notes={"x": float("nan")})
+    assert read_manifest(running.path) is None
