@@ -1,7 +1,7 @@
 # Two commands: `make reproduce` (data to claims) and `make test`. Each sets up .venv by itself.
 PROFILE ?= laptop
 DATA ?=
-JOBS ?= 1
+JOBS ?= 2
 DEVICE ?= auto
 
 VENV := .venv
@@ -20,7 +20,7 @@ help:
 	@echo 'make lab        JupyterLab in the same environment'
 	@echo 'make lock       resolve requirements.lock anew'
 	@echo 'make clean      delete runs/ and caches (keeps .venv and figures/)'
-	@echo 'knobs: PROFILE=smoke|laptop|open|paper (laptop)  DATA=dir  JOBS=n (1)  DEVICE=auto|cpu|cuda (auto)'
+	@echo 'knobs: PROFILE=smoke|laptop|open|paper (laptop)  DATA=dir  JOBS=n (2)  DEVICE=auto|cpu|cuda (auto)'
 
 # Before the environment is made: a typing slip should not cost the minutes of an installation.
 knobs:
@@ -55,11 +55,12 @@ $(STAMP): requirements.lock
 	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installing; touch $@; echo '  $(VENV) is ready'
 
-# Pins of CUDA packages carry a marker, since other platforms have no such wheels.
+# Pins of CUDA packages carry a marker, since other platforms have no such wheels. aiohttp is named
+# because papermill wants it on Python 3.12 only: so the lock is whole whatever Python resolves it.
 lock:
 	rm -rf .venv-lock
 	python3 -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --disable-pip-version-check --quiet --upgrade 'setuptools>=77' $(DEV) \
+	.venv-lock/bin/python -m pip install --disable-pip-version-check --quiet --upgrade 'setuptools>=77' aiohttp $(DEV) \
 	  $$(.venv-lock/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"])')
 	.venv-lock/bin/python -m pip freeze --all --disable-pip-version-check | grep -v '^pip==' \
 	  | sed -E 's/^((nvidia|cuda)-.*|triton==.*)$$/\1 ; sys_platform == "linux" and platform_machine == "x86_64"/' \

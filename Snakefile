@@ -70,7 +70,8 @@ for instance in PLAN:
             },
         log:
             f"logs/{instance.slug}.log",
-        threads: int(config.get("threads", workflow.cores or 1))
+        # A stage that runs alone gets every core; of those with several instances each its share.
+        threads: int(config.get("threads", 1)) if instance.stage.over else workflow.cores or 1
         shell:
             # Evaluated when the job runs: only what is the same for all rules may stand here.
             f"{PYTHON} -m dollkit.run {{params.instance}} {KNOBS} --log {{log}} --threads {{threads}}"

@@ -208,8 +208,8 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
     prediction = np.stack(drawn)
     truth = grid.data.masks[test]
     overlap = metrics.iou(*metrics.counts(prediction, np.broadcast_to(truth, prediction.shape)))
-    with np.errstate(invalid="ignore"):
-        per_film = np.nanmean(overlap, axis=-1)
+    known = np.isfinite(overlap)
+    per_film = np.where(known, overlap, 0).sum(-1) / np.maximum(known.sum(-1), 1)
     return {
         "image": grid.data.images[test],
         "image_id": grid.data.films["image_id"].to_numpy()[test].astype("U"),

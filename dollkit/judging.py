@@ -18,7 +18,7 @@ from dollkit.classifiers import Classifier, split_rows
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.labelling import Explain, FloatMaps, Rows, batches, explain_films
-from dollkit.labels import Distil, distil
+from dollkit.labels import Distil, boost, distil, scale
 from dollkit.stats import bootstrap_interval, patient_values
 from dollkit.store import Store
 
@@ -121,7 +121,7 @@ def judge(
     where = next(iter(models.values())).head.weight.device
     frames: list[pd.DataFrame] = []
     kept: dict[str, list[npt.NDArray[np.generic]]] = {
-        k: [] for k in ("image", "finding", "image_id", "map", "label", "truth", "iou", "row")
+        k: [] for k in ("image", "finding", "image_id", "map", "maps", "label", "truth", "iou")
     }
     known = {f for f in PATHOLOGIES if f in store.mask_classes}
     settings = {v.explain: None for v in wanted}
@@ -143,6 +143,9 @@ def judge(
                 frame, arrays = _score(store, v, list(models), made[v.explain], pairs, truth)
                 frames.append(frame.iloc[np.flatnonzero(seen)])
                 if v.factor == "shipped":
+                    each = [boost(scale(m, v.distil.part, v.distil.percentile), v.distil.smooth)
+                            for m in made[v.explain][0]]  # fmt: skip
+                    arrays["maps"] = np.stack(each, 1).astype(np.float16)
                     for key, value in arrays.items():
                         kept[key].append(value[seen])
         bar.update(len(chosen))
@@ -151,6 +154,7 @@ def judge(
         raise InputError(f"{store.path}: none of the {len(rows)} films has a mask to judge against")
     cases = pd.concat(frames, ignore_index=True)
     examples = {k: np.concatenate(v) for k, v in kept.items()}
+    examples["classifiers"] = np.array(list(models), "U")
     shipped = cases["variant"] == "shipped"
     prior = _prior(store, cases[shipped], examples["truth"], reference)
     case = ["image_id", "finding"]
@@ -191,7 +195,7 @@ def _score(
     arrays: dict[str, npt.NDArray[np.generic]] = {
         "image": store.images[at], "finding": finding,
         "image_id": frame["image_id"].to_numpy().astype("U"), "map": maps.astype(np.float16),
-        "label": label, "truth": truth, "iou": overlap, "row": at,
+        "label": label, "truth": truth, "iou": overlap,
     }  # fmt: skip
     return frame, arrays
 

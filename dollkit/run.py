@@ -92,7 +92,7 @@ def run(name: str, profile: str, data: Path | None, log: Path | None = None) -> 
         place = "/tmp" if Path("/tmp").is_dir() else None
         with tempfile.TemporaryDirectory(prefix="dollkit-", dir=place) as private:
             _own_kernel(Path(private))
-            notebook = _execute(instance, executed, log)
+            notebook = _execute(instance, executed, Path(private), log)
         _check_cells(notebook, executed)
         _check_manifest(manifest, instance, executed)
     except BaseException:
@@ -105,7 +105,8 @@ def _own_kernel(folder: Path) -> None:
     """Make ``python3`` mean this interpreter, whatever kernels the user has installed."""
     from ipykernel.kernelspec import write_kernel_spec
 
-    write_kernel_spec(folder / "kernels" / "python3")
+    # Its own log tells only of shutdown races; what a cell raises arrives as that cell's output.
+    write_kernel_spec(folder / "kernels" / "python3", extra_arguments=["--log-level=50"])
     ours = {
         # The first entry of JUPYTER_PATH wins over user, environment and system kernels.
         "JUPYTER_PATH": str(folder),
@@ -120,10 +121,18 @@ def _own_kernel(folder: Path) -> None:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
 
-def _execute(instance: pipeline.Instance, executed: Path, log: Path | None) -> Any:
+def _execute(instance: pipeline.Instance, executed: Path, private: Path, log: Path | None) -> Any:
     import papermill
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
+
+    class Manager(AsyncKernelManager):
+        """Ends an idle kernel without the usual Ctrl-C, whose traceback may reach the terminal."""
+
+        async def _async_interrupt_kernel(self) -> None:
+            if not self.shutting_down:
+                await super()._async_interrupt_kernel()
 
     logger = logging.getLogger("papermill")
     logger.setLevel(logging.INFO)
@@ -143,8 +152,10 @@ def _execute(instance: pipeline.Instance, executed: Path, log: Path | None) -> A
             kernel_name="python3",
             log_output=True,
             progress_bar=False,
-            # Sockets in our own folder: no ports to clash, and nothing readable by others.
-            config=Config({"KernelManager": {"transport": "ipc"}}),
+            # Sockets in our own folder: no ports to clash, and nothing readable by others. Without
+            # `ip` their names are relative, and two kernels in one folder take each other's.
+            kernel_manager_class=Manager,
+            config=Config({"KernelManager": {"transport": "ipc", "ip": str(private / "socket")}}),
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":

@@ -52,10 +52,10 @@ def films(
         for c in range(masks.shape[1] if masks is not None else 0):
             if masks is not None and masks[i, c].any():
                 axes[i].contour(masks[i, c], [0.5], colors=[COLOURS[c % 7]], linewidths=1)
-    if classes:
+    if len(classes):
         handles = [Line2D([], [], color=COLOURS[c % 7]) for c in range(len(classes))]
         figure.legend(handles, classes, ncols=6, loc="lower center", fontsize=7, frameon=False)
-    figure.tight_layout(rect=(0, 0.06 if classes else 0, 1, 1))
+    figure.tight_layout(rect=(0, 0.06 if len(classes) else 0, 1, 1))
     return figure
 
 

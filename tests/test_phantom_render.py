@@ -102,7 +102,8 @@ def test_cardiothoracic_ratio_tells_cardiomegaly(ward: pd.DataFrame) -> None:
 
 def test_sizes_show_the_same_anatomy(ward: pd.DataFrame) -> None:
     rows = ward.head(40)
-    small, large = render(rows, 128, 11), render(rows, 256, 11)
+    calm = Protocol(photons=1e14)  # quantum noise is per pixel, so it differs between sizes
+    small, large = render(rows, 128, 11, calm), render(rows, 256, 11, calm)
 
     def halve(masks: np.ndarray) -> np.ndarray:
         n, c = masks.shape[:2]
@@ -124,8 +125,12 @@ def test_sizes_show_the_same_anatomy(ward: pd.DataFrame) -> None:
     area, fine = small.findings.sum((0, 2, 3)), large.findings.sum((0, 2, 3)) / 4
     np.testing.assert_allclose(area, fine, rtol=0.03)
     blurred = large.images.reshape(40, 128, 2, 128, 2).mean((2, 4))
-    for x, y in zip(blurred, small.images, strict=True):
-        assert np.corrcoef(x.ravel(), y.ravel())[0, 1] > 0.98
+    table = np.corrcoef(np.concatenate([blurred, small.images]).reshape(80, -1))[:40, 40:]
+    own = np.diag(table).copy()
+    np.fill_diagonal(table, 0)
+    # Collimator edges fall on whole pixels, the rest is the same film; other films are not.
+    assert own.min() > 0.98 > table.max()
+    assert np.median(own) > 0.993
 
 
 def test_infection_is_bilateral_peripheral_and_low() -> None:

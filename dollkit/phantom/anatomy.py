@@ -171,10 +171,10 @@ def build(
     ratio *= 1.04 if ap else 1.0
     ratio = min(ratio * (1 + float(film.normal(0, 0.015))), 0.515)
     if findings["Cardiomegaly"]:
-        ratio = float(film.uniform(0.575, 0.72))
+        ratio = float(film.uniform(0.575, 0.68))
     wide = float(film.uniform(0.9, 1.1))
     if findings["Enlarged Cardiomediastinum"] and not findings["Cardiomegaly"]:
-        wide = float(film.uniform(1.75, 2.5))
+        wide = float(film.uniform(1.65, 2.4))
     elif findings["Enlarged Cardiomediastinum"] and film.random() < 0.3:
         wide = float(film.uniform(1.4, 2.2))
     lift = {RIGHT: 0.0, LEFT: 0.0}

@@ -22,7 +22,7 @@ def pneumothorax(c: Canvas, rng: np.random.Generator, contrast: float, extent: f
     mask, a, g = c.mask("Pneumothorax"), c.anatomy, c.grid
     side = int(rng.choice(SIDES))
     lung = a.lungs[side]
-    size = extent * float(rng.uniform(0.07, 0.16))
+    size = extent * float(rng.uniform(0.08, 0.17))
     kind = int(rng.integers(0, 3))  # apicolateral, lateral, basal
     drop = size * (1.5, 0.6, 0.1)[kind]
     t = np.clip((AXIS - lung.apex) / (lung.base - lung.apex), 0, 1)
@@ -42,7 +42,7 @@ def pneumothorax(c: Canvas, rng: np.random.Generator, contrast: float, extent: f
     start = lung.medial[table_index(lung.apex + drop)]
     line = np.concatenate([[[side * float(start), lung.apex + drop]], line])
     film = np.zeros_like(c.water)
-    gaussian_tube(film, g, line, 0.0038, 0.28 * contrast)
+    gaussian_tube(film, g, line, 0.0042, 0.42 * contrast)
     c.soft += film * c.lung[side]
 
 
@@ -53,7 +53,7 @@ def effusion(c: Canvas, rng: np.random.Generator, contrast: float, extent: float
     sides = SIDES if rng.random() < 0.22 else (side,)
     for s in sides:
         lung = a.lungs[s]
-        height = extent * float(rng.uniform(0.09, 0.34))
+        height = extent * float(rng.uniform(0.08, 0.30))
         w = c.side_window(s, lung.base - height - 0.15, lung.base + 0.05)
         x, iy = g.x[w] * np.float32(s), g.iy[w]
         u = np.clip((x - lung.medial[iy]) / (lung.lateral[iy] - lung.medial[iy] + 1e-4), 0, 1)
@@ -82,7 +82,7 @@ def pleural_other(c: Canvas, rng: np.random.Generator, contrast: float, extent: 
         w = c.side_window(s, y0, y1)
         x, iy = g.x[w] * np.float32(s), g.iy[w]
         region = (x > inner[iy]) & c.lung[s][w]
-        c.soft[w] += np.float32(0.45 * contrast) * region
+        c.soft[w] += np.float32(0.60 * contrast) * region
         mask[w] |= region.astype(np.uint8)
         n = 16
         y = rng.uniform(y0 + 0.02, max(y0 + 0.04, y1 - 0.02), n)
@@ -90,7 +90,7 @@ def pleural_other(c: Canvas, rng: np.random.Generator, contrast: float, extent: 
         x_at = s * (lung.lateral[table_index(y)] - depth)
         flecks = np.zeros_like(c.water)
         at = np.stack([x_at, y], 1).astype(np.float32)
-        splat(flecks, g, at, rng.uniform(0.0055, 0.0085, n), 0.15 * contrast)
+        splat(flecks, g, at, rng.uniform(0.0055, 0.0085, n), 0.24 * contrast)
         c.bone += flecks * c.lung[s]
 
 
@@ -123,7 +123,7 @@ def fracture(
     for (side, k), (x, step, _) in breaks.items():
         y = float(c.anatomy.rib_height(k, "back")[table_index(x)]) + 0.5 * step
         points = np.array([[side * x, y - 0.4 * step], [side * x, y + 0.4 * step]], np.float32)
-        gaussian_tube(c.bone, c.grid, points, 0.0145 * extent, 0.36 * contrast)
+        gaussian_tube(c.bone, c.grid, points, 0.016 * extent, 0.48 * contrast)
         edge = rng.normal(0, 0.008, (4, 2)).astype(np.float32) + points[0]
         splat(c.bone, c.grid, edge, 0.006 * extent, 0.10 * contrast)
         stamp(mask, c.grid, points, 0.032 * extent)

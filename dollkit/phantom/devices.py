@@ -24,7 +24,7 @@ def _curve(control: list[tuple[float, float]], n: int = 24) -> Floats:
 
 def _tube(c: Canvas, points: Floats, width: float, metal: float) -> None:
     """A line of given drawn width: attenuation and mask."""
-    gaussian_tube(c.metal, c.grid, points, 0.5 * width, 1.6 * metal)
+    gaussian_tube(c.metal, c.grid, points, 0.5 * width, 2.2 * metal)
     stamp(c.mask("Support Devices"), c.grid, points, max(0.8 * width, 0.006))
 
 

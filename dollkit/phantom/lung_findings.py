@@ -41,14 +41,14 @@ def lesion(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) 
         r = extent * float(rng.uniform(0.034, 0.062) if i == 0 else rng.uniform(0.022, 0.040))
         aspect = float(rng.uniform(0.85, 1.15))
         w, thick = ellipsoid(c.grid, (x, y), (r * aspect, r / aspect), 1.0, rng.uniform(0, 3))
-        c.soft[w] += np.float32(contrast * (0.85 + 3.0 * r)) * np.sqrt(thick * 0.5)
+        c.soft[w] += np.float32(contrast * (1.0 + 3.0 * r)) * np.sqrt(thick * 0.5)
         mask[w] |= (thick > 0).astype(np.uint8)
 
 
 def edema(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) -> None:
     """Bat-wing haze about both hila, reticular texture and Kerley B lines at the periphery."""
     mask, a, g = c.mask("Edema"), c.anatomy, c.grid
-    level = float(rng.uniform(0.28, 0.46)) * contrast
+    level = float(rng.uniform(0.24, 0.42)) * contrast
     for side in SIDES:
         rx = extent * float(rng.uniform(0.12, 0.18))
         ry = extent * float(rng.uniform(0.13, 0.21))
@@ -101,7 +101,7 @@ def consolidation(c: Canvas, rng: np.random.Generator, contrast: float, extent: 
     """Dense, homogeneous, cut off straight at a fissure, with dark branching air bronchograms."""
     mask, g = c.mask("Consolidation"), c.grid
     side, x, y = c.anatomy.open_point(rng, (0.35, 0.75), (0.2, 0.85))
-    rx, ry = extent * rng.uniform(0.085, 0.135, 2)
+    rx, ry = extent * rng.uniform(0.095, 0.14, 2)
     w, q = _region(c, x, y, rx, ry, rng.uniform(0, 3), _wave(rng, 0.08))
     up = float(rng.choice([-1, 1]))
     fissure = (
@@ -120,7 +120,7 @@ def consolidation(c: Canvas, rng: np.random.Generator, contrast: float, extent: 
         a = heading + turn + rng.normal(0, 0.08)
         end = root + 2.0 * rx * np.array([np.cos(a), np.sin(a)])
         mid = 0.5 * (root + end) + rng.normal(0, 0.006, 2)
-        gaussian_tube(bronchi, g, [root, mid, end], 0.0052, 1.0)
+        gaussian_tube(bronchi, g, [root, mid, end], 0.0062, 1.0)
     dense = np.float32(0.85 * contrast) * alpha * (1 - 0.9 * np.clip(bronchi[w], 0, 1))
     c.water[w] = np.maximum(c.water[w], dense) + 0.3 * np.minimum(c.water[w], dense)
     mask[w] |= (alpha > FRACTION).astype(np.uint8)
@@ -130,15 +130,15 @@ def pneumonia(c: Canvas, rng: np.random.Generator, contrast: float, extent: floa
     """Patchy segmental cluster of ill-defined acinar shadows."""
     mask, g = c.mask("Pneumonia"), c.grid
     side, x, y = c.anatomy.open_point(rng, (0.3, 0.8), (0.15, 0.88))
-    rx, ry = extent * rng.uniform(0.08, 0.13, 2)
-    n = 26
+    rx, ry = extent * rng.uniform(0.09, 0.14, 2)
+    n = 36
     r, phi = np.sqrt(rng.random(n)), rng.uniform(0, 6.28, n)
     at = np.stack([x + rx * r * np.cos(phi), y + ry * r * np.sin(phi)], 1).astype(np.float32)
     patch = np.zeros_like(c.water)
-    sigma = rng.uniform(0.009, 0.017, n)
+    sigma = rng.uniform(0.0075, 0.012, n)
     splat(patch, g, at, sigma, rng.uniform(0.45, 0.95, n))
     patch = np.minimum(patch, 1) * c.lung[side]
-    c.water += np.float32(0.75 * contrast) * patch
+    c.water += np.float32(0.95 * contrast) * patch
     envelope = np.zeros_like(c.water)
     splat(envelope, g, at, 0.020, 0.6)
     mask |= ((envelope > FRACTION) & c.lung[side]).astype(np.uint8)
@@ -193,6 +193,6 @@ def atelectasis(c: Canvas, rng: np.random.Generator, contrast: float, extent: fl
         band = np.zeros_like(c.water)
         gaussian_tube(band, g, points, sigma, 1.0)
         band *= c.lung[side]
-        c.soft += np.float32(0.48 * contrast) * band
+        c.soft += np.float32(0.60 * contrast) * band
         c.water += np.float32(0.15 * contrast) * band
         mask |= (band > FRACTION).astype(np.uint8)

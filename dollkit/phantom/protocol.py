@@ -49,6 +49,8 @@ class Protocol:
         photons: mean number of quanta per film area without patient; noise follows from it.
         scatter: mean share of scattered radiation behind the chest.
         blur: mean detector blur, standard deviation in film widths.
+        unevenness: standard deviation (dm of soft tissue) of broad shadows of skin, folds, clothes
+            and heel effect, with no finding behind them.
         window_jitter: standard deviation of display window edges, relative to the window.
     """
 
@@ -57,13 +59,14 @@ class Protocol:
     extent: dict[str, float] = field(default_factory=_ones)
     healthy: float = 0.06
     label_noise: float = 0.0
-    turn: float = 3.0
-    zoom: float = 0.05
-    shift: float = 0.025
+    turn: float = 4.0
+    zoom: float = 0.06
+    shift: float = 0.03
     photons: float = 1.5e9
     scatter: float = 0.25
     blur: float = 0.0025
     window_jitter: float = 0.05
+    unevenness: float = 0.14
 
     def __post_init__(self) -> None:
         for name in ("prevalence", "contrast", "extent"):
@@ -86,7 +89,7 @@ class Protocol:
                 raise InputError(
                     f"protocol 'prevalence' of {finding!r} is {p}: use a value from 0 to below 1"
                 )
-        for name in ("turn", "zoom", "shift", "scatter", "blur", "window_jitter"):
+        for name in ("turn", "zoom", "shift", "scatter", "blur", "window_jitter", "unevenness"):
             if getattr(self, name) < 0:
                 raise InputError(f"protocol {name!r} is {getattr(self, name)}: use 0 or more")
         if self.photons <= 0:

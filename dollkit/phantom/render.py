@@ -62,6 +62,19 @@ def transmit(soft: Floats, bone: Floats, metal: Floats) -> Floats:
     return np.asarray(np.exp(-np.maximum(total, 0)), np.float32)
 
 
+def _uneven(n: int, rng: np.random.Generator, amount: float) -> Floats:
+    """Broad shadows without a finding: a tilt and twelve wide blobs of either sign, in dm."""
+    at = ((np.arange(n) + 0.5) / n).astype(np.float32)
+    tilt = rng.normal(0, amount, 2).astype(np.float32) * np.float32(1.5)
+    place, sigma = rng.uniform(0, 1, (2, 12, 1)), rng.uniform(0.05, 0.13, (2, 12, 1))
+    gy, gx = np.exp(-0.5 * ((at - place) / sigma) ** 2).astype(np.float32)
+    gx *= rng.normal(0, 1.5 * amount, (12, 1)).astype(np.float32)
+    field = (at - 0.5)[:, None] * tilt[0] + (at - 0.5) * tilt[1]
+    for a, b in zip(gy, gx, strict=True):  # no matrix product: BLAS may differ between threads
+        field += a[:, None] * b
+    return np.asarray(field, np.float32)
+
+
 def _scatter(image: Floats) -> Floats:
     """Very wide blur, through an 8 x 8 grid of means."""
     n = image.shape[0]
@@ -75,9 +88,17 @@ def _scatter(image: Floats) -> Floats:
 
 
 def expose(
-    transmitted: Floats, rng: np.random.Generator, protocol: Protocol, ap: bool
+    transmitted: Floats,
+    rng: np.random.Generator,
+    quantum: np.random.Generator,
+    protocol: Protocol,
+    ap: bool,
 ) -> npt.NDArray[np.uint8]:
-    """Detect and display a transmitted image: scatter, blur, quanta, logarithm, window."""
+    """Detect and display a transmitted image: scatter, blur, quanta, logarithm, window.
+
+    Noise has a stream of its own, `quantum`: how much it draws depends on the size, and what is
+    drawn from `rng` afterwards must not.
+    """
     n = transmitted.shape[0]
     share = protocol.scatter * float(rng.uniform(0.7, 1.3)) * (1.25 if ap else 1.0)
     share = min(share, 0.9)
@@ -86,7 +107,7 @@ def expose(
     if sigma > 0.15:
         image = ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
     quanta = protocol.photons * float(np.exp(rng.normal(0, 0.3))) / (n * n)
-    noise = rng.standard_normal((n, n), dtype=np.float32)
+    noise = quantum.standard_normal((n, n), dtype=np.float32)
     image = image + np.sqrt(image * np.float32(1 / quanta)) * noise
     log = -np.log(np.maximum(image, np.float32(1e-4)))
     # The window is set on the chest, as a technician would: neither air nor abdomen count.
@@ -183,7 +204,9 @@ def _film(
     filled *= 1 - c.gas
     inside = (c.air > 0) * (1 - c.gas)
     soft = body - c.air * (1 - filled) + c.soft + c.vessels * inside * (1 - 0.7 * c.water)
-    image = expose(transmit(soft, c.bone, c.metal), rng, protocol, ap)
+    soft += _uneven(size, rng, protocol.unevenness) * (body > 0)
+    quantum = generator(seed, "quantum", image_id)
+    image = expose(transmit(soft, c.bone, c.metal), rng, quantum, protocol, ap)
     _collimate(image, rng)
     return image
 

@@ -1,0 +1,212 @@
+"""Integrated Gradients against closed forms, captum, and its own axioms."""
+
+from __future__ import annotations
+
+import captum.attr
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dollkit import attribution, compute
+from dollkit.attribution import baseline, explain, gradcam, gradient, integrated_gradients
+from dollkit.classifiers import Classifier
+from dollkit.errors import InputError
+
+TARGETS = [[1, 3], [2], [], [0, 5, 7]]
+
+
+class Linear(nn.Module):
+    """f_t = sum(w_t * x)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("nchw,kchw->nk", x, self.weight)
+
+
+class Product(nn.Module):
+    """f_0 = x_0 * x_1 over the first two pixels, f_1 = relu(x_0 - 0.25)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        return torch.stack([flat[:, 0] * flat[:, 1], torch.relu(flat[:, 0] - 0.25)], 1)
+
+
+@pytest.fixture(scope="module", params=["relu", "silu"])
+def network(request: pytest.FixtureRequest) -> Classifier:
+    with compute.seeded(3):
+        return Classifier("resnet18", 4, request.param, "lse").eval()
+
+
+@pytest.fixture(scope="module")
+def films() -> torch.Tensor:
+    return torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_linear_network_is_exact_with_one_step() -> None:
+    model, x = Linear(), torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    made = integrated_gradients(model, x, [[0], [1], [0, 1]], steps=1)
+    closed = model.weight[[0, 1, 0, 1], 0] * (x + 2)[[0, 1, 2, 2], 0]
+    torch.testing.assert_close(made.maps, closed.detach())
+    assert made.error.max() < 1e-5
+
+
+def test_product_has_its_closed_form() -> None:
+    # From b to x, IG of x0 * x1 gives pixel 0 (x0 - b0) * (x1 + b1) / 2, and the same turned round.
+    x = torch.tensor([[[[1.0, 3.0], [0.5, -1.0]]]])
+    made = integrated_gradients(Product(), x, [[0]], steps=4)
+    b = -2.0
+    expected = torch.tensor([[(1 - b) * (3 + b) / 2, (3 - b) * (1 + b) / 2], [0.0, 0.0]])
+    torch.testing.assert_close(made.maps[0], expected)
+
+
+def test_relu_converges_to_its_closed_form() -> None:
+    # relu(x0 - 1/4): the gradient is one on the last 0.75 / 3 of the path from -2 to 1.
+    x = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    few = integrated_gradients(Product(), x, [[1]], steps=3).maps[0, 0, 0]
+    many = integrated_gradients(Product(), x, [[1]], steps=4000).maps[0, 0, 0]
+    assert many == pytest.approx(0.75, abs=1e-3)
+    assert abs(float(few) - 0.75) > 0.2  # three steps must not pass for an integral
+
+
+@pytest.mark.parametrize("rule", ["midpoint", "gausslegendre"])
+def test_agrees_with_captum(network: Classifier, films: torch.Tensor, rule: str) -> None:
+    made = integrated_gradients(network, films, TARGETS, steps=10, rule=rule, budget=16)
+    method = {"midpoint": "riemann_middle", "gausslegendre": "gausslegendre"}[rule]
+    reference = captum.attr.IntegratedGradients(network)
+    pairs = [(i, t) for i, wanted in enumerate(TARGETS) for t in wanted]
+    for pair, (i, t) in enumerate(pairs):
+        x = films[i : i + 1]
+        theirs = reference.attribute(
+            x, baseline(x, "black"), target=t, n_steps=10, method=method
+        ).sum(1)[0]
+        difference = (made.maps[pair] - theirs).norm() / theirs.norm()
+        assert difference < 1e-5, (i, t)
+
+
+@pytest.mark.parametrize("kind", attribution.BASELINES)
+def test_completeness(network: Classifier, films: torch.Tensor, kind: str) -> None:
+    made = integrated_gradients(network, films, TARGETS, kind=kind, steps=64, rule="gausslegendre")
+    with torch.no_grad():
+        moved = network(films) - network(baseline(films, kind))
+    pairs = [(i, t) for i, wanted in enumerate(TARGETS) for t in wanted]
+    expected = torch.stack([moved[i, t] for i, t in pairs])
+    gap = (made.maps.sum((1, 2)) - expected).abs() / expected.abs().clamp_min(1e-6)
+    torch.testing.assert_close(made.error, gap, rtol=1e-3, atol=1e-5)
+    if network.config["activation"] == "silu":
+        assert made.error.max() < 0.01
+
+
+def test_smooth_network_needs_few_steps(films: torch.Tensor) -> None:
+    errors = {}
+    for activation in ("relu", "silu"):
+        with compute.seeded(3):
+            model = Classifier("resnet18", 4, activation, "lse").eval()
+        errors[activation] = integrated_gradients(model, films, TARGETS, steps=8).error.mean()
+    assert errors["silu"] < 0.5 * errors["relu"]
+
+
+@pytest.mark.parametrize("budget", [1, 7, 1000])
+def test_budget_does_not_change_the_maps(
+    network: Classifier, films: torch.Tensor, budget: int
+) -> None:
+    whole = integrated_gradients(network, films, TARGETS, steps=6)
+    cut = integrated_gradients(network, films, TARGETS, steps=6, budget=budget)
+    torch.testing.assert_close(cut.maps, whole.maps, rtol=1e-4, atol=1e-6)
+
+
+def test_targets_do_not_mix(network: Classifier, films: torch.Tensor) -> None:
+    together = integrated_gradients(network, films, TARGETS, steps=5).maps
+    alone = [
+        integrated_gradients(network, films[i : i + 1], [[t]], steps=5).maps
+        for i, wanted in enumerate(TARGETS)
+        for t in wanted
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_maps_agree(network: Classifier, films: torch.Tensor) -> None:
+    exact = integrated_gradients(network, films, TARGETS, steps=8).maps.flatten(1)
+    short = integrated_gradients(network, films, TARGETS, steps=8, precision="bfloat16").maps
+    correlation = torch.nn.functional.cosine_similarity(exact, short.flatten(1))
+    assert correlation.min() > 0.98
+
+
+def test_parameters_keep_their_gradient_flag(network: Classifier, films: torch.Tensor) -> None:
+    integrated_gradients(network, films, TARGETS, steps=2)
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_black_pixels_of_a_black_baseline_get_nothing(network: Classifier) -> None:
+    x = compute.to_input(np.zeros((1, 32, 32), np.uint8), torch.device("cpu"))
+    x[..., 10:20, 10:20] = 1.0
+    maps = integrated_gradients(network, x, [[4]], steps=4).maps[0]
+    assert (maps[:10] == 0).all()
+    assert maps[10:20, 10:20].abs().sum() > 0
+
+
+def test_gradcam_agrees_with_captum(network: Classifier, films: torch.Tensor) -> None:
+    made = gradcam(network, films, TARGETS).maps
+
+    class Last(nn.Module):
+        """Captum wants a layer with one output; the encoder returns a list."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = network.encoder(x)[-1]
+            return out
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.head = Last(), network.head
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            grid = self.head(self.last(x)).flatten(2)
+            return torch.logsumexp(grid, 2)
+
+    whole = Whole()
+    reference = captum.attr.LayerGradCam(whole, whole.last)
+    pairs = [(i, t) for i, wanted in enumerate(TARGETS) for t in wanted]
+    for pair, (i, t) in enumerate(pairs):
+        grid = reference.attribute(films[i : i + 1], target=t, relu_attributions=True)
+        theirs = torch.nn.functional.interpolate(
+            grid, size=(32, 32), mode="bilinear", align_corners=False
+        )[0, 0]
+        torch.testing.assert_close(made[pair], theirs.detach(), rtol=1e-3, atol=1e-7)
+
+
+def test_gradient_agrees_with_captum(network: Classifier, films: torch.Tensor) -> None:
+    made = gradient(network, films, TARGETS)
+    reference = captum.attr.Saliency(network)
+    pairs = [(i, t) for i, wanted in enumerate(TARGETS) for t in wanted]
+    for pair, (i, t) in enumerate(pairs):
+        x = films[i : i + 1].clone().requires_grad_()
+        theirs = reference.attribute(x, target=t, abs=False)[0, 0]
+        torch.testing.assert_close(made.maps[pair], theirs, rtol=1e-3, atol=1e-6)
+    assert made.error.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"rule": "simpson"}, "rule"),
+        ({"kind": "white"}, "baseline"),
+        ({"targets": [[14], [], [], []]}, "film 0: target 14"),
+        ({"targets": [[1]]}, "target lists"),
+    ],
+)
+def test_bad_settings_are_named(
+    network: Classifier, films: torch.Tensor, change: dict[str, object], said: str
+) -> None:
+    settings: dict[str, object] = {"targets": TARGETS, **change}
+    with pytest.raises(InputError, match=said):
+        explain("ig", network, films, **settings)  # type: ignore[arg-type]
+
+
+def test_unknown_explainer_is_named(network: Classifier, films: torch.Tensor) -> None:
+    with pytest.raises(InputError, match="'shap'"):
+        explain("shap", network, films, TARGETS)
