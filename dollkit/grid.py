@@ -125,7 +125,7 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
             bar.update()
         mean = frames["runs"][-1]["best_val_miou"].iloc[0]
         log.info(
-            "%s  %d / %d  %s %s fold %d: lr %.0e, validation mIoU %.3f",
+            "%s  %d / %d  %s %s fold %d: lr %g, validation mIoU %.3f",
             grid.task, number + 1, len(cells), arm, tuning, fold, best.lr, mean,
         )  # fmt: skip
     bar.close()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +17,13 @@ from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.labelling import Explain, FloatMaps, Rows, batches, explain_films
 from dollkit.labels import Distil, boost, distil, scale
-from dollkit.stats import bootstrap_interval, patient_values
 from dollkit.store import Store
+
+CASE_COLUMNS = [
+    "image_id", "patient_id", "finding", "explainer", "classifiers", "n_classifiers", "variant",
+    "factor", "value", "iou_matched", "iou_label", "iou_chance", "precision", "recall", "hit",
+    "iou_prior",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,22 +62,33 @@ def variants(names: Sequence[str], how: Explain, settings: Distil) -> list[Varia
     switched = {
         "part": "magnitude" if settings.part == "positive" else "positive",
         "trust": "all" if settings.trust == "agree" else "agree",
-        "threshold": "quantile" if settings.threshold == "otsu" else "otsu",
     }
     for field, value in switched.items():
         out.append(Variant(field, value, every, how, replace(settings, **{field: value})))  # type: ignore[arg-type]
+    for rule in ("otsu", "peak", "quantile"):
+        if rule != settings.threshold:
+            out.append(Variant("threshold", rule, every, how, replace(settings, threshold=rule)))
     for smooth in (0.0, settings.smooth * 2):
         changed = replace(settings, smooth=smooth)
         out.append(Variant("smooth", f"{smooth:g}", every, how, changed))
     return out
 
 
+def has_truth(store: Store) -> bool:
+    """Does the store hold masks of any finding to judge labels against?"""
+    return any(f in store.mask_classes for f in PATHOLOGIES)
+
+
 def judged_rows(store: Store, split: str, limit: int) -> Rows:
-    """First `limit` films of a split with a positive finding whose mask is known."""
+    """First `limit` films of a split with a positive finding whose mask is known.
+
+    In a store without any such mask: with a positive finding.
+    """
     rows = split_rows(store, split)
     known = [f for f in PATHOLOGIES if f in store.mask_classes]
     if not known:
-        raise InputError(f"{store.path}: no mask of any finding to judge labels against")
+        found = (store.states[rows][:, 1:] == POSITIVE).any(1)
+        return np.asarray(rows[found][:limit])
     valid = store.mask_valid(rows, known)
     states = store.states[rows][:, [FINDINGS.index(f) for f in known]]
     usable = ((states == POSITIVE) & valid).any(1)
@@ -143,9 +157,7 @@ def judge(
                 frame, arrays = _score(store, v, list(models), made[v.explain], pairs, truth)
                 frames.append(frame.iloc[np.flatnonzero(seen)])
                 if v.factor == "shipped":
-                    each = [boost(scale(m, v.distil.part, v.distil.percentile), v.distil.smooth)
-                            for m in made[v.explain][0]]  # fmt: skip
-                    arrays["maps"] = np.stack(each, 1).astype(np.float16)
+                    arrays["maps"] = _each(v, made[v.explain][0])
                     for key, value in arrays.items():
                         kept[key].append(value[seen])
         bar.update(len(chosen))
@@ -161,6 +173,36 @@ def judge(
     per_case = pd.Series(prior, index=pd.MultiIndex.from_frame(cases.loc[shipped, case]))
     cases["iou_prior"] = per_case.reindex(pd.MultiIndex.from_frame(cases[case])).to_numpy()
     return Judgement(cases, examples)
+
+
+def unjudged(
+    models: Mapping[str, Classifier], store: Store, rows: Rows, shipped: Variant
+) -> Judgement:
+    """Labels of some films without a truth to judge them by: no cases, but arrays for pictures.
+
+    Their `truth` is empty and their `iou` NaN.
+    """
+    where = next(iter(models.values())).head.weight.device
+    parts: list[dict[str, npt.NDArray[np.generic]]] = []
+    for chosen, x, found in batches(store, rows, 16, where):
+        targets = [[t for t in wanted if t > 0] for wanted in found]
+        pairs = [(int(r), t) for r, ts in zip(chosen, targets, strict=True) for t in ts]
+        if pairs:
+            made = explain_films(models, x, targets, shipped.explain)
+            nothing = np.zeros((len(pairs), store.size, store.size), np.uint8)
+            _, arrays = _score(store, shipped, list(models), made, pairs, nothing)
+            parts.append({**arrays, "maps": _each(shipped, made[0])})
+    if not parts:
+        raise InputError(f"{store.path}: none of the {len(rows)} films has a positive finding")
+    examples = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    examples["classifiers"] = np.array(list(models), "U")
+    return Judgement(pd.DataFrame(columns=CASE_COLUMNS), examples)
+
+
+def _each(v: Variant, maps: FloatMaps) -> npt.NDArray[np.float16]:
+    """Boosted map of every classifier alone: (K, pairs, S, S) -> (pairs, K, S, S)."""
+    boosted = [boost(scale(m, v.distil.part, v.distil.percentile), v.distil.smooth) for m in maps]
+    return np.stack(boosted, 1).astype(np.float16)
 
 
 def _score(
@@ -215,68 +257,3 @@ def _prior(
         maps = quality.prior_maps(truth[own], patients[own], masks)
         out[own] = quality.iou_matched(maps, truth[own])
     return out
-
-
-def _mean(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
-    """Mean over findings of means over films, with a 95 % bootstrap interval over patients."""
-    _, units = patient_values(part[value], part["patient_id"], part["finding"])
-    return (float(units.mean()), *bootstrap_interval(units))
-
-
-def summarise(cases: pd.DataFrame) -> pd.DataFrame:
-    """Label quality per finding, explainer and number of classifiers.
-
-    The shipped labels, the same with fewer classifiers (mean over all subsets of that size) and
-    the other explainers; row ``mean`` averages the findings.
-
-    Returns:
-        Columns finding, explainer, n_classifiers, iou_matched, iou_matched_lo, iou_matched_hi,
-        iou_label, iou_chance, iou_prior, precision, recall, hit_rate, n.
-    """
-    chosen = cases[cases["factor"].isin(["shipped", "classifiers", "explainer"])]
-    rows: list[dict[str, object]] = []
-    for (explainer, count), setting in chosen.groupby(["explainer", "n_classifiers"]):
-        found = [f for f in PATHOLOGIES if (setting["finding"] == f).any()]
-        for finding in (*found, "mean"):
-            part = setting if finding == "mean" else setting[setting["finding"] == finding]
-            value, lo, hi = _mean(part, "iou_matched")
-            row: dict[str, object] = {"finding": finding, "explainer": explainer}
-            row |= {"n_classifiers": count, "iou_matched": value}
-            row |= {"iou_matched_lo": lo, "iou_matched_hi": hi}
-            per_finding = part.groupby("finding")
-            names = ("iou_label", "iou_chance", "iou_prior", "precision", "recall")
-            row |= {k: float(per_finding[k].mean().mean()) for k in names}
-            row["hit_rate"] = float(per_finding["hit"].mean().mean())
-            row["n"] = len(part[["image_id", "finding"]].drop_duplicates())
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def ablation(cases: pd.DataFrame) -> pd.DataFrame:
-    """One row per variant: factor, value, iou_matched, iou_lo, iou_hi, hit_rate, n."""
-    rows: list[dict[str, object]] = []
-    for (factor, value), part in cases.groupby(["factor", "value"], sort=False):
-        mean, lo, hi = _mean(part, "iou_matched")
-        hits = float(part.groupby("finding")["hit"].mean().mean())
-        rows.append(
-            {"factor": factor, "value": value, "iou_matched": mean, "iou_lo": lo, "iou_hi": hi,
-             "hit_rate": hits, "n": len(part)}
-        )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def write(
-    folder: Path,
-    cases: pd.DataFrame,
-    summary: pd.DataFrame,
-    table: pd.DataFrame,
-    examples: Mapping[str, npt.NDArray[np.generic]],
-) -> None:
-    """Write label_cases.csv.gz, labels.csv, ablation.csv and examples.npz into the artefact."""
-    # No time stamp inside: the same rows are the same bytes.
-    how = {"method": "gzip", "mtime": 0}
-    cases.to_csv(folder / "label_cases.csv.gz", index=False, compression=how)
-    summary.to_csv(folder / "labels.csv", index=False)
-    table.to_csv(folder / "ablation.csv", index=False)
-    arrays: dict[str, Any] = dict(examples)
-    np.savez_compressed(folder / "examples.npz", **arrays)

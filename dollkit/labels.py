@@ -13,6 +13,7 @@ Named steps, each with its formula; the paper says "distilled and boosted" witho
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,9 @@ class Distil:
         trust: ``all`` counts every classifier the same; ``agree`` leaves out those that give the
             finding a probability below one half, unless that leaves none.
         smooth: Gaussian sigma of step 4 as a fraction of the side; 0 switches it off.
-        threshold: ``otsu`` on the smoothed map, or ``quantile``: the top `area` of the pixels.
+        threshold: ``otsu`` on the map (as in CheXlocalize's protocol); ``peak``: `level` times
+            its maximum; or ``quantile``: the top `area` of its pixels.
+        level: share of the maximum under ``peak``, in (0, 1).
         area: share of pixels called finding under ``quantile``, in (0, 1).
         ignore: ``lo = ignore * hi``, in [0, 1]; 1 leaves no ignore band.
     """
@@ -47,6 +50,7 @@ class Distil:
     trust: str = "agree"
     smooth: float = 0.03
     threshold: str = "otsu"
+    level: float = 0.5
     area: float = 0.1
     ignore: float = 0.6
 
@@ -54,7 +58,7 @@ class Distil:
         choices = {
             "part": ("magnitude", "positive"),
             "trust": ("all", "agree"),
-            "threshold": ("otsu", "quantile"),
+            "threshold": ("otsu", "peak", "quantile"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -64,6 +68,7 @@ class Distil:
         ranges = {
             "percentile": (50.0, 100.0),
             "smooth": (0.0, 0.5),
+            "level": (1e-4, 1.0),
             "area": (1e-4, 1.0),
             "ignore": (0.0, 1.0),
         }
@@ -124,11 +129,13 @@ def boost(maps: FloatMaps, smooth: float) -> FloatMaps:
 
 def threshold(maps: FloatMaps, how: Distil) -> FloatMaps:
     """`hi` of step 5 for each map: (pairs, S, S) -> (pairs,) float32; NaN for a constant map."""
-    out = np.full(len(maps), np.nan, np.float32)
-    for i, m in enumerate(maps):
-        if m.max() > m.min():
-            out[i] = threshold_otsu(m) if how.threshold == "otsu" else np.quantile(m, 1 - how.area)
-    return out
+    rules: dict[str, Callable[[FloatMaps], float]] = {
+        "peak": lambda m: how.level * float(m.max()),
+        "otsu": lambda m: float(threshold_otsu(m)),
+        "quantile": lambda m: float(np.quantile(m, 1 - how.area)),
+    }
+    rule = rules[how.threshold]
+    return np.array([rule(m) if m.max() > m.min() else np.nan for m in maps], np.float32)
 
 
 def to_label(maps: FloatMaps, hi: FloatMaps, ignore: float) -> npt.NDArray[np.uint8]:

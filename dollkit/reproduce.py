@@ -105,10 +105,12 @@ def snakemake(profile: str, data: Path | None, jobs: int, device: str, *more: st
     command += ["--cores", str(jobs * threads), *more]
     path = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"DOLLKIT_DEVICE": device, "PYTHONPATH": path}
-    try:
-        return subprocess.run(command, env=environment).returncode
-    except KeyboardInterrupt:
-        return 130  # Snakemake got the signal too, and has stopped its jobs
+    with subprocess.Popen(command, env=environment) as running:
+        while True:
+            try:
+                return running.wait()
+            except KeyboardInterrupt:
+                continue  # Snakemake got Ctrl-C too: wait until it has stopped its jobs
 
 
 def stamps(names: Sequence[str], profile: str) -> dict[str, int]:

@@ -201,11 +201,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.threads:
         os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
+    # Idle threads sleep: spinning ones cost the other stages several times their share.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         run(given.instance, given.profile, given.data, given.log)
-    except (InputError, StageError) as error:
-        line = f"{given.instance}: {error}"
+    except (InputError, StageError, SystemExit, KeyboardInterrupt) as error:
+        stopped = isinstance(error, SystemExit | KeyboardInterrupt)
+        line = f"{given.instance}: {'stopped from outside' if stopped else error}"
         print(line, file=sys.stderr, flush=True)
         if given.log is not None and given.log.parent.is_dir():
             with given.log.open("a", encoding="utf-8") as stream:

@@ -21,7 +21,9 @@ class Linear(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1)))
+        self.weight = nn.Parameter(
+            torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.einsum("nchw,kchw->nk", x, self.weight)

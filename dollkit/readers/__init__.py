@@ -96,6 +96,32 @@ def build(
     }
 
 
+def fill_tasks(
+    source: str,
+    built: Mapping[str, Path],
+    out: Path | str,
+    size: int,
+    *,
+    seed: int = 0,
+    phantom: Mapping[str, Any] | None = None,
+) -> dict[str, Path]:
+    """Phantom films for the downstream tasks that a data set brings no masks for.
+
+    Args:
+        source: ``phantom``, the only one that has masks of every task.
+        built: stores that are there.
+        out, size, seed, phantom: as in `build`.
+
+    Returns:
+        path of each new store by name.
+    """
+    if source != "phantom":
+        raise InputError(f"parameter 'tasks_from' is {source!r}: use phantom, or leave it empty")
+    plan = _plan(phantom or {})
+    missing = [s for s in COHORT_OF if s not in built]
+    return {s: build_phantom(Path(out) / s, s, size, plan, seed) for s in missing}
+
+
 def _plan(values: Mapping[str, Any]) -> PhantomPlan:
     known = PhantomPlan.__dataclass_fields__
     for name in values:

@@ -1,0 +1,375 @@
+"""Networks, transfer, adapters, pre-training targets and the grid of fine-tuning runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from dollkit import (
+    adapters,
+    arms,
+    compute,
+    finetuning,
+    grid,
+    labelstore,
+    networks,
+    pretraining,
+    weights,
+)
+from dollkit.augment import NONE
+from dollkit.classifiers import Classifier, create, evaluate, train
+from dollkit.errors import InputError
+from dollkit.films import COLUMNS
+from dollkit.findings import FINDINGS, PATHOLOGIES
+from dollkit.loop import Recipe
+from dollkit.losses import IGNORE
+from dollkit.store import Store, StoreWriter, open_store
+
+CPU = torch.device("cpu")
+ENCODER = "resnet18"
+
+
+def network(classes: int = 2, name: str = "pspnet", seed: int = 0) -> nn.Module:
+    with compute.seeded(seed):
+        return networks.build(name, ENCODER, classes)
+
+
+def films_table(n: int, classes: int = 14) -> pd.DataFrame:
+    table = pd.DataFrame({c: [""] * n for c in COLUMNS if c not in FINDINGS})
+    table["image_id"] = [f"film{i:03d}" for i in range(n)]
+    table["patient_id"] = [f"patient{i // 2:03d}" for i in range(n)]
+    table["study_id"] = table["image_id"]
+    share = np.arange(n) // 2 * 2 / n
+    table["split"] = np.where(share < 0.5, "train", np.where(share < 0.7, "valid", "test"))
+    table["fold"], table["age"], table["width"], table["height"] = 0, 50, 64, 64
+    table["view"], table["sex"], table["source"] = "PA", "F", "test"
+    rng = np.random.default_rng(0)
+    for f in FINDINGS:
+        table[f] = rng.integers(0, 2, n)
+    return table[list(COLUMNS)]
+
+
+def make_store(path: Path, n: int, classes: tuple[str, ...]) -> Store:
+    """Bright squares whose place the masks give; Edema says whether there is one."""
+    rng = np.random.default_rng(1)
+    table = films_table(n)
+    images = rng.integers(20, 60, (n, 64, 64)).astype(np.uint8)
+    masks = np.zeros((n, len(classes), 64, 64), np.uint8)
+    for i in range(n):
+        y, x = rng.integers(4, 40, 2)
+        if table["Edema"].iloc[i] or "Edema" not in classes:
+            images[i, y : y + 16, x : x + 16] += 150
+            masks[i, :, y : y + 16, x : x + 16] = 1
+    with StoreWriter(path, 64, list(classes), n, {"test": 1}) as out:
+        out.write(0, images, masks, np.ones((n, len(classes)), bool))
+        out.finish(table)
+    return open_store(path)
+
+
+@pytest.mark.parametrize("name", list(networks.NETWORKS))
+def test_every_network_runs_backward_saves_and_loads(name: str, tmp_path: Path) -> None:
+    net = network(3, name)
+    x = torch.randn(2, 1, 64, 64)
+    net(x).square().mean().backward()
+    missing = [n for n, p in net.named_parameters() if p.grad is None]
+    # PSPNet takes the encoder's first stages only; all else must learn.
+    assert all(n.startswith(("encoder.layer3", "encoder.layer4")) for n in missing)
+    weights.save(net, tmp_path, networks.config_of(net))
+    again = weights.load_network(tmp_path, CPU)
+    net.eval()
+    with torch.no_grad():
+        assert net(x).shape == (2, 3, 64, 64)
+        torch.testing.assert_close(again(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_transfer_copies_all_but_the_output_layer() -> None:
+    source, target = network(14, seed=1), network(2, seed=2)
+    head = target.state_dict()["segmentation_head.0.weight"].clone()
+    copied = networks.transfer(target, source.state_dict())
+    state = target.state_dict()
+    assert set(state) - set(copied) == {"segmentation_head.0.weight", "segmentation_head.0.bias"}
+    assert all(torch.equal(state[k], source.state_dict()[k]) for k in copied)
+    assert torch.equal(state["segmentation_head.0.weight"], head)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda s: s.pop("encoder.conv1.weight"), "encoder.conv1.weight is not in"),
+        (lambda s: s.update({"encoder.conv1.weight": torch.zeros(3)}), r"conv1.weight is \(3,\)"),
+        (lambda s: s.update({"extra": torch.zeros(1)}), "extra has no place"),
+    ],
+)
+def test_transfer_fails_on_the_first_mismatch(
+    spoil: Callable[[dict[str, torch.Tensor]], object], said: str
+) -> None:
+    source = dict(network(14).state_dict())
+    spoil(source)
+    with pytest.raises(InputError, match=said):
+        networks.transfer(network(2), source)
+
+
+def test_classifier_backbone_moves_whole_or_not_at_all() -> None:
+    model = Classifier(ENCODER, 5, "silu", "lse")
+    net = network()
+    copied = networks.transfer_encoder(net, model)
+    own = model.encoder.state_dict()
+    assert copied
+    assert all(torch.equal(net.state_dict()[k], own[k.removeprefix("encoder.")]) for k in copied)
+    with pytest.raises(InputError, match="same architecture"):
+        networks.transfer_encoder(net, Classifier("tu-resnet10t", 5, "silu", "lse"))
+
+
+@pytest.mark.parametrize("tuning", ["head", "adapter"])
+def test_adapters_start_where_the_network_was(tuning: str) -> None:
+    net = network().eval()
+    x = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        before = net(x)
+        adapters.prepare(net, tuning)
+        torch.testing.assert_close(net.eval()(x), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tuning", ["head", "adapter"])
+def test_frozen_means_frozen_statistics_too(tuning: str) -> None:
+    net = network()
+    names = adapters.prepare(net, tuning)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    optimiser = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        adapters.train_mode(net, tuning)
+        net(torch.randn(2, 1, 64, 64)).square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    moved = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved <= set(names)
+    assert any("segmentation_head" in k for k in moved)
+    assert any(".up." in k or "second" in k for k in moved)
+    share = networks.trainable(net)
+    # B's two 3x3 convolutions are as wide as the PSP module's output: not small here.
+    assert share[0] < (0.06 if tuning == "adapter" else 0.5) * share[1]
+
+
+def test_full_tuning_trains_everything() -> None:
+    net = network()
+    assert adapters.prepare(net, "full") == [n for n, _ in net.named_parameters()]
+    with pytest.raises(InputError, match="'prompt'"):
+        adapters.prepare(net, "prompt")
+
+
+def test_adapter_checkpoint_holds_only_what_was_trained() -> None:
+    net, again = network(seed=4), network(seed=4)
+    names = adapters.prepare(net, "adapter")
+    adapters.prepare(again, "adapter")
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if name in names:
+                p.add_(0.05 * torch.randn_like(p))
+    state = adapters.tuned_state(net, names)
+    assert sorted(state) == sorted(names)
+    assert sum(v.numel() for v in state.values()) == networks.trainable(net)[0]
+    adapters.load_tuned(again, state, names)
+    x = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x), again.eval()(x))
+    state.pop(names[0])
+    with pytest.raises(InputError, match="one side only"):
+        adapters.load_tuned(again, state, names)
+
+
+def test_classifier_learns_resumes_and_scores(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "films", 80, PATHOLOGIES)
+    model = create("tu-resnet10t", 4, "silu", "lse", 0, CPU)
+    recipe = Recipe(steps=50, batch=16, lr=3e-3, evaluate_every=25, precision="float32")
+    train(model, store, "U-Ones", recipe, NONE, None, quiet=True)
+    table = evaluate(model, store, "test", 50).set_index("finding")
+    assert table.loc["Edema", "auroc"] > 0.95  # the square is Edema, the other labels are coins
+    assert table.loc["Fracture", "auroc"] < 0.9
+    inner = table.drop(index=["macro", "No Finding"], errors="ignore")["auroc"]
+    assert table.loc["macro", "auroc"] == pytest.approx(inner.mean())
+    weights.save(model, tmp_path, model.config)
+    again = weights.load_classifier(tmp_path, CPU)
+    x = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), model.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_bad_classifier_weights_are_named(tmp_path: Path) -> None:
+    model = Classifier("tu-resnet10t", 3, "silu", "lse")
+    with pytest.raises(InputError, match="no readable network"):
+        weights.load_classifier(tmp_path, CPU)
+    model.head = nn.Conv2d(model.head.in_channels, 5, 1)
+    weights.save(model, tmp_path, model.config)
+    with pytest.raises(InputError, match=r"head.bias is \(5,\)"):
+        weights.load_classifier(tmp_path, CPU)
+    model.head = nn.Conv2d(model.head.in_channels, 14, 1)
+    with torch.no_grad():
+        model.head.bias[3] = float("nan")  # type: ignore[index]
+    weights.save(model, tmp_path, model.config)
+    with pytest.raises(InputError, match=r"head.bias holds NaN"):
+        weights.load_classifier(tmp_path, CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"architecture": "resnet19"}, "resnet19"), ({"activation": "gelu"}, "activation"),
+     ({"pooling": "max"}, "pooling")],
+)  # fmt: skip
+def test_bad_classifiers_are_named(change: dict[str, str], said: str) -> None:
+    wanted = {"architecture": ENCODER, "activation": "silu", "pooling": "lse", **change}
+    with pytest.raises(InputError, match=said):
+        Classifier(wanted["architecture"], 5, wanted["activation"], wanted["pooling"])
+
+
+def label_some(store: Store, folder: Path) -> labelstore.LabelStore:
+    folder.mkdir()
+    rows = np.flatnonzero(store.states[:, 5] == 1)
+    table = pd.DataFrame(
+        {"row": rows, "image_id": store.films["image_id"].to_numpy()[rows], "finding": "Edema",
+         "threshold": 0.5, "error": 0.0, "probability": 0.9}
+    )  # fmt: skip
+    labelstore.write_shard(folder / "a.npz", table, store.masks(rows, ["Edema"])[:, 0])
+    return labelstore.merge([folder / "a.npz"], folder / "store", {"size": store.size})
+
+
+def test_arms_differ_in_their_labels_alone(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "films", 40, PATHOLOGIES)
+    labels = label_some(store, tmp_path / "labels")
+    rows = labels.rows
+    edema = FINDINGS.index("Edema")
+    doll = pretraining.targets_of("doll", store, labels, 0)(rows)
+    truth = pretraining.targets_of("truth", store, labels, 0)(rows)
+    np.testing.assert_array_equal(doll[:, edema], truth[:, edema])
+    assert (truth[:, 0] == IGNORE).all()  # No Finding has no place
+    shuffled = pretraining.targets_of("shuffled", store, labels, 0)(rows)
+    own = (shuffled == doll).all((1, 2, 3))
+    assert not own.any()  # nobody keeps its own label
+    assert sorted(s.sum() for s in shuffled[:, edema]) == sorted(d.sum() for d in doll[:, edema])
+    prior = pretraining.targets_of("prior", store, labels, 0)(rows)
+    assert all(np.array_equal(prior[0, edema], p[edema]) for p in prior)
+    assert 0 < prior[0, edema].mean() < 0.3
+    with pytest.raises(InputError, match="'dolls'"):
+        pretraining.targets_of("dolls", store, labels, 0)
+
+
+def test_truth_needs_masks(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "films", 12, ("Edema",))
+    with pytest.raises(InputError, match="phantom only"):
+        pretraining.targets_of("truth", store, label_some(store, tmp_path / "labels"), 0)
+
+
+def test_pretraining_learns_its_labels(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "films", 60, PATHOLOGIES)
+    labels = label_some(store, tmp_path / "labels")
+    train_rows, held = pretraining.parts(store, labels)
+    assert not set(train_rows) & set(held)
+    targets = pretraining.targets_of("doll", store, labels, 0)
+    recipe = Recipe(steps=60, batch=8, lr=3e-3, evaluate_every=30, precision="float32")
+    done = pretraining.pretrain(
+        network(14), store, train_rows, held, targets, recipe, background=0.5, dice=0.5,
+        augmentation=NONE, folder=None,
+    )  # fmt: skip
+    assert done.history[-1]["valid_iou"] > 0.5
+
+
+def task(tmp_path: Path) -> finetuning.Films:
+    return finetuning.load_films(make_store(tmp_path / "task", 40, ("lungs",)))
+
+
+def test_parts_share_no_patient_and_training_sets_are_nested(tmp_path: Path) -> None:
+    films = task(tmp_path).films
+    who = films["patient_id"].to_numpy()
+    for folds in (1, 3):
+        table = films.assign(fold=(films.index // 2) % folds)
+        for fold in range(folds):
+            big = finetuning.split(table, fold, 8, 5, seed=3)
+            groups = [set(who[p]) for p in (big.train, big.valid, big.test)]
+            assert not groups[0] & groups[1]
+            assert not groups[0] & groups[2]
+            assert not groups[1] & groups[2]
+            small = finetuning.split(table, fold, 4, 5, seed=3)
+            assert small.train.tolist() == big.train[:4].tolist()
+            assert small.test.tolist() == big.test.tolist()
+            other = finetuning.split(table, fold, 8, 5, seed=4)
+            assert other.train.tolist() != big.train.tolist()
+            assert other.test.tolist() == big.test.tolist()
+    with pytest.raises(InputError, match="n_train"):
+        finetuning.split(films, 0, 500, 5, 0)
+
+
+def make_grid(tmp_path: Path, key: str = "k", **more: object) -> grid.Grid:
+    starts = {
+        "random": finetuning.Start(lambda net: None),
+        "imagenet": finetuning.Start(lambda net: None, "no weights"),
+    }
+    settings: dict[str, object] = {
+        "task": "lungs",
+        "network": "pspnet",
+        "config": {"encoder": ENCODER, "depth": 3, "activation": "silu"},
+        "data": task(tmp_path),
+        "starts": starts,
+        "tunings": {"full": (["random", "imagenet"], [1e-4, 3e-3])},
+        "recipe": Recipe(steps=10, batch=4, lr=1.0, evaluate_every=5, precision="float32"),
+        "augmentation": NONE,
+        "n_train": 6,
+        "n_valid": 4,
+        "seeds": [0, 1],
+        "folds": [0],
+        "folder": tmp_path / "out",
+        "key": key,
+        "where": CPU,
+    }
+    return grid.Grid(**{**settings, **more})  # type: ignore[arg-type]
+
+
+def test_grid_chooses_by_validation_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    whole = make_grid(tmp_path)
+    frames = grid.execute(whole)
+    chosen = frames["selection"]
+    assert len(chosen) == 2
+    best = chosen.loc[chosen["val_miou"].idxmax()]
+    assert best["selected"]
+    assert (frames["runs"]["lr"] == best["lr"]).all()
+    cases = frames["cases"]
+    assert set(cases["arm"]) == {"random"}  # the other one has no weights
+    n_test = len(finetuning.split(whole.data.films, 0, 6, 4, 0).test)
+    assert len(cases) == 2 * n_test
+    pixels = cases[["tp", "fn"]].sum(axis=1)
+    assert (pixels == 256).all()  # every truth is a square of 16 x 16
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a finished job ran again")
+
+    monkeypatch.setattr(grid, "run", forbidden)
+    again = grid.execute(make_grid(tmp_path))
+    pd.testing.assert_frame_equal(again["cases"], cases)
+    with pytest.raises(AssertionError, match="ran again"):
+        grid.execute(make_grid(tmp_path, key="other"))
+
+
+def test_grid_refuses_what_cannot_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="adapter_arms"):
+        make_grid(tmp_path, tunings={"adapter": (["doll"], [1e-3])})
+    with pytest.raises(InputError, match="seeds"):
+        make_grid(tmp_path, seeds=[])
+    with pytest.raises(InputError, match="n_train"):
+        make_grid(tmp_path, n_train=10**6)
+
+
+def test_arms_name_what_they_lack() -> None:
+    with pytest.raises(InputError, match="does not pre-train"):
+        arms.starts(["doll"], {}, {})
+    with pytest.raises(InputError, match="'best'"):
+        arms.starts(["best"], {}, {})
+    with pytest.raises(InputError, match="each arm once"):
+        arms.starts(["random", "random"], {}, {})
+    assert arms.starts(["imagenet"], {}, {})["imagenet"].reason
