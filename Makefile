@@ -12,11 +12,12 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test lab lock clean knobs
+.PHONY: help reproduce test bench lab lock clean knobs
 
 help:
 	@echo 'make reproduce  run a profile from data to claims (only what changed)'
 	@echo 'make test       all checks, and the smoke profile end to end'
+	@echo 'make bench      speed of this machine, to figures/bench.json'
 	@echo 'make lab        JupyterLab in the same environment'
 	@echo 'make lock       resolve requirements.lock anew'
 	@echo 'make clean      delete runs/ and caches (keeps .venv and figures/)'
@@ -36,6 +37,9 @@ test: $(STAMP)
 	$(VENV)/bin/mypy
 	$(PY) -m pytest
 	tests/end_to_end.sh $(PY)
+
+bench: $(STAMP)
+	$(PY) -m dollkit.bench
 
 lab: $(STAMP)
 	DOLLKIT_DEVICE='$(DEVICE)' $(VENV)/bin/jupyter lab notebooks

@@ -54,8 +54,13 @@ def films(
                 axes[i].contour(masks[i, c], [0.5], colors=[COLOURS[c % 7]], linewidths=1)
     if len(classes):
         handles = [Line2D([], [], color=COLOURS[c % 7]) for c in range(len(classes))]
-        figure.legend(handles, classes, ncols=6, loc="lower center", fontsize=7, frameon=False)
-    figure.tight_layout(rect=(0, 0.06 if len(classes) else 0, 1, 1))
+        # In inches, so that the legend clears the films whatever the number of rows.
+        lines = -(-len(classes) // 5)
+        share = (0.1 + 0.16 * lines) / figure.get_figheight()
+        figure.tight_layout(rect=(0, share, 1, 1))
+        figure.legend(handles, classes, ncols=5, loc="lower center", fontsize=7, frameon=False)
+    else:
+        figure.tight_layout()
     return figure
 
 

@@ -153,24 +153,19 @@ def test_black_pixels_of_a_black_baseline_get_nothing(network: Classifier) -> No
 def test_gradcam_agrees_with_captum(network: Classifier, films: torch.Tensor) -> None:
     made = gradcam(network, films, TARGETS).maps
 
-    class Last(nn.Module):
-        """Captum wants a layer with one output; the encoder returns a list."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = network.encoder(x)[-1]
-            return out
-
     class Whole(nn.Module):
+        """The same network with the layer of 8 x 8 places as a module of its own."""
+
         def __init__(self) -> None:
             super().__init__()
-            self.last, self.head = Last(), network.head
+            self.layer = network.encoder.layer1
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            grid = self.head(self.last(x)).flatten(2)
-            return torch.logsumexp(grid, 2)
+            out: torch.Tensor = network(x)
+            return out
 
     whole = Whole()
-    reference = captum.attr.LayerGradCam(whole, whole.last)
+    reference = captum.attr.LayerGradCam(whole, whole.layer)
     pairs = [(i, t) for i, wanted in enumerate(TARGETS) for t in wanted]
     for pair, (i, t) in enumerate(pairs):
         grid = reference.attribute(films[i : i + 1], target=t, relu_attributions=True)

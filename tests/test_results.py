@@ -1,0 +1,115 @@
+"""The committed results: re-derived from their per-case rows, and no radiograph among them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dollkit import paths
+from dollkit.report import cases as rows_of
+from dollkit.report import claims, tables
+
+COMMITTED = [p for p in ("laptop", "open") if (paths.ROOT / "figures" / p / "claims.csv").exists()]
+PICTURES = {".png", ".jpg", ".jpeg", ".svg", ".gif", ".tif", ".tiff", ".bmp", ".webp", ".pdf"}
+ARRAYS = {".npy", ".npz", ".pt", ".pkl", ".pickle", ".h5", ".dcm", ".img", ".safetensors"}
+
+
+def tracked() -> list[Path]:
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files"], cwd=paths.ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [Path(line) for line in listed.stdout.splitlines()]
+
+
+def test_no_radiograph_and_no_picture_of_one_is_tracked() -> None:
+    for path in tracked():
+        suffix = path.suffix.lower()
+        assert suffix not in ARRAYS, path
+        if suffix in PICTURES:
+            assert path.parts[0] == "figures", path
+            if path.parts[1] == "open":
+                # Curves and dots only: figures 1 to 3 show films.
+                assert path.stem in {"figure4", "figure_s1"}, path
+        if suffix == ".ipynb":
+            assert "image/png" not in (paths.ROOT / path).read_text(), path
+
+
+def test_the_ignore_rules_keep_open_films_out() -> None:
+    for number in (1, 2, 3):
+        for suffix in ("png", "svg"):
+            name = f"figures/open/figure{number}.{suffix}"
+            done = subprocess.run(["git", "check-ignore", "-q", name], cwd=paths.ROOT, check=False)
+            assert done.returncode in (0, 128), name  # 128: not a git checkout
+
+
+@pytest.mark.parametrize("profile", COMMITTED)
+def test_table1_follows_from_the_rows(profile: str) -> None:
+    folder = paths.ROOT / "figures" / profile
+    case_rows = pd.read_csv(folder / "cases.csv.gz", dtype={"image_id": str, "patient_id": str})
+    runs = pd.read_csv(folder / "runs.csv")
+    again = tables.table1(rows_of.check_cases(case_rows), runs).set_index(["task", "arm"])
+    stored = pd.read_csv(folder / "table1.csv").set_index(["task", "arm"])
+    done = stored[stored["miou"].notna()]
+    assert len(done) >= 12
+    for column in ("miou", "miou_lo", "miou_hi", "dice", "n_cases", "n_seeds"):
+        ours, theirs = again.loc[done.index, column], done[column]
+        np.testing.assert_allclose(ours.astype(float), theirs.astype(float), atol=1e-6)
+    # ... and by plain pandas, to the definition in words.
+    full = case_rows[case_rows["tuning"] == "full"]
+    per_class = full.groupby(["task", "arm", "seed", "class"])["iou"].mean()
+    plain = per_class.groupby(["task", "arm", "seed"]).mean().groupby(["task", "arm"]).mean()
+    np.testing.assert_allclose(
+        plain.loc[done.index].to_numpy(), done["miou"].to_numpy(dtype=float), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("profile", COMMITTED)
+def test_claims_follow_from_the_rows(profile: str) -> None:
+    folder = paths.ROOT / "figures" / profile
+    labels = pd.read_csv(folder / "label_cases.csv.gz", dtype={"image_id": str, "patient_id": str})
+    again = claims.evaluate(
+        labels,
+        pd.read_csv(folder / "cases.csv.gz", dtype={"image_id": str, "patient_id": str}),
+        pd.read_csv(folder / "curves.csv.gz"),
+        pd.read_csv(folder / "runs.csv"),
+    )
+    stored = pd.read_csv(folder / "claims.csv")
+    both = again.merge(stored, on=["claim", "contrast", "task"], suffixes=("", "_stored"))
+    assert len(both) >= 10
+    np.testing.assert_allclose(both["effect"].astype(float), both["effect_stored"], atol=1e-5)
+    assert (both["verdict"] == both["verdict_stored"]).all()
+
+
+@pytest.mark.parametrize("profile", COMMITTED)
+def test_iou_and_dice_follow_from_the_pixel_counts(profile: str) -> None:
+    rows = pd.read_csv(paths.ROOT / "figures" / profile / "cases.csv.gz")
+    tp, fp, fn = (rows[c].astype(float) for c in ("tp", "fp", "fn"))
+    np.testing.assert_allclose(rows["iou"], tp / (tp + fp + fn), atol=1e-5)
+    np.testing.assert_allclose(rows["dice"], 2 * tp / (2 * tp + fp + fn), atol=1e-5)
+
+
+@pytest.mark.skipif("laptop" not in COMMITTED, reason="no committed laptop results")
+def test_laptop_classifiers_reach_what_the_phantom_promises() -> None:
+    scores = pd.read_csv(paths.ROOT / "figures" / "laptop" / "classifiers.csv")
+    macro = scores[scores["finding"] == "macro"].set_index("classifier")["auroc"]
+    assert len(macro) >= 3
+    assert macro.min() >= 0.90, macro.to_dict()
+    assert scores.loc[scores["finding"] == "Fracture", "n_pos"].min() >= 20
+
+
+@pytest.mark.parametrize("profile", COMMITTED)
+def test_provenance_names_what_made_it(profile: str) -> None:
+    record = json.loads((paths.ROOT / "figures" / profile / "provenance.json").read_text())
+    assert len(record["commit"]) == 40
+    assert record["profile"] == profile
+    assert {"data", "labels", "finetune/lungs", "claims"} - set(record["stages"]) <= {"claims"}
+    assert str(Path.home()) not in json.dumps(record)
+    assert not any(str(v).startswith("/") for v in record["data"])
