@@ -1,7 +1,8 @@
 # Two commands: `make reproduce` (data to claims) and `make test`. Each sets up .venv by itself.
 PROFILE ?= laptop
 DATA ?=
-JOBS ?= 2
+# Three on two cores: the stages of a family come in threes, and none waits for a last one.
+JOBS ?= 3
 DEVICE ?= auto
 
 VENV := .venv
@@ -21,7 +22,7 @@ help:
 	@echo 'make lab        JupyterLab in the same environment'
 	@echo 'make lock       resolve requirements.lock anew'
 	@echo 'make clean      delete runs/ and caches (keeps .venv and figures/)'
-	@echo 'knobs: PROFILE=smoke|laptop|open|paper (laptop)  DATA=dir  JOBS=n (2)  DEVICE=auto|cpu|cuda (auto)'
+	@echo 'knobs: PROFILE=smoke|laptop|open|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)'
 
 # Before the environment is made: a typing slip should not cost the minutes of an installation.
 knobs:

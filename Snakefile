@@ -13,6 +13,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 from pathlib import Path
 
 from dollkit import paths, pipeline
+from dollkit.reproduce import cores
 from dollkit.sources import sha256
 
 PROFILE = str(config.get("profile", "laptop"))
@@ -71,7 +72,7 @@ for instance in PLAN:
         log:
             f"logs/{instance.slug}.log",
         # A stage that runs alone gets every core; of those with several instances each its share.
-        threads: int(config.get("threads", 1)) if instance.stage.over else workflow.cores or 1
+        threads: int(config.get("threads", 1)) if instance.stage.over else min(workflow.cores or 1, cores())
         shell:
             # Evaluated when the job runs: only what is the same for all rules may stand here.
             f"{PYTHON} -m dollkit.run {{params.instance}} {KNOBS} --log {{log}} --threads {{threads}}"

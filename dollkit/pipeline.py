@@ -195,6 +195,8 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
         own: dict[str, Any] = {"profile": profile}
         if stage.over is not None:
             own[stage.over[1]] = name.split("/", 1)[1]
+        if "encoder" in known:  # one place says whose backbone the networks use
+            own["encoder"] = of.encoder
         layers: list[tuple[str, Mapping[str, Any], bool]] = [(f"{path}: common", common, False)]
         for section in dict.fromkeys((stage.section, name)):
             given = _mapping(content.get(section), f"{path}: section '{section}'")

@@ -227,3 +227,5 @@ def test_the_stages_of_the_real_notebooks(monkeypatch: pytest.MonkeyPatch) -> No
         needs = "needs_data: true" in file.read_text()
         plan = pipeline.plan(file.stem, paths.ROOT if needs else None)
         assert plan[0].name == "data"
+        encoder = pipeline.matrix(file.stem).encoder
+        assert {i.parameters.get("encoder", encoder) for i in plan} == {encoder}

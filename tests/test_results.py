@@ -113,3 +113,21 @@ def test_provenance_names_what_made_it(profile: str) -> None:
     assert {"data", "labels", "finetune/lungs", "claims"} - set(record["stages"]) <= {"claims"}
     assert str(Path.home()) not in json.dumps(record)
     assert not any(str(v).startswith("/") for v in record["data"])
+
+
+@pytest.mark.skipif("laptop" not in COMMITTED, reason="no committed laptop results")
+def test_readme_shows_the_real_table_1() -> None:
+    readme = (paths.ROOT / "README.md").read_text()
+    table = (paths.ROOT / "figures" / "laptop" / "table1.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) > 12
+    missing = [row for row in rows if row not in readme]
+    assert not missing, missing[0]
+
+
+def test_readme_pictures_and_links_exist() -> None:
+    readme = (paths.ROOT / "README.md").read_text()
+    links = [part.split(")")[0] for part in readme.split("](")[1:]]
+    assert links
+    for link in links:
+        assert link.startswith("http") or (paths.ROOT / link).exists(), link

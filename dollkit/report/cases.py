@@ -79,7 +79,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if missing:
         raise InputError(f"{path}: column {missing[0]!r} is missing; run its stage again")
     for column in columns:
-        if column not in _TEXT and frame[column].dtype.kind not in "ifb":
+        if len(frame) and column not in _TEXT and frame[column].dtype.kind not in "ifb":
             raise InputError(f"{path}: column {column!r} holds text where a number belongs")
     for column, known in (("arm", ARMS), ("task", TASKS), ("tuning", TUNINGS)):
         if column in columns:
