@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import torch
 from dollkit import networks, weights
 from dollkit.errors import InputError
 from dollkit.finetuning import Start
-from dollkit.labelling import fingerprint
-from dollkit.stage import RunningStage
 
 PRETRAINED = ("doll", "shuffled", "prior", "gradcam", "truth")
 ARMS = ("random", "imagenet", "classifier", *PRETRAINED)
@@ -58,10 +55,3 @@ def starts(
         else:
             raise InputError(f"parameter 'arms' names {arm!r}: use some of {', '.join(ARMS)}")
     return out
-
-
-def key(stage: RunningStage) -> str:
-    """Fingerprint of parameters, inputs and code: finished jobs of another one are run again."""
-    outside = ("profile", "n_examples", "arms", "adapter_arms", "head_arms", "seeds", "folds")
-    settings = {k: v for k, v in stage.params.items() if k not in outside}
-    return fingerprint(json.dumps(settings, sort_keys=True), stage.input_hashes, stage.code)

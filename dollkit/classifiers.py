@@ -118,6 +118,7 @@ def train(
     folder: Path | None,
     quiet: bool = False,
     small: int = 0,
+    key: str = "",
 ) -> Fit:
     """Train on split ``train``, keep the checkpoint that is best on split ``valid``.
 
@@ -200,6 +201,7 @@ def train(
         folder=folder,
         label=str(model.config["architecture"]),
         quiet=quiet,
+        key=key,
     )
     model.load_state_dict(done.best_state)
     model.eval()

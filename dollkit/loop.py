@@ -126,6 +126,7 @@ def fit(
     set_mode: Callable[[nn.Module], None] | None = None,
     label: str = "",
     quiet: bool = False,
+    key: str = "",
 ) -> Fit:
     """Train `model` in place.
 
@@ -137,17 +138,19 @@ def fit(
         evaluate: model in eval mode to a row of numbers; must hold `score`.
         score: key to maximise; the state at its best is kept in memory and in `folder`.
         folder: where `history.csv` and the checkpoint go; a checkpoint found there is resumed
-            from if it was made by the same recipe, else it is an error. None keeps nothing.
+            from if the same recipe and `key` made it, else the run starts afresh. None keeps
+            nothing.
         set_mode: puts the model in training mode; the default is ``model.train()``. Adapters
             pass their own, because frozen batch norms must stay in eval mode.
         label: shown in progress lines.
         quiet: no progress lines.
+        key: fingerprint of all else that decides the result: data, code, the loss's settings.
 
     Returns:
         The `Fit`. `model` ends with the *last* weights; load `best_state` for the best.
 
     Raises:
-        InputError: a checkpoint in `folder` was made by another recipe.
+        InputError: a checkpoint in `folder` cannot be read.
         FloatingPointError: the loss stopped being finite.
     """
     where = next(model.parameters()).device
@@ -159,7 +162,7 @@ def fit(
         optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
     trainable = [p for g in groups for p in g["params"]]
     done = Fit()
-    start = _resume(folder, recipe, model, optimiser, done)
+    start = _resume(folder, recipe, key, model, optimiser, done)
     train_mode = set_mode or (lambda m: m.train() and None)
     running, seen, began = 0.0, 0, time.perf_counter() - done.seconds
     # A bar for people; one line per evaluation in logs.
@@ -205,16 +208,21 @@ def fit(
             if not quiet:
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "films")
                 log.info("%s  %s / %d", label, shown, recipe.steps)
-            _checkpoint(folder, recipe, model, optimiser, done)
+            _checkpoint(folder, recipe, key, model, optimiser, done)
     return done
 
 
-def _identity(recipe: Recipe) -> dict[str, Any]:
-    return {k: getattr(recipe, k) for k in recipe.__dataclass_fields__}
+def _identity(recipe: Recipe, key: str) -> dict[str, Any]:
+    return {"key": key, **{k: getattr(recipe, k) for k in recipe.__dataclass_fields__}}
 
 
 def _checkpoint(
-    folder: Path | None, recipe: Recipe, model: nn.Module, opt: torch.optim.Optimizer, done: Fit
+    folder: Path | None,
+    recipe: Recipe,
+    key: str,
+    model: nn.Module,
+    opt: torch.optim.Optimizer,
+    done: Fit,
 ) -> None:
     if folder is None:
         return
@@ -225,7 +233,7 @@ def _checkpoint(
         writer.writerows(done.history)
     (folder / "history.csv.part").replace(folder / "history.csv")
     state = {
-        "recipe": _identity(recipe),
+        "recipe": _identity(recipe, key),
         "model": model.state_dict(),
         "optimiser": opt.state_dict(),
         "fit": vars(done),
@@ -237,7 +245,12 @@ def _checkpoint(
 
 
 def _resume(
-    folder: Path | None, recipe: Recipe, model: nn.Module, opt: torch.optim.Optimizer, done: Fit
+    folder: Path | None,
+    recipe: Recipe,
+    key: str,
+    model: nn.Module,
+    opt: torch.optim.Optimizer,
+    done: Fit,
 ) -> int:
     path = folder / "checkpoints" / "last.pt" if folder is not None else None
     if path is None or not path.exists():
@@ -247,8 +260,9 @@ def _resume(
         state = torch.load(path, map_location=where, weights_only=True)
     except Exception as error:
         raise InputError(f"{path}: not a readable checkpoint ({error}); delete it") from error
-    if state["recipe"] != _identity(recipe):
-        raise InputError(f"{path}: made by other settings; delete it to start afresh")
+    if state["recipe"] != _identity(recipe, key):
+        log.info("%s was made by other settings, data or code: starting afresh", path)
+        return 0
     model.load_state_dict(state["model"])
     opt.load_state_dict(state["optimiser"])
     vars(done).update(state["fit"])

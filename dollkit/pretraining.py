@@ -154,6 +154,7 @@ def pretrain(
     folder: Path | None,
     truth: Targets | None = None,
     label: str = "",
+    key: str = "",
 ) -> Fit:
     """Train the whole network on label channels; it ends with its last weights.
 
@@ -202,7 +203,15 @@ def pretrain(
         return row
 
     return fit(
-        net, sample, loss, recipe, evaluate=evaluate, score="valid_iou", folder=folder, label=label
+        net,
+        sample,
+        loss,
+        recipe,
+        evaluate=evaluate,
+        score="valid_iou",
+        folder=folder,
+        label=label,
+        key=key,
     )
 
 

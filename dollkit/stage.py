@@ -7,6 +7,7 @@ last (temporary name, then rename): a folder without one is not there.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -84,6 +85,16 @@ class RunningStage:
                 f"{params.nearest(family, self._families())}"
             )
         return {n.split("/", 1)[-1]: self.input(n) for n in names}
+
+    def key(self, *without: str) -> str:
+        """Fingerprint of parameters, inputs and code: what a checkpoint must match.
+
+        Args:
+            without: parameters that do not touch what is resumed.
+        """
+        settings = {k: v for k, v in self.params.items() if k not in without}
+        text = json.dumps([settings, self.input_hashes, self.code], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _families(self) -> tuple[str, ...]:
         return pipeline.family_of(self.instance).inputs

@@ -32,19 +32,27 @@ def problem(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return x, (x > 0.3).float()
 
 
-def run(folder: Path | None, steps: int = 12, **more: object) -> tuple[nn.Module, object]:
+def run(
+    folder: Path | None,
+    steps: int = 12,
+    key: str = "",
+    watch: list[int] | None = None,
+    **more: object,
+) -> tuple[nn.Module, object]:
     x, y = problem()
     net = small_net()
     recipe = Recipe(steps=steps, batch=5, lr=0.01, evaluate_every=3, precision="float32", **more)  # type: ignore[arg-type]
 
     def sample(step: int) -> tuple[torch.Tensor, ...]:
         pick = order(len(x), recipe.batch, step, recipe.seed)
+        if watch is not None:
+            watch.append(step)
         return x[pick], y[pick]
 
     done = fit(
         net, sample, lambda m, b: F.binary_cross_entropy_with_logits(m(b[0]), b[1]), recipe,
         evaluate=lambda m: {"score": -float(F.binary_cross_entropy_with_logits(m(x), y))},
-        score="score", folder=folder, quiet=True,
+        score="score", folder=folder, quiet=True, key=key,
     )  # fmt: skip
     return net, done
 
@@ -92,10 +100,17 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, killed_at: int) -
     assert x.shape[0] == 24
 
 
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_settings_is_never_resumed(tmp_path: Path) -> None:
     run(tmp_path)
-    with pytest.raises(InputError, match="other settings"):
-        run(tmp_path, steps=15)
+    longer, done = run(tmp_path, steps=15)
+    assert states_equal(longer, run(None, steps=15)[0])
+    assert len(done.history) == 5  # type: ignore[attr-defined]
+    seen: list[int] = []
+    run(tmp_path, steps=15, watch=seen)
+    assert seen == []  # the same settings: nothing is left to do
+    run(tmp_path, steps=15, watch=seen, key="other data")
+    assert seen == list(range(15))
+    run(tmp_path, steps=15, key="other data")
     (tmp_path / "checkpoints" / "last.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match=r"last\.pt"):
         run(tmp_path)
