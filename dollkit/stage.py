@@ -6,14 +6,10 @@ last (temporary name, then rename): a folder without one is not there.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import dollkit
-from dollkit import params, paths, pipeline
+from dollkit import machine, params, paths, pipeline
 from dollkit.errors import InputError
 from dollkit.params import Json
 from dollkit.sources import sha256
@@ -31,21 +27,6 @@ from dollkit.sources import sha256
 MANIFEST = "manifest.json"
 NOT_HASHED = "checkpoints"
 """Subfolder of an artefact that holds what a killed run resumes from, and no result."""
-
-LIBRARIES = (
-    "captum",
-    "matplotlib",
-    "numpy",
-    "pandas",
-    "pillow",
-    "scikit-image",
-    "scikit-learn",
-    "scipy",
-    "segmentation-models-pytorch",
-    "timm",
-    "torch",
-    "torchvision",
-)
 
 
 @dataclass
@@ -132,13 +113,13 @@ class RunningStage:
             "inputs": self.input_hashes,
             "outputs": {f.relative_to(self.path).as_posix(): describe(f) for f in files},
             "report": {_within(f, paths.figures()): describe(f) for f in report},
-            "code": {"dollkit": dollkit.__version__, **commit(), "files": self.code},
-            "versions": _versions(),
+            "code": {"dollkit": dollkit.__version__, **machine.commit(), "files": self.code},
+            "versions": machine.versions(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
-            "threads": _threads(),
-            "device": _device(),
+            "threads": machine.threads(),
+            "device": machine.device(),
             "precision": precision,
             "seeds": list(seeds),
             "started": self.started.isoformat(timespec="seconds"),
@@ -264,48 +245,6 @@ def describe(file: Path) -> dict[str, Json]:
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
-@functools.cache
-def commit() -> dict[str, Json]:
-    """Git commit of the repository (null without git) and whether files differ from it."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(paths.ROOT), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    status = git("status", "--porcelain", "--", "dollkit", "notebooks")
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "modified": None if status is None else bool(status),
-    }
-
-
 def _within(file: Path, folder: Path) -> str:
     """Path relative to a folder, so that a manifest does not tell where it was made."""
     return os.path.relpath(file, folder).replace(os.sep, "/")
-
-
-def _versions() -> dict[str, str]:
-    installed = {}
-    for library in LIBRARIES:
-        try:
-            installed[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
-
-
-def _threads() -> int | None:
-    torch = sys.modules.get("torch")
-    return None if torch is None else int(torch.get_num_threads())
-
-
-def _device() -> str:
-    """Device of the stage; one that never imported torch cannot have used another than the CPU."""
-    torch = sys.modules.get("torch")
-    if torch is None or os.environ.get("DOLLKIT_DEVICE") == "cpu" or not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda ({torch.cuda.get_device_name()})"
