@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit import metrics
+from dollkit import metrics, npz
 from dollkit.augment import Augmentation
 from dollkit.errors import InputError
 from dollkit.finetuning import Films, Job, Start, run, split
@@ -152,13 +152,12 @@ def _job(grid: Grid, job: Job) -> dict[str, Any]:
 
 def _read(path: Path, key: str) -> dict[str, Any] | None:
     try:
-        with np.load(path, allow_pickle=False) as z:
-            meta: dict[str, Any] = json.loads(str(z["text"]))
-            if meta.pop("key") != key:
-                return None
-            meta["counts"], meta["prediction"] = z["counts"], z["prediction"]
-            return meta
-    except (OSError, ValueError, KeyError, EOFError):
+        z = npz.read(path)
+        meta: dict[str, Any] = json.loads(str(z["text"]))
+        if meta.pop("key") != key:
+            return None
+        return {**meta, "counts": z["counts"], "prediction": z["prediction"]}
+    except (OSError, ValueError, KeyError):
         return None
 
 

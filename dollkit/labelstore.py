@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from dollkit import npz
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, UNCERTAIN
 from dollkit.losses import IGNORE
@@ -99,9 +100,8 @@ def write_shard(
 def shard_key(path: Path) -> str | None:
     """Fingerprint of a finished shard, None if there is none or it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as z:
-            return str(z["key"])
-    except (OSError, ValueError, KeyError, EOFError):
+        return str(npz.read(path)["key"])
+    except (OSError, ValueError, KeyError):
         return None
 
 
@@ -115,9 +115,9 @@ def merge(shards: list[Path], out: Path, meta: Mapping[str, Any]) -> LabelStore:
     planes, tables = [], []
     for path in shards:
         try:
-            with np.load(path, allow_pickle=False) as z:
-                planes.append(z["planes"])
-                tables.append(pd.DataFrame({c: z[c] for c in PAIR_COLUMNS}))
+            z = npz.read(path)
+            planes.append(z["planes"])
+            tables.append(pd.DataFrame({c: z[c] for c in PAIR_COLUMNS}))
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path}: not a readable label shard ({error}); delete it") from error
     pairs = pd.concat(tables, ignore_index=True)

@@ -7,7 +7,6 @@ supplementary figure are in `dollkit.report.curves` and re-exported here.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from dollkit import npz
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, MOBILE
 from dollkit.report import style
@@ -39,10 +39,8 @@ def load_examples(path: Path, names: Sequence[str]) -> Arrays:
     if not path.is_file():
         raise InputError(f"{path}: no such file; run the stage that writes it")
     try:
-        # A stream of our own: np.load leaves its file open when the archive is broken.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        arrays = npz.read(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run its stage again") from error
     for name in names:
         if name not in arrays:
