@@ -75,7 +75,9 @@ def test_what_papermill_lets_pass_fails_in_one_line(
     done = run("data", "--log", str(toy / "data.log"))
     assert done.returncode == status, done.stdout + done.stderr
     assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    # libzmq may report that a kernel was taken down in mid-poll; that line is not ours.
+    ours = [line for line in done.stderr.splitlines() if "signaler.cpp" not in line]
+    assert len(ours) == 1
     assert (toy / "data.log").read_text().endswith(done.stderr)
     assert not (toy / "runs/toy/data/manifest.json").exists()
 
