@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,8 @@ def fit(
         optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
     trainable = [p for g in groups for p in g["params"]]
     done = Fit()
-    start = _resume(folder, recipe, key, model, optimiser, done)
+    made_by = {"key": key, **asdict(recipe)}
+    start = _resume(folder, made_by, model, optimiser, done)
     train_mode = set_mode or (lambda m: m.train() and None)
     running, seen, began = 0.0, 0, time.perf_counter() - done.seconds
     # A bar for people; one line per evaluation in logs.
@@ -208,18 +209,13 @@ def fit(
             if not quiet:
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "films")
                 log.info("%s  %s / %d", label, shown, recipe.steps)
-            _checkpoint(folder, recipe, key, model, optimiser, done)
+            _checkpoint(folder, made_by, model, optimiser, done)
     return done
-
-
-def _identity(recipe: Recipe, key: str) -> dict[str, Any]:
-    return {"key": key, **{k: getattr(recipe, k) for k in recipe.__dataclass_fields__}}
 
 
 def _checkpoint(
     folder: Path | None,
-    recipe: Recipe,
-    key: str,
+    made_by: dict[str, Any],
     model: nn.Module,
     opt: torch.optim.Optimizer,
     done: Fit,
@@ -233,7 +229,7 @@ def _checkpoint(
         writer.writerows(done.history)
     (folder / "history.csv.part").replace(folder / "history.csv")
     state = {
-        "recipe": _identity(recipe, key),
+        "recipe": made_by,
         "model": model.state_dict(),
         "optimiser": opt.state_dict(),
         "fit": vars(done),
@@ -246,8 +242,7 @@ def _checkpoint(
 
 def _resume(
     folder: Path | None,
-    recipe: Recipe,
-    key: str,
+    made_by: dict[str, Any],
     model: nn.Module,
     opt: torch.optim.Optimizer,
     done: Fit,
@@ -260,12 +255,12 @@ def _resume(
         state = torch.load(path, map_location=where, weights_only=True)
     except Exception as error:
         raise InputError(f"{path}: not a readable checkpoint ({error}); delete it") from error
-    if state["recipe"] != _identity(recipe, key):
+    if state["recipe"] != made_by:
         log.info("%s was made by other settings, data or code: starting afresh", path)
         return 0
     model.load_state_dict(state["model"])
     opt.load_state_dict(state["optimiser"])
     vars(done).update(state["fit"])
     step = int(done.history[-1]["step"])
-    log.info("resumed at step %d of %d from %s", step, recipe.steps, path)
+    log.info("resumed at step %d of %d from %s", step, made_by["steps"], path)
     return step
