@@ -16,12 +16,13 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit import compute, labelstore
+from dollkit import compute
 from dollkit.attribution import explain
 from dollkit.classifiers import Classifier
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, POSITIVE
 from dollkit.labels import Distil, distil
+from dollkit.labels import store as labelstore
 from dollkit.store import Store
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from dollkit import compute, metrics, networks, weights
 from dollkit.augment import Augmentation, augment
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, PATHOLOGIES
-from dollkit.labelstore import LabelStore
+from dollkit.labels.store import LabelStore
 from dollkit.loop import Fit, Recipe, fit, order
 from dollkit.losses import IGNORE, weighted_bce_dice
 from dollkit.store import Store

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from skimage.filters import gaussian as skimage_gaussian
 
-from dollkit import labels, labelstore, quality
+from dollkit import labels, quality
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, UNCERTAIN
 from dollkit.labels import Distil
+from dollkit.labels import store as labelstore
 from dollkit.losses import IGNORE
 
 

@@ -17,7 +17,6 @@ from dollkit import (
     compute,
     finetuning,
     grid,
-    labelstore,
     networks,
     pretraining,
     weights,
@@ -27,6 +26,7 @@ from dollkit.classifiers import Classifier, create, evaluate, train
 from dollkit.errors import InputError
 from dollkit.films import COLUMNS
 from dollkit.findings import FINDINGS, PATHOLOGIES
+from dollkit.labels import store as labelstore
 from dollkit.loop import Recipe
 from dollkit.losses import IGNORE
 from dollkit.store import Store, StoreWriter, open_store
@@ -354,6 +354,61 @@ def test_grid_chooses_by_validation_and_resumes(
     pd.testing.assert_frame_equal(again["cases"], cases)
     with pytest.raises(AssertionError, match="ran again"):
         grid.execute(make_grid(tmp_path, key="other"))
+
+
+SHORT = {
+    "recipe": Recipe(steps=2, batch=2, lr=1.0, evaluate_every=2, precision="float32"),
+    "seeds": [0],
+}
+
+
+def store_with_ignored(path: Path, n: int = 40) -> Store:
+    """Bright squares, ignored in their left half; in every fourth film a class is ignored."""
+    rng = np.random.default_rng(1)
+    images = rng.integers(20, 60, (n, 64, 64)).astype(np.uint8)
+    masks = np.zeros((n, 2, 64, 64), np.uint8)
+    for i in range(n):
+        y, x = rng.integers(4, 40, 2)
+        images[i, y : y + 16, x : x + 16] += 150
+        masks[i, :, y : y + 16, x : x + 16] = 1
+        masks[i, 0, y : y + 16, x : x + 8] = IGNORE
+    masks[::4, 1] = IGNORE
+    with StoreWriter(path, 64, ["lungs", "heart"], n, {"test": 1}, ignore=True) as out:
+        out.write(0, images, masks)
+        out.finish(films_table(n))
+    return open_store(path)
+
+
+def test_ignored_pixels_are_neither_taught_nor_scored(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    data = finetuning.load_films(store_with_ignored(tmp_path / "task"))
+    assert np.unique(data.targets).tolist() == [0, 1, IGNORE]
+    assert np.unique(data.masks).tolist() == [0, 1]
+    whole = make_grid(tmp_path, data=data, tunings={"full": (["random"], [1e-4])}, **SHORT)
+    frames = grid.execute(whole)
+    cases = frames["cases"].assign(pixels=lambda c: c["tp"] + c["fn"], film=lambda c: c["image_id"])
+    assert (cases.loc[cases["class"] == "lungs", "pixels"] == 128).all()
+    number = cases["film"].str.removeprefix("film").astype(int)
+    unseen = (cases["class"] == "heart") & (number % 4 == 0)
+    assert unseen.any()
+    assert (cases.loc[unseen, ["tp", "fp", "fn"]] == 0).all(axis=None)
+    assert cases.loc[unseen, "iou"].isna().all()
+    assert (cases.loc[(cases["class"] == "heart") & ~unseen, "pixels"] == 256).all()
+    assert np.isfinite(frames["runs"]["best_val_miou"]).all()
+    shown = grid.examples(whole, frames["runs"], "full", 3)
+    assert np.unique(shown["truth"]).tolist() == [0, 1]
+
+
+def test_validation_films_without_a_pixel_to_judge_by(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    data = task(tmp_path)
+    held = finetuning.split(data.films, 0, 6, 4, 0).valid
+    data.targets[held] = IGNORE
+    frames = grid.execute(make_grid(tmp_path, data=data, **SHORT))
+    assert frames["selection"]["val_miou"].isna().all()
+    assert frames["selection"]["selected"].tolist() == [True, False]
+    assert (frames["runs"]["lr"] == 1e-4).all()
+    assert (frames["cases"][["tp", "fn"]].sum(axis=1) == 256).all()
 
 
 def test_grid_refuses_what_cannot_run(tmp_path: Path) -> None:
