@@ -6,49 +6,39 @@ black on both ends of the shorter one.
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from dollkit.decode import FORMATS, load_image, probe
+from dollkit.decode.imagefile import MAX_PIXELS
 from dollkit.errors import InputError
 
-MAX_PIXELS = 89_478_485
-"""Largest image accepted (Pillow's own threshold); a 4020 x 4892 film has 19.7 million."""
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "Frame",
+    "fit",
+    "fit_box",
+    "fit_mask",
+    "frame",
+    "load_image",
+    "load_mask",
+    "probe",
+    "same_aspect",
+    "unfit",
+    "unfit_mask",
+]
 
-FORMATS = ("PNG", "JPEG", "GIF")
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 
-
-def load_image(path: Path | str) -> U8:
-    """One radiograph as 8-bit grey, (H, W) uint8.
-
-    - Colour and palette images: ITU-R 601 luma. Alpha is ignored, not blended: the RGBA films in
-      circulation are opaque, and what lies under transparency is still film.
-    - 16-bit grey: divided by the full range of the smallest of 8, 10, 12, 14, 16 bits that holds
-      its maximum, because detectors store 10 to 14 bits in 16 and 65535 would make those
-      nearly black. No other windowing.
-
-    Raises:
-        InputError: missing, empty, cut off, corrupt, not an image, of a kind that is no film
-            (floating point), or larger than `MAX_PIXELS`.
-    """
-    path = Path(path)
-    image = _decode(path)
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        return _to_8_bit(np.asarray(image), path)
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    if image.mode == "RGBA":
-        image = image.convert("RGB")
-    return np.asarray(image.convert("L"), dtype=np.uint8)
+IGNORE = 255
+"""Mask value of pixels that count for nothing: neither inside nor outside."""
 
 
 def load_mask(path: Path | str, height: int, width: int) -> U8:
@@ -99,11 +89,45 @@ def fit(image: U8, size: int) -> U8:
     return _pad(np.asarray(small), f)
 
 
-def fit_mask(mask: U8, size: int) -> U8:
-    """A mask (H, W) in {0, 1} on the square grid: inside where it covers half the pixel's area."""
-    f = frame(mask.shape[0], mask.shape[1], size)
-    area = _resize(mask.astype(np.float32), f.rows, f.cols, Image.Resampling.BOX)
-    return _pad((area >= 0.5).astype(np.uint8), f)
+def fit_mask(mask: U8, size: int, height: int | None = None, width: int | None = None) -> U8:
+    """A mask on the square grid, (size, size) uint8 in {0, 1, 255 = ignore}.
+
+    A pixel is inside where inside covers at least half of its area, else outside where outside
+    does, else ignored. A mask pixel counts whole, in the pixel that its centre lies in. Padding
+    is outside.
+
+    Args:
+        mask: (h, w) uint8 in {0, 1, 255 = ignore}.
+        size: of the grid.
+        height, width: of the film whose frame it lies on; None: the mask's own. A mask of another
+            size is stretched over the whole film.
+
+    Raises:
+        ValueError: the mask has not its film's aspect (see `same_aspect`), or other values.
+    """
+    height = mask.shape[0] if height is None else height
+    width = mask.shape[1] if width is None else width
+    if not same_aspect(mask.shape[0], mask.shape[1], height, width):
+        raise ValueError(f"mask of {mask.shape} cannot lie on a film of {(height, width)}")
+    if ((mask > 1) & (mask != IGNORE)).any():
+        raise ValueError("mask values are 0, 1 and 255")
+    f = frame(height, width, size)
+    ignored = mask == IGNORE
+    inside = _resize((mask == 1).astype(np.float32), f.rows, f.cols, Image.Resampling.BOX)
+    out = (inside >= 0.5).astype(np.uint8)
+    if ignored.any():
+        ignore = _resize(ignored.astype(np.float32), f.rows, f.cols, Image.Resampling.BOX)
+        # Rounding: areas that leave the outside exactly a half may sum to a little more.
+        out[(out == 0) & (inside + ignore > 0.5 + 5e-7)] = IGNORE
+    return _pad(out, f)
+
+
+def same_aspect(h: int, w: int, height: int, width: int) -> bool:
+    """Whether a mask of h x w can lie on a film of height x width: 1 % apart, or one pixel."""
+    if (h, w) == (height, width):
+        return True
+    skew = abs(h * width - w * height) / max(h * width, 1)
+    return skew <= max(0.01, 1 / max(min(h, w, height, width), 1))
 
 
 def unfit(values: npt.NDArray[Any], height: int, width: int) -> F32:
@@ -154,49 +178,3 @@ def _pad(inner: U8, f: Frame) -> U8:
 
 def _resize(values: F32, rows: int, cols: int, how: Image.Resampling) -> F32:
     return np.asarray(Image.fromarray(values).resize((cols, rows), how), dtype=np.float32)
-
-
-def _decode(path: Path) -> Image.Image:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image: check the path in its table") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if not data:
-        raise InputError(f"{path}: empty file: fetch it again or use skip_bad")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as probe:
-            if probe.width * probe.height > MAX_PIXELS:
-                raise _bomb(path, f"{probe.width}x{probe.height} pixels")
-            # Checksums: load() alone takes a PNG with flipped bytes.
-            probe.verify()
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _bomb(path, "too many pixels") from None
-    except UnidentifiedImageError:
-        raise InputError(
-            f"{path}: not a PNG, JPEG or GIF image: fetch it again or use skip_bad"
-        ) from None
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error, struct.error) as e:
-        raise InputError(
-            f"{path}: corrupt or cut off ({e or type(e).__name__}): fetch it again or use skip_bad"
-        ) from None
-    return image
-
-
-def _bomb(path: Path, what: str) -> InputError:
-    return InputError(f"{path}: {what}, more than {MAX_PIXELS}: not a radiograph; leave it out")
-
-
-def _to_8_bit(values: npt.NDArray[Any], path: Path) -> U8:
-    if values.dtype.kind == "f":
-        raise InputError(f"{path}: floating-point image: convert it to 8 or 16-bit grey")
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise InputError(f"{path}: grey values {low}..{high}: convert it to 8 or 16-bit grey")
-    top = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits)
-    return np.asarray(np.rint(values.astype(np.float64) * (255.0 / top)), dtype=np.uint8)

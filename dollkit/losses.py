@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-IGNORE = 255
+from dollkit.images import IGNORE
+
+__all__ = ["IGNORE", "weighted_bce_dice"]
 
 
 def weighted_bce_dice(
