@@ -46,15 +46,20 @@ class Films:
 
     Attributes:
         images: (N, S, S) uint8.
-        masks: (N, C, S, S) uint8 in {0, 1}.
+        targets: (N, C, S, S) uint8 in {0, 1, 255 = ignore}.
         films: their table.
         classes: C names.
     """
 
     images: npt.NDArray[np.uint8]
-    masks: npt.NDArray[np.uint8]
+    targets: npt.NDArray[np.uint8]
     films: pd.DataFrame
     classes: tuple[str, ...]
+
+    @property
+    def masks(self) -> npt.NDArray[np.uint8]:
+        """Pixels inside: (N, C, S, S) uint8 in {0, 1}."""
+        return np.asarray(self.targets == 1, np.uint8)
 
 
 def load_films(store: Store) -> Films:
@@ -72,7 +77,7 @@ def load_films(store: Store) -> Films:
         raise InputError(f"{store.path}: no film has all of the masks {', '.join(classes)}")
     return Films(
         np.asarray(store.images[rows]),
-        store.masks(rows, classes),
+        store.targets(rows, classes),
         store.films.iloc[rows].reset_index(drop=True),
         tuple(classes),
     )
@@ -166,14 +171,14 @@ def run(
     if names != [n for n, p in net.named_parameters() if p.requires_grad]:
         raise AssertionError("the set of trainable tensors changed")
     images = compute.to_input(data.images[parts.train], where)
-    masks = torch.from_numpy(data.masks[parts.train]).to(where)
+    targets = torch.from_numpy(data.targets[parts.train]).to(where)
     held = compute.to_input(data.images[parts.valid], where)
-    held_truth = data.masks[parts.valid]
+    held_truth = data.targets[parts.valid]
 
     def sample(step: int) -> tuple[torch.Tensor, ...]:
         pick = order(len(images), recipe.batch, step, recipe.seed).to(where)
         rng = compute.generator(recipe.seed, 3, step)
-        x, y = augment(images[pick], masks[pick], augmentation, rng)
+        x, y = augment(images[pick], targets[pick], augmentation, rng)
         assert y is not None
         return x, y
 
@@ -198,16 +203,17 @@ def run(
         ],
         "run": {
             "steps": recipe.steps, "best_step": done.best_step,
-            "best_val_miou": done.best_score, "trainable": count, "total": total,
-            "seconds": done.seconds,
+            "best_val_miou": done.best_score if done.best_state else float("nan"),
+            "trainable": count, "total": total, "seconds": done.seconds,
             "checkpoint_bytes": sum(state[k].numel() * state[k].element_size() for k in kept),
         },
     }  # fmt: skip
-    net.load_state_dict(done.best_state)
+    if done.best_state:  # else no validation film has a pixel to judge by: the last state stands
+        net.load_state_dict(done.best_state)
     net.eval()
     with torch.inference_mode(), compute.autocast(where, recipe.precision):
         drawn = _predict(net, compute.to_input(data.images[parts.test], where))
-    out["counts"] = np.stack(metrics.counts(drawn, data.masks[parts.test]))
+    out["counts"] = np.stack(metrics.counts(drawn, data.targets[parts.test]))
     out["prediction"] = np.packbits(drawn, axis=-1)
     return out
 

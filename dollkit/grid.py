@@ -107,7 +107,8 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
         for job in jobs:
             scores.append(_job(grid, job)["run"]["best_val_miou"])
             bar.update()
-        best = jobs[int(np.argmax(scores))]
+        # NaN: nothing to judge by. Overlaps are not negative.
+        best = jobs[int(np.argmax(np.nan_to_num(scores, nan=-1.0)))]
         frames["selection"].append(
             pd.DataFrame(
                 [
@@ -189,7 +190,8 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
         limit: most films.
 
     Returns:
-        image, image_id, truth, classes, arms, prediction (arms, n, C, S, S), iou (arms, n).
+        image, image_id, truth (n, C, S, S) in {0, 1}, classes, arms,
+        prediction (arms, n, C, S, S), iou (arms, n).
     """
     chosen = runs[
         (runs["tuning"] == tuning)
@@ -205,14 +207,14 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
         assert found is not None
         drawn.append(np.unpackbits(found["prediction"], axis=-1)[: len(test)])
     prediction = np.stack(drawn)
-    truth = grid.data.masks[test]
-    overlap = metrics.iou(*metrics.counts(prediction, np.broadcast_to(truth, prediction.shape)))
+    target = grid.data.targets[test]
+    overlap = metrics.iou(*metrics.counts(prediction, np.broadcast_to(target, prediction.shape)))
     known = np.isfinite(overlap)
     per_film = np.where(known, overlap, 0).sum(-1) / np.maximum(known.sum(-1), 1)
     return {
         "image": grid.data.images[test],
         "image_id": grid.data.films["image_id"].to_numpy()[test].astype("U"),
-        "truth": truth,
+        "truth": (target == 1).astype(np.uint8),
         "classes": np.array(grid.data.classes, "U"),
         "arms": chosen["arm"].to_numpy().astype("U"),
         "prediction": prediction,

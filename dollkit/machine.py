@@ -27,6 +27,11 @@ LIBRARIES = (
 )
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @functools.cache
 def commit() -> dict[str, Json]:
     """Git commit of the repository (null without git) and whether files differ from it."""

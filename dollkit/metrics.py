@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from dollkit.store import IGNORE
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -93,14 +95,24 @@ def average_precision(truth: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 def counts(
     prediction: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """True positive, false positive and false negative pixels over the last two axes."""
-    p, t = prediction.astype(bool), truth.astype(bool)
+    """True positive, false positive and false negative pixels over the last two axes.
+
+    Args:
+        prediction: (..., S, S), non-zero inside.
+        truth: (..., S, S) uint8 in {0, 1, 255} or bool. Pixels of 255 are left out: whatever is
+            predicted there is neither right nor wrong.
+
+    Returns:
+        tp, fp, fn: (...) int64.
+    """
+    known = truth != IGNORE
+    p, t = prediction.astype(bool) & known, truth.astype(bool) & known
     tp = (p & t).sum((-2, -1))
     return tp, p.sum((-2, -1)) - tp, t.sum((-2, -1)) - tp
 
 
 def iou(tp: npt.ArrayLike, fp: npt.ArrayLike, fn: npt.ArrayLike) -> FloatArray:
-    """Intersection over union; NaN where truth and prediction are both empty."""
+    """Intersection over union; NaN where truth and prediction are both empty (or ignored)."""
     a, b, c = (np.asarray(v, dtype=np.float64) for v in (tp, fp, fn))
     with np.errstate(invalid="ignore"):
         value: FloatArray = a / (a + b + c)
@@ -108,7 +120,7 @@ def iou(tp: npt.ArrayLike, fp: npt.ArrayLike, fn: npt.ArrayLike) -> FloatArray:
 
 
 def dice(tp: npt.ArrayLike, fp: npt.ArrayLike, fn: npt.ArrayLike) -> FloatArray:
-    """Dice coefficient; NaN where truth and prediction are both empty."""
+    """Dice coefficient; NaN where truth and prediction are both empty (or ignored)."""
     a, b, c = (np.asarray(v, dtype=np.float64) for v in (tp, fp, fn))
     with np.errstate(invalid="ignore"):
         value: FloatArray = 2 * a / (2 * a + b + c)

@@ -14,16 +14,11 @@ import psutil  # type: ignore[import-untyped]
 
 from dollkit import params, paths, pipeline, stage
 from dollkit.errors import InputError
+from dollkit.machine import cores
 
 DEVICES = ("auto", "cpu", "cuda")
 TRIGGERS = ("mtime", "params", "input")
 """Not ``code`` (the Snakefile's own text) nor ``software-env``: neither changes a result."""
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def check_knobs(profile: str, data: str, jobs: str, device: str) -> tuple[Path | None, int]:

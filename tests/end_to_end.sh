@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The smoke profile from data to claims in a fresh folder, then every notebook by nbval against a
-# copy of what it made (02, 04 and 05 run once there; their other instances come from the copy).
+# copy of what it made (02, 04 and 05 run once there; their other instances come from the copy),
+# then the same chain over CheXpert, JSRT, Montgomery, Shenzhen and COVID-QU-Ex trees on disk.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$1
@@ -15,3 +16,11 @@ cp -r "$DOLLKIT_RUNS" "$DOLLKIT_FIGURES" "$folder/nbval"
 export DOLLKIT_RUNS=$folder/nbval/runs DOLLKIT_FIGURES=$folder/nbval/figures
 "$python" -m pytest -q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
     "${DOLLKIT_NOTEBOOKS:-notebooks}"
+
+export DOLLKIT_RUNS=$folder/runs DOLLKIT_FIGURES=$folder/figures
+"$python" -m dollkit.phantom --out "$folder/sets" --layout all --n 40 --size 64 2> /dev/null
+for name in chexpert jsrt nlm covid_qu_ex; do
+    "$python" -m dollkit.data check "$name" "$folder/sets" --subset --decode 2> /dev/null | tail -1
+done
+"$python" -m dollkit.reproduce --profile disk-smoke --data "$folder/sets" --jobs 2
+grep -q 'JSRT with SCR masks (organs)' "$folder/figures/disk-smoke/claims.md"

@@ -8,41 +8,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from dollkit import paths
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS
 from dollkit.readers import build
 from dollkit.readers.build import build_store
+from dollkit.readers.check import surplus
 from dollkit.readers.open_mapping import (
     IMPLIED,
+    NIH_FINDINGS,
     NIH_TO_CHEXPERT,
     UNMAPPED_CHEXPERT,
     UNMAPPED_NIH,
     mapping_table,
     nih_states,
 )
-from dollkit.readers.open_pack import FOLDS, TASKS, boxes, draw_splits, read_films, read_task
+from dollkit.readers.open_pack import (
+    DATASET,
+    FOLDS,
+    TASKS,
+    boxes,
+    draw_splits,
+    read_films,
+    read_task,
+)
 from dollkit.store import open_store
-
-NIH = [
-    "No_Finding",
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-]
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +53,13 @@ def tables(pack: Path, tmp_path: Path) -> Path:
 
 
 def states(*present: str) -> dict[str, float]:
-    row = {name: int(name in present) for name in NIH}
-    return nih_states(pd.DataFrame([{"image_id": "a", **row}])).loc["a"].to_dict()
+    row = pd.DataFrame([[name in present for name in NIH_FINDINGS]], columns=list(NIH_FINDINGS))
+    return nih_states(row).iloc[0].to_dict()
 
 
 def test_mapping_covers_both_sides_once() -> None:
     used = {n for names in NIH_TO_CHEXPERT.values() for n in names} | set(IMPLIED.values())
-    assert used | set(UNMAPPED_NIH) == set(NIH)
+    assert used | set(UNMAPPED_NIH) == set(NIH_FINDINGS)
     assert used.isdisjoint(UNMAPPED_NIH)
     mapped = [*NIH_TO_CHEXPERT, *IMPLIED, *UNMAPPED_CHEXPERT]
     assert sorted(mapped) == sorted(FINDINGS)
@@ -152,7 +143,7 @@ def test_tasks(pack: Path, task: str) -> None:
     assert sizes.max() - sizes.min() <= 1
     assert films.groupby("patient_id")["fold"].nunique().max() == 1
     assert table.mask_classes == tuple(TASKS[task])
-    assert (table.masks != "").sum().sum() == {"lungs": 145, "infection": 29, "organs": 85}[task]
+    assert table.masks.notna().sum().sum() == {"lungs": 145, "infection": 29, "organs": 85}[task]
 
 
 def test_committed_splits_are_the_drawn_ones(pack: Path, tmp_path: Path) -> None:
@@ -229,7 +220,9 @@ def test_bad_tables(tables: Path) -> None:
         read_films(tables)
     listed = (tables / "boxes.csv").read_text()
     (tables / "boxes.csv").write_text(listed.replace(",Cardiomegaly,", ",Heart,"))
-    with pytest.raises(InputError, match="box label 'Heart' has no counterpart"):
+    with pytest.raises(
+        InputError, match=r"boxes.csv, row \d+, column 'label': value 'Heart': use a la"
+    ):
         boxes(tables)
     (tables / "images.csv").unlink()
     with pytest.raises(InputError, match=r"images.csv: no such file: give the folder of the open"):
@@ -238,15 +231,72 @@ def test_bad_tables(tables: Path) -> None:
         read_task(tables, "heart")
 
 
-def test_mask_of_another_size_in_the_pack(pack: Path, tables: Path, tmp_path: Path) -> None:
-    for folder in ("images", "masks"):
-        (tables / folder).symlink_to(pack / folder)
-    table = read_task(tables, "infection")
-    wrong = tmp_path / "wrong.png"
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(wrong)
-    table.masks.loc[3, "infection"] = str(wrong)
-    with pytest.raises(InputError, match=r"images.csv, row \d+: .*wrong.png: mask is 8x8, its im"):
+def test_mask_of_another_size_in_the_pack(pack: Path, tmp_path: Path) -> None:
+    table = read_task(pack, "infection")
+    sizes = table.films["width"] / table.films["height"]
+    row, other = int(sizes.argmin()), int(sizes.argmax())
+    table.masks.loc[row, "infection"] = table.masks.loc[other, "infection"]
+    where = table.films["where"].iloc[row].rpartition("/")[2]
+    with pytest.raises(InputError, match=rf"{where}: .*masks.*: mask is \d+x\d+, its image is"):
         build_store(table, tmp_path / "store", 64)
+
+
+def test_data_set_is_found_read_and_counted(pack: Path) -> None:
+    assert DATASET.find(pack) == DATASET.find(pack.parent) == pack
+    tables = DATASET.read(pack, skip_bad=False)
+    assert tuple(tables) == DATASET.stores
+    facts: dict[str, int] = {}
+    for table in tables.values():
+        facts |= table.facts
+    assert facts == DATASET.documented
+    assert surplus(tables) == []
+    for table in tables.values():
+        assert surplus({"one": table}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "words"),
+    [
+        ("images.csv", 932, "column 'image_id': value 'nih_.*': use each film once"),
+        ("findings_nih.csv", 693, "column 'image_id': value 'nih_.*': use each film once"),
+        ("masks.csv", 349, "column 'image_id': value 'ieee_.*': use one mask of each kind"),
+    ],
+)
+def test_films_listed_twice(tables: Path, name: str, row: int, words: str) -> None:
+    path = tables / name
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[1]]))
+
+    def read(skip_bad: bool) -> list[str]:
+        read_table = read_films(tables, None, skip_bad)
+        masks = read_task(tables, "lungs", None, skip_bad)
+        assert (len(read_table), len(masks)) == (691, 145)
+        return [*read_table.bad.frame()["reason"], *masks.bad.frame()["reason"]]
+
+    with pytest.raises(InputError, match=rf"{name}, row {row}, {words}"):
+        read(False)
+    told = read(True)
+    assert told
+    assert all(f"{name}, row {row}, " in reason for reason in told)
+
+
+def test_skip_bad_leaves_wrong_rows_out(tables: Path) -> None:
+    for name, old, new in (
+        ("images.csv", "images/nih/00000165_001.png", "../nih/00000165_001.png"),
+        ("findings_nih.csv", "nih_00000193_019,0,0,0", "nih_00000193_019,0,0,9"),
+        ("boxes.csv", "nih_00000506_013,NIH_BBox_List_2017,Pneumonia", "nih_00000506_013,N,Cold"),
+    ):
+        text = (tables / name).read_text()
+        assert old in text
+        (tables / name).write_text(text.replace(old, new))
+    table = read_films(tables, skip_bad=True)
+    left_out = {"nih_00000165_001", "nih_00000193_019"}
+    assert len(table) == 689
+    assert left_out.isdisjoint(table.films["image_id"])
+    assert left_out.isdisjoint(table.boxes["image_id"])
+    reasons = table.bad.frame()["reason"].tolist()
+    for words in ("column 'file': value '../nih", "column 'Cardiomegaly': value '9'", "'Cold'"):
+        assert sum(words in reason for reason in reasons) == 1
 
 
 def test_no_radiograph_in_the_data_folder() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,93 +11,21 @@ import pytest
 from PIL import Image
 
 from dollkit.errors import InputError
-from dollkit.findings import FINDINGS, PATHOLOGIES
+from dollkit.findings import PATHOLOGIES
 from dollkit.readers import build, read, require_positives
 from dollkit.readers.build import build_store
-from dollkit.readers.chexpert import HEADER, mask_path, read_chexpert
+from dollkit.readers.chexpert import mask_path, read_chexpert
 from dollkit.readers.splits import draw_parts, read_split, write_split
 from dollkit.store import open_store
+from tests.chexpert_trees import write_chexpert
 
 Tree = Callable[..., Path]
 
 
-def film_row(path: str, **values: str) -> dict[str, str]:
-    row = dict.fromkeys(HEADER, "")
-    row |= {"Path": path, "Sex": "Female", "Age": "61", "Frontal/Lateral": "Frontal", "AP/PA": "PA"}
-    return row | {"Edema": "1.0", "Pneumonia": "-1.0", "Fracture": "0.0"} | values
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """A synthetic CheXpert tree; keyword arguments change the third row of train.csv."""
-
-    def make(prefix: str = "CheXpert-v1.0-small/", **changed: str) -> Path:
-        root = tmp_path / "CheXpert-v1.0-small"
-        for part, patients in (("train", range(1, 7)), ("valid", range(7, 9))):
-            rows = []
-            for k in patients:
-                path = f"{part}/patient{k:05d}/study1/view1_frontal.jpg"
-                file = root / path
-                file.parent.mkdir(parents=True, exist_ok=True)
-                pixels = np.full((40, 32), 20 * k, np.uint8)
-                Image.fromarray(pixels).save(file)
-                rows.append(film_row(prefix + path))
-            if part == "train":
-                lateral = "train/patient00001/study1/view2_lateral.jpg"
-                rows.insert(1, film_row(prefix + lateral, **{"Frontal/Lateral": "Lateral"}))
-                rows[2] |= changed
-            with (root / f"{part}.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, HEADER)
-                writer.writeheader()
-                writer.writerows(rows)
-        return root
-
-    return make
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-
-
-def test_chexpert_rows(tree: Tree) -> None:
-    table = read_chexpert(tree(Sex="Unknown", Edema="", Fracture="-1", **{"AP/PA": "LL"}))
-    films = table.films
-    assert films["image_id"].tolist() == [
-        f"patient{k:05d}_study1_view1_frontal" for k in range(1, 9)
-    ]
-    assert films["patient_id"].tolist() == [f"patient{k:05d}" for k in range(1, 9)]
-    assert set(films["split"][:6]) <= {"train", "valid"}
-    assert films["split"][6:].tolist() == ["test", "test"]
-    assert films["where"].iloc[1].endswith("train.csv, row 4")
-    assert films["sex"].tolist() == ["F", "", "F", "F", "F", "F", "F", "F"]
-    assert films["view"].tolist() == ["PA", "", "PA", "PA", "PA", "PA", "PA", "PA"]
-    assert films["age"].tolist() == [61.0] * 8
-    assert films["Edema"].tolist()[2:] == [1.0] * 6
-    assert np.isnan(films["Edema"][1])
-    assert films["Fracture"].tolist()[:3] == [0.0, -1.0, 0.0]
-    assert films["Pneumonia"].tolist() == [-1.0] * 8
-    assert films["Cardiomegaly"].isna().all()
-    assert table.mask_classes == ()
-
-
-@pytest.mark.parametrize("prefix", ["CheXpert-v1.0-small/", "", "CheXpert-v1.0/"])
-def test_path_with_or_without_the_root(tree: Tree, prefix: str) -> None:
-    root = tree(prefix)
-    for given in (root, root.parent):
-        assert all(Path(p).is_file() for p in read_chexpert(given).films["path"])
-
-
-def test_validation_split_depends_on_the_patient_alone(tree: Tree) -> None:
-    root = tree()
-    first = read_chexpert(root, 0.5).films.set_index("patient_id")["split"]
-    assert set(first[:6]) == {"train", "valid"}
-    lines = (root / "train.csv").read_text().splitlines()
-    (root / "train.csv").write_text("\n".join([lines[0], *reversed(lines[3:])]) + "\n")
-    again = read_chexpert(root, 0.5).films.set_index("patient_id")["split"]
-    assert again.to_dict() == first.drop("patient00001").to_dict()
-    assert "valid" not in set(read_chexpert(root, 0.0).films["split"])
+    """A synthetic CheXpert tree; see `write_chexpert`."""
+    return lambda **changed: write_chexpert(tmp_path / "CheXpert-v1.0-small", **changed)
 
 
 def test_store_from_chexpert(tree: Tree, tmp_path: Path) -> None:
@@ -125,50 +52,6 @@ def test_masks_beside_the_films(tree: Tree, tmp_path: Path) -> None:
     effusion = store.masks([2], ["Pleural Effusion"])[0, 0]
     assert effusion[20:, 4:36].all()
     assert effusion.sum() == 20 * 32
-
-
-def test_misspelt_column(tree: Tree) -> None:
-    root = tree()
-    edit(root / "train.csv", "Pleural Effusion", "Pleural effusion")
-    with pytest.raises(
-        InputError,
-        match=r"train.csv: column 'Pleural Effusion' is missing; instead of 'Pleural eff",
-    ):
-        read_chexpert(root)
-
-
-@pytest.mark.parametrize("value", ["2.0", "yes", "0.5", "nan", "1.0.0"])
-def test_label_value_outside_the_four_states(tree: Tree, value: str) -> None:
-    with pytest.raises(
-        InputError, match=rf"train.csv, row 4, column 'Edema': value '{value}': use 1, 0, -1 or bl"
-    ):
-        read_chexpert(tree(Edema=value))
-
-
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [("Sex", "X"), ("Age", "old"), ("Frontal/Lateral", "Oblique"), ("Path", "train/film.jpg")],
-)
-def test_other_odd_values(tree: Tree, column: str, value: str) -> None:
-    with pytest.raises(InputError, match=rf"train.csv, row 4, column '{column}': value '{value}'"):
-        read_chexpert(tree(**{column: value}))
-
-
-def test_patient_in_two_splits(tree: Tree) -> None:
-    root = tree()
-    row = film_row("CheXpert-v1.0-small/valid/patient00002/study2/view1_frontal.jpg")
-    with (root / "valid.csv").open("a", newline="") as file:
-        csv.DictWriter(file, HEADER).writerow(row)
-    with pytest.raises(
-        InputError, match=r"patient 'patient00002' stands in train.csv and in valid"
-    ):
-        read_chexpert(root)
-
-
-def test_film_listed_twice(tree: Tree) -> None:
-    first = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
-    with pytest.raises(InputError, match=r"train.csv, row 4, column 'Path': .*each film once"):
-        read_chexpert(tree(Path=first))
 
 
 def test_missing_folder_and_files(tree: Tree, tmp_path: Path) -> None:
@@ -269,7 +152,7 @@ def test_unwritable_output_folder(tree: Tree, tmp_path: Path) -> None:
 
 
 def test_parameters_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'source' is 'mimic': use one of phantom, chexpert, open"):
+    with pytest.raises(InputError, match="unknown data set 'mimic': use one of chexpert, "):
         build("mimic", tmp_path, tmp_path / "out", 64)
     with pytest.raises(InputError, match="'size' is 100: use a positive multiple of 8"):
         build("chexpert", tmp_path, tmp_path / "out", 100)
@@ -292,22 +175,6 @@ def test_no_positives_for_a_finding(tree: Tree) -> None:
 def test_unknown_finding(tree: Tree) -> None:
     with pytest.raises(InputError, match="unknown finding 'Effusion': use one of No Finding"):
         require_positives(read_chexpert(tree()).films, ["Effusion"])
-
-
-def test_mock_chexpert_of_real_films(shared_dir: Path, tmp_path: Path) -> None:
-    folder = shared_dir / "layouts" / "MOCK_chexpert_shape_with_NIH_pixels"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}")
-    stores = build("chexpert", folder, tmp_path / "out", 64)
-    store = open_store(stores["films"], verify=True)
-    assert len(store) == 24
-    assert (store.films["split"] == "test").sum() == 8
-    raw = pd.concat(
-        pd.read_csv(folder / "CheXpert-v1.0-small" / name) for name in ("train.csv", "valid.csv")
-    )
-    for finding in FINDINGS:
-        np.testing.assert_array_equal(store.films[finding], raw[finding].astype(float))
-    assert store.images.reshape(24, -1).std(axis=1).min() > 10
 
 
 def test_parts_are_balanced_and_patient_disjoint() -> None:

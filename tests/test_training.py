@@ -219,6 +219,23 @@ def test_augmentation_moves_film_and_mask_together() -> None:
     assert set(warped.unique().tolist()) <= {0, 1}
 
 
+def test_augmentation_keeps_the_ignore_value_as_it_is() -> None:
+    masks = torch.zeros(4, 3, 48, 48, dtype=torch.uint8)
+    masks[:, 0, 10:30, 12:36] = 255
+    masks[:, 0, 14:22, 16:28] = 1
+    masks[:, 1] = 255  # a class that is ignored all over
+    x = masks[:, :1].float()
+    how = Augmentation(degrees=30.0, scale=0.2, shift=0.1, contrast=0.0, brightness=0.0)
+    _, warped = augment(x, masks, how, compute.generator(5))
+    assert warped is not None
+    assert warped.unique().tolist() == [0, 1, 255]  # none in between
+    assert not torch.equal(warped, masks)
+    shares = [(m[:, 0] == 255).float().mean((1, 2)) for m in (warped, masks)]
+    torch.testing.assert_close(shares[0], shares[1], rtol=0.5, atol=0.0)
+    assert set(warped[:, 1].unique().tolist()) == {0, 255}
+    assert not warped[:, 2].any()
+
+
 def test_augmentation_off_is_the_identity_and_seed_decides() -> None:
     x = torch.randn(2, 1, 16, 16)
     assert augment(x, None, NONE, compute.generator(0))[0] is x
@@ -263,3 +280,19 @@ def test_empty_masks_do_not_count_and_one_sided_ones_are_zero() -> None:
     values = np.array([[1.0, np.nan], [0.5, np.nan]])
     assert metrics.mean_iou(values) == 0.75
     assert np.isnan(metrics.mean_iou(np.full((2, 2), np.nan)))
+
+
+def test_ignored_pixels_count_neither_way() -> None:
+    truth = np.array([[[1, 1, 255], [0, 0, 255], [1, 0, 255]]], np.uint8)
+    drawn = np.array([[[1, 0, 1], [1, 0, 0], [0, 0, 1]]], np.uint8)
+    assert [int(c[0]) for c in metrics.counts(drawn, truth)] == [1, 1, 2]
+    other = drawn.copy()
+    other[truth == 255] ^= 1
+    np.testing.assert_array_equal(metrics.counts(other, truth), metrics.counts(drawn, truth))
+    assert metrics.iou(*metrics.counts(drawn, truth))[0] == 0.25
+    nothing = np.full((2, 1, 4, 4), 255, np.uint8)
+    tp, fp, fn = metrics.counts(np.ones((2, 1, 4, 4), np.uint8), nothing)
+    assert tp.tolist() == fp.tolist() == fn.tolist() == [[0], [0]]
+    assert np.isnan(metrics.iou(tp, fp, fn)).all()
+    # A bool truth has no ignored pixels.
+    assert [int(c[0]) for c in metrics.counts(drawn, truth == 1)] == [1, 3, 2]

@@ -2,45 +2,83 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dollkit.errors import InputError
 from dollkit.readers.build import build_store
-from dollkit.readers.chexpert import read_chexpert
-from dollkit.readers.open_pack import TASKS, read_films, read_task
+from dollkit.readers.dataset import STORES, DataSet
+from dollkit.readers.datasets import DATASETS, assign, found, named, place
 from dollkit.readers.phantom import COHORT_OF, PhantomPlan, build_phantom
 from dollkit.readers.table import FilmTable, check_files, require_positives
 from dollkit.store import unwritable
 
 __all__ = ["SOURCES", "FilmTable", "PhantomPlan", "build", "read", "require_positives"]
 
-SOURCES = ("phantom", "chexpert", "open")
+log = logging.getLogger(__name__)
+
+SOURCES = ("phantom", "auto", *DATASETS)
+"""What ``source`` may be; names of data sets may be joined by ``+``."""
 
 
-def read(source: str, data_dir: Path | str, valid_fraction: float = 0.1) -> dict[str, FilmTable]:
-    """Tables of a data set on disk, by the name of the store that they become.
+def read(
+    source: str,
+    data_dir: Path | str,
+    valid_fraction: float = 0.1,
+    *,
+    skip_bad: bool = False,
+    options: Mapping[str, str] | None = None,
+    stores: Mapping[str, str] | None = None,
+) -> dict[str, FilmTable]:
+    """Tables of the data sets in a folder, by the name of the store that they become.
 
     Args:
-        source: ``chexpert`` (films) or ``open`` (films, lungs, infection, organs).
-        data_dir: folder of the data set.
-        valid_fraction: share of CheXpert's training patients that validate.
+        source: ``auto`` (every data set that lies in the folder or one below), or names of data
+            sets joined by ``+``.
+        data_dir: the folder.
+        valid_fraction: share of the training patients that validate, for sets without a
+            validation split of their own (chexpert, nih).
+        skip_bad: note wrong rows in the table's ``bad`` instead of stopping at the first.
+        options: ``<data set>.<option>`` -> value, see ``python -m dollkit.data list``.
+        stores: store -> data set, where several could give it.
 
     Raises:
-        InputError: unknown source, no such folder, or what the reader finds wrong.
+        InputError: unknown source, no such folder, nothing to read there, or what a reader finds
+            wrong.
     """
-    if source not in SOURCES[1:]:
-        raise InputError(f"source {source!r} is not read from disk: use {' or '.join(SOURCES[1:])}")
     root = Path(data_dir)
     if not str(data_dir) or not root.is_dir():
         raise InputError(
             f"parameter 'data_dir' is {str(data_dir)!r}: no such folder; give the folder of the "
             f"{source} data (DATA=...)"
         )
-    if source == "chexpert":
-        return {"films": read_chexpert(root, valid_fraction)}
-    return {"films": read_films(root), **{task: read_task(root, task) for task in TASKS}}
+    places = _places(source, root)
+    chosen_options = _options(options or {}, places)
+    tables: dict[str, dict[str, FilmTable]] = {}
+    out: dict[str, FilmTable] = {}
+    empty: set[tuple[str, str]] = set()
+    while True:
+        # A set may have a store in principle and not in this copy: the next one is asked then.
+        free = {s: n for s, n in assign(places, stores, empty).items() if s not in out}
+        if not free:
+            break
+        for store, name in free.items():
+            if name not in tables:
+                extra = _extra(DATASETS[name], valid_fraction)
+                log.info("reading %s in %s", DATASETS[name].title, places[name])
+                tables[name] = DATASETS[name].tables(
+                    places[name], chosen_options.get(name), skip_bad, **extra
+                )
+            if store in tables[name]:
+                out[store] = tables[name][store]
+            else:
+                empty.add((store, name))
+    if not out:
+        raise InputError(f"{root}: {source} gives no films; data/README.md shows the trees")
+    return {store: out[store] for store in STORES if store in out}
 
 
 def build(
@@ -53,19 +91,23 @@ def build(
     workers: int | None = None,
     seed: int = 0,
     valid_fraction: float = 0.1,
+    options: Mapping[str, str] | None = None,
+    stores: Mapping[str, str] | None = None,
+    fill_from: str = "",
     phantom: Mapping[str, Any] | None = None,
 ) -> dict[str, Path]:
-    """Build all stores that a source has.
+    """Build the stores of a run.
 
     Args:
-        source: ``phantom`` or ``open`` (films, lungs, infection, organs) or ``chexpert`` (films).
-        data_dir: folder of the data set; not used by the phantom.
+        source: ``phantom`` (films, lungs, infection, organs), ``auto``, or data sets as in `read`.
+        data_dir: folder of the data sets; not used by the phantom.
         out: folder that gets one store per name.
         size: side of the films in pixels, a multiple of 8.
-        skip_bad: leave single bad films out and list them in ``skipped.csv`` in the store.
-        workers: threads or processes; None: one per core.
+        skip_bad: leave bad rows and films out and list them in ``skipped.csv`` in the store.
+        workers: decoding or rendering workers; None: one per core.
         seed: of the phantom.
-        valid_fraction: share of CheXpert's training patients that validate.
+        valid_fraction, options, stores: as in `read`.
+        fill_from: ``phantom``: stores that the data sets do not give come from there; "": none.
         phantom: fields of `PhantomPlan` that differ from its defaults.
 
     Returns:
@@ -74,52 +116,63 @@ def build(
     Raises:
         InputError: the first thing that is wrong, as far as possible before any long work.
     """
-    if source not in SOURCES:
-        raise InputError(f"parameter 'source' is {source!r}: use one of {', '.join(SOURCES)}")
     if size < 8 or size % 8:
         raise InputError(f"parameter 'size' is {size}: use a positive multiple of 8")
+    if fill_from not in ("", "phantom"):
+        raise InputError(f"parameter 'fill_from' is {fill_from!r}: use phantom, or leave it empty")
+    plan = _plan(phantom or {})
+    tables: dict[str, FilmTable] = {}
+    if source != "phantom":
+        tables = read(
+            source, data_dir, valid_fraction, skip_bad=skip_bad, options=options, stores=stores
+        )
+        if not skip_bad:
+            for table in tables.values():
+                check_files(table)
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(out, error) from None
-    if source == "phantom":
-        plan = _plan(phantom or {})
-        return {s: build_phantom(out / s, s, size, plan, seed, workers) for s in COHORT_OF}
-    tables = read(source, data_dir, valid_fraction)
-    if not skip_bad:
-        for table in tables.values():
-            check_files(table)
-    return {
-        name: build_store(table, out / name, size, skip_bad, workers)
-        for name, table in tables.items()
-    }
+    built: dict[str, Path] = {}
+    for name in STORES:
+        if name in tables:
+            built[name] = build_store(tables[name], out / name, size, skip_bad, workers)
+        elif "phantom" in (source, fill_from) and name in COHORT_OF:
+            built[name] = build_phantom(out / name, name, size, plan, seed, workers)
+    return built
 
 
-def fill_tasks(
-    source: str,
-    built: Mapping[str, Path],
-    out: Path | str,
-    size: int,
-    *,
-    seed: int = 0,
-    phantom: Mapping[str, Any] | None = None,
-) -> dict[str, Path]:
-    """Phantom films for the downstream tasks that a data set brings no masks for.
+def _places(source: str, root: Path) -> dict[str, Path]:
+    """Data sets to read and where each lies."""
+    if source == "auto":
+        places = found(root)
+        if not places:
+            raise InputError(f"{root}: no known data set here; data/README.md shows the trees")
+        return places
+    places = {}
+    for name in source.split("+"):
+        data_set = named(name)
+        places[name] = place(root, name) or data_set.locate(root)
+    return places
 
-    Args:
-        source: ``phantom``, the only one that has masks of every task.
-        built: stores that are there.
-        out, size, seed, phantom: as in `build`.
 
-    Returns:
-        path of each new store by name.
-    """
-    if source != "phantom":
-        raise InputError(f"parameter 'tasks_from' is {source!r}: use phantom, or leave it empty")
-    plan = _plan(phantom or {})
-    missing = [s for s in COHORT_OF if s not in built]
-    return {s: build_phantom(Path(out) / s, s, size, plan, seed) for s in missing}
+def _options(given: Mapping[str, str], places: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """``set.option`` -> value as one mapping per data set."""
+    out: dict[str, dict[str, str]] = {}
+    for key, value in given.items():
+        name, _, option = key.partition(".")
+        if not option or name not in DATASETS:
+            raise InputError(f"parameter 'options' has {key!r}: write <data set>.<option>")
+        if name not in places:
+            raise InputError(f"parameter 'options' has {key!r}, but {name} is not read here")
+        out.setdefault(name, {})[option] = value
+    return out
+
+
+def _extra(data_set: DataSet, valid_fraction: float) -> dict[str, float]:
+    takes = "valid_fraction" in inspect.signature(data_set.read).parameters
+    return {"valid_fraction": valid_fraction} if takes else {}
 
 
 def _plan(values: Mapping[str, Any]) -> PhantomPlan:

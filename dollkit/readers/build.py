@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
+from dollkit.buildkey import Key
 from dollkit.errors import InputError
-from dollkit.images import fit, fit_box, fit_mask, load_image, load_mask
-from dollkit.readers.table import FilmTable, check_files, missing_files
-from dollkit.store import StoreWriter, unwritable
+from dollkit.machine import cores
+from dollkit.readers.csvfile import REPORT_COLUMNS
+from dollkit.readers.decoding import CHUNK, Film, Rows, Rule, decode, films_of
+from dollkit.readers.fingerprint import batched, fingerprints, rule_of
+from dollkit.readers.table import FilmTable, check_files, lost_files
+from dollkit.store import StoreWriter, standing, unwritable
 
 log = logging.getLogger(__name__)
 
-U8 = npt.NDArray[np.uint8]
 SKIPPED = "skipped.csv"
-
-
-class _Film(NamedTuple):
-    row: int
-    image: U8
-    masks: U8
-    valid: npt.NDArray[np.bool_]
-    height: int
-    width: int
-
-
-class _Bad(NamedTuple):
-    row: int
-    reason: str
 
 
 def build_store(
@@ -50,13 +36,17 @@ def build_store(
 ) -> Path:
     """Decode the films of a table into a store.
 
+    A store that the same table, files, settings and code have made is kept. A build that was
+    stopped, by whatever, goes on where it was.
+
     Args:
         table: what a reader returned.
         path: folder of the store.
         size: side in pixels, a multiple of 8.
         skip_bad: leave films out whose image or mask is missing, corrupt, cut off or of a wrong
-            size, and list them in ``skipped.csv`` (file, row, reason) in the store's folder.
-        workers: decoding threads; None: one per core (decoding releases the interpreter lock).
+            size, and list them in ``skipped.csv`` (file, row, reason) in the store's folder, after
+            the rows that the reader left out.
+        workers: decoding threads; None: one per core. The store is the same for any number.
         made_from: account to keep in ``store.json``; the reader's name and options are enough.
 
     Returns:
@@ -67,101 +57,104 @@ def build_store(
             or no film is left; or `path` cannot be written.
     """
     path = Path(path)
-    if not skip_bad:
+    found = lost_files(table)
+    if len(found) and not skip_bad:
         check_files(table)
-    lost = missing_files(table) if skip_bad else pd.DataFrame(columns=["file", "reason", "film"])
-    skipped: dict[int, tuple[str, str]] = {
-        int(i): (file, reason)
-        for file, reason, i in zip(lost["file"], lost["reason"], lost["film"], strict=True)
+    lost = {
+        int(i): (str(file), str(reason))
+        for file, reason, i in zip(found["file"], found["reason"], found["film"], strict=True)
     }
-    todo = [i for i in range(len(table)) if i not in skipped]
-    account = {"source": table.source, **dict(made_from or {}), "skip_bad": skip_bad}
-    kept: list[_Film] = []
-    with StoreWriter(path, size, table.mask_classes, max(len(todo), 1), account) as writer:
-        bar = tqdm(_decode_all(table, todo, size, workers), total=len(todo), desc=path.name)
-        for item in bar:
-            if isinstance(item, _Bad):
-                if not skip_bad:
-                    raise InputError(item.reason)
-                skipped[item.row] = (str(table.films["path"].iloc[item.row]), item.reason)
-                continue
-            masks = item.masks[None] if table.mask_classes else None
-            writer.write(len(kept), item.image[None], masks, item.valid[None])
-            # Pixels are on disk: keep only what the table needs.
-            kept.append(item._replace(image=_NOTHING, masks=_NOTHING))
-        if not kept:
+    rule = Rule(size, len(table.mask_classes), table.depths, table.any_ending)
+    account = {"source": table.source, **dict(made_from or {})}
+    key = Key(rule_of(table, rule, account), fingerprints(table, films_of(table, lost)))
+    store = standing(path, key)
+    if store is not None and (skip_bad or not store.left_out):
+        return path
+    bad = _Bad(table, skip_bad)
+    rows: list[int] = []
+    sizes: list[tuple[int, int]] = []
+    ignore, room = table.ignoring(), max(len(table), 1)
+    with StoreWriter(
+        path, size, table.mask_classes, room, account, ignore=ignore, key=key
+    ) as writer:
+        for number, note in enumerate(writer.notes):
+            wrong = {int(position): found for position, found in note["bad"].items()}
+            rows += bad.take(number, wrong)
+            sizes += note["sizes"]
+        begin = len(writer.notes)
+        if begin:
+            log.info("%s: going on after film %d of %d", path, CHUNK * begin, len(table))
+        films = islice(films_of(table, lost), CHUNK * begin, None)
+        bar = tqdm(desc=path.name, total=len(table), initial=CHUNK * begin, unit="film")
+        for number, part in enumerate(_decode_all(films, rule, workers), start=begin):
+            good = bad.take(number, part.bad)
+            writer.write_bits(len(rows), part.images, part.inside, part.ignored, part.valid)
+            writer.note({"sizes": part.sizes, "bad": part.bad})
+            rows += good
+            sizes += part.sizes
+            bar.update(len(part.sizes) + len(part.bad))
+        bar.close()
+        if not rows:
             raise InputError(f"{table.root}: no film is left of {len(table)}: see the images there")
-        films = table.films.iloc[[film.row for film in kept]].reset_index(drop=True)
-        films["height"] = [film.height for film in kept]
-        films["width"] = [film.width for film in kept]
-        _report(path, table, skipped)
-        writer.finish(films)
+        chosen = table.films.iloc[rows].reset_index(drop=True)
+        chosen["height"] = [height for height, _ in sizes]
+        chosen["width"] = [width for _, width in sizes]
+        bad.report(path)
+        writer.finish(chosen, left_out=len(bad.found))
     return path
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class _Bad:
+    """Films that cannot be read: an error, or left out and listed."""
+
+    def __init__(self, table: FilmTable, skip: bool) -> None:
+        self._table, self._skip = table, skip
+        self.found: dict[int, tuple[str, str]] = {}
+
+    def take(self, number: int, wrong: Mapping[int, tuple[str, str]]) -> list[int]:
+        """Rows of chunk `number` that are good, given what is wrong by position in it."""
+        first = CHUNK * number
+        for position, (file, reason) in sorted(wrong.items()):
+            if not self._skip:
+                raise InputError(reason)
+            self.found[first + position] = (file, reason)
+        stop = min(first + CHUNK, len(self._table))
+        return [row for row in range(first, stop) if row not in self.found]
+
+    def report(self, path: Path) -> None:
+        """Write ``skipped.csv``, or remove it if there is nothing to tell."""
+        where = self._table.films["where"]
+        films = [(file, where.iloc[i], why) for i, (file, why) in sorted(self.found.items())]
+        rows = self._table.bad.frame()
+        frame = pd.concat([rows, pd.DataFrame(films, columns=list(REPORT_COLUMNS))])
+        report = path / SKIPPED
+        try:
+            report.unlink(missing_ok=True)
+            if len(frame):
+                frame.to_csv(report, index=False, lineterminator="\n")
+        except OSError as error:
+            raise unwritable(path, error) from None
+        if len(frame):
+            text = "%s: %d films and %d rows left out, see %s"
+            log.warning(text, path, len(films), len(rows), report)
 
 
-_NOTHING: U8 = np.zeros(0, np.uint8)
+def _decode_all(films: Iterator[Film], rule: Rule, workers: int | None) -> Iterator[Rows]:
+    """Chunks in order, decoded ahead by a bounded number of threads.
 
-
-def _decode_all(
-    table: FilmTable, todo: list[int], size: int, workers: int | None
-) -> Iterator[_Film | _Bad]:
-    """Films in order, decoded ahead by a bounded number of threads."""
-    boxes = {str(k): v for k, v in table.boxes.groupby("image_id")}
+    Threads, because Pillow lets go of the interpreter lock while it decodes and resizes.
+    """
     count = workers or cores()
-    pending: list[Future[_Film | _Bad]] = []
-    queue = iter(todo)
+    chunks = batched(films, CHUNK)
+    pending: list[Future[Rows]] = []
     with ThreadPoolExecutor(count) as pool:
         try:
-            for i in islice(queue, 4 * count):
-                pending.append(pool.submit(_decode, table, i, size, boxes))
+            for chunk in islice(chunks, 2 * count):
+                pending.append(pool.submit(decode, chunk, rule))
             while pending:
                 yield pending.pop(0).result()
-                for i in islice(queue, 1):
-                    pending.append(pool.submit(_decode, table, i, size, boxes))
+                for chunk in islice(chunks, 1):
+                    pending.append(pool.submit(decode, chunk, rule))
         finally:
             for future in pending:
                 future.cancel()
-
-
-def _decode(table: FilmTable, i: int, size: int, boxes: Mapping[str, pd.DataFrame]) -> _Film | _Bad:
-    row = table.films.iloc[i]
-    classes = table.mask_classes
-    masks = np.zeros((len(classes), size, size), np.uint8)
-    valid = np.zeros(len(classes), bool)
-    try:
-        image = load_image(row["path"])
-        height, width = image.shape
-        for c, name in enumerate(table.masks.columns):
-            file = table.masks[name].iloc[i]
-            if file:
-                masks[c] = fit_mask(load_mask(file, height, width), size)
-                valid[c] = True
-    except InputError as error:
-        return _Bad(i, f"{row['where']}: {error}")
-    of_film = boxes.get(str(row["image_id"]))
-    if of_film is not None:
-        for finding, x, y, w, h in of_film[["finding", "x", "y", "w", "h"]].itertuples(index=False):
-            c = classes.index(str(finding))
-            box = (float(x), float(y), float(w), float(h))
-            masks[c] |= fit_box(box, height, width, size)
-            valid[c] = True
-    return _Film(i, fit(image, size), masks, valid, height, width)
-
-
-def _report(path: Path, table: FilmTable, skipped: Mapping[int, tuple[str, str]]) -> None:
-    report = path / SKIPPED
-    try:
-        report.unlink(missing_ok=True)
-        if not skipped:
-            return
-        rows = [(f, table.films["where"].iloc[i], why) for i, (f, why) in sorted(skipped.items())]
-        frame = pd.DataFrame(rows, columns=["file", "row", "reason"])
-        frame.to_csv(report, index=False, lineterminator="\n")
-    except OSError as error:
-        raise unwritable(path, error) from None
-    log.warning("%s: %d of %d films left out, see %s", path, len(skipped), len(table), report)

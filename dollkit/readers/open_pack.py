@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,21 @@ import pandas as pd
 from dollkit import paths
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS
-from dollkit.readers.open_mapping import BOX_LABELS, nih_states
+from dollkit.readers.csvfile import BadRows, CsvTable, read_csv
+from dollkit.readers.dataset import DataSet, first_with
+from dollkit.readers.masks import MaskFile
+from dollkit.readers.open_mapping import finding_boxes
+from dollkit.readers.open_tables import (
+    HINT,
+    films_of,
+    left_out,
+    only,
+    read_images,
+    read_masks,
+    read_states,
+)
 from dollkit.readers.splits import draw_parts, read_split, write_split
-from dollkit.readers.table import BOX_COLUMNS, FilmTable, blank_films
+from dollkit.readers.table import BOX_COLUMNS, FilmTable
 
 TASKS: dict[str, dict[str, str]] = {
     "lungs": {"lungs": "lungs_v7"},
@@ -36,8 +47,22 @@ FOLDS: dict[str, int] = {"lungs": 5, "infection": 4, "organs": 4}
 SHARES = (0.75, 0.10, 0.15)
 """Train, valid, test shares of the patients without boxes."""
 
+DOCUMENTED: dict[str, int] = {
+    "films": 691,
+    "patients": 485,
+    "boxes": 164,
+    "boxed films": 104,
+    **{"lungs films": 145, "lungs patients": 79, "lungs masks": 145},
+    **{"infection films": 29, "infection patients": 24, "infection masks": 29},
+    **{"organs films": 29, "organs patients": 24, "organs masks": 85},
+}
 
-def read_films(data_dir: Path | str, splits: Path | str | None = None) -> FilmTable:
+SIDE = ("*.csv", "*.md", "MANIFEST.sha256", "images_64/*")
+
+
+def read_films(
+    data_dir: Path | str, splits: Path | str | None = None, skip_bad: bool = False
+) -> FilmTable:
     """Films with findings: the pack's NIH ChestX-ray14 films under CheXpert's 14 names.
 
     Counts: 691 films (256 x 256) of 485 patients; 104 of them have boxes (28 Pneumonia, one each
@@ -65,23 +90,25 @@ def read_films(data_dir: Path | str, splits: Path | str | None = None) -> FilmTa
     Args:
         data_dir: folder with ``images.csv``.
         splits: folder of the split CSV files; None: the repository's ``data/splits``.
+        skip_bad: note wrong rows in ``bad`` and go on.
 
     Raises:
         InputError: a file or column is missing, or the split does not match the pack.
     """
-    root = Path(data_dir)
-    images = _images(root)
-    images = images[images["image_id"].str.startswith("nih_")]
-    states = nih_states(_csv(root / "findings_nih.csv"), root / "findings_nih.csv")
-    lacking = sorted(set(images["image_id"]) - set(states.index))
-    if lacking:
-        raise InputError(f"{root / 'findings_nih.csv'}: film {lacking[0]!r} has no row")
-    films = _films(root, images)
+    root, bad = Path(data_dir), BadRows()
+    notes = bad if skip_bad else None
+    images, patient_of = read_images(root, notes)
+    images = only(images, images.frame["image_id"].str.startswith("nih_"))
+    states = read_states(root, notes)
+    lacking = ~images.frame["image_id"].isin(states.index)
+    images.require(~lacking, "image_id", "a film with a row in findings_nih.csv")
+    judged = boxes(root, notes)
+    films = films_of(root, images)
     films[list(FINDINGS)] = states.loc[films["image_id"]].to_numpy()
-    patient_of = dict(zip(films["image_id"], films["patient_id"], strict=True))
+    nih = {i: p for i, p in patient_of.items() if i.startswith("nih_")}
     path = Path(splits or paths.SPLITS) / "open_films.csv"
-    films["split"] = read_split(path, patient_of, "split").loc[films["image_id"]].to_numpy()
-    judged = boxes(root)
+    films["split"] = read_split(path, nih, "split").loc[films["image_id"]].to_numpy()
+    judged = judged[judged["image_id"].isin(films["image_id"])].reset_index(drop=True)
     patients = set(films["patient_id"][films["image_id"].isin(judged["image_id"])])
     seen = films["patient_id"].isin(patients) & (films["split"] != "test")
     if seen.any():
@@ -89,10 +116,21 @@ def read_films(data_dir: Path | str, splits: Path | str | None = None) -> FilmTa
             f"{path}: patient {films['patient_id'][seen].iloc[0]!r} has a film with a box and is "
             "not in the test split: restore the file"
         )
-    return FilmTable("open", films, root, boxes=judged)
+    facts = {
+        "films": len(films),
+        "patients": films["patient_id"].nunique(),
+        "boxes": len(judged),
+        "boxed films": judged["image_id"].nunique(),
+    }
+    others = left_out(root, films["path"])
+    return FilmTable(
+        "open", films, root, boxes=judged, others=others, side=SIDE, facts=facts, bad=bad
+    )
 
 
-def read_task(data_dir: Path | str, task: str, splits: Path | str | None = None) -> FilmTable:
+def read_task(
+    data_dir: Path | str, task: str, splits: Path | str | None = None, skip_bad: bool = False
+) -> FilmTable:
     """Films with masks of one downstream task, from ieee8023/covid-chestxray-dataset.
 
     Counts: lungs 145 films of 79 patients (V7 Labs masks); infection 29 films of 24 patients
@@ -115,51 +153,53 @@ def read_task(data_dir: Path | str, task: str, splits: Path | str | None = None)
         data_dir: folder with ``images.csv``.
         task: lungs, infection or organs.
         splits: folder of the split CSV files; None: the repository's ``data/splits``.
+        skip_bad: note wrong rows in ``bad`` and go on.
 
     Raises:
         InputError: unknown task, a file or column is missing, or the folds do not match the pack.
     """
-    root = Path(data_dir)
-    images, masks = _task_images(root, task)
-    films = _films(root, images)
-    patient_of = dict(zip(films["image_id"], films["patient_id"], strict=True))
+    root, bad = Path(data_dir), BadRows()
+    images, masks, patient_of = _task_images(root, task, bad if skip_bad else None)
+    films = films_of(root, images)
     path = Path(splits or paths.SPLITS) / f"open_{task}.csv"
     fold = pd.to_numeric(read_split(path, patient_of, "fold"), errors="coerce")
     if fold.isna().any() or sorted(set(fold)) != list(range(fold.nunique())):
         raise InputError(f"{path}: column 'fold': use the integers 0 to K-1: restore the file")
     films["fold"] = fold.loc[films["image_id"]].to_numpy().astype(int)
     films["split"] = "train"
-    return FilmTable(f"open-{task}", films, root, masks=masks)
+    facts = {
+        f"{task} films": len(films),
+        f"{task} patients": films["patient_id"].nunique(),
+        f"{task} masks": int(masks.notna().sum().sum()),
+    }
+    used = [*films["path"], *(str(m.path) for name in masks for m in masks[name] if m is not None)]
+    others = left_out(root, used)
+    return FilmTable(
+        f"open-{task}", films, root, masks=masks, others=others, side=SIDE, facts=facts, bad=bad
+    )
 
 
-def boxes(data_dir: Path | str) -> pd.DataFrame:
+def boxes(data_dir: Path | str, bad: BadRows | None = None) -> pd.DataFrame:
     """Boxes of findings: image_id, finding, x, y, w, h in pixels of the pack's resized films.
 
     NIH's own boxes, and RSNA's opacities where ``rsna_boxes.csv`` is there; lung boxes are no
-    findings and left out. Names are mapped by `BOX_LABELS`.
+    findings and left out. Names are mapped by `dollkit.readers.open_mapping.BOX_LABELS`.
+
+    Args:
+        data_dir: folder of the pack.
+        bad: where wrong rows go; None: the first is an error.
 
     Raises:
         InputError: a file or column is missing, or a label without counterpart.
     """
     root = Path(data_dir)
-    needed = ("image_id", "set", "label", "x", "y", "w", "h")
-    files = [root / "boxes.csv"]
-    if (root / "rsna_boxes.csv").is_file():
-        files.append(root / "rsna_boxes.csv")
     parts = []
-    for file in files:
-        table = _csv(file, needed)
-        table = table[table["set"] != "GB_lung_bbox"].copy()
-        unknown = ~table["label"].isin(list(BOX_LABELS))
-        if unknown.any():
-            raise InputError(
-                f"{file}: box label {table['label'][unknown].iloc[0]!r} has no counterpart among "
-                f"CheXpert's findings: known are {', '.join(BOX_LABELS)}"
-            )
-        table["finding"] = table["label"].map(BOX_LABELS)
-        parts.append(table[list(BOX_COLUMNS)])
-    joined = pd.concat(parts, ignore_index=True)
-    return joined.astype(dict.fromkeys("xywh", float))
+    for name in ("boxes.csv", "rsna_boxes.csv"):
+        if name == "boxes.csv" or (root / name).is_file():
+            table = read_csv(root / name, ("image_id", "set", "label", *"xywh"), bad, hint=HINT)
+            table = only(table, table.column("set") != "GB_lung_bbox")
+            parts.append(finding_boxes(table, "image_id", "label")[list(BOX_COLUMNS)])
+    return pd.concat(parts, ignore_index=True)
 
 
 def draw_splits(data_dir: Path | str, out: Path | str, folds: int | None = None) -> list[Path]:
@@ -174,9 +214,9 @@ def draw_splits(data_dir: Path | str, out: Path | str, folds: int | None = None)
         paths written.
     """
     root, out = Path(data_dir), Path(out)
-    images = _images(root)
-    images = images[images["image_id"].str.startswith("nih_")].reset_index(drop=True)
-    states = nih_states(_csv(root / "findings_nih.csv"), root / "findings_nih.csv")
+    listed, _ = read_images(root)
+    images = only(listed, listed.frame["image_id"].str.startswith("nih_")).frame
+    states = read_states(root)
     boxed = set(boxes(root)["image_id"])
     held = images["patient_id"].isin(set(images["patient_id"][images["image_id"].isin(boxed)]))
     images["split"] = "test"
@@ -187,66 +227,64 @@ def draw_splits(data_dir: Path | str, out: Path | str, folds: int | None = None)
     written = [out / "open_films.csv"]
     write_split(written[0], images, "split")
     for task, default in FOLDS.items():
-        chosen, masks = _task_images(root, task)
+        table, masks, _ = _task_images(root, task)
+        chosen = table.frame
         k = folds or default
-        traits = (masks != "").to_numpy()
+        traits = masks.notna().to_numpy()
         chosen["fold"] = draw_parts(chosen["patient_id"].tolist(), traits, [1.0] * k)
         written.append(out / f"open_{task}.csv")
         write_split(written[-1], chosen, "fold")
     return written
 
 
-def _task_images(root: Path, task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of ``images.csv`` with any mask of a task, and the mask files by class."""
+def _task_images(
+    root: Path, task: str, bad: BadRows | None = None
+) -> tuple[CsvTable, pd.DataFrame, dict[str, str]]:
+    """Rows of ``images.csv`` with any mask of a task, the masks by class, patients by film."""
     if task not in TASKS:
         raise InputError(f"parameter 'task' is {task!r}: use one of {', '.join(TASKS)}")
-    listed = _csv(root / "masks.csv", ("image_id", "kind", "file"))
-    files = {
-        name: listed[listed["kind"] == kind].set_index("image_id")["file"]
+    listed = read_masks(root, bad)
+    paths_of = dict(
+        zip(
+            zip(listed.frame["kind"], listed.frame["image_id"], strict=True),
+            listed.files("file", root),
+            strict=True,
+        )
+    )
+    masked = {i for kind, i in paths_of if kind in TASKS[task].values()}
+    images, patient_of = read_images(root, bad)
+    images = only(images, images.frame["image_id"].isin(masked))
+    columns = {
+        # The pack's masks were resized with smoothing.
+        name: [
+            MaskFile(paths_of[kind, i], threshold=True) if (kind, i) in paths_of else None
+            for i in images.frame["image_id"]
+        ]
         for name, kind in TASKS[task].items()
     }
-    images = _images(root)
-    masked = images["image_id"].isin(set().union(*(f.index for f in files.values())))
-    images = images[masked].reset_index(drop=True)
-    columns = {
-        name: [str(root / f[i]) if i in f.index else "" for i in images["image_id"]]
-        for name, f in files.items()
-    }
-    return images, pd.DataFrame(columns)
+    known = {i: p for i, p in patient_of.items() if i in masked}
+    return images, pd.DataFrame(columns, dtype=object), known
 
 
-def _films(root: Path, images: pd.DataFrame) -> pd.DataFrame:
-    films = blank_films(len(images))
-    for column in ("image_id", "patient_id", "sex", "source"):
-        films[column] = images[column].to_numpy()
-    films["study_id"] = films["image_id"]
-    films["view"] = (
-        images["view"].map({"PA": "PA", "AP": "AP", "AP Supine": "AP"}).fillna("").values
-    )
-    films["age"] = pd.to_numeric(images["age"], errors="coerce").to_numpy(float)
-    for column in ("width", "height"):
-        films[column] = images[column].astype(int).to_numpy()
-    films["path"] = [str(root / file) for file in images["file"]]
-    films["where"] = [f"{root / 'images.csv'}, row {row}" for row in images["row"]]
-    return films
+def find_root(folder: Path) -> Path | None:
+    """`folder`, or ``cxr_open`` below it, that holds the pack's tables."""
+    return first_with(folder, ("images.csv", "masks.csv", "findings_nih.csv"), ("cxr_open",))
 
 
-def _images(root: Path) -> pd.DataFrame:
-    needed = ["image_id", "file", "source", "patient_id", "view", "sex", "age", "width", "height"]
-    images = _csv(root / "images.csv", needed)
-    # As a spreadsheet shows them: the header is row 1.
-    images["row"] = np.arange(2, len(images) + 2)
-    return images
+def _read(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
+    tables = {"films": read_films(root, skip_bad=skip_bad)}
+    return tables | {task: read_task(root, task, skip_bad=skip_bad) for task in TASKS}
 
 
-def _csv(path: Path, needed: Sequence[str] = ("image_id",)) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file: give the folder of the open pack") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a CSV file ({error}): fetch it again") from None
-    for name in needed:
-        if name not in table.columns:
-            raise InputError(f"{path}: column {name!r} is missing: fetch the file again")
-    return table
+DATASET = DataSet(
+    name="open",
+    title="open pack",
+    stores=("films", *TASKS),
+    find=find_root,
+    read=_read,
+    documented=DOCUMENTED,
+    tree="images.csv, masks.csv and findings_nih.csv",
+    licence="per image (images.csv): NIH with attribution; ieee8023 mostly non-commercial",
+    cite="Wang et al., CVPR 2017; Cohen et al., arXiv 2006.11988; V7 Labs; General Blockchain",
+    size="30 MB",
+)

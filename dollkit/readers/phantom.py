@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
+from dollkit.buildkey import Key, code_of, versions
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES
+from dollkit.machine import cores
 from dollkit.phantom import ORGANS, Protocol, observe_labels, render, sample_population
 from dollkit.phantom.render import check_size
-from dollkit.readers.build import cores
 from dollkit.readers.table import blank_films
-from dollkit.store import StoreWriter
+from dollkit.store import StoreWriter, standing
 
 COHORT_OF: dict[str, str] = {
     "films": "ward",
@@ -144,7 +145,7 @@ def build_phantom(
     seed: int = 0,
     workers: int | None = None,
 ) -> Path:
-    """Render one store of the phantom.
+    """Render one store of the phantom; one that stands is kept, one that was stopped goes on.
 
     Args:
         path: folder of the store.
@@ -176,14 +177,25 @@ def build_phantom(
         "protocol": protocol.to_json(),
         "quotas": plan.quotas(store),
     }
-    chunks = [population.iloc[i : i + CHUNK] for i in range(0, n, CHUNK)]
-    count = min(workers or cores(), len(chunks))
+    starts = range(0, n, CHUNK)
+    rule = {
+        **account,
+        "setting": {"size": size, "chunk": CHUNK},
+        "version of": versions(("numpy", "pandas", "pillow", "scipy")),
+        "code": code_of([__name__]),
+    }
+    key = Key(rule, [str(start) for start in starts])
     path = Path(path)
-    with StoreWriter(path, size, CLASSES[store], n, account) as writer:
-        start = 0
-        with tqdm(total=n, desc=path.name, unit="film") as bar:
+    if standing(path, key) is not None:
+        return path
+    with StoreWriter(path, size, CLASSES[store], n, account, key=key) as writer:
+        chunks = [population.iloc[i : i + CHUNK] for i in starts if i >= writer.films]
+        count = min(workers or cores(), len(chunks))
+        start = writer.films
+        with tqdm(total=n, initial=start, desc=path.name, unit="film") as bar:
             for images, masks in _render_all(chunks, store, size, seed, protocol, count):
                 writer.write(start, images, masks)
+                writer.note({})
                 start += len(images)
                 bar.update(len(images))
         writer.finish(films)
@@ -194,7 +206,7 @@ def _render_all(
     chunks: list[pd.DataFrame], store: str, size: int, seed: int, protocol: Protocol, count: int
 ) -> Iterator[tuple[U8, U8]]:
     """Chunks in order, rendered ahead by a bounded number of processes."""
-    if count == 1:
+    if count <= 1:
         for rows in chunks:
             yield _render(rows, store, size, seed, protocol)
         return

@@ -57,6 +57,11 @@ def draw_parts(
     return part[inverse]
 
 
+def share(patient_id: str) -> float:
+    """A patient's place in [0, 1), from the sha256 of its id alone: the same everywhere."""
+    return int.from_bytes(hashlib.sha256(patient_id.encode()).digest()[:8]) / 2.0**64
+
+
 def write_split(path: Path | str, table: pd.DataFrame, column: str) -> None:
     """Write image_id, patient_id and `column` (``split`` or ``fold``), sorted by image_id."""
     path = Path(path)
@@ -66,13 +71,16 @@ def write_split(path: Path | str, table: pd.DataFrame, column: str) -> None:
     table.to_csv(path, index=False, lineterminator="\n")
 
 
-def read_split(path: Path | str, patient_of: Mapping[str, str], column: str) -> pd.Series[str]:
+def read_split(
+    path: Path | str, patient_of: Mapping[str, str], column: str, *, subset: bool = False
+) -> pd.Series[str]:
     """Split or fold of each film, checked against the data set at hand.
 
     Args:
         path: CSV with the columns image_id, patient_id and `column`.
         patient_of: patient id by image id, of exactly the films that the split must cover.
         column: ``split`` or ``fold``.
+        subset: films of the file that the data set at hand lacks are left out, and no error.
 
     Returns:
         `column` as str, indexed by image_id.
@@ -95,6 +103,8 @@ def read_split(path: Path | str, patient_of: Mapping[str, str], column: str) -> 
             f"{path}: image_id {table['image_id'][twice].iloc[0]!r} stands there twice"
         )
     check_patients(table, column, str(path))
+    if subset:
+        table = table[table["image_id"].isin(list(patient_of))]
     for image_id, patient in zip(table["image_id"], table["patient_id"], strict=True):
         if image_id not in patient_of:
             raise InputError(f"{path}: film {image_id!r} is not in the data set: fetch it again")

@@ -1,0 +1,125 @@
+"""All data sets by name, and which of them lie in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from dollkit.errors import InputError
+from dollkit.readers.chexlocalize import DATASET as CHEXLOCALIZE
+from dollkit.readers.chexpert import DATASET as CHEXPERT
+from dollkit.readers.covid_chestxray import DATASET as IEEE8023
+from dollkit.readers.covid_qu_ex import DATASET as COVID_QU_EX
+from dollkit.readers.dataset import STORES, DataSet
+from dollkit.readers.generalblockchain import DATASET as GENERALBLOCKCHAIN
+from dollkit.readers.jsrt import DATASET as JSRT
+from dollkit.readers.nih import DATASET as NIH
+from dollkit.readers.nlm import DATASET as NLM
+from dollkit.readers.nlm import MONTGOMERY, SHENZHEN
+from dollkit.readers.open_pack import DATASET as OPEN
+from dollkit.readers.own import DATASET as FOLDER
+from dollkit.readers.v7 import DATASET as V7
+
+DATASETS: dict[str, DataSet] = {
+    d.name: d
+    for d in (
+        CHEXPERT,
+        CHEXLOCALIZE,
+        NIH,
+        JSRT,
+        MONTGOMERY,
+        SHENZHEN,
+        NLM,
+        COVID_QU_EX,
+        IEEE8023,
+        GENERALBLOCKCHAIN,
+        V7,
+        OPEN,
+        FOLDER,
+    )
+}
+
+PREFERRED: dict[str, tuple[str, ...]] = {
+    "films": ("chexpert", "nih", "open", "folder", "ieee8023"),
+    "lungs": ("nlm", "montgomery", "shenzhen", "v7", "open", "folder", "covid_qu_ex", "jsrt"),
+    "infection": ("covid_qu_ex", "open", "folder", "generalblockchain"),
+    "organs": ("jsrt", "open", "folder", "generalblockchain"),
+}
+"""Which data set gives a store when several in one folder could: the paper's own come first."""
+
+
+def named(name: str) -> DataSet:
+    """A data set by name; `InputError` naming the known ones."""
+    if name not in DATASETS:
+        raise InputError(f"unknown data set {name!r}: use one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def place(folder: Path, name: str) -> Path | None:
+    """Root of one data set in a folder or else in one of its sub-folders; None if not there.
+
+    Raises:
+        InputError: it lies in two of the sub-folders.
+    """
+    data_set = DATASETS[name]
+    places = sorted(p for p in folder.iterdir() if p.is_dir())
+    here = data_set.find(folder)
+    if here is not None:
+        return here
+    roots = {root.resolve(): root for p in places if (root := data_set.find(p))}
+    if len(roots) > 1:
+        one, other = list(roots.values())[:2]
+        raise InputError(
+            f"{folder}: {data_set.title} lies there twice ({one} and {other}): name one of them "
+            "as the folder"
+        )
+    return next(iter(roots.values()), None)
+
+
+def found(folder: Path) -> dict[str, Path]:
+    """Data sets in a folder or in one of its sub-folders: name -> where it was found.
+
+    Raises:
+        InputError: no such folder, or a data set lies there twice.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; data/README.md shows the expected trees")
+    return {name: root for name in DATASETS if (root := place(folder, name))}
+
+
+def assign(
+    available: Mapping[str, Path],
+    wanted: Mapping[str, str] | None = None,
+    without: Collection[tuple[str, str]] = (),
+) -> dict[str, str]:
+    """Which data set gives which store.
+
+    Args:
+        available: data sets at hand.
+        wanted: store -> data set, where the order of `PREFERRED` is not what is meant.
+        without: pairs of a store and a data set whose copy here lacks it.
+
+    Raises:
+        InputError: an unknown store, or a data set that is not there or has no such store.
+    """
+    chosen: dict[str, str] = {}
+    for store in wanted or {}:
+        if store not in STORES:
+            raise InputError(f"parameter 'stores' has no {store!r}: use {', '.join(STORES)}")
+    for store in STORES:
+        asked = (wanted or {}).get(store)
+        if asked is None:
+            ranked = [
+                name
+                for name in PREFERRED[store]
+                if name in available and (store, name) not in without
+            ]
+            chosen |= {store: ranked[0]} if ranked else {}
+        elif asked not in available:
+            known = ", ".join(available) or "none"
+            raise InputError(f"parameter 'stores': no {asked!r} for {store} here; found: {known}")
+        elif store not in DATASETS[asked].stores or (store, asked) in without:
+            raise InputError(f"parameter 'stores': data set {asked!r} has no {store}")
+        else:
+            chosen[store] = asked
+    return chosen

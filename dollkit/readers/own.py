@@ -1,0 +1,299 @@
+"""A folder of one's own: a table of films, their images, and masks if there are any."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from dollkit.errors import InputError
+from dollkit.films import SPLITS
+from dollkit.findings import FINDINGS
+from dollkit.readers.csvfile import BadRows, CsvTable, clean, read_csv, reject
+from dollkit.readers.dataset import DataSet
+from dollkit.readers.own_masks import read_masks, task_masks
+from dollkit.readers.steps import draw_task_split, split_by_share
+from dollkit.readers.table import FilmTable, blank_films
+
+log = logging.getLogger(__name__)
+
+FIELDS: tuple[str, ...] = ("image", "patient", "study", "view", "sex", "age", "split")
+HEADER = "image,patient,view,sex,age,split,No Finding,Cardiomegaly,Pleural Effusion"
+HINT = f"write a CSV file (commas, UTF-8) whose first line is like {HEADER}"
+ENDINGS: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".gif")
+ALIKE = 0.8
+"""Similarity (`difflib`) from which an unknown column counts as a misspelt one."""
+
+_CODES: dict[str, tuple[dict[str, str], str]] = {
+    "split": ({name.upper(): name for name in SPLITS}, "train, valid or test"),
+    "view": ({"AP": "AP", "PA": "PA", "": ""}, "AP, PA or blank; leave lateral films out"),
+    "sex": ({"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "": ""}, "M, F or blank"),
+}
+
+
+def read_own(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
+    """A data set of one's own, in the layout below.
+
+    Counts: whatever is there::
+
+        mydata/
+          films.csv                  one row per film; the first line names the columns
+          images/...                 any depth; PNG, JPEG, TIFF or DICOM, 8 or 16 bit
+          masks/<class>/....png      optional; the name and sub-folders of the film
+
+    ``films.csv`` needs the column ``image`` only: path below ``images/`` (or below the folder
+    itself). It may have ``patient``, ``study``, ``view`` (AP or PA), ``sex`` (M or F), ``age``
+    (years), ``split`` (train, valid or test) and any of the 14 findings. Names of columns and of
+    mask folders: letters in any case, ``_`` for blanks.
+
+    Labels: findings in CheXpert's spelling: 1 positive, 0 negative, -1 uncertain, blank not
+    mentioned; a finding without a column is blank throughout. An unknown column close to a known
+    name is an error, since a misspelt finding would be read as absent from every film;
+    columns that start with ``note``, and others, are passed over (told once in the log).
+
+    Masks: grey, one class per file, inside above 127 (or the 1 of a file of 0 and 1), on the
+    grid of their film. ``masks/<finding>/`` gives mask classes of ``films``; ``masks/lungs/`` (or
+    left and right lung, joined where a film has both) the store ``lungs``; ``masks/infection/``
+    the store ``infection``; two classes or more of lungs, left lung, right lung, heart,
+    cardiomediastinum, clavicles, left clavicle, right clavicle give the store ``organs``. A film
+    without a file has no such mask (unknown); an all-black file says that nothing is there.
+
+    Splits: the column ``split``, never blank, or else drawn by the sha256 of the patient: 0.7
+    train, 0.1 valid, 0.2 test. Without the column, films with masks are drawn for each task
+    from those that are there (0.6, 0.15, 0.25), with films in all three from three patients on.
+
+    Folder variants: none but the above.
+
+    Traps: without ``patient`` each film counts as a patient of its own, and films of one person
+    may land in train and in test: told in the log. Tags of DICOM files (names, sex, age) are not
+    read, only pixels. A mask file without a film is surplus, told in the log. ``a.png`` and
+    ``a.jpg`` would be one film ``a``: an error. Names that end in what is no image's ending (a
+    DICOM ``1.2.840``) are kept whole, and the mask is then ``1.2.840.png``.
+
+    Licence: yours.
+
+    Cite: yours.
+
+    Args:
+        root: folder with ``films.csv``.
+        skip_bad: leave wrong rows and mask folders out and note them.
+
+    Returns:
+        ``films``, and ``lungs``, ``infection``, ``organs`` if at least one film has such a mask;
+        ``image_id`` is the path without ending, ``__`` for ``/``.
+
+    Raises:
+        InputError: no table, a misspelt column, a wrong value, a path that leads elsewhere, two
+            rows of one film, a patient in two splits, an unknown mask folder.
+    """
+    bad = BadRows()
+    table, given = _read_table(root / "films.csv", bad if skip_bad else None)
+    _check_values(table, root, given)
+    _place_all(table, root)
+    if {"split", "patient"} <= given:
+        _one_split(table)
+    films = _films(table, given)
+    if films.empty:
+        raise InputError(f"{table.path}: no film is left: {HINT}")
+    masks, loose = read_masks(root, [_plain_name(name) for name in table.frame["name"]], table.bad)
+    facts = {
+        "films": len(films),
+        "patients": films["patient_id"].nunique(),
+        **{f"masks of {name}": int(masks[name].notna().sum()) for name in masks},
+        "mask files without film": loose,
+    }
+    of_findings = masks[[f for f in FINDINGS if f in masks]]
+    out = {"films": _table(root, "folder", films, of_findings, facts, bad)}
+    for store, found in task_masks(masks).items():
+        has = found.notna().any(axis=1).to_numpy()
+        some, found = films[has].reset_index(drop=True), found[has].reset_index(drop=True)
+        some["fold"] = 0
+        if "split" not in given:
+            some["split"] = draw_task_split(some["patient_id"].tolist(), found.notna().to_numpy())
+        out[store] = _table(root, f"folder-{store}", some, found, facts, bad)
+    return out
+
+
+def _table(
+    root: Path,
+    source: str,
+    films: pd.DataFrame,
+    masks: pd.DataFrame,
+    facts: dict[str, int],
+    bad: BadRows,
+) -> FilmTable:
+    side = ("films.csv", "*.md", "*.txt", "LICENSE*")
+    return FilmTable(source, films, root, masks=masks, side=side, facts=facts, bad=bad)
+
+
+def _read_table(path: Path, bad: BadRows | None) -> tuple[CsvTable, set[str]]:
+    """Rows with the columns that are read, under their own names, and which those are."""
+    table = read_csv(path, (), bad, hint=HINT)
+    header = [c for c in table.frame.columns if c != "row"]
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        raise InputError(f"{path}: not separated by commas: {HINT}")
+    names: dict[str, str] = {}
+    passed = []
+    for column in header:
+        name = _column(path, column)
+        if name is None:
+            passed += [column] if column else []
+        elif name in names.values():
+            raise InputError(f"{path}: column {name!r} stands there twice: keep one")
+        else:
+            names[column] = name
+    if "image" not in names.values():
+        raise InputError(f"{path}: column 'image' is missing: {HINT}")
+    if passed:
+        log.info("%s: columns passed over: %s", path, ", ".join(passed))
+    if "patient" not in names.values():
+        log.warning(
+            "%s: no column 'patient': each film counts as a patient of its own, so films of one "
+            "person may land in train and in test",
+            path,
+        )
+    table.frame = table.frame[[*names, "row"]].rename(columns=names)
+    return table, set(names.values())
+
+
+def _column(path: Path, column: str) -> str | None:
+    """What a column is; None if it is to be passed over."""
+    known = {name.lower(): name for name in (*FIELDS, *FINDINGS)}
+    plain = " ".join(column.lower().replace("_", " ").split())
+    if plain in known:
+        return known[plain]
+    if plain and not plain.startswith("note"):
+        near = difflib.get_close_matches(plain, known, 3, ALIKE)
+        if near:
+            meant = " or ".join(repr(known[name]) for name in near)
+            raise InputError(
+                f"{path}: unknown column {column!r}: did you mean {meant}? A column of another "
+                "meaning needs a name less alike, or one that starts with 'note'"
+            )
+    return None
+
+
+def _check_values(table: CsvTable, root: Path, given: set[str]) -> None:
+    """Drop or refuse the rows with a wrong value; what is left can be read without a check."""
+    table.files("image", root)
+    if "patient" in given:
+        table.require(table.column("patient") != "", "patient", "the patient's id")
+    for column, (codes, allowed) in _CODES.items():
+        if column in given:
+            table.require(table.column(column).str.upper().isin(list(codes)), column, allowed)
+    if "age" in given:
+        age = table.numbers("age")
+        table.require(age.isna() | age.between(0, 130), "age", "years from 0 to 130, or blank")
+    for finding in FINDINGS:
+        if finding in given:
+            table.states(finding)
+
+
+def _place_all(table: CsvTable, root: Path) -> None:
+    """Columns ``name`` (path below ``images/``) and ``path``; a film's second row is wrong."""
+    placed = [_place(root, clean(text)) for text in table.frame["image"]]
+    table.frame["name"] = [str(rel) for rel, _ in placed]
+    table.frame["path"] = [str(path) for _, path in placed]
+    ids = [_image_id(name) for name in table.frame["name"]]
+    wrong: dict[int, str] = {}
+    for i, j in _repeats(ids):
+        name, other = table.frame["name"][i], table.frame["name"][j]
+        row = table.frame["row"][j]
+        wrong[i] = f"{name!r} stands in row {row} too: keep one row"
+        if name != other:
+            both = f"{name!r} and {other!r} of row {row}"
+            wrong[i] = f"{both} would both be film {ids[i]!r}: rename one"
+    _drop(table, wrong)
+
+
+def _one_split(table: CsvTable) -> None:
+    """Rows whose patient stands in another split further up are wrong."""
+    split = table.column("split").str.lower()
+    wrong: dict[int, str] = {}
+    for i, j in _repeats(table.column("patient").tolist()):
+        if split[i] != split[j]:
+            here = f"patient {table.frame['patient'][i]!r} is in split {split[i]!r} here"
+            there = f"in {split[j]!r} in row {table.frame['row'][j]}"
+            wrong[i] = f"{here} and {there}: use one split per patient"
+    _drop(table, wrong)
+
+
+def _repeats(keys: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Positions of keys that stand further up too, and where they do first."""
+    first: dict[str, int] = {}
+    for i, key in enumerate(keys):
+        if first.setdefault(key, i) != i:
+            yield i, first[key]
+
+
+def _drop(table: CsvTable, wrong: dict[int, str]) -> None:
+    for i, reason in wrong.items():
+        reject(table.bad, table.path, f"{table.path}, row {table.frame['row'][i]}", reason)
+    table.frame = table.frame.drop(index=list(wrong)).reset_index(drop=True)
+
+
+def _place(root: Path, rel: PurePosixPath) -> tuple[PurePosixPath, Path]:
+    images = root / "images"
+    if (images / rel).is_file():
+        return rel, images / rel
+    if rel.parts[0] == "images" and len(rel.parts) > 1:
+        return rel.relative_to("images"), root / rel
+    if (root / rel).is_file() or not images.is_dir():
+        return rel, root / rel
+    return rel, images / rel
+
+
+def _plain_name(name: str) -> str:
+    """Path below ``images/`` without the image's ending."""
+    ending = PurePosixPath(name).suffix
+    return name.removesuffix(ending) if ending.lower() in ENDINGS else name
+
+
+def _image_id(name: str) -> str:
+    return _plain_name(name).replace("/", "__")
+
+
+def _films(table: CsvTable, given: set[str]) -> pd.DataFrame:
+    films = blank_films(len(table))
+    films["image_id"] = [_image_id(name) for name in table.frame["name"]]
+    films["patient_id"] = table.column("patient") if "patient" in given else films["image_id"]
+    films["study_id"] = films["image_id"]
+    if "study" in given:
+        study = table.column("study")
+        films["study_id"] = study.where(study != "", films["image_id"])
+    for column, (codes, _) in _CODES.items():
+        if column in given:
+            films[column] = table.column(column).str.upper().map(codes)
+    if "split" not in given:
+        films["split"] = split_by_share(films["patient_id"])
+    if "age" in given:
+        films["age"] = table.numbers("age")
+    for finding in FINDINGS:
+        if finding in given:
+            films[finding] = table.states(finding)
+    films["source"] = "folder"
+    films["path"] = table.frame["path"]
+    films["where"] = table.where()
+    return films
+
+
+def _find(folder: Path) -> Path | None:
+    # A packed store has a films.csv of its own.
+    store = any((folder / name).exists() for name in ("store.json", "images.npy"))
+    return folder if (folder / "films.csv").is_file() and not store else None
+
+
+DATASET = DataSet(
+    name="folder",
+    title="a folder of one's own",
+    stores=("films", "lungs", "infection", "organs"),
+    find=_find,
+    read=read_own,
+    documented={},
+    tree=f"films.csv (first line like {HEADER}) and images/",
+    licence="yours",
+    cite="yours",
+)

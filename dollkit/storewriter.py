@@ -1,0 +1,308 @@
+"""Writing a store: films one after the other, and going on where a killed process stopped.
+
+Arrays grow under ``.part`` names. A writer with a key notes in ``journal.part`` how far they are
+good; the next writer with that key goes on there. The older store in the folder stays whole until
+`StoreWriter.finish`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dollkit.buildkey import KEY, Key
+from dollkit.errors import InputError
+from dollkit.films import COLUMNS, check_films
+from dollkit.findings import FINDINGS
+from dollkit.journal import Journal
+from dollkit.npyrows import NpyRows
+
+IGNORE = 255
+"""Value of a mask's pixels that count neither as inside nor as outside, as in `dollkit.losses`."""
+
+OPTIONAL = ("masks.npy", "ignore.npy", "mask_valid.npy")
+"""Arrays that not every store has."""
+
+JOURNAL = "journal.part"
+
+U8 = npt.NDArray[np.uint8]
+Shapes = dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]
+Bools = npt.NDArray[np.bool_]
+
+
+class StoreWriter:
+    """Writes a store; use as a context manager and end with `finish`.
+
+    Args:
+        path: folder of the store; made if missing.
+        size: side S of the square films in pixels, a multiple of 8.
+        mask_classes: names of the C mask channels, may be empty.
+        n: number of films to make room for; `finish` may keep fewer (the first ones).
+        made_from: JSON-serialisable account of what the films came from. Keep times out of it:
+            the same input must give the same store.
+        ignore: whether masks may hold pixels to ignore; the store then has ``ignore.npy``.
+        key: what makes the store. With a key, an interrupted writer leaves what it has `note`d.
+
+    Attributes:
+        notes: what an interrupted writer with this key had noted, in order.
+        films: number of films that it had written then; go on from there.
+
+    Raises:
+        InputError: bad size, the folder cannot be written, or another process writes there.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        size: int,
+        mask_classes: Sequence[str],
+        n: int,
+        made_from: Mapping[str, Any],
+        *,
+        ignore: bool = False,
+        key: Key | None = None,
+    ) -> None:
+        if size < 8 or size % 8:
+            raise InputError(f"parameter 'size' is {size}: use a positive multiple of 8")
+        if n < 1:
+            raise InputError(f"{path}: a store needs at least one film")
+        if len(set(mask_classes)) != len(mask_classes):
+            raise InputError(f"{path}: mask classes {list(mask_classes)} name one class twice")
+        self.path, self.size, self.n = Path(path), size, n
+        self.mask_classes = tuple(mask_classes)
+        self.made_from = dict(made_from)
+        self.notes: list[dict[str, Any]] = []
+        self.films = 0
+        self._key = key
+        self._journal: Journal | None = None
+        self._arrays: dict[str, NpyRows] = {}
+        self._done = False
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if key is not None:
+                self._journal = Journal(self.path / JOURNAL, key.rule_hash, key.steps)
+            self._open(self._shapes(ignore))
+        except BaseException as error:
+            self._leave()
+            if isinstance(error, OSError):
+                raise unwritable(self.path, error) from None
+            raise
+        self._written = np.zeros(n, bool)
+        self._written[: self.films] = True
+
+    def _shapes(self, ignore: bool) -> Shapes:
+        c, s = len(self.mask_classes), self.size
+        shapes: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
+            "images.npy": (np.uint8, (s, s))
+        }
+        if c:
+            shapes["masks.npy"] = (np.uint8, (c, s, s // 8))
+            shapes["mask_valid.npy"] = (np.bool_, (c,))
+        if c and ignore:
+            shapes["ignore.npy"] = (np.uint8, (c, s, s // 8))
+        return shapes
+
+    def _open(self, shapes: Shapes) -> None:
+        """Open the arrays, and find out how much of them an earlier writer left whole."""
+        found = self._journal.found if self._journal else []
+        unfinished = not (self.path / "store.json").exists()
+        for name, (dtype, shape) in shapes.items():
+            final, part = self.path / name, self.path / f"{name}.part"
+            if found and unfinished and final.exists() and not part.exists():
+                final.replace(part)  # killed within `finish`
+            self._arrays[name] = NpyRows(final, dtype, self.n, shape, resume=bool(found))
+        for line in found:
+            crcs = {a: array.crc_of(self.films, line["films"]) for a, array in self._arrays.items()}
+            if crcs != line["crc"]:
+                break
+            self.notes.append(line["note"])
+            self.films = line["films"]
+        if self._journal:
+            self._journal.keep(len(self.notes))
+        for array in self._arrays.values():
+            array.cut(self.films)
+
+    def write(
+        self,
+        start: int,
+        images: U8,
+        masks: U8 | Bools | None = None,
+        mask_valid: Bools | None = None,
+    ) -> None:
+        """Write films start .. start+k-1.
+
+        Args:
+            start: index of the first of them.
+            images: (k, S, S) uint8.
+            masks: (k, C, S, S) bool or uint8 in {0, 1, 255 = ignore}; None: no film has any.
+            mask_valid: (k, C) bool; None: all valid if `masks` is given. Masks that are not valid
+                are written as 0.
+        """
+        k, c = len(images), len(self.mask_classes)
+        if mask_valid is None:
+            mask_valid = np.full((k, c), masks is not None)
+        if masks is None:
+            masks = np.zeros((k, c, self.size, self.size), np.uint8)
+        if masks.shape != (k, c, self.size, self.size) or mask_valid.shape != (k, c):
+            raise ValueError(f"masks must be (k, {c}, {self.size}, {self.size})")
+        inside, ignored = pack(masks, mask_valid)
+        self.write_bits(start, images, inside, ignored, mask_valid)
+
+    def write_bits(
+        self, start: int, images: U8, inside: U8, ignored: U8 | None, mask_valid: Bools
+    ) -> None:
+        """Write films start .. start+k-1 whose masks are packed.
+
+        Args:
+            start, images, mask_valid: as for `write`.
+            inside, ignored: (k, C, S, S/8) uint8, see `pack`.
+        """
+        k = len(images)
+        if images.shape != (k, self.size, self.size) or images.dtype != np.uint8:
+            raise ValueError(f"images must be uint8 (k, {self.size}, {self.size})")
+        if start < 0 or start + k > self.n:
+            raise ValueError(f"films {start}..{start + k - 1} do not fit into {self.n}")
+        if ignored is not None and "ignore.npy" not in self._arrays:
+            raise ValueError("masks with pixels to ignore need a writer with ignore=True")
+        rows = {"images.npy": images, "masks.npy": inside, "mask_valid.npy": mask_valid}
+        rows["ignore.npy"] = np.zeros_like(inside) if ignored is None else ignored
+        try:
+            for name, array in self._arrays.items():
+                array.write(start, rows[name])
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        self._written[start : start + k] = True
+
+    def note(self, what: Mapping[str, Any]) -> None:
+        """Mark the key's next step as finished: its films are written, one after the other.
+
+        Args:
+            what: JSON-able facts that the one who goes on will need.
+        """
+        if self._journal is None:
+            raise ValueError("a writer without a key has nothing to note")
+        crc = {name: array.crc for name, array in self._arrays.items()}
+        for array in self._arrays.values():
+            array.crc = 0
+        line = {"films": int(self._written.sum()), "crc": crc, "note": dict(what)}
+        try:
+            self._journal.add(line)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+    def finish(self, films: pd.DataFrame, left_out: int = 0) -> None:
+        """Write ``films.csv`` and, last, ``store.json``; films beyond ``len(films)`` are cut off.
+
+        Args:
+            films: table of the films, in their order.
+            left_out: number of films that were too bad to be read.
+
+        Raises:
+            InputError: the table does not hold together (see `check_films`).
+            ValueError: a film of the table was never written.
+        """
+        n = len(films)
+        if not 1 <= n <= self.n or not self._written[:n].all():
+            raise ValueError(f"{n} films in the table, {int(self._written.sum())} written")
+        check_films(films, str(self.path / "films.csv"))
+        table = films.loc[:, list(COLUMNS)].copy()
+        table[list(FINDINGS)] = table[list(FINDINGS)].astype("float64").astype("Int8")
+        texts = {} if self._key is None else {KEY: _text(self._key.to_json())}
+        try:
+            for array in self._arrays.values():
+                array.close(n)
+            table.to_csv(self.path / "films.csv.part", index=False, lineterminator="\n")
+            names = [*self._arrays, "films.csv"]
+            meta = {
+                "size": self.size,
+                "mask_classes": list(self.mask_classes),
+                "n": n,
+                "left_out": left_out,
+                "made_from": self.made_from,
+                "sha256": {f: sha256(self.path / f"{f}.part") for f in sorted(names)},
+            }
+            for name, text in (texts | {"store.json": _text(meta)}).items():
+                (self.path / f"{name}.part").write_text(text, encoding="utf-8")
+            # From here on there is no store, until all of the new one is in place.
+            for name in ("store.json", KEY, *OPTIONAL):
+                if name not in self._arrays:
+                    (self.path / name).unlink(missing_ok=True)
+            for name in (*names, *texts, "store.json"):
+                (self.path / f"{name}.part").replace(self.path / name)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        self._done = True
+        sweep(self.path, keep=JOURNAL if self._journal else "")
+        if self._journal:  # last: it says what the other parts are
+            self._journal.close(drop=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._done:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Close the files; without anything noted they are of no use."""
+        noted = self._journal is not None and self._journal.count > 0
+        for array in self._arrays.values():
+            with contextlib.suppress(OSError):
+                array.file.close()
+                if not noted:
+                    array.part.unlink(missing_ok=True)
+        if self._journal:
+            self._journal.close(drop=not noted)
+
+
+def pack(masks: U8 | Bools, mask_valid: Bools) -> tuple[U8, U8 | None]:
+    """Bits of masks as a store holds them.
+
+    Args:
+        masks: (k, C, S, S) bool or uint8 in {0, 1, 255 = ignore}.
+        mask_valid: (k, C) bool; masks that are not valid become 0.
+
+    Returns:
+        (k, C, S, S/8) uint8, pixels inside; the same of pixels to ignore, None if there are none.
+    """
+    known = mask_valid[:, :, None, None]
+    inside = np.packbits((masks == 1) & known, axis=-1)
+    ignored = (masks == IGNORE) & known
+    return inside, np.packbits(ignored, axis=-1) if ignored.any() else None
+
+
+def sweep(folder: Path, keep: str = "") -> None:
+    """Remove what interrupted writers left in a folder."""
+    for part in folder.glob("*.part"):
+        if part.name != keep:
+            part.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The `InputError` for an output folder that cannot be written."""
+    reason = error.strerror or type(error).__name__
+    return InputError(f"{path}: cannot write here ({reason}): choose a folder you can write to")
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"

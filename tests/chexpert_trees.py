@@ -1,0 +1,92 @@
+"""Small trees in the form of CheXpert and CheXlocalize, with made-up films and truth."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+from dollkit.readers.chexpert_rows import HEADER
+from dollkit.readers.truth import LOCALIZED
+
+FULL = (60, 80)
+"""Height and width of the full-size films that truth is drawn on."""
+
+KEY = "patient64541_study1_view1_frontal"
+
+SQUARE = [[10, 15], [40, 15], [40, 35], [10, 35]]
+"""A contour of 20 x 30 pixels: x 10 to 40, y 15 to 35."""
+
+
+def square() -> np.ndarray[Any, Any]:
+    mask = np.zeros(FULL, np.uint8)
+    mask[15:35, 10:40] = 1
+    return mask
+
+
+def film_row(path: str, **values: str) -> dict[str, str]:
+    row = dict.fromkeys(HEADER, "")
+    row |= {"Path": path, "Sex": "Female", "Age": "61", "Frontal/Lateral": "Frontal", "AP/PA": "PA"}
+    return row | {"Edema": "1.0", "Pneumonia": "-1.0", "Fracture": "0.0"} | values
+
+
+def write_csv(
+    path: Path, rows: Iterable[Mapping[str, str]], header: Iterable[str] = HEADER
+) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(header), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_film(path: Path, height: int = 40, width: int = 32, grey: int = 100) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((height, width), grey, np.uint8)).save(path)
+
+
+def write_chexpert(root: Path, prefix: str = "CheXpert-v1.0-small/", **changed: str) -> Path:
+    """Six patients in train.csv (the first with a lateral film, too), two in valid.csv.
+
+    `changed` replaces values of row 4 of train.csv, the film of patient 2.
+    """
+    for part, patients in (("train", range(1, 7)), ("valid", range(7, 9))):
+        rows = []
+        for k in patients:
+            path = f"{part}/patient{k:05d}/study1/view1_frontal.jpg"
+            write_film(root / path, grey=20 * k)
+            rows.append(film_row(prefix + path))
+        if part == "train":
+            lateral = "train/patient00001/study1/view2_lateral.jpg"
+            kind = {"Frontal/Lateral": "Lateral", "AP/PA": ""}
+            write_film(root / lateral)
+            rows.insert(1, film_row(prefix + lateral, **kind))
+            rows[2] |= changed
+        write_csv(root / f"{part}.csv", rows)
+    return root
+
+
+def runs(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """A mask as CheXlocalize's segmentations hold it."""
+    coded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(v) for v in coded["size"]], "counts": coded["counts"].decode()}
+
+
+def segmented(
+    size: tuple[int, int] = FULL, **masks: np.ndarray[Any, Any]
+) -> dict[str, dict[str, Any]]:
+    """One entry of a segmentations file: all ten findings, zeros but for `masks`."""
+    empty = np.zeros(size, np.uint8)
+    found = {f: runs(masks.get(f.replace(" ", "_"), empty)) for f in LOCALIZED}
+    return {("Airspace Opacity" if f == "Lung Opacity" else f): v for f, v in found.items()}
+
+
+def write_truth(path: Path, entries: Mapping[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entries))
+    return path

@@ -1,0 +1,362 @@
+"""Building stores: stopped, gone on with, kept; the same bytes in the end."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dollkit import buildkey, losses, paths
+from dollkit.errors import InputError
+from dollkit.images import fit, fit_box, fit_mask, load_image
+from dollkit.readers import decoding, fingerprint, phantom
+from dollkit.readers.build import build_store
+from dollkit.readers.decoding import CHUNK
+from dollkit.store import open_store
+from tests.build_tables import SIZE, read, write_films
+
+N = 4 * CHUNK + 10
+BUILDER = importlib.import_module("dollkit.readers.build")  # not the function of that name
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of films, two of them bad: one is empty, one is not there."""
+    root = tmp_path_factory.mktemp("made") / "set"
+    write_films(root, N)
+    (root / "5.png").write_bytes(b"")
+    (root / "40_mask.png").unlink()
+    return root
+
+
+@pytest.fixture
+def root(original: Path, tmp_path: Path) -> Path:
+    """A copy of it, with the times of change."""
+    return Path(shutil.copytree(original, tmp_path / "set"))
+
+
+@pytest.fixture(scope="module")
+def whole(original: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The store that an undisturbed build makes of it."""
+    out = tmp_path_factory.mktemp("whole")
+    return contents(build_store(read(original), out, SIZE, skip_bad=True), original)
+
+
+def contents(path: Path, root: Path) -> dict[str, bytes]:
+    """Files of a store, with the data set's folder taken out of the report."""
+    old = str(root).encode()
+    return {p.name: p.read_bytes().replace(old, b"ROOT") for p in path.iterdir()}
+
+
+class Counter:
+    """Stands in for `load_image`: counts films, and fails at one of them."""
+
+    def __init__(self, fail_at: int = -1) -> None:
+        self.films, self.fail_at, self.lock = 0, fail_at, threading.Lock()
+
+    def __call__(self, path: str, *given: object) -> object:
+        with self.lock:
+            self.films += 1
+            if self.films == self.fail_at:
+                raise RuntimeError("stopped")
+        return load_image(path, *given)  # type: ignore[arg-type]
+
+
+def count(monkeypatch: pytest.MonkeyPatch, fail_at: int = -1) -> Counter:
+    counter = Counter(fail_at)
+    monkeypatch.setattr(decoding, "load_image", counter)
+    return counter
+
+
+def test_what_the_store_holds(root: Path, tmp_path: Path) -> None:
+    store = open_store(build_store(read(root), tmp_path / "s", SIZE, skip_bad=True), verify=True)
+    assert store.mask_classes == ("lungs", "Edema")
+    good = [i for i in range(N) if i not in (5, 40)]
+    assert store.films["image_id"].tolist() == [f"film{i}" for i in good]
+    assert store.left_out == 2
+    for row, i in enumerate(good[:40]):
+        film = load_image(root / f"{i}.png")
+        height, width = film.shape
+        np.testing.assert_array_equal(store.images[row], fit(film, SIZE))
+        assert tuple(store.films.loc[row, ["height", "width"]]) == (height, width)
+        expected = np.full((2, SIZE, SIZE), losses.IGNORE, np.uint8)
+        if i % 3:
+            grey = load_image(root / f"{i}_mask.png")
+            drawn = np.select([grey == 255, grey == 128], [1, losses.IGNORE], 0)
+            expected[0] = fit_mask(drawn.astype(np.uint8), SIZE)
+        if i % 5 == 0:
+            expected[1] = fit_box((2.0, 3.0, 5.0 + i % 4, 6.0), height, width, SIZE)
+        np.testing.assert_array_equal(store.targets([row])[0], expected)
+        assert store.mask_valid([row])[0].tolist() == [i % 3 > 0, i % 5 == 0]
+    assert (store.targets(slice(None), ["lungs"]) == 255).any((1, 2, 3)).all()
+    report = pd.read_csv(tmp_path / "s" / "skipped.csv")
+    assert [Path(f).name for f in report["file"]] == ["5.png", "40_mask.png"]
+    assert "empty file" in report["reason"][0]
+    assert "no such file" in report["reason"][1]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_stopped_at_random_films(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes],
+    workers: int,
+) -> None:  # fmt: skip
+    chance = random.Random(workers)
+    out, decoded, stops = tmp_path / "s", 0, 0
+    while True:
+        counter = count(monkeypatch, fail_at=chance.randint(20, 60))
+        try:
+            build_store(read(root), out, SIZE, skip_bad=True, workers=workers)
+            break
+        except RuntimeError:
+            stops += 1
+            with pytest.raises(InputError, match="no store here"):
+                open_store(out)
+        finally:
+            decoded += counter.films
+    assert contents(out, root) == whole
+    assert stops >= 2
+    # Lost is only what was under way: at most 2 chunks for each worker and one more.
+    assert decoded <= N + stops * (2 * workers + 1) * CHUNK
+
+
+def wait_for_lines(journal: Path, lines: int) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if journal.is_file() and journal.read_bytes().count(b"\n") >= lines:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{journal} never got {lines} lines")
+
+
+def test_killed_process(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    out = tmp_path / "s"
+    command = [sys.executable, "-m", "tests.build_tables", str(root), str(out)]
+    with subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for_lines(out / "journal.part", 3)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "store.json").exists()
+    counter = count(monkeypatch)
+    caplog.set_level(logging.INFO)
+    build_store(read(root), out, SIZE, skip_bad=True)
+    assert "going on after film" in caplog.text
+    assert counter.films <= N - 2 * CHUNK
+    assert contents(out, root) == whole
+
+
+def test_workers_and_times_do_not_change_a_store(
+    root: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    for file in root.iterdir():
+        os.utime(file, (0, 0))
+    for workers in (1, 2, 5):
+        out = build_store(read(root), tmp_path / str(workers), SIZE, True, workers)
+        found = contents(out, root)
+        assert found.pop("key.json") != whole["key.json"]
+        assert found == {k: v for k, v in whole.items() if k != "key.json"}
+
+
+def test_a_mended_film_costs_only_what_follows(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(root / "8.png", root / "5.png")
+    shutil.copy(root / "43_mask.png", root / "40_mask.png")
+    bad = root / "70.png"
+    good = bad.read_bytes()
+    bad.write_bytes(good[:60])
+    out = tmp_path / "s"
+    with pytest.raises(InputError, match=r"row 72: .*70.png: corrupt or cut off"):
+        build_store(read(root), out, SIZE)
+    # Now it may be left out: what is done stands.
+    counter = count(monkeypatch)
+    shutil.copytree(out, tmp_path / "t")
+    assert open_store(build_store(read(root), tmp_path / "t", SIZE, True)).left_out == 1
+    assert counter.films == N - 2 * CHUNK
+    counter = count(monkeypatch)
+    bad.write_bytes(good)
+    assert open_store(build_store(read(root), out, SIZE)).left_out == 0
+    assert counter.films == N - 2 * CHUNK
+    fresh = build_store(read(root), tmp_path / "fresh", SIZE)
+    assert contents(out, root) == contents(fresh, root)
+
+
+def test_bad_films_of_an_earlier_part_stop_a_strict_build(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(root / "43_mask.png", root / "40_mask.png")
+    out = tmp_path / "s"
+    count(monkeypatch, fail_at=60)
+    with pytest.raises(RuntimeError):
+        build_store(read(root), out, SIZE, skip_bad=True, workers=1)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"row 7: .*5.png: empty file"):
+        build_store(read(root), out, SIZE)
+    build_store(read(root), out, SIZE, skip_bad=True)
+    assert open_store(out).left_out == 1
+    # A store with films left out is not what was asked for either.
+    with pytest.raises(InputError, match=r"row 7: .*5.png: empty file"):
+        build_store(read(root), out, SIZE)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(BUILDER, "decode", forbidden)
+
+
+def test_a_store_that_stands_is_kept(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    out = build_store(read(root), tmp_path / "s", SIZE, skip_bad=True)
+    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    forbid(monkeypatch)
+    assert build_store(read(root), out, SIZE, skip_bad=True, workers=3) == out
+    assert f"{out}: kept" in caplog.text
+    # The same data set in another place is the same data set.
+    moved = root.rename(tmp_path / "elsewhere")
+    build_store(read(moved), out, SIZE, skip_bad=True)
+    assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
+
+
+def touch(root: Path) -> None:
+    os.utime(root / "17.png", ns=(1, 1))
+
+
+def replace_mask(root: Path) -> None:
+    shutil.copy(root / "22_mask.png", root / "19_mask.png")
+
+
+def drop_film(root: Path) -> None:
+    (root / f"{N - 1}.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "size", "made_from", "named"),
+    [
+        (touch, SIZE, {}, "films"),
+        (replace_mask, SIZE, {}, "films"),
+        (drop_film, SIZE, {}, "films"),
+        (None, 24, {}, "setting size"),
+        (None, SIZE, {"option": "b"}, "made_from option"),
+    ],
+)
+def test_what_changed_is_built_anew(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    change: Callable[[Path], None] | None, size: int, made_from: dict[str, str], named: str,
+) -> None:  # fmt: skip
+    out = build_store(read(root), tmp_path / "s", SIZE, True, made_from={"option": "a"})
+    if change:
+        change(root)
+    counter = count(monkeypatch)
+    caplog.set_level(logging.INFO)
+    build_store(read(root), out, size, True, made_from={"option": "a", **made_from})
+    assert counter.films >= N - 3
+    assert f"built anew, for {named} changed" in caplog.text
+    assert open_store(out, verify=True).size == size
+
+
+def test_another_label_box_or_code_is_built_anew(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    out = build_store(read(root), tmp_path / "s", SIZE, True)
+    table = read(root)
+    table.films.loc[3, "Fracture"] = 0.0
+    build_store(table, out, SIZE, True)
+    assert open_store(out).films["Fracture"].notna().sum() == 1
+    table.boxes.loc[2, "w"] = 9.0
+    before = open_store(out).masks([10 - 1], ["Edema"]).sum()
+    build_store(table, out, SIZE, True)
+    assert open_store(out).masks([10 - 1], ["Edema"]).sum() > before
+
+    def edited(modules: list[str]) -> dict[str, str]:
+        return {**buildkey.code_of(modules), "dollkit/images.py": "edited"}
+
+    monkeypatch.setattr(fingerprint, "code_of", edited)
+    build_store(table, out, SIZE, True)
+    assert caplog.text.count("built anew, for films changed") == 2
+    assert caplog.text.count("built anew, for code dollkit/images.py changed") == 1
+
+
+def test_a_broken_store_is_built_anew(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, whole: dict[str, bytes]
+) -> None:
+    caplog.set_level(logging.INFO)
+    out = build_store(read(root), tmp_path / "s", SIZE, True)
+    with (out / "images.npy").open("rb+") as file:
+        file.truncate(1000)
+    build_store(read(root), out, SIZE, True)
+    assert "images.npy: is cut off" in caplog.text
+    (out / "key.json").write_text("{}")
+    build_store(read(root), out, SIZE, True)
+    assert contents(out, root) == whole
+
+
+def test_the_key_names_the_code_that_decides(root: Path, tmp_path: Path) -> None:
+    out = build_store(read(root), tmp_path / "s", SIZE, True)
+    rule = json.loads((out / "key.json").read_text())["rule"]
+    needed = {
+        "images",
+        "films",
+        "storewriter",
+        "readers/masks",
+        "readers/decoding",
+        "readers/build",
+    }
+    assert {f"dollkit/{name}.py" for name in needed} <= rule["code"].keys()
+    # What another data set's reader does is no matter; what this one's does stands in the table.
+    assert not {"dollkit/readers/chexpert.py", "dollkit/readers/__init__.py"} & rule["code"].keys()
+    source = paths.ROOT / "dollkit" / "films.py"
+    assert (
+        rule["code"]["dollkit/films.py"] == buildkey.hashlib.sha256(source.read_bytes()).hexdigest()
+    )
+    assert rule["version of"]["pillow"]
+    assert str(root) not in (out / "key.json").read_text()
+    assert str(root) not in (out / "store.json").read_text()
+
+
+def test_phantom_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = phantom.PhantomPlan(n_train_pool=60, n_valid=4, n_test=10)
+    whole = phantom.build_phantom(tmp_path / "whole", "lungs", 64, plan, seed=3, workers=1)
+    render, rendered = phantom._render, []
+
+    def stopping(rows: pd.DataFrame, *given: object) -> object:
+        if len(rendered) == 2:
+            raise RuntimeError("stopped")
+        rendered.append(len(rows))
+        return render(rows, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(phantom, "_render", stopping)
+    path = tmp_path / "s"
+    with pytest.raises(RuntimeError):
+        phantom.build_phantom(path, "lungs", 64, plan, seed=3, workers=1)
+    rendered.clear()
+    phantom.build_phantom(path, "lungs", 64, plan, seed=3, workers=1)
+    assert rendered == [10]
+    assert contents(path, tmp_path) == contents(whole, tmp_path)
+    phantom.build_phantom(path, "lungs", 64, plan, seed=3, workers=2)
+    assert rendered == [10]
+    rendered.clear()
+    with pytest.raises(RuntimeError):  # 74 films are three chunks
+        phantom.build_phantom(path, "lungs", 64, plan, seed=4, workers=1)

@@ -1,0 +1,269 @@
+"""Data sets side by side in one folder, in their released layouts, to stores and the checker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dollkit import data as command
+from dollkit.errors import InputError
+from dollkit.images import fit_mask
+from dollkit.phantom import ORGANS, render
+from dollkit.phantom.layouts import truth, write_all, write_layout
+from dollkit.readers import build, read
+from dollkit.readers.check import compare, survey
+from dollkit.readers.dataset import STORES
+from dollkit.readers.datasets import DATASETS, PREFERRED, assign, found, named
+from dollkit.sources import tree_state
+from dollkit.store import Store, open_store
+
+SIZE, N = 64, 12
+FEW = {"n_films": 24, "n_train_pool": 2, "n_valid": 1, "n_test": 1}
+
+
+@pytest.fixture(scope="session")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantom films as CheXpert, JSRT, Montgomery, Shenzhen and COVID-QU-Ex."""
+    out = tmp_path_factory.mktemp("data") / "sets"
+    write_all(out, N, SIZE, 0, progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def stores(trees: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
+    out = tmp_path_factory.mktemp("stores")
+    built = build("auto", trees, out, SIZE, options={"jsrt.organs": "apart"})
+    return {name: open_store(path, verify=True) for name, path in built.items()}
+
+
+def test_every_data_set_in_a_folder_is_found(trees: Path) -> None:
+    names = ["chexpert", "jsrt", "montgomery", "shenzhen", "nlm", "covid_qu_ex"]
+    assert sorted(found(trees)) == sorted(names)
+    assert list(found(trees / "JSRT")) == ["jsrt"]
+
+
+def test_each_store_comes_from_the_papers_own_data_set(stores: dict[str, Store]) -> None:
+    origin = {name: s.made_from["source"] for name, s in stores.items()}
+    assert origin == {
+        "films": "chexpert",
+        "lungs": "nlm",
+        "infection": "covid_qu_ex",
+        "organs": "jsrt",
+    }
+
+
+def test_jsrt_organs_come_out_where_the_phantom_put_them(stores: dict[str, Store]) -> None:
+    store = stores["organs"]
+    rows = truth("jsrt", N, 0, None)
+    drawn = render(rows, SIZE, 0)
+    order = [list(store.films["image_id"]).index(i) for i in rows["name"]]
+    assert sorted(store.mask_classes) == sorted(ORGANS)
+    masks = store.masks(order, list(ORGANS))
+    np.testing.assert_array_equal(masks, drawn.organs)
+    assert_alike(store.images[order], drawn.images)
+
+
+def test_infection_comes_out_where_the_phantom_put_it(stores: dict[str, Store]) -> None:
+    store = stores["infection"]
+    rows = truth("covid-qu-ex", N, 0, None)
+    drawn = render(rows, SIZE, 0)
+    ids = list(rows["name"])
+    assert len(store)
+    for i, image_id in enumerate(store.films["image_id"]):
+        at = ids.index(image_id)
+        assert drawn.infection[at].any()
+        np.testing.assert_array_equal(store.masks([i])[0, 0], drawn.infection[at])
+        assert_alike(store.images[i][None], drawn.images[at][None])
+
+
+def assert_alike(got: np.ndarray, want: np.ndarray) -> None:
+    """The same films, but for the antialiasing of enlarging and shrinking again."""
+    assert np.abs(got.astype(float) - want).mean() < 4
+    for a, b in zip(got, want, strict=True):
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
+
+
+def test_lungs_of_both_tuberculosis_sets_lie_where_the_phantom_put_them(
+    stores: dict[str, Store],
+) -> None:
+    store = stores["lungs"]
+    known = store.mask_valid(range(len(store)))[:, 0]
+    for layout, prefix in (("montgomery", "MCUCXR"), ("shenzhen", "CHNCXR")):
+        rows = truth(layout, N, 0, None)
+        drawn = render(rows, SIZE, 0)
+        lungs = drawn.organs[:, 0] | drawn.organs[:, 1]
+        for at, image_id in enumerate(rows["name"]):
+            i = list(store.films["image_id"]).index(image_id)
+            if not known[i]:
+                assert prefix == "CHNCXR"
+                continue
+            mask = store.masks([i])[0, 0]
+            if prefix == "CHNCXR":
+                np.testing.assert_array_equal(mask, lungs[at])
+            else:
+                # Black bands give the film Montgomery's aspect.
+                height, width = (int(store.films[k][i]) for k in ("height", "width"))
+                top, left = (height - SIZE) // 2, (width - SIZE) // 2
+                canvas = np.zeros((height, width), np.uint8)
+                canvas[top : top + SIZE, left : left + SIZE] = lungs[at]
+                np.testing.assert_array_equal(mask, fit_mask(canvas, SIZE))
+    assert (~known).sum() == N // 6
+
+
+def test_what_no_data_set_covers_is_the_phantoms(trees: Path, tmp_path: Path) -> None:
+    built = build("jsrt", trees, tmp_path, SIZE, fill_from="phantom", phantom=FEW)
+    assert list(built) == list(STORES)
+    origin = {name: open_store(path).made_from["source"] for name, path in built.items()}
+    assert origin == {"films": "phantom", "lungs": "jsrt", "infection": "phantom", "organs": "jsrt"}
+    assert list(build("jsrt", trees, tmp_path / "alone", SIZE)) == ["lungs", "organs"]
+
+
+def test_the_wanted_data_set_gives_the_store(trees: Path) -> None:
+    tables = read("auto", trees, stores={"lungs": "covid_qu_ex"})
+    assert tables["lungs"].source == "covid_qu_ex"
+
+
+def test_every_set_that_is_preferred_has_that_store() -> None:
+    assert set(PREFERRED) == set(STORES)
+    for store, names in PREFERRED.items():
+        for name in names:
+            assert store in DATASETS[name].stores, (store, name)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"options": {"jsrt.sides": "x"}}, "data set jsrt has no option 'sides'"),
+        ({"options": {"jsrt.organs": "both"}}, "option jsrt.organs is 'both': use one of"),
+        ({"options": {"organs": "apart"}}, "write <data set>.<option>"),
+        ({"options": {"nih.x": "y"}}, "nih is not read here"),
+        ({"stores": {"lungs": "v7"}}, "no 'v7' for lungs here"),
+        ({"stores": {"brains": "jsrt"}}, "no 'brains'"),
+        ({"stores": {"infection": "jsrt"}}, "'jsrt' has no infection"),
+    ],
+)
+def test_what_cannot_be_chosen_is_told(trees: Path, more: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read("auto", trees, **more)  # type: ignore[arg-type]
+
+
+def test_a_folder_without_a_known_tree_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no known data set here"):
+        read("auto", tmp_path)
+    with pytest.raises(InputError, match=r"no JSRT.* here: expected"):
+        read("jsrt", tmp_path)
+    with pytest.raises(InputError, match="unknown data set 'jsrd'"):
+        read("jsrd", tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        read("auto", tmp_path / "none")
+
+
+def test_two_copies_of_one_set_are_ambiguous(trees: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to(trees / "JSRT")
+    assert assign(found(tmp_path))["organs"] == "jsrt"  # one folder under two names
+    (tmp_path / "b").unlink()
+    write = tmp_path / "b" / "All247images"
+    write.mkdir(parents=True)
+    (write / "JPCLN001.IMG").write_bytes(b"")
+    (tmp_path / "b" / "scratch" / "fold1" / "masks" / "heart").mkdir(parents=True)
+    with pytest.raises(InputError, match="lies there twice"):
+        found(tmp_path)
+
+
+def test_counts_are_held_against_the_documented_ones() -> None:
+    table = compare({"films": 3, "extra": 1}, {"films": 4, "boxes": 2})
+    assert table["ok"].tolist() == [False, False, True]
+    assert table["here"].tolist() == [3, 0, 1]
+    assert compare({"films": 3}, {"films": 4}, subset=True)["ok"].all()
+    assert not compare({"films": 5}, {"films": 4}, subset=True)["ok"].any()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A small COVID-QU-Ex tree to spoil."""
+    write_layout(tmp_path / "set", "covid-qu-ex", 8, SIZE, 0, progress=False)
+    return tmp_path / "set"
+
+
+def test_a_sound_tree_has_nothing_off(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["check", "covid_qu_ex", str(copy), "--decode", "--subset"]) == 0
+    out = capsys.readouterr().out
+    assert "off: nothing" in out
+    assert command.main(["check", "covid_qu_ex", str(copy)]) == 1  # fewer films than documented
+    assert "<- off" in capsys.readouterr().out
+
+
+def test_every_broken_missing_and_surplus_file_is_listed(copy: Path, tmp_path: Path) -> None:
+    films = sorted(copy.rglob("Infection*/**/COVID-19/images/*.png"))
+    assert len(films) == 4
+    broken = films[0]
+    broken.write_bytes(broken.read_bytes()[:-40])
+    mask = films[1].parents[1] / "infection masks" / films[1].name
+    Image.fromarray(np.full((256, 256), 9, np.uint8)).save(mask)
+    surplus = films[2].with_name("notes about films.docx")
+    surplus.write_text("x")
+    (films[2].parent / "Thumbs.db").write_text("x")
+    report = survey(named("covid_qu_ex"), copy, subset=True)
+    assert [(p.kind, Path(p.file)) for p in report.problems.itertuples()] == [("surplus", surplus)]
+    report = survey(named("covid_qu_ex"), copy, subset=True, decode=True)
+    found_off = {(p.kind, Path(p.file)) for p in report.problems.itertuples()}
+    assert found_off == {("surplus", surplus), ("broken", broken), ("broken", mask)}
+    listed = tmp_path / "problems.csv"
+    status = command.main(
+        ["check", "covid_qu_ex", str(copy), "--subset", "--decode", "--report", str(listed)]
+    )
+    assert status == 1
+    assert sorted(pd.read_csv(listed)["kind"]) == ["broken", "broken", "surplus"]
+
+
+def test_calls_that_make_no_sense_end_with_two(tmp_path: Path) -> None:
+    for arguments, words in (
+        (["check", "jsrt", str(tmp_path)], "no JSRT"),
+        (["check", "none", str(tmp_path)], "unknown data set 'none'"),
+        (["check", "jsrt", str(tmp_path), "--option", "organs"], "write KEY=VALUE"),
+        (["find", str(tmp_path)], "no known data set here"),
+        (["build", "none", str(tmp_path), str(tmp_path / "o")], "unknown data set 'none'"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "dollkit.data", *arguments], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_list_names_every_data_set_with_its_terms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["list"]) == 0
+    out = capsys.readouterr().out
+    for data_set in DATASETS.values():
+        assert f"{data_set.name}: {data_set.title}" in out
+        assert data_set.licence
+        assert data_set.cite
+        assert data_set.tree
+
+
+def test_build_writes_stores_from_the_command_line(copy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert command.main(["build", "covid_qu_ex", str(copy), str(out), "--size", "64"]) == 0
+    assert {p.name for p in out.iterdir()} == {"lungs", "infection"}
+    assert len(open_store(out / "lungs")) == 8
+
+
+def test_a_change_in_the_data_folder_changes_its_state(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.csv").write_text("1")
+    before = tree_state(tmp_path)
+    (tmp_path / ".hidden").write_text("x")
+    assert tree_state(tmp_path) == before
+    (tmp_path / "a" / "c.csv").write_text("1")
+    after = tree_state(tmp_path)
+    assert after != before
+    (tmp_path / "a" / "c.csv").write_text("22")
+    assert tree_state(tmp_path) != after

@@ -1,0 +1,107 @@
+"""Masks from files: what each value means, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dollkit.errors import InputError
+from dollkit.readers.masks import Crop, MaskFile, Polygons, Runs, Union, check_grid
+
+
+def save(path: Path, values: object, mode: str | None = None) -> Path:
+    image = Image.fromarray(np.asarray(values, np.uint8))
+    (image.convert(mode) if mode else image).save(path)
+    return path
+
+
+def test_documented_values_become_inside_outside_and_ignore(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", [[0, 127], [255, 0]])
+    mask = MaskFile(path, ignore=(127,))
+    assert mask.ignores
+    assert mask.load(2, 2).tolist() == [[0, 255], [1, 0]]
+
+
+def test_a_value_nobody_documents_is_an_error(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", [[0, 254], [255, 0]])
+    with pytest.raises(InputError, match=r"m\.png: mask value 254: use only 0, 255"):
+        MaskFile(path).load(2, 2)
+    assert MaskFile(path, threshold=True).load(2, 2).tolist() == [[0, 1], [1, 0]]
+
+
+def test_threshold_takes_the_ones_of_a_file_of_zeros_and_ones(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", [[0, 1], [1, 0]])
+    assert MaskFile(path, threshold=True).load(2, 2).tolist() == [[0, 1], [1, 0]]
+
+
+def test_sixteen_bits_are_no_mask(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 2), 65535, np.uint16)).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match=r"m\.png: 16.bit"):
+        MaskFile(tmp_path / "m.png").load(2, 2)
+
+
+def test_a_mask_lies_on_its_films_grid_or_on_one_of_the_same_aspect(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", np.zeros((10, 20)))
+    with pytest.raises(InputError, match="mask is 20x10, its image is 40x20"):
+        MaskFile(path).load(20, 40)
+    assert MaskFile(path, own_grid=True).load(20, 40).shape == (10, 20)
+    with pytest.raises(InputError, match="mask is 20x10, its image is 30x20"):
+        MaskFile(path, own_grid=True).load(20, 30)
+    # 2320 x 2828 shrunk to a height of 320 is 390.07 wide.
+    check_grid("m", (2320, 2828), (320, 390), own_grid=True)
+
+
+def test_union_ignores_only_where_nothing_is_inside(tmp_path: Path) -> None:
+    left = MaskFile(save(tmp_path / "l.png", [[255, 127, 0, 127]]), ignore=(127,))
+    right = MaskFile(save(tmp_path / "r.png", [[0, 255, 0, 0]]))
+    joined = Union((left, right))
+    assert joined.load(1, 4).tolist() == [[1, 1, 0, 255]]
+    assert joined.ignores
+    assert joined.files == (tmp_path / "l.png", tmp_path / "r.png")
+
+
+def test_halves_of_different_size_are_told(tmp_path: Path) -> None:
+    left = MaskFile(save(tmp_path / "l.png", np.zeros((4, 4))), own_grid=True)
+    right = MaskFile(save(tmp_path / "r.png", np.zeros((8, 8))), own_grid=True)
+    with pytest.raises(InputError, match="differ in size"):
+        Union((left, right)).load(8, 8)
+
+
+def test_a_crop_is_put_where_its_row_says(tmp_path: Path) -> None:
+    rgba = np.zeros((2, 3, 4), np.uint8)
+    rgba[0, 1] = (40, 0, 0, 255)
+    rgba[1, 2] = (0, 200, 9, 255)
+    Image.fromarray(rgba).save(tmp_path / "c.png")
+    placed = Crop(tmp_path / "c.png", top=3, left=1, height=2, width=3).load(6, 5)
+    assert np.argwhere(placed).tolist() == [[3, 2], [4, 3]]
+
+
+@pytest.mark.parametrize(
+    ("top", "left", "height", "width", "words"),
+    [(5, 0, 2, 3, "leaves its"), (-1, 0, 2, 3, "leaves its"), (0, 0, 3, 3, "its row says 3x3")],
+)
+def test_a_crop_that_does_not_fit_is_told(
+    tmp_path: Path, top: int, left: int, height: int, width: int, words: str
+) -> None:
+    save(tmp_path / "c.png", np.ones((2, 3)))
+    with pytest.raises(InputError, match=words):
+        Crop(tmp_path / "c.png", top, left, height, width).load(6, 5)
+
+
+def test_a_polygon_fills_the_pixels_that_it_covers() -> None:
+    square = [[2, 1], [6, 1], [6, 4], [2, 4]]
+    drawn = Polygons(Path("a.json"), "key", (8, 10), [square]).load(8, 10)
+    want = np.zeros((8, 10), np.uint8)
+    want[1:4, 2:6] = 1
+    assert np.array_equal(drawn, want)
+    assert not Polygons(Path("a.json"), "key", (8, 10), [[[1, 1], [2, 2]]]).load(8, 10).any()
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4,), (10**6, 10**6), ("4", 4), (4.0, 4)])
+def test_a_size_that_no_film_has_is_told_before_anything_is_drawn(size: tuple[object, ...]) -> None:
+    for mask in (Runs(Path("a.json"), "k", size, "04"), Polygons(Path("a.json"), "k", size, [])):
+        with pytest.raises(InputError, match=r"a\.json, k: size"):
+            mask.load(4, 4)

@@ -1,0 +1,373 @@
+"""A folder of one's own: its table, masks, splits, and what is wrong with it in one line."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from dollkit.errors import InputError
+from dollkit.findings import FINDINGS
+from dollkit.readers.build import build_store
+from dollkit.readers.check import survey
+from dollkit.readers.own import DATASET, HEADER, read_own
+from dollkit.readers.own_masks import CLASSES
+from dollkit.readers.splits import share
+from dollkit.store import open_store
+
+SQUARE = np.array([[0, 255], [0, 255], [255, 0]], np.uint8)
+TABLE = """\
+image,Patient,study,view,SEX,age,split,cardiomegaly,Pleural_Effusion,No Finding,notes,scanner
+a.png,p1,s1,AP,F,50,train,1,0,,"x, y",A
+deep/b.jpg,p1,,pa,female,,train,-1.0,,0,,A
+deep/c.tif,p2,s9,,,61.5,Test,,,1.0,,B
+images/d,p3,,,m,0,valid,0,1,,,
+"""
+
+
+def write(root: Path, table: str = TABLE, films: str = "a.png deep/b.jpg deep/c.tif d") -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "films.csv").write_text(table)
+    for name in films.split():
+        image(root / "images" / name)
+    return root
+
+
+def image(path: Path, grey: np.ndarray | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("L", (2, 3), 70) if grey is None else Image.fromarray(grey)
+    known = path.suffix in (".png", ".jpg", ".tif")
+    picture.save(path, format=None if known else "PNG")
+
+
+def mask(root: Path, cls: str, name: str, grey: np.ndarray = SQUARE) -> None:
+    image(root / "masks" / cls / f"{name}.png", grey)
+
+
+def many(root: Path, n: int, patients: int, columns: str = "") -> Path:
+    lines = [f"image,patient{columns}"] + [f"{i}.png,p{i % patients}" for i in range(n)]
+    return write(root, "\n".join(lines), " ".join(f"{i}.png" for i in range(n)))
+
+
+def test_every_column_is_read(tmp_path: Path) -> None:
+    tables = read_own(write(tmp_path))
+    assert list(tables) == ["films"]
+    films = tables["films"].films
+    assert films["image_id"].tolist() == ["a", "deep__b", "deep__c", "d"]
+    assert films["patient_id"].tolist() == ["p1", "p1", "p2", "p3"]
+    assert films["study_id"].tolist() == ["s1", "deep__b", "s9", "d"]
+    assert films["view"].tolist() == ["AP", "PA", "", ""]
+    assert films["sex"].tolist() == ["F", "F", "", "M"]
+    np.testing.assert_array_equal(films["age"], [50, np.nan, 61.5, 0])
+    assert films["split"].tolist() == ["train", "train", "test", "valid"]
+    assert (films["fold"] == -1).all()
+    np.testing.assert_array_equal(films["Cardiomegaly"], [1, -1, np.nan, 0])
+    np.testing.assert_array_equal(films["Pleural Effusion"], [0, np.nan, np.nan, 1])
+    np.testing.assert_array_equal(films["No Finding"], [np.nan, 0, 1, np.nan])
+    rest = [f for f in FINDINGS if films[f].notna().any()]
+    assert rest == ["No Finding", "Cardiomegaly", "Pleural Effusion"]
+    assert films["path"].tolist() == [
+        str(tmp_path / "images" / name) for name in ("a.png", "deep/b.jpg", "deep/c.tif", "d")
+    ]
+    assert films["where"][2] == f"{tmp_path / 'films.csv'}, row 4"
+    assert tables["films"].facts == {"films": 4, "patients": 3, "mask files without film": 0}
+
+
+def test_images_beside_the_table(tmp_path: Path) -> None:
+    (tmp_path / "films.csv").write_text("image,patient\nx/a.png,1\ngone.png,2\n")
+    image(tmp_path / "x/a.png")
+    films = read_own(tmp_path)["films"].films
+    assert films["path"].tolist() == [str(tmp_path / "x/a.png"), str(tmp_path / "gone.png")]
+    assert films["image_id"].tolist() == ["x__a", "gone"]
+
+
+def test_masks_become_stores(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    mask(root, "lungs", "a")
+    mask(root, "left_lung", "deep/b")
+    mask(root, "Right Lung", "deep/b", 255 - SQUARE)
+    mask(root, "left_lung", "deep/c")
+    mask(root, "infection", "d", SQUARE // 255)
+    mask(root, "heart", "d")
+    mask(root, "pleural effusion", "d", SQUARE * 0)
+    tables = read_own(root)
+    assert list(tables) == ["films", "lungs", "infection", "organs"]
+    of_films = tables["films"]
+    assert of_films.mask_classes == ("Pleural Effusion",)
+    assert of_films.masks["Pleural Effusion"].notna().tolist() == [False, False, False, True]
+    # All black: looked at, and nothing there.
+    assert of_films.masks["Pleural Effusion"][3].load(3, 2).sum() == 0
+    lungs = tables["lungs"]
+    assert lungs.films["image_id"].tolist() == ["a", "deep__b"]
+    np.testing.assert_array_equal(lungs.masks["lungs"][0].load(3, 2), SQUARE // 255)
+    assert lungs.masks["lungs"][1].load(3, 2).all()
+    np.testing.assert_array_equal(
+        tables["infection"].masks["infection"][0].load(3, 2), SQUARE // 255
+    )
+    organs = tables["organs"]
+    assert organs.mask_classes == ("lungs", "left lung", "right lung", "heart")
+    assert organs.masks.notna().to_numpy().tolist() == [
+        [True, False, False, False],
+        [False, True, True, False],
+        [False, True, False, False],
+        [False, False, False, True],
+    ]
+    # The column split rules here too.
+    assert organs.films["split"].tolist() == ["train", "train", "test", "valid"]
+    assert (organs.films["fold"] == 0).all()
+    assert tables["films"].facts["masks of left lung"] == 2
+    with pytest.raises(InputError, match=r"a.png: mask is 2x3, its image is 4x6"):
+        lungs.masks["lungs"][0].load(6, 4)
+
+
+def test_one_anatomical_class_is_no_organs_task(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    mask(root, "heart", "a")
+    assert list(read_own(root)) == ["films"]
+
+
+def test_a_folder_is_sound_until_a_file_is_surplus(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write(tmp_path)
+    (root / "README.md").write_text("mine")
+    mask(root, "heart", "a")
+    mask(root, "lung", "a")
+    (root / "masks/heart/.DS_Store").touch()
+    assert survey(DATASET, root).sound
+    assert not caplog.records
+    mask(root, "heart", "nobody")
+    image(root / "images/unlisted.png")
+    image(root / "masks/heart/deep/b.jpg")
+    report = survey(DATASET, root)
+    assert sorted(Path(f).name for f in report.problems["file"]) == [
+        "b.jpg",
+        "nobody.png",
+        "unlisted.png",
+    ]
+    assert set(report.problems["kind"]) == {"surplus"}
+    assert read_own(root)["films"].facts["mask files without film"] == 2
+    assert "2 files belong to no film of films.csv (first: heart/" in caplog.text
+
+
+def test_patients_are_drawn_without_a_split(tmp_path: Path) -> None:
+    films = read_own(many(tmp_path, 200, 100))["films"].films
+    for patient, split in zip(films["patient_id"], films["split"], strict=True):
+        place = share(patient)
+        assert split == ("train" if place < 0.7 else "valid" if place < 0.8 else "test")
+
+
+@pytest.mark.parametrize(("n", "patients"), [(3, 3), (4, 3), (5, 5), (12, 4), (40, 20)])
+def test_few_masks_still_fill_each_split(tmp_path: Path, n: int, patients: int) -> None:
+    root = many(tmp_path, n, patients)
+    for i in range(n):
+        mask(root, "lungs", str(i))
+    films = read_own(root)["lungs"].films
+    assert set(films["split"]) == {"train", "valid", "test"}
+    assert films.groupby("patient_id")["split"].nunique().max() == 1
+    sizes = films["split"].value_counts()
+    assert sizes["train"] == sizes.max()
+    assert read_own(root)["lungs"].films["split"].equals(films["split"])
+
+
+def test_two_patients_with_masks(tmp_path: Path) -> None:
+    root = many(tmp_path, 6, 3)
+    for i in (0, 1, 3):
+        mask(root, "lungs", str(i))
+    films = read_own(root)["lungs"].films
+    assert films["patient_id"].tolist() == ["p0", "p1", "p0"]
+    assert films.groupby("patient_id")["split"].nunique().max() == 1
+
+
+def test_logs_once_what_it_passes_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        read_own(write(tmp_path / "a"))
+        assert [r.levelname for r in caplog.records] == ["INFO"]
+        assert caplog.records[0].getMessage().endswith("columns passed over: notes, scanner")
+        caplog.clear()
+        films = read_own(write(tmp_path / "b", "image\na.png\nd\n"))["films"].films
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "no column 'patient': each film counts as a patient" in caplog.text
+    assert films["patient_id"].tolist() == films["image_id"].tolist() == ["a", "d"]
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("image,Cardiomegally", "unknown column 'Cardiomegally': did you mean 'Cardiomegaly'?"),
+        ("image,Pleural Effusions", "did you mean 'Pleural Effusion'?"),
+        ("image,patient_id", "did you mean 'patient'?"),
+        ("image,lung opacities", "did you mean 'Lung Opacity'?"),
+        ("image,Edema,edema", "column 'Edema' stands there twice"),
+        ("file,patient", "column 'image' is missing: write a CSV file (commas, UTF-8) whose fi"),
+        ("image;patient", "not separated by commas"),
+        ("image\tpatient", "not separated by commas"),
+    ],
+)
+def test_wrong_headers(tmp_path: Path, header: str, words: str) -> None:
+    write(tmp_path, f"{header}\na.png{',1' * header.count(',')}\n")
+    for skip_bad in (False, True):
+        with pytest.raises(InputError) as caught:
+            read_own(tmp_path, skip_bad=skip_bad)
+        assert words in str(caught.value)
+        assert str(tmp_path / "films.csv") in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["Notes on edema", "row", "Nodule", "scan date", ""])
+def test_columns_of_another_meaning(tmp_path: Path, column: str) -> None:
+    write(tmp_path, f"image,patient,{column},\na.png,1,x,\n")
+    assert len(read_own(tmp_path)["films"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words", "left"),
+    [
+        ("a.png,p1", "../a.png,p1", "row 2, column 'image': value '../a.png'", "bcd"),
+        ("a.png,p1", "C:\\a.png,p1", "row 2, column 'image'", "bcd"),
+        ("a.png,p1", "a.png,", "row 2, column 'patient': value '': use the patient's id", "bcd"),
+        (",Test,", ",,", "row 4, column 'split': value '': use train, valid or test", "abd"),
+        (",Test,", ",holdout,", "row 4, column 'split': value 'holdout'", "abd"),
+        ("s1,AP", "s1,LL", "row 2, column 'view': value 'LL': use AP, PA or blank", "bcd"),
+        ("AP,F", "AP,X", "row 2, column 'sex': value 'X': use M, F or blank", "bcd"),
+        ("61.5", "sixty", "row 4, column 'age': value 'sixty': use a number or blank", "abd"),
+        ("61.5", "-1", "row 4, column 'age': value '-1': use years from 0 to 130", "abd"),
+        ("-1.0", "0.5", "row 3, column 'Cardiomegaly': value '0.5': use 1, 0, -1 or", "acd"),
+        ("B\n", "B,\n", "row 4: 13 cells under 12 columns", "abd"),
+        ("deep/c.tif", "a.png", "row 4: 'a.png' stands in row 2 too: keep one row", "abd"),
+        (
+            "deep/c.tif",
+            "images/a.jpg",
+            "row 4: 'a.jpg' and 'a.png' of row 2 would both be film 'a': rename one",
+            "abd",
+        ),
+        (
+            "deep/c.tif",
+            "deep__b.png",
+            "row 4: 'deep__b.png' and 'deep/b.jpg' of row 3 would both be film 'deep__b'",
+            "abd",
+        ),
+    ],
+)
+def test_wrong_rows(tmp_path: Path, old: str, new: str, words: str, left: str) -> None:
+    assert old in TABLE
+    root = write(tmp_path, TABLE.replace(old, new, 1))
+    with pytest.raises(InputError) as caught:
+        read_own(root)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    table = read_own(root, skip_bad=True)["films"]
+    assert [i[-1] for i in table.films["image_id"]] == list(left)
+    assert len(table.bad) == 1
+    assert words in table.bad.frame()["reason"][0]
+
+
+def test_a_patient_in_two_splits(tmp_path: Path) -> None:
+    rows = ["a.png,p1,train", "b.png,p2,valid", "c.png,p1,test", "d.png,p1,train"]
+    root = write(tmp_path, "\n".join(["image,patient,split", *rows]))
+    words = "row 4: patient 'p1' is in split 'test' here and in 'train' in row 2: use one split"
+    with pytest.raises(InputError, match=words):
+        read_own(root)
+    table = read_own(root, skip_bad=True)["films"]
+    assert table.films["image_id"].tolist() == ["a", "b", "d"]
+    assert words in table.bad.frame()["reason"][0]
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("hart", "no class of masks: did you mean 'heart'? Use one of lungs, left lung,"),
+        ("No Finding", "no class of masks: "),
+        ("Heart", "a second folder of the class 'heart': keep one"),
+    ],
+)
+def test_wrong_mask_folders(tmp_path: Path, folder: str, words: str) -> None:
+    root = write(tmp_path)
+    mask(root, "heart" if folder != "Heart" else "HEART", "a")
+    mask(root, folder, "a")
+    with pytest.raises(InputError) as caught:
+        read_own(root)
+    assert words in str(caught.value)
+    tables = read_own(root, skip_bad=True)
+    assert words in tables["films"].bad.frame()["reason"][0]
+    assert tables["films"].facts["masks of heart"] == 1
+
+
+def test_every_class_of_masks_has_a_place(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    for cls in CLASSES:
+        mask(root, cls, "a")
+    tables = read_own(root)
+    assert tables["films"].mask_classes == FINDINGS[1:]
+    used = [c for t in tables.values() for c in t.mask_classes]
+    assert set(used) == set(CLASSES)
+
+
+def test_where_it_is_found(tmp_path: Path) -> None:
+    assert DATASET.find(tmp_path) is None
+    with pytest.raises(InputError) as caught:
+        DATASET.tables(tmp_path)
+    assert HEADER in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        read_own(tmp_path)
+    assert HEADER in str(caught.value)
+    write(tmp_path)
+    assert DATASET.find(tmp_path) == tmp_path
+    (tmp_path / "store.json").touch()
+    assert DATASET.find(tmp_path) is None
+
+
+def write_dicom(path: Path, grey: np.ndarray) -> None:
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    film = pydicom.dataset.Dataset()
+    film.file_meta = meta
+    film.SOPClassUID, film.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3"
+    film.PatientName, film.PatientID, film.PatientAge = "Secret^Name", "secret-7", "077Y"
+    film.PatientSex, film.ViewPosition, film.Modality = "F", "PA", "DX"
+    film.Rows, film.Columns = grey.shape
+    film.SamplesPerPixel, film.PhotometricInterpretation = 1, "MONOCHROME2"
+    film.BitsAllocated, film.BitsStored, film.HighBit, film.PixelRepresentation = 16, 12, 11, 0
+    film.PixelData = grey.astype("<u2").tobytes()
+    film.save_as(path, enforce_file_format=True)
+
+
+def test_every_kind_of_picture_builds(tmp_path: Path) -> None:
+    names = ["8bit.png", "16bit.png", "tiff.tif", "1.2.840.7"]
+    table = "\n".join(["image,patient", *(f"{name},{name}" for name in names)])
+    root = write(tmp_path / "mydata", table, "")
+    deep = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
+    half = np.zeros((48, 64), np.uint8)
+    half[:, 32:] = 255
+    image(root / "images/8bit.png", (deep // 16).astype(np.uint8))
+    image(root / "images/16bit.png", deep)
+    image(root / "images/tiff.tif", deep)
+    write_dicom(root / "images/1.2.840.7", deep)
+    ids = ["8bit", "16bit", "tiff", "1.2.840.7"]
+    for name in ids:
+        mask(root, "lungs", name, half)
+    report = survey(DATASET, root, decode=True)
+    assert report.sound, report.problems
+    tables = read_own(root)
+    # Only pixels of a DICOM file are read.
+    films = tables["films"].films
+    assert "secret" not in films.to_csv().lower()
+    assert films["age"].isna().all()
+    assert (films[["sex", "view"]] == "").all(axis=None)
+    for name, made in tables.items():
+        store = open_store(build_store(made, tmp_path / name, 64), verify=True)
+        assert store.films["image_id"].tolist() == ids
+        greys = np.asarray(store.images).astype(int)
+        assert greys.max() > 150
+        assert np.abs(greys - greys[:1]).max() <= 1
+    np.testing.assert_array_equal(store.masks(slice(None))[:, 0, 8:56], [half // 255] * 4)
+
+
+def test_a_table_without_rows(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"films.csv: no film is left"):
+        read_own(write(tmp_path, "image,patient,age,Edema\n"))

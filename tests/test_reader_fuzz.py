@@ -1,0 +1,210 @@
+"""Spoiled files in every layout: one clear line or a sound result, never anything else.
+
+A tree of each data set is made once; each example spoils one of its files, reads, decodes and
+builds, and puts the file back.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dollkit.errors import InputError
+from dollkit.phantom.layouts import write_layout
+from dollkit.readers.build import build_store
+from dollkit.readers.check import survey
+from dollkit.readers.datasets import DATASETS
+from dollkit.store import open_store
+from tests import test_generalblockchain, test_nih, test_own, test_v7
+from tests.chexpert_trees import segmented, write_chexpert, write_truth
+
+SIZE = 16
+PATIENCE = 30
+"""Seconds that one spoiled file may take: a guard against hanging, not a claim of speed."""
+
+
+def chexpert(root: Path) -> None:
+    write_chexpert(root / "CheXpert-v1.0-small")
+    truth = {"patient00007_study1_view1_frontal": segmented((80, 64), Edema=np.eye(80, 64))}
+    write_truth(root / "CheXlocalize" / "gt_segmentations_val.json", truth)
+
+
+def nih(root: Path) -> None:
+    for k, film in enumerate(test_nih.LABELS):
+        path = root / "images_001" / "images" / f"{film}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        test_nih.Image.fromarray(np.full((64, 64), 30 * k + 20, np.uint8)).save(path)
+    rows = [test_nih.row(*item) for item in test_nih.LABELS.items()]
+    test_nih.write_lines(root / "Data_Entry_2017_v2020.csv", [test_nih.ENTRIES, *rows])
+    test_nih.write_lines(root / "BBox_List_2017.csv", [test_nih.BOXES, *test_nih.BOX_ROWS])
+    test_nih.write_lines(root / "test_list.txt", [f"{f}.png" for f in test_nih.TEST])
+    rest = [f"{f}.png" for f in test_nih.LABELS if f not in test_nih.TEST]
+    test_nih.write_lines(root / "train_val_list.txt", rest)
+
+
+def v7(root: Path) -> None:
+    tree = test_v7.Tree(root)
+    tree.note("10", "original.jpg", test_v7.COVID)
+    tree.film("10.png")
+    tree.note("11", "person3_virus_7.jpeg", ["Viral Pneumonia"])
+    tree.film("person3_virus_7.jpeg")
+
+
+def generalblockchain(root: Path) -> None:
+    tree = test_generalblockchain.Tree(root)
+    tree.film("all.png", "1", list(test_generalblockchain.BOXES))
+    tree.film("clear.png", "3", test_generalblockchain.LUNGS)
+    tree.save()
+
+
+def own(root: Path) -> None:
+    test_own.write(root)
+    test_own.mask(root, "lungs", "a")
+    test_own.mask(root, "lungs", "deep/c")
+    grey = np.arange(6, dtype=np.uint16).reshape(3, 2) * 600
+    test_own.write_dicom(root / "images" / "d", grey)
+
+
+def phantom(layout: str, n: int) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        write_layout(root, layout, n, 64, 0, progress=False)
+
+    return write
+
+
+TREES: dict[str, Callable[[Path], None]] = {
+    "chexpert": chexpert,
+    "nih": nih,
+    "jsrt": phantom("jsrt", 2),
+    "montgomery": phantom("montgomery", 3),
+    "shenzhen": phantom("shenzhen", 3),
+    "covid_qu_ex": phantom("covid-qu-ex", 5),
+    "generalblockchain": generalblockchain,
+    "v7": v7,
+    "folder": own,
+}
+
+
+@pytest.fixture(scope="session", params=list(TREES))
+def tree(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    root = tmp_path_factory.mktemp(request.param)
+    TREES[request.param](root)
+    return request.param, root
+
+
+def truncate(data: bytes, at: int, other: bytes) -> bytes:
+    return data[: at % max(len(data), 1)]
+
+
+def flip(data: bytes, at: int, other: bytes) -> bytes:
+    if not data:
+        return b"\0"
+    place = at % len(data)
+    return data[:place] + bytes([data[place] ^ (1 + at % 255)]) + data[place + 1 :]
+
+
+def swap(data: bytes, at: int, other: bytes) -> bytes:
+    return other
+
+
+def insert(data: bytes, at: int, other: bytes) -> bytes:
+    place = at % (len(data) + 1)
+    junk = (b"\0", b"..", b"\\", b"\xff", b",,", b'"', b"\n", b"-1e999", b"\xef\xbb\xbf")
+    return data[:place] + junk[at % len(junk)] + data[place:]
+
+
+def empty(data: bytes, at: int, other: bytes) -> bytes:
+    return b""
+
+
+SPOIL = (truncate, flip, swap, insert, empty)
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise AssertionError(f"hangs: more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run(name: str, root: Path, out: Path, skip_bad: bool) -> str:
+    """Read, check and build; "" or the one line of the error."""
+    try:
+        tables = DATASETS[name].tables(root, skip_bad=skip_bad)
+        for store, table in tables.items():
+            build_store(table, out / store, SIZE, skip_bad, workers=1)
+    except InputError as error:
+        return str(error)
+    for store, table in tables.items():
+        opened = open_store(out / store, verify=True)
+        assert 0 < len(opened) <= len(table)
+        assert opened.images.shape[1:] == (SIZE, SIZE)
+        assert set(np.unique(opened.masks(range(len(opened))))) <= {0, 1}
+    return ""
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    st.integers(0, 10_000),
+    st.integers(0, 10_000),
+    st.sampled_from(SPOIL),
+    st.integers(0, 10**9),
+    st.booleans(),
+)
+def test_a_spoiled_file_gives_one_line_or_a_sound_result(
+    tree: tuple[str, Path],
+    tmp_path: Path,
+    which: int,
+    second: int,
+    spoil: Callable[[bytes, int, bytes], bytes],
+    at: int,
+    skip_bad: bool,
+) -> None:
+    name, root = tree
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    victim = files[which % len(files)]
+    data = victim.read_bytes()
+    victim.write_bytes(spoil(data, at, files[second % len(files)].read_bytes()))
+    try:
+        with within(PATIENCE):
+            message = run(name, root, tmp_path, skip_bad)
+            assert "\n" not in message
+            if message:
+                assert str(root) in message or str(tmp_path) in message, message
+            try:
+                survey(DATASETS[name], root, subset=True, decode=True, workers=1)
+            except InputError as error:
+                message = str(error)
+            assert "\n" not in message
+    finally:
+        victim.write_bytes(data)
+
+
+def test_the_trees_are_sound_before_they_are_spoiled(
+    tree: tuple[str, Path], tmp_path: Path
+) -> None:
+    name, root = tree
+    assert run(name, root, tmp_path, skip_bad=False) == ""
+    report = survey(DATASETS[name], root, subset=True, decode=True, workers=1)
+    assert report.sound, report.problems.to_string()

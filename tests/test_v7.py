@@ -1,0 +1,225 @@
+"""V7 Labs' lung masks: codes, films found in three places, patients, and genuine files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dollkit.errors import InputError
+from dollkit.images import load_image
+from dollkit.readers.check import survey
+from dollkit.readers.table import check_files
+from dollkit.readers.v7 import DATASET, MASKS, NOTES, read_v7
+
+GREY = np.array([[0, 255, 255, 0], [0, 255, 127, 0], [0, 0, 127, 0]], np.uint8)
+COVID = ["View/AP_Supine", "Sex/F", "PatientID:97", "Age:61", "X-ray", "COVID-19"]
+
+
+class Tree:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in (MASKS, NOTES, "images"):
+            (root / folder).mkdir(parents=True)
+        text = "class_idx,class_name\n0,__background__\n127,Ignore\n255,Lung\n"
+        (root / MASKS / "class_mapping.csv").write_text(text)
+
+    def note(self, name: str, original: str, tags: list[str], lungs: int = 2) -> dict[str, Any]:
+        data = {
+            "image": {"original_filename": original, "width": 4, "height": 3},
+            "annotations": [{"name": "Lung", "polygon": {"path": []}}] * lungs
+            + [{"name": "Ignore", "polygon": {"path": []}}]
+            + [{"name": tag, "tag": {}} for tag in tags],
+        }
+        (self.root / NOTES / f"{name}.json").write_text(json.dumps(data))
+        Image.fromarray(GREY).save(self.root / MASKS / f"{name}.png")
+        return data
+
+    def film(self, name: str) -> None:
+        Image.new("L", (4, 3), 50).save(self.root / "images" / name)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    out = Tree(tmp_path / "covid-19-xray-dataset")
+    out.note("10", "original.jpg", COVID)
+    out.film("10.png")
+    out.note("11", "person3_virus_7.jpeg", ["Viral Pneumonia"])
+    out.film("person3_virus_7.jpeg")
+    out.note("12", "person3_bacteria_9.jpeg", ["Bacterial Pneumonia"])
+    out.film("person3_bacteria_9.jpeg")
+    out.note("13", "NORMAL-28501-0001.jpeg", ["No Pneumonia (healthy)"])
+    out.film("NORMAL-28501-0001.jpeg")
+    out.note("14", "who.png", [])
+    out.film("who.png")
+    return out
+
+
+def test_ignored_pixels_arrive_as_255(tree: Tree) -> None:
+    table = read_v7(tree.root)["lungs"]
+    mask = table.masks["lungs"][0].load(3, 4)
+    np.testing.assert_array_equal(mask, [[0, 1, 1, 0], [0, 1, 255, 0], [0, 0, 255, 0]])
+    assert table.ignoring()
+    odd = GREY.copy()
+    odd[2, 3] = 200
+    Image.fromarray(odd).save(tree.root / MASKS / "10.png")
+    with pytest.raises(InputError, match="mask value 200: use only 0, 127, 255"):
+        table.masks["lungs"][0].load(3, 4)
+    with pytest.raises(InputError, match=r"11.png: mask is 4x3, its image is 8x6"):
+        table.masks["lungs"][1].load(6, 8)
+
+
+def test_films_patients_and_tags(tree: Tree) -> None:
+    table = read_v7(tree.root)["lungs"]
+    films = table.films
+    assert films["image_id"].tolist() == ["10", "11", "12", "13", "14"]
+    assert films["patient_id"].tolist() == [
+        "ieee_178",
+        "kermany_person3",
+        "kermany_person3",
+        "kermany_normal28501",
+        "v7_14",
+    ]
+    assert tuple(films.loc[0, ["view", "sex", "age"]]) == ("AP", "F", 61.0)
+    assert tuple(films.loc[1, ["view", "sex"]]) == ("", "")
+    np.testing.assert_array_equal(films["Pneumonia"], [1, 1, 1, np.nan, np.nan])
+    assert films[["width", "height"]].drop_duplicates().to_numpy().tolist() == [[4, 3]]
+    assert (films["fold"] == 0).all()
+    assert films["path"][0] == str(tree.root / "images/10.png")
+    assert films["where"][1] == str(tree.root / NOTES / "11.json")
+    assert survey(DATASET, tree.root, decode=True).sound
+
+
+def test_what_is_left_out_is_counted(tree: Tree) -> None:
+    tree.note("20", "side.png", ["View/L"], lungs=0)
+    tree.film("side.png")
+    tree.note("21", "slice.png", ["CT", "COVID-19"], lungs=0)
+    tree.note("22", "blank.png", ["View/PA"], lungs=0)
+    tree.film("blank.png")
+    tree.note("23", "gone.png", ["View/PA"])
+    table = read_v7(tree.root)["lungs"]
+    assert len(table) == 5
+    assert table.facts == {
+        "masks": 9,
+        "films": 5,
+        "patients": 4,
+        "masks of laterals or CT": 2,
+        "masks without lung": 1,
+        "masks without film": 1,
+    }
+    assert tree.root / MASKS / "23.png" in table.others
+    assert tree.root / "images/side.png" in table.others
+    assert survey(DATASET, tree.root, decode=True).sound
+
+
+def test_films_in_a_copy_of_ieee8023_beside_it(tree: Tree) -> None:
+    beside = tree.root.parent / "covid-chestxray-dataset"
+    (beside / "images").mkdir(parents=True)
+    (beside / "metadata.csv").write_text(
+        "patientid,finding,view,modality,filename,\n"
+        "5,COVID-19,PA,X-ray,far.png,\n"
+        "6,COVID-19,PA,X-ray,who.png,\n"
+    )
+    Image.new("L", (4, 3), 60).save(beside / "images/far.png")
+    tree.note("30", "far.png", ["View/PA"])
+    table = read_v7(tree.root)["lungs"]
+    films = table.films.set_index("image_id")
+    assert films.loc["30", "path"] == str(beside / "images/far.png")
+    assert films.loc["30", "patient_id"] == "ieee_5"
+    assert films.loc["14", "patient_id"] == "ieee_6"
+    assert table.root == tree.root
+    check_files(table)
+    assert survey(DATASET, tree.root, decode=True).sound
+
+
+def test_patients_stay_in_one_split(tree: Tree) -> None:
+    for i in range(60):
+        tree.note(f"{100 + i}", f"person{i // 3}_virus_{i}.jpeg", [])
+        tree.film(f"person{i // 3}_virus_{i}.jpeg")
+    films = read_v7(tree.root)["lungs"].films
+    assert films.groupby("patient_id")["split"].nunique().max() == 1
+    assert set(films["split"]) == {"train", "valid", "test"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such file"),
+        ("{", "not a JSON file"),
+        ("[" * 100_000, "not a JSON file"),
+        ("[]", "'image' or 'annotations' is missing"),
+        ({"image": {}, "annotations": []}, "original_filename None is no file name"),
+        (
+            {"image": {"original_filename": "../a", "width": 4, "height": 3}, "annotations": []},
+            "original_filename '../a' is no file name",
+        ),
+        (
+            {"image": {"original_filename": "a", "width": 0, "height": 3}, "annotations": []},
+            "width and height are 0 and 3",
+        ),
+        (
+            {"image": {"original_filename": "a", "width": 4, "height": 3}, "annotations": [{}]},
+            "annotations[0]: no name",
+        ),
+    ],
+)
+def test_wrong_annotation_files(tree: Tree, content: Any, words: str) -> None:
+    path = tree.root / NOTES / "11.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(InputError) as caught:
+        read_v7(tree.root)
+    assert words in str(caught.value)
+    assert "11.json" in str(caught.value)
+    table = read_v7(tree.root, skip_bad=True)["lungs"]
+    assert table.films["image_id"].tolist() == ["10", "12", "13", "14"]
+    assert words in table.bad.frame()["reason"][0]
+
+
+def test_other_codes_and_no_films(tree: Tree, tmp_path: Path) -> None:
+    path = tree.root / MASKS / "class_mapping.csv"
+    good = path.read_text()
+    path.write_text(good.replace("255,Lung", "1,Lung"))
+    with pytest.raises(InputError, match=r"class_mapping.csv: classes are .*use the export with"):
+        read_v7(tree.root)
+    path.unlink()
+    assert len(read_v7(tree.root)["lungs"]) == 5
+    for file in (tree.root / "images").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match="none of 5 masks has its film: put the images into"):
+        read_v7(tree.root)
+    assert DATASET.find(tmp_path) == DATASET.find(tree.root) == tree.root
+    assert DATASET.find(tree.root / "images") is None
+
+
+@pytest.fixture(scope="module")
+def genuine(shared_dir: Path) -> Path:
+    folder = shared_dir / "layouts" / "v7_covid-19-xray-dataset"
+    if not folder.is_dir():
+        pytest.skip(f"no genuine masks in {folder}")
+    return folder
+
+
+def test_genuine_masks(genuine: Path) -> None:
+    assert DATASET.find(genuine) == genuine
+    report = survey(DATASET, genuine, decode=True)
+    assert report.sound, report.problems
+    table = read_v7(genuine)["lungs"]
+    films = table.films
+    assert films["patient_id"].tolist() == [f"ieee_{i}" for i in (263, 261, 254, 229, 242)]
+    assert films["view"].tolist() == ["PA", "AP", "AP", "PA", "PA"]
+    assert films["sex"].tolist() == ["M", "M", "F", "F", "M"]
+    assert (films["Pneumonia"] == 1).all()
+    assert table.facts["masks"] == table.facts["films"] == 5
+    inside = []
+    for mask, path in zip(table.masks["lungs"], films["path"], strict=True):
+        shape = load_image(path).shape
+        assert shape == (2000, 2000)
+        inside.append(int((mask.load(*shape) == 1).sum()))
+    assert inside == [1005533, 1916629, 1450184, 1593565, 1584265]
