@@ -13,13 +13,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 from pathlib import Path
 
 from dollkit import paths, pipeline
-from dollkit.reproduce import cores
-from dollkit.sources import sha256
+from dollkit.machine import cores
+from dollkit.sources import sha256, tree_state
 
 PROFILE = str(config.get("profile", "laptop"))
 DATA = Path(str(config["data"])).resolve() if config.get("data") else None
 WORKDIR = paths.runs() / PROFILE
 PLAN = pipeline.plan(PROFILE, DATA)
+DATA_STATE = {"d_0": f"files in the data folder {tree_state(DATA)}"} if DATA else {}
 
 
 def quoted(text):
@@ -69,6 +70,8 @@ for instance in PLAN:
                 f"f_{number}": f"{relative(file)} {sha256(file)[:16]}"
                 for number, file in enumerate((instance.notebook, *instance.files))
             },
+            # Nor does Snakemake see into the data folder: a film added there is noticed by this.
+            **({} if instance.inputs else DATA_STATE),
         log:
             f"logs/{instance.slug}.log",
         # A stage that runs alone gets every core; of those with several instances each its share.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,3 +76,21 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def tree_state(folder: Path) -> str:
+    """Fingerprint of a folder of data: name, size and time of change of every file below it.
+
+    Reads no file, so that CheXpert's 223,648 take seconds. Hidden files do not count.
+    """
+    state = hashlib.sha256()
+    for top, below, names in os.walk(folder):
+        below[:] = sorted(d for d in below if not d.startswith("."))
+        inner = os.path.relpath(top, folder)
+        for name in sorted(n for n in names if not n.startswith(".")):
+            try:
+                found = os.stat(os.path.join(top, name))  # noqa: PTH116, PTH118
+            except OSError:  # a dangling link: the readers name it
+                continue
+            state.update(f"{inner}/{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+    return state.hexdigest()[:16]

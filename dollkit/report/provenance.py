@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dollkit.errors import InputError
+from dollkit.readers.datasets import named
 
 ENVIRONMENT = ("code", "versions", "python", "platform", "cpus", "threads", "device")
 WEIGHTS = (".safetensors", ".pt", ".ckpt")
@@ -73,6 +74,24 @@ def collect(run: Path) -> dict[str, Any]:
         "seconds": round(sum(float(m.get("seconds") or 0) for m in found.values()), 3),
         "stages": stages,
     }
+
+
+def population(run: Path) -> str:
+    """Whom a run's numbers are about, one phrase: what its stores were made from.
+
+    Raises:
+        InputError: no store below ``<run>/data``.
+    """
+    stores_of: dict[str, list[str]] = {}
+    for path in sorted((run / "data").glob("*/store.json")):
+        source = json.loads(path.read_text(encoding="utf-8"))["made_from"]["source"]
+        title = "synthetic chest phantom" if source == "phantom" else named(source).title
+        stores_of.setdefault(title, []).append(path.parent.name)
+    if not stores_of:
+        raise InputError(f"{run / 'data'}: no store below it; run the data stage first")
+    if len(stores_of) == 1:
+        return next(iter(stores_of))
+    return "; ".join(f"{title} ({', '.join(names)})" for title, names in stores_of.items())
 
 
 def write_provenance(run: Path, folder: Path) -> Path:
