@@ -1,0 +1,145 @@
+"""The label set: ``python -m dollkit.labels make | show | card | export``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dollkit.errors import InputError
+from dollkit.findings import FINDINGS
+from dollkit.labels.card import card
+from dollkit.labels.exports import FORMATS, export
+from dollkit.labels.store import open as open_labels
+from dollkit.labels.summary import lines
+from dollkit.store import open_store
+from dollkit.storewriter import unwritable
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status (2 for bad input)."""
+    given = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        given.run(given)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dollkit.labels", description="The label set")
+    commands = parser.add_subparsers(required=True, metavar="make | show | card | export")
+
+    add = commands.add_parser("make", help="label films with trained classifiers")
+    add.add_argument("--films", type=Path, required=True, help="folder of images, or film store")
+    add.add_argument(
+        "--classifiers", type=Path, nargs="+", required=True, metavar="DIR",
+        help="folders with weights.safetensors, or one that holds such folders",
+    )  # fmt: skip
+    add.add_argument("--out", type=Path, required=True, help="folder of the label store")
+    add.add_argument(
+        "--findings", type=Path, metavar="CSV",
+        help="column image, and a column per finding (1, 0, -1 or blank); without it the table "
+        "of the films, or else what the classifiers call",
+    )  # fmt: skip
+    add.add_argument("--size", type=int, help="side in pixels of films from a folder (224)")
+    add.add_argument("--steps", type=int, help="integration steps (0: as many as each needs)")
+    add.add_argument("--explain", nargs="+", default=[], metavar="NAME=VALUE")
+    add.add_argument("--distil", nargs="+", default=[], metavar="NAME=VALUE")
+    add.add_argument("--limit", type=int, help="only the first films with a positive finding")
+    add.add_argument(
+        "--part", metavar="K/N",
+        help="this process does the K-th of N shares; a last call without --part joins them",
+    )  # fmt: skip
+    add.add_argument("--workers", type=int, help="decoding threads (default: one per core)")
+    add.set_defaults(run=_make)
+
+    add = commands.add_parser("show", help="what a label store holds, and how it was made")
+    add.add_argument("store", type=Path, metavar="STORE")
+    add.add_argument("--verify", action="store_true", help="hash every file first")
+    add.set_defaults(run=_show)
+
+    add = commands.add_parser("card", help="write the dataset card into a label store")
+    add.add_argument("store", type=Path, metavar="STORE")
+    add.add_argument("--out", type=Path, help="file to write (default: STORE/README.md)")
+    add.set_defaults(run=_card)
+
+    add = commands.add_parser("export", help="write a label store in another format")
+    add.add_argument("store", type=Path, metavar="STORE")
+    add.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    add.add_argument("--to", required=True, metavar="FORMAT", help=" | ".join(FORMATS))
+    add.add_argument(
+        "--findings", nargs="+", default=list(FINDINGS), metavar="NAME", help="only these"
+    )
+    add.add_argument(
+        "--films", type=Path, metavar="STORE",
+        help="film store: write film pixels too; most data sets may not be passed on",
+    )  # fmt: skip
+    add.add_argument(
+        "--negatives", action="store_true",
+        help="nnunet: labelled films without a finding count as its background",
+    )  # fmt: skip
+    add.set_defaults(run=_export)
+    return parser
+
+
+def _make(given: argparse.Namespace) -> None:
+    # Only this command needs networks.
+    from dollkit.labelling import Explain
+    from dollkit.labels import Distil, making
+
+    for name, least in (("steps", 0), ("limit", 1), ("workers", 1)):
+        value = getattr(given, name)
+        if value is not None and value < least:
+            raise InputError(f"parameter {name!r} is {value}: use {least} or more")
+    steps = [] if given.steps is None else [f"steps={given.steps}"]
+    made = making.make(
+        given.films,
+        given.classifiers,
+        given.out,
+        findings=given.findings,
+        size=given.size,
+        how=making.settings(Explain, [*given.explain, *steps], "--explain"),
+        distil=making.settings(Distil, given.distil, "--distil"),
+        part=None if given.part is None else making.Part.parse(given.part),
+        limit=given.limit,
+        workers=given.workers,
+    )
+    if made is not None:
+        print(f"{given.out}: {len(made)} labels on {len(made.rows)} films")
+
+
+def _show(given: argparse.Namespace) -> None:
+    print("\n".join(lines(open_labels(given.store, verify=given.verify))))
+
+
+def _card(given: argparse.Namespace) -> None:
+    path = given.out or given.store / "README.md"
+    text = card(open_labels(given.store))
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise unwritable(path.parent, error) from None
+    print(path)
+
+
+def _export(given: argparse.Namespace) -> None:
+    films = None if given.films is None else open_store(given.films)
+    store = open_labels(given.store, films=films)
+    export(
+        store,
+        given.out,
+        given.to,
+        findings=given.findings,
+        films=films,
+        negatives=given.negatives,
+    )
+    print(given.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
