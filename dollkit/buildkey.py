@@ -7,6 +7,7 @@ were copied. It lies beside it, in ``key.json``.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -81,18 +82,23 @@ def code_of(modules: Iterable[str]) -> dict[str, str]:
     Args:
         modules: dotted names; those of other packages are passed over.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, str] = {}
     todo = [path for name in modules if (path := _file_of(name))]
     while todo:
         path = todo.pop()
         if path not in found:
-            found[path] = None
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            todo += [other for name in _imported(tree) if (other := _file_of(name))]
-    return {
-        f.relative_to(paths.ROOT).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest()
-        for f in sorted(found)
-    }
+            found[path], others = _read(path)
+            todo += others
+    return {f.relative_to(paths.ROOT).as_posix(): found[f] for f in sorted(found)}
+
+
+@functools.cache  # what was there when first asked for is what runs
+def _read(path: Path) -> tuple[str, tuple[Path, ...]]:
+    """SHA-256 of a module, and the modules of ours that it imports."""
+    source = path.read_bytes()
+    names = _imported(ast.parse(source))
+    others = tuple(other for name in names if (other := _file_of(name)))
+    return hashlib.sha256(source).hexdigest(), others
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:

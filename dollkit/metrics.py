@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from dollkit.store import IGNORE
+from dollkit.images import IGNORE
 
 FloatArray = npt.NDArray[np.float64]
 

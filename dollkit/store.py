@@ -30,9 +30,11 @@ import numpy.typing as npt
 from dollkit.buildkey import Key, changed
 from dollkit.errors import InputError
 from dollkit.films import read_films, states_of
-from dollkit.storewriter import IGNORE, StoreWriter, sha256, unwritable
+from dollkit.images import IGNORE
+from dollkit.npyrows import sha256
+from dollkit.storewriter import StoreWriter, unwritable
 
-__all__ = ["IGNORE", "Rows", "Store", "StoreWriter", "open_store", "standing", "unwritable"]
+__all__ = ["Rows", "Store", "StoreWriter", "open_store", "standing", "unwritable"]
 
 log = logging.getLogger(__name__)
 
@@ -158,21 +160,31 @@ def open_store(path: Path | str, verify: bool = False) -> Store:
         raise _broken(path / "store.json", "is not a store's description") from None
 
 
-def standing(path: Path, key: Key) -> Store | None:
-    """The store in a folder if this very key made it and it opens; says in the log what happens."""
+def standing(path: Path, key: Key, whole: bool = False) -> bool:
+    """Whether the store in a folder was made by this very key and opens; the log says why not.
+
+    Args:
+        path: the folder.
+        key: what would make the store now.
+        whole: whether no film may have been left out.
+    """
     names = changed(path, key)
+    if names is None:
+        return False
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         log.info("%s: built anew, for %s changed", path, ", ".join(names[:3]) + more)
-    if names != []:
-        return None
+        return False
     try:
         store = open_store(path)
     except InputError as error:
         log.info("built anew, for %s", error)
-        return None
+        return False
+    if whole and store.left_out:
+        log.info("%s: built anew, for films were left out (%d)", path, store.left_out)
+        return False
     log.info("%s: kept, nothing that makes it has changed", path)
-    return store
+    return True
 
 
 class _Mapped(np.memmap[Any, Any]):

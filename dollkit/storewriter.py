@@ -8,7 +8,6 @@ good; the next writer with that key goes on there. The older store in the folder
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,11 +22,11 @@ from dollkit.buildkey import KEY, Key
 from dollkit.errors import InputError
 from dollkit.films import COLUMNS, check_films
 from dollkit.findings import FINDINGS
+from dollkit.images import IGNORE
 from dollkit.journal import Journal
-from dollkit.npyrows import NpyRows
+from dollkit.npyrows import NpyRows, sha256
 
-IGNORE = 255
-"""Value of a mask's pixels that count neither as inside nor as outside, as in `dollkit.losses`."""
+__all__ = ["JOURNAL", "OPTIONAL", "StoreWriter", "pack", "sha256", "sweep", "unwritable"]
 
 OPTIONAL = ("masks.npy", "ignore.npy", "mask_valid.npy")
 """Arrays that not every store has."""
@@ -101,9 +100,7 @@ class StoreWriter:
 
     def _shapes(self, ignore: bool) -> Shapes:
         c, s = len(self.mask_classes), self.size
-        shapes: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
-            "images.npy": (np.uint8, (s, s))
-        }
+        shapes: Shapes = {"images.npy": (np.uint8, (s, s))}
         if c:
             shapes["masks.npy"] = (np.uint8, (c, s, s // 8))
             shapes["mask_valid.npy"] = (np.bool_, (c,))
@@ -121,9 +118,11 @@ class StoreWriter:
                 final.replace(part)  # killed within `finish`
             self._arrays[name] = NpyRows(final, dtype, self.n, shape, resume=bool(found))
         for line in found:
-            crcs = {a: array.crc_of(self.films, line["films"]) for a, array in self._arrays.items()}
-            if crcs != line["crc"]:
+            seen = {name: array.look_over(line["films"]) for name, array in self._arrays.items()}
+            if {name: one.hexdigest() for name, one in seen.items()} != line["sha256"]:
                 break
+            for name, array in self._arrays.items():
+                array.take_over(line["films"], seen[name])
             self.notes.append(line["note"])
             self.films = line["films"]
         if self._journal:
@@ -190,10 +189,8 @@ class StoreWriter:
         """
         if self._journal is None:
             raise ValueError("a writer without a key has nothing to note")
-        crc = {name: array.crc for name, array in self._arrays.items()}
-        for array in self._arrays.values():
-            array.crc = 0
-        line = {"films": int(self._written.sum()), "crc": crc, "note": dict(what)}
+        sums = {name: array.hash.hexdigest() for name, array in self._arrays.items()}
+        line = {"films": int(self._written.sum()), "sha256": sums, "note": dict(what)}
         try:
             self._journal.add(line)
         except OSError as error:
@@ -218,17 +215,16 @@ class StoreWriter:
         table[list(FINDINGS)] = table[list(FINDINGS)].astype("float64").astype("Int8")
         texts = {} if self._key is None else {KEY: _text(self._key.to_json())}
         try:
-            for array in self._arrays.values():
-                array.close(n)
+            sums = {name: array.close(n) for name, array in self._arrays.items()}
             table.to_csv(self.path / "films.csv.part", index=False, lineterminator="\n")
-            names = [*self._arrays, "films.csv"]
+            sums["films.csv"] = sha256(self.path / "films.csv.part")
             meta = {
                 "size": self.size,
                 "mask_classes": list(self.mask_classes),
                 "n": n,
                 "left_out": left_out,
                 "made_from": self.made_from,
-                "sha256": {f: sha256(self.path / f"{f}.part") for f in sorted(names)},
+                "sha256": sums,
             }
             for name, text in (texts | {"store.json": _text(meta)}).items():
                 (self.path / f"{name}.part").write_text(text, encoding="utf-8")
@@ -236,7 +232,7 @@ class StoreWriter:
             for name in ("store.json", KEY, *OPTIONAL):
                 if name not in self._arrays:
                     (self.path / name).unlink(missing_ok=True)
-            for name in (*names, *texts, "store.json"):
+            for name in (*sums, *texts, "store.json"):
                 (self.path / f"{name}.part").replace(self.path / name)
         except OSError as error:
             raise unwritable(self.path, error) from None
@@ -290,12 +286,6 @@ def sweep(folder: Path, keep: str = "") -> None:
     for part in folder.glob("*.part"):
         if part.name != keep:
             part.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unwritable(path: Path, error: OSError) -> InputError:

@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import buildkey, losses, paths
+from dollkit import buildkey, paths
 from dollkit.errors import InputError
-from dollkit.images import fit, fit_box, fit_mask, load_image
+from dollkit.images import IGNORE, fit, fit_box, fit_mask, load_image
 from dollkit.readers import decoding, fingerprint, phantom
 from dollkit.readers.build import build_store
 from dollkit.readers.decoding import CHUNK
@@ -93,10 +93,10 @@ def test_what_the_store_holds(root: Path, tmp_path: Path) -> None:
         height, width = film.shape
         np.testing.assert_array_equal(store.images[row], fit(film, SIZE))
         assert tuple(store.films.loc[row, ["height", "width"]]) == (height, width)
-        expected = np.full((2, SIZE, SIZE), losses.IGNORE, np.uint8)
+        expected = np.full((2, SIZE, SIZE), IGNORE, np.uint8)
         if i % 3:
             grey = load_image(root / f"{i}_mask.png")
-            drawn = np.select([grey == 255, grey == 128], [1, losses.IGNORE], 0)
+            drawn = np.select([grey == 255, grey == 128], [1, IGNORE], 0)
             expected[0] = fit_mask(drawn.astype(np.uint8), SIZE)
         if i % 5 == 0:
             expected[1] = fit_box((2.0, 3.0, 5.0 + i % 4, 6.0), height, width, SIZE)
@@ -200,7 +200,7 @@ def test_a_mended_film_costs_only_what_follows(
 
 
 def test_bad_films_of_an_earlier_part_stop_a_strict_build(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copy(root / "43_mask.png", root / "40_mask.png")
     out = tmp_path / "s"
@@ -212,9 +212,12 @@ def test_bad_films_of_an_earlier_part_stop_a_strict_build(
         build_store(read(root), out, SIZE)
     build_store(read(root), out, SIZE, skip_bad=True)
     assert open_store(out).left_out == 1
-    # A store with films left out is not what was asked for either.
+    # A store with films left out is not what is asked for either.
+    caplog.set_level(logging.INFO)
     with pytest.raises(InputError, match=r"row 7: .*5.png: empty file"):
         build_store(read(root), out, SIZE)
+    assert "built anew, for films were left out (1)" in caplog.text
+    assert open_store(out).left_out == 1
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:

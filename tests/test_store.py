@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import losses
 from dollkit.buildkey import Key
 from dollkit.errors import InputError
 from dollkit.films import COLUMNS, check_films, states_of
 from dollkit.findings import FINDINGS, NOT_MENTIONED
+from dollkit.images import IGNORE
 from dollkit.readers.table import blank_films
-from dollkit.store import IGNORE, Store, StoreWriter, open_store
+from dollkit.store import Store, StoreWriter, open_store
 from tests.store_reader import digests
 
 S = 16
@@ -157,7 +157,6 @@ def test_reading_does_not_pile_up_memory(tmp_path: Path) -> None:
 
 
 def test_ignored_pixels(tmp_path: Path) -> None:
-    assert IGNORE == losses.IGNORE
     rng = np.random.default_rng(5)
     masks = rng.choice([0, 1, IGNORE], (4, 2, S, S)).astype(np.uint8)
     masks[2, 0] = IGNORE

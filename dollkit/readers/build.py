@@ -67,33 +67,33 @@ def build_store(
     rule = Rule(size, len(table.mask_classes), table.depths, table.any_ending)
     account = {"source": table.source, **dict(made_from or {})}
     key = Key(rule_of(table, rule, account), fingerprints(table, films_of(table, lost)))
-    store = standing(path, key)
-    if store is not None and (skip_bad or not store.left_out):
+    if standing(path, key, whole=not skip_bad):
         return path
     bad = _Bad(table, skip_bad)
     rows: list[int] = []
     sizes: list[tuple[int, int]] = []
     ignore, room = table.ignoring(), max(len(table), 1)
-    with StoreWriter(
-        path, size, table.mask_classes, room, account, ignore=ignore, key=key
-    ) as writer:
+    with (
+        StoreWriter(
+            path, size, table.mask_classes, room, account, ignore=ignore, key=key
+        ) as writer,
+        tqdm(desc=path.name, total=len(table), unit="film") as bar,
+    ):
         for number, note in enumerate(writer.notes):
-            wrong = {int(position): found for position, found in note["bad"].items()}
-            rows += bad.take(number, wrong)
+            rows += bad.take(number, {int(k): v for k, v in note["bad"].items()})
             sizes += note["sizes"]
-        begin = len(writer.notes)
-        if begin:
-            log.info("%s: going on after film %d of %d", path, CHUNK * begin, len(table))
-        films = islice(films_of(table, lost), CHUNK * begin, None)
-        bar = tqdm(desc=path.name, total=len(table), initial=CHUNK * begin, unit="film")
-        for number, part in enumerate(_decode_all(films, rule, workers), start=begin):
+        done = CHUNK * len(writer.notes)
+        if done:
+            log.info("%s: going on after film %d of %d", path, done, len(table))
+            bar.update(done)
+        films = islice(films_of(table, lost), done, None)
+        for number, part in enumerate(_decode_all(films, rule, workers), len(writer.notes)):
             good = bad.take(number, part.bad)
             writer.write_bits(len(rows), part.images, part.inside, part.ignored, part.valid)
             writer.note({"sizes": part.sizes, "bad": part.bad})
             rows += good
             sizes += part.sizes
             bar.update(len(part.sizes) + len(part.bad))
-        bar.close()
         if not rows:
             raise InputError(f"{table.root}: no film is left of {len(table)}: see the images there")
         chosen = table.films.iloc[rows].reset_index(drop=True)

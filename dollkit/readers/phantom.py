@@ -186,7 +186,7 @@ def build_phantom(
     }
     key = Key(rule, [str(start) for start in starts])
     path = Path(path)
-    if standing(path, key) is not None:
+    if standing(path, key):
         return path
     with StoreWriter(path, size, CLASSES[store], n, account, key=key) as writer:
         chunks = [population.iloc[i : i + CHUNK] for i in starts if i >= writer.films]
