@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "of the films, or else what the classifiers call",
     )  # fmt: skip
     add.add_argument("--size", type=int, help="side in pixels of films from a folder (224)")
-    add.add_argument("--steps", type=int, help="integration steps (0: as many as each needs)")
+    add.add_argument("--steps", type=int, help="integration steps")
     add.add_argument("--explain", nargs="+", default=[], metavar="NAME=VALUE")
     add.add_argument("--distil", nargs="+", default=[], metavar="NAME=VALUE")
     add.add_argument("--limit", type=int, help="only the first films with a positive finding")
