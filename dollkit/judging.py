@@ -2,76 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from dollkit import quality
 from dollkit.classifiers import Classifier, split_rows
 from dollkit.errors import InputError
+from dollkit.explaining import Explain, Explained, explain_all
 from dollkit.findings import FINDINGS, PATHOLOGIES, POSITIVE
-from dollkit.labelling import Explain, FloatMaps, Rows, batches, explain_films
-from dollkit.labels import Distil, boost, distil, scale
+from dollkit.labelling import Rows, batches
+from dollkit.labels import Distil, distil, scale
+from dollkit.labels.steps import sharpen
+from dollkit.labels.tuning import tune
 from dollkit.store import Store
+from dollkit.variants import Variant, variants
+
+__all__ = [
+    "CASE_COLUMNS", "Judgement", "Variant", "has_truth", "judge", "judged_rows", "reference_rows",
+    "tuned", "unjudged", "variants",
+]  # fmt: skip
+
+EXAMPLES = ("image", "finding", "image_id", "map", "label", "truth", "iou")
 
 CASE_COLUMNS = [
     "image_id", "patient_id", "finding", "explainer", "classifiers", "n_classifiers", "variant",
     "factor", "value", "iou_matched", "iou_label", "iou_chance", "precision", "recall", "hit",
-    "iou_prior",
+    "iou_prior", "energy", "area",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One changed factor: which classifiers, which explainer settings, which label settings."""
-
-    factor: str
-    value: str
-    classifiers: tuple[str, ...]
-    explain: Explain
-    distil: Distil
-
-    @property
-    def name(self) -> str:
-        return "shipped" if self.factor == "shipped" else f"{self.factor}={self.value}"
-
-
-def variants(names: Sequence[str], how: Explain, settings: Distil) -> list[Variant]:
-    """The shipped settings first, then one factor changed at a time.
-
-    Every subset of the classifiers; the other explainers; a quarter of the steps; the other
-    baselines; and each step of `labels.Distil` switched.
-    """
-    every = tuple(names)
-    out = [Variant("shipped", "shipped", every, how, settings)]
-    for k in range(1, len(every)):
-        for some in itertools.combinations(every, k):
-            out.append(Variant("classifiers", "+".join(some), some, how, settings))
-    for other in ("gradient", "gradcam"):
-        out.append(Variant("explainer", other, every, replace(how, explainer=other), settings))
-    few = max(1, how.steps // 4)
-    out.append(Variant("steps", str(few), every, replace(how, steps=few), settings))
-    for kind in ("black", "grey", "blur"):
-        if kind != how.kind:
-            out.append(Variant("baseline", kind, every, replace(how, kind=kind), settings))
-    switched = {
-        "part": "magnitude" if settings.part == "positive" else "positive",
-        "trust": "all" if settings.trust == "agree" else "agree",
-    }
-    for field, value in switched.items():
-        out.append(Variant(field, value, every, how, replace(settings, **{field: value})))  # type: ignore[arg-type]
-    for rule in ("otsu", "peak", "quantile"):
-        if rule != settings.threshold:
-            out.append(Variant("threshold", rule, every, how, replace(settings, threshold=rule)))
-    for smooth in (0.0, settings.smooth * 2):
-        changed = replace(settings, smooth=smooth)
-        out.append(Variant("smooth", f"{smooth:g}", every, how, changed))
-    return out
 
 
 def has_truth(store: Store) -> bool:
@@ -130,36 +93,31 @@ def judge(
     Returns:
         `Judgement`; cases have the columns image_id, patient_id, finding, explainer, classifiers,
         n_classifiers, variant, factor, value, iou_matched, iou_label, iou_chance, iou_prior,
-        precision, recall, hit.
+        precision, recall, hit, energy (share of the map inside the truth), area (share of the
+        film that the truth covers).
     """
     where = next(iter(models.values())).head.weight.device
     frames: list[pd.DataFrame] = []
     kept: dict[str, list[npt.NDArray[np.generic]]] = {
-        k: [] for k in ("image", "finding", "image_id", "map", "maps", "label", "truth", "iou")
+        k: [] for k in (*EXAMPLES, "maps", "probability")
     }
-    known = {f for f in PATHOLOGIES if f in store.mask_classes}
-    settings = {v.explain: None for v in wanted}
-    bar = tqdm(total=len(rows), desc="judge", unit="film", disable=None)
-    for chosen, x, all_targets in batches(store, rows, 16, where):
-        targets = [
-            [
-                t for t in wanted_here
-                if FINDINGS[t] in known and store.mask_valid(np.array([r]), [FINDINGS[t]])[0, 0]
-            ]
-            for r, wanted_here in zip(chosen, all_targets, strict=True)
-        ]  # fmt: skip
+    bar, films = tqdm(total=len(rows), desc="judge", unit="film", disable=None), 0
+    for chosen, x, targets in _judgeable(store, rows, where):
         pairs = [(int(r), t) for r, ts in zip(chosen, targets, strict=True) for t in ts]
         if pairs:
-            truth = np.stack([store.masks(np.array([r]), [FINDINGS[t]])[0, 0] for r, t in pairs])
+            truth = _truth(store, pairs)
             seen = truth.reshape(len(truth), -1).any(1)
-            made = {s: explain_films(models, x, targets, s) for s in settings}
-            for v in wanted:
+            here = [v for v in wanted if not v.films or films < v.films]
+            settings = dict.fromkeys(v.explain for v in here)
+            made = {s: explain_all(models, x, targets, s) for s in settings}
+            for v in here:
                 frame, arrays = _score(store, v, list(models), made[v.explain], pairs, truth)
                 frames.append(frame.iloc[np.flatnonzero(seen)])
                 if v.factor == "shipped":
-                    arrays["maps"] = _each(v, made[v.explain][0])
+                    arrays |= _each(v, made[v.explain], arrays)
                     for key, value in arrays.items():
                         kept[key].append(value[seen])
+        films += len(chosen)
         bar.update(len(chosen))
     bar.close()
     if not frames:
@@ -175,6 +133,54 @@ def judge(
     return Judgement(cases, examples)
 
 
+def tuned(
+    models: Mapping[str, Classifier], store: Store, rows: Rows, how: Explain, settings: Distil
+) -> pd.DataFrame | None:
+    """Each finding's threshold rule and smoothing, chosen on films whose masks are known.
+
+    Args:
+        rows: films to tune on, none of which is judged later, such as
+            ``judged_rows(store, "valid", n)``.
+
+    Returns:
+        Table of `dollkit.labels.tuning.tune`; None if no film has a mask of a positive finding.
+    """
+    where = next(iter(models.values())).head.weight.device
+    parts: list[list[npt.NDArray[np.generic]]] = []
+    for chosen, x, targets in _judgeable(store, rows, where):
+        pairs = [(int(r), t) for r, ts in zip(chosen, targets, strict=True) for t in ts]
+        if pairs:
+            maps, probability, *_ = explain_all(models, x, targets, how)
+            at = np.array([r for r, _ in pairs])
+            names = np.array([FINDINGS[t] for _, t in pairs])
+            truth = _truth(store, pairs)
+            parts.append([maps.swapaxes(0, 1), probability.T, names, store.images[at], truth])
+    if not parts or not any(p[4].any() for p in parts):
+        return None
+    maps, probability, names, films, truth = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return tune(maps.swapaxes(0, 1), probability.T, settings, list(names), films, truth)
+
+
+def _judgeable(
+    store: Store, rows: Rows, where: torch.device
+) -> Iterator[tuple[Rows, torch.Tensor, list[list[int]]]]:
+    """Batches whose targets are the positive findings with a known mask."""
+    known = {f for f in PATHOLOGIES if f in store.mask_classes}
+    for chosen, x, found in batches(store, rows, 16, where):
+        targets = [
+            [
+                t for t in wanted
+                if FINDINGS[t] in known and store.mask_valid(np.array([r]), [FINDINGS[t]])[0, 0]
+            ]
+            for r, wanted in zip(chosen, found, strict=True)
+        ]  # fmt: skip
+        yield chosen, x, targets
+
+
+def _truth(store: Store, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint8]:
+    return np.stack([store.masks(np.array([r]), [FINDINGS[t]])[0, 0] for r, t in pairs])
+
+
 def unjudged(
     models: Mapping[str, Classifier], store: Store, rows: Rows, shipped: Variant
 ) -> Judgement:
@@ -188,10 +194,10 @@ def unjudged(
         targets = [[t for t in wanted if t > 0] for wanted in found]
         pairs = [(int(r), t) for r, ts in zip(chosen, targets, strict=True) for t in ts]
         if pairs:
-            made = explain_films(models, x, targets, shipped.explain)
+            made = explain_all(models, x, targets, shipped.explain)
             nothing = np.zeros((len(pairs), store.size, store.size), np.uint8)
             _, arrays = _score(store, shipped, list(models), made, pairs, nothing)
-            parts.append({**arrays, "maps": _each(shipped, made[0])})
+            parts.append({**arrays, **_each(shipped, made, arrays)})
     if not parts:
         raise InputError(f"{store.path}: none of the {len(rows)} films has a positive finding")
     examples = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
@@ -199,21 +205,27 @@ def unjudged(
     return Judgement(pd.DataFrame(columns=CASE_COLUMNS), examples)
 
 
-def _each(v: Variant, maps: FloatMaps) -> npt.NDArray[np.float16]:
-    """Boosted map of every classifier alone: (K, pairs, S, S) -> (pairs, K, S, S)."""
-    boosted = [boost(scale(m, v.distil.part, v.distil.percentile), v.distil.smooth) for m in maps]
-    return np.stack(boosted, 1).astype(np.float16)
+def _each(
+    v: Variant, made: Explained, arrays: Mapping[str, npt.NDArray[np.generic]]
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Boosted map of every classifier alone, (pairs, K, S, S), and its probability, (pairs, K)."""
+    films = np.asarray(arrays["image"], np.uint8)
+    names = [str(f) for f in arrays["finding"]]
+    scaled = [scale(m, v.distil.part, v.distil.percentile) for m in made.maps]
+    boosted = [sharpen(m, v.distil, names, films) for m in scaled]
+    return {"maps": np.stack(boosted, 1).astype(np.float16), "probability": made.probability.T}
 
 
 def _score(
-    store: Store, v: Variant, names: list[str], made: tuple[FloatMaps, FloatMaps, FloatMaps],
+    store: Store, v: Variant, names: list[str], made: Explained,
     pairs: list[tuple[int, int]], truth: npt.NDArray[np.uint8],
 ) -> tuple[pd.DataFrame, dict[str, npt.NDArray[np.generic]]]:  # fmt: skip
     use = [names.index(n) for n in v.classifiers]
-    maps, label, _ = distil(made[0][use], made[1][use], v.distil)
-    precision, recall = quality.precision_recall(label, truth)
     at = np.array([r for r, _ in pairs])
-    finding = np.array([FINDINGS[t] for _, t in pairs])
+    names_of = [FINDINGS[t] for _, t in pairs]
+    finding, films = np.array(names_of), store.images[at]
+    maps, label, _ = distil(made.maps[use], made.probability[use], v.distil, names_of, films)
+    precision, recall = quality.precision_recall(label, truth)
     overlap = quality.iou_matched(maps, truth)
     frame = pd.DataFrame(
         {
@@ -232,10 +244,12 @@ def _score(
             "precision": precision,
             "recall": recall,
             "hit": quality.hit(maps, truth).astype(int),
+            "energy": quality.energy(maps, truth),
+            "area": quality.area(truth),
         }
     )
     arrays: dict[str, npt.NDArray[np.generic]] = {
-        "image": store.images[at], "finding": finding,
+        "image": films, "finding": finding,
         "image_id": frame["image_id"].to_numpy().astype("U"), "map": maps.astype(np.float16),
         "label": label, "truth": truth, "iou": overlap,
     }  # fmt: skip

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,18 @@ import torch
 from tqdm.auto import tqdm
 
 from dollkit import compute
-from dollkit.attribution import explain
 from dollkit.classifiers import Classifier
 from dollkit.errors import InputError
+from dollkit.explaining import Explain, Explained, explain_all, pair_settled, positives
 from dollkit.findings import FINDINGS, POSITIVE
 from dollkit.labels import Distil, distil
 from dollkit.labels import store as labelstore
+from dollkit.losses import IGNORE
 from dollkit.store import Store
 
+__all__ = ["Explain", "Rows", "batches", "fingerprint", "make_labels", "rows_to_label"]
+
 log = logging.getLogger(__name__)
-FloatMaps = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 
@@ -40,41 +42,6 @@ def rows_to_label(store: Store, n_train: int, n_valid: int) -> Rows:
     train = np.flatnonzero(some & (split == "train"))[:n_train]
     held = np.flatnonzero(some & (split == "valid"))[:n_valid]
     return np.concatenate([train, held])
-
-
-@dataclass(frozen=True)
-class Explain:
-    """Settings of the explainer; `kind`, `steps`, `rule`, `precision`, `budget` are IG's."""
-
-    explainer: str = "ig"
-    kind: str = "black"
-    steps: int = 16
-    rule: str = "midpoint"
-    precision: str = "float32"
-    budget: int = 128
-
-
-def positives(states: npt.NDArray[np.int8]) -> list[list[int]]:
-    """Channels to explain per film: its positive labels, No Finding among them. (n, 14) -> n."""
-    return [[int(c) for c in np.flatnonzero(row == POSITIVE)] for row in states]
-
-
-def explain_films(
-    models: Mapping[str, Classifier], x: torch.Tensor, targets: list[list[int]], how: Explain
-) -> tuple[FloatMaps, FloatMaps, FloatMaps]:
-    """Signed maps of every classifier.
-
-    Returns:
-        maps (K, pairs, S, S), probabilities (K, pairs), completeness errors (K, pairs).
-    """
-    options = {k: v for k, v in asdict(how).items() if k != "explainer"}
-    maps, probability, error = [], [], []
-    for model in models.values():
-        a = explain(how.explainer, model, x, targets, **options)
-        maps.append(a.maps.cpu().numpy())
-        probability.append(torch.sigmoid(a.logit).cpu().numpy())
-        error.append(a.error.cpu().numpy())
-    return np.stack(maps), np.stack(probability), np.stack(error)
 
 
 def batches(
@@ -104,6 +71,7 @@ def make_labels(
     folder: Path,
     weights: Mapping[str, str],
     shard: int = 64,
+    keep_maps: bool = False,
 ) -> labelstore.LabelStore:
     """Label films shard by shard; a killed call goes on where it stopped.
 
@@ -113,39 +81,51 @@ def make_labels(
         folder: gets `shards/` while working and `store/` at the end.
         weights: sha256 of each classifier's weights, kept with the labels.
         shard: films per shard.
+        keep_maps: keep the maps that are cut, too, as float16.
 
     Returns:
         The label store.
 
     Raises:
-        InputError: no film has a positive finding.
+        InputError: no film has a positive finding, or see `explain_all`.
     """
-    where = next(iter(models.values())).head.weight.device
+    where = next(next(iter(models.values())).parameters()).device
+    # Few enough films that their maps are small beside the passes' own memory.
+    batch = max(4, min(64, (1 << 22) // store.size**2))
     (folder / "shards").mkdir(parents=True, exist_ok=True)
-    settled = {
+    meta = {
         "explain": asdict(how),
         "distil": asdict(settings),
         "classifiers": dict(weights),
         "films": store.digest,
         "size": store.size,
     }
+    if keep_maps:
+        meta["maps"] = True
     paths, began, done = [], time.perf_counter(), 0
     bar = tqdm(total=len(rows), desc="labels", unit="film", disable=None)
     for number, start in enumerate(range(0, len(rows), shard)):
         some = rows[start : start + shard]
-        key = fingerprint(settled, some.tolist())
+        key = fingerprint(meta, some.tolist())
         path = folder / "shards" / f"{number:05d}.npz"
         paths.append(path)
         if labelstore.shard_key(path) != key:
-            tables, labels = [], []
-            for chosen, x, targets in batches(store, some, 16, where):
-                maps, probability, error = explain_films(models, x, targets, how)
-                _, label, hi = distil(maps, probability, settings)
-                tables.append(_pairs(store, chosen, targets, hi, error, probability))
+            tables, labels, maps = [], [], []
+            for chosen, x, targets in batches(store, some, batch, where):
+                made = explain_all(models, x, targets, how)
+                names = [FINDINGS[t] for wanted in targets for t in wanted]
+                films = store.images[np.repeat(chosen, [len(t) for t in targets])]
+                boosted, label, hi = distil(made.maps, made.probability, settings, names, films)
+                settled = pair_settled(made, settings.trust)
+                if how.unsettled == "ignore":
+                    label[~settled] = IGNORE
+                tables.append(_pairs(store, list(models), chosen, targets, hi, made, settled))
                 labels.append(label)
+                maps.append(boosted)
             if tables:
                 table = pd.concat(tables, ignore_index=True)
-                labelstore.write_shard(path, table, np.concatenate(labels), key)
+                kept = np.concatenate(maps) if keep_maps else None
+                labelstore.write_shard(path, table, np.concatenate(labels), key, kept)
             else:
                 paths.pop()
             done += len(some)
@@ -156,13 +136,14 @@ def make_labels(
     bar.close()
     if not paths:
         raise InputError(f"{store.path}: none of the {len(rows)} films has a positive finding")
-    return labelstore.merge(paths, folder / "store", settled)
+    return labelstore.merge(paths, folder / "store", meta)
 
 
 def _pairs(
-    store: Store, rows: Rows, targets: Sequence[Sequence[int]], hi: FloatMaps, error: FloatMaps,
-    probability: FloatMaps,
+    store: Store, names: Sequence[str], rows: Rows, targets: Sequence[Sequence[int]],
+    hi: npt.NDArray[np.float32], made: Explained, settled: npt.NDArray[np.bool_],
 ) -> pd.DataFrame:  # fmt: skip
+    """The pairs table: of error and steps the largest over classifiers, and each one's own."""
     films = [(int(r), FINDINGS[t]) for r, wanted in zip(rows, targets, strict=True) for t in wanted]
     ids = store.films["image_id"].to_numpy()
     return pd.DataFrame(
@@ -171,7 +152,10 @@ def _pairs(
             "image_id": [ids[r] for r, _ in films],
             "finding": [f for _, f in films],
             "threshold": hi,
-            "error": error.max(0),
-            "probability": probability.mean(0),
+            "error": made.error.max(0),
+            "probability": made.probability.mean(0),
+            "steps": made.steps.max(0),
+            "settled": settled,
+            **labelstore.by_classifier(names, error=made.error, probability=made.probability),
         }
     )

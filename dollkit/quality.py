@@ -48,7 +48,7 @@ def iou_chance(truth: Masks) -> npt.NDArray[np.float64]:
 
     f is the true mask's share of the pixels: overlap f^2, union 2 f - f^2.
     """
-    f = truth.astype(bool).mean((-2, -1))
+    f = area(truth)
     return np.asarray(f / (2 - f), dtype=np.float64)
 
 
@@ -58,6 +58,24 @@ def hit(maps: Maps, truth: Masks) -> npt.NDArray[np.bool_]:
     top = maps.reshape(n, -1).argmax(1)
     found: npt.NDArray[np.bool_] = truth.reshape(n, -1).astype(bool)[np.arange(n), top]
     return found
+
+
+def energy(maps: Maps, truth: Masks) -> npt.NDArray[np.float64]:
+    """Share of a map's sum that lies in the truth (energy-based pointing game): (n, S, S) -> (n,).
+
+    Negative values count as zero. A map spread evenly has the truth's share of the area; NaN for
+    a map of zeros.
+    """
+    positive = np.maximum(maps, 0).astype(np.float64)
+    inside = (positive * truth.astype(bool)).sum((-2, -1))
+    with np.errstate(invalid="ignore"):
+        share: npt.NDArray[np.float64] = inside / positive.sum((-2, -1))
+    return share
+
+
+def area(truth: Masks) -> npt.NDArray[np.float64]:
+    """Share of the pixels that the truth covers: (n, S, S) -> (n,)."""
+    return np.asarray(truth.astype(bool).mean((-2, -1)), dtype=np.float64)
 
 
 def precision_recall(

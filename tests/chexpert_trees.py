@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
+from dollkit.findings import FINDINGS
 from dollkit.readers.chexpert_rows import HEADER
 from dollkit.readers.truth import LOCALIZED
 
@@ -90,3 +91,32 @@ def write_truth(path: Path, entries: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(entries))
     return path
+
+
+def localized_tree(folder: Path) -> Path:
+    """Two val films (one lateral beside them) and two test films; one of each has truth."""
+    tree = folder / "chexlocalize"
+    plain = ("Path", *FINDINGS)
+    for part, lead, first, header in (
+        ("val", "CheXpert-v1.0/valid/", 64541, HEADER),
+        ("test", "test/", 64741, plain),
+    ):
+        rows = []
+        for patient, view in ((first, "view1_frontal"), (first, "view2_lateral"), (first + 1, "")):
+            inner = f"patient{patient}/study1/{view or 'view1_frontal'}.jpg"
+            kind = {"Frontal/Lateral": "Lateral"} if "lateral" in inner else {}
+            rows.append(film_row(lead + inner, Pneumonia="0.0", **kind))
+            write_film(tree / "CheXpert" / part / inner, 30, 40)
+        write_csv(tree / "CheXpert" / f"{part}_labels.csv", rows, header)
+        key = f"patient{first}_study1_view1_frontal"
+        lateral = f"patient{first}_study1_view2_lateral"
+        drawn = tree / "CheXlocalize"
+        write_truth(
+            drawn / f"gt_segmentations_{part}.json",
+            {key: segmented(Edema=square(), Lung_Opacity=1 - square()), lateral: segmented()},
+        )
+        write_truth(
+            drawn / f"gt_annotations_{part}.json",
+            {key: {"img_size": list(FULL), "Edema": [SQUARE], "Airspace Opacity": [SQUARE]}},
+        )
+    return tree

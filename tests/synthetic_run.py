@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from dollkit.findings import FINDINGS, PATHOLOGIES
-from dollkit.report.cases import write_csv
+from dollkit.report.cases import ABLATION_COLUMNS, write_csv
 
 Arrays = dict[str, Any]
 CLASSES = {
@@ -186,8 +186,9 @@ def label_examples(size: int = 64, n: int = 4, *, maps: bool = True, rng: int = 
                 out[key].append(value)
     arrays = {k: np.array(v) for k, v in out.items()}
     arrays["classifiers"] = np.array(CLASSIFIERS)
+    arrays["probability"] = draw.uniform(0.1, 0.99, arrays["maps"].shape[:2]).astype(np.float32)
     if not maps:
-        del arrays["maps"], arrays["classifiers"]
+        del arrays["maps"], arrays["classifiers"], arrays["probability"]
     return arrays
 
 
@@ -268,9 +269,14 @@ def make_run(root: Path, *, size: int = 64, maps: bool = True) -> Path:
     write_csv(labels, run / "labels" / "label_cases.csv.gz")
     write_csv(label_summary(labels), run / "labels" / "labels.csv")
     ablation = pd.DataFrame(
-        [("steps", "4", 0.3, 0.29, 0.31, 0.7, 780), ("baseline", "blur", 0.2, 0.1, 0.3, 0.6, 780)],
-        columns=["factor", "value", "iou_matched", "iou_lo", "iou_hi", "hit_rate", "n"],
-    )  # fmt: skip
+        [
+            ("shipped", "shipped", 0.31, 0.3, 0.32, 0.7, 780, 0.0, 0.0, 0.0),
+            ("steps", "4", 0.3, 0.29, 0.31, 0.7, 780, -0.01, -0.02, 0.01),
+            ("baseline", "blur", 0.2, 0.1, 0.3, 0.6, 780, -0.11, -0.13, -0.09),
+            ("threshold", "otsu", 0.31, 0.3, 0.32, 0.7, 780, 0.0, 0.0, 0.0),
+        ],
+        columns=ABLATION_COLUMNS,
+    )
     write_csv(ablation, run / "labels" / "ablation.csv")
     np.savez(run / "labels" / "examples.npz", **label_examples(size, maps=maps))
     _manifest(run / "labels", 20.0)

@@ -9,55 +9,24 @@ import numpy as np
 import pytest
 
 from dollkit.errors import InputError
-from dollkit.findings import FINDINGS
 from dollkit.readers.build import build_store
 from dollkit.readers.check import surplus
 from dollkit.readers.chexlocalize import DATASET, read_chexlocalize
-from dollkit.readers.chexpert_rows import HEADER
 from dollkit.readers.table import check_files
 from dollkit.readers.truth import LOCALIZED, load_truth
 from dollkit.store import open_store
 from tests.chexpert_trees import (
     FULL,
     KEY,
-    SQUARE,
-    film_row,
-    segmented,
+    localized_tree,
     square,
-    write_csv,
     write_film,
-    write_truth,
 )
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two val films (one lateral beside them) and two test films; one of each has truth."""
-    tree = tmp_path / "chexlocalize"
-    plain = ("Path", *FINDINGS)
-    for part, lead, first, header in (
-        ("val", "CheXpert-v1.0/valid/", 64541, HEADER),
-        ("test", "test/", 64741, plain),
-    ):
-        rows = []
-        for patient, view in ((first, "view1_frontal"), (first, "view2_lateral"), (first + 1, "")):
-            inner = f"patient{patient}/study1/{view or 'view1_frontal'}.jpg"
-            kind = {"Frontal/Lateral": "Lateral"} if "lateral" in inner else {}
-            rows.append(film_row(lead + inner, Pneumonia="0.0", **kind))
-            write_film(tree / "CheXpert" / part / inner, 30, 40)
-        write_csv(tree / "CheXpert" / f"{part}_labels.csv", rows, header)
-        key = f"patient{first}_study1_view1_frontal"
-        lateral = f"patient{first}_study1_view2_lateral"
-        folder = tree / "CheXlocalize"
-        write_truth(
-            folder / f"gt_segmentations_{part}.json",
-            {key: segmented(Edema=square(), Lung_Opacity=1 - square()), lateral: segmented()},
-        )
-        write_truth(
-            folder / f"gt_annotations_{part}.json",
-            {key: {"img_size": list(FULL), "Edema": [SQUARE], "Airspace Opacity": [SQUARE]}},
-        )
-    return tree
+    return localized_tree(tmp_path)
 
 
 @pytest.mark.parametrize("truth", ["segmentations", "annotations"])

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dollkit import labelloss
 from dollkit.errors import InputError
 from dollkit.report import cases as rows
 from dollkit.report import curves, figures, style
@@ -24,7 +25,12 @@ def _tasks(run: Path) -> list[Path]:
     return [run / "finetune" / t / "examples.npz" for t in rows.TASKS]
 
 
-@pytest.mark.parametrize("number", ["1", "2", "3", "4", "s1"])
+def _losses(run: Path) -> pd.DataFrame:
+    path = run / "labels" / "examples.npz"
+    return labelloss.losses(figures.load_examples(path, labelloss.ARRAYS))
+
+
+@pytest.mark.parametrize("number", ["1", "2", "3", "4", "s1", "s2", "s3"])
 def test_figures_have_fixed_bytes(run: Path, tmp_path: Path, number: str) -> None:
     labels, tasks = run / "labels" / "examples.npz", _tasks(run)
 
@@ -37,6 +43,10 @@ def test_figures_have_fixed_bytes(run: Path, tmp_path: Path, number: str) -> Non
             return figures.figure3(tasks[1:2], profile="p", quantiles=(0.5,))
         if number == "4":
             return figures.figure4(run, profile="p")
+        if number == "s2":
+            return figures.figure_s2(labels, profile="p")
+        if number == "s3":
+            return figures.figure_s3(rows.load_ablation(run), _losses(run), profile="p")
         return figures.figure_s1(rows.load_classifiers(run), rows.load_labels(run), profile="p")
 
     saved = []
@@ -150,6 +160,71 @@ def test_figure_s1_shows_ig_with_all_classifiers(run: Path) -> None:
     mask = (labels["explainer"] == "ig") & (labels["variant"] == "shipped")
     expected = labels[mask].set_index("finding")["iou_matched"].rename(index={"mean": "macro"})
     pd.testing.assert_series_equal(shown, expected[shown.index], check_names=False)
+
+
+def test_figure_s2_shows_the_median_case_of_each_finding(run: Path) -> None:
+    path = run / "labels" / "examples.npz"
+    drawn = figures.figure_s2(path, profile="p")
+    a = figures.load_examples(path, figures.LABEL_ARRAYS)
+    assert set(drawn.data["finding"]) == set(a["finding"])
+    for row in drawn.data.itertuples():
+        have = np.sort(a["iou"][a["finding"] == row.finding])
+        assert row.iou == have[round(0.5 * (len(have) - 1))]
+        assert row.n == len(have)
+    case = drawn.data.iloc[0]
+    shown = a["probability"][a["image_id"] == case["image_id"]][0]
+    assert case[[f"p_{c}" for c in synthetic.CLASSIFIERS]].tolist() == pytest.approx(shown)
+    columns = 4 + len(synthetic.CLASSIFIERS)
+    assert len(drawn.figure.axes) == columns * len(drawn.data)
+    tags = [t.get_text() for ax in drawn.figure.axes[:columns] for t in ax.texts]
+    assert [t for t in tags if t.startswith("p ")] == [f"p {p:.2f}" for p in shown]
+
+
+def test_figure_s2_without_truth_takes_the_first_case_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "examples.npz"
+    arrays = synthetic.label_examples(16, n=3)
+    arrays["truth"] = np.zeros_like(arrays["truth"])
+    arrays["iou"] = np.full(len(arrays["iou"]), np.nan)
+    np.savez(path, **arrays)
+    drawn = figures.figure_s2(path, profile="p")
+    first = [str(f)[:4] + "0" for f in drawn.data["finding"]]
+    assert drawn.data["image_id"].tolist() == first
+    assert "no truth is known" in drawn.caption
+    assert "the first of 3 examples" in drawn.caption
+    assert drawn.data["iou"].isna().all()
+    titles = [ax.get_title() for ax in drawn.figure.axes]
+    assert "truth" not in titles
+    assert "label" in titles
+
+
+def test_figure_s2_needs_the_maps_of_single_classifiers(tmp_path: Path) -> None:
+    path = tmp_path / "examples.npz"
+    np.savez(path, **synthetic.label_examples(16, n=1, maps=False))
+    with pytest.raises(InputError, match="array 'maps' is missing; run its stage again"):
+        figures.figure_s2(path, profile="p")
+    np.savez(path, **synthetic.label_examples(16, n=1) | {"finding": np.repeat("No Finding", 6)})
+    with pytest.raises(InputError, match="no example of any pathology"):
+        figures.figure_s2(path, profile="p")
+
+
+def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(run: Path) -> None:
+    losses = _losses(run)
+    drawn = figures.figure_s3(rows.load_ablation(run), losses, profile="p")
+    change = drawn.data[drawn.data["panel"] == "change"]
+    assert change["row"].tolist() == ["steps = 4", "baseline = blur"]
+    assert change["value"].tolist() == [-0.01, -0.11]
+    loss = drawn.data[drawn.data["panel"] == "loss"].set_index("row")["value"]
+    mean = losses.set_index("finding").loc["mean"]
+    assert loss.tolist() == [mean[c] for c in labelloss.STEPS]
+    assert f"{mean['n']:.0f} pairs" in drawn.caption
+    left, right = drawn.figure.axes
+    # Filled where the interval leaves out zero, hollow where it does not.
+    sure, unsure = (line for line in left.lines if line.get_marker() == "D")
+    assert sure.get_xdata().tolist() == [-0.11]
+    assert unsure.get_xdata().tolist() == [-0.01]
+    assert "(" not in right.texts[0].get_text()
+    with pytest.raises(InputError, match="no changed factor"):
+        figures.figure_s3(rows.load_ablation(run).iloc[:1], losses, profile="p")
 
 
 def test_examples_that_are_missing_broken_or_empty(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_quantile_threshold_takes_its_share() -> None:
 
 def test_a_constant_map_is_all_ignored_never_guessed() -> None:
     maps = np.zeros((3, 1, 16, 16), np.float32)
-    _, label, hi = labels.distil(maps, np.ones((3, 1), np.float32), Distil())
+    _, label, hi = labels.distil(maps, np.ones((3, 1), np.float32), Distil(guide=0.0))
     assert (label == IGNORE).all()
     assert np.isnan(hi).all()
 

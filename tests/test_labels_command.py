@@ -200,7 +200,7 @@ def test_a_killed_run_loses_nothing_and_does_nothing_twice(
         ("classifiers", "other classifiers (b is in one of the two)"),
         ("films", "other films"),
         ("steps", "another steps (2, now 3)"),
-        ("distil", "another smooth (0.03, now 0.05)"),
+        ("distil", "another smooth (0.02, now 0.05)"),
         ("limit", "other limit"),
         ("part", "1 parts, not 2"),
     ],

@@ -36,14 +36,14 @@ def test_no_radiograph_and_no_picture_of_one_is_tracked() -> None:
         if suffix in PICTURES:
             assert path.parts[0] == "figures", path
             if path.parts[1] == "open":
-                # Curves and dots only: figures 1 to 3 show films.
-                assert path.stem in {"figure4", "figure_s1"}, path
+                # Curves and dots only: figures 1 to 3 and S2 show films.
+                assert path.stem in {"figure4", "figure_s1", "figure_s3"}, path
         if suffix == ".ipynb":
             assert "image/png" not in (paths.ROOT / path).read_text(), path
 
 
 def test_the_ignore_rules_keep_open_films_out() -> None:
-    for number in (1, 2, 3):
+    for number in ("1", "2", "3", "_s2"):
         for suffix in ("png", "svg"):
             name = f"figures/open/figure{number}.{suffix}"
             done = subprocess.run(["git", "check-ignore", "-q", name], cwd=paths.ROOT, check=False)

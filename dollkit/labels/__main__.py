@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dollkit.labels", description="The label set")
-    commands = parser.add_subparsers(required=True, metavar="make | show | card | export")
+    commands = parser.add_subparsers(required=True, metavar="make | show | card | export | score")
 
     add = commands.add_parser("make", help="label films with trained classifiers")
     add.add_argument("--films", type=Path, required=True, help="folder of images, or film store")
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "of the films, or else what the classifiers call",
     )  # fmt: skip
     add.add_argument("--size", type=int, help="side in pixels of films from a folder (224)")
-    add.add_argument("--steps", type=int, help="integration steps")
+    add.add_argument("--steps", type=int, help="integration steps; 0: as many as each label needs")
     add.add_argument("--explain", nargs="+", default=[], metavar="NAME=VALUE")
     add.add_argument("--distil", nargs="+", default=[], metavar="NAME=VALUE")
     add.add_argument("--limit", type=int, help="only the first films with a positive finding")
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--part", metavar="K/N",
         help="this process does the K-th of N shares; a last call without --part joins them",
     )  # fmt: skip
+    add.add_argument("--maps", action="store_true", help="keep the maps that are cut, as float16")
     add.add_argument("--workers", type=int, help="decoding threads (default: one per core)")
     add.set_defaults(run=_make)
 
@@ -84,12 +85,25 @@ def _parser() -> argparse.ArgumentParser:
         help="nnunet: labelled films without a finding count as its background",
     )  # fmt: skip
     add.set_defaults(run=_export)
+
+    add = commands.add_parser("score", help="judge maps by CheXlocalize's protocol")
+    add.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
+    add.add_argument("--classifiers", type=Path, nargs="+", required=True, metavar="DIR")
+    add.add_argument("--out", type=Path, required=True, metavar="CSV")
+    add.add_argument("--dataset", default="chexlocalize", help="%(default)s, or any with masks")
+    add.add_argument("--split", default="test", choices=("train", "valid", "test"))
+    add.add_argument("--size", type=int, default=224, help="side in pixels (%(default)s)")
+    add.add_argument("--cutoff", type=float, default=0.5, help="probability of a call")
+    add.add_argument("--explain", nargs="+", default=[], metavar="NAME=VALUE")
+    add.add_argument("--distil", nargs="+", default=[], metavar="NAME=VALUE")
+    add.add_argument("--limit", type=int, help="only the first films with a mask")
+    add.set_defaults(run=_score)
     return parser
 
 
 def _make(given: argparse.Namespace) -> None:
     # Only this command needs networks.
-    from dollkit.labelling import Explain
+    from dollkit.explaining import Explain
     from dollkit.labels import Distil, making
 
     for name, least in (("steps", 0), ("limit", 1), ("workers", 1)):
@@ -108,9 +122,33 @@ def _make(given: argparse.Namespace) -> None:
         part=None if given.part is None else making.Part.parse(given.part),
         limit=given.limit,
         workers=given.workers,
+        keep_maps=given.maps,
     )
     if made is not None:
         print(f"{given.out}: {len(made)} labels on {len(made.rows)} films")
+
+
+def _score(given: argparse.Namespace) -> None:
+    from dollkit.explaining import Explain
+    from dollkit.labels import Distil, making, scoring
+
+    for name, least in (("size", 32), ("limit", 1)):
+        value = getattr(given, name)
+        if value is not None and value < least:
+            raise InputError(f"parameter {name!r} is {value}: use {least} or more")
+    table = scoring.score(
+        given.folder,
+        given.classifiers,
+        given.out,
+        dataset=given.dataset,
+        split=given.split,
+        size=given.size,
+        how=making.settings(Explain, given.explain, "--explain"),
+        distil=making.settings(Distil, given.distil, "--distil"),
+        cutoff=given.cutoff,
+        limit=given.limit,
+    )
+    print(table.round(3).to_string(index=False))
 
 
 def _show(given: argparse.Namespace) -> None:

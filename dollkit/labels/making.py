@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy as np
 
 from dollkit import compute, weights
 from dollkit.errors import InputError
+from dollkit.explaining import Explain
 from dollkit.findings import POSITIVE
-from dollkit.labelling import Explain, make_labels
+from dollkit.labelling import make_labels
 from dollkit.labels import Distil, filmset
 from dollkit.labels.store import LabelStore, merge
 from dollkit.labels.store import open as open_labels
@@ -78,7 +79,7 @@ def settings(kind: type[Any], given: Sequence[str], what: str) -> Any:
     Raises:
         InputError: an unknown name, or a value of another type.
     """
-    known = {f.name: f.default for f in fields(kind)}
+    known = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
     values: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -114,6 +115,7 @@ def make(
     part: Part | None = None,
     limit: int | None = None,
     workers: int | None = None,
+    keep_maps: bool = False,
 ) -> LabelStore | None:
     """Label films with trained classifiers.
 
@@ -132,6 +134,7 @@ def make(
         part: the share of this process; None: all of it.
         limit: only the first films with a positive finding.
         workers: decoding threads for a folder.
+        keep_maps: keep the maps that are cut, too: 2 bytes a pixel of each label.
 
     Returns:
         The label store, with ``positives`` and ``source`` in its `meta`; None after a `part`.
@@ -159,6 +162,7 @@ def make(
         "distil": asdict(distil),
         "positives": positives,
         "limit": limit,
+        "maps": keep_maps,
     }
     if findings is not None:
         begun["findings"] = sha256(findings)
@@ -188,7 +192,7 @@ def make(
         folder = out / PARTS / f"{number}-of-{count}"
         if len(some):
             began = time.perf_counter()
-            made = make_labels(models, store, some, how, distil, folder, hashes, SHARD)
+            made = make_labels(models, store, some, how, distil, folder, hashes, SHARD, keep_maps)
             meta = {k: v for k, v in made.meta.items() if k not in ("n", "sha256")}
             log.info("%s: %d films, %.0f s", folder, len(some), time.perf_counter() - began)
             shards += sorted((folder / "shards").glob("[0-9]*[0-9].npz"))

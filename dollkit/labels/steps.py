@@ -1,4 +1,4 @@
-"""From explanations to DoLL labels: distil, boost, threshold.
+"""From explanations to DoLL labels: distil, boost, refine, threshold.
 
 Named steps, each with its formula; the paper says "distilled and boosted" without giving them.
 
@@ -8,29 +8,35 @@ Named steps, each with its formula; the paper says "distilled and boosted" witho
                must not decide the weight of a whole classifier.
 3. distil      mean over classifiers, each weighted by its trust in the finding.
 4. boost       Gaussian smoothing, then rescaling to a maximum of one.
-5. threshold   finding where ``m >= hi``, background where ``m < lo``, 255 (ignore) between.
+5. refine      guided filter (He et al. 2013): the map keeps to the edges that the film has.
+6. threshold   finding where ``m >= hi``, background where ``m < lo``, 255 (ignore) between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from skimage.filters import threshold_otsu
+from scipy.ndimage import uniform_filter
 
 from dollkit.attribution import gaussian
 from dollkit.errors import InputError
+from dollkit.labels.rules import OTHER, PHANTOM, RULES, Rule, checked, read, rule_of
 from dollkit.losses import IGNORE
 
 FloatMaps = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+EDGE = 1e-3
+"""Variance of grey values (film in [0, 1]) above which the guided filter keeps an edge."""
 
 
 @dataclass(frozen=True)
 class Distil:
-    """Settings of the five steps.
+    """Settings of the six steps.
 
     Attributes:
         part: ``magnitude`` or ``positive``.
@@ -38,27 +44,37 @@ class Distil:
         trust: ``all`` counts every classifier the same; ``agree`` leaves out those that give the
             finding a probability below one half, unless that leaves none.
         smooth: Gaussian sigma of step 4 as a fraction of the side; 0 switches it off.
+        guide: radius of step 5's windows as a fraction of the side; 0 switches it off.
         threshold: ``otsu`` on the map (as in CheXlocalize's protocol); ``peak``: `level` times
-            its maximum; or ``quantile``: the top `area` of its pixels.
+            its maximum; ``quantile``: the top `area` of its pixels; or ``tuned``: each finding's
+            own rule from `thresholds`.
         level: share of the maximum under ``peak``, in (0, 1).
         area: share of pixels called finding under ``quantile``, in (0, 1).
         ignore: ``lo = ignore * hi``, in [0, 1]; 1 leaves no ignore band.
+        thresholds: under ``tuned``, each finding's rule: a number (share of the maximum) or
+            ``otsu``, ``peak 0.5``, ``quantile 0.02``; ``other`` is for findings not listed. A
+            text is the path of a file of them (`dollkit.labels.rules`); blank: the phantom's.
+        smooths: under ``tuned``, each finding's own `smooth`; ``other`` and `smooth` follow. A
+            file of thresholds brings its own.
     """
 
     part: str = "positive"
-    percentile: float = 99.5
-    trust: str = "agree"
-    smooth: float = 0.03
+    percentile: float = 99.9
+    trust: str = "all"
+    smooth: float = 0.02
+    guide: float = 0.04
     threshold: str = "otsu"
     level: float = 0.5
     area: float = 0.1
     ignore: float = 0.6
+    thresholds: Mapping[str, float | str] | str = field(default="", hash=False)
+    smooths: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         choices = {
             "part": ("magnitude", "positive"),
             "trust": ("all", "agree"),
-            "threshold": ("otsu", "peak", "quantile"),
+            "threshold": (*RULES, "tuned"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -68,6 +84,7 @@ class Distil:
         ranges = {
             "percentile": (50.0, 100.0),
             "smooth": (0.0, 0.5),
+            "guide": (0.0, 0.5),
             "level": (1e-4, 1.0),
             "area": (1e-4, 1.0),
             "ignore": (0.0, 1.0),
@@ -77,6 +94,36 @@ class Distil:
                 raise InputError(
                     f"parameter {name!r} is {getattr(self, name)}: it must lie in [{lo:g}, {hi:g}]"
                 )
+        if self.threshold == "tuned":
+            self._settle()
+        elif self.thresholds or self.smooths:
+            name = "thresholds" if self.thresholds else "smooths"
+            raise InputError(
+                f"parameter {name!r} is given but 'threshold' is {self.threshold!r}: use tuned"
+            )
+
+    def _settle(self) -> None:
+        """Rules and sigmas as dicts of their own, whatever they were given as."""
+        rules, smooths = self.thresholds, self.smooths
+        if isinstance(rules, str):
+            found = read(rules or PHANTOM)
+            rules, smooths = found["thresholds"], smooths or found["smooths"]  # type: ignore[assignment]
+        if not isinstance(rules, Mapping) or not isinstance(smooths, Mapping):
+            raise InputError("parameters 'thresholds' and 'smooths': use a dict by finding")
+        checked(rules, smooths)
+        object.__setattr__(self, "thresholds", dict(rules))
+        object.__setattr__(self, "smooths", dict(smooths))
+
+    def rule(self, finding: str) -> Rule:
+        """Rule of step 6 for one finding."""
+        if isinstance(self.thresholds, Mapping):
+            return rule_of(finding, self.thresholds)
+        value = {"peak": self.level, "quantile": self.area}.get(self.threshold, 0.0)
+        return Rule(self.threshold, value)
+
+    def sigma(self, finding: str) -> float:
+        """Sigma of step 4 for one finding, as a fraction of the side."""
+        return self.smooths.get(finding, self.smooths.get(OTHER, self.smooth))
 
 
 def scale(maps: FloatMaps, part: str, percentile: float) -> FloatMaps:
@@ -117,29 +164,73 @@ def consensus(maps: FloatMaps, probability: FloatMaps, trust: str) -> FloatMaps:
     return total
 
 
-def boost(maps: FloatMaps, smooth: float) -> FloatMaps:
-    """Step 4: Gaussian smoothing by `smooth` times the side, rescaled to a maximum of one."""
-    if not len(maps):
+def boost(maps: FloatMaps, smooth: float | npt.ArrayLike) -> FloatMaps:
+    """Step 4: Gaussian smoothing by `smooth` times the side, rescaled to a maximum of one.
+
+    Args:
+        maps: (pairs, S, S).
+        smooth: one sigma for all maps, or (pairs,) one for each.
+    """
+    sigmas = np.broadcast_to(np.asarray(smooth, dtype=np.float64), len(maps))
+    blurred = np.empty_like(maps)
+    for sigma in np.unique(sigmas):
+        own = sigmas == sigma
+        some = torch.from_numpy(maps[own])[:, None]
+        blurred[own] = gaussian(some, float(sigma) * maps.shape[-1])[:, 0].numpy()
+    return _to_one(blurred)
+
+
+def refine(maps: FloatMaps, films: Bytes, guide: float) -> FloatMaps:
+    """Step 5: guided filter of each map by its film, rescaled to a maximum of one.
+
+    In every window the map is fitted as a linear function of the film,
+    ``a = cov(film, map) / (var(film) + EDGE)``, ``b = mean(map) - a mean(film)``; the result is
+    the film under the mean of these functions (He, Sun and Tang, PAMI 2013, eqs. 5, 6 and 8).
+    Negative values become zero.
+
+    Args:
+        maps: (pairs, S, S).
+        films: (pairs, S, S) uint8, the film of each map.
+        guide: half width of the windows as a fraction of the side, at least one pixel; 0 leaves
+            the maps as they are.
+    """
+    if guide <= 0 or not len(maps):
         return maps
-    blurred = gaussian(torch.from_numpy(maps)[:, None], smooth * maps.shape[-1])[:, 0].numpy()
-    top = blurred.max(axis=(1, 2), keepdims=True)
-    out: FloatMaps = np.divide(blurred, top, out=np.zeros_like(blurred), where=top > 0)
+    width = 2 * max(1, round(guide * maps.shape[-1])) + 1
+    film: FloatMaps = np.divide(films, 255, dtype=np.float32)
+
+    def mean(x: FloatMaps) -> FloatMaps:
+        out: FloatMaps = uniform_filter(x, (0, width, width), mode="nearest")
+        return out
+
+    film_mean, map_mean = mean(film), mean(maps)
+    slope = mean(film * maps) - film_mean * map_mean
+    slope /= np.maximum(mean(film * film) - film_mean**2, 0) + EDGE
+    offset = (map_mean - slope * film_mean).astype(np.float32)
+    out = mean(slope) * film + mean(offset)
+    return _to_one(np.maximum(out, 0))
+
+
+def _to_one(maps: FloatMaps) -> FloatMaps:
+    """Maximum of each map set to one; a map of zeros stays so."""
+    top = maps.max(axis=(1, 2), keepdims=True, initial=0)
+    out: FloatMaps = np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
     return out
 
 
-def threshold(maps: FloatMaps, how: Distil) -> FloatMaps:
-    """`hi` of step 5 for each map: (pairs, S, S) -> (pairs,) float32; NaN for a constant map."""
-    rules: dict[str, Callable[[FloatMaps], float]] = {
-        "peak": lambda m: how.level * float(m.max()),
-        "otsu": lambda m: float(threshold_otsu(m)),
-        "quantile": lambda m: float(np.quantile(m, 1 - how.area)),
-    }
-    rule = rules[how.threshold]
-    return np.array([rule(m) if m.max() > m.min() else np.nan for m in maps], np.float32)
+def threshold(maps: FloatMaps, how: Distil, findings: Sequence[str] | None = None) -> FloatMaps:
+    """`hi` of step 6 for each map: (pairs, S, S) -> (pairs,) float32; NaN for a constant map.
+
+    Args:
+        findings: (pairs,) names; needed under ``tuned``.
+    """
+    rules = [how.rule(f) for f in _names(how, findings, len(maps))]
+    values = [r.level(m) if m.max() > m.min() else np.nan for m, r in zip(maps, rules, strict=True)]
+    return np.array(values, np.float32)
 
 
-def to_label(maps: FloatMaps, hi: FloatMaps, ignore: float) -> npt.NDArray[np.uint8]:
-    """Step 5: 1 finding, 0 background, 255 ignore. A map without threshold is all ignore.
+def to_label(maps: FloatMaps, hi: FloatMaps, ignore: float) -> Bytes:
+    """Step 6: 1 finding, 0 background, 255 ignore. A map without threshold is all ignore.
 
     Returns:
         (pairs, S, S) uint8.
@@ -152,21 +243,47 @@ def to_label(maps: FloatMaps, hi: FloatMaps, ignore: float) -> npt.NDArray[np.ui
     return label
 
 
+def sharpen(
+    scaled: FloatMaps, how: Distil, findings: Sequence[str] | None = None,
+    films: Bytes | None = None,
+) -> FloatMaps:  # fmt: skip
+    """Steps 4 and 5 of maps in [0, 1]: (pairs, S, S) -> (pairs, S, S); see `distil`."""
+    if how.guide > 0 and films is None:
+        raise InputError(f"parameter 'guide' is {how.guide:g} but no films are given: pass films")
+    sigmas = [how.sigma(f) for f in _names(how, findings, len(scaled))]
+    boosted = boost(scaled, np.array(sigmas))
+    return boosted if films is None else refine(boosted, films, how.guide)
+
+
 def distil(
-    maps: FloatMaps, probability: FloatMaps, how: Distil
-) -> tuple[FloatMaps, npt.NDArray[np.uint8], FloatMaps]:
-    """All five steps.
+    maps: FloatMaps,
+    probability: FloatMaps,
+    how: Distil,
+    findings: Sequence[str] | None = None,
+    films: Bytes | None = None,
+) -> tuple[FloatMaps, Bytes, FloatMaps]:
+    """All six steps.
 
     Args:
         maps: (K, pairs, S, S) signed attributions of K classifiers.
         probability: (K, pairs).
         how: settings.
+        findings: (pairs,) names; needed under ``threshold="tuned"``.
+        films: (pairs, S, S) uint8, the film of each pair; needed where ``guide > 0``.
 
     Returns:
         Boosted maps (pairs, S, S) float32 in [0, 1]; labels (pairs, S, S) uint8 in {0, 1, 255};
         finding thresholds (pairs,) float32.
     """
     scaled = scale(maps, how.part, how.percentile)
-    boosted = boost(consensus(scaled, probability, how.trust), how.smooth)
-    hi = threshold(boosted, how)
+    boosted = sharpen(consensus(scaled, probability, how.trust), how, findings, films)
+    hi = threshold(boosted, how, findings)
     return boosted, to_label(boosted, hi, how.ignore), hi
+
+
+def _names(how: Distil, findings: Sequence[str] | None, pairs: int) -> Sequence[str]:
+    if findings is None:
+        if how.threshold == "tuned":
+            raise InputError("parameter 'threshold' is 'tuned': it needs the finding of each map")
+        return [""] * pairs
+    return findings

@@ -48,7 +48,10 @@ LABEL_CASE_COLUMNS = [
     "image_id", "patient_id", "finding", "explainer", "classifiers", "n_classifiers", "variant",
     "iou_matched", "iou_label", "iou_chance", "iou_prior", "precision", "recall", "hit",
 ]  # fmt: skip
-ABLATION_COLUMNS = ["factor", "value", "iou_matched", "iou_lo", "iou_hi", "hit_rate", "n"]
+ABLATION_COLUMNS = [
+    "factor", "value", "iou_matched", "iou_lo", "iou_hi", "hit_rate", "n",
+    "delta", "delta_lo", "delta_hi",
+]  # fmt: skip
 CLASSIFIER_COLUMNS = ["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", "ap", "n_pos", "n"]
 
 _TEXT = {

@@ -1,8 +1,8 @@
 """Figures 1-3: the approach, labels beside truth, segmentations side by side.
 
 They show radiographs, so those of a real-film profile must not leave the machine they were made
-on. Which cases are shown is decided by rule (quantiles of IoU), never by hand. Figure 4 and the
-supplementary figure are in `dollkit.report.curves` and re-exported here.
+on. Which cases are shown is decided by rule (quantiles of IoU), never by hand. Figures 4 and S1
+are in `dollkit.report.curves`, S2 and S3 in `dollkit.report.labelfigures`; all are found here.
 """
 
 from __future__ import annotations
@@ -18,43 +18,27 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dollkit import npz
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, MOBILE
 from dollkit.report import style
 from dollkit.report.curves import figure4, figure_s1
+from dollkit.report.examples import (
+    LABEL_ARRAYS,
+    TASK_ARRAYS,
+    Arrays,
+    at_quantile,
+    load_examples,
+)
+from dollkit.report.labelfigures import figure_s2, figure_s3
 from dollkit.report.style import Box, Drawn
 
-__all__ = ["figure1", "figure2", "figure3", "figure4", "figure_s1", "load_examples"]
+__all__ = [
+    "LABEL_ARRAYS", "figure1", "figure2", "figure3", "figure4", "figure_s1", "figure_s2",
+    "figure_s3", "load_examples",
+]  # fmt: skip
 
 IGNORE = 255
 QUANTILES = (("best", 1.0), ("median", 0.5), ("worst", 0.0))
-LABEL_ARRAYS = ("image", "image_id", "finding", "map", "label", "truth", "iou")
-TASK_ARRAYS = ("image", "image_id", "truth", "classes", "arms", "prediction", "iou")
-Arrays = dict[str, npt.NDArray[Any]]
-
-
-def load_examples(path: Path, names: Sequence[str]) -> Arrays:
-    """Arrays of an ``examples.npz``; a missing or empty one is an `InputError`."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the stage that writes it")
-    try:
-        arrays = npz.read(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); run its stage again") from error
-    for name in names:
-        if name not in arrays:
-            raise InputError(f"{path}: array {name!r} is missing; run its stage again")
-    if len(arrays["image"]) == 0:
-        raise InputError(f"{path}: holds no example; raise the number of examples of its stage")
-    return arrays
-
-
-def at_quantile(values: npt.ArrayLike, quantile: float) -> int:
-    """Index of the case whose value has this rank (nearest rank, ties by position)."""
-    x = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=-1.0)
-    order = np.argsort(x, kind="stable")
-    return int(order[round(quantile * (len(order) - 1))])
 
 
 def figure1(

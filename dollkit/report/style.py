@@ -185,6 +185,11 @@ def tag(ax: Axes, text: str, size: float = 6.5) -> None:
     )  # fmt: skip
 
 
+def short(name: str) -> str:
+    """A classifier's name without the prefix that says which library it comes from."""
+    return name.removeprefix("tu-")
+
+
 def arms_of(present: Sequence[str]) -> list[str]:
     """Arms in the fixed order of `ARM_LOOKS`."""
     return [a for a in ARM_LOOKS if a in set(present)]

@@ -1,0 +1,215 @@
+"""Integrated Gradients: many (film, target) pairs, few passes, as many steps as each pair needs.
+
+Sundararajan et al. 2017 (arXiv 1703.01365), eq. 1, for target logit f_t, film x, baseline b:
+
+    IG_t(x) = (x - b) * integral_0^1  d f_t / d x (b + a (x - b))  da
+
+Completeness, ``sum(IG_t) = f_t(x) - f_t(b)``, gives the error that is reported with every map:
+``|sum(IG) - (f(x) - f(b))| / |f(x) - f(b)|``, of float32 end points.
+
+Steps. The midpoint rule of 3 n steps uses all n points of the rule of n again. So a pair starts
+with few steps and goes on to three times as many, at the cost of the added points alone, until
+
+- its completeness error is at most `max_error`, and
+- its label has settled: Dice between the labels of the smaller and the larger rule, top tenth and
+  Otsu's, is at least `THIRDS`. On the first round of four steps, its two inner points stand for
+  the smaller rule, and `INNER` is asked.
+
+Both are asked because they see different things: on trained classifiers, completeness error and
+overlap with the label of very many steps had next to no rank correlation (0.1 to 0.2; for the
+overlap of two rules 0.3 to 0.6). Positive and negative attributions cancel: the sum of a map was
+a hundredth of the sum of its absolute values, so that the error says little about where they lie.
+
+The paper names the method but neither steps nor baseline: both are parameters here. InterpretDL's
+zero baseline lies *on the normalised input*, which is mean grey; ours are defined in pixel space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dollkit.attribution.pairs import Attribution, check_films, check_logits, check_targets
+from dollkit.attribution.path import added_nodes, baseline, path_rule
+from dollkit.attribution.prepared import Prepared, prepare
+from dollkit.attribution.settle import agreement
+from dollkit.attribution.walk import Walker
+from dollkit.errors import InputError
+
+FIRST = {"bfloat16": 4, "float32": 6, "float64": 6}
+"""Steps that every pair gets when `steps` is 0."""
+THIRDS = 0.8
+"""Dice asked of the labels of n / 3 and n steps. Of pairs that pass with n = 6, no label had less
+than 0.96 with that of 162 steps (float32; 102 pairs, three trained classifiers)."""
+INNER = 0.5
+"""Dice asked of the labels of the two inner and of all four points. Of pairs that pass, 95 % of the
+labels had at least 0.95 with that of 54 steps (bfloat16; 261 pairs of validation films, three
+trained classifiers). At 0.6, 6 % more of the pairs are refined for 0.001 of mean Dice."""
+FLAT = 1e-3
+"""Logits that a finding must move from baseline to film; of less, rounding is a large part."""
+MOST_STEPS = 54
+MAX_ERROR = 0.3
+BUDGET_MB = 512
+
+
+def integrated_gradients(
+    model: nn.Module,
+    x: torch.Tensor,
+    targets: Sequence[Sequence[int]],
+    *,
+    kind: str = "black",
+    steps: int = 0,
+    rule: str = "midpoint",
+    precision: str = "float32",
+    max_error: float = MAX_ERROR,
+    most_steps: int = MOST_STEPS,
+    budget_mb: int = BUDGET_MB,
+) -> Attribution:
+    """Integrated Gradients of each film's own targets, one forward pass for all of them.
+
+    Args:
+        model: (n, 1, S, S) -> (n, outputs) logits, in eval mode; not changed.
+        x: (n, 1, S, S) normalised films on the model's device.
+        targets: per film, the output channels to explain; empty lists are allowed.
+        kind: baseline, see `path.baseline`.
+        steps: of every pair; 0: as many as each pair needs, see above.
+        rule: quadrature, see `path.path_rule`; ``midpoint`` if `steps` is 0.
+        precision: of the walk: ``bfloat16`` (fast), ``float32`` (exact) or ``float64`` (to check
+            against). End points, the first layer and all sums are float32 at least: the
+            completeness error of a bfloat16 sum means nothing.
+        max_error: completeness error above which a pair has not settled.
+        most_steps: of a pair, if `steps` is 0.
+        budget_mb: memory of one pass, in MiB; changes the result by rounding only.
+
+    Returns:
+        `Attribution` with pairs in the order film by film, target by target. A pair has not
+        settled if a check above fails after the last round (with `steps` of its own choice: where
+        it is multiple of three, or four; else only the error is asked), if its map is not finite
+        or constant, or if its logit moves less than `FLAT` from baseline to film, which makes
+        the relative error meaningless; such a pair is not refined.
+
+    Raises:
+        InputError: bad targets or parameters, films or logits that are not finite.
+    """
+    _check(steps, rule, max_error, most_steps)
+    check_films(x)
+    base = baseline(x, kind)
+    if not any(targets) or not len(x):
+        check_targets(x, targets, max((t + 1 for w in targets for t in w), default=0))
+        return _nothing(x)
+    nodes, _ = path_rule(rule, steps or FIRST.get(precision, 6))
+    prepared = prepare(model, precision, x)
+    x, base = x.detach().to(prepared.wide), base.detach().to(prepared.wide)
+    walker = Walker(prepared, x, base, budget_mb)
+    end = check_logits(_logits(prepared, x, walker.rows), len(x))
+    check_targets(x, targets, end.shape[1])
+    # One baseline for all films is looked at once.
+    few = base[:1] if kind in ("black", "white") else base
+    start = check_logits(_logits(prepared, few, walker.rows), len(few), f"the {kind} baseline")
+    film, channel = _pairs(targets, x.device)
+    moved = (end - start)[film, channel].float()
+    most = most_steps if steps == 0 else steps
+    maps, used, settled = _rounds(walker, targets, nodes, rule, steps, moved, max_error, most)
+    return Attribution(maps, _error(maps, moved), end[film, channel].float(), used, settled)
+
+
+def _rounds(
+    walker: Walker,
+    targets: Sequence[Sequence[int]],
+    nodes: npt.NDArray[np.float64],
+    rule: str,
+    steps: int,
+    moved: torch.Tensor,
+    max_error: float,
+    most: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Maps, steps used and whether settled, refined round by round."""
+    n = len(nodes)
+    columns, asked = _columns(n, rule, steps)
+    sums = torch.cat(walker.sums(targets, nodes, columns))
+    maps = sums.sum(1)
+    used = torch.full_like(moved, n, dtype=torch.int64)
+    flat = moved.abs() < FLAT
+
+    def calm(rows: torch.Tensor, coarse: torch.Tensor | None, least: float) -> torch.Tensor:
+        m = maps[rows]
+        fine = (_error(m, moved[rows]) <= max_error) & (m.amax((1, 2)) > m.amin((1, 2)))
+        return fine if coarse is None else fine & (agreement(coarse, m) >= least)
+
+    every = torch.arange(len(moved), device=moved.device)
+    settled = calm(every, sums[:, 0] if columns.shape[1] > 1 else None, asked)
+    del sums
+    films, _ = _pairs(targets, moved.device)
+    channels = [t for wanted in targets for t in wanted]
+    while steps == 0 and 3 * n <= most:
+        left = (~settled & ~flat).nonzero()[:, 0]
+        if not len(left):
+            break
+        some: list[list[int]] = [[] for _ in targets]
+        for pair in left.tolist():
+            some[int(films[pair])].append(channels[pair])
+        added = added_nodes(n)
+        weights = np.full((len(added), 1), 1 / (3 * n))
+        coarse = maps[left]
+        maps[left] = coarse / 3 + torch.cat(walker.sums(some, added, weights))[:, 0]
+        n *= 3
+        used[left] = n
+        settled[left] = calm(left, coarse, THIRDS)
+    return maps, used, settled & ~flat
+
+
+def _columns(n: int, rule: str, steps: int) -> tuple[npt.NDArray[np.float64], float]:
+    """Weights whose sum over columns is the rule, and the Dice asked of the first and the whole.
+
+    Up to its scale, which a label does not depend on, the first column is a smaller rule.
+    """
+    whole = path_rule(rule, n)[1]
+    index = np.arange(n)
+    if rule == "midpoint" and n % 3 == 0:
+        first, asked = index % 3 == 1, THIRDS
+    elif rule == "midpoint" and n == 4:
+        first, asked = (index == 1) | (index == 2), INNER
+    else:
+        return whole[:, None], 0.0
+    return np.stack([whole * first, whole * ~first], 1), asked
+
+
+def _error(maps: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    gap = (maps.double().sum((1, 2)) - moved).abs()
+    return (gap / moved.abs().clamp_min(1e-6)).float()
+
+
+def _logits(prepared: Prepared, x: torch.Tensor, rows: int) -> torch.Tensor:
+    # A pass without gradients takes less memory than one of the walk with as many rows.
+    return torch.cat([prepared.logits(part) for part in x.split(rows)])
+
+
+def _pairs(
+    targets: Sequence[Sequence[int]], where: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    film = [i for i, wanted in enumerate(targets) for _ in wanted]
+    channel = [t for wanted in targets for t in wanted]
+    return torch.tensor(film, device=where), torch.tensor(channel, device=where)
+
+
+def _nothing(x: torch.Tensor) -> Attribution:
+    none = x.new_zeros(0)
+    return Attribution(x.new_zeros(0, *x.shape[2:]), none, none, none.long(), none.bool())
+
+
+def _check(steps: int, rule: str, max_error: float, most_steps: int) -> None:
+    if steps < 0:
+        raise InputError(f"parameter 'steps' is {steps}: use 0 (as many as needed) or more")
+    if steps == 0 and rule != "midpoint":
+        raise InputError(
+            f"parameter 'rule' is {rule!r} and 'steps' is 0: only midpoint can be refined; give "
+            "a number of steps"
+        )
+    if not max_error > 0:
+        raise InputError(f"parameter 'max_error' is {max_error}: it must be above 0")
+    if most_steps < 1:
+        raise InputError(f"parameter 'most_steps' is {most_steps}: it must be at least 1")

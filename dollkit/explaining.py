@@ -1,0 +1,178 @@
+"""What K classifiers say about the positive findings of some films: maps and probabilities."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dollkit import baselines, compute
+from dollkit.attribution import BASELINES, EXPLAINERS, explain
+from dollkit.attribution.engine import BUDGET_MB, MAX_ERROR, MOST_STEPS
+from dollkit.attribution.pairs import check_logits
+from dollkit.errors import InputError
+from dollkit.findings import FINDINGS, POSITIVE
+
+FloatMaps = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Settings of the explainer; all but `explainer` and `unsettled` are IG's.
+
+    Attributes:
+        explainer: one of `attribution.EXPLAINERS`.
+        kind: baseline of the path: one of `attribution.BASELINES`, or ``finding``: each finding
+            its own, see `dollkit.baselines`.
+        steps: integration steps; 0: as many as each pair needs, see
+            `dollkit.attribution.engine`.
+        rule: ``midpoint``, or ``gausslegendre`` with a number of steps.
+        precision: of the path's gradients: ``bfloat16`` is fast where the machine computes in
+            it, ``float32`` exact.
+        max_error: completeness error above which a map has not settled.
+        most_steps: of a pair, if `steps` is 0.
+        budget_mb: memory of one pass, in MiB; changes maps by rounding only.
+        unsettled: what becomes of a label whose maps have not settled: ``ignore`` makes it all
+            ignore, so that nothing is trained on it; ``keep`` leaves it. Either way the pair
+            stays in the table, with `settled` False.
+    """
+
+    explainer: str = "ig"
+    kind: str = baselines.BY_FINDING
+    steps: int = 0
+    rule: str = "midpoint"
+    precision: str = "float32"
+    max_error: float = MAX_ERROR
+    most_steps: int = MOST_STEPS
+    budget_mb: int = BUDGET_MB
+    unsettled: str = "ignore"
+
+    def __post_init__(self) -> None:
+        if self.explainer not in EXPLAINERS:
+            raise InputError(
+                f"parameter 'explainer' is {self.explainer!r}: use one of {', '.join(EXPLAINERS)}"
+            )
+        kinds = (*BASELINES, baselines.BY_FINDING)
+        if self.kind not in kinds:
+            raise InputError(
+                f"parameter 'baseline' is {self.kind!r}: use one of {', '.join(kinds)}"
+            )
+        if self.unsettled not in ("ignore", "keep"):
+            raise InputError(f"parameter 'unsettled' is {self.unsettled!r}: use ignore or keep")
+
+
+def positives(states: npt.NDArray[np.int8]) -> list[list[int]]:
+    """Channels to explain per film: its positive labels, No Finding among them. (n, 14) -> n."""
+    return [[int(c) for c in np.flatnonzero(row == POSITIVE)] for row in states]
+
+
+class Explained(NamedTuple):
+    """What K classifiers say about the pairs of some films.
+
+    Attributes:
+        maps: (K, pairs, S, S) float32, signed.
+        probability: (K, pairs) of each finding.
+        error: (K, pairs) completeness error; NaN for explainers without.
+        steps: (K, pairs) int64, gradients in a map.
+        settled: (K, pairs) bool, see `dollkit.attribution.engine`.
+    """
+
+    maps: FloatMaps
+    probability: FloatMaps
+    error: FloatMaps
+    steps: npt.NDArray[np.int64]
+    settled: npt.NDArray[np.bool_]
+
+
+def explain_all(
+    models: Mapping[str, nn.Module], x: torch.Tensor, targets: list[list[int]], how: Explain
+) -> Explained:
+    """Explain some films with every classifier.
+
+    Args:
+        x: (n, 1, S, S) films as `compute.to_input` makes them.
+        targets: per film, the findings to explain.
+
+    Raises:
+        InputError: films that are not finite or of another range, a classifier without 14
+            outputs or with logits that are not finite, or bad settings.
+    """
+    _check_films(x)
+    for name, model in models.items():
+        with _named(name):
+            _check_outputs(model, x)
+    if how.explainer != "ig" or how.kind != baselines.BY_FINDING:
+        return _explain(models, x, targets, how)
+    parts = baselines.parts(targets)
+    if not parts:
+        return _explain(models, x, targets, replace(how, kind="black"))
+    made = [_explain(models, x, own, replace(how, kind=kind)) for kind, own, _ in parts]
+    order = np.argsort(np.concatenate([places for _, _, places in parts]))
+    return Explained(*(np.concatenate(part, 1)[:, order] for part in zip(*made, strict=True)))
+
+
+def _explain(
+    models: Mapping[str, nn.Module], x: torch.Tensor, targets: list[list[int]], how: Explain
+) -> Explained:
+    options = {k: v for k, v in asdict(how).items() if k not in ("explainer", "unsettled")}
+    made = []
+    for name, model in models.items():
+        with _named(name):
+            made.append(explain(how.explainer, model, x, targets, **options))
+    return Explained(
+        np.stack([a.maps.float().cpu().numpy() for a in made]),
+        np.stack([torch.sigmoid(a.logit).cpu().numpy() for a in made]),
+        np.stack([a.error.cpu().numpy() for a in made]),
+        np.stack([a.steps.cpu().numpy() for a in made]),
+        np.stack([a.settled.cpu().numpy() for a in made]),
+    )
+
+
+@contextlib.contextmanager
+def _named(classifier: str) -> Iterator[None]:
+    """Errors inside say whose they are."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"classifier {classifier}: {error}") from None
+
+
+def _check_films(x: torch.Tensor) -> None:
+    if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] != x.shape[3]:
+        raise InputError(f"films have shape {tuple(x.shape)}: give (n, 1, S, S)")
+    if not len(x):
+        return
+    darkest, brightest = (compute.normalise(torch.tensor(v)).item() for v in (0.0, 1.0))
+    wrong = ~((x >= darkest - 1e-3) & (x <= brightest + 1e-3)).flatten(1).all(1)
+    if wrong.any():
+        i = int(wrong.nonzero()[0, 0])
+        lo, hi = x[i].amin().item(), x[i].amax().item()
+        raise InputError(
+            f"film {i}: values from {lo:g} to {hi:g}; normalised films lie in {darkest:g} to "
+            f"{brightest:g}: make them with compute.to_input"
+        )
+
+
+def _check_outputs(model: nn.Module, x: torch.Tensor) -> None:
+    with torch.no_grad():
+        logits = check_logits(model(x[:1]), len(x[:1]))
+    if logits.shape[1] != len(FINDINGS):
+        raise InputError(
+            f"it has {logits.shape[1]} outputs; labels need one for each of the "
+            f"{len(FINDINGS)} findings, in the order of dollkit.findings.FINDINGS"
+        )
+
+
+def pair_settled(made: Explained, trust: str) -> npt.NDArray[np.bool_]:
+    """Whether all maps have settled that a label is made of (`trust` as in `Distil`): (pairs,)."""
+    counts = made.probability >= 0.5
+    if trust != "agree":
+        counts = np.ones_like(counts)
+    counts |= ~counts.any(0)
+    return np.asarray((made.settled | ~counts).all(0))

@@ -1,0 +1,409 @@
+"""The engine: preparing a classifier, walking in memory, refining until settled, and its gates."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+
+import captum.attr
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dollkit import compute
+from dollkit.attribution import baseline, engine, integrated_gradients, path, prepared, settle, walk
+from dollkit.attribution.bench import measure
+from dollkit.attribution.prepared import prepare
+from dollkit.classifiers import Classifier
+from dollkit.errors import InputError
+
+TARGETS = [[1, 3], [2], [], [0, 5, 7]]
+PAIRS = [(i, t) for i, wanted in enumerate(TARGETS) for t in wanted]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are no faster on more, and far slower where others compute too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Statistics and weights as after training: no BatchNorm is the identity."""
+    for i, m in enumerate(model.modules()):
+        if isinstance(m, nn.BatchNorm2d):
+            n = m.num_features
+            m.running_mean.copy_(0.2 * draw(n, seed=i))
+            m.running_var.copy_(0.5 + draw(n, seed=i + 1).square())
+            with torch.no_grad():
+                m.weight.copy_(1 + 0.2 * draw(n, seed=i + 2))
+                m.bias.copy_(0.2 * draw(n, seed=i + 3))
+    return model.eval()
+
+
+class Pooled(nn.Module):
+    """ReLU network as torchvision has them: max pool, grouped convolution, linear head."""
+
+    def __init__(self, norm: bool = True) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 7, 2, 3, bias=False, padding_mode="reflect")
+        self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
+        self.act = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.mid = nn.Conv2d(8, 16, 3, 1, 1, groups=4)
+        self.norm2 = nn.BatchNorm2d(16) if norm else nn.Identity()
+        self.head = nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(self.act(self.norm(self.stem(x))))
+        x = self.act(self.norm2(self.mid(x)))
+        return self.head(x.mean((2, 3)))
+
+
+class Shifted(Pooled):
+    """Divides by the film's own spread first: its first convolution does not see the film."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x / (1 + x.std((1, 2, 3), keepdim=True)))
+
+
+class Around(Pooled):
+    """The film goes around the first convolution too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + x.mean((1, 2, 3)).square()[:, None]
+
+
+class Loose(nn.Module):
+    """A second reader of the convolution's output: its BatchNorm must stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, 2, 1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.head((torch.tanh(self.norm(x)) + x.sigmoid()).mean((2, 3)))
+
+
+class Uncopied(Pooled):
+    """Cannot be copied, as networks that hold files or handles."""
+
+    def __deepcopy__(self, memo: object) -> Uncopied:
+        raise TypeError("holds a handle")
+
+
+def make(name: str) -> nn.Module:
+    with compute.seeded(5):
+        if name == "convnext":
+            return timm.create_model("convnext_atto", in_chans=1, num_classes=8).eval()
+        if name in ("resnet10t", "ese_vovnet19b_slim"):
+            return lively(Classifier(f"tu-{name}", 5, "silu", "lse"))
+        kinds = {"pooled": Pooled, "shifted": Shifted, "around": Around, "uncopied": Uncopied}
+        return lively(Loose() if name == "loose" else kinds[name]())
+
+
+def plain(model: nn.Module, x: torch.Tensor, steps: int) -> torch.Tensor:
+    """Integrated Gradients by the book in float64: one film, one target, one point at a time."""
+    wide, out = copy.deepcopy(model).double(), []
+    for i, t in PAIRS:
+        film = x[i : i + 1].double()
+        base = baseline(film, "black")
+        total = torch.zeros_like(film)
+        for a in (np.arange(steps) + 0.5) / steps:
+            point = (base + a * (film - base)).requires_grad_()
+            total += torch.autograd.grad(wide(point)[0, t], point)[0]
+        out.append(((film - base) * total / steps)[0, 0])
+    return torch.stack(out)
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest relative distance of two maps."""
+    return float(((a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).max())
+
+
+NETWORKS = {  # BatchNorm layers folded, first convolution split off
+    "resnet10t": (14, True), "ese_vovnet19b_slim": (19, True), "pooled": (2, True),
+    "convnext": (0, True), "shifted": (2, False), "around": (2, False), "loose": (0, True),
+    "uncopied": (0, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_prepared_network_is_the_same_function(name: str) -> None:
+    model, x = make(name), draw(4, 1, 32, 32)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    layers = [type(m) for m in model.modules()]
+    made = prepare(model, "float32", x)
+    assert (made.folded, made.stem is not None) == NETWORKS[name]
+    with torch.no_grad():
+        torch.testing.assert_close(made.logits(x), model(x), rtol=1e-4, atol=1e-5)
+    if name != "uncopied":
+        wide = integrated_gradients(model, x, TARGETS, steps=2, precision="float64")
+        exact = integrated_gradients(model, x, TARGETS, steps=2)
+        reference = plain(model, x, 2)
+        assert wide.maps.dtype == torch.float64
+        # A dollkit classifier pools in float32 at most.
+        assert far(wide.maps, reference) < (2e-6 if isinstance(model, Classifier) else 1e-10)
+        assert far(exact.maps.double(), reference) < 1e-4
+        assert [type(m) for m in model.modules()] == layers
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_uncopied_network_is_explained_as_it_is() -> None:
+    model, x = make("uncopied"), draw(4, 1, 32, 32)
+    twin = make("pooled")
+    ours = integrated_gradients(model, x, TARGETS, steps=3, precision="bfloat16").maps
+    assert far(ours.double(), plain(twin, x, 3)) < 1e-4
+
+
+def test_a_changed_weight_is_noticed() -> None:
+    model, x = make("pooled"), draw(4, 1, 32, 32)
+    first = prepare(model, "float32", x)
+    assert prepare(model, "float32", x) is first
+    assert prepare(model, "float64", x) is not first
+    model.head.weight.data.mul_(2.0)  # no version counter sees this one
+    second = prepare(model, "float32", x)
+    assert second is not first
+    torch.testing.assert_close(second.logits(x), model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fold_that_changes_logits_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = nn.Conv2d(1, 8, 7, 2, 3)
+    monkeypatch.setattr(prepared, "fuse_conv_bn_eval", lambda *_: wrong.double())
+    model, x = make("pooled"), draw(4, 1, 32, 32)
+    model.norm2 = nn.Identity()
+    made = prepare(model, "float32", x)
+    assert made.folded == 0
+    torch.testing.assert_close(made.logits(x), model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["riemann_middle", "gausslegendre"])
+def test_agrees_with_captum_on_a_relu_network(method: str) -> None:
+    model, x = make("pooled"), draw(4, 1, 32, 32)
+    rule = "midpoint" if method == "riemann_middle" else method
+    ours = integrated_gradients(model, x, TARGETS, steps=7, rule=rule).maps
+    reference = captum.attr.IntegratedGradients(model)
+    theirs = [
+        reference.attribute(
+            x[i : i + 1], baseline(x[i : i + 1], "black"), target=t, n_steps=7, method=method
+        )[0, 0]
+        for i, t in PAIRS
+    ]
+    assert far(ours, torch.stack(theirs)) < 1e-5
+
+
+def test_bfloat16_is_close_and_not_the_same() -> None:
+    model, x = make("resnet10t"), draw(4, 1, 32, 32)
+    assert prepare(model, "bfloat16", x).narrow is torch.bfloat16
+    exact = integrated_gradients(model, x, TARGETS, steps=4)
+    short = integrated_gradients(model, x, TARGETS, steps=4, precision="bfloat16")
+    assert 1e-5 < far(short.maps, exact.maps) < 0.25
+    assert short.maps.dtype == torch.float32
+    torch.testing.assert_close(short.logit, exact.logit)  # end points are float32
+    wrong = integrated_gradients(model, x, [[3, 1], [4], [], [5, 0, 8]], steps=4)
+    gap = (wrong.maps - exact.maps).flatten(1).norm(dim=1) / exact.maps.flatten(1).norm(dim=1)
+    assert gap.min() > 0.5  # the tolerance tells targets apart
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 7, 1000])
+def test_chunks_do_not_change_the_maps(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = make("pooled"), draw(4, 1, 32, 32)
+    monkeypatch.setattr(walk, "CPU_ROWS", 48)
+    whole = integrated_gradients(model, x, TARGETS, steps=6)
+    monkeypatch.setattr(walk, "CPU_ROWS", rows)
+    cut = integrated_gradients(model, x, TARGETS, steps=6)
+    assert far(cut.maps, whole.maps) < 1e-5
+
+
+def test_order_of_targets_and_films_does_not_matter() -> None:
+    model, x = make("pooled"), draw(4, 1, 32, 32)
+    maps = integrated_gradients(model, x, TARGETS, steps=4).maps
+    turned = integrated_gradients(model, x.flip(0), [[7, 0, 5], [], [2], [3, 1]], steps=4).maps
+    assert far(turned[[5, 4, 3, 1, 2, 0]], maps) < 1e-5
+
+
+def test_added_points_and_old_ones_are_the_rule_of_three_times_as_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, x = make("pooled"), draw(4, 1, 32, 32)
+    for n in (2, 4, 6):
+        together = np.sort(np.concatenate([path.path_rule("midpoint", n)[0], path.added_nodes(n)]))
+        np.testing.assert_allclose(together, path.path_rule("midpoint", 3 * n)[0])
+    monkeypatch.setattr(engine, "FLAT", 0.0)
+    never = {"max_error": 1e-9, "most_steps": 18}
+    nested = integrated_gradients(model, x, TARGETS, **never)  # type: ignore[arg-type]
+    fresh = integrated_gradients(model, x, TARGETS, steps=18)
+    assert (nested.steps == 18).all()
+    assert far(nested.maps, fresh.maps) < 1e-5
+    assert far(integrated_gradients(model, x, TARGETS, steps=6).maps, fresh.maps) > 1e-3
+
+
+class Memory:
+    """A network whose passes of more than `most` rows fail as the named device would."""
+
+    def __init__(self, most: int, problem: Exception) -> None:
+        self.most, self.problem, self.seen = most, problem, [0]
+
+    def __call__(self, _module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            if len(given[0]) > self.most:
+                raise self.problem
+            self.seen.append(len(given[0]))
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: not enough memory"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("most", [1, 5])
+def test_out_of_memory_halves_the_pass(
+    problem: Exception, most: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, x = make("pooled"), draw(4, 1, 32, 32)
+    whole = integrated_gradients(model, x, TARGETS, steps=6).maps
+    memory = Memory(most, problem)
+    prepare(model, "float32", x).body.register_forward_pre_hook(memory)
+    with caplog.at_level(logging.WARNING):
+        cut = integrated_gradients(model, x, TARGETS, steps=6).maps
+    assert far(cut, whole) < 1e-5
+    assert max(memory.seen) <= most
+    assert "out of memory" in caplog.text
+
+
+def test_no_memory_for_one_row_is_named_and_other_errors_are_not_hidden() -> None:
+    model, x = make("pooled"), draw(4, 1, 32, 32)
+    integrated_gradients(model, x, TARGETS, steps=2)
+    body = prepare(model, "float32", x).body
+    hook = body.register_forward_pre_hook(Memory(0, MemoryError()))
+    with pytest.raises(InputError, match="one film at one point"):
+        integrated_gradients(model, x, TARGETS, steps=2)
+    hook.remove()
+    body.register_forward_pre_hook(Memory(0, RuntimeError("shapes do not fit")))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        integrated_gradients(model, x, TARGETS, steps=2)
+
+
+def test_budget_sets_the_pass_by_measured_bytes() -> None:
+    model, x = make("resnet10t"), draw(4, 1, 64, 64)
+    made = prepare(model, "float32", x)
+    row = walk.row_bytes(made, x[:1])
+    # The film's own bytes and those of the stem's output are a lower bound.
+    assert row > 4 * (64 * 64 + 24 * 32 * 32)
+    assert 3 * row < walk.row_bytes(made, draw(1, 1, 128, 128)) < 5 * row
+    bases = baseline(x, "black")
+    assert (
+        walk.Walker(made, x, bases, max(1, 10 * row >> 20)).rows
+        == (max(1, 10 * row >> 20) << 20) // row
+    )
+    assert walk.Walker(made, x, bases, 10**6).rows == walk.CPU_ROWS
+
+
+class Steps(nn.Module):
+    """f_0 is linear, f_1 jumps late on the path, f_2 nearly stays, f_3 oscillates, f_4 stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(draw(32 * 32, seed=3).abs())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        s = (x.flatten(1) * self.weight).mean(1)
+        sharp = torch.sigmoid(12 * (s - 0.9))
+        return torch.stack([s, sharp, 1e-4 * s, s + torch.sin(400 * s), s * 0], 1)
+
+
+def test_refines_what_needs_it_and_marks_what_never_settles() -> None:
+    x = torch.full((1, 1, 32, 32), 1.0) + 0.5 * draw(1, 1, 32, 32).clamp(-1, 1)
+    made = integrated_gradients(Steps(), x, [[0, 1, 2, 3, 4]], max_error=0.02)
+    assert made.steps.tolist()[0] == 6
+    assert made.steps.tolist()[1] in (18, 54)
+    assert made.steps.tolist()[2:] == [6, 54, 6]  # too flat to be asked for more
+    assert made.settled.tolist() == [True, True, False, False, False]
+    assert made.error[1] <= 0.02 < made.error[3]
+    few = integrated_gradients(Steps(), x, [[0, 1]], max_error=0.02, steps=6)
+    assert few.settled.tolist() == [True, False]
+    assert few.steps.tolist() == [6, 6]
+
+
+class Turning(nn.Module):
+    """Two halves of the film take turns along the path, so that completeness holds throughout.
+
+    The mean of ``cos(4 pi a) + 0.3`` is 0.3 by 6 steps and more, and -0.7 by 2: the wrong half.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = (x.mean((1, 2, 3)) + 2) / 4  # 0 on black, 1 on white
+        left, right = x[..., :16].mean((1, 2, 3)), x[..., 16:].mean((1, 2, 3))
+        turn = torch.cos(4 * torch.pi * a.detach()) + 0.3
+        return torch.stack([left * (1 + 3 * turn) + right * (1 - 3 * turn)], 1)
+
+
+def test_a_label_that_has_not_settled_is_refined_though_completeness_holds() -> None:
+    x = torch.full((1, 1, 32, 32), 2.0)
+    made = integrated_gradients(Turning(), x, [[0]])
+    assert made.error.item() < 1e-5
+    assert (made.steps.item(), made.settled.item()) == (18, True)
+    halves = made.maps[0, :, :16].sum().item(), made.maps[0, :, 16:].sum().item()
+    assert halves == pytest.approx((4 * 1.9, 4 * 0.1), rel=1e-4)
+    # A number of steps that is its caller's: looked at, not refined.
+    given = integrated_gradients(Turning(), x, [[0]], steps=6)
+    assert (given.steps.item(), given.settled.item()) == (6, False)
+
+
+def test_otsu_and_agreement() -> None:
+    from skimage.filters import threshold_otsu
+
+    values = draw(3, 500).abs().clamp_max(3) / 3
+    values[:, :60] = 0.9 + 0.1 * values[:, :60]
+    ours = settle.otsu(values)[:, 0]
+    for row, level in zip(values, ours, strict=True):
+        theirs = threshold_otsu(row.numpy())
+        assert abs(float(level) - theirs) < 0.03
+    maps = draw(3, 32, 32)
+    assert settle.agreement(maps, 5 * maps).tolist() == [1.0, 1.0, 1.0]
+    assert settle.agreement(maps, -maps).max() < 0.5
+    assert settle.agreement(-maps.abs(), -maps.abs()).tolist() == [1.0, 1.0, 1.0]  # both empty
+
+
+def test_training_mode_and_broken_weights_are_named() -> None:
+    model, x = make("pooled"), draw(4, 1, 32, 32)
+    with pytest.raises(InputError, match=r"'norm' is in training mode: call eval"):
+        integrated_gradients(copy.deepcopy(model).train(), x, TARGETS)
+    with torch.no_grad():
+        model.head.bias[3] = float("inf")
+    with pytest.raises(InputError, match="NaN or infinity: check its weights"):
+        integrated_gradients(model, x, TARGETS)
+    with pytest.raises(InputError, match=r"\(4, 8, 32, 32\) for|logits"):
+        integrated_gradients(nn.Conv2d(1, 8, 3, padding=1), x, TARGETS)
+
+
+def test_measure_tells_ratio_labels_and_memory() -> None:
+    models, x = {"pooled": make("pooled")}, draw(4, 1, 32, 32)
+    told = measure(models, x, TARGETS, rounds=1, reference_steps=54)
+    row = told["models"]["pooled"]
+    assert told["pairs"] == 6
+    assert told["films"] == 3
+    assert row["exact"]["dice"] > 0.9
+    assert row["exact"]["dice"] >= row["exact"]["dice_min"]
+    expected = row["captum"]["seconds_per_pair"] / row["exact"]["seconds_per_pair"]
+    assert row["exact"]["ratio"] == pytest.approx(expected)
+    assert told["overall"]["fast"]["ratio"] == pytest.approx(row["fast"]["ratio"])
+    with pytest.raises(InputError, match="nothing to measure"):
+        measure(models, x, [[], [], [], []])
