@@ -84,6 +84,7 @@ STAGES: dict[str, Stage] = {
             ("labels", "finetune", "tables", "figures"),
             files=REFERENCE,
         ),
+        Stage("cost", "cost", "09_cost.ipynb", ("data", "classifiers")),
     )
 }
 

@@ -6,14 +6,20 @@ import json
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from dollkit import classifiers, weights
 from dollkit.bench import __main__ as command
-from dollkit.bench import films, phantom, rounds, stores
+from dollkit.bench import attribution, films, loops, phantom, rounds, stores
 from dollkit.errors import InputError
+from dollkit.findings import FINDINGS
 from dollkit.store import open_store
 
 TINY = stores.Sizes(
@@ -98,6 +104,7 @@ def test_command_line(
         asked.append((workers, sizes, scratch.parent))
         return {"store_read_ratio": len(asked)}
 
+    monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(stores, "run", store_run)
     monkeypatch.setattr(phantom, "run", lambda workers, films: {"phantom_x": films})
     out = tmp_path / "figures" / "bench.json"
@@ -105,7 +112,11 @@ def test_command_line(
     assert command.main([*given, "--films", "64"]) == 0
     assert asked == [(3, stores.Sizes(), tmp_path / "scratch")]
     record = json.loads(out.read_text())
-    assert record == json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    assert record == json.loads(shown.out)
+    assert record["left_out"] == ["ig", "loop"]
+    assert shown.err.startswith("ig, loop left out: ")
+    assert len(shown.err.splitlines()) == 1
     assert (record["phantom_x"], record["store_read_ratio"], record["films"]) == (64, 1, 64)
     assert command.main([*given, "--only", "store", "--quick"]) == 0
     assert asked[1:] == [(3, stores.QUICK, tmp_path / "scratch")]
@@ -113,3 +124,74 @@ def test_command_line(
     assert not list((tmp_path / "scratch").iterdir())
     assert command.main([*given, "--films", "5"]) == 2
     assert "--films must be at least 32" in capsys.readouterr().err
+    for more in (["--only", "ig"], ["--only", "loop", "--run", "none"], ["--run", "none"]):
+        capsys.readouterr()
+        assert command.main([*given, *more]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "no trained classifiers of run" in line
+        assert "make reproduce PROFILE=" in line
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> attribution.TrainedRun:
+    """A run of one tiny classifier and 30 films of noise."""
+    monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
+    rng = np.random.default_rng(0)
+    states = rng.integers(0, 2, (30, len(FINDINGS))).astype(np.int8)
+    states[7] = np.arange(len(FINDINGS)) != 3  # the first test film has one finding
+    states[::2] = 1 - states[1::2]  # every finding has both classes in every split
+    table = {"split": ["train"] * 4 + ["valid"] * 2 + ["test"] * 24, "patient_id": range(30)}
+    store: Any = SimpleNamespace(
+        images=rng.integers(0, 256, (30, 32, 32), np.uint8), states=states, size=32, digest="d",
+        films=pd.DataFrame(table), path=tmp_path,
+    )  # fmt: skip
+    folder = tmp_path / "tu-resnet10t"
+    folder.mkdir()
+    model = classifiers.create("tu-resnet10t", 5, "silu", "lse", 0, torch.device("cpu"))
+    weights.save(model, folder, model.config)
+    given = {
+        "batch": 2, "lr": 0.001, "weight_decay": 0.05, "precision": "float32", "small": 0,
+        "policy": "U-Ones", "steps": 1,
+    }  # fmt: skip
+    return attribution.TrainedRun("tiny", store, {"tu-resnet10t": folder}, given)
+
+
+def test_the_record_of_attributions(trained: attribution.TrainedRun) -> None:
+    sizes = attribution.Sizes(films=1, rounds=1, reference_steps=6, same=1, relu_steps=1)
+    threads = torch.get_num_threads()
+    record = attribution.run(trained, sizes, relu_twin=True, where=torch.device("cpu"))
+    assert torch.get_num_threads() == threads
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    row = record["ig_models"]["tu-resnet10t"]
+    assert record["ig_speedup_vs_captum"] == pytest.approx(row["fast"]["ratio"], abs=0.01)
+    assert record["ig_exact_dice"] == pytest.approx(row["exact"]["dice"], abs=1e-4)
+    assert record["ig_relu_speedup"] == pytest.approx(record["ig_relu"]["fast"]["ratio"], abs=0.01)
+    assert record["ig_relu_dice"] <= 1
+    assert record["ig_relu"]["activation"] == "relu"
+    assert len(row["weights_sha256"]) == 64
+    assert record["ig_goals"]["fast"] == {"speedup": 20.0, "dice": 0.97}
+    gap = record["ig_captum_difference"]
+    assert 0 <= gap["float64"]["median"] <= gap["float64"]["largest"] < 1e-3
+    assert set(gap) == {"float32", "float64", "captum"}
+    assert (record["ig_films"], record["ig_threads"], record["ig_size"]) == (1, 1, 32)
+    assert set(record["ig_smooth"]) == {"architecture", "passes", "silu", "relu"}
+    assert record["torch"] == torch.__version__
+
+
+def test_the_relu_network_is_trained_once(trained: attribution.TrainedRun) -> None:
+    asked: Any = (trained, "tu-resnet10t", "avg")
+    _, first = attribution.relu_network(*asked, 1, torch.device("cpu"))
+    (kept,) = (trained.store.path / "runs" / "bench").glob("*/checkpoints/last.pt")
+    stamp = kept.stat().st_mtime_ns
+    _, again = attribution.relu_network(*asked, 1, torch.device("cpu"))
+    assert (again, kept.stat().st_mtime_ns) == (first, stamp)
+    attribution.relu_network(*asked, 2, torch.device("cpu"))  # other settings
+    assert kept.stat().st_mtime_ns > stamp
+
+
+def test_the_record_of_the_loop(trained: attribution.TrainedRun) -> None:
+    record = loops.run(trained, steps=1, rounds=1, where=torch.device("cpu"))
+    rate = record["loop_films_per_s"] / record["loop_bare_films_per_s"]
+    assert record["loop_ratio"] == pytest.approx(rate, rel=0.05)
+    assert record["loop_setting"]["batch"] == 2
+    assert json.loads(json.dumps(record)) == record

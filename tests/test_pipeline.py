@@ -43,6 +43,7 @@ def test_instances_and_inputs_of_a_profile(toy: Path) -> None:
         "tables",
         "figures",
         "claims",
+        "cost",
     ]
     assert plan["labels"].inputs == ("data", "classifiers/a", "classifiers/b")
     assert plan["pretrain/doll"].inputs == ("data", "labels", "classifiers/a")
@@ -89,7 +90,8 @@ def test_only_what_depends_on_a_change_runs_again(toy: Path) -> None:
     params_file = toy / "notebooks/params/toy.yaml"
     two = SMALL.replace("[a]", "[a, b]")  # two kernels at once
     params_file.write_text(two)
-    everything = ["data", "classifiers/a", "classifiers/b", "labels", "tables", "figures", "claims"]
+    made = ["data", "classifiers/a", "classifiers/b", "labels"]
+    everything = [*made, "tables", "figures", "claims", "cost"]
 
     first = reproduce("--profile", "toy", "--jobs", "2")
     assert first.returncode == 0, first.stdout
@@ -101,7 +103,7 @@ def test_only_what_depends_on_a_change_runs_again(toy: Path) -> None:
     second = reproduce("--profile", "toy")
     assert second.returncode == 0, second.stdout
     assert ran(second.stdout) == []
-    assert "nothing to do: all 7 stages of profile toy are up to date" in second.stdout
+    assert "nothing to do: all 8 stages of profile toy are up to date" in second.stdout
 
     params_file.write_text(f"{two}figures: {{dpi: 60}}\n")
     third = reproduce("--profile", "toy")

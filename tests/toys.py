@@ -69,7 +69,7 @@ def stage_notebook(
 
 
 def make_toy(root: Path) -> None:
-    """Eight notebooks, ``params/toy.yaml`` and the package ``toykit`` under `root`."""
+    """Nine notebooks, ``params/toy.yaml`` and the package ``toykit`` under `root`."""
     kit = root / "toykit"
     kit.mkdir()
     (kit / "__init__.py").write_text('"""Toy."""\n')
@@ -98,5 +98,6 @@ def make_toy(root: Path) -> None:
         imports="from toykit import draw",
     )
     stage_notebook(folder, "08_claims.ipynb", "claims")
+    stage_notebook(folder, "09_cost.ipynb", "cost")
     (folder / "params").mkdir()
     (folder / "params" / "toy.yaml").write_text(PROFILE)

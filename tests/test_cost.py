@@ -1,0 +1,136 @@
+"""Costs of explanations: what is counted, derived and drawn. No time is asserted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from dollkit import cost, growth
+from dollkit.errors import InputError
+from dollkit.findings import FINDINGS, NEGATIVE, POSITIVE
+from tests.test_engine import one_thread
+
+assert one_thread  # networks this small are no faster on more
+
+
+class Tiny(nn.Module):
+    """A first layer, one 3 x 3 convolution of 4 to 6 channels, and a head of 14."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, 2, 1)
+        self.mid = nn.Conv2d(4, 6, 3, 1, 1)
+        self.head = nn.Linear(6, len(FINDINGS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.mid(torch.tanh(self.stem(x))))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return Tiny().eval()
+
+
+X = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+GROW: dict[str, Any] = {
+    "precision": "float32", "films": [1, 3], "targets": [1, 2], "steps": [2, 4],
+    "sides": [16, 32], "rounds": 1,
+}  # fmt: skip
+
+
+def test_work_is_what_a_hand_counts(model: nn.Module) -> None:
+    found = cost.work(model, X, "float32")
+    by_hand = 2 * 16 * 16 * 4 * 6 * 9 + 2 * 6 * len(FINDINGS)  # the first layer is not walked
+    assert found == cost.Work(by_hand, by_hand)
+    assert found.of(films=2, pairs=5, steps=3) == 3 * 7 * by_hand
+    assert cost.matmul_work(10) == 2000
+
+
+def test_use_is_consistent(model: nn.Module) -> None:
+    told = cost.use(
+        {"a": model}, X, [[1, 2], []], precision="float32", steps=2, sides=[16, 32], rounds=1
+    )
+    row = told.iloc[0]
+    assert row["gflop_pair"] == pytest.approx(2 * (0.5 + 1) * row["gflop_forward"])
+    assert row["share"] == pytest.approx(row["tflops"] / row["matmul_tflops"])
+    assert row["tflops"] == pytest.approx(row["gflop_pair"] / row["seconds_per_pair"] / 1e3)
+    assert cost.per_pair(told, [2.0], 0.5) == pytest.approx([row["gflop_pair"]])
+    with pytest.raises(InputError, match="at least one round"):
+        cost.use({"a": model}, X, [[1], []], precision="float32", steps=2, sides=[])
+
+
+def test_growth_has_every_point_and_a_figure(model: nn.Module, tmp_path: Path) -> None:
+    table = growth.growth(model, X, **GROW)
+    assert table["factor"].tolist() == [f for f in growth.FACTORS for _ in range(2)]
+    assert table["value"].tolist() == [1, 3, 1, 2, 2, 4, 256, 1024]
+    assert (table["seconds"] > 0).all()
+    drawn = growth.figure(table)
+    assert len([a for a in drawn.figure.axes if a.get_xlabel()]) == 4
+    names = {p.suffix for p in drawn.save(tmp_path / "growth")}
+    assert names == {".svg", ".png", ".csv", ".txt"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"films": [2]}, r"growth with films is asked of \[2\]"),
+        ({"steps": [0, 2]}, "growth with steps"),
+        ({"targets": [1, 15]}, "at most 14 targets"),
+        ({"rounds": 0}, "give rounds"),
+    ],
+)
+def test_growth_names_what_is_wrong(model: nn.Module, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        growth.growth(model, X, **(GROW | wrong))
+
+
+def test_exponents_and_lines_are_found_again() -> None:
+    n = np.array([1.0, 2.0, 4.0, 8.0])
+    power = pd.DataFrame({"factor": "films", "value": n, "seconds": 3 * n**0.8, "peak_mb": 5.0})
+    line = pd.DataFrame({"factor": "steps", "value": n, "seconds": 2 + 3 * n, "peak_mb": np.nan})
+    found = growth.fits(pd.concat([power, line])).set_index("factor")
+    assert found.loc["films", "exponent"] == pytest.approx(0.8)
+    assert found.loc["films", "peak_ratio"] == 1
+    assert (found.loc["steps", "each"], found.loc["steps", "first"]) == pytest.approx((3, 2))
+    assert np.isnan(found.loc["steps", "peak_ratio"])
+
+
+def test_chexpert_is_seconds_times_pairs() -> None:
+    table = cost.chexpert([0.1, 0.3], 112, 0.5, [1.0, 3.0], 2.0)
+    at = table.set_index(["basis", "size", "classifiers"])["hours"]
+    assert at["measured", 112, 2] == pytest.approx(0.4 * 458_465 / 3600)
+    assert at["scaled", 224, 2] == pytest.approx(2 * at["measured", 112, 2])
+    assert at["measured", 112, 5] == pytest.approx(2.5 * at["measured", 112, 2])
+    assert at["assumed rate", 112, 2] == pytest.approx(4e9 / 2e12 * 458_465 / 3600)
+    assert at["assumed rate", 224, 2] == pytest.approx(4 * at["assumed rate", 112, 2])
+    assert set(table.loc[table["basis"] == "assumed rate", "where"]) == {"2 TFLOP/s"}
+    with pytest.raises(InputError, match="'gpu_tflops' is 0"):
+        cost.chexpert([0.1], 64, 1.0, [1.0], 0.0)
+
+
+def test_goals_are_asked_of_a_gpu() -> None:
+    assert cost.goals(0.5, 4.0, torch.device("cuda"))["met"].tolist() == [True, False]
+    assert set(cost.goals(0.5, 4.0, torch.device("cpu"))["met"]) == {"asked of a GPU"}
+
+
+def test_films_with_findings() -> None:
+    states = np.full((4, len(FINDINGS)), NEGATIVE, np.int8)
+    states[0, 0] = states[1, [0, 3]] = states[3, [2, 5]] = POSITIVE
+    store: Any = SimpleNamespace(
+        films=pd.DataFrame({"split": ["test"] * 4}), states=states, path=Path("s"),
+        images=np.zeros((4, 8, 8), np.uint8),
+    )  # fmt: skip
+    x, targets = cost.films_of(store, "test", 5, torch.device("cpu"))
+    assert (len(x), targets) == (2, [[3], [2, 5]])
+    for split, count in (("valid", 1), ("test", 0)):
+        with pytest.raises(InputError, match=f"no film .*{split}"):
+            cost.films_of(store, split, count, torch.device("cpu"))
