@@ -32,7 +32,7 @@ class Variant:
 
 
 def variants(
-    names: Sequence[str], how: Explain, settings: Distil, occluded: int = 0
+    names: Sequence[str], how: Explain, settings: Distil, occluded: int = 0, few: int = 0
 ) -> list[Variant]:
     """The shipped settings first, then one factor changed at a time.
 
@@ -42,6 +42,7 @@ def variants(
 
     Args:
         occluded: films to judge occlusion on, which is slow; 0 leaves it out.
+        few: films to judge the dear ones on, 16 steps and baselines unlike the shipped; 0: all.
     """
     every = tuple(names)
     out = [Variant("shipped", "shipped", every, how, settings)]
@@ -55,12 +56,13 @@ def variants(
     if occluded:
         hidden = replace(how, explainer="occlusion")
         out.append(Variant("explainer", "occlusion", every, hidden, settings, occluded))
-    for steps in (1, 4, 16):
+    for steps, films in ((1, 0), (4, 0), (16, few)):
         if steps != how.steps:
-            out.append(Variant("steps", str(steps), every, replace(how, steps=steps), settings))
-    for kind in (baselines.BY_FINDING, "black", "white", "blur"):
+            changed = replace(how, steps=steps)
+            out.append(Variant("steps", str(steps), every, changed, settings, films))
+    for kind, films in ((baselines.BY_FINDING, 0), ("black", 0), ("white", few), ("blur", few)):
         if kind != how.kind:
-            out.append(Variant("baseline", kind, every, replace(how, kind=kind), settings))
+            out.append(Variant("baseline", kind, every, replace(how, kind=kind), settings, films))
     for field, value, new in _switched(settings):
         out.append(Variant(field, value, every, how, new))
     return out
