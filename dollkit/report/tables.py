@@ -274,7 +274,7 @@ def caption(table: int, frame: pd.DataFrame, profile: str) -> str:
     if table == 3:
         return (
             f"{head} What the labels owe to what: IoU with the truth at matched area, mean over "
-            f"findings; {films} pairs of film and finding, fewer where a row says so; "
+            f"findings; {films} pairs of film and finding per row; "
             f"delta: minus the shipped labels on the same pairs; {interval}."
         )
     raise InputError(f"parameter 'table' is {table}: use 1, 2 or 3")
