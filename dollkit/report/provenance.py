@@ -20,8 +20,9 @@ def collect(run: Path) -> dict[str, Any]:
         run: ``runs/<profile>``.
 
     Returns:
-        profile; commit; environment (what all stages agree on); stages: instance -> parameters,
-        inputs, seeds, precision, started, seconds, and what differs from the environment; data
+        profile; commit (None where stages differ: each names its own then); environment (what all
+        stages agree on); stages: instance -> parameters, inputs, seeds, precision, started,
+        seconds, and what differs from the environment; data
         and weights: file -> sha256; seconds (sum).
 
     Raises:
