@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from dollkit import classifiers, compute, metrics, phantom, quality
+from dollkit import baselines, classifiers, compute, metrics, phantom, quality
 from dollkit.attribution import integrated_gradients
 from dollkit.augment import Augmentation
 from dollkit.errors import InputError
@@ -102,10 +102,11 @@ def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
     if not len(rows):
         raise InputError(f"parameter 'finding': no test film has {finding}; use more films")
     x = compute.to_input(few.images[rows], torch.device("cpu"))
-    made = integrated_gradients(model, x, [[index(finding)]] * len(rows), steps=STEPS)
-    signed = made.maps.numpy()
-    settings = Distil(trust="all")
-    boosted, label, _ = distil(signed[None], np.ones((1, len(rows)), np.float32), settings)
+    targets = [[index(finding)]] * len(rows)
+    made = integrated_gradients(model, x, targets, kind=baselines.of(finding), steps=STEPS)
+    signed, ones = made.maps.numpy(), np.ones((1, len(rows)), np.float32)
+    names = [finding] * len(rows)
+    boosted, label, _ = distil(signed[None], ones, Distil(), names, few.images[rows])
     truth = few.masks[rows, PATHOLOGIES.index(finding)]
     overlap = quality.iou_matched(boosted, truth)
     i = int(np.argsort(overlap)[len(rows) // 2])
