@@ -103,7 +103,7 @@ def judge(
     }
     bar, films = tqdm(total=len(rows), desc="judge", unit="film", disable=None), 0
     for chosen, x, targets in _judgeable(store, rows, where):
-        pairs = [(int(r), t) for r, ts in zip(chosen, targets, strict=True) for t in ts]
+        pairs = _pairs(chosen, targets)
         if pairs:
             truth = _truth(store, pairs)
             seen = truth.reshape(len(truth), -1).any(1)
@@ -148,7 +148,7 @@ def tuned(
     where = next(iter(models.values())).head.weight.device
     parts: list[list[npt.NDArray[np.generic]]] = []
     for chosen, x, targets in _judgeable(store, rows, where):
-        pairs = [(int(r), t) for r, ts in zip(chosen, targets, strict=True) for t in ts]
+        pairs = _pairs(chosen, targets)
         if pairs:
             maps, probability, *_ = explain_all(models, x, targets, how)
             at = np.array([r for r, _ in pairs])
@@ -177,6 +177,11 @@ def _judgeable(
         yield chosen, x, targets
 
 
+def _pairs(chosen: Rows, targets: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """(row, channel) of each target, film by film."""
+    return [(int(r), t) for r, wanted in zip(chosen, targets, strict=True) for t in wanted]
+
+
 def _truth(store: Store, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint8]:
     return np.stack([store.masks(np.array([r]), [FINDINGS[t]])[0, 0] for r, t in pairs])
 
@@ -192,7 +197,7 @@ def unjudged(
     parts: list[dict[str, npt.NDArray[np.generic]]] = []
     for chosen, x, found in batches(store, rows, 16, where):
         targets = [[t for t in wanted if t > 0] for wanted in found]
-        pairs = [(int(r), t) for r, ts in zip(chosen, targets, strict=True) for t in ts]
+        pairs = _pairs(chosen, targets)
         if pairs:
             made = explain_all(models, x, targets, shipped.explain)
             nothing = np.zeros((len(pairs), store.size, store.size), np.uint8)

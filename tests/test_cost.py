@@ -15,9 +15,8 @@ from torch import nn
 from dollkit import cost, growth
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, NEGATIVE, POSITIVE
-from tests.test_engine import one_thread
 
-assert one_thread  # networks this small are no faster on more
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Tiny(nn.Module):

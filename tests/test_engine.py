@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
 
 import captum.attr
 import numpy as np
@@ -20,17 +19,10 @@ from dollkit.attribution.prepared import prepare
 from dollkit.classifiers import Classifier
 from dollkit.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TARGETS = [[1, 3], [2], [], [0, 5, 7]]
 PAIRS = [(i, t) for i, wanted in enumerate(TARGETS) for t in wanted]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are no faster on more, and far slower where others compute too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +21,8 @@ from dollkit.labelling import Explain, make_labels
 from dollkit.labels import Distil
 from dollkit.losses import IGNORE
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 32
 EDEMA, FRACTURE = FINDINGS.index("Edema"), FINDINGS.index("Fracture")
 
@@ -39,14 +40,6 @@ class Weighted(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x.flatten(1)[:, None] * self.weight).mean(2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -101,15 +101,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _at_least(given: argparse.Namespace, **bounds: int) -> None:
+    for name, least in bounds.items():
+        value = getattr(given, name)
+        if value is not None and value < least:
+            raise InputError(f"parameter {name!r} is {value}: use {least} or more")
+
+
 def _make(given: argparse.Namespace) -> None:
     # Only this command needs networks.
     from dollkit.explaining import Explain
     from dollkit.labels import Distil, making
 
-    for name, least in (("steps", 0), ("limit", 1), ("workers", 1)):
-        value = getattr(given, name)
-        if value is not None and value < least:
-            raise InputError(f"parameter {name!r} is {value}: use {least} or more")
+    _at_least(given, steps=0, limit=1, workers=1)
     steps = [] if given.steps is None else [f"steps={given.steps}"]
     made = making.make(
         given.films,
@@ -132,10 +136,7 @@ def _score(given: argparse.Namespace) -> None:
     from dollkit.explaining import Explain
     from dollkit.labels import Distil, making, scoring
 
-    for name, least in (("size", 32), ("limit", 1)):
-        value = getattr(given, name)
-        if value is not None and value < least:
-            raise InputError(f"parameter {name!r} is {value}: use {least} or more")
+    _at_least(given, size=32, limit=1)
     table = scoring.score(
         given.folder,
         given.classifiers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from dollkit.findings import FINDINGS, PATHOLOGIES
 from dollkit.images import fit
 from dollkit.labels.making import find_classifiers
 from dollkit.labels.rules import OTHER
-from dollkit.labels.steps import Distil, consensus, scale, sharpen
+from dollkit.labels.steps import Distil
+from dollkit.labels.steps import distil as label
 from dollkit.readers import datasets
 from dollkit.readers.table import FilmTable, check_files
 from dollkit.storewriter import unwritable
@@ -101,7 +103,7 @@ def _rows(table: FilmTable, split: str, known: Sequence[str]) -> list[int]:
 
 def _part(table: FilmTable, rows: Sequence[int]) -> FilmTable:
     films, masks = (t.iloc[list(rows)].reset_index(drop=True) for t in (table.films, table.masks))
-    return FilmTable(table.source, films, table.root, masks, depths=table.depths)
+    return replace(table, films=films, masks=masks)
 
 
 def _judge(
@@ -130,10 +132,8 @@ def _judge(
     maps: dict[tuple[str, str], npt.NDArray[np.floating]] = {}
     if pairs:
         made = explain_all(models, x, targets, how)
-        mixed = consensus(
-            scale(made.maps, distil.part, distil.percentile), made.probability, distil.trust
-        )
-        boosted = sharpen(mixed, distil, [f for _, f in pairs], images[[i for i, _ in pairs]])
+        names, of = [f for _, f in pairs], [i for i, _ in pairs]
+        boosted, _, _ = label(made.maps, made.probability, distil, names, images[of])
         maps = {(ids[i], f): m for (i, f), m in zip(pairs, boosted, strict=True)}
     rules = {f: str(distil.rule(f)) for f in (*known, OTHER)}
     patients = dict(zip(ids, films["patient_id"].astype(str), strict=True))
