@@ -5,9 +5,8 @@ same after a resume. Left-right flips are left out: they would swap the patient'
 
 Why not `torchvision.transforms.v2`: its transforms draw one map for a whole batch, and from the
 global generator. Its `affine` film by film, with our draws, gives the same films (a test holds us
-to it), but in many small calls, each waiting for its numbers on a GPU. On one CPU thread (EPYC, 16
-films of 224 x 224, torch 2.15) that took 29, 32 and 63 ms with 1, 3 and 14 mask channels, this 23,
-22 and 33.
+to it), but in many small calls. On one CPU thread (EPYC, 16 films of 224 x 224, torch 2.15) that
+took 29, 32 and 63 ms with 1, 3 and 14 mask channels, this takes 23, 22 and 33.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def augment(
 
 
 def _nearest(masks: torch.Tensor, grid: torch.Tensor, fill: int) -> torch.Tensor:
-    """``grid_sample(mode="nearest")`` to the bit, on whole numbers: they are gathered as they are.
+    """``grid_sample(mode="nearest")`` of whole numbers, by gathering: to the bit on the CPU.
 
     Args:
         masks: (n, C, S, S) uint8.

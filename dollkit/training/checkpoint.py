@@ -124,8 +124,11 @@ class Checkpoint:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.average is not None:
-            self.average.state = state["average"]
+            for name, value in self.average.state.items():
+                value.copy_(state["average"][name])
         vars(self.done).update(state["fit"])
+        where = next(self.model.parameters()).device
+        self.done.best_state = {k: v.to(where) for k, v in self.done.best_state.items()}
         self.gradients.at_once = self.done.at_once
         return int(self.done.history[-1]["step"])
 
@@ -133,9 +136,8 @@ class Checkpoint:
         path = self.folder / "checkpoints" / "last.pt" if self.folder is not None else None
         if path is None or not path.exists():
             return None
-        where = next(self.model.parameters()).device
-        try:
-            state: dict[str, Any] = torch.load(path, map_location=where, weights_only=True)
+        try:  # on the CPU first: each process has its own device
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise InputError(f"{path}: not a readable checkpoint ({error}); delete it") from error
         if state["recipe"] != self.made_by:

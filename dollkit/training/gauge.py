@@ -22,8 +22,9 @@ class Memory:
     """Peak memory since its making.
 
     CUDA: the largest sum of tensors (``max_memory_allocated``), what was there before included.
-    CPU: the largest resident memory of the process above that at the start. Linux can set the
-    mark back; elsewhere only a peak above all earlier ones of the process is seen.
+    CPU: the largest resident memory of the process above that at the start; what the process
+    held free from earlier work and uses again does not show. Linux can set the mark back;
+    elsewhere it is that of the whole process so far.
 
     Args:
         where: device.

@@ -2,15 +2,17 @@
 
 Started by ``accelerate launch``, accelerate's ``notebook_launcher`` or, on the CPU too,
 ``torchrun``, every process draws the same batch and takes its share of the films; gradients are
-summed over the processes with the weights of their films. What goes through accelerate is which process this is, its device
-and what processes tell each other. Its ``Accelerator`` is left out: it allows one precision in the
-life of a process (several runs may share one), and ``DistributedDataParallel`` sums gradients
-within the backward pass, where a process that runs out of memory leaves the others waiting.
+summed over the processes with the weights of their films. Which process this is, its device and
+what processes tell each other goes through accelerate. Its ``Accelerator`` is left out: it allows
+one precision in the life of a process, where several runs may follow each other, and
+``DistributedDataParallel`` sums gradients within the backward pass, where a process that runs out
+of memory leaves the others waiting. The price of the same batch everywhere is that each process
+draws and augments all of it.
 
 Batch norm takes its statistics from the films of its own process. At each evaluation the running
 ones of the first process are copied to all. So a network with batch norm in training mode does
-not train as in one process; nor do losses with a sum over the batch below the line (Dice, weights
-of classes), or dropout.
+not train as in one process; nor do losses divided by a sum over the batch (Dice, weights of
+classes), or dropout.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ class Live:
 
     def draw(self, history: Sequence[dict[str, float]], last: bool = False) -> None:
         """Draw the history if it is time, or if this is the `last` row."""
-        now = time.monotonic()
-        if not self._shown or not history or (now - self._drawn < self._every and not last):
+        early = time.monotonic() - self._drawn < self._every
+        if not self._shown or not history or (early and not last):
             return
         from IPython.display import Image, display
 
@@ -103,7 +103,7 @@ class Live:
             self._handle = display(picture, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(picture)
-        self._drawn = now
+        self._drawn = time.monotonic()
 
 
 def _picture(history: Sequence[dict[str, float]], columns: Sequence[str]) -> bytes:
