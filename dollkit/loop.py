@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -110,7 +110,7 @@ def fit(
     plot = Live(("train_loss", score), False if quiet else live)
     ahead = where.type == "cuda" if ahead is None else ahead
     feed = Feed(sample, start, recipe.steps, where, ahead)
-    running, before = 0.0, replace(done)
+    running, before = 0.0, (done.waited, done.trained, done.films)
     train_mode(model)
     try:
         for step in bar:
@@ -136,17 +136,18 @@ def fit(
             train_mode(model)
             done.seconds = time.perf_counter() - began
             done.peak_mb, done.at_once = max(peak, memory.peak_mb()), gradients.at_once
-            steps, taken = step + 1 - start, done.trained - before.trained
+            now = (done.waited, done.trained, done.films)
+            waiting, taken, films = (b - a for a, b in zip(before, now, strict=True))
             row = {
                 "step": step + 1,
                 "seconds": round(done.seconds, 3),
                 "films": (step + 1) * recipe.batch,
-                "train_loss": running / steps,
+                "train_loss": running / (step + 1 - start),
                 **found,
-                "wait_share": round((done.waited - before.waited) / taken, 4),
-                "images_per_s": round((done.films - before.films) / taken, 1),
+                "wait_share": round(waiting / taken, 4),
+                "images_per_s": round(films / taken, 1),
             }
-            running, start, before = 0.0, step + 1, replace(done)
+            running, start, before = 0.0, step + 1, now
             done.history.append(row)
             if not quiet:
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "films")

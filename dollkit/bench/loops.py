@@ -49,7 +49,6 @@ def run(
         - ``loop_bf16_speedup``: loop in bfloat16 with channels last over loop in float32 with
           channels first, films held in memory. Below 1 where the processor has no arithmetic in
           bfloat16.
-        - ``loop_peak_mb``: memory of a run, see `dollkit.training.gauge.Memory`.
         - ``loop_setting``: what was measured.
     """
     where = compute.device() if where is None else where
@@ -128,7 +127,6 @@ def run(
             sum(f.waited for f in measured) / sum(f.trained for f in measured), 4
         ),
         "loop_bf16_speedup": round(ratio(rates, "bf16", "float32"), 3),
-        "loop_peak_mb": max(f.peak_mb for f in measured),
         "loop_setting": {
             "architecture": architecture, "batch": recipe.batch, "size": store.size,
             "precision": recipe.precision, "device": where.type, "steps": steps, "rounds": rounds,
