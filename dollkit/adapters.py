@@ -30,8 +30,8 @@ class ConvAdapter(nn.Module):
     """A frozen convolution with a trainable bottleneck beside it.
 
     ``y = conv(x) + scale * up(relu(down(x)))`` with `down` a convolution of the same kernel to
-    width / gamma channels in as many groups, `up` 1x1, and one learnable scale per output channel. `up` starts
-    at zero, so the network starts as it was pre-trained.
+    width / gamma channels in as many groups, `up` 1x1, and one learnable scale per output channel.
+    `up` starts at zero, so the network starts as it was pre-trained.
 
     Args:
         conv: convolution to stand beside, with an odd square kernel; its stride is kept.
