@@ -170,6 +170,10 @@ def _lora(net: nn.Module, paths: list[str], rank: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's advice about its own saving
         inject_adapter_in_model(config, net)
+    # peft matches by the ends of names.
+    placed = [n.removesuffix(".lora_A") for n, _ in net.named_modules() if n.endswith(".lora_A")]
+    if sorted(placed) != sorted(paths):
+        raise AssertionError("LoRA stands beside other convolutions than the ones asked for")
 
 
 def train_mode(net: nn.Module, tuning: str) -> None:

@@ -22,12 +22,13 @@ from torch import nn
 from dollkit import compute, networks, weights
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS
+from dollkit.stage import read_manifest
 
 CARD = """\
 # {network} on {encoder}, {channels} channels
 
-Pre-trained by dollkit: pixel labels made from explanations of chest X-ray classifiers (after
-arXiv 2401.08469). Research software: not a medical device, not for clinical use.
+Trained by dollkit (after arXiv 2401.08469){origin}. Research software: not a medical device, not
+for clinical use.
 
 Input: (n, 1, {side}, {side}) float32 films, `(grey / 255 - {mean}) / {std}` with black 0 and white
 255. Output: (n, {channels}, {side}, {side}) logits of independent sigmoids{findings}.
@@ -58,7 +59,7 @@ and `smp.from_pretrained` would load these weights into another function. To tra
 """
 
 
-def export(net: nn.Module, folder: Path, side: int) -> None:
+def export(net: nn.Module, folder: Path, side: int, origin: str = "") -> None:
     """Write a network so that PyTorch, or segmentation-models-pytorch, loads it without dollkit.
 
     Args:
@@ -66,6 +67,7 @@ def export(net: nn.Module, folder: Path, side: int) -> None:
         folder: gets ``network.pt2``, ``model.safetensors``, ``README.md`` and, if the activation
             is the architecture's own, ``config.json``.
         side: of the films, pixels; a multiple of 32.
+        origin: instance of the stage that trained it, such as ``pretrain/doll``, for the card.
 
     Raises:
         InputError: a side that is no multiple of 32.
@@ -78,7 +80,7 @@ def export(net: nn.Module, folder: Path, side: int) -> None:
     net = copy.deepcopy(net).eval().cpu()
     net = net.to(memory_format=torch.contiguous_format)
     plain = config["activation"] == "relu"
-    (folder / "README.md").write_text(_card(net, side), encoding="utf-8")
+    (folder / "README.md").write_text(_card(net, side, origin), encoding="utf-8")
     if plain:
         net.save_pretrained(folder)  # type: ignore[operator]
     else:
@@ -92,7 +94,7 @@ def export(net: nn.Module, folder: Path, side: int) -> None:
     torch.export.save(program, folder / "network.pt2")
 
 
-def _card(net: nn.Module, side: int) -> str:
+def _card(net: nn.Module, side: int, origin: str) -> str:
     config = networks.config_of(net)
     plain = config["activation"] == "relu"
     channels = int(config["classes"])
@@ -109,6 +111,7 @@ def _card(net: nn.Module, side: int) -> str:
         std=compute.STD,
         activation=config["activation"],
         findings=f": {', '.join(FINDINGS)}" if channels == len(FINDINGS) else "",
+        origin=f", stage {origin}" if origin else "",
         config_row=row,
         more=PLAIN.format(folder="FOLDER") if plain else SMOOTH.format(call=call),
     )
@@ -124,7 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, required=True, help="side of the films, pixels")
     given = parser.parse_args(argv)
     try:
-        export(weights.load_network(given.folder, torch.device("cpu")), given.out, given.side)
+        net = weights.load_network(given.folder, torch.device("cpu"))
+        made = read_manifest(given.folder) or {}
+        export(net, given.out, given.side, str(made.get("instance", "")))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

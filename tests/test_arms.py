@@ -16,6 +16,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from dollkit import (
+    adapters,
     armlabels,
     arms,
     compute,
@@ -329,3 +330,13 @@ def test_presets() -> None:
         presets.recipe(
             "modern", presets.settings("modern", optimizer="adam"), 1, 1, 1, "float32", 0
         )
+
+
+def test_a_run_that_moves_what_is_frozen_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tunings = grid.tunings_of([], {"bn": ["random"]}, {"other": [1e-3]})
+    whole = task_grid(tmp_path, starts("random"), tunings=tunings)
+    monkeypatch.setattr(adapters, "train_mode", lambda net, tuning: net.train())
+    with pytest.raises(AssertionError, match="running_mean should have stayed"):
+        grid.execute(whole)

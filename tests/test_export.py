@@ -15,7 +15,7 @@ from dollkit import compute, export, networks, weights
 from dollkit.errors import InputError
 
 STRANGER = """
-import sys, torch
+import re, sys, torch
 sys.modules["dollkit"] = None  # as if it were not installed
 try:
     import dollkit
@@ -30,6 +30,14 @@ with torch.no_grad():
     for folder in sys.argv[1:]:
         out[folder] = torch.export.load(folder + "/network.pt2").module()(films)
     out["smp"] = smp.from_pretrained("relu").eval()(films)
+    # What the card says of an activation that smp cannot name.
+    net = eval(re.search(r"`(smp\\..*?\\))`", open("silu/README.md").read())[1]).eval()
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, (torch.nn.ReLU, torch.nn.ReLU6)):
+                setattr(module, name, torch.nn.SiLU())
+    net.load_state_dict(load_file("silu/model.safetensors"))
+    out["card"] = net(films)
 save_file(out, "logits.safetensors")
 """
 
@@ -52,7 +60,7 @@ def test_a_stranger_gets_equal_logits(tmp_path: Path) -> None:
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     got = load_file(tmp_path / "logits.safetensors")
-    for name, logits in (*wanted.items(), ("smp", wanted["relu"])):
+    for name, logits in (*wanted.items(), ("smp", wanted["relu"]), ("card", wanted["silu"])):
         torch.testing.assert_close(got[name], logits, rtol=1e-4, atol=1e-4)
 
 
@@ -61,11 +69,13 @@ def test_the_card_says_what_the_folder_holds(
 ) -> None:
     net = networks.build("unet", "tu-resnet10t", 14)
     weights.save(net, tmp_path, networks.config_of(net))
+    (tmp_path / "manifest.json").write_text('{"instance": "pretrain/prior", "outputs": {}}')
     assert export.main([str(tmp_path), str(tmp_path / "out"), "--side", "64"]) == 0
     capsys.readouterr()
     card = (tmp_path / "out" / "README.md").read_text()
     assert all(f.name in card for f in (tmp_path / "out").iterdir() if f.name != "README.md")
     assert "activation silu" in card
+    assert "stage pretrain/prior." in card
     assert "Pneumothorax" in card
     assert "smp.Unet(encoder_name='tu-resnet10t'" in card
     assert export.main([str(tmp_path), str(tmp_path / "out"), "--side", "50"]) == 2

@@ -109,6 +109,17 @@ def test_rank_decides_the_size() -> None:
     assert counts[1] == 4 * counts[0]
 
 
+@pytest.mark.parametrize("kind", ["pspnet", "unet"])
+def test_lora_finds_the_encoders_convolutions_and_no_others(kind: str) -> None:
+    net = networks.build(kind, "densenet121", 2)
+    used = {n for n, p in net.named_parameters() if p.requires_grad and n.startswith("encoder.")}
+    wanted = {n for n in used if net.get_parameter(n).ndim == 4}
+    names = adapters.prepare(net, "lora")
+    downs = {n.replace("lora_A.default.", "") for n in names if "lora_A" in n}
+    assert downs == wanted
+    assert len(wanted) > (60 if kind == "unet" else 20)
+
+
 def test_norm_layers_of_a_convnext_are_layer_norms() -> None:
     net = network("tu-convnext_atto")
     names = adapters.prepare(net, "bn")
