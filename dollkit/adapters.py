@@ -1,13 +1,18 @@
-"""What "segmentation adapters" may mean: three tunings of a pre-trained network.
+"""What "segmentation adapters" may mean: tunings of a pre-trained network.
 
 The paper's own design is not known to us. ``full`` (A) puts a new output layer on the network and
 tunes everything; ``head`` (B, after FSEFT, arXiv 2303.17051) tunes a small residual head on the
 frozen network; ``adapter`` (C, after Conv-Adapter, arXiv 2208.07463) puts bottlenecks parallel to
-the 3x3 convolutions of the frozen network. Frozen means frozen: batch-norm statistics too.
+the spatial convolutions of the frozen encoder. Beside them, three that are in wide use: ``lora``
+(arXiv 2106.09685, by Hugging Face's peft) adds low-rank updates to the encoder's convolutions;
+``bn`` tunes the scales and shifts of the normalisation layers (arXiv 2003.00152); ``bias`` tunes
+the biases (BitFit, arXiv 2106.10199). All of them tune the new output layer. Frozen means frozen:
+batch-norm statistics too.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -15,18 +20,21 @@ from torch import nn
 
 from dollkit.errors import InputError
 
-TUNINGS = ("full", "head", "adapter")
+TUNINGS = ("full", "head", "adapter", "lora", "bn", "bias")
+RANK = 4
+"""Rank of LoRA's updates where none is given."""
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class ConvAdapter(nn.Module):
     """A frozen convolution with a trainable bottleneck beside it.
 
-    ``y = conv(x) + scale * up(relu(down(x)))`` with `down` a 3x3 convolution to width / gamma
-    channels in as many groups, `up` 1x1, and one learnable scale per output channel. `up` starts
-    at zero, so the network starts as it was pre-trained.
+    ``y = conv(x) + scale * up(relu(down(x)))`` with `down` a convolution of the same kernel to
+    width / gamma channels in as many groups, `up` 1x1, and one learnable scale per output channel.
+    `up` starts at zero, so the network starts as it was pre-trained.
 
     Args:
-        conv: 3x3 convolution to stand beside; its stride and padding are kept.
+        conv: convolution to stand beside, with an odd square kernel; its stride is kept.
         gamma: compression of the bottleneck.
     """
 
@@ -36,8 +44,10 @@ class ConvAdapter(nn.Module):
         groups = width if conv.in_channels % width == 0 else 1
         self.conv = conv
         stride, spread = (conv.stride[0], conv.stride[1]), (conv.dilation[0], conv.dilation[1])
+        side = conv.kernel_size[0]
+        pad = (side // 2 * spread[0], side // 2 * spread[1])
         self.down = nn.Conv2d(
-            conv.in_channels, width, 3, stride, spread, spread, groups=groups, bias=False
+            conv.in_channels, width, side, stride, pad, spread, groups=groups, bias=False
         )
         self.act = nn.ReLU(inplace=True)
         self.up = nn.Conv2d(width, conv.out_channels, 1, bias=False)
@@ -73,60 +83,106 @@ class ResidualHead(nn.Module):
         return out
 
 
-def prepare(net: nn.Module, tuning: str, gamma: int = 4) -> list[str]:
+def prepare(net: nn.Module, tuning: str, gamma: int = 4, rank: int = RANK) -> list[str]:
     """Freeze what the tuning freezes and add what it adds, in place.
 
     Args:
         net: a network from `networks.build`, pre-trained weights already loaded.
-        tuning: ``full``, ``head`` or ``adapter``.
+        tuning: one of `TUNINGS`.
         gamma: compression of Conv-Adapter.
+        rank: of LoRA's updates, at least 1.
 
     Returns:
         Names of the trainable parameters, in order; nothing else will move.
 
     Raises:
-        InputError: unknown tuning.
+        InputError: unknown tuning, a rank below 1, or an encoder without what the tuning tunes.
     """
     if tuning not in TUNINGS:
         raise InputError(f"parameter 'tuning' is {tuning!r}: use one of {', '.join(TUNINGS)}")
-    if tuning != "full":
-        for p in net.parameters():
-            p.requires_grad_(False)
-        head: nn.Module = net.segmentation_head  # type: ignore[assignment]
-        for p in head.parameters():
-            p.requires_grad_(True)
+    if rank < 1:
+        raise InputError(f"parameter 'lora_rank' is {rank}: it must be at least 1")
+    used = {name for name, p in net.named_parameters() if p.requires_grad}
+    chosen: list[str] = []
+    if tuning == "bn":
+        chosen = [n for n in _norms(net) if n in used]
+    elif tuning == "bias":
+        chosen = [n for n in used if n.endswith(".bias")]
+    head: nn.Module = net.segmentation_head  # type: ignore[assignment]
     if tuning == "head":
-        first = next(m for m in net.segmentation_head.modules() if isinstance(m, nn.Conv2d))  # type: ignore[union-attr]
-        net.segmentation_head = ResidualHead(net.segmentation_head, first.in_channels)  # type: ignore[arg-type]
-    if tuning == "adapter":
-        for parent, name, conv in list(_convolutions(net.encoder)):  # type: ignore[arg-type]
-            setattr(parent, name, ConvAdapter(conv, gamma))
+        first = next(m for m in head.modules() if isinstance(m, nn.Conv2d))
+        head = net.segmentation_head = ResidualHead(head, first.in_channels)
+    elif tuning == "adapter":
+        for path, conv in _convolutions(net, used):
+            if conv.kernel_size[0] % 2 and conv.kernel_size[0] > 1 and conv.in_channels > 1:
+                parent, _, name = path.rpartition(".")
+                setattr(net.get_submodule(parent), name, ConvAdapter(conv, gamma))
+        chosen = [n for n, _ in net.named_parameters() if _added(net, n)]
+    elif tuning == "lora":
+        _lora(net, [path for path, conv in _convolutions(net, used) if conv.groups == 1], rank)
+        chosen = [n for n, _ in net.named_parameters() if ".lora_" in n]
+    if tuning in ("adapter", "lora") and not chosen:
+        raise InputError(f"parameter 'tunings': {tuning!r} finds no convolution in this encoder")
+    if tuning != "full":
+        kept = set(chosen)
+        for name, p in net.named_parameters():
+            p.requires_grad_(name in kept)
+        head.requires_grad_(True)
     return [name for name, p in net.named_parameters() if p.requires_grad]
 
 
-def _convolutions(net: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Conv2d]]:
-    """3x3 convolutions with more than one input channel: the ones an adapter stands beside."""
-    for parent in net.modules():
-        for name, child in parent.named_children():
-            if (
-                isinstance(child, nn.Conv2d)
-                and child.kernel_size == (3, 3)
-                and child.in_channels > 1
-            ):
-                yield parent, name, child
+def _norms(net: nn.Module) -> list[str]:
+    """Scales and shifts of the normalisation layers (BatchNorm; LayerNorm in ConvNeXt)."""
+    return [
+        f"{path}.{name}"
+        for path, module in net.named_modules()
+        if isinstance(module, NORMS)
+        for name, _ in module.named_parameters(recurse=False)
+    ]
+
+
+def _added(net: nn.Module, name: str) -> bool:
+    """Is a parameter one of a Conv-Adapter's own, not of the convolution that it stands beside?"""
+    parts = name.split(".")
+    return any(
+        isinstance(net.get_submodule(".".join(parts[:i])), ConvAdapter) and parts[i] != "conv"
+        for i in range(1, len(parts))
+    )
+
+
+def _convolutions(net: nn.Module, used: set[str]) -> Iterator[tuple[str, nn.Conv2d]]:
+    """The encoder's convolutions that an output depends on, with their paths."""
+    for path, module in list(net.named_modules()):
+        if (
+            path.startswith("encoder.")
+            and isinstance(module, nn.Conv2d)
+            and f"{path}.weight" in used
+        ):
+            yield path, module
+
+
+def _lora(net: nn.Module, paths: list[str], rank: int) -> None:
+    """Low-rank updates beside some convolutions, scaled by one; they start at zero (peft)."""
+    # Here, because peft imports transformers: seconds that the other tunings need not pay.
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=paths)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's advice about its own saving
+        inject_adapter_in_model(config, net)
+    # peft matches by the ends of names.
+    placed = [n.removesuffix(".lora_A") for n, _ in net.named_modules() if n.endswith(".lora_A")]
+    if sorted(placed) != sorted(paths):
+        raise AssertionError("LoRA stands beside other convolutions than the ones asked for")
 
 
 def train_mode(net: nn.Module, tuning: str) -> None:
-    """Training mode for a tuning: under ``head`` and ``adapter`` the frozen network stays in eval.
+    """Training mode for a tuning: all but ``full`` leave the whole network in eval mode.
 
-    ``requires_grad = False`` alone lets batch-norm statistics and dropout move on.
+    ``requires_grad = False`` alone lets batch-norm statistics and dropout move on; under ``bn``
+    too, where scales and shifts are trained, the statistics stay those of pre-training.
     """
     net.train(tuning == "full")
-    if tuning != "full":
-        for module in net.modules():
-            own = list(module.parameters(recurse=False))
-            if own and all(p.requires_grad for p in own):
-                module.train()
 
 
 def tuned_state(net: nn.Module, names: list[str]) -> dict[str, torch.Tensor]:

@@ -4,43 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from dollkit import networks, weights
+from dollkit import imagenet, networks, weights
 from dollkit.errors import InputError
 from dollkit.finetuning import Start
+from dollkit.sources import sha256
 
 PRETRAINED = ("doll", "shuffled", "prior", "gradcam", "truth")
 ARMS = ("random", "imagenet", "classifier", *PRETRAINED)
+NO_WEIGHTS = "no weights"
+"""Why the ImageNet arm does not run where no file of weights is given."""
 
 
 def starts(
-    arms: Sequence[str], classifiers: Mapping[str, Path], pretrained: Mapping[str, Path]
+    arms: Sequence[str],
+    classifiers: Mapping[str, Path],
+    pretrained: Mapping[str, Path],
+    network: str,
+    config: Mapping[str, Any],
+    *,
+    transfer: str = "all",
+    imagenet_weights: str = "",
 ) -> dict[str, Start]:
     """How each arm fills a fresh network.
 
-    ``random`` leaves it as drawn; ``classifier`` copies the classifier's backbone; the
-    pre-trained arms copy every tensor but the output layer, or fail.
+    ``random`` leaves it as drawn; ``imagenet`` copies a file of the user's into the encoder, see
+    `dollkit.imagenet`; ``classifier`` copies the classifier's backbone; the pre-trained arms copy
+    every tensor but the output layer, or the encoder alone, or fail.
 
     Args:
         arms: names, in the order of the tables.
         classifiers: folder of the encoder's classifier, by name.
         pretrained: folder of every pre-trained network, by arm.
+        network: kind of the network to fill, see `networks.build`.
+        config: its encoder, depth and activation.
+        transfer: ``all`` or ``encoder``: what the pre-trained arms copy.
+        imagenet_weights: path of the file; "": the arm is not run.
 
     Raises:
-        InputError: unknown arm, listed twice, or its weights were not made by this run.
+        InputError: unknown arm, listed twice, its weights were not made by this run, or they are
+            of another network than the one to fill.
     """
     if len(set(arms)) != len(arms):
         raise InputError(f"parameter 'arms' is {list(arms)}: each arm once")
+    if transfer not in networks.PARTS:
+        raise InputError(
+            f"parameter 'transfer' is {transfer!r}: use one of {', '.join(networks.PARTS)}"
+        )
     cpu = torch.device("cpu")
+    wanted = {"network": network, **config}
     out: dict[str, Start] = {}
     for arm in arms:
         if arm == "random":
-            out[arm] = Start(lambda net: None)
+            out[arm] = Start(lambda net: [])
         elif arm == "imagenet":
-            # smp's own ImageNet weights are fetched from the network; none are shipped here.
-            out[arm] = Start(lambda net: None, reason="no ImageNet weights given")
+            out[arm] = _imagenet(imagenet_weights, wanted)
         elif arm == "classifier":
             model = weights.load_classifier(next(iter(classifiers.values())), cpu)
             out[arm] = Start(lambda net, m=model: networks.transfer_encoder(net, m))  # type: ignore[misc]
@@ -50,8 +71,38 @@ def starts(
                     f"parameter 'arms' names {arm!r}, which the run does not pre-train: add it to "
                     "'arms' of the profile's matrix"
                 )
-            _, state = weights.read(pretrained[arm])
-            out[arm] = Start(lambda net, s=state: networks.transfer(net, s))  # type: ignore[misc]
+            made, state = weights.read(pretrained[arm])
+            _same(pretrained[arm], made, wanted, transfer)
+            out[arm] = Start(
+                lambda net, s=state: networks.transfer(net, s, transfer)  # type: ignore[misc]
+            )
         else:
             raise InputError(f"parameter 'arms' names {arm!r}: use some of {', '.join(ARMS)}")
     return out
+
+
+def _imagenet(path: str, wanted: Mapping[str, Any]) -> Start:
+    if not path:
+        return Start(lambda net: [], reason=NO_WEIGHTS)
+    file = Path(path)
+    found = imagenet.read(file, str(wanted["encoder"]))
+    note = f"{file.name}; left out: {', '.join(found.ignored) or 'nothing'}"
+    if found.summed:
+        note += f"; {found.summed} summed over its three input channels"
+    if wanted["activation"] != "relu":
+        note += f"; trained with another activation than {wanted['activation']}"
+    return Start(found.into, key=sha256(file), note=note)
+
+
+def _same(folder: Path, made: Mapping[str, Any], wanted: Mapping[str, Any], transfer: str) -> None:
+    """What no tensor tells must agree too: the activation above all."""
+    names = {"network": "network", "encoder": "encoder", "depth": "encoder_depth"}
+    names |= {"activation": "activation"}
+    for key, parameter in names.items():
+        if transfer == "encoder" and key in ("network", "depth"):
+            continue
+        if made.get(key) != wanted[key]:
+            raise InputError(
+                f"{folder}: pre-trained with {parameter} {made.get(key)!r}, parameter "
+                f"{parameter!r} here is {wanted[key]!r}; use the same in both"
+            )

@@ -2,6 +2,11 @@
 
 One affine map per film, drawn from an explicit generator, so that batch `step` of a run is the
 same after a resume. Left-right flips are left out: they would swap the patient's organs.
+
+Why not `torchvision.transforms.v2`: its transforms draw one map for a whole batch, and from the
+global generator. Its `affine` film by film, with our draws, gives the same films (a test holds us
+to it), but in many small calls. On one CPU thread (EPYC, 16 films of 224 x 224, torch 2.15) that
+took 29, 32 and 63 ms with 1, 3 and 14 mask channels, this takes 23, 22 and 33.
 """
 
 from __future__ import annotations
@@ -78,6 +83,21 @@ def augment(
     out = out.contiguous(memory_format=torch.channels_last)
     if masks is None:
         return out, None
-    shifted = masks.float() - fill_mask
-    warped = F.grid_sample(shifted, grid, mode="nearest", align_corners=False) + fill_mask
-    return out, warped.to(torch.uint8)
+    return out, _nearest(masks, grid, fill_mask)
+
+
+def _nearest(masks: torch.Tensor, grid: torch.Tensor, fill: int) -> torch.Tensor:
+    """``grid_sample(mode="nearest")`` of whole numbers, by gathering: to the bit on the CPU.
+
+    Args:
+        masks: (n, C, S, S) uint8.
+        grid: (n, S, S, 2) places in [-1, 1], x first.
+        fill: value of places outside.
+    """
+    n, channels, height, width = masks.shape
+    x = grid[..., 0].add(1).mul_(width / 2).sub_(0.5).round_()
+    y = grid[..., 1].add(1).mul_(height / 2).sub_(0.5).round_()
+    outside = (x < 0) | (x >= width) | (y < 0) | (y >= height)
+    at = y.clamp_(0, height - 1).mul_(width).add_(x.clamp_(0, width - 1)).long().view(n, 1, -1)
+    out = masks.flatten(2).gather(2, at.expand(-1, channels, -1)).view(masks.shape)
+    return out.masked_fill_(outside.unsqueeze(1), fill)

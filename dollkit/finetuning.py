@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,15 +133,23 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
 
 @dataclass(frozen=True)
 class Start:
-    """Where an arm's weights come from: put them into a fresh network, in place."""
+    """Where an arm's weights come from.
 
-    load: Callable[[nn.Module], object]
+    Attributes:
+        load: puts them into a fresh network, in place; returns the names of the copied tensors.
+        reason: why the arm cannot run; empty if it can.
+        key: fingerprint of weights that are no artefact of the run.
+        note: what a reader should know of them.
+    """
+
+    load: Callable[[nn.Module], list[str]]
     reason: str = ""
-    """Why the arm cannot run; empty if it can."""
+    key: str = ""
+    note: str = ""
 
 
 def network(
-    job: Job, config: Mapping[str, Any], classes: int, start: Start
+    job: Job, config: Mapping[str, Any], classes: int, start: Start, rank: int = adapters.RANK
 ) -> tuple[nn.Module, list[str]]:
     """A network ready for the job, and the names of what it will train.
 
@@ -151,25 +159,34 @@ def network(
     with compute.seeded(job.seed, 7):
         net = networks.build(job.network, classes=classes, **config)
         start.load(net)
-        names = adapters.prepare(net, job.tuning)
+        names = adapters.prepare(net, job.tuning, rank=rank)
     return net, names
+
+
+def _state(net: nn.Module, but: Collection[str]) -> dict[str, torch.Tensor]:
+    """Copies of parameters and buffers, some left out."""
+    return {k: v.clone() for k, v in net.state_dict().items() if k not in but}
 
 
 def run(
     job: Job, data: Films, parts: Parts, config: Mapping[str, Any], start: Start, recipe: Recipe,
-    augmentation: Augmentation, where: torch.device,
+    augmentation: Augmentation, where: torch.device, rank: int = adapters.RANK,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one job.
+
+    Args:
+        rank: of the updates under tuning ``lora``.
 
     Returns:
         ``curve`` (history rows), ``run`` (one row for runs.csv), ``counts`` (3, test films,
         classes) of tp, fp, fn and ``prediction`` (test films, C, S, S / 8) bits.
     """
     recipe = replace(recipe, lr=job.lr, seed=job.seed)
-    net, names = network(job, config, len(data.classes), start)
+    net, names = network(job, config, len(data.classes), start, rank)
     net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if names != [n for n, p in net.named_parameters() if p.requires_grad]:
         raise AssertionError("the set of trainable tensors changed")
+    frozen = {} if job.tuning == "full" else _state(net, names)
     images = compute.to_input(data.images[parts.train], where)
     targets = torch.from_numpy(data.targets[parts.train]).to(where)
     held = compute.to_input(data.images[parts.valid], where)
@@ -193,6 +210,9 @@ def run(
         net, sample, loss, recipe, evaluate=evaluate, score="val_miou", quiet=True,
         set_mode=lambda m: adapters.train_mode(m, job.tuning), label=job.name,
     )  # fmt: skip
+    moved = [k for k, v in _state(net, names).items() if k in frozen and not v.equal(frozen[k])]
+    if moved:
+        raise AssertionError(f"{job.name}: {moved[0]} should have stayed as it was")
     count, total = networks.trainable(net)
     kept = names if job.tuning != "full" else list(net.state_dict())
     state = net.state_dict()

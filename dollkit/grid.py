@@ -20,13 +20,15 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit import metrics, npz
+from dollkit import adapters, metrics, npz
 from dollkit.augment import Augmentation
 from dollkit.errors import InputError
 from dollkit.finetuning import Films, Job, Start, run, split
 from dollkit.loop import Recipe
 
 log = logging.getLogger(__name__)
+OTHER = "other"
+"""Learning rates of every tuning that has none of its own."""
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Grid:
         starts: arm to `Start`.
         folder: gets `jobs/`.
         key: fingerprint of data, weights and settings; jobs made under another key run again.
+        rank: of the updates under tuning ``lora``.
     """
 
     task: str
@@ -56,22 +59,55 @@ class Grid:
     folder: Path
     key: str
     where: torch.device
+    rank: int = adapters.RANK
 
     def __post_init__(self) -> None:
         for tuning, (arms, lrs) in self.tunings.items():
             for arm in arms:
                 if arm not in self.starts:
                     raise InputError(
-                        f"parameter '{tuning}_arms' names {arm!r}: list it in 'arms' too"
+                        f"parameter 'tunings' names {arm!r} under {tuning!r}: list it in 'arms' too"
                     )
             if arms and not lrs:
-                raise InputError(f"parameter 'lrs_{tuning}' is empty: give at least one rate")
+                raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
         for name in ("seeds", "folds"):
             if not getattr(self, name):
                 raise InputError(f"parameter {name!r} is empty: give at least one")
         for seed in self.seeds:
             for fold in self.folds:  # too few films is an error before any run starts
                 split(self.data.films, fold, self.n_train, self.n_valid, seed)
+
+
+def tunings_of(
+    arms: Sequence[str], tunings: Mapping[str, Sequence[str]], lrs: Mapping[str, Sequence[float]]
+) -> dict[str, tuple[Sequence[str], Sequence[float]]]:
+    """Every tuning that has arms, with them and its learning rates, in `adapters.TUNINGS`' order.
+
+    Args:
+        arms: starts that are tuned in full.
+        tunings: starts under each of the other tunings.
+        lrs: grid of peak learning rates of each tuning, the same for all of its arms; ``other``
+            is for tunings without their own.
+
+    Raises:
+        InputError: a tuning that is not known, or that has arms but no rates.
+    """
+    known = {"tunings": adapters.TUNINGS[1:], "lrs": (*adapters.TUNINGS, OTHER)}
+    for name, given in (("tunings", tunings), ("lrs", lrs)):
+        for tuning in given:
+            if tuning not in known[name]:
+                raise InputError(
+                    f"parameter {name!r} names {tuning!r}: use some of {', '.join(known[name])}"
+                )
+    wanted = {"full": arms, **tunings}
+    out: dict[str, tuple[Sequence[str], Sequence[float]]] = {}
+    for tuning in adapters.TUNINGS:
+        if wanted.get(tuning):
+            rates = lrs.get(tuning, lrs.get(OTHER, ()))
+            if not rates:
+                raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
+            out[tuning] = (wanted[tuning], rates)
+    return out
 
 
 def execute(grid: Grid) -> dict[str, pd.DataFrame]:
@@ -136,19 +172,24 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
 def _job(grid: Grid, job: Job) -> dict[str, Any]:
     """Result of a job, from its file if it is there."""
     path = grid.folder / "jobs" / f"{job.name}.npz"
-    found = _read(path, grid.key)
+    key = _key(grid, job.arm)
+    found = _read(path, key)
     if found is not None:
         return found
     parts = split(grid.data.films, job.fold, job.n_train, grid.n_valid, job.seed)
     result = run(
         job, grid.data, parts, grid.config, grid.starts[job.arm], grid.recipe, grid.augmentation,
-        grid.where,
+        grid.where, grid.rank,
     )  # fmt: skip
-    text = json.dumps({"key": grid.key, "curve": result["curve"], "run": result["run"]})
+    text = json.dumps({"key": key, "curve": result["curve"], "run": result["run"]})
     part = path.with_suffix(".part.npz")
     np.savez(part, text=np.array(text), counts=result["counts"], prediction=result["prediction"])
     part.replace(path)
     return result
+
+
+def _key(grid: Grid, arm: str) -> str:
+    return grid.key + grid.starts[arm].key
 
 
 def _read(path: Path, key: str) -> dict[str, Any] | None:
@@ -203,7 +244,8 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
     fields = list(Job.__dataclass_fields__)
     drawn = []
     for row in chosen[fields].itertuples(index=False):
-        found = _read(grid.folder / "jobs" / f"{Job(*row).name}.npz", grid.key)
+        job = Job(*row)
+        found = _read(grid.folder / "jobs" / f"{job.name}.npz", _key(grid, job.arm))
         assert found is not None
         drawn.append(np.unpackbits(found["prediction"], axis=-1)[: len(test)])
     prediction = np.stack(drawn)

@@ -16,6 +16,7 @@ LIBRARIES = (
     "matplotlib",
     "numpy",
     "pandas",
+    "peft",
     "pillow",
     "scikit-image",
     "scikit-learn",

@@ -1,10 +1,13 @@
 """Segmentation networks (segmentation-models-pytorch), strict transfer, and what is trained.
 
-PSPNet is the paper's network (its figure 4); backbone, depth and width are our choice.
+PSPNet is the paper's network (its figure 4); backbone, depth and width are our choice. The other
+networks are there to ask whether a result is PSPNet's own: DeepLabV3+ (arXiv 1802.02611), U-Net
+(1505.04597) and UPerNet (1807.10221).
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -15,7 +18,13 @@ from torch import nn
 from dollkit.classifiers import Classifier, smooth
 from dollkit.errors import InputError
 
-NETWORKS = {"pspnet": smp.PSPNet, "deeplabv3plus": smp.DeepLabV3Plus, "unet": smp.Unet}
+NETWORKS = {
+    "pspnet": smp.PSPNet,
+    "deeplabv3plus": smp.DeepLabV3Plus,
+    "unet": smp.Unet,
+    "upernet": smp.UPerNet,
+}
+PARTS = ("all", "encoder")
 HEAD = "segmentation_head."
 """Prefix of the output layer, the only part that transfer leaves alone."""
 
@@ -27,15 +36,20 @@ def build(
 
     Args:
         network: one of `NETWORKS`.
-        encoder: smp encoder name.
+        encoder: smp encoder name, ``tu-...`` for timm's. DeepLabV3+ needs one whose stages can
+            be dilated; DenseNet pools between them and cannot.
         classes: output channels (independent sigmoids).
         depth: encoder stages for PSPNet (3: stride 8, smp's default and PaddleSeg's stride);
             the others use five.
         activation: as in `classifiers.encoder`.
 
     Returns:
-        (n, 1, S, S) normalised films -> (n, classes, S, S) logits. Attribute ``config`` holds
-        the arguments.
+        (n, 1, S, S) normalised films -> (n, classes, S, S) logits, S a multiple of 32; see
+        `config_of`. Parameters that no output depends on (stages of the encoder beyond `depth`,
+        which smp keeps) do not require gradients.
+
+    Raises:
+        InputError: unknown network, encoder or activation, or a pair that smp cannot build.
     """
     if network not in NETWORKS:
         raise InputError(f"parameter 'network' is {network!r}: use one of {', '.join(NETWORKS)}")
@@ -52,11 +66,21 @@ def build(
             net: nn.Module = NETWORKS[network](
                 encoder, encoder_weights=None, in_channels=1, classes=classes, **extra
             )
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"parameter 'encoder': no {network} on {encoder!r} ({error})") from error
     smooth(net, activation)
+    if network == "pspnet":  # the others use all five stages
+        for name in _unused(net):
+            net.get_parameter(name).requires_grad_(False)
     net.config_ = config  # type: ignore[assignment]
     return net
+
+
+def _unused(net: nn.Module) -> list[str]:
+    """Names of parameters that no output depends on, by one pass without any arithmetic."""
+    ghost = copy.deepcopy(net).to("meta")
+    ghost(torch.empty(2, 1, 64, 64, device="meta")).sum().backward()
+    return [name for name, p in ghost.named_parameters() if p.grad is None]
 
 
 def config_of(net: nn.Module) -> dict[str, Any]:
@@ -65,8 +89,8 @@ def config_of(net: nn.Module) -> dict[str, Any]:
     return config
 
 
-def transfer(target: nn.Module, source: dict[str, torch.Tensor]) -> list[str]:
-    """Copy every tensor but the output layer, or fail.
+def transfer(target: nn.Module, source: dict[str, torch.Tensor], part: str = "all") -> list[str]:
+    """Copy every tensor but the output layer, or those of the encoder alone, or fail.
 
     PSSL copies whatever matches by name and shape; a silent mismatch would then look like a
     weak pre-training. Here anything else that does not match is an error.
@@ -74,6 +98,8 @@ def transfer(target: nn.Module, source: dict[str, torch.Tensor]) -> list[str]:
     Args:
         target: a network from `build`.
         source: state of a network of the same kind, with any number of output channels.
+        part: ``all``, or ``encoder``: the segmentation module stays as drawn, as where the
+            backbone alone was pre-trained; it may then be of another kind.
 
     Returns:
         Names of the copied tensors.
@@ -81,9 +107,14 @@ def transfer(target: nn.Module, source: dict[str, torch.Tensor]) -> list[str]:
     Raises:
         InputError: names the first tensor that is missing, surplus or of another shape.
     """
+    if part not in PARTS:
+        raise InputError(f"parameter 'transfer' is {part!r}: use one of {', '.join(PARTS)}")
+
+    def ours(key: str) -> bool:
+        return key.startswith("encoder.") if part == "encoder" else not key.startswith(HEAD)
+
     own = target.state_dict()
-    wanted = [k for k in own if not k.startswith(HEAD)]
-    given = [k for k in source if not k.startswith(HEAD)]
+    wanted, given = [k for k in own if ours(k)], [k for k in source if ours(k)]
     for key in wanted:
         if key not in source:
             raise InputError(f"transfer: tensor {key} is not in the pre-trained network")
@@ -111,6 +142,13 @@ def transfer_encoder(target: nn.Module, classifier: Classifier) -> list[str]:
     encoder: nn.Module = target.encoder  # type: ignore[assignment]
     own = encoder.state_dict()
     source = classifier.encoder.state_dict()
+    # No tensor tells the activation: weights of one would load into the other without a word.
+    theirs, here = classifier.config["activation"], config_of(target)["activation"]
+    if theirs != here:
+        raise InputError(
+            f"transfer: the classifier's activation is {theirs!r} and parameter 'activation' here "
+            f"is {here!r}; use the same for both"
+        )
     for key, tensor in own.items():
         if key not in source or source[key].shape != tensor.shape:
             have = tuple(source[key].shape) if key in source else "missing"

@@ -53,7 +53,7 @@ STAGES: dict[str, Stage] = {
             "pretrain",
             "pretraining",
             "04_pretraining.ipynb",
-            ("data", "labels", ENCODER),
+            ("data", "labels", "classifiers"),  # all of them: arm gradcam explains anew
             over=("arms", "arm"),
         ),
         Stage(

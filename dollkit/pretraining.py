@@ -19,7 +19,7 @@ from dollkit.loop import Fit, Recipe, fit, order
 from dollkit.losses import IGNORE, weighted_bce_dice
 from dollkit.store import Store
 
-ARMS = ("doll", "shuffled", "prior", "truth")
+ARMS = ("doll", "shuffled", "prior", "gradcam", "truth")
 Rows = npt.NDArray[np.int64]
 Targets = Callable[[Rows], npt.NDArray[np.uint8]]
 
@@ -27,11 +27,11 @@ Targets = Callable[[Rows], npt.NDArray[np.uint8]]
 def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets:
     """What each pre-training arm is taught on a film.
 
-    ``doll``: its labels. ``shuffled``: the labels of another film (a fixed permutation without
-    fixed points): same shapes, same frequencies, no relation to the film. ``prior``: for each
-    positive finding the mean label of that finding, cut at the finding's mean area: the anatomy,
-    but nothing of this film. ``truth``: the true masks, where a data set has them (the phantom):
-    the upper bound.
+    ``doll``: its labels. ``gradcam``: the same, with `labels` from `armlabels`. ``shuffled``: the
+    labels of another film (a fixed permutation without fixed points): same shapes, same
+    frequencies, no relation to the film. ``prior``: for each positive finding the mean label of
+    that finding, cut at the finding's mean area: the anatomy, but nothing of this film.
+    ``truth``: the true masks, where a data set has them (the phantom): the upper bound.
 
     Returns:
         rows (n,) -> (n, 14, S, S) uint8 in {0, 1, 255}.
@@ -39,7 +39,7 @@ def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets
     Raises:
         InputError: unknown arm, or ``truth`` without masks.
     """
-    if arm == "doll":
+    if arm in ("doll", "gradcam"):
         return lambda rows: labels.targets(rows, store.states[rows])
     if arm == "shuffled":
         rows = labels.rows

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dollkit import networks
+from dollkit import adapters, networks
 from dollkit.classifiers import Classifier
 from dollkit.errors import InputError
 
@@ -76,3 +77,45 @@ def load_network(folder: Path, where: torch.device) -> nn.Module:
     _fit(net, state, folder)
     net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()
+
+
+def save_tuned(net: nn.Module, names: list[str], tuning: str, path: Path, rank: int) -> int:
+    """Write what a tuning trained, and nothing else, as one safetensors file.
+
+    Args:
+        net: a network after `adapters.prepare`, trained.
+        names: what `adapters.prepare` returned.
+        tuning, rank: what it was given; they travel in the file's header.
+
+    Returns:
+        Bytes of the file.
+    """
+    state = {k: v.contiguous() for k, v in adapters.tuned_state(net, names).items()}
+    part = path.with_suffix(".part")
+    save_file(state, part, metadata={"tuning": tuning, "rank": str(rank)})
+    part.replace(path)
+    return path.stat().st_size
+
+
+def load_tuned(net: nn.Module, path: Path) -> list[str]:
+    """Put a file of `save_tuned` onto a fresh network that holds the same pre-trained weights.
+
+    Returns:
+        Names of the tensors that were loaded.
+
+    Raises:
+        InputError: no such file, unreadable, not finite, or tensors that do not fit.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        tuning, rank = header["tuning"], int(header["rank"])
+    except Exception as error:  # safetensors raises its own types
+        raise InputError(f"{path}: no readable adapter checkpoint ({error})") from error
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: tensor {key} holds NaN or infinity")
+    names = adapters.prepare(net, tuning, rank=rank)
+    adapters.load_tuned(net, state, names)
+    return names

@@ -194,4 +194,8 @@ def test_the_record_of_the_loop(trained: attribution.TrainedRun) -> None:
     rate = record["loop_films_per_s"] / record["loop_bare_films_per_s"]
     assert record["loop_ratio"] == pytest.approx(rate, rel=0.05)
     assert record["loop_setting"]["batch"] == 2
+    assert 0 < record["loop_wait_share"] < 1
+    assert record["loop_bf16_speedup"] > 0
+    told = loops.run.__doc__ or ""
+    assert [name for name in record if f"``{name}``" not in told] == []
     assert json.loads(json.dumps(record)) == record

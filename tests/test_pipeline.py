@@ -46,7 +46,9 @@ def test_instances_and_inputs_of_a_profile(toy: Path) -> None:
         "cost",
     ]
     assert plan["labels"].inputs == ("data", "classifiers/a", "classifiers/b")
-    assert plan["pretrain/doll"].inputs == ("data", "labels", "classifiers/a")
+    assert plan["pretrain/doll"].inputs == (
+        "data", "labels", "classifiers/a", "classifiers/b",
+    )  # fmt: skip
     assert plan["finetune/lungs"].inputs == ("data", "pretrain/doll", "classifiers/a")
     assert plan["classifiers/b"].parameters["architecture"] == "b"
     assert plan["data"].parameters == {"profile": "toy", "size": 4}

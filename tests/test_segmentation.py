@@ -1,4 +1,4 @@
-"""Networks, transfer, adapters, pre-training targets and the grid of fine-tuning runs."""
+"""Transfer, classifiers, pre-training targets and the grid of fine-tuning runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import torch
 from torch import nn
 
 from dollkit import (
-    adapters,
-    arms,
     compute,
     finetuning,
     grid,
@@ -72,22 +70,6 @@ def make_store(path: Path, n: int, classes: tuple[str, ...]) -> Store:
     return open_store(path)
 
 
-@pytest.mark.parametrize("name", list(networks.NETWORKS))
-def test_every_network_runs_backward_saves_and_loads(name: str, tmp_path: Path) -> None:
-    net = network(3, name)
-    x = torch.randn(2, 1, 64, 64)
-    net(x).square().mean().backward()
-    missing = [n for n, p in net.named_parameters() if p.grad is None]
-    # PSPNet takes the encoder's first stages only; all else must learn.
-    assert all(n.startswith(("encoder.layer3", "encoder.layer4")) for n in missing)
-    weights.save(net, tmp_path, networks.config_of(net))
-    again = weights.load_network(tmp_path, CPU)
-    net.eval()
-    with torch.no_grad():
-        assert net(x).shape == (2, 3, 64, 64)
-        torch.testing.assert_close(again(x), net(x), rtol=1e-4, atol=1e-5)
-
-
 def test_transfer_copies_all_but_the_output_layer() -> None:
     source, target = network(14, seed=1), network(2, seed=2)
     head = target.state_dict()["segmentation_head.0.weight"].clone()
@@ -124,63 +106,8 @@ def test_classifier_backbone_moves_whole_or_not_at_all() -> None:
     assert all(torch.equal(net.state_dict()[k], own[k.removeprefix("encoder.")]) for k in copied)
     with pytest.raises(InputError, match="same architecture"):
         networks.transfer_encoder(net, Classifier("tu-resnet10t", 5, "silu", "lse"))
-
-
-@pytest.mark.parametrize("tuning", ["head", "adapter"])
-def test_adapters_start_where_the_network_was(tuning: str) -> None:
-    net = network().eval()
-    x = torch.randn(2, 1, 64, 64)
-    with torch.no_grad():
-        before = net(x)
-        adapters.prepare(net, tuning)
-        torch.testing.assert_close(net.eval()(x), before, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("tuning", ["head", "adapter"])
-def test_frozen_means_frozen_statistics_too(tuning: str) -> None:
-    net = network()
-    names = adapters.prepare(net, tuning)
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    optimiser = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
-    for _ in range(2):
-        adapters.train_mode(net, tuning)
-        net(torch.randn(2, 1, 64, 64)).square().mean().backward()
-        optimiser.step()
-        optimiser.zero_grad()
-    moved = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
-    assert moved <= set(names)
-    assert any("segmentation_head" in k for k in moved)
-    assert any(".up." in k or "second" in k for k in moved)
-    share = networks.trainable(net)
-    # B's two 3x3 convolutions are as wide as the PSP module's output: not small here.
-    assert share[0] < (0.06 if tuning == "adapter" else 0.5) * share[1]
-
-
-def test_full_tuning_trains_everything() -> None:
-    net = network()
-    assert adapters.prepare(net, "full") == [n for n, _ in net.named_parameters()]
-    with pytest.raises(InputError, match="'prompt'"):
-        adapters.prepare(net, "prompt")
-
-
-def test_adapter_checkpoint_holds_only_what_was_trained() -> None:
-    net, again = network(seed=4), network(seed=4)
-    names = adapters.prepare(net, "adapter")
-    adapters.prepare(again, "adapter")
-    with torch.no_grad():
-        for name, p in net.named_parameters():
-            if name in names:
-                p.add_(0.05 * torch.randn_like(p))
-    state = adapters.tuned_state(net, names)
-    assert sorted(state) == sorted(names)
-    assert sum(v.numel() for v in state.values()) == networks.trainable(net)[0]
-    adapters.load_tuned(again, state, names)
-    x = torch.randn(2, 1, 64, 64)
-    with torch.no_grad():
-        assert torch.equal(net.eval()(x), again.eval()(x))
-    state.pop(names[0])
-    with pytest.raises(InputError, match="one side only"):
-        adapters.load_tuned(again, state, names)
+    with pytest.raises(InputError, match="activation is 'relu'"):
+        networks.transfer_encoder(net, Classifier(ENCODER, 5, "relu", "lse"))
 
 
 def test_classifier_learns_resumes_and_scores(tmp_path: Path) -> None:
@@ -305,8 +232,8 @@ def test_parts_share_no_patient_and_training_sets_are_nested(tmp_path: Path) -> 
 
 def make_grid(tmp_path: Path, key: str = "k", **more: object) -> grid.Grid:
     starts = {
-        "random": finetuning.Start(lambda net: None),
-        "imagenet": finetuning.Start(lambda net: None, "no weights"),
+        "random": finetuning.Start(lambda net: []),
+        "imagenet": finetuning.Start(lambda net: [], "no weights"),
     }
     settings: dict[str, object] = {
         "task": "lungs",
@@ -412,19 +339,11 @@ def test_validation_films_without_a_pixel_to_judge_by(tmp_path: Path) -> None:
 
 
 def test_grid_refuses_what_cannot_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="adapter_arms"):
+    with pytest.raises(InputError, match="'tunings' names 'doll' under 'adapter'"):
         make_grid(tmp_path, tunings={"adapter": (["doll"], [1e-3])})
+    with pytest.raises(InputError, match="'lrs' has no rate for 'full'"):
+        make_grid(tmp_path, tunings={"full": (["random"], [])})
     with pytest.raises(InputError, match="seeds"):
         make_grid(tmp_path, seeds=[])
     with pytest.raises(InputError, match="n_train"):
         make_grid(tmp_path, n_train=10**6)
-
-
-def test_arms_name_what_they_lack() -> None:
-    with pytest.raises(InputError, match="does not pre-train"):
-        arms.starts(["doll"], {}, {})
-    with pytest.raises(InputError, match="'best'"):
-        arms.starts(["best"], {}, {})
-    with pytest.raises(InputError, match="each arm once"):
-        arms.starts(["random", "random"], {}, {})
-    assert arms.starts(["imagenet"], {}, {})["imagenet"].reason

@@ -95,11 +95,14 @@ def test_inputs_are_those_of_the_matrix(toy: Path) -> None:
     labels.finish()
     pretrain = begin("pretraining", VALUES | {"arm": "doll"})
     assert pretrain.path.name == "doll"
-    assert list(pretrain.inputs("classifiers")) == ["a"], "only the encoder's classifier"
-    with pytest.raises(InputError, match="does not read 'classifiers/b'"):
-        pretrain.input("classifiers/b")
+    assert list(pretrain.inputs("classifiers")) == ["a", "b"], "arm gradcam explains anew"
     with pytest.raises(InputError, match="reads no 'tables'"):
         pretrain.inputs("tables")
+    pretrain.finish()
+    finetune = begin("finetuning", VALUES | {"task": "lungs"})
+    assert list(finetune.inputs("classifiers")) == ["a"], "only the encoder's classifier"
+    with pytest.raises(InputError, match="does not read 'classifiers/b'"):
+        finetune.input("classifiers/b")
 
 
 def test_instance_is_named_by_hand_or_by_the_parameter(toy: Path) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dollkit import adapters, arms
 from dollkit.errors import InputError
 from dollkit.report import cases as rows
 from dollkit.report import reference, render, speed, tables
+from dollkit.report.curves import TUNING_TITLES
 from tests import synthetic_run as synthetic
 
 
@@ -175,6 +177,20 @@ def test_table2_shares_and_steps(run: Path) -> None:
     )
     assert ratio == pytest.approx(2.0, rel=0.1)
     assert cell.loc[("organs", "full", "doll"), "reached"] == "3/3"
+
+
+def test_table2_shows_every_tuning() -> None:
+    kept = dict.fromkeys(reversed(adapters.TUNINGS), 1.0)
+    cases = synthetic.segmentation_cases(
+        {"random": 0.0, "doll": 0.1}, tasks=["lungs"], tunings=kept, patients=5
+    )
+    curves = synthetic.learning_curves(cases)
+    table = tables.table2(cases, synthetic.run_rows(curves), curves)
+    assert set(table["tuning"].unique()) == set(adapters.TUNINGS)
+    assert table["tuning"].tolist()[0] == "full"
+    assert table["trainable_share"].notna().all()
+    assert set(rows.TUNINGS) == set(adapters.TUNINGS) == set(TUNING_TITLES)
+    assert set(rows.ARMS) == set(arms.ARMS)
 
 
 def test_table3_deltas_are_paired(run: Path) -> None:

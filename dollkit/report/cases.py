@@ -23,7 +23,7 @@ from dollkit.stats import Floats, patient_values
 
 ARMS = ("random", "imagenet", "classifier", "doll", "shuffled", "prior", "gradcam", "truth")
 TASKS = ("lungs", "infection", "organs")
-TUNINGS = ("full", "head", "adapter")
+TUNINGS = ("full", "head", "adapter", "lora", "bn", "bias")
 
 SETTING = ["task", "network", "n_train", "tuning", "arm"]
 """What one row of a table is about; seeds, folds, films and classes are averaged over."""

@@ -15,7 +15,10 @@ from dollkit.findings import PATHOLOGIES
 from dollkit.report import cases, style
 from dollkit.report.style import Drawn
 
-TUNING_TITLES = {"full": "all weights", "adapter": "adapters", "head": "head only"}
+TUNING_TITLES = {
+    "full": "all weights", "adapter": "adapters", "head": "head only", "lora": "LoRA",
+    "bn": "norm layers", "bias": "biases",
+}  # fmt: skip
 
 
 def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +79,7 @@ def figure4(run: Path | pd.DataFrame, *, profile: str) -> Drawn:
     curves = pd.concat(kept, ignore_index=True)
     data = mean_curves(curves)
     tasks = [t for t in cases.TASKS if t in set(data["task"])]
-    tunings = [t for t in ("full", "adapter", "head") if t in set(data["tuning"])]
+    tunings = [t for t in TUNING_TITLES if t in set(data["tuning"])]
     arms = style.arms_of(data["arm"].unique().tolist())
     with style.context():
         fig = style.canvas(style.PAGE, 2.0 * len(tunings) + 0.55)

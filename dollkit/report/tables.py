@@ -32,7 +32,7 @@ NAMES = {
     "n_cases": "films", "n_seeds": "seeds", "n_classifiers": "classifiers",
     "iou_matched": "IoU (matched area)", "n": "pairs",
 }  # fmt: skip
-DIGITS = {"steps_own": 0, "seconds_own": 1, "steps_random": 0, "checkpoint_mb": 1}
+DIGITS = {"steps_own": 0, "seconds_own": 1, "steps_random": 0, "checkpoint_mb": 2}
 
 
 def hidden(frame: pd.DataFrame) -> list[str]:

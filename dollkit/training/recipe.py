@@ -1,0 +1,119 @@
+"""How a network is optimised: settings, learning rate, batch order, parameter groups."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dollkit import compute
+from dollkit.errors import InputError
+
+SCHEDULES = ("cosine", "poly")
+POLY_POWER = 0.9
+"""Power of the polynomial schedule: that of PSSL (arXiv 2207.03335) and of PaddleSeg."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to optimise; every arm of a comparison gets the same one but for its learning rate.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: films per step, over all processes together.
+        lr: peak learning rate (linear warm-up, then down to zero by `schedule`).
+        weight_decay: decoupled for AdamW, L2 for SGD; not applied to biases and norms.
+        warmup: share of the steps with rising rate.
+        schedule: ``cosine``, or ``poly``: ``(1 - done) ** 0.9`` as in PSSL.
+        optimizer: ``adamw``, or ``sgd`` with momentum 0.9 (PSSL).
+        clip: largest gradient norm.
+        evaluate_every: steps between evaluations (the last step is always evaluated).
+        precision: ``bfloat16`` (autocast) or ``float32``.
+        ema: decay of an exponential moving average of the weights, in [0, 1); 0 is off. If on,
+            the average is what is evaluated and returned.
+        at_once: most films in one pass; a larger batch is accumulated. 0: the whole batch, and
+            half of it each time that memory runs out.
+        seed: of batch order, augmentation and dropout.
+
+    Raises:
+        InputError: a value out of its range; the line names it.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    weight_decay: float = 1e-2
+    warmup: float = 0.15
+    optimizer: str = "adamw"
+    clip: float = 1.0
+    evaluate_every: int = 100
+    precision: str = "bfloat16"
+    seed: int = 0
+    schedule: str = "cosine"
+    ema: float = 0.0
+    at_once: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 1), ("at_once", 0)):
+            if getattr(self, name) < least:
+                raise InputError(
+                    f"parameter {name!r} is {getattr(self, name)}: it must be at least {least}"
+                )
+        if not self.lr > 0 or not math.isfinite(self.lr):
+            raise InputError(f"parameter 'lr' is {self.lr}: it must be a positive number")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"parameter 'ema' is {self.ema}: it must be in [0, 1)")
+        if self.optimizer not in {"adamw", "sgd"}:
+            raise InputError(f"parameter 'optimizer' is {self.optimizer!r}: use adamw or sgd")
+        if self.schedule not in SCHEDULES:
+            raise InputError(
+                f"parameter 'schedule' is {self.schedule!r}: use {' or '.join(SCHEDULES)}"
+            )
+        compute.check_precision(self.precision)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of optimiser step `step` (0-based)."""
+        ramp = max(1, round(self.warmup * self.steps))
+        if step < ramp:
+            return self.lr * (step + 1) / ramp
+        if self.schedule == "poly":
+            left = 1 - (step - ramp) / max(1, self.steps - ramp)
+            return float(self.lr * left**POLY_POWER)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, self.steps - ramp)))
+
+
+def order(n: int, batch: int, step: int, seed: int) -> torch.Tensor:
+    """Film indices of batch `step`: passes over random permutations of ``range(n)``, cut anew.
+
+    Returns:
+        (batch,) int64. Films are drawn without replacement within a pass; a batch may span two
+        passes, so that no film is dropped when `batch` does not divide `n`.
+    """
+    first = step * batch
+    parts: list[torch.Tensor] = []
+    while first < (step + 1) * batch:
+        epoch, at = divmod(first, n)
+        stop = min(n, at + (step + 1) * batch - first)
+        parts.append(torch.randperm(n, generator=compute.generator(seed, 1, epoch))[at:stop])
+        first += stop - at
+    return torch.cat(parts)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: matrices and kernels decay, vectors do not."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Optimiser of the model's trainable parameters."""
+    groups = parameter_groups(model, recipe.weight_decay)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)

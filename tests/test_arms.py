@@ -1,0 +1,342 @@
+"""Starts of the comparison, ImageNet weights from a file, Grad-CAM's labels, equal budgets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from dollkit import (
+    adapters,
+    armlabels,
+    arms,
+    compute,
+    finetuning,
+    grid,
+    imagenet,
+    inventory,
+    labelling,
+    networks,
+    presets,
+    pretraining,
+    weights,
+)
+from dollkit.augment import NONE
+from dollkit.classifiers import create
+from dollkit.errors import InputError
+from dollkit.findings import PATHOLOGIES
+from dollkit.labels import Distil
+from dollkit.loop import Recipe
+from dollkit.sources import sha256
+from tests.test_segmentation import make_store
+
+CPU = torch.device("cpu")
+ENCODER = "tu-resnet10t"
+CONFIG = {"encoder": ENCODER, "depth": 3, "activation": "silu"}
+
+
+def starts(*names: str, **more: Any) -> dict[str, finetuning.Start]:
+    given: dict[str, Any] = {"classifiers": {}, "pretrained": {}, **more}
+    return arms.starts(
+        names, network="pspnet", config={**CONFIG, **given.pop("config", {})}, **given
+    )
+
+
+def saved(folder: Path, seed: int = 3, **changed: Any) -> Path:
+    folder.mkdir()
+    with compute.seeded(seed):
+        net = networks.build("pspnet", **{**CONFIG, "classes": 14, **changed})
+    weights.save(net, folder, networks.config_of(net))
+    return folder
+
+
+def test_arms_name_what_they_lack(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not pre-train"):
+        starts("doll")
+    with pytest.raises(InputError, match="'best'"):
+        starts("best")
+    with pytest.raises(InputError, match="each arm once"):
+        starts("random", "random")
+    with pytest.raises(InputError, match="'transfer' is 'some'"):
+        starts("random", transfer="some")
+    assert starts("imagenet")["imagenet"].reason == "no weights"
+    made = {"doll": saved(tmp_path / "doll", activation="relu")}
+    # No tensor tells the activation: only the configuration does.
+    with pytest.raises(InputError, match="'activation' here is 'silu'"):
+        starts("doll", pretrained=made)
+    starts("doll", pretrained=made, config={"activation": "relu"})
+
+
+@pytest.mark.parametrize(
+    ("encoder", "source"),
+    [("resnet18", lambda: torchvision.models.resnet18()),
+     ("resnet50", lambda: torchvision.models.resnet50()),
+     ("densenet121", lambda: torchvision.models.densenet121()),
+     ("tu-resnet10t", lambda: timm.create_model("resnet10t")),
+     ("tu-convnext_atto", lambda: timm.create_model("convnext_atto"))],
+)  # fmt: skip
+def test_published_layouts_fit_their_encoder(encoder: str, source: Any, tmp_path: Path) -> None:
+    with compute.seeded(2):
+        state = source().state_dict()
+    if encoder == "densenet121":  # torchvision's file has the old names
+        state = {
+            k.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): v for k, v in state.items()
+        }
+    save_file(state, tmp_path / "w.safetensors")
+    found = imagenet.read(tmp_path / "w.safetensors", encoder)
+    assert found.ignored
+    assert all(n.startswith(imagenet.HEADS) for n in found.ignored)
+    assert found.summed
+    net = networks.build("pspnet", encoder, 2)
+    copied = found.into(net)
+    own = net.state_dict()
+    assert set(copied) == {k for k in own if k.startswith("encoder.")}
+    first = next(v for v in state.values() if v.ndim == 4)
+    assert torch.equal(own[f"encoder.{found.summed}"], first.sum(1, keepdim=True))
+    # A grey film is answered as its three equal channels would be.
+    x = torch.randn(1, 1, 16, 16)
+    conv = torch.nn.functional.conv2d
+    torch.testing.assert_close(
+        conv(x, own[f"encoder.{found.summed}"]), conv(x.expand(1, 3, 16, 16), first),
+        rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+
+
+def test_imagenet_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    state = timm.create_model("resnet10t").state_dict()
+    path = tmp_path / "w.pth"
+
+    def said(change: dict[str, Any], drop: str = "") -> str:
+        torch.save({k: v for k, v in {**state, **change}.items() if k != drop}, path)
+        with pytest.raises(InputError) as error:
+            imagenet.read(path, ENCODER)
+        return str(error.value)
+
+    assert "layer1.0.conv1.weight of tu-resnet10t is missing" in said({}, "layer1.0.conv1.weight")
+    assert "layer1.0.conv1.weight is (3,)" in said({"layer1.0.conv1.weight": torch.zeros(3)})
+    assert "layer9.weight has no place" in said({"layer9.weight": torch.zeros(3)})
+    assert "bn1.bias holds NaN" in said({"bn1.bias": state["bn1.bias"] * float("nan")})
+    assert "something else" in said({"epoch": 3})
+    torch.save({"state_dict": state}, path)
+    start = starts("imagenet", imagenet_weights=str(path))["imagenet"]
+    assert start.key == sha256(path)
+    assert "fc.weight" in start.note
+    assert "another activation than silu" in start.note
+    path.write_bytes(b"no weights")
+    with pytest.raises(InputError, match="not readable"):
+        imagenet.read(path, ENCODER)
+    with pytest.raises(InputError, match="no such file"):
+        imagenet.read(tmp_path / "none.pth", ENCODER)
+    (tmp_path / "w.onnx").touch()
+    with pytest.raises(InputError, match=r"use a \.safetensors"):
+        imagenet.read(tmp_path / "w.onnx", ENCODER)
+
+
+def task_grid(tmp_path: Path, given: dict[str, finetuning.Start], **more: Any) -> grid.Grid:
+    data = finetuning.load_films(make_store(tmp_path / "task", 40, ("lungs",)))
+    recipe = Recipe(steps=2, batch=2, lr=1.0, evaluate_every=2, precision="float32")
+    settings: dict[str, Any] = {
+        "task": "lungs", "network": "pspnet", "config": CONFIG, "data": data, "starts": given,
+        "tunings": grid.tunings_of(list(given), {}, {"full": [1e-3]}), "recipe": recipe,
+        "augmentation": NONE, "n_train": 4, "n_valid": 4, "seeds": [0], "folds": [0],
+        "folder": tmp_path, "key": "k", "where": CPU,
+    }  # fmt: skip
+    return grid.Grid(**{**settings, **more})
+
+
+def test_files_tell_what_is_copied_and_what_is_trained(tmp_path: Path) -> None:
+    made = saved(tmp_path / "doll")
+    model = create(ENCODER, 5, "silu", "lse", 0, CPU)
+    (tmp_path / "c").mkdir()
+    weights.save(model, tmp_path / "c", model.config)
+    given = starts(
+        "random", "imagenet", "classifier", "doll",
+        classifiers={ENCODER: tmp_path / "c"}, pretrained={"doll": made},
+    )  # fmt: skip
+    some = {"lora": ["doll"], "bn": ["doll"], "head": ["doll"], "adapter": ["random"], "bias": []}
+    rates = {"full": [1e-3], "other": [1e-2]}
+    whole = task_grid(tmp_path, given, tunings=grid.tunings_of(["doll"], some, rates), rank=2)
+    copied, trained = inventory.write(tmp_path, whole)
+    assert (tmp_path / "transfer.json").is_file()
+    assert (tmp_path / "trainable.json").is_file()
+    assert copied["imagenet"] == {"not_run": "no weights"}
+    assert copied["random"]["copied"] == []
+    assert all(n.startswith("encoder.") for n in copied["classifier"]["copied"])
+    assert copied["doll"]["drawn"] == ["segmentation_head.0.weight", "segmentation_head.0.bias"]
+    total = sum(
+        v.numel() for v in networks.build("pspnet", classes=1, **CONFIG).state_dict().values()
+    )  # type: ignore[arg-type]
+    assert copied["doll"]["n_copied"] + copied["doll"]["n_drawn"] == total
+    assert list(trained) == ["full", "head", "adapter", "lora", "bn"]
+    assert trained["full"]["trainable"] == trained["full"]["total"]
+    assert trained["lora"]["bytes"] == 4 * trained["lora"]["trainable"]
+    # The runs train what the files say, and every tuning reaches its table.
+    frames = grid.execute(whole)
+    counts = frames["runs"].set_index(["tuning", "arm"])["trainable"]
+    assert {t: int(counts[t].iloc[0]) for t in trained} == {
+        t: v["trainable"] for t, v in trained.items()
+    }
+
+
+def test_an_arm_that_copies_more_than_it_says_is_caught(tmp_path: Path) -> None:
+    def sly(net: torch.nn.Module) -> list[str]:
+        torch.nn.init.ones_(net.segmentation_head[0].bias)  # type: ignore[index, arg-type]
+        return []
+
+    with pytest.raises(AssertionError, match="segmentation_head"):
+        inventory.transferred(task_grid(tmp_path, {"random": finetuning.Start(sly)}))
+
+
+def test_other_weights_make_an_arms_runs_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    true = grid.run
+
+    def counted(job: finetuning.Job, *args: Any) -> dict[str, Any]:
+        ran.append(job.arm)
+        return true(job, *args)
+
+    monkeypatch.setattr(grid, "run", counted)
+    given = {a: finetuning.Start(lambda net: []) for a in ("random", "imagenet")}
+    grid.execute(task_grid(tmp_path, given))
+    given["imagenet"] = replace(given["imagenet"], key="other file")
+    (tmp_path / "task").rename(tmp_path / "old")
+    grid.execute(task_grid(tmp_path, given))
+    assert Counter(ran) == {"random": 1, "imagenet": 2}
+
+
+@pytest.mark.parametrize(
+    ("tunings", "lrs", "said"),
+    [({"prompt": ["a"]}, {"full": [1e-3]}, "'tunings' names 'prompt'"),
+     ({"full": ["a"]}, {"full": [1e-3]}, "'tunings' names 'full'"),
+     ({}, {"full": [1e-3], "lor": [1.0]}, "'lrs' names 'lor'"),
+     ({"lora": ["a"]}, {"full": [1e-3]}, "no rate for 'lora'")],
+)  # fmt: skip
+def test_tunings_that_are_not_known_are_named(tunings: Any, lrs: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        grid.tunings_of(["a"], tunings, lrs)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[str, Path]]:
+    """Films, their labels, and the folders of the two classifiers that made them."""
+    tmp_path = tmp_path_factory.mktemp("labelled")
+    store = make_store(tmp_path / "films", 40, PATHOLOGIES)
+    folders = {}
+    for seed, name in enumerate((ENCODER, "tu-resnet14t")):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        model = create(name, 4, "silu", "lse", seed, CPU)
+        weights.save(model, folders[name], model.config)
+    rows = labelling.rows_to_label(store, 8, 4)
+    hashes = {n: sha256(f / "weights.safetensors") for n, f in folders.items()}
+    how = labelling.Explain(kind="black", most_steps=6, unsettled="keep")
+    labels = labelling.make_labels(
+        weights.load_classifiers(folders, CPU),
+        store,
+        rows,
+        how,
+        Distil(),
+        tmp_path / "labels",
+        hashes,
+    )
+    return store, labels, folders
+
+
+def test_arms_differ_in_their_labels_and_in_nothing_else(
+    tmp_path: Path, labelled: tuple[Any, Any, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, labels, folders = labelled
+    cam = armlabels.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
+    assert cam.pairs[["row", "finding"]].equals(labels.pairs[["row", "finding"]])
+    assert cam.meta["distil"] == labels.meta["distil"]
+    assert cam.meta["explain"] == {**labels.meta["explain"], "explainer": "gradcam"}
+    assert armlabels.labels_of("doll", store, labels, folders, tmp_path, CPU) is labels
+    train_rows, held = pretraining.parts(store, labels)
+    seen: dict[str, list[list[int]]] = {}
+    steps: Counter[str] = Counter()
+    taught: dict[str, npt.NDArray[np.uint8]] = {}
+    step = torch.optim.AdamW.step
+    for arm in pretraining.ARMS:
+        own = cam if arm == "gradcam" else labels
+        targets = pretraining.targets_of(arm, store, own, 0)
+        taught[arm] = targets(train_rows)
+
+        def watched(rows: Any, arm: str = arm, inner: Any = targets) -> npt.NDArray[np.uint8]:
+            seen.setdefault(arm, []).append(rows.tolist())
+            return inner(rows)  # type: ignore[no-any-return]
+
+        def counted(self: Any, *args: Any, arm: str = arm, **more: Any) -> Any:
+            steps[arm] += 1
+            return step(self, *args, **more)
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+        with compute.seeded(0):
+            net = networks.build("pspnet", classes=14, **CONFIG)  # type: ignore[arg-type]
+        pretraining.pretrain(
+            net, store, train_rows, held, watched,
+            Recipe(steps=3, batch=4, lr=1e-3, evaluate_every=3, precision="float32"),
+            background=0.1, dice=0.5, augmentation=NONE, folder=None,
+        )  # fmt: skip
+    assert set(steps.values()) == {3}
+    assert set(seen) == set(pretraining.ARMS)
+    assert all(s == seen["doll"] for s in seen.values())
+    others = [a for a in pretraining.ARMS if a != "doll"]
+    assert [a for a in others if np.array_equal(taught[a], taught["doll"])] == []
+
+
+def test_gradcam_goes_on_where_it_stopped_and_wants_its_classifiers(
+    tmp_path: Path, labelled: tuple[Any, Any, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, labels, folders = labelled
+    armlabels.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("a shard was made again")
+
+    monkeypatch.setattr(labelling, "explain_all", forbidden)
+    armlabels.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
+    with pytest.raises(InputError, match="'tu-resnet14t', which is missing"):
+        armlabels.labels_of("gradcam", store, labels, {ENCODER: folders[ENCODER]}, tmp_path, CPU)
+
+
+def test_presets() -> None:
+    modern, pssl = presets.settings("modern"), presets.settings("pssl")
+    a = presets.recipe("modern", modern, 10, 4, 5, "float32", 0)
+    b = presets.recipe("pssl", pssl, 10, 4, 5, "float32", 0)
+    assert (a.optimizer, a.lr, a.weight_decay) == ("adamw", 2e-3, 1e-2)
+    assert (b.optimizer, b.lr, b.weight_decay) == ("sgd", 1e-2, 4e-5)
+    assert {b.rate(s) for s in range(10)} == {1e-2}
+    assert len({a.rate(s) for s in range(10)}) > 5
+    assert pssl.dice == 0
+    assert presets.settings("pssl", lr=0.5, background=1.0).lr == 0.5
+    with pytest.raises(InputError, match="'preset' is 'old'"):
+        presets.settings("old")
+    with pytest.raises(InputError, match="'background' is 0"):
+        presets.settings("modern", background=0.0)
+    with pytest.raises(InputError, match="'dice' is 2"):
+        presets.settings("modern", dice=2.0)
+    with pytest.raises(InputError, match="'optimizer' is 'adam'"):
+        presets.recipe(
+            "modern", presets.settings("modern", optimizer="adam"), 1, 1, 1, "float32", 0
+        )
+
+
+def test_a_run_that_moves_what_is_frozen_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tunings = grid.tunings_of([], {"bn": ["random"]}, {"other": [1e-3]})
+    whole = task_grid(tmp_path, starts("random"), tunings=tunings)
+    monkeypatch.setattr(adapters, "train_mode", lambda net, tuning: net.train())
+    with pytest.raises(AssertionError, match="running_mean should have stayed"):
+        grid.execute(whole)

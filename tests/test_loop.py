@@ -1,0 +1,430 @@
+"""The training loop against a plain one; resuming, averages, memory, processes, what is watched."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from dollkit import compute, paths
+from dollkit.errors import InputError
+from dollkit.loop import Batch, Fit, Recipe, fit, order, parameter_groups
+from dollkit.training import gradients, watch
+from dollkit.training.gauge import Feed, Memory
+from tests.two_processes import train as shared_run
+
+X = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+Y = (X > 0.3).float()
+
+
+class Small(nn.Module):
+    """Convolutions; out of memory above `most` films in training, after the first of them."""
+
+    def __init__(self, most: int = 99, norm: bool = True, drop: float = 0.3) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4) if norm else nn.Identity()
+        self.drop, self.last = nn.Dropout(drop), nn.Conv2d(4, 1, 1)
+        self.most, self.seen = most, [0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen.append(len(x))
+        hidden = self.norm(self.first(x))
+        if self.training and len(x) > self.most:
+            raise torch.OutOfMemoryError(f"no room for {len(x)} films\nat all")
+        out: torch.Tensor = self.last(self.drop(F.silu(hidden)))
+        return out
+
+
+def small(**how: Any) -> Small:
+    with compute.seeded(1):
+        return Small(**how)
+
+
+def loss(net: nn.Module, batch: Batch) -> torch.Tensor:
+    return F.binary_cross_entropy_with_logits(net(batch[0]), batch[1])
+
+
+def draw(recipe: Recipe) -> Callable[[int], Batch]:
+    def sample(step: int) -> Batch:
+        pick = order(len(X), recipe.batch, step, recipe.seed)
+        return X[pick], Y[pick]
+
+    return sample
+
+
+def go(
+    net: nn.Module, folder: Path | None = None, sample: Any = None, loop: Any = None, **more: Any
+) -> Fit:
+    given: dict[str, Any] = {
+        "steps": 12, "batch": 6, "lr": 0.01, "evaluate_every": 3, "precision": "float32", **more,
+    }  # fmt: skip
+    recipe = Recipe(**given)
+    return fit(
+        net, sample or draw(recipe), loss, recipe, score="score", folder=folder, label="small",
+        evaluate=lambda m: {"score": -float(loss(m, (X, Y)))}, **{"quiet": True, **(loop or {})},
+    )  # fmt: skip
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_twenty_steps_are_those_of_a_plain_loop_to_the_bit(optimizer: str, precision: str) -> None:
+    net, plain = small(), small()
+    recipe = Recipe(steps=20, batch=6, lr=0.01, optimizer=optimizer, precision=precision)
+    go(net, steps=20, optimizer=optimizer, precision=precision)
+    groups = parameter_groups(plain, recipe.weight_decay)
+    opt = (
+        torch.optim.AdamW(groups, fused=True) if optimizer == "adamw"
+        else torch.optim.SGD(groups, momentum=0.9)
+    )  # fmt: skip
+    for step in range(20):
+        for group in opt.param_groups:
+            group["lr"] = recipe.rate(step)
+        batch = draw(recipe)(step)
+        with compute.seeded(0, 2, step), compute.autocast(X.device, precision):
+            value = loss(plain, batch)
+        opt.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        opt.step()
+    assert same(net.state_dict(), plain.state_dict())
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("killed_at", [2, 4, 11])
+@pytest.mark.parametrize(
+    ("most", "more"),
+    [(99, {"ema": 0.9}), (2, {"ema": 0.9}), (99, {"at_once": 4}), (3, {"schedule": "poly"})],
+)
+def test_a_killed_run_ends_in_the_same_bits(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    most: int,
+    more: dict[str, Any],
+    killed_at: int,
+) -> None:
+    whole = small(most=most)
+    done = go(whole, tmp_path / "whole", loop={"tensorboard": False}, **more)
+
+    def dying(step: int) -> Batch:
+        if step == killed_at:
+            raise Killed
+        return draw(Recipe(steps=12, batch=6, lr=0.01))(step)
+
+    cut = small(most=most)
+    with pytest.raises(Killed):
+        go(cut, tmp_path / "cut", dying, {"tensorboard": False}, **more)
+    caplog.clear()
+    cut = small(most=most)
+    again = go(cut, tmp_path / "cut", loop={"tensorboard": False}, **more)
+    assert same(whole.state_dict(), cut.state_dict())
+    assert same(done.best_state, again.best_state)
+    for key in ("step", "train_loss", "score"):
+        assert [r[key] for r in done.history] == [r[key] for r in again.history]
+    assert (again.best_step, again.at_once) == (done.best_step, done.at_once)
+    # The films at once stand in the checkpoint: they are not found out a second time.
+    assert ("out of memory" in caplog.text) is (most < 6 and killed_at < 3)
+
+
+def test_the_average_is_judged_and_returned() -> None:
+    net, live = small(), small()
+    states: list[dict[str, torch.Tensor]] = []
+
+    def keep(optimiser: Any, *_: Any) -> None:
+        states.append({k: v.clone() for k, v in live.state_dict().items()})
+
+    handle = register_optimizer_step_post_hook(keep)
+    go(live)
+    handle.remove()
+    done = go(net, ema=0.5)
+    wanted = {k: v.clone() for k, v in small().state_dict().items()}
+    for step, state in enumerate(states):
+        decay = min(0.5, (1 + step) / (10 + step))
+        for k, v in state.items():
+            wanted[k] = v if k.endswith("tracked") else decay * wanted[k] + (1 - decay) * v
+    assert decay == 0.5
+    for k, v in net.state_dict().items():
+        torch.testing.assert_close(v, wanted[k], rtol=1e-5, atol=1e-7)
+    net.eval()
+    assert done.history[-1]["score"] == pytest.approx(-float(loss(net, (X, Y)).detach()))
+    assert done.best_step == 12
+    assert same(done.best_state, net.state_dict())
+    assert not same(net.state_dict(), live.state_dict())
+
+
+def test_polynomial_rate() -> None:
+    recipe = Recipe(steps=100, batch=1, lr=2.0, warmup=0.1, schedule="poly")
+    rates = [recipe.rate(s) for s in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * (s + 1) for s in range(10)])
+    assert rates[10:] == pytest.approx([2 * (1 - s / 90) ** 0.9 for s in range(90)])
+    assert Recipe(steps=1, batch=1, lr=2.0, schedule="poly").rate(0) == 2.0
+
+
+@pytest.mark.parametrize(
+    "change", [{"ema": 1.0}, {"ema": -0.1}, {"schedule": "step"}, {"at_once": -1}]
+)
+def test_bad_settings_are_named(change: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(change))):
+        Recipe(**{"steps": 1, "batch": 1, "lr": 0.1, **change})
+
+
+def test_out_of_memory_halves_the_batch_and_keeps_its_gradient(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    how: dict[str, Any] = {"norm": False, "drop": 0.0}
+    whole, tight, given = small(**how), small(most=2, **how), small(most=2, **how)
+    history = go(whole, batch=7).history
+    with caplog.at_level(logging.INFO):
+        done = go(tight, batch=7)
+    assert done.at_once == 1  # 7; then 2 + 2 + 3 with 3 at most; then 1
+    assert tight.seen[1:5] == [7, 2, 2, 3]
+    assert set(tight.seen[5:]) == {1}
+    lines = [r.message for r in caplog.records if "out of memory" in r.message]
+    assert lines[0] == (
+        "small: out of memory with 7 films at once (no room for 7 films): 3 from here on, their "
+        "gradients accumulated to the same batch"
+    )
+    assert len(lines) == 2
+    set_once = go(given, batch=7, at_once=2)
+    assert (set_once.at_once, max(given.seen)) == (2, 2)
+    for net, rows in ((tight, done.history), (given, set_once.history)):
+        for k, v in net.state_dict().items():
+            torch.testing.assert_close(v, whole.state_dict()[k], rtol=1e-4, atol=1e-6)
+        for a, b in zip(rows, history, strict=True):
+            assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
+            assert a["films"] == b["films"]
+
+
+def test_a_pass_that_failed_leaves_no_trace_in_batch_norm() -> None:
+    once, found = small(drop=0.0), small(most=3, drop=0.0)
+    go(once, at_once=3)
+    go(found)
+    assert same(once.state_dict(), found.state_dict())
+    assert int(found.norm.num_batches_tracked) == 24  # type: ignore[arg-type]
+
+
+def test_no_room_for_one_film_and_other_errors() -> None:
+    with pytest.raises(InputError, match=r"small: out of memory with one film at once.*bfloat16"):
+        go(small(most=0))
+
+    def odd(step: int) -> Batch:
+        return X[:4], Y[:3]
+
+    with pytest.raises(ValueError, match="size"):
+        go(small(), sample=odd)
+    assert gradients.out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"))
+    assert not gradients.out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """Same loss curve within 1e-5 and weights within 1e-4 of one process, in float32."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        "--local_addr", "127.0.0.1",
+        "-m", "tests.two_processes", str(tmp_path),
+    ]  # fmt: skip
+    ours = {"DOLLKIT_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(paths.ROOT)}
+    if sys.platform == "linux":  # no look-up of the machine's name
+        ours["GLOO_SOCKET_IFNAME"] = "lo"
+    ran = subprocess.run(
+        command, cwd=paths.ROOT, env={**os.environ, **ours}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    alone = shared_run(tmp_path / "alone")
+    assert first["plain"]["evaluations"] == alone["evaluations"] == 4
+    assert second["plain"]["evaluations"] == 0
+    for name, at_once in (("plain", 0), ("tight", 2), ("again", 0)):
+        of = first[name]
+        assert {**of, "evaluations": 0} == {**second[name], "evaluations": 0}  # to the bit
+        assert of["at_once"] == at_once
+        for key, tolerance in (("train_loss", 1e-5), ("score", 1e-5), ("weights", 1e-4)):
+            np.testing.assert_allclose(of[key], alone[key], rtol=0, atol=tolerance)
+    assert {**first["again"], "evaluations": 4} == first["plain"]
+    # One process alone ran out of memory; the first one says it once and writes alone.
+    assert ran.stderr.count("out of memory with 4 films at once") == 1
+    assert len(list((tmp_path / "plain").glob("checkpoints/tensorboard/*"))) == 1
+    refused = "parameter 'batch' is 1: 2 processes need as many films at least"
+    assert first["refused"] == second["refused"] == refused
+
+
+def test_tensorboard_files_hold_the_history(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def dying(step: int) -> Batch:
+        if step == 7:
+            raise Killed
+        return draw(Recipe(steps=12, batch=6, lr=0.01))(step)
+
+    with pytest.raises(Killed):
+        go(small(), tmp_path, dying)
+    done = go(small(), tmp_path)
+    place = tmp_path / "checkpoints" / "tensorboard"
+    assert len(list(place.glob("events.out.tfevents.*"))) == 2
+    events = EventAccumulator(str(place)).Reload()
+    for name in ("train_loss", "score", "wait_share"):
+        shown = [(e.step, e.value) for e in events.Scalars(name)]
+        assert shown == [(r["step"], np.float32(r[name])) for r in done.history]
+    with (tmp_path / "history.csv").open() as f:
+        assert [float(r["score"]) for r in csv.DictReader(f)] == [r["score"] for r in done.history]
+    go(small(), tmp_path, steps=3)  # another run: the old files are gone
+    assert len(list(place.glob("events.out.tfevents.*"))) == 1
+    go(small(), tmp_path / "off", loop={"tensorboard": False})
+    assert [p.name for p in (tmp_path / "off" / "checkpoints").iterdir()] == ["last.pt"]
+
+
+def test_without_tensorboard_a_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = go(small(), tmp_path)
+    assert len(done.history) == 4
+    (line,) = (r.message for r in caplog.records)
+    assert line.startswith("no TensorBoard files: ")
+    assert line.endswith("`pip install tensorboard`")
+    assert "\n" not in line
+
+
+class Screen:
+    """Stands for IPython's display: keeps what is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[bytes] = []
+
+    def __call__(self, picture: Any, display_id: bool) -> Screen:
+        assert display_id
+        assert not self.shown
+        self.update(picture)
+        return self
+
+    def update(self, picture: Any) -> None:
+        self.shown.append(picture.data)
+
+
+def cell(allow_stdin: object) -> SimpleNamespace:
+    """IPython as seen from a cell whose frontend can (or cannot) answer ``input()``."""
+    message = {"content": {} if allow_stdin is None else {"allow_stdin": allow_stdin}}
+    kernel = SimpleNamespace(get_parent=lambda: message)
+    return SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=kernel))
+
+
+def test_the_plot_is_drawn_for_people_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    import IPython.display
+
+    screen = Screen()
+    monkeypatch.setattr(IPython.display, "display", screen)
+    assert not watch.someone_looks()  # no kernel
+    for module, looks in (
+        (cell(True), True), (cell(False), False), (cell(None), False),
+        (SimpleNamespace(get_ipython=lambda: None), False),
+        (SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=SimpleNamespace())), False),
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "IPython", module)
+            assert watch.someone_looks() is looks
+    rows = [{"step": s, "train_loss": 1.0 / s, "score": float("nan")} for s in (1.0, 2.0, 3.0)]
+    for shown, every, count in ((False, 0.0, 0), (True, 100.0, 2), (True, 0.0, 3)):
+        screen.shown.clear()
+        plot = watch.Live(("train_loss", "score"), shown, every)
+        for n in (1, 2, 3):
+            plot.draw(rows[:n], last=n == 3)
+        assert len(screen.shown) == count
+        assert all(data.startswith(b"\x89PNG") for data in screen.shown)
+    screen.shown.clear()
+    go(small(), loop={"live": True, "quiet": False})
+    assert len(screen.shown) == 2  # the first and the last: the run takes less than EVERY
+    go(small(), loop={"live": True, "quiet": True})
+    assert len(screen.shown) == 2
+
+
+def test_waiting_for_data_is_measured_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    ready = draw(Recipe(steps=12, batch=6, lr=0.01))
+
+    def slow(step: int) -> Batch:
+        time.sleep(0.02)
+        return ready(step)
+
+    with caplog.at_level(logging.INFO):
+        done = go(small(), sample=slow, loop={"quiet": False})
+    assert 0.24 <= done.waited <= done.trained <= done.seconds
+    assert 0.1 < done.wait_share < 1
+    assert done.wait_share == done.waited / done.trained
+    assert all(0 < r["wait_share"] <= 1 for r in done.history)
+    assert done.films == 72
+    assert done.images_per_s == pytest.approx(72 / done.trained)
+    told = f"small  {100 * done.wait_share:.1f} % of the training time spent waiting for data"
+    assert caplog.records[-1].message.startswith(told)
+    assert f"{done.images_per_s:.1f} films/s, peak " in caplog.records[-1].message
+
+
+def test_batches_drawn_ahead_are_the_same_and_ready() -> None:
+    asked: list[int] = []
+
+    def slow(step: int) -> Batch:
+        asked.append(step)
+        time.sleep(0.02)
+        return (torch.tensor([step]),)
+
+    ahead = Feed(slow, 2, 6, X.device, True)
+    waits = []
+    for step in range(2, 6):
+        (batch,), waited = ahead.take(step)
+        assert batch.item() == step
+        waits.append(waited)
+        time.sleep(0.05)
+    ahead.close()
+    assert asked == [2, 3, 4, 5]
+    assert min(waits[1:]) < 0.01
+    inline, threaded = small(), small()
+    go(inline)
+    go(threaded, loop={"ahead": True})
+    assert same(inline.state_dict(), threaded.state_dict())
+
+    def broken(step: int) -> Batch:
+        raise Killed
+
+    with pytest.raises(Killed):
+        go(small(), sample=broken, loop={"ahead": True})
+
+
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="the mark cannot be set back here"
+)
+def test_peak_memory_is_that_of_the_run() -> None:
+    bulk = torch.ones(64 * 2**20 // 4)
+    del bulk  # before the run: not counted
+    memory = Memory(X.device)
+    held = torch.ones(96 * 2**20 // 4)
+    held += 1
+    del held
+    assert 90 < memory.peak_mb() < 140
+
+    def hungry(step: int) -> Batch:
+        torch.ones(48 * 2**20 // 4).add_(1)
+        return X[:6], Y[:6]
+
+    assert 45 < go(small(), sample=hungry).peak_mb < 140
