@@ -67,7 +67,7 @@ def export(net: nn.Module, folder: Path, side: int, origin: str = "") -> None:
         folder: gets ``network.pt2``, ``model.safetensors``, ``README.md`` and, if the activation
             is the architecture's own, ``config.json``.
         side: of the films, pixels; a multiple of 32.
-        origin: instance of the stage that trained it, such as ``pretrain/doll``, for the card.
+        origin: instance of the stage that trained it (``pretrain/pspnet-doll``), for the card.
 
     Raises:
         InputError: a side that is no multiple of 32.

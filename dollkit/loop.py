@@ -115,7 +115,7 @@ def fit(
     try:
         for step in bar:
             for group in optimiser.param_groups:
-                group["lr"] = recipe.rate(step)
+                group["lr"] = recipe.rate(step) * group["scale"]
             clock = time.perf_counter()
             batch, waited = feed.take(step)
             value = gradients.of(batch, step)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,30 @@ from dollkit.sources import source_files
 
 @dataclass(frozen=True)
 class Stage:
-    """One notebook. `over` = (list in ``matrix``, parameter): one instance per list item.
+    """One notebook. `over` = pairs (list in ``matrix``, parameter): one instance per combination.
 
-    An input is another stage's family (all its instances) or ``classifiers:encoder``, the one
-    classifier whose backbone the segmentation networks use. `files` are globs, relative to the
-    repository, of data files that the notebook reads.
+    An input is another stage's family or ``classifiers:encoder``, the one classifier whose
+    backbone the segmentation networks use. Of a family it is all instances, but of a list that
+    both stages vary over only those of the same item (fine-tuning a PSPNet reads the pre-trained
+    PSPNets). `files` are globs, relative to the repository, of data files that the notebook reads.
     """
 
     family: str
     section: str
     notebook: str
     inputs: tuple[str, ...] = ()
-    over: tuple[str, str] | None = None
+    over: tuple[tuple[str, str], ...] = ()
     files: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """What tells its instances apart."""
+        return tuple(parameter for _, parameter in self.over)
 
 
 REFERENCE = ("data/reference/*.csv",)
 ENCODER = "classifiers:encoder"
+NETWORKS = ("networks", "network")
 
 STAGES: dict[str, Stage] = {
     stage.family: stage
@@ -46,7 +54,7 @@ STAGES: dict[str, Stage] = {
             "classifiers",
             "02_classifiers.ipynb",
             ("data",),
-            over=("architectures", "architecture"),
+            over=(("architectures", "architecture"),),
         ),
         Stage("labels", "labels", "03_labels.ipynb", ("data", "classifiers")),
         Stage(
@@ -54,14 +62,14 @@ STAGES: dict[str, Stage] = {
             "pretraining",
             "04_pretraining.ipynb",
             ("data", "labels", "classifiers"),  # all of them: arm gradcam explains anew
-            over=("arms", "arm"),
+            over=(NETWORKS, ("arms", "arm")),
         ),
         Stage(
             "finetune",
             "finetuning",
             "05_finetuning.ipynb",
             ("data", "pretrain", ENCODER),
-            over=("tasks", "task"),
+            over=(NETWORKS, ("tasks", "task")),
         ),
         Stage(
             "tables",
@@ -96,12 +104,29 @@ class Matrix:
     items: Mapping[str, tuple[str, ...]]
     encoder: str
 
-    def instances(self, family: str) -> tuple[str, ...]:
-        """Instance names of one input entry of a stage, in the profile's order."""
+    def instances(self, family: str, same: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """Instance names of one input entry of a stage, in the profile's order.
+
+        Args:
+            same: parameter to the item that it must have; those the family lacks say nothing.
+        """
         if family == ENCODER:
             return (f"classifiers/{self.encoder}",)
-        over = STAGES[family].over
-        return (family,) if over is None else tuple(f"{family}/{x}" for x in self.items[over[0]])
+        stage, wanted = STAGES[family], same or {}
+        return tuple(
+            name_of(stage, items)
+            for items in self._combinations(stage)
+            if all(wanted.get(p, item) == item for p, item in items.items())
+        )
+
+    def chosen(self, name: str) -> dict[str, str]:
+        """Parameter to item of an instance: what its name stands for; {} if it is not planned."""
+        stage = family_of(name)
+        return next((i for i in self._combinations(stage) if name_of(stage, i) == name), {})
+
+    def _combinations(self, stage: Stage) -> list[dict[str, str]]:
+        lists = [self.items[listed] for listed, _ in stage.over]
+        return [dict(zip(stage.parameters, items, strict=True)) for items in product(*lists)]
 
 
 @dataclass(frozen=True)
@@ -122,7 +147,7 @@ class Instance:
 
 
 def family_of(name: str) -> Stage:
-    """Stage of a family, section or instance name (``pretrain``, ``pretraining/doll``)."""
+    """Stage of a family, section or instance (``pretrain``, ``pretrain/pspnet-doll``)."""
     head = name.split("/")[0]
     for stage in STAGES.values():
         if head in (stage.family, stage.section):
@@ -130,11 +155,16 @@ def family_of(name: str) -> Stage:
     raise InputError(f"unknown stage {name!r}; {nearest(head, STAGES)}")
 
 
+def name_of(stage: Stage, items: Mapping[str, str]) -> str:
+    """``pretrain/pspnet-doll``: the family, and the items that tell its instances apart."""
+    return "/".join(filter(None, (stage.family, "-".join(items[p] for p in stage.parameters))))
+
+
 def matrix(profile: str) -> Matrix:
     """The ``matrix:`` section of a profile, checked."""
     path = params.profile_file(profile)
     section = _mapping(params.read_profile(profile).get("matrix"), f"{path}: section 'matrix'")
-    lists = [stage.over[0] for stage in STAGES.values() if stage.over]
+    lists = list(dict.fromkeys(listed for stage in STAGES.values() for listed, _ in stage.over))
     for key in section:
         if key not in (*lists, "encoder"):
             raise InputError(f"{path}: matrix: unknown key '{key}'; {nearest(key, lists)}")
@@ -158,7 +188,8 @@ def matrix(profile: str) -> Matrix:
 
 def inputs_of(name: str, of: Matrix) -> tuple[str, ...]:
     """Instances that an instance reads, in the order of the stage's declaration."""
-    return tuple(i for family in family_of(name).inputs for i in of.instances(family))
+    same = of.chosen(name)
+    return tuple(i for family in family_of(name).inputs for i in of.instances(family, same))
 
 
 def files_of(stage: Stage) -> tuple[Path, ...]:
@@ -182,7 +213,7 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
     extra = _data_parameter(path, content, data)
     of = matrix(profile)
     names = [name for family in STAGES for name in of.instances(family)]
-    _check_sections(path, content, names)
+    _check_sections(path, content, of, names)
     common = _mapping(content.get("common"), f"{path}: section 'common'")
     seen: set[str] = set()
     planned = []
@@ -193,13 +224,12 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
         seen |= known.keys()
         if "profile" not in known:
             raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
-        own: dict[str, Any] = {"profile": profile}
-        if stage.over is not None:
-            own[stage.over[1]] = name.split("/", 1)[1]
+        items = of.chosen(name)
+        own: dict[str, Any] = {"profile": profile, **items}
         if "encoder" in known:  # one place says whose backbone the networks use
             own["encoder"] = of.encoder
         layers: list[tuple[str, Mapping[str, Any], bool]] = [(f"{path}: common", common, False)]
-        for section in dict.fromkeys((stage.section, name)):
+        for section in dict.fromkeys((stage.section, *_parts(stage, items), name)):
             given = _mapping(content.get(section), f"{path}: section '{section}'")
             for fixed in own.keys() & given.keys():
                 raise InputError(f"{path}: {section}: '{fixed}' is set by the run; drop it here")
@@ -233,8 +263,14 @@ def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -
     return {"data_dir": str(data.resolve())}
 
 
-def _check_sections(path: Path, content: Mapping[str, Any], names: list[str]) -> None:
+def _parts(stage: Stage, items: Mapping[str, str]) -> list[str]:
+    """Sections for one item of several instances: ``finetune/lungs`` is for every network."""
+    return [f"{stage.family}/{item}" for item in items.values()]
+
+
+def _check_sections(path: Path, content: Mapping[str, Any], of: Matrix, names: list[str]) -> None:
     known = ["common", "matrix", "needs_data", *(s.section for s in STAGES.values()), *names]
+    known += [part for n in names for part in _parts(family_of(n), of.chosen(n))]
     for section in content:
         if section not in known:
             raise InputError(f"{path}: unknown section '{section}'; {nearest(section, known)}")

@@ -3,8 +3,8 @@
 The paper's own optimiser is not known to us. ``modern`` is our choice: AdamW, linear warm-up,
 cosine. ``pssl`` takes from PaddleSeg's ``configs/pssl/stdc1_seg_pssl.yml`` (PSSL, arXiv
 2207.03335): SGD with momentum 0.9, rate 0.01 that stays as it is (its step decay comes after the
-last step), weight decay 4e-5, cross-entropy alone, background weight 0.1. Not taken over: the
-softmax (findings overlap), a tenth of the rate for the backbone, its crops, batch 96 and ten
+last step) and is a tenth of it in the backbone, weight decay 4e-5, cross-entropy alone,
+background weight 0.1. Not taken over: the softmax (findings overlap), its crops, batch 96 and ten
 passes; ours remain the clipped gradient and no weight decay of norms and biases.
 """
 
@@ -25,47 +25,37 @@ class Preset:
     weight_decay: float
     background: float
     dice: float
+    schedule: str
+    backbone: float
+    ema: float
 
 
 PRESETS = {
-    "modern": Preset("adamw", lr=2e-3, weight_decay=1e-2, background=0.1, dice=0.5),
-    "pssl": Preset("sgd", lr=1e-2, weight_decay=4e-5, background=0.1, dice=0.0),
-}
+    "modern": Preset(
+        "adamw", lr=2e-3, weight_decay=1e-2, background=0.1, dice=0.5,
+        schedule="cosine", backbone=1.0, ema=0.0,
+    ),
+    "pssl": Preset(
+        "sgd", lr=1e-2, weight_decay=4e-5, background=0.1, dice=0.0,
+        schedule="constant", backbone=0.1, ema=0.0,
+    ),
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ConstantRate(Recipe):
-    """A recipe whose rate never changes."""
+def settings(preset: str, **given: float | str | None) -> Preset:
+    """A preset, with what is given in place of its own; None leaves it.
 
-    schedule: str = "constant"
-
-    def rate(self, step: int) -> float:
-        """Learning rate of any step: `lr`."""
-        return self.lr
-
-
-def settings(
-    preset: str,
-    *,
-    optimizer: str | None = None,
-    lr: float | None = None,
-    weight_decay: float | None = None,
-    background: float | None = None,
-    dice: float | None = None,
-) -> Preset:
-    """A preset, with what is given in place of its own.
+    Args:
+        preset: name in `PRESETS`.
+        given: fields of `Preset`.
 
     Raises:
-        InputError: unknown preset, or a background weight or Dice share out of range.
+        InputError: unknown preset, or a background weight or Dice share out of range. The
+            others are checked by `Recipe`.
     """
     if preset not in PRESETS:
         raise InputError(f"parameter 'preset' is {preset!r}: use one of {', '.join(PRESETS)}")
-    given = {
-        "optimizer": optimizer, "lr": lr, "weight_decay": weight_decay,
-        "background": background, "dice": dice,
-    }  # fmt: skip
-    own = {**asdict(PRESETS[preset]), **{k: v for k, v in given.items() if v is not None}}
-    chosen = Preset(**own)
+    chosen = replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     if not 0 < chosen.background <= 1:
         raise InputError(f"parameter 'background' is {chosen.background}: it must lie in (0, 1]")
     if not 0 <= chosen.dice <= 1:
@@ -74,20 +64,16 @@ def settings(
 
 
 def recipe(
-    preset: str, chosen: Preset, steps: int, batch: int, evaluate_every: int, precision: str,
-    seed: int,
-) -> Recipe:  # fmt: skip
-    """The recipe of a pre-training run: rate rises and falls under ``modern``, stays under
-    ``pssl``.
+    chosen: Preset, steps: int, batch: int, evaluate_every: int, precision: str, seed: int
+) -> Recipe:
+    """The recipe of a pre-training run.
 
     Args:
-        preset: name in `PRESETS`; decides the schedule.
         chosen: from `settings`.
         steps, batch, evaluate_every, precision, seed: see `Recipe`.
     """
-    kind = ConstantRate if preset == "pssl" else Recipe
-    made = kind(
-        steps=steps, batch=batch, lr=chosen.lr, evaluate_every=evaluate_every,
-        precision=precision, seed=seed,
+    own = {k: v for k, v in asdict(chosen).items() if k not in ("background", "dice")}
+    return Recipe(
+        steps=steps, batch=batch, evaluate_every=evaluate_every, precision=precision, seed=seed,
+        **own,
     )  # fmt: skip
-    return replace(made, optimizer=chosen.optimizer, weight_decay=chosen.weight_decay)

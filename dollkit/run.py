@@ -63,7 +63,7 @@ def run(name: str, profile: str, data: Path | None, log: Path | None = None) -> 
     """Run one stage instance.
 
     Args:
-        name: instance, such as ``finetune/lungs``.
+        name: instance, such as ``finetune/pspnet-lungs``.
         profile: parameter file in ``notebooks/params/``.
         data: folder of data sets, for profiles that need one.
         log: file that gets what is shown on the terminal too.
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: 0 done, 2 bad input, 1 the notebook failed."""
     parser = argparse.ArgumentParser(prog="python -m dollkit.run", description=run.__doc__)
     parser.description = "Run one stage of a profile."
-    parser.add_argument("instance", help="such as data, classifiers/resnet18 or finetune/lungs")
+    parser.add_argument("instance", help="such as data or finetune/pspnet-lungs")
     parser.add_argument("--profile", default="smoke", help="file in notebooks/params (%(default)s)")
     parser.add_argument("--data", type=Path, help="folder of data sets")
     parser.add_argument("--log", type=Path, help="write what is shown to this file too")

@@ -58,14 +58,23 @@ class RunningStage:
         return paths.runs() / self.profile / name
 
     def inputs(self, family: str) -> dict[str, Path]:
-        """Folders of all input artefacts of a family: name within the family -> folder."""
+        """Folders of all input artefacts of a family: name within the family -> folder.
+
+        What this stage and the family both vary over is left out of the name: fine-tuning a
+        PSPNet reads ``doll``, not ``pspnet-doll``.
+        """
         names = [n for n in self.input_hashes if n.split("/")[0] == family]
         if not names and family not in {f.split(":")[0] for f in self._families()}:
             raise InputError(
                 f"stage {self.instance} reads no {family!r}; "
                 f"{params.nearest(family, self._families())}"
             )
-        return {n.split("/", 1)[-1]: self.input(n) for n in names}
+        shared = self.matrix.chosen(self.instance)
+        out: dict[str, Path] = {}
+        for name in names:
+            own = [v for p, v in self.matrix.chosen(name).items() if p not in shared]
+            out["-".join(own) or name.split("/", 1)[-1]] = self.input(name)
+        return out
 
     def key(self, *without: str) -> str:
         """Fingerprint of parameters, inputs and code: what a checkpoint must match.
@@ -134,15 +143,14 @@ class RunningStage:
         return target
 
 
-def begin(stage: str, namespace: Mapping[str, Any], instance: str | None = None) -> RunningStage:
+def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
     """Start a stage from its notebook's first cells.
 
     Args:
         stage: family or section name, such as ``labels`` or ``classifiers``.
         namespace: the notebook's ``globals()``; the parameters that its ``parameters`` cell
-            declares are taken from there.
-        instance: which of several, such as ``resnet18``; default: the parameter that the
-            profile's matrix varies (``architecture``, ``arm``, ``task``).
+            declares are taken from there; those that the profile's matrix varies
+            (``architecture``, ``network``, ``arm``, ``task``) say which instance it is.
 
     Returns:
         The running stage; its folder exists, and an older manifest in it is gone.
@@ -157,12 +165,13 @@ def begin(stage: str, namespace: Mapping[str, Any], instance: str | None = None)
     profile = values.get("profile")
     if not isinstance(profile, str):
         raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
-    name = kind.family
-    if kind.over is not None:
-        item = instance or values.get(kind.over[1])
+    items: dict[str, str] = {}
+    for listed, parameter in kind.over:
+        item = values.get(parameter)
         if not isinstance(item, str) or not item:
-            raise InputError(f"{notebook}: say which of {kind.over[0]} by '{kind.over[1]}'")
-        name = f"{kind.family}/{item}"
+            raise InputError(f"{notebook}: say which of {listed} by '{parameter}'")
+        items[parameter] = item
+    name = pipeline.name_of(kind, items)
     of = pipeline.matrix(profile)
     hashes = {i: check_artefact(i, profile, needed_by=name) for i in pipeline.inputs_of(name, of)}
     path = paths.runs() / profile / name

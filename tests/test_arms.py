@@ -312,13 +312,20 @@ def test_gradcam_goes_on_where_it_stopped_and_wants_its_classifiers(
 
 def test_presets() -> None:
     modern, pssl = presets.settings("modern"), presets.settings("pssl")
-    a = presets.recipe("modern", modern, 10, 4, 5, "float32", 0)
-    b = presets.recipe("pssl", pssl, 10, 4, 5, "float32", 0)
+    a = presets.recipe(modern, 10, 4, 5, "float32", 0)
+    b = presets.recipe(pssl, 10, 4, 5, "float32", 0)
     assert (a.optimizer, a.lr, a.weight_decay) == ("adamw", 2e-3, 1e-2)
     assert (b.optimizer, b.lr, b.weight_decay) == ("sgd", 1e-2, 4e-5)
     assert {b.rate(s) for s in range(10)} == {1e-2}
     assert len({a.rate(s) for s in range(10)}) > 5
     assert pssl.dice == 0
+    assert (a.backbone, b.backbone) == (1.0, 0.1)
+    assert (
+        presets.recipe(
+            presets.settings("modern", ema=0.9, schedule="poly"), 10, 4, 5, "float32", 0
+        ).ema
+        == 0.9
+    )
     assert presets.settings("pssl", lr=0.5, background=1.0).lr == 0.5
     with pytest.raises(InputError, match="'preset' is 'old'"):
         presets.settings("old")
@@ -327,9 +334,7 @@ def test_presets() -> None:
     with pytest.raises(InputError, match="'dice' is 2"):
         presets.settings("modern", dice=2.0)
     with pytest.raises(InputError, match="'optimizer' is 'adam'"):
-        presets.recipe(
-            "modern", presets.settings("modern", optimizer="adam"), 1, 1, 1, "float32", 0
-        )
+        presets.recipe(presets.settings("modern", optimizer="adam"), 1, 1, 1, "float32", 0)
 
 
 def test_a_run_that_moves_what_is_frozen_is_caught(

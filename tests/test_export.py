@@ -69,13 +69,13 @@ def test_the_card_says_what_the_folder_holds(
 ) -> None:
     net = networks.build("unet", "tu-resnet10t", 14)
     weights.save(net, tmp_path, networks.config_of(net))
-    (tmp_path / "manifest.json").write_text('{"instance": "pretrain/prior", "outputs": {}}')
+    (tmp_path / "manifest.json").write_text('{"instance": "pretrain/pspnet-prior", "outputs": {}}')
     assert export.main([str(tmp_path), str(tmp_path / "out"), "--side", "64"]) == 0
     capsys.readouterr()
     card = (tmp_path / "out" / "README.md").read_text()
     assert all(f.name in card for f in (tmp_path / "out").iterdir() if f.name != "README.md")
     assert "activation silu" in card
-    assert "stage pretrain/prior." in card
+    assert "stage pretrain/pspnet-prior." in card
     assert "Pneumothorax" in card
     assert "smp.Unet(encoder_name='tu-resnet10t'" in card
     assert export.main([str(tmp_path), str(tmp_path / "out"), "--side", "50"]) == 2

@@ -131,7 +131,9 @@ def profile(toy: Path, text: str) -> None:
     (toy / "notebooks/params/toy.yaml").write_text(text)
 
 
-MATRIX = "matrix: {architectures: [a], arms: [doll], tasks: [lungs], encoder: a}\n"
+MATRIX = (
+    "matrix: {architectures: [a], networks: [pspnet], arms: [doll], tasks: [lungs], encoder: a}\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_unknown_profile_lists_the_known_ones(toy: Path) -> None:
 def test_a_section_of_one_instance_wins_over_its_stage(toy: Path) -> None:
     profile(
         toy,
-        "matrix: {architectures: [a, b], arms: [], tasks: [], encoder: a}\n"
+        "matrix: {architectures: [a, b], networks: [pspnet], arms: [], tasks: [], encoder: a}\n"
         "common: {size: 5}\nclassifiers: {size: 6}\nclassifiers/b: {size: 7}\n",
     )
     sizes = {i.name: i.parameters["size"] for i in pipeline.plan("toy")}

@@ -14,7 +14,7 @@ from dollkit.errors import InputError
 from dollkit.reproduce import check_knobs, drop_damaged, release_stale_lock
 from tests.toys import write_notebook
 
-SMALL = "matrix: {architectures: [a], arms: [], tasks: [], encoder: a}\n"
+SMALL = "matrix: {architectures: [a], networks: [pspnet], arms: [], tasks: [], encoder: a}\n"
 
 
 def reproduce(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,22 +38,42 @@ def test_instances_and_inputs_of_a_profile(toy: Path) -> None:
         "classifiers/a",
         "classifiers/b",
         "labels",
-        "pretrain/doll",
-        "finetune/lungs",
+        "pretrain/pspnet-doll",
+        "finetune/pspnet-lungs",
         "tables",
         "figures",
         "claims",
         "cost",
     ]
     assert plan["labels"].inputs == ("data", "classifiers/a", "classifiers/b")
-    assert plan["pretrain/doll"].inputs == (
+    assert plan["pretrain/pspnet-doll"].inputs == (
         "data", "labels", "classifiers/a", "classifiers/b",
     )  # fmt: skip
-    assert plan["finetune/lungs"].inputs == ("data", "pretrain/doll", "classifiers/a")
+    assert plan["finetune/pspnet-lungs"].inputs == ("data", "pretrain/pspnet-doll", "classifiers/a")
     assert plan["classifiers/b"].parameters["architecture"] == "b"
     assert plan["data"].parameters == {"profile": "toy", "size": 4}
     order = list(plan)
     assert all(order.index(i) < order.index(n) for n, p in plan.items() for i in p.inputs)
+
+
+def test_a_network_is_tuned_from_those_of_its_own_kind(toy: Path) -> None:
+    profile = (toy / "notebooks/params/toy.yaml").read_text()
+    several = profile.replace("[pspnet]", "[pspnet, unet]").replace("[doll]", "[doll, truth]")
+    sections = "pretraining: {size: 5}\npretrain/truth: {size: 6}\npretrain/unet-truth: {size: 7}\n"
+    (toy / "notebooks/params/toy.yaml").write_text(several + sections)
+    plan = {i.name: i for i in pipeline.plan("toy")}
+    made = {n: p.parameters["size"] for n, p in plan.items() if n.startswith("pretrain/")}
+    assert made == {
+        "pretrain/pspnet-doll": 5,
+        "pretrain/pspnet-truth": 6,
+        "pretrain/unet-doll": 5,
+        "pretrain/unet-truth": 7,
+    }
+    assert plan["finetune/unet-lungs"].inputs == (
+        "data", "pretrain/unet-doll", "pretrain/unet-truth", "classifiers/a",
+    )  # fmt: skip
+    assert plan["finetune/unet-lungs"].parameters["network"] == "unet"
+    assert set(made) < set(plan["tables"].inputs)
 
 
 def test_modules_are_followed_through_every_form_of_import(toy: Path) -> None:

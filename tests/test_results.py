@@ -113,7 +113,9 @@ def test_provenance_names_what_made_it(profile: str) -> None:
     made_by = [record["environment"]["code"]] if record["commit"] else own
     assert all(len(code["commit"]) == 40 and not code["modified"] for code in made_by)
     assert record["profile"] == profile
-    assert {"data", "labels", "finetune/lungs", "claims"} - set(record["stages"]) <= {"claims"}
+    assert {"data", "labels", "finetune/pspnet-lungs", "claims"} - set(record["stages"]) <= {
+        "claims"
+    }
     assert str(Path.home()) not in json.dumps(record)
     assert not any(str(v).startswith("/") for v in record["data"])
 

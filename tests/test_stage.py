@@ -14,7 +14,7 @@ from dollkit import paths
 from dollkit.errors import InputError
 from dollkit.stage import RunningStage, begin, read_manifest
 
-VALUES: dict[str, Any] = {"profile": "toy", "size": 3, "unrelated": object()}
+VALUES: dict[str, Any] = {"profile": "toy", "size": 3, "network": "pspnet", "unrelated": object()}
 
 
 def make(stage: str, **values: Any) -> RunningStage:
@@ -94,21 +94,16 @@ def test_inputs_are_those_of_the_matrix(toy: Path) -> None:
     assert list(labels.inputs("classifiers")) == ["a", "b"]
     labels.finish()
     pretrain = begin("pretraining", VALUES | {"arm": "doll"})
-    assert pretrain.path.name == "doll"
+    assert pretrain.path.name == "pspnet-doll"
     assert list(pretrain.inputs("classifiers")) == ["a", "b"], "arm gradcam explains anew"
     with pytest.raises(InputError, match="reads no 'tables'"):
         pretrain.inputs("tables")
     pretrain.finish()
     finetune = begin("finetuning", VALUES | {"task": "lungs"})
     assert list(finetune.inputs("classifiers")) == ["a"], "only the encoder's classifier"
+    assert list(finetune.inputs("pretrain")) == ["doll"], "both say which network"
     with pytest.raises(InputError, match="does not read 'classifiers/b'"):
         finetune.input("classifiers/b")
-
-
-def test_instance_is_named_by_hand_or_by_the_parameter(toy: Path) -> None:
-    make("data")
-    running = begin("classifiers", VALUES | {"architecture": "a"}, instance="b")
-    assert running.instance == "classifiers/b"
 
 
 def test_unknown_stage_and_unset_or_ill_typed_parameters(toy: Path) -> None:

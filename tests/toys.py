@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 PARAMETERS = 'profile: str = "toy"  # parameter file\nsize: int = 3  # rows, films made\n'
+NETWORK = 'network: str = "pspnet"  # which\n'
 
 BODY = """\
 from dollkit.stage import begin
@@ -22,6 +23,7 @@ stage.finish(seeds=[0])
 PROFILE = """\
 matrix:
   architectures: [a, b]
+  networks: [pspnet]
   arms: [doll]
   tasks: [lungs]
   encoder: a
@@ -82,9 +84,11 @@ def make_toy(root: Path) -> None:
         folder, "02_classifiers.ipynb", "classifiers", extra='architecture: str = "a"  # which\n'
     )
     stage_notebook(folder, "03_labels.ipynb", "labels")
-    stage_notebook(folder, "04_pretraining.ipynb", "pretrain", extra='arm: str = "doll"  # which\n')
     stage_notebook(
-        folder, "05_finetuning.ipynb", "finetune", extra='task: str = "lungs"  # which\n'
+        folder, "04_pretraining.ipynb", "pretrain", extra=NETWORK + 'arm: str = "doll"  # which\n'
+    )
+    stage_notebook(
+        folder, "05_finetuning.ipynb", "finetune", extra=NETWORK + 'task: str = "lungs"  # which\n'
     )
     stage_notebook(
         folder, "06_tables.ipynb", "tables", "total(size)", imports="from toykit.sums import total"

@@ -12,9 +12,9 @@ from torch import nn
 from dollkit import compute
 from dollkit.errors import InputError
 
-SCHEDULES = ("cosine", "poly")
+SCHEDULES = ("cosine", "poly", "constant")
 POLY_POWER = 0.9
-"""Power of the polynomial schedule: that of PSSL (arXiv 2207.03335) and of PaddleSeg."""
+"""Power of the polynomial schedule, as in PaddleSeg."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,11 @@ class Recipe:
         steps: optimiser steps.
         batch: films per step, over all processes together.
         lr: peak learning rate (linear warm-up, then down to zero by `schedule`).
+        backbone: rate of the encoder as a share of `lr` (PSSL: 0.1).
         weight_decay: decoupled for AdamW, L2 for SGD; not applied to biases and norms.
         warmup: share of the steps with rising rate.
-        schedule: ``cosine``, or ``poly``: ``(1 - done) ** 0.9`` as in PSSL.
+        schedule: ``cosine``; ``poly``: ``(1 - done) ** 0.9``, PaddleSeg's; or ``constant``, which
+            has no warm-up either, as PSSL pre-trains.
         optimizer: ``adamw``, or ``sgd`` with momentum 0.9 (PSSL).
         clip: largest gradient norm.
         evaluate_every: steps between evaluations (the last step is always evaluated).
@@ -55,6 +57,7 @@ class Recipe:
     schedule: str = "cosine"
     ema: float = 0.0
     at_once: int = 0
+    backbone: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 1), ("at_once", 0)):
@@ -64,18 +67,22 @@ class Recipe:
                 )
         if not self.lr > 0 or not math.isfinite(self.lr):
             raise InputError(f"parameter 'lr' is {self.lr}: it must be a positive number")
+        if not 0 < self.backbone <= 1:
+            raise InputError(f"parameter 'backbone' is {self.backbone}: it must lie in (0, 1]")
         if not 0 <= self.ema < 1:
             raise InputError(f"parameter 'ema' is {self.ema}: it must be in [0, 1)")
         if self.optimizer not in {"adamw", "sgd"}:
             raise InputError(f"parameter 'optimizer' is {self.optimizer!r}: use adamw or sgd")
         if self.schedule not in SCHEDULES:
             raise InputError(
-                f"parameter 'schedule' is {self.schedule!r}: use {' or '.join(SCHEDULES)}"
+                f"parameter 'schedule' is {self.schedule!r}: use one of {', '.join(SCHEDULES)}"
             )
         compute.check_precision(self.precision)
 
     def rate(self, step: int) -> float:
         """Learning rate of optimiser step `step` (0-based)."""
+        if self.schedule == "constant":
+            return self.lr
         ramp = max(1, round(self.warmup * self.steps))
         if step < ramp:
             return self.lr * (step + 1) / ramp
@@ -102,18 +109,35 @@ def order(n: int, batch: int, step: int, seed: int) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices and kernels decay, vectors do not."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
+def parameter_groups(
+    model: nn.Module, weight_decay: float, backbone: float = 1.0
+) -> list[dict[str, Any]]:
+    """Trainable parameters in groups: matrices and kernels decay, vectors do not.
+
+    With `backbone` below one the encoder's have groups of their own, marked by ``scale``: the
+    share of the rate that they get.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    scales = (1.0,) if backbone == 1 else (1.0, backbone)
+
+    def group(scale: float, vectors: bool) -> list[nn.Parameter]:
+        return [
+            p
+            for n, p in named
+            if (p.ndim <= 1) == vectors
+            and (len(scales) == 1 or n.startswith("encoder.") == (scale != 1))
+        ]
+
     return [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": group(s, vectors), "weight_decay": 0.0 if vectors else weight_decay, "scale": s}
+        for s in scales
+        for vectors in (False, True)
     ]
 
 
 def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Optimiser of the model's trainable parameters."""
-    groups = parameter_groups(model, recipe.weight_decay)
+    groups = parameter_groups(model, recipe.weight_decay, recipe.backbone)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
