@@ -18,6 +18,7 @@ from dollkit.errors import InputError
 from dollkit.loop import Recipe, fit, order
 from dollkit.losses import weighted_bce_dice
 from dollkit.store import Store
+from dollkit.training.footprint import footprint
 
 Rows = npt.NDArray[np.int64]
 
@@ -85,11 +86,12 @@ def load_films(store: Store) -> Films:
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows of `Films` for one seed and fold."""
+    """Rows of `Films` for one seed and fold; `train` is drawn from `pool`."""
 
     train: Rows
     valid: Rows
     test: Rows
+    pool: Rows
 
 
 def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int) -> Parts:
@@ -128,7 +130,7 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
             f"{len(pool)} training, {len(held)} validation and {len(tested)} test films"
         )
     drawn = np.random.default_rng(compute.derive(seed, 6, fold)).permutation(pool)
-    return Parts(drawn[:n_train], held, tested)
+    return Parts(drawn[:n_train], held, tested, pool)
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,13 @@ def run(
         drawn = _predict(model, held)
         return {"val_miou": metrics.mean_iou(metrics.iou(*metrics.counts(drawn, held_truth)))}
 
+    def set_mode(model: nn.Module) -> None:
+        adapters.train_mode(model, job.tuning)
+
+    held_mb = footprint(net, lambda m: loss(m, sample(0)), recipe, set_mode)
     done = fit(
         net, sample, loss, recipe, evaluate=evaluate, score="val_miou", quiet=True,
-        set_mode=lambda m: adapters.train_mode(m, job.tuning), label=job.name,
+        set_mode=set_mode, label=job.name,
     )  # fmt: skip
     moved = [k for k, v in _state(net, names).items() if k in frozen and not v.equal(frozen[k])]
     if moved:
@@ -224,7 +230,8 @@ def run(
         "run": {
             "steps": recipe.steps, "best_step": done.best_step,
             "best_val_miou": done.best_score if done.best_state else float("nan"),
-            "trainable": count, "total": total, "seconds": done.seconds,
+            "trainable": count, "total": total, "memory_mb": round(held_mb, 3),
+            "seconds": done.seconds,
             "checkpoint_bytes": sum(state[k].numel() * state[k].element_size() for k in kept),
         },
     }  # fmt: skip

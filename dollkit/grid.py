@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,17 @@ from tqdm.auto import tqdm
 
 from dollkit import adapters, metrics, npz
 from dollkit.augment import Augmentation
+from dollkit.cells import Tunings, cells_of
 from dollkit.errors import InputError
 from dollkit.finetuning import Films, Job, Start, run, split
 from dollkit.loop import Recipe
 
 log = logging.getLogger(__name__)
-OTHER = "other"
-"""Learning rates of every tuning that has none of its own."""
+NO_MATTER = (
+    "n_examples", "arms", "tunings", "lrs", "imagenet_weights", "seeds", "folds", "sizes",
+    "size_arms", "n_train",
+)  # fmt: skip
+"""Parameters of notebook 05 that say which jobs there are, and nothing about any one of them."""
 
 
 @dataclass
@@ -36,12 +40,13 @@ class Grid:
     """Everything a task's jobs share.
 
     Attributes:
-        tunings: tuning to its arms and its learning-rate grid, the same for each of them.
+        tunings: tuning to its arms and its learning-rate grid, see `cells.tunings_of`.
         recipe: steps, batch and the rest; rate and seed come from the job.
         starts: arm to `Start`.
         folder: gets `jobs/`.
         key: fingerprint of data, weights and settings; jobs made under another key run again.
         rank: of the updates under tuning ``lora``.
+        sizes: other numbers of training films to the arms that are tuned in full with them.
     """
 
     task: str
@@ -49,7 +54,7 @@ class Grid:
     config: Mapping[str, Any]
     data: Films
     starts: Mapping[str, Start]
-    tunings: Mapping[str, tuple[Sequence[str], Sequence[float]]]
+    tunings: Tunings
     recipe: Recipe
     augmentation: Augmentation
     n_train: int
@@ -60,54 +65,31 @@ class Grid:
     key: str
     where: torch.device
     rank: int = adapters.RANK
+    sizes: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for tuning, (arms, lrs) in self.tunings.items():
-            for arm in arms:
-                if arm not in self.starts:
-                    raise InputError(
-                        f"parameter 'tunings' names {arm!r} under {tuning!r}: list it in 'arms' too"
-                    )
+            self._known("tunings", arms, f" under {tuning!r}")
             if arms and not lrs:
                 raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
+        for arms in self.sizes.values():
+            self._known("size_arms", arms)
+            if arms and "full" not in self.tunings:
+                raise InputError("parameter 'size_arms' is given, but 'arms' is empty: give both")
         for name in ("seeds", "folds"):
             if not getattr(self, name):
                 raise InputError(f"parameter {name!r} is empty: give at least one")
         for seed in self.seeds:
             for fold in self.folds:  # too few films is an error before any run starts
-                split(self.data.films, fold, self.n_train, self.n_valid, seed)
+                for n_train in (self.n_train, *self.sizes):
+                    split(self.data.films, fold, n_train, self.n_valid, seed)
 
-
-def tunings_of(
-    arms: Sequence[str], tunings: Mapping[str, Sequence[str]], lrs: Mapping[str, Sequence[float]]
-) -> dict[str, tuple[Sequence[str], Sequence[float]]]:
-    """Every tuning that has arms, with them and its learning rates, in `adapters.TUNINGS`' order.
-
-    Args:
-        arms: starts that are tuned in full.
-        tunings: starts under each of the other tunings.
-        lrs: grid of peak learning rates of each tuning, the same for all of its arms; ``other``
-            is for tunings without their own.
-
-    Raises:
-        InputError: a tuning that is not known, or that has arms but no rates.
-    """
-    known = {"tunings": adapters.TUNINGS[1:], "lrs": (*adapters.TUNINGS, OTHER)}
-    for name, given in (("tunings", tunings), ("lrs", lrs)):
-        for tuning in given:
-            if tuning not in known[name]:
+    def _known(self, parameter: str, arms: Sequence[str], where: str = "") -> None:
+        for arm in arms:
+            if arm not in self.starts:
                 raise InputError(
-                    f"parameter {name!r} names {tuning!r}: use some of {', '.join(known[name])}"
+                    f"parameter {parameter!r} names {arm!r}{where}: list it in 'arms' too"
                 )
-    wanted = {"full": arms, **tunings}
-    out: dict[str, tuple[Sequence[str], Sequence[float]]] = {}
-    for tuning in adapters.TUNINGS:
-        if wanted.get(tuning):
-            rates = lrs.get(tuning, lrs.get(OTHER, ()))
-            if not rates:
-                raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
-            out[tuning] = (wanted[tuning], rates)
-    return out
 
 
 def execute(grid: Grid) -> dict[str, pd.DataFrame]:
@@ -120,25 +102,19 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
         Frames ``cases``, ``curves``, ``selection`` and ``runs``.
     """
     (grid.folder / "jobs").mkdir(parents=True, exist_ok=True)
-    cells = [
-        (arm, tuning, lrs, fold)
-        for tuning, (arms, lrs) in grid.tunings.items()
-        for arm in arms
-        if not grid.starts[arm].reason
-        for fold in grid.folds
-    ]
+    every = cells_of(grid.tunings, grid.n_train, grid.sizes)
+    cells = [(c, fold) for c in every if not grid.starts[c.arm].reason for fold in grid.folds]
     if not cells:
         raise InputError("parameter 'arms': none of the arms can run")
-    total = sum(len(lrs) + len(grid.seeds) for _, _, lrs, _ in cells)
+    total = sum(len(cell.lrs) + len(grid.seeds) for cell, _ in cells)
     bar = tqdm(total=total, desc=f"fine-tune {grid.task}", unit="run", disable=None)
     frames: dict[str, list[pd.DataFrame]] = {
         k: [] for k in ("cases", "curves", "selection", "runs")
     }
-    for number, (arm, tuning, lrs, fold) in enumerate(cells):
+    for number, (cell, fold) in enumerate(cells):
+        arm, tuning, n_train, lrs = cell
         first = grid.seeds[0]
-        jobs = [
-            Job(grid.task, grid.network, arm, tuning, grid.n_train, first, fold, lr) for lr in lrs
-        ]
+        jobs = [Job(grid.task, grid.network, arm, tuning, n_train, first, fold, lr) for lr in lrs]
         scores = []
         for job in jobs:
             scores.append(_job(grid, job)["run"]["best_val_miou"])
@@ -162,8 +138,8 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
             bar.update()
         mean = frames["runs"][-1]["best_val_miou"].iloc[0]
         log.info(
-            "%s  %d / %d  %s %s fold %d: lr %g, validation mIoU %.3f",
-            grid.task, number + 1, len(cells), arm, tuning, fold, best.lr, mean,
+            "%s  %d / %d  %s %s, %d films, fold %d: lr %g, validation mIoU %.3f",
+            grid.task, number + 1, len(cells), arm, tuning, n_train, fold, best.lr, mean,
         )  # fmt: skip
     bar.close()
     return {k: pd.concat(v, ignore_index=True) for k, v in frames.items()}
@@ -227,15 +203,16 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
 
     Args:
         runs: the frame from `execute`.
-        tuning: which tuning to show.
+        tuning: which tuning to show, with `n_train` training films.
         limit: most films.
 
     Returns:
-        image, image_id, truth (n, C, S, S) in {0, 1}, classes, arms,
+        task, network, image, image_id, truth (n, C, S, S) in {0, 1}, classes, arms,
         prediction (arms, n, C, S, S), iou (arms, n).
     """
     chosen = runs[
         (runs["tuning"] == tuning)
+        & (runs["n_train"] == grid.n_train)
         & (runs["seed"] == grid.seeds[0])
         & (runs["fold"] == grid.folds[0])
     ]
@@ -254,6 +231,8 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
     known = np.isfinite(overlap)
     per_film = np.where(known, overlap, 0).sum(-1) / np.maximum(known.sum(-1), 1)
     return {
+        "task": np.array(grid.task),
+        "network": np.array(grid.network),
         "image": grid.data.images[test],
         "image_id": grid.data.films["image_id"].to_numpy()[test].astype("U"),
         "truth": (target == 1).astype(np.uint8),
@@ -276,8 +255,12 @@ def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
 
 
 def overview(cases: pd.DataFrame) -> pd.DataFrame:
-    """Mean test IoU per tuning and arm (rows) and class (columns), and their mean."""
+    """Mean test IoU per tuning, size and arm (rows) and class (columns), and their mean."""
     per_class = cases.pivot_table(
-        index=["tuning", "arm"], columns="class", values="iou", aggfunc="mean", sort=False
+        index=["tuning", "n_train", "arm"],
+        columns="class",
+        values="iou",
+        aggfunc="mean",
+        sort=False,
     )
     return per_class.assign(mIoU=per_class.mean(axis=1))

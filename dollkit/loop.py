@@ -91,8 +91,9 @@ def fit(
     where = next(model.parameters()).device
     ranks = processes.here()
     quiet = quiet or not ranks.first
-    memory, began = Memory(where), time.perf_counter()
+    began = time.perf_counter()
     done, optimiser = Fit(at_once=recipe.at_once), optimiser_of(model, recipe)
+    memory = Memory(where)  # a first optimiser loads much of torch: no memory of this run
     trainable = [p for g in optimiser.param_groups for p in g["params"]]
     ranks.copy_first([*model.parameters(), *model.buffers()])
     average = Average(model, recipe.ema) if recipe.ema else None

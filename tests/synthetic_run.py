@@ -109,6 +109,7 @@ def run_rows(curves: pd.DataFrame) -> pd.DataFrame:
     adapter = out["tuning"] == "adapter"
     out["trainable"] = np.where(adapter, 350_000, 10_000_000)
     out["total"] = np.where(adapter, 10_350_000, 10_000_000)
+    out["memory_mb"] = np.where(adapter, 90.0, 160.0)
     out["checkpoint_bytes"] = 4 * out["trainable"]
     return out
 
@@ -212,6 +213,7 @@ def task_examples(task: str, size: int = 64, n: int = 5, rng: int = 0) -> Arrays
     pred = np.stack([[[draw_mask(c, s) for c in classes] for _ in range(n)] for s in slips])
     both = (pred & truth).sum((-1, -2)) / (pred | truth).sum((-1, -2))
     return {
+        "task": np.array(task), "network": np.array("pspnet"),
         "image": image, "image_id": np.array([f"{task}{i}" for i in range(n)]),
         "truth": truth.astype(np.uint8), "classes": np.array(classes), "arms": np.array(arms),
         "prediction": pred.astype(np.uint8), "iou": both.mean(-1),

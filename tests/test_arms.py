@@ -19,6 +19,7 @@ from dollkit import (
     adapters,
     armlabels,
     arms,
+    cells,
     compute,
     finetuning,
     grid,
@@ -146,7 +147,7 @@ def task_grid(tmp_path: Path, given: dict[str, finetuning.Start], **more: Any) -
     recipe = Recipe(steps=2, batch=2, lr=1.0, evaluate_every=2, precision="float32")
     settings: dict[str, Any] = {
         "task": "lungs", "network": "pspnet", "config": CONFIG, "data": data, "starts": given,
-        "tunings": grid.tunings_of(list(given), {}, {"full": [1e-3]}), "recipe": recipe,
+        "tunings": cells.tunings_of(list(given), {}, {"full": [1e-3]}), "recipe": recipe,
         "augmentation": NONE, "n_train": 4, "n_valid": 4, "seeds": [0], "folds": [0],
         "folder": tmp_path, "key": "k", "where": CPU,
     }  # fmt: skip
@@ -164,7 +165,7 @@ def test_files_tell_what_is_copied_and_what_is_trained(tmp_path: Path) -> None:
     )  # fmt: skip
     some = {"lora": ["doll"], "bn": ["doll"], "head": ["doll"], "adapter": ["random"], "bias": []}
     rates = {"full": [1e-3], "other": [1e-2]}
-    whole = task_grid(tmp_path, given, tunings=grid.tunings_of(["doll"], some, rates), rank=2)
+    whole = task_grid(tmp_path, given, tunings=cells.tunings_of(["doll"], some, rates), rank=2)
     copied, trained = inventory.write(tmp_path, whole)
     assert (tmp_path / "transfer.json").is_file()
     assert (tmp_path / "trainable.json").is_file()
@@ -224,7 +225,7 @@ def test_other_weights_make_an_arms_runs_anew(
 )  # fmt: skip
 def test_tunings_that_are_not_known_are_named(tunings: Any, lrs: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        grid.tunings_of(["a"], tunings, lrs)
+        cells.tunings_of(["a"], tunings, lrs)
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +341,7 @@ def test_presets() -> None:
 def test_a_run_that_moves_what_is_frozen_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tunings = grid.tunings_of([], {"bn": ["random"]}, {"other": [1e-3]})
+    tunings = cells.tunings_of([], {"bn": ["random"]}, {"other": [1e-3]})
     whole = task_grid(tmp_path, starts("random"), tunings=tunings)
     monkeypatch.setattr(adapters, "train_mode", lambda net, tuning: net.train())
     with pytest.raises(AssertionError, match="running_mean should have stayed"):

@@ -207,10 +207,10 @@ def test_claims_page_says_it_all(true_effect: pd.DataFrame, tmp_path: Path) -> N
 
 def test_a_smaller_training_set_decides_and_others_are_details() -> None:
     both = pd.concat(
-        [synthetic.segmentation_cases(), synthetic.segmentation_cases().assign(n_train=32)]
+        [synthetic.segmentation_cases(), synthetic.segmentation_cases().assign(network="UNet")]
     )
     rows = _evaluate(both).query("contrast == 'doll - random'")
-    assert rows.groupby("n_train")["decides"].first().to_dict() == {16: True, 32: False}
+    assert rows.groupby("network")["decides"].first().to_dict() == {"PSPNet": True, "UNet": False}
 
 
 def test_provenance_gathers_all_manifests(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ CURVE_COLUMNS = [
 ]  # fmt: skip
 RUN_COLUMNS = [
     "task", "network", "arm", "tuning", "n_train", "seed", "fold", "lr", "steps", "best_step",
-    "best_val_miou", "trainable", "total", "seconds", "checkpoint_bytes",
+    "best_val_miou", "trainable", "total", "memory_mb", "seconds", "checkpoint_bytes",
 ]  # fmt: skip
 LABEL_COLUMNS = [
     "finding", "explainer", "n_classifiers", "iou_matched", "iou_matched_lo", "iou_matched_hi",
@@ -249,6 +249,19 @@ def miou(cases: pd.DataFrame, value: str = "iou") -> float:
     if cases.empty:
         return float("nan")
     return float(contributions(cases, value)[2].mean())
+
+
+def main_size(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the training size that tables and claims are about, per task and network.
+
+    It is the one with most arms and tunings; then the smallest, where pre-training can show.
+    Other sizes are for label efficiency (`dollkit.report.sizes`).
+    """
+    kept: list[pd.DataFrame] = []
+    for _, part in frame.groupby(["task", "network"], sort=True):
+        settings = part[["n_train", "arm", "tuning"]].drop_duplicates().groupby("n_train").size()
+        kept.append(part[part["n_train"] == min(settings.index, key=lambda n: (-settings[n], n))])
+    return pd.concat(kept, ignore_index=True) if kept else frame
 
 
 def case_means(cases: pd.DataFrame) -> pd.DataFrame:

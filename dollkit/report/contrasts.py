@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dollkit.findings import MOBILE
-from dollkit.report.cases import ARMS, TASKS, contributions
+from dollkit.report.cases import ARMS, TASKS, contributions, main_size
 from dollkit.report.speed import paired_speed
 from dollkit.report.tables import configurations
 from dollkit.stats import (
@@ -211,8 +211,9 @@ def _adapter_row(
 def segmentation_rows(
     cases: pd.DataFrame, curves: pd.DataFrame, runs: pd.DataFrame, not_run: Mapping[str, str]
 ) -> list[dict[str, object]]:
-    """Contrasts of C2, C3 and C4, per task, network and training size."""
+    """Contrasts of C2, C3 and C4, per task and network, at their `main_size`."""
     rows: list[dict[str, object]] = []
+    cases = main_size(cases)
     for task, network, size, decides in _blocks(cases):
         where: dict[str, object] = {"network": network, "n_train": size}
         block, paces, trained = (

@@ -71,7 +71,7 @@ def figure4(run: Path | pd.DataFrame, *, profile: str) -> Drawn:
     curves = run if isinstance(run, pd.DataFrame) else cases.load_curves(run)
     kept: list[pd.DataFrame] = []
     for _, part in curves.groupby("task"):
-        sizes = part.groupby(["network", "n_train"]).size()
+        sizes = cases.main_size(part).groupby(["network", "n_train"]).size()
         network, size = min(sizes.index, key=lambda k: (-sizes[k], str(k[0]), k[1]))
         kept.append(part[(part["network"] == network) & (part["n_train"] == size)])
     if not kept:

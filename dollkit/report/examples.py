@@ -13,7 +13,9 @@ from dollkit import npz
 from dollkit.errors import InputError
 
 LABEL_ARRAYS = ("image", "image_id", "finding", "map", "label", "truth", "iou")
-TASK_ARRAYS = ("image", "image_id", "truth", "classes", "arms", "prediction", "iou")
+TASK_ARRAYS = (
+    "task", "network", "image", "image_id", "truth", "classes", "arms", "prediction", "iou",
+)  # fmt: skip
 Arrays = dict[str, npt.NDArray[Any]]
 
 

@@ -49,7 +49,7 @@ def figure1(
     Args:
         labels: ``labels/examples.npz``. If it (or ``maps``) also holds ``maps`` (n, K, S, S)
             and ``classifiers`` (K,), the map of each classifier is shown.
-        task: ``finetune/<task>/examples.npz``, for the last panel.
+        task: ``examples.npz`` of a fine-tuning stage, for the last panel.
         profile: name for the caption.
         maps: optional other file that holds the per-classifier maps of the same examples.
         arm: whose prediction is shown.
@@ -97,7 +97,7 @@ def figure1(
         for c in range(len(t["classes"])):
             color = style.CLASS_COLORS[c % len(style.CLASS_COLORS)]
             style.wash(network, t["prediction"][arms.index(arm), j, c], color)
-        network.set_title(f"{next(titles)}  fine-tuned\non {task.parent.name}")
+        network.set_title(f"{next(titles)}  fine-tuned\non {t['task']}")
     for name, mask in (("label", label), ("truth", a["truth"][i])):
         rows.append(
             {"panel": name, "image_id": a["image_id"][i], "finding": a["finding"][i]}
@@ -109,7 +109,7 @@ def figure1(
         f"Figure 1 (profile {profile}). The approach, drawn from arrays of this run: a film with "
         f"{a['finding'][i]}; explanations of the classifiers; their consensus; the label (blue: "
         "finding, yellow: ignored in training, white line: true mask), on which a segmentation "
-        f"network is pre-trained; its prediction after fine-tuning on {task.parent.name}. Film: "
+        f"network is pre-trained; its prediction after fine-tuning on {t['task']}. Film: "
         "90 % quantile of label IoU among mobile findings; last panel: film of median mIoU."
     )
     return Drawn(fig, pd.DataFrame(rows), caption)
@@ -204,7 +204,8 @@ def figure3(
     """Segmentations of the arms side by side, truth as contour.
 
     Args:
-        tasks: ``finetune/<task>/examples.npz`` of each task.
+        tasks: ``examples.npz`` of each fine-tuning stage; those of the first one's network are
+            shown.
         profile: name for the caption.
         quantiles: per task the films at these quantiles of IoU averaged over arms.
 
@@ -213,7 +214,9 @@ def figure3(
     """
     if not tasks:
         raise InputError("figure 3: no examples.npz given; fine-tune a task first")
-    loaded = {p.parent.name: load_examples(p, TASK_ARRAYS) for p in tasks}
+    every = [load_examples(p, TASK_ARRAYS) for p in tasks]
+    network = str(every[0]["network"])
+    loaded = {str(t["task"]): t for t in every if str(t["network"]) == network}
     arms = style.arms_of([str(x) for t in loaded.values() for x in t["arms"]])
     chosen: list[tuple[str, float, int]] = []
     for task, t in loaded.items():
@@ -252,8 +255,8 @@ def figure3(
                     ax.set_title("truth" if arm is None else style.ARM_LOOKS[arm].label)
     counts = ", ".join(f"{task} {len(t['image'])}" for task, t in loaded.items())
     caption = (
-        f"Figure 3 (profile {profile}). Predictions (colours) of the pre-training arms with the "
-        "true contours (white); mIoU of the film in the corner. Per task the films of median and "
-        f"of lowest mIoU averaged over arms, among the stored examples ({counts}; one seed)."
+        f"Figure 3 (profile {profile}, {network}). Predictions (colours) of the pre-training arms "
+        "with the true contours (white); mIoU of the film in the corner. Per task the films of "
+        f"median and of lowest mIoU averaged over arms, among the stored examples ({counts}; one seed)."
     )
     return Drawn(fig, pd.DataFrame(rows), caption)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dollkit.errors import InputError
-from dollkit.report.cases import ARMS, SETTING, TASKS, TUNINGS, contributions
+from dollkit.report.cases import ARMS, SETTING, TASKS, TUNINGS, contributions, main_size
 from dollkit.report.reference import load_reference
 from dollkit.report.render import write_table
 from dollkit.report.speed import speed
@@ -27,12 +27,14 @@ __all__ = [
 UPPER_BOUND = "upper bound, phantom only"
 NAMES = {
     "miou": "mIoU", "dice": "Dice", "lr": "learning rate", "n_train": "n train",
-    "checkpoint_mb": "checkpoint, MB", "trainable_share": "trained share",
+    "memory_mb": "step, MB", "checkpoint_mb": "checkpoint, MB", "trainable_share": "trained share",
     "steps_own": "steps (own)", "seconds_own": "seconds (own)", "steps_random": "steps (random)",
     "n_cases": "films", "n_seeds": "seeds", "n_classifiers": "classifiers",
     "iou_matched": "IoU (matched area)", "n": "pairs",
 }  # fmt: skip
-DIGITS = {"steps_own": 0, "seconds_own": 1, "steps_random": 0, "checkpoint_mb": 2}
+DIGITS = {"steps_own": 0, "seconds_own": 1, "steps_random": 0, "memory_mb": 0,
+    "checkpoint_mb": 2,
+}  # fmt: skip
 
 
 def hidden(frame: pd.DataFrame) -> list[str]:
@@ -87,7 +89,7 @@ def table1(
     """Arms x (task, network, training size), all weights tuned: mIoU and Dice.
 
     Args:
-        cases: per-case rows; only tuning "full" is shown.
+        cases: per-case rows; only tuning "full" and `main_size` are shown.
         runs: rows of runs.csv, for the selected learning rate.
         not_run: arm -> reason, for arms that could not run.
 
@@ -98,7 +100,7 @@ def table1(
     full = cases[cases["tuning"] == "full"]
     if full.empty:
         raise InputError("table 1: no case has tuning 'full'; fine-tune with it")
-    frame = summarise(full).merge(
+    frame = summarise(main_size(full)).merge(
         _rates(runs[runs["tuning"] == "full"]), on=SETTING, how="left", validate="1:1"
     )
     frame["status"] = np.where(frame["arm"] == "truth", UPPER_BOUND, "run")
@@ -123,16 +125,18 @@ def table1(
 def table2(cases: pd.DataFrame, runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Tuning x arm per task: what is trained, how long it takes, what it gives, what it weighs.
 
-    Columns: task, network, n_train, tuning, arm, trainable_share (trainable / total weights),
-    steps_own, seconds_own (mean over runs, to 95 % of the run's own best validation mIoU),
-    steps_random (to 95 % of the best of random/full, same seed and fold; only if every run gets
-    there), reached ("2/3" runs that do), miou, miou_lo, miou_hi, checkpoint_mb (10^6 bytes),
-    n_cases, n_seeds.
+    `main_size` alone is shown. Columns: task, network, n_train, tuning, arm, trainable_share
+    (trainable / total weights), steps_own, seconds_own (mean over runs, to 95 % of the run's own
+    best validation mIoU), steps_random (to 95 % of the best of random/full, same seed and fold; only if every run gets
+    there), reached ("2/3" runs that do), miou, miou_lo, miou_hi, memory_mb (2^20 bytes that a
+    training step holds, see `training.footprint`), checkpoint_mb (10^6 bytes), n_cases, n_seeds.
     """
-    frame = summarise(cases)
+    frame = summarise(main_size(cases))
     grouped = runs.assign(share=runs["trainable"] / runs["total"]).groupby(SETTING, sort=True)
     cost = grouped.agg(
-        trainable_share=("share", "mean"), checkpoint_mb=("checkpoint_bytes", "mean")
+        trainable_share=("share", "mean"),
+        memory_mb=("memory_mb", "mean"),
+        checkpoint_mb=("checkpoint_bytes", "mean"),
     ).reset_index()
     cost["checkpoint_mb"] /= 1e6
     pace = speed(curves).groupby(SETTING, sort=True)
@@ -145,7 +149,7 @@ def table2(cases: pd.DataFrame, runs: pd.DataFrame, curves: pd.DataFrame) -> pd.
     )
     columns = [
         *SETTING, "trainable_share", "steps_own", "seconds_own", "steps_random", "reached",
-        "miou", "miou_lo", "miou_hi", "checkpoint_mb", "n_cases", "n_seeds",
+        "miou", "miou_lo", "miou_hi", "memory_mb", "checkpoint_mb", "n_cases", "n_seeds",
     ]  # fmt: skip
     return _ordered(frame[columns])
 
@@ -269,7 +273,8 @@ def caption(table: int, frame: pd.DataFrame, profile: str) -> str:
             f"{head} What each tuning trains and what it gives: {runs} seeds, {films} test films "
             f"per task; {interval}. Steps and seconds (own) run to 95 % of the run's own best "
             "validation mIoU, steps (random) to 95 % of the best of the random arm tuned in "
-            "full; reached: runs that get there."
+            "full; reached: runs that get there; step: memory of one training step, "
+            "counted from its tensors."
         )
     if table == 3:
         return (
