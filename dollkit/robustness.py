@@ -1,9 +1,9 @@
 """How much a segmentation network loses when its test films are changed: four perturbations.
 
 Each is a known way in which films of another hospital differ, with few levels that have a meaning
-outside this package. Levels lie outside of what `dollkit.augment.Augmentation` draws by default
-(gain 0.8 to 1.2, 8 degrees), but for a rotation of 5 degrees, so that they ask for more than
-training showed. Nothing is random but noise, and that is the same for every network.
+outside this package. Gains and angles lie outside of what `dollkit.augment.Augmentation` draws by
+default (0.8 to 1.2, 8 degrees), but for 5 degrees, so that they ask for more than training showed.
+Nothing is random but noise, and that is the same for every network.
 
 The idea is that of Hendrycks & Dietterich (arXiv 1903.12261); kinds and levels are ours.
 """
@@ -61,7 +61,7 @@ KINDS: dict[str, Kind] = {
         "greys drawn towards mid-grey by a gain",
     ),
     "noise": Kind(
-        (5.0, 10.0, 20.0), 0.0, 0.0, 128.0, "SD, grey levels",
+        (10.0, 20.0, 40.0), 0.0, 0.0, 128.0, "SD, grey levels",
         "white Gaussian noise, its standard deviation in grey levels of 255",
     ),
     "rotation": Kind(
@@ -69,7 +69,7 @@ KINDS: dict[str, Kind] = {
         "film and masks turned about the centre, counter-clockwise, in degrees",
     ),
     "window": Kind(
-        (0.5, 0.25, 0.0625), 1.0, 1 / 256, 1.0, "share of the range",
+        (0.75, 0.5, 0.25), 1.0, 1 / 256, 1.0, "share of the range",
         "no display window: the film's greys fill this share of the range, from black",
     ),
 }  # fmt: skip
@@ -82,10 +82,11 @@ KINDS: dict[str, Kind] = {
   black in the film and ignored in the masks; what leaves the frame is lost to both. So a rotated
   film is judged on somewhat fewer pixels.
 - ``window``: g -> share g. Without VOI window `dollkit.decode` divides by the range of
-  BitsStored, so a film of 12 bits that declares 13, 14 or 16 fills a half, a quarter or a
-  sixteenth of the greys: these are the levels. The logarithmic window of the phantom takes about
-  a third of the range that `dollkit.phantom` can expose. What the window had cut off is gone, and
-  where the greys lay in the range is not known: at its dark end is our choice.
+  BitsStored, so a film of 12 bits that declares 13 or 14 fills a half or a quarter of the greys
+  (16: 0.0625, allowed too, with 16 greys left), one of detector values up to 3071 of 4095 three
+  quarters. The logarithmic window of the phantom takes about a third of the range that
+  `dollkit.phantom` can expose. What the window had cut off is gone, and where the greys lay in
+  the range is not known: at its dark end is our choice.
 
 Results are rounded to whole grey levels, as a decoder would.
 """
@@ -170,7 +171,7 @@ def perturb(images: U8, targets: U8, name: str, level: float, rows: npt.ArrayLik
 
 
 def _whole(grey: npt.NDArray[np.floating[Any]]) -> U8:
-    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8)
 
 
 def _noisy(images: U8, sd: float, rows: I64) -> U8:

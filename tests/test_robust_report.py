@@ -197,7 +197,7 @@ def test_the_figure_has_fixed_bytes_and_says_what_it_shows(
     for first, second in zip(*saved, strict=True):
         assert first.read_bytes() == second.read_bytes(), first.name
     for words in ("profile p", "3 seeds", "12 test films", "lungs PSPNet, 16 training films",
-                  "0.5, 0.25, 0.0625", "from the lowest to the highest seed"):  # fmt: skip
+                  "(0.75, 0.5, 0.25)", "from the lowest to the highest seed"):  # fmt: skip
         assert words in drawn.caption
     assert "imagenet" not in set(drawn.data["arm"])
     axes = drawn.figure.axes
@@ -218,7 +218,7 @@ def test_written_tables_say_levels_as_they_are(made: pd.DataFrame, tmp_path: Pat
     assert back["level"].tolist() == pytest.approx(made["level"].tolist(), nan_ok=True)
     text = paths[1].read_text()
     assert "| lungs | untouched | – | random |" in text
-    assert "| lungs | window | 0.0625 | doll |" in text
+    assert "| lungs | window | 0.25 | doll |" in text
     assert "| lungs | noise | 20 | doll |" in text
     assert "0.060 [0.060, 0.060] | -0.060 [-0.060, -0.060]" in text
     assert "profile p" in text
