@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dollkit.errors import InputError
@@ -117,10 +116,7 @@ def figure4(run: Path | pd.DataFrame, *, profile: str) -> Drawn:
                     ax.set_xlabel("training steps")
                 if c == 0:
                     ax.set_ylabel(f"{TUNING_TITLES[tuning]}\nvalidation mIoU")
-        fig.legend(
-            handles=[_handle(arm) for arm in arms], loc="outside lower center",
-            ncols=min(len(arms), 6), frameon=False, handlelength=3,
-        )  # fmt: skip
+        style.legend(fig, arms)
     low, high = int(data["n_seeds"].min()), int(data["n_seeds"].max())
     where = ", ".join(
         f"{t} {p['network'].iloc[0]}, {p['n_train'].iloc[0]} training films"
@@ -133,14 +129,6 @@ def figure4(run: Path | pd.DataFrame, *, profile: str) -> Drawn:
         "learning rate chosen for it on validation."
     )
     return Drawn(fig, data, caption)
-
-
-def _handle(arm: str) -> Line2D:
-    look = style.ARM_LOOKS[arm]
-    return Line2D(
-        [], [], color=look.color, linestyle=look.line, marker=look.marker, label=look.label,
-        linewidth=2.0 if arm == "doll" else 1.3,
-    )  # fmt: skip
 
 
 def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) -> Drawn:

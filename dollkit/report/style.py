@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 
 from dollkit.report.cases import write_csv
@@ -193,3 +194,17 @@ def short(name: str) -> str:
 def arms_of(present: Sequence[str]) -> list[str]:
     """Arms in the fixed order of `ARM_LOOKS`."""
     return [a for a in ARM_LOOKS if a in set(present)]
+
+
+def legend(fig: Figure, arms: Sequence[str]) -> None:
+    """Line, marker and name of each arm, below a figure of curves."""
+    looks = [(ARM_LOOKS[arm], arm == "doll") for arm in arms]
+    handles = [
+        Line2D([], [], color=look.color, linestyle=look.line, marker=look.marker, label=look.label,
+               linewidth=2.0 if strong else 1.3)
+        for look, strong in looks
+    ]  # fmt: skip
+    fig.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(arms), 6), frameon=False,
+        handlelength=3,
+    )  # fmt: skip

@@ -1,0 +1,288 @@
+"""Perturbed films: identities, known answers, and counts that leave ignored pixels out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+
+from dollkit import augment, metrics, robustness
+from dollkit.errors import InputError
+from dollkit.images import IGNORE
+from dollkit.report import cases
+from dollkit.robustness import KINDS, PERTURBATIONS, cells, judge, perturb
+
+U8 = npt.NDArray[np.uint8]
+
+
+def _films(n: int = 3, side: int = 32, classes: int = 2) -> tuple[U8, U8]:
+    rng = np.random.default_rng(side)
+    images = rng.integers(0, 256, (n, side, side), dtype=np.uint8)
+    targets = rng.choice(np.array([0, 1, IGNORE], np.uint8), (n, classes, side, side))
+    return images, targets
+
+
+@pytest.mark.parametrize("side", [32, 37])
+@pytest.mark.parametrize("name", list(KINDS))
+def test_the_identity_level_gives_the_same_bytes(name: str, side: int) -> None:
+    images, targets = _films(side=side)
+    films, masks = perturb(images, targets, name, KINDS[name].identity, range(3))
+    assert films.dtype == masks.dtype == np.uint8
+    np.testing.assert_array_equal(films, images)
+    np.testing.assert_array_equal(masks, targets)
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_every_level_changes_films_more_than_the_one_before(name: str) -> None:
+    rough = np.random.default_rng(0).uniform(20, 235, (2, 8, 8))
+    images = np.kron(rough, np.ones((8, 8))).astype(np.uint8)
+    targets = np.ones((2, 1, 64, 64), np.uint8)
+    gaps = []
+    for level in PERTURBATIONS[name]:
+        films, _ = perturb(images, targets, name, level, range(2))
+        gaps.append(np.abs(films.astype(int) - images).mean())
+    assert gaps == sorted(gaps)
+    assert gaps[0] > 1
+
+
+@pytest.mark.parametrize("side", [32, 37])
+@pytest.mark.parametrize("turns", [1, 2, -1])
+def test_right_angles_are_rot90(turns: int, side: int) -> None:
+    images, targets = _films(side=side)
+    films, masks = perturb(images, targets, "rotation", 90.0 * turns, range(3))
+    np.testing.assert_array_equal(films, np.rot90(images, turns, (1, 2)))
+    np.testing.assert_array_equal(masks, np.rot90(targets, turns, (2, 3)))
+
+
+def test_what_comes_from_outside_is_black_and_ignored() -> None:
+    """At 45 degrees a square keeps 2 (sqrt 2 - 1) of its area; corners are gone, the middle not."""
+    side = 201
+    films, masks = perturb(
+        np.full((1, side, side), 200, np.uint8), np.ones((1, 2, side, side), np.uint8),
+        "rotation", 45.0, [0],
+    )  # fmt: skip
+    outside = masks[0, 0] == IGNORE
+    # Pixels are counted by their centres: wrong by at most half of those that the edges cross.
+    kept = 2 * (math.sqrt(2) - 1)
+    assert 1 - outside.mean() == pytest.approx(kept, abs=4 * math.sqrt(2) * side / side**2 / 2)
+    np.testing.assert_array_equal(masks[0, 1], masks[0, 0])
+    assert set(np.unique(masks)) == {1, IGNORE}
+    assert outside[0, 0]
+    assert not outside[side // 2, side // 2]
+    assert films[0, side // 2, side // 2] == 200
+    assert films[0, 0, 0] == 0
+    # Only the rim, where film and black are mixed, is neither.
+    assert (films[0][~outside] == 200).mean() > 0.98
+
+
+def test_a_point_turns_counter_clockwise_by_its_angle() -> None:
+    side, radius = 101, 30
+    images, targets = np.zeros((1, side, side), np.uint8), np.zeros((1, 1, side, side), np.uint8)
+    images[0, 49:52, 50 + radius - 1 : 50 + radius + 2] = 240
+    targets[0, 0] = images[0] > 0
+    films, masks = perturb(images, targets, "rotation", 20.0, [0])
+    angle = math.radians(20)
+    for weight in (films[0].astype(float), (masks[0, 0] == 1).astype(float)):
+        y, x = (np.average(axis, weights=weight) for axis in np.indices((side, side)))
+        assert x == pytest.approx(50 + radius * math.cos(angle), abs=0.3)
+        assert y == pytest.approx(50 - radius * math.sin(angle), abs=0.3)
+
+
+def test_contrast_by_hand() -> None:
+    images = np.array([[[0, 127, 128, 255]]], np.uint8).repeat(4, 1)
+    targets = np.zeros((1, 1, 4, 4), np.uint8)
+    # 127.5 + 0.5 (g - 127.5) = 63.75, 127.25, 127.75, 191.25
+    half, same = perturb(images, targets, "contrast", 0.5, [0])
+    assert half[0, 0].tolist() == [64, 127, 128, 191]
+    assert same is targets
+    twice, _ = perturb(images, targets, "contrast", 2.0, [0])
+    assert twice[0, 0].tolist() == [0, 126, 128, 255]
+
+
+def test_window_by_hand() -> None:
+    """12 bits divided by the range of 16, as `dollkit.decode` does without a window."""
+    stored = np.array([0, 257, 2056, 4095])
+    grey = np.rint(255 * stored / 4095).astype(np.uint8)
+    images = np.tile(grey, (1, 4, 1))
+    films, _ = perturb(images, np.zeros((1, 1, 4, 4), np.uint8), "window", 0.0625, [0])
+    assert films[0, 0].tolist() == np.rint(255 * stored / 65535).astype(int).tolist()
+
+
+@pytest.mark.parametrize("level", PERTURBATIONS["noise"])
+def test_noise_has_its_standard_deviation(level: float) -> None:
+    side = 256
+    images = np.full((1, side, side), 128, np.uint8)
+    targets = np.zeros((1, 1, side, side), np.uint8)
+    films, _ = perturb(images, targets, "noise", level, [4])
+    # Rounding adds 1/12 to the variance; four standard errors of mean and spread.
+    noise, wanted = films.astype(float) - 128, math.sqrt(level**2 + 1 / 12)
+    assert abs(noise.mean()) < 4 * wanted / side
+    assert abs(noise.std() / wanted - 1) < 4 / math.sqrt(2 * side**2)
+
+
+def test_noise_is_keyed_by_row_and_level_alone() -> None:
+    images = np.full((3, 64, 64), 128, np.uint8)
+    targets = np.zeros((3, 1, 64, 64), np.uint8)
+    both, _ = perturb(images, targets, "noise", 10.0, [7, 8, 7])
+    np.testing.assert_array_equal(both[0], both[2])
+    alone, _ = perturb(images[:1], targets[:1], "noise", 10, [8])
+    np.testing.assert_array_equal(alone[0], both[1])
+
+    def related(a: U8, b: U8) -> float:
+        return abs(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]))
+
+    stronger, _ = perturb(images, targets, "noise", 20.0, [7, 8, 7])
+    assert related(both[0], both[1]) < 5 / 64
+    assert related(both[0], stronger[0]) < 5 / 64
+
+
+def test_input_stays_as_it_was() -> None:
+    images, targets = _films()
+    before = images.copy(), targets.copy()
+    images.flags.writeable = targets.flags.writeable = False
+    for name, level in cells(PERTURBATIONS):
+        perturb(images, targets, name, level, range(3))
+    np.testing.assert_array_equal(images, before[0])
+    np.testing.assert_array_equal(targets, before[1])
+
+
+def test_levels_lie_beyond_the_augmentation_of_training() -> None:
+    """As the docstring says."""
+    drawn = augment.Augmentation()
+    assert max(PERTURBATIONS["contrast"]) < 1 - drawn.contrast
+    assert sorted(v > drawn.degrees for v in PERTURBATIONS["rotation"]) == [False, True, True]
+
+
+def test_cells_keep_their_order() -> None:
+    assert cells({}) == []
+    assert cells({"window": [0.5], "noise": [5, 2.5]}) == [
+        ("window", 0.5), ("noise", 5.0), ("noise", 2.5),
+    ]  # fmt: skip
+    assert len(cells(PERTURBATIONS)) == 12
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"nois": [5.0]}, "names 'nois': did you mean 'noise'"),
+        ({"noise": []}, "has no level for 'noise'"),
+        ({"noise": 5.0}, "has no level for 'noise'"),
+        ({"noise": "5"}, "has no level for 'noise'"),
+        ({"noise": ["5"]}, "level '5' must be a number from 0 to 128"),
+        ({"noise": [True]}, "level True must be a number"),
+        ({"noise": [math.nan]}, "level nan must be a number"),
+        ({"noise": [-1.0]}, "level -1.0 must be a number"),
+        ({"contrast": [4.5]}, "'contrast': level 4.5 must be a number from 0 to 4"),
+        ({"rotation": [181]}, "from -180 to 180"),
+        ({"window": [0.0]}, "from 0.00390625 to 1"),
+        ({"window": [1.0]}, "level 1 is the untouched film"),
+        ({"rotation": [0]}, "level 0 is the untouched film"),
+        ({"rotation": [5, 10, 5.0]}, "'rotation': level 5 is named twice"),
+    ],
+)
+def test_bad_parameters(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match="parameter 'robustness'") as caught:
+        cells(given)
+    assert message in str(caught.value)
+
+
+def test_perturb_refuses_what_it_does_not_know() -> None:
+    images, targets = _films()
+    with pytest.raises(InputError, match="perturbation 'blur': known: contrast"):
+        perturb(images, targets, "blur", 1.0, range(3))
+    with pytest.raises(InputError, match="must be a number"):
+        perturb(images, targets, "window", 2.0, range(3))
+
+
+def _bright(films: U8) -> U8:
+    """A network that finds class 0 where it is bright and class 1 where it is dark."""
+    return np.stack([films >= 100, films < 100], 1).astype(np.uint8)
+
+
+def test_judge_by_hand() -> None:
+    """Left half bright; its first column ignored. A quarter of the range leaves nothing bright."""
+    images = np.zeros((2, 8, 8), np.uint8)
+    images[:, :, :4] = 200
+    targets = _bright(images)
+    targets[:, 0, :, 0] = IGNORE
+    given = {"window": [0.5, 0.25], "rotation": [90.0]}
+    counts = judge(_bright, images, targets, given, [0, 1])
+    assert counts.shape == (3, 3, 2, 2)
+    assert counts.dtype == np.int64
+    # At 200 / 2 all is as before: 3 of 4 bright columns count, and no false positive is ignored.
+    assert counts[0, :, 0].T.tolist() == [[24, 0, 0], [32, 0, 0]]
+    # At 50 all is dark: 24 bright pixels missed; dark: 32 right, 32 too many.
+    assert counts[1, :, 0].T.tolist() == [[0, 0, 24], [32, 32, 0]]
+    assert counts[2, :, 0].T.tolist() == [[24, 0, 0], [32, 0, 0]]
+    np.testing.assert_array_equal(counts[:, :, 0], counts[:, :, 1])
+
+
+def test_judge_does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, targets = _films(n=5)
+    rows = [3, 14, 15, 9, 2]
+    whole = judge(_bright, images, targets, PERTURBATIONS, rows)
+    monkeypatch.setattr(robustness, "BATCH", 2)
+    np.testing.assert_array_equal(judge(_bright, images, targets, PERTURBATIONS, rows), whole)
+
+
+def test_nothing_asked_for_is_nothing_done() -> None:
+    images, targets = _films()
+
+    def never(films: U8) -> U8:
+        raise AssertionError
+
+    counts = judge(never, images, targets, {}, range(3))
+    assert counts.shape == (0, 3, 3, 2)
+    plain = _plain(images, targets)
+    assert list(robustness.frame(plain, counts, {})) == [*plain, "perturbation", "level"]
+    assert robustness.frame(plain, counts, {}).empty
+
+
+def test_judge_refuses_shapes_that_would_be_broadcast() -> None:
+    images, targets = _films()
+    with pytest.raises(ValueError, match="predicted masks"):
+        judge(lambda x: _bright(x)[:, :1], images, targets, {"noise": [5]}, range(3))
+    with pytest.raises(ValueError, match="rows"):
+        judge(_bright, images, targets, {"noise": [5]}, range(2))
+
+
+def _plain(images: U8, targets: U8) -> pd.DataFrame:
+    """Rows of the untouched films, film by film, as fine-tuning writes them."""
+    tp, fp, fn = (c.ravel() for c in metrics.counts(_bright(images), targets))
+    n, classes = targets.shape[:2]
+    names = np.repeat([f"film{i}" for i in range(n)], classes)
+    frame = pd.DataFrame(
+        {"task": "lungs", "network": "pspnet", "arm": "doll", "tuning": "full", "n_train": 4}
+        | {"seed": 0, "fold": 0, "image_id": names, "patient_id": names}
+        | {"class": np.tile(["bright", "dark"], n), "tp": tp, "fp": fp, "fn": fn}
+        | {"iou": metrics.iou(tp, fp, fn), "dice": metrics.dice(tp, fp, fn)}
+    )
+    assert list(frame) == cases.CASE_COLUMNS
+    return frame
+
+
+def test_frame_names_every_count() -> None:
+    images, targets = _films()
+    given = {"noise": [20.0], "contrast": [0.25, 0.5]}
+    counts = judge(_bright, images, targets, given, range(3))
+    plain = _plain(images, targets)
+    frame = robustness.frame(plain, counts, given)
+    assert list(frame) == [*cases.CASE_COLUMNS, "perturbation", "level"]
+    assert len(frame) == 3 * len(plain)
+    for k, (name, level) in enumerate(cells(given)):
+        part = frame[(frame["perturbation"] == name) & (frame["level"] == level)]
+        assert part["image_id"].tolist() == plain["image_id"].tolist()
+        for film in range(3):
+            for c, label in enumerate(["bright", "dark"]):
+                row = part[(part["image_id"] == f"film{film}") & (part["class"] == label)].iloc[0]
+                assert [row["tp"], row["fp"], row["fn"]] == counts[k, :, film, c].tolist()
+                assert row["iou"] == row["tp"] / (row["tp"] + row["fp"] + row["fn"])
+                assert row["dice"] == 2 * row["tp"] / (2 * row["tp"] + row["fp"] + row["fn"])
+    with pytest.raises(ValueError, match="2 perturbations"):
+        robustness.frame(plain, counts, {"noise": [5.0, 20.0]})
+    with pytest.raises(ValueError, match="4 rows"):
+        robustness.frame(plain.iloc[:4], counts, given)
