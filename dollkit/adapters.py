@@ -62,24 +62,34 @@ class ConvAdapter(nn.Module):
 
 
 class ResidualHead(nn.Module):
-    """Two 3x3 convolutions with a residual, then the output layer (tuning B).
+    """A residual bottleneck, then the output layer (tuning B).
 
-    The second convolution starts at zero: the head starts as the output layer alone.
+    ``y = inner(x + up(relu(mid(relu(down(x))))))`` with `down` and `up` 1x1 and `mid` 3x3 in few
+    channels: with PSPNet's 512 at full width the head would outgrow the network. `up` starts at
+    zero: the head starts as the output layer alone.
+
+    Args:
+        inner: the output layer.
+        channels: of its input.
+        width: most channels of the bottleneck.
     """
 
-    def __init__(self, inner: nn.Module, channels: int) -> None:
+    def __init__(self, inner: nn.Module, channels: int, width: int = 64) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.act = nn.ReLU(inplace=True)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        assert self.second.bias is not None
-        nn.init.zeros_(self.second.bias)
+        width = min(width, channels)
+        self.down = nn.Conv2d(channels, width, 1)
+        self.mid = nn.Conv2d(width, width, 3, padding=1)
+        self.up = nn.Conv2d(width, channels, 1)
+        self.act = nn.ReLU()
+        nn.init.zeros_(self.up.weight)
+        assert self.up.bias is not None
+        nn.init.zeros_(self.up.bias)
         self.inner = inner
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, channels, h, w) -> logits of the inner output layer."""
-        out: torch.Tensor = self.inner(x + self.second(self.act(self.first(x))))
+        side = self.up(self.act(self.mid(self.act(self.down(x)))))
+        out: torch.Tensor = self.inner(x + side)
         return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dollkit import adapters, compute, metrics, networks
+from dollkit import adapters, compute, metrics, networks, robustness
 from dollkit.augment import Augmentation, augment
 from dollkit.errors import InputError
 from dollkit.loop import Recipe, fit, order
@@ -173,15 +173,18 @@ def _state(net: nn.Module, but: Collection[str]) -> dict[str, torch.Tensor]:
 def run(
     job: Job, data: Films, parts: Parts, config: Mapping[str, Any], start: Start, recipe: Recipe,
     augmentation: Augmentation, where: torch.device, rank: int = adapters.RANK,
+    changes: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one job.
 
     Args:
         rank: of the updates under tuning ``lora``.
+        changes: perturbations of the test films to count too, see `robustness.PERTURBATIONS`.
 
     Returns:
         ``curve`` (history rows), ``run`` (one row for runs.csv), ``counts`` (3, test films,
-        classes) of tp, fp, fn and ``prediction`` (test films, C, S, S / 8) bits.
+        classes) of tp, fp, fn, ``robust``, the same of each perturbation (K, 3, films, classes),
+        and ``prediction`` (test films, C, S, S / 8) bits.
     """
     recipe = replace(recipe, lr=job.lr, seed=job.seed)
     net, names = network(job, config, len(data.classes), start, rank)
@@ -238,9 +241,15 @@ def run(
     if done.best_state:  # else no validation film has a pixel to judge by: the last state stands
         net.load_state_dict(done.best_state)
     net.eval()
-    with torch.inference_mode(), compute.autocast(where, recipe.precision):
-        drawn = _predict(net, compute.to_input(data.images[parts.test], where))
-    out["counts"] = np.stack(metrics.counts(drawn, data.targets[parts.test]))
+
+    def predict(films: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        with torch.inference_mode(), compute.autocast(where, recipe.precision):
+            return _predict(net, compute.to_input(films, where))
+
+    films, truth = data.images[parts.test], data.targets[parts.test]
+    drawn = predict(films)
+    out["counts"] = np.stack(metrics.counts(drawn, truth))
+    out["robust"] = robustness.judge(predict, films, truth, changes or {}, parts.test)
     out["prediction"] = np.packbits(drawn, axis=-1)
     return out
 

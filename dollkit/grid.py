@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit import adapters, metrics, npz
+from dollkit import adapters, metrics, npz, robustness
 from dollkit.augment import Augmentation
 from dollkit.cells import Tunings, cells_of
 from dollkit.errors import InputError
@@ -33,6 +33,8 @@ NO_MATTER = (
     "size_arms", "n_train",
 )  # fmt: skip
 """Parameters of notebook 05 that say which jobs there are, and nothing about any one of them."""
+ARRAYS = ("counts", "robust", "prediction")
+"""What a job's file holds beside its text, see `finetuning.run`."""
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Grid:
         key: fingerprint of data, weights and settings; jobs made under another key run again.
         rank: of the updates under tuning ``lora``.
         sizes: other numbers of training films to the arms that are tuned in full with them.
+        changes: perturbations of the test films, counted for what is tuned in full with
+            `n_train` films; see `robustness.PERTURBATIONS`.
     """
 
     task: str
@@ -66,8 +70,10 @@ class Grid:
     where: torch.device
     rank: int = adapters.RANK
     sizes: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    changes: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        robustness.cells(self.changes)
         for tuning, (arms, lrs) in self.tunings.items():
             self._known("tunings", arms, f" under {tuning!r}")
             if arms and not lrs:
@@ -99,7 +105,7 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
     the final runs repeat the chosen rate over all seeds (the first seed's run is the same run).
 
     Returns:
-        Frames ``cases``, ``curves``, ``selection`` and ``runs``.
+        Frames ``cases``, ``curves``, ``selection``, ``runs`` and, with perturbations, ``robust``.
     """
     (grid.folder / "jobs").mkdir(parents=True, exist_ok=True)
     every = cells_of(grid.tunings, grid.n_train, grid.sizes)
@@ -108,9 +114,8 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
         raise InputError("parameter 'arms': none of the arms can run")
     total = sum(len(cell.lrs) + len(grid.seeds) for cell, _ in cells)
     bar = tqdm(total=total, desc=f"fine-tune {grid.task}", unit="run", disable=None)
-    frames: dict[str, list[pd.DataFrame]] = {
-        k: [] for k in ("cases", "curves", "selection", "runs")
-    }
+    names = ("cases", "curves", "selection", "runs", *(("robust",) if grid.changes else ()))
+    frames: dict[str, list[pd.DataFrame]] = {k: [] for k in names}
     for number, (cell, fold) in enumerate(cells):
         arm, tuning, n_train, lrs = cell
         first = grid.seeds[0]
@@ -135,6 +140,9 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
             frames["curves"].append(pd.DataFrame(result["curve"]).assign(**asdict(job)))
             frames["runs"].append(pd.DataFrame([{**asdict(job), **result["run"]}]))
             frames["cases"].append(_cases(grid, job, result["counts"]))
+            if changes := _changes(grid, job):
+                found = robustness.frame(frames["cases"][-1], result["robust"], changes)
+                frames["robust"].append(found)
             bar.update()
         mean = frames["runs"][-1]["best_val_miou"].iloc[0]
         log.info(
@@ -155,13 +163,17 @@ def _job(grid: Grid, job: Job) -> dict[str, Any]:
     parts = split(grid.data.films, job.fold, job.n_train, grid.n_valid, job.seed)
     result = run(
         job, grid.data, parts, grid.config, grid.starts[job.arm], grid.recipe, grid.augmentation,
-        grid.where, grid.rank,
+        grid.where, grid.rank, _changes(grid, job),
     )  # fmt: skip
     text = json.dumps({"key": key, "curve": result["curve"], "run": result["run"]})
     part = path.with_suffix(".part.npz")
-    np.savez(part, text=np.array(text), counts=result["counts"], prediction=result["prediction"])
+    np.savez(part, text=np.array(text), **{name: result[name] for name in ARRAYS})
     part.replace(path)
     return result
+
+
+def _changes(grid: Grid, job: Job) -> Mapping[str, Sequence[float]]:
+    return grid.changes if job.tuning == "full" and job.n_train == grid.n_train else {}
 
 
 def _key(grid: Grid, arm: str) -> str:
@@ -174,7 +186,7 @@ def _read(path: Path, key: str) -> dict[str, Any] | None:
         meta: dict[str, Any] = json.loads(str(z["text"]))
         if meta.pop("key") != key:
             return None
-        return {**meta, "counts": z["counts"], "prediction": z["prediction"]}
+        return {**meta, **{name: z[name] for name in ARRAYS}}
     except (OSError, ValueError, KeyError):
         return None
 
@@ -244,12 +256,13 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
 
 
 def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
-    """Write the frames of `execute`: cases.csv.gz, curves.csv, selection.csv, runs.csv."""
+    """Write the frames of `execute`: cases and robust as .csv.gz, the others as .csv."""
+    (folder / "robust.csv.gz").unlink(missing_ok=True)  # of an earlier run that had it
     for name, frame in frames.items():
-        if name == "cases":
+        if name in ("cases", "robust"):
             # No time stamp inside: the same rows are the same bytes.
             how = {"method": "gzip", "mtime": 0}
-            frame.to_csv(folder / "cases.csv.gz", index=False, compression=how)
+            frame.to_csv(folder / f"{name}.csv.gz", index=False, compression=how)
         else:
             frame.to_csv(folder / f"{name}.csv", index=False)
 

@@ -20,6 +20,7 @@ from dollkit import (
     armlabels,
     arms,
     cells,
+    cells,
     compute,
     finetuning,
     grid,

@@ -338,7 +338,40 @@ def test_validation_films_without_a_pixel_to_judge_by(tmp_path: Path) -> None:
     assert (frames["cases"][["tp", "fn"]].sum(axis=1) == 256).all()
 
 
+def test_other_sizes_and_perturbed_films(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    more = {"changes": {"noise": [5.0], "contrast": [0.0]}, "sizes": {4: ["random"]}}
+    tunings = {"full": (["random"], [1e-3]), "bn": (["random"], [1e-3])}
+    whole = make_grid(tmp_path, tunings=tunings, **SHORT, **more)
+    frames = grid.execute(whole)
+    runs = frames["runs"].set_index(["tuning", "n_train"])
+    assert list(runs.index) == [("full", 6), ("bn", 6), ("full", 4)]
+    assert runs.loc[("full", 6), "memory_mb"] > runs.loc[("bn", 6), "memory_mb"] > 0
+    robust, cases = frames["robust"], frames["cases"]
+    main = cases[(cases["tuning"] == "full") & (cases["n_train"] == 6)]
+    assert set(zip(robust["tuning"], robust["n_train"], strict=True)) == {("full", 6)}
+    assert robust.groupby(["perturbation", "level"], sort=False).size().to_dict() == {
+        ("noise", 5.0): len(main),
+        ("contrast", 0.0): len(main),
+    }
+    # Without contrast all films look alike: one answer for all.
+    flat = robust[robust["perturbation"] == "contrast"]
+    assert (flat["tp"] + flat["fp"]).nunique() == 1
+    assert (main["tp"] + main["fp"]).nunique() > 1
+    assert len(grid.examples(whole, frames["runs"], "full", 2)["arms"]) == 1
+    grid.write(tmp_path / "out", frames)
+    assert len(pd.read_csv(tmp_path / "out" / "robust.csv.gz")) == len(robust)
+    grid.write(tmp_path / "out", {k: v for k, v in frames.items() if k != "robust"})
+    assert not (tmp_path / "out" / "robust.csv.gz").exists()
+
+
 def test_grid_refuses_what_cannot_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'size_arms' names 'doll'"):
+        make_grid(tmp_path, sizes={4: ["doll"]})
+    with pytest.raises(InputError, match="parameter 'robustness' names 'blur'"):
+        make_grid(tmp_path, changes={"blur": [1.0]})
+    with pytest.raises(InputError, match="n_train"):
+        make_grid(tmp_path, sizes={500: ["random"]})
     with pytest.raises(InputError, match="'tunings' names 'doll' under 'adapter'"):
         make_grid(tmp_path, tunings={"adapter": (["doll"], [1e-3])})
     with pytest.raises(InputError, match="'lrs' has no rate for 'full'"):

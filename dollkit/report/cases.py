@@ -208,6 +208,7 @@ def write_rows(run: Path, folder: Path) -> list[Path]:
 
     Returns:
         classifiers.csv, labels.csv, cases.csv.gz, label_cases.csv.gz, curves.csv.gz, runs.csv.
+        (Rows of perturbed test films are written by `dollkit.report.robust`.)
     """
     made = {
         "classifiers.csv": load_classifiers(run),

@@ -257,6 +257,7 @@ def figure3(
     caption = (
         f"Figure 3 (profile {profile}, {network}). Predictions (colours) of the pre-training arms "
         "with the true contours (white); mIoU of the film in the corner. Per task the films of "
-        f"median and of lowest mIoU averaged over arms, among the stored examples ({counts}; one seed)."
+        f"median and of lowest mIoU averaged over arms, among the stored examples ({counts}; one "
+        "seed)."
     )
     return Drawn(fig, pd.DataFrame(rows), caption)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.lines import Line2D
 
 from dollkit.errors import InputError
 from dollkit.report import style
@@ -164,14 +163,7 @@ def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
             ax.grid(axis="y", color="#dddddd", linewidth=0.5)
             ax.set_axisbelow(True)
         axes[0].set_ylabel("test mIoU")
-        handles = [
-            Line2D(
-                [], [], color=look.color, linestyle=look.line, marker=look.marker,
-                label=look.label, linewidth=2.0 if arm == "doll" else 1.3,
-            )
-            for arm, look in ((a, style.ARM_LOOKS[a]) for a in arms)
-        ]  # fmt: skip
-        fig.legend(handles=handles, loc="outside lower center", ncols=len(arms), frameon=False)
+        style.legend(fig, arms)
     text = (
         f"Figure 5 (profile {profile}, {data['network'].iloc[0]}). Test mIoU against the number of "
         f"training masks, all weights tuned; mean over {_span(data['n_seeds'])} seeds, "
