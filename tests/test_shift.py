@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def _own_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOLLKIT_NOTEBOOKS", raising=False)
 
 
+@functools.cache  # a plan looks up what every notebook imports, which takes seconds
 def plan(profile: str) -> dict[str, Mapping[str, Json]]:
     """Parameters of every instance, without what names the run."""
     folder: Path | None = paths.ROOT if profile != "laptop" else None

@@ -267,12 +267,12 @@ def write(a: str, b: str, folder: Path) -> list[Path]:
         if frame.empty:
             continue
         same = [c for c in SETTING[1:-1] if frame[c].nunique() == 1]
-        hide = ["profile_a", "profile_b", "p_a", "p_b", *same, *([] if end else ["p"])]
+        hide = ["profile_a", "profile_b", "p_a", "p_b", *same]
         stem = folder / f"{a}_{b}{end}"
         try:
             made += write_table(
                 frame, stem, _caption(frame, names, what), hide=hide, names=heads,
-                notes=[] if end else notes,
+                digits={"p": 4, "p_holm": 4}, notes=[] if end else notes,
             )  # fmt: skip
         except OSError as error:
             raise InputError(f"{folder}: cannot write here ({error.strerror})") from None
