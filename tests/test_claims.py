@@ -222,3 +222,21 @@ def test_provenance_gathers_all_manifests(tmp_path: Path) -> None:
     assert content["weights"]["finetune/lungs/weights.safetensors"] == "ab" * 32
     with pytest.raises(InputError, match="no manifest"):
         provenance.collect(tmp_path / "nowhere")
+
+
+def test_the_population_says_which_films_came_from_where(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no store below it"):
+        provenance.population(tmp_path)
+    phantom, pack = "synthetic chest phantom", "open pack"
+    for sources, words in (
+        ({"films": "phantom", "lungs": "phantom"}, phantom),
+        ({"films": "open", "lungs": "open-lungs"}, pack),
+        ({"films": "phantom", "lungs": "open-lungs"}, f"{phantom} (films); {pack} (lungs)"),
+        ({"films": "open", "lungs": "phantom"}, f"{pack} (films); {phantom} (lungs)"),
+    ):
+        for store, source in sources.items():
+            folder = tmp_path / "data" / store
+            folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"made_from": {"source": source}})
+            (folder / "store.json").write_text(text)
+        assert provenance.population(tmp_path) == words

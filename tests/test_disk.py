@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,6 +126,37 @@ def test_what_no_data_set_covers_is_the_phantoms(trees: Path, tmp_path: Path) ->
     assert list(build("jsrt", trees, tmp_path / "alone", SIZE)) == ["lungs", "organs"]
 
 
+def test_a_store_may_be_the_phantoms_beside_data_sets(trees: Path, tmp_path: Path) -> None:
+    mixed = {"films": "phantom", "lungs": "phantom"}
+    built = build("auto", trees, tmp_path / "mixed", SIZE, seed=3, stores=mixed, phantom=FEW)
+    made = {name: open_store(path, verify=True) for name, path in built.items()}
+    origin = {name: s.made_from["source"] for name, s in made.items()}
+    want = {"films": "phantom", "lungs": "phantom", "infection": "covid_qu_ex", "organs": "jsrt"}
+    assert list(origin.items()) == list(want.items())
+    alone = build("phantom", "", tmp_path / "alone", SIZE, seed=3, phantom=FEW)
+    for name in mixed:
+        files = {p.name: p.read_bytes() for p in built[name].iterdir()}
+        assert files == {p.name: p.read_bytes() for p in alone[name].iterdir()}
+    # The phantom gives what is asked of it and no more; without 'fill_from' nothing is filled.
+    some = build("jsrt", trees, tmp_path / "some", SIZE, stores={"organs": "phantom"}, phantom=FEW)
+    assert list(some) == ["lungs", "organs"]
+
+
+def test_nothing_is_read_of_a_store_that_is_the_phantoms(trees: Path, tmp_path: Path) -> None:
+    sets = Path(shutil.copytree(trees, tmp_path / "sets"))
+    films = [p for p in sets.rglob("*.jpg") if "CheXpert" in str(p)]
+    for path in films:
+        path.unlink()
+    (found(sets)["chexpert"] / "train.csv").write_text("nothing that a reader would take")
+    with pytest.raises(InputError, match=r"train.csv"):
+        read("auto", sets)
+    wanted = {"films": "phantom"}
+    assert films
+    assert set(read("auto", sets, stores=wanted)) == {"lungs", "infection", "organs"}
+    built = build("auto", sets, tmp_path / "out", SIZE, stores=wanted, phantom=FEW)
+    assert open_store(built["films"]).made_from["source"] == "phantom"
+
+
 def test_the_wanted_data_set_gives_the_store(trees: Path) -> None:
     tables = read("auto", trees, stores={"lungs": "covid_qu_ex"})
     assert tables["lungs"].source == "covid_qu_ex"
@@ -143,7 +176,9 @@ def test_every_set_that_is_preferred_has_that_store() -> None:
         ({"options": {"jsrt.organs": "both"}}, "option jsrt.organs is 'both': use one of"),
         ({"options": {"organs": "apart"}}, "write <data set>.<option>"),
         ({"options": {"nih.x": "y"}}, "nih is not read here"),
-        ({"stores": {"lungs": "v7"}}, "no 'v7' for lungs here"),
+        ({"stores": {"lungs": "v7"}}, "no 'v7' for lungs here.*or say phantom"),
+        ({"stores": {"brains": "phantom"}}, "no 'brains'"),
+        ({"stores": dict.fromkeys(STORES, "phantom")}, "leaves auto nothing to give"),
         ({"stores": {"brains": "jsrt"}}, "no 'brains'"),
         ({"stores": {"infection": "jsrt"}}, "'jsrt' has no infection"),
     ],
@@ -151,6 +186,32 @@ def test_every_set_that_is_preferred_has_that_store() -> None:
 def test_what_cannot_be_chosen_is_told(trees: Path, more: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         read("auto", trees, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"size": 40}, "'size' is 40: use a multiple of 8 from 64"),
+        ({"phantom": {"protocol": {"label_noize": 1}}}, "no knob 'label_noize'"),
+        ({"phantom": {"n_test": 0}}, "'n_test' is 0"),
+    ],
+)
+def test_what_the_phantom_cannot_do_is_told_before_films_are_decoded(
+    trees: Path, tmp_path: Path, given: dict[str, Any], words: str
+) -> None:
+    arguments = {"size": SIZE, "stores": {"organs": "phantom"}, **given}
+    with pytest.raises(InputError, match=words):
+        build("auto", trees, tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_data_set_in_stores_needs_it_in_source_too(trees: Path, tmp_path: Path) -> None:
+    words = "'stores' wants lungs from 'jsrt', but 'source' is phantom"
+    with pytest.raises(InputError, match=words):
+        build("phantom", trees, tmp_path, SIZE, stores={"lungs": "jsrt"}, phantom=FEW)
+    with pytest.raises(InputError, match="no 'brains'"):
+        build("phantom", "", tmp_path, SIZE, stores={"brains": "phantom"}, phantom=FEW)
+    assert list(build("phantom", "", tmp_path, SIZE, stores={"films": "phantom"}, phantom=FEW))
 
 
 def test_a_folder_without_a_known_tree_is_told(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from dollkit import paths
 from dollkit.errors import InputError
-from dollkit.findings import FINDINGS
+from dollkit.findings import FINDINGS, PATHOLOGIES
+from dollkit.finetuning import split
 from dollkit.readers import build
 from dollkit.readers.build import build_store
 from dollkit.readers.check import surplus
@@ -149,6 +150,39 @@ def test_tasks(pack: Path, task: str) -> None:
 def test_committed_splits_are_the_drawn_ones(pack: Path, tmp_path: Path) -> None:
     for path in draw_splits(pack, tmp_path):
         assert path.read_text() == (paths.SPLITS / path.name).read_text()
+
+
+FEW = {"n_films": 24, "n_train_pool": 3, "n_valid": 1, "n_test": 1}
+
+
+def test_films_of_the_phantom_and_tasks_of_the_pack(pack: Path, tmp_path: Path) -> None:
+    kept = shutil.ignore_patterns("nih", "images_64")
+    copy = Path(shutil.copytree(pack, tmp_path / "pack", ignore=kept))  # its NIH films are gone
+    built = build("open", copy, tmp_path / "out", 64, stores={"films": "phantom"}, phantom=FEW)
+    made = {name: open_store(path) for name, path in built.items()}
+    assert [s.made_from["source"] for s in made.values()] == [
+        "phantom", "open-lungs", "open-infection", "open-organs",
+    ]  # fmt: skip
+    assert made["films"].mask_classes == PATHOLOGIES
+    # Cross-validated as in a run on the pack alone: the same films train and test.
+    real = read_task(pack, "organs").films
+    for fold in range(FOLDS["organs"]):
+        one, other = (split(films, fold, 8, 5, 1) for films in (made["organs"].films, real))
+        for part in ("train", "valid", "test"):
+            np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
+    with pytest.raises(InputError, match=r"images.csv, row \d+: no such file .*nih"):
+        build("open", copy, tmp_path / "real", 64)
+
+
+def test_films_of_the_pack_and_tasks_of_the_phantom(pack: Path, tmp_path: Path) -> None:
+    kept = shutil.ignore_patterns("ieee8023", "images_64")
+    copy = Path(shutil.copytree(pack, tmp_path / "pack", ignore=kept))
+    tasks = dict.fromkeys(TASKS, "phantom")
+    built = build("open", copy, tmp_path / "out", 64, stores=tasks, phantom=FEW)
+    alone = build("phantom", "", tmp_path / "alone", 64, phantom=FEW)
+    assert open_store(built["films"]).made_from["source"] == "open"
+    for task in TASKS:
+        assert open_store(built[task]).digest == open_store(alone[task]).digest
 
 
 def test_stores_of_the_pack(pack: Path, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dollkit.errors import InputError
+from dollkit.phantom import Protocol
+from dollkit.phantom.render import check_size
 from dollkit.readers.build import build_store
 from dollkit.readers.dataset import STORES, DataSet
-from dollkit.readers.datasets import DATASETS, assign, found, named, place
-from dollkit.readers.phantom import COHORT_OF, PhantomPlan, build_phantom
+from dollkit.readers.datasets import DATASETS, PHANTOM, assign, check_stores, found, named, place
+from dollkit.readers.phantom import PhantomPlan, build_phantom
 from dollkit.readers.table import FilmTable, check_files, require_positives
 from dollkit.store import unwritable
 
@@ -20,7 +22,7 @@ __all__ = ["SOURCES", "FilmTable", "PhantomPlan", "build", "read", "require_posi
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("phantom", "auto", *DATASETS)
+SOURCES = (PHANTOM, "auto", *DATASETS)
 """What ``source`` may be; names of data sets may be joined by ``+``."""
 
 
@@ -43,12 +45,14 @@ def read(
             validation split of their own (chexpert, nih).
         skip_bad: note wrong rows in the table's ``bad`` instead of stopping at the first.
         options: ``<data set>.<option>`` -> value, see ``python -m dollkit.data list``.
-        stores: store -> data set, where several could give it.
+        stores: store -> data set, where several could give it; a store whose name goes with
+            ``phantom`` is read from none, and has no table here.
 
     Raises:
         InputError: unknown source, no such folder, nothing to read there, or what a reader finds
             wrong.
     """
+    check_stores(stores)
     root = Path(data_dir)
     if not str(data_dir) or not root.is_dir():
         raise InputError(
@@ -76,6 +80,11 @@ def read(
                 out[store] = tables[name][store]
             else:
                 empty.add((store, name))
+    if not out and PHANTOM in (stores or {}).values():
+        raise InputError(
+            f"parameter 'stores' leaves {source} nothing to give but the phantom's: say "
+            "'source': phantom, or give it fewer stores"
+        )
     if not out:
         raise InputError(f"{root}: {source} gives no films; data/README.md shows the trees")
     return {store: out[store] for store in STORES if store in out}
@@ -106,7 +115,9 @@ def build(
         skip_bad: leave bad rows and films out and list them in ``skipped.csv`` in the store.
         workers: decoding or rendering workers; None: one per core.
         seed: of the phantom.
-        valid_fraction, options, stores: as in `read`.
+        valid_fraction, options: as in `read`.
+        stores: as in `read`; ``phantom`` for one of them renders it, and no data set's films of
+            it are looked for or decoded.
         fill_from: ``phantom``: stores that the data sets do not give come from there; "": none.
         phantom: fields of `PhantomPlan` that differ from its defaults.
 
@@ -118,17 +129,23 @@ def build(
     """
     if size < 8 or size % 8:
         raise InputError(f"parameter 'size' is {size}: use a positive multiple of 8")
-    if fill_from not in ("", "phantom"):
+    if fill_from not in ("", PHANTOM):
         raise InputError(f"parameter 'fill_from' is {fill_from!r}: use phantom, or leave it empty")
     plan = _plan(phantom or {})
+    check_stores(stores, source)
     tables: dict[str, FilmTable] = {}
-    if source != "phantom":
+    if source != PHANTOM:
         tables = read(
             source, data_dir, valid_fraction, skip_bad=skip_bad, options=options, stores=stores
         )
         if not skip_bad:
             for table in tables.values():
                 check_files(table)
+    asked = {store for store, name in (stores or {}).items() if name == PHANTOM}
+    if PHANTOM in (source, fill_from):
+        asked = {store for store in STORES if store not in tables}
+    if asked:
+        check_size(size)
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +155,7 @@ def build(
     for name in STORES:
         if name in tables:
             built[name] = build_store(tables[name], out / name, size, skip_bad, workers)
-        elif "phantom" in (source, fill_from) and name in COHORT_OF:
+        elif name in asked:
             built[name] = build_phantom(out / name, name, size, plan, seed, workers)
     return built
 
@@ -180,4 +197,6 @@ def _plan(values: Mapping[str, Any]) -> PhantomPlan:
     for name in values:
         if name not in known:
             raise InputError(f"parameter 'phantom' has no {name!r}: use {', '.join(known)}")
-    return PhantomPlan(**values)
+    plan = PhantomPlan(**values)
+    Protocol.from_json(dict(plan.protocol))  # a wrong knob is told before films are decoded
+    return plan

@@ -39,6 +39,9 @@ DATASETS: dict[str, DataSet] = {
     )
 }
 
+PHANTOM = "phantom"
+"""Stands where a data set's name may, for films that are rendered and lie in no folder."""
+
 PREFERRED: dict[str, tuple[str, ...]] = {
     "films": ("chexpert", "nih", "open", "folder", "ieee8023"),
     "lungs": ("nlm", "montgomery", "shenzhen", "v7", "open", "folder", "covid_qu_ex", "jsrt"),
@@ -87,6 +90,22 @@ def found(folder: Path) -> dict[str, Path]:
     return {name: root for name in DATASETS if (root := place(folder, name))}
 
 
+def check_stores(wanted: Mapping[str, str] | None, source: str = "") -> None:
+    """What parameter ``stores`` says of itself: known stores, and no data set beside ``phantom``.
+
+    Raises:
+        InputError: an unknown store, or a data set's name where `source` is the phantom alone.
+    """
+    for store, name in (wanted or {}).items():
+        if store not in STORES:
+            raise InputError(f"parameter 'stores' has no {store!r}: use {', '.join(STORES)}")
+        if source == PHANTOM and name != PHANTOM:
+            raise InputError(
+                f"parameter 'stores' wants {store} from {name!r}, but 'source' is phantom: name "
+                "the data sets there, and phantom in 'stores' for what it shall give"
+            )
+
+
 def assign(
     available: Mapping[str, Path],
     wanted: Mapping[str, str] | None = None,
@@ -96,18 +115,19 @@ def assign(
 
     Args:
         available: data sets at hand.
-        wanted: store -> data set, where the order of `PREFERRED` is not what is meant.
+        wanted: store -> data set, where the order of `PREFERRED` is not what is meant; a store
+            that is the phantom's gets no data set.
         without: pairs of a store and a data set whose copy here lacks it.
 
     Raises:
         InputError: an unknown store, or a data set that is not there or has no such store.
     """
+    check_stores(wanted)
     chosen: dict[str, str] = {}
-    for store in wanted or {}:
-        if store not in STORES:
-            raise InputError(f"parameter 'stores' has no {store!r}: use {', '.join(STORES)}")
     for store in STORES:
         asked = (wanted or {}).get(store)
+        if asked == PHANTOM:
+            continue
         if asked is None:
             ranked = [
                 name
@@ -117,7 +137,9 @@ def assign(
             chosen |= {store: ranked[0]} if ranked else {}
         elif asked not in available:
             known = ", ".join(available) or "none"
-            raise InputError(f"parameter 'stores': no {asked!r} for {store} here; found: {known}")
+            raise InputError(
+                f"parameter 'stores': no {asked!r} for {store} here; found: {known}; or say phantom"
+            )
         elif store not in DATASETS[asked].stores or (store, asked) in without:
             raise InputError(f"parameter 'stores': data set {asked!r} has no {store}")
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dollkit.errors import InputError
-from dollkit.readers.datasets import named
+from dollkit.readers.datasets import PHANTOM, named
 
 ENVIRONMENT = ("code", "versions", "python", "platform", "cpus", "threads", "device")
 WEIGHTS = (".safetensors", ".pt", ".ckpt")
@@ -86,7 +86,9 @@ def population(run: Path) -> str:
     stores_of: dict[str, list[str]] = {}
     for path in sorted((run / "data").glob("*/store.json")):
         source = json.loads(path.read_text(encoding="utf-8"))["made_from"]["source"]
-        title = "synthetic chest phantom" if source == "phantom" else named(source).title
+        # A set that gives several stores may tell which behind a dash: open-lungs.
+        data_set = source.partition("-")[0]
+        title = "synthetic chest phantom" if data_set == PHANTOM else named(data_set).title
         stores_of.setdefault(title, []).append(path.parent.name)
     if not stores_of:
         raise InputError(f"{run / 'data'}: no store below it; run the data stage first")
