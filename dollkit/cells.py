@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from dollkit import adapters
 from dollkit.errors import InputError
 from dollkit.finetuning import split
 
+log = logging.getLogger(__name__)
 OTHER = "other"
 """Learning rates of every tuning that has none of its own."""
 
@@ -64,24 +66,28 @@ def sizes_of(
 ) -> list[int]:
     """Further numbers of training films, ascending; 0 stands for all that every fold has.
 
+    More films than there are cannot be drawn: such a number is left out, and the log says so
+    (how many masks a data set has is often known only once it is read). `n_train` is no further
+    number.
+
     Args:
-        sizes: as given; `n_train` itself, and numbers above what there is, are an `InputError`.
+        sizes: as given.
         n_train: the number that every arm and tuning is run with.
         films: the task's films, see `finetuning.split`.
+
+    Raises:
+        InputError: a negative number.
     """
     most = min(len(split(films, fold, 0, n_valid, 0).pool) for fold in folds)
-    found = [most if size == 0 else size for size in sizes]
-    for size in found:
-        if not 1 <= size <= most:
-            raise InputError(
-                f"parameter 'sizes' has {size}: there are {most} training films; use 1 to {most}, "
-                "or 0 for all of them"
-            )
-        if size == n_train or found.count(size) > 1:
-            raise InputError(
-                f"parameter 'sizes' has {size} twice, or it is 'n_train': each number once"
-            )
-    return sorted(found)
+    found: set[int] = set()
+    for size in sizes:
+        if size < 0:
+            raise InputError(f"parameter 'sizes' has {size}: use numbers of films, or 0 for all")
+        if size > most:
+            log.info("no run with %d training films: there are %d", size, most)
+        else:
+            found.add(size or most)
+    return sorted(found - {n_train})
 
 
 def cells_of(tunings: Tunings, n_train: int, sizes: Mapping[int, Sequence[str]]) -> list[Cell]:

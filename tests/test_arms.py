@@ -20,7 +20,6 @@ from dollkit import (
     armlabels,
     arms,
     cells,
-    cells,
     compute,
     finetuning,
     grid,

@@ -16,7 +16,7 @@ BEFORE = ("classifiers", "pretrain")
 JUDGING = {"n_judge", "n_few", "n_occlude"}
 """Parameters of the labels that say how many films judge them, and change none of them."""
 
-CHOICE = {"arms", "tunings", "folds", "lrs"}
+CHOICE = {"sizes", "size_arms", "robustness", "arms", "tunings", "folds", "lrs"}
 """Parameters of fine-tuning that choose which runs there are; rates are compared by themselves."""
 
 PHANTOM_FILMS = {"n_films", "valid_fraction", "test_fraction"}

@@ -57,6 +57,9 @@ def collect(run: Path) -> dict[str, Any]:
     for name, manifest in found.items():
         kept = ("parameters", "inputs", "seeds", "precision", "started", "seconds", "code_files")
         stages[name] = {k: manifest[k] for k in kept if k in manifest}
+        given = manifest["parameters"]
+        if given.get("data_dir"):  # where the data lay is nobody's business
+            stages[name]["parameters"] = given | {"data_dir": Path(given["data_dir"]).name}
         own = {k: manifest[k] for k in ENVIRONMENT if k in manifest and k not in shared}
         if own:
             stages[name]["environment"] = own
