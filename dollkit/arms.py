@@ -42,7 +42,8 @@ def starts(
         network: kind of the network to fill, see `networks.build`.
         config: its encoder, depth and activation.
         transfer: ``all`` or ``encoder``: what the pre-trained arms copy.
-        imagenet_weights: path of the file; "": the arm is not run.
+        imagenet_weights: path of the file; ``download``: smp's own, or the arm is not run where
+            there is no network; "": the arm is not run.
 
     Raises:
         InputError: unknown arm, listed twice, its weights were not made by this run, or they are
@@ -84,14 +85,21 @@ def starts(
 def _imagenet(path: str, wanted: Mapping[str, Any]) -> Start:
     if not path:
         return Start(lambda net: [], reason=NO_WEIGHTS)
-    file = Path(path)
-    found = imagenet.read(file, str(wanted["encoder"]))
-    note = f"{file.name}; left out: {', '.join(found.ignored) or 'nothing'}"
+    encoder = str(wanted["encoder"])
+    if path == imagenet.DOWNLOAD:
+        try:
+            found, name, key = imagenet.download(encoder), f"smp's {encoder}", path
+        except imagenet.Unavailable as error:
+            return Start(lambda net: [], reason=f"{NO_WEIGHTS}: {error}")
+    else:
+        file = Path(path)
+        found, name, key = imagenet.read(file, encoder), file.name, sha256(file)
+    note = f"{name}; left out: {', '.join(found.ignored) or 'nothing'}"
     if found.summed:
         note += f"; {found.summed} summed over its three input channels"
     if wanted["activation"] != "relu":
         note += f"; trained with another activation than {wanted['activation']}"
-    return Start(found.into, key=sha256(file), note=note)
+    return Start(found.into, key=key, note=note)
 
 
 def _same(folder: Path, made: Mapping[str, Any], wanted: Mapping[str, Any], transfer: str) -> None:

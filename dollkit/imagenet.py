@@ -1,4 +1,4 @@
-"""ImageNet weights from a file of the user's: none are shipped and nothing is fetched.
+"""ImageNet weights from a file of the user's, or by smp's own download: none are shipped.
 
 The file is what torchvision, timm or smp publish for the encoder's architecture, as safetensors
 or as a PyTorch state without pickled code. Its three-channel first convolution is summed over the
@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import segmentation_models_pytorch as smp
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -60,6 +61,30 @@ class ImageNet:
         return [f"encoder.{k}" for k in own]
 
 
+DOWNLOAD = "download"
+"""In place of a file: smp (or timm behind it) fetches what it publishes for the encoder."""
+
+
+class Unavailable(Exception):
+    """No weights could be downloaded; the text says why, in one line."""
+
+
+def download(architecture: str) -> ImageNet:
+    """Weights that smp publishes for an encoder, from its cache if they are there.
+
+    Raises:
+        Unavailable: there is no network, or no such weights.
+    """
+    try:
+        found = smp.encoders.get_encoder(architecture, in_channels=3, depth=5, weights="imagenet")
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Unavailable(f"{architecture} cannot be downloaded ({why})") from None
+    timms = architecture.startswith("tu-")
+    state = {k.removeprefix("model.") if timms else k: v for k, v in found.state_dict().items()}
+    return _fitted(state, architecture, f"smp's download of {architecture}")
+
+
 def read(path: Path, architecture: str) -> ImageNet:
     """Weights of a file for an encoder, every name and shape checked.
 
@@ -74,7 +99,10 @@ def read(path: Path, architecture: str) -> ImageNet:
         InputError: no such file, not readable as tensors, or the first tensor that is missing,
             surplus, of another shape or not finite.
     """
-    tensors = _tensors(path)
+    return _fitted(_tensors(path), architecture, str(path))
+
+
+def _fitted(tensors: dict[str, torch.Tensor], architecture: str, path: str) -> ImageNet:
     given = {_plain(name): name for name in tensors}
     if len(given) < len(tensors):
         raise InputError(f"{path}: two of its tensors would have the same name; is it one network?")

@@ -112,6 +112,33 @@ def test_published_layouts_fit_their_encoder(encoder: str, source: Any, tmp_path
     )  # fmt: skip
 
 
+def test_imagenet_weights_by_download_or_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def three_channels(name: str, **given: Any) -> torch.nn.Module:
+        asked.append((name, given["weights"]))
+        with compute.seeded(3):
+            return real(name, **{**given, "weights": None})
+
+    real = imagenet.smp.encoders.get_encoder
+    monkeypatch.setattr(imagenet.smp.encoders, "get_encoder", three_channels)
+    start = starts("imagenet", imagenet_weights="download")["imagenet"]
+    assert (ENCODER, "imagenet") in asked
+    assert not start.reason
+    net = networks.build("pspnet", ENCODER, 2)
+    assert set(start.load(net)) == {k for k in net.state_dict() if k.startswith("encoder.")}
+    with compute.seeded(3):
+        first = next(iter(real(ENCODER, in_channels=3, depth=5, weights=None).parameters()))
+    assert torch.equal(next(iter(net.encoder.parameters())), first.sum(1, keepdim=True))
+
+    def offline(name: str, **given: Any) -> torch.nn.Module:
+        raise FileNotFoundError("cannot reach the hub\nand more")
+
+    monkeypatch.setattr(imagenet.smp.encoders, "get_encoder", offline)
+    start = starts("imagenet", imagenet_weights="download")["imagenet"]
+    assert start.reason == f"no weights: {ENCODER} cannot be downloaded (cannot reach the hub)"
+
+
 def test_imagenet_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     state = timm.create_model("resnet10t").state_dict()
     path = tmp_path / "w.pth"

@@ -9,7 +9,10 @@ from typing import Any
 
 from dollkit.errors import InputError
 
-FREE = ("profile", "arms", "tunings", "seeds", "folds", "n_examples")
+FREE = (
+    "profile", "arms", "tunings", "seeds", "folds", "sizes", "size_arms", "robustness",
+    "n_examples",
+)  # fmt: skip
 """Parameters of fine-tuning that choose which runs there are, and change none of them."""
 
 

@@ -81,7 +81,8 @@ def figure4(run: Path | pd.DataFrame, *, profile: str) -> Drawn:
     tunings = [t for t in TUNING_TITLES if t in set(data["tuning"])]
     arms = style.arms_of(data["arm"].unique().tolist())
     with style.context():
-        fig = style.canvas(style.PAGE, 2.0 * len(tunings) + 0.55)
+        tall = 2.0 if len(tunings) < 4 else 1.4  # a page holds no more
+        fig = style.canvas(style.PAGE, tall * len(tunings) + 0.55)
         axes = fig.subplots(len(tunings), len(tasks), squeeze=False, sharey="col", sharex="col")
         for r, tuning in enumerate(tunings):
             for c, task in enumerate(tasks):
