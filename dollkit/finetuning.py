@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dollkit import adapters, compute, metrics, networks, robustness
+from dollkit import adapters, compute, metrics, networks, robustness, weights
 from dollkit.augment import Augmentation, augment
 from dollkit.errors import InputError
 from dollkit.loop import Recipe, fit, order
@@ -173,13 +174,14 @@ def _state(net: nn.Module, but: Collection[str]) -> dict[str, torch.Tensor]:
 def run(
     job: Job, data: Films, parts: Parts, config: Mapping[str, Any], start: Start, recipe: Recipe,
     augmentation: Augmentation, where: torch.device, rank: int = adapters.RANK,
-    changes: Mapping[str, Sequence[float]] | None = None,
+    changes: Mapping[str, Sequence[float]] | None = None, keep: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one job.
 
     Args:
         rank: of the updates under tuning ``lora``.
         changes: perturbations of the test films to count too, see `robustness.PERTURBATIONS`.
+        keep: file for the tensors that were trained, see `restored`.
 
     Returns:
         ``curve`` (history rows), ``run`` (one row for runs.csv), ``counts`` (3, test films,
@@ -241,6 +243,8 @@ def run(
     if done.best_state:  # else no validation film has a pixel to judge by: the last state stands
         net.load_state_dict(done.best_state)
     net.eval()
+    if keep is not None:
+        weights.save_tuned(net, kept, job.tuning, keep, rank)
 
     def predict(films: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         with torch.inference_mode(), compute.autocast(where, recipe.precision):
@@ -252,6 +256,25 @@ def run(
     out["robust"] = robustness.judge(predict, films, truth, changes or {}, parts.test)
     out["prediction"] = np.packbits(drawn, axis=-1)
     return out
+
+
+def restored(
+    path: Path, job: Job, config: Mapping[str, Any], classes: int, start: Start
+) -> nn.Module:
+    """The network that a job trained, in eval mode: its start, and the file of what it trained.
+
+    Args:
+        path: a file that `run` kept; it holds the trained tensors alone.
+        job, config, classes, start: as for `run`.
+
+    Raises:
+        InputError: a file that is missing, unreadable or of another network.
+    """
+    with compute.seeded(job.seed, 7):
+        net = networks.build(job.network, classes=classes, **config)
+        start.load(net)
+        weights.load_tuned(net, path)
+    return net.eval()
 
 
 def _predict(net: nn.Module, x: torch.Tensor, batch: int = 64) -> npt.NDArray[np.uint8]:

@@ -28,6 +28,7 @@ from dollkit.finetuning import Films, Job, Start, run, split
 from dollkit.loop import Recipe
 
 log = logging.getLogger(__name__)
+NETWORKS = "networks"
 NO_MATTER = (
     "n_examples", "arms", "tunings", "lrs", "imagenet_weights", "seeds", "folds", "sizes",
     "size_arms", "n_train",
@@ -45,7 +46,8 @@ class Grid:
         tunings: tuning to its arms and its learning-rate grid, see `cells.tunings_of`.
         recipe: steps, batch and the rest; rate and seed come from the job.
         starts: arm to `Start`.
-        folder: gets `jobs/`.
+        folder: gets ``jobs/`` and ``networks/``, what each arm and tuning trained with the first
+            seed and fold and `n_train` films (one file each; `finetuning.restored` reads it).
         key: fingerprint of data, weights and settings; jobs made under another key run again.
         rank: of the updates under tuning ``lora``.
         sizes: other numbers of training films to the arms that are tuned in full with them.
@@ -107,7 +109,8 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
     Returns:
         Frames ``cases``, ``curves``, ``selection``, ``runs`` and, with perturbations, ``robust``.
     """
-    (grid.folder / "jobs").mkdir(parents=True, exist_ok=True)
+    for name in ("jobs", NETWORKS):
+        (grid.folder / name).mkdir(parents=True, exist_ok=True)
     every = cells_of(grid.tunings, grid.n_train, grid.sizes)
     cells = [(c, fold) for c in every if not grid.starts[c.arm].reason for fold in grid.folds]
     if not cells:
@@ -126,6 +129,7 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
             bar.update()
         # NaN: nothing to judge by. Overlaps are not negative.
         best = jobs[int(np.argmax(np.nan_to_num(scores, nan=-1.0)))]
+        _keep(grid, jobs, best)
         frames["selection"].append(
             pd.DataFrame(
                 [
@@ -164,12 +168,36 @@ def _job(grid: Grid, job: Job) -> dict[str, Any]:
     result = run(
         job, grid.data, parts, grid.config, grid.starts[job.arm], grid.recipe, grid.augmentation,
         grid.where, grid.rank, _changes(grid, job),
+        path.with_suffix(".safetensors") if _keeps(grid, job) else None,
     )  # fmt: skip
     text = json.dumps({"key": key, "curve": result["curve"], "run": result["run"]})
     part = path.with_suffix(".part.npz")
     np.savez(part, text=np.array(text), **{name: result[name] for name in ARRAYS})
     part.replace(path)
     return result
+
+
+def _keeps(grid: Grid, job: Job) -> bool:
+    first = (grid.n_train, grid.seeds[0], grid.folds[0])
+    return (job.n_train, job.seed, job.fold) == first
+
+
+def _keep(grid: Grid, jobs: Sequence[Job], best: Job) -> None:
+    """Of a cell's first networks, the one with the chosen rate goes to ``networks/``."""
+    if not _keeps(grid, best):
+        return
+    tried = [grid.folder / "jobs" / f"{job.name}.safetensors" for job in jobs]
+    chosen = grid.folder / "jobs" / f"{best.name}.safetensors"
+    target = grid.folder / NETWORKS / chosen.name
+    if not chosen.is_file() and not target.is_file():  # the choice is another one than last time
+        chosen.with_suffix(".npz").unlink()
+        _job(grid, best)
+    if chosen.is_file():
+        chosen.replace(target)
+    for path in tried:
+        path.unlink(missing_ok=True)
+        if path.name != target.name:
+            (target.parent / path.name).unlink(missing_ok=True)
 
 
 def _changes(grid: Grid, job: Job) -> Mapping[str, Sequence[float]]:
@@ -253,27 +281,3 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
         "prediction": prediction,
         "iou": per_film,
     }
-
-
-def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
-    """Write the frames of `execute`: cases and robust as .csv.gz, the others as .csv."""
-    (folder / "robust.csv.gz").unlink(missing_ok=True)  # of an earlier run that had it
-    for name, frame in frames.items():
-        if name in ("cases", "robust"):
-            # No time stamp inside: the same rows are the same bytes.
-            how = {"method": "gzip", "mtime": 0}
-            frame.to_csv(folder / f"{name}.csv.gz", index=False, compression=how)
-        else:
-            frame.to_csv(folder / f"{name}.csv", index=False)
-
-
-def overview(cases: pd.DataFrame) -> pd.DataFrame:
-    """Mean test IoU per tuning, size and arm (rows) and class (columns), and their mean."""
-    per_class = cases.pivot_table(
-        index=["tuning", "n_train", "arm"],
-        columns="class",
-        values="iou",
-        aggfunc="mean",
-        sort=False,
-    )
-    return per_class.assign(mIoU=per_class.mean(axis=1))

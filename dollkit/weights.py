@@ -84,7 +84,8 @@ def save_tuned(net: nn.Module, names: list[str], tuning: str, path: Path, rank: 
 
     Args:
         net: a network after `adapters.prepare`, trained.
-        names: what `adapters.prepare` returned.
+        names: what `adapters.prepare` returned; under ``full`` every tensor of the state, because
+            batch-norm statistics move too.
         tuning, rank: what it was given; they travel in the file's header.
 
     Returns:
@@ -117,5 +118,7 @@ def load_tuned(net: nn.Module, path: Path) -> list[str]:
         if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: tensor {key} holds NaN or infinity")
     names = adapters.prepare(net, tuning, rank=rank)
+    if tuning == "full":
+        names = list(net.state_dict())
     adapters.load_tuned(net, state, names)
     return names

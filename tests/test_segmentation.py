@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from dollkit import (
+    adapters,
     compute,
     finetuning,
     grid,
     networks,
+    outcome,
     pretraining,
     weights,
 )
@@ -359,10 +361,35 @@ def test_other_sizes_and_perturbed_films(tmp_path: Path) -> None:
     assert (flat["tp"] + flat["fp"]).nunique() == 1
     assert (main["tp"] + main["fp"]).nunique() > 1
     assert len(grid.examples(whole, frames["runs"], "full", 2)["arms"]) == 1
-    grid.write(tmp_path / "out", frames)
+    kept = sorted(p.name for p in (tmp_path / "out" / "networks").iterdir())
+    assert kept == ["random-bn-n6-s0-f0-lr0.001.safetensors",
+                    "random-full-n6-s0-f0-lr0.001.safetensors"]  # fmt: skip
+    outcome.write(tmp_path / "out", frames)
     assert len(pd.read_csv(tmp_path / "out" / "robust.csv.gz")) == len(robust)
-    grid.write(tmp_path / "out", {k: v for k, v in frames.items() if k != "robust"})
+    outcome.write(tmp_path / "out", {k: v for k, v in frames.items() if k != "robust"})
     assert not (tmp_path / "out" / "robust.csv.gz").exists()
+
+
+@pytest.mark.parametrize("tuning", adapters.TUNINGS)
+def test_a_kept_network_predicts_as_it_did(tmp_path: Path, tuning: str) -> None:
+    (tmp_path / "out").mkdir()
+    whole = make_grid(tmp_path, tunings={tuning: (["random"], [1e-4, 3e-2])})
+    runs = grid.execute(whole)["runs"]
+    job = finetuning.Job(*runs.iloc[0][list(finetuning.Job.__dataclass_fields__)])
+    (path,) = (tmp_path / "out" / "networks").iterdir()
+    assert path.stem == job.name
+    assert not list((tmp_path / "out" / "jobs").glob("*.safetensors"))
+    shown = grid.examples(whole, runs, tuning, 4)["prediction"][0]
+    net = finetuning.restored(path, job, whole.config, 1, whole.starts["random"])
+    rows = finetuning.split(whole.data.films, 0, 6, 4, 0).test[:4]
+    with torch.inference_mode():
+        again = net(compute.to_input(whole.data.images[rows], CPU)) > 0
+    np.testing.assert_array_equal(again.numpy(), shown)
+    assert 0 < shown.mean() < 1
+    # Lost, or chosen anew: it is made again, and nothing else is.
+    path.unlink()
+    pd.testing.assert_frame_equal(grid.execute(whole)["cases"], grid.execute(whole)["cases"])
+    assert path.is_file()
 
 
 def test_grid_refuses_what_cannot_run(tmp_path: Path) -> None:
