@@ -42,8 +42,8 @@ def starts(
         network: kind of the network to fill, see `networks.build`.
         config: its encoder, depth and activation.
         transfer: ``all`` or ``encoder``: what the pre-trained arms copy.
-        imagenet_weights: path of the file; ``download``: smp's own, or the arm is not run where
-            there is no network; "": the arm is not run.
+        imagenet_weights: path of the file, relative to the repository; ``download``: smp's own,
+            or the arm is not run where there is no network; "": the arm is not run.
 
     Raises:
         InputError: unknown arm, listed twice, its weights were not made by this run, or they are
@@ -57,6 +57,7 @@ def starts(
         )
     cpu = torch.device("cpu")
     wanted = {"network": network, **config}
+    wanted["depth"] = networks.depth_of(network, int(wanted["depth"]))
     out: dict[str, Start] = {}
     for arm in arms:
         if arm == "random":
@@ -64,8 +65,12 @@ def starts(
         elif arm == "imagenet":
             out[arm] = _imagenet(imagenet_weights, wanted)
         elif arm == "classifier":
-            model = weights.load_classifier(next(iter(classifiers.values())), cpu)
-            out[arm] = Start(lambda net, m=model: networks.transfer_encoder(net, m))  # type: ignore[misc]
+            folder = next(iter(classifiers.values()))
+            model = weights.load_classifier(folder, cpu)
+            out[arm] = Start(
+                lambda net, m=model: networks.transfer_encoder(net, m),  # type: ignore[misc]
+                key=sha256(folder / weights.FILE),
+            )
         elif arm in PRETRAINED:
             if arm not in pretrained:
                 raise InputError(
@@ -75,7 +80,8 @@ def starts(
             made, state = weights.read(pretrained[arm])
             _same(pretrained[arm], made, wanted, transfer)
             out[arm] = Start(
-                lambda net, s=state: networks.transfer(net, s, transfer)  # type: ignore[misc]
+                lambda net, s=state: networks.transfer(net, s, transfer),  # type: ignore[misc]
+                key=sha256(pretrained[arm] / weights.FILE),
             )
         else:
             raise InputError(f"parameter 'arms' names {arm!r}: use some of {', '.join(ARMS)}")
@@ -88,11 +94,12 @@ def _imagenet(path: str, wanted: Mapping[str, Any]) -> Start:
     encoder = str(wanted["encoder"])
     if path == imagenet.DOWNLOAD:
         try:
-            found, name, key = imagenet.download(encoder), f"smp's {encoder}", path
+            found, name = imagenet.download(encoder), f"smp's {encoder}"
+            key = found.digest()
         except imagenet.Unavailable as error:
             return Start(lambda net: [], reason=f"{NO_WEIGHTS}: {error}")
     else:
-        file = Path(path)
+        file = imagenet.located(path)
         found, name, key = imagenet.read(file, encoder), file.name, sha256(file)
     note = f"{name}; left out: {', '.join(found.ignored) or 'nothing'}"
     if found.summed:

@@ -19,7 +19,6 @@ from dollkit.errors import InputError
 from dollkit.loop import Recipe, fit, order
 from dollkit.losses import weighted_bce_dice
 from dollkit.store import Store
-from dollkit.training.footprint import footprint
 
 Rows = npt.NDArray[np.int64]
 
@@ -40,6 +39,10 @@ class Job:
     @property
     def name(self) -> str:
         return f"{self.arm}-{self.tuning}-n{self.n_train}-s{self.seed}-f{self.fold}-lr{self.lr:g}"
+
+    def made_by(self, start: Start) -> str:
+        """What the file of its tensors says of itself."""
+        return f"{self.task} {self.network} {self.name} {start.key}".strip()
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ def run(
     Args:
         rank: of the updates under tuning ``lora``.
         changes: perturbations of the test films to count too, see `robustness.PERTURBATIONS`.
-        keep: file for the tensors that were trained, see `restored`.
+        keep: file for the tensors that were trained, see `tuned.restored`.
 
     Returns:
         ``curve`` (history rows), ``run`` (one row for runs.csv), ``counts`` (3, test films,
@@ -213,13 +216,9 @@ def run(
         drawn = _predict(model, held)
         return {"val_miou": metrics.mean_iou(metrics.iou(*metrics.counts(drawn, held_truth)))}
 
-    def set_mode(model: nn.Module) -> None:
-        adapters.train_mode(model, job.tuning)
-
-    held_mb = footprint(net, lambda m: loss(m, sample(0)), recipe, set_mode)
     done = fit(
         net, sample, loss, recipe, evaluate=evaluate, score="val_miou", quiet=True,
-        set_mode=set_mode, label=job.name,
+        set_mode=lambda m: adapters.train_mode(m, job.tuning), label=job.name,
     )  # fmt: skip
     moved = [k for k, v in _state(net, names).items() if k in frozen and not v.equal(frozen[k])]
     if moved:
@@ -235,16 +234,19 @@ def run(
         "run": {
             "steps": recipe.steps, "best_step": done.best_step,
             "best_val_miou": done.best_score if done.best_state else float("nan"),
-            "trainable": count, "total": total, "memory_mb": round(held_mb, 3),
-            "seconds": done.seconds,
-            "checkpoint_bytes": sum(state[k].numel() * state[k].element_size() for k in kept),
+            "trainable": count, "total": total, "seconds": done.seconds,
+            "checkpoint_bytes": sum(
+                state[k].numel() * state[k].element_size()
+                for k in kept
+                if k not in networks.unused(net)
+            ),
         },
     }  # fmt: skip
     if done.best_state:  # else no validation film has a pixel to judge by: the last state stands
         net.load_state_dict(done.best_state)
     net.eval()
     if keep is not None:
-        weights.save_tuned(net, kept, job.tuning, keep, rank)
+        weights.save_tuned(net, kept, job.tuning, keep, rank, made_by=job.made_by(start))
 
     def predict(films: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         with torch.inference_mode(), compute.autocast(where, recipe.precision):
@@ -256,25 +258,6 @@ def run(
     out["robust"] = robustness.judge(predict, films, truth, changes or {}, parts.test)
     out["prediction"] = np.packbits(drawn, axis=-1)
     return out
-
-
-def restored(
-    path: Path, job: Job, config: Mapping[str, Any], classes: int, start: Start
-) -> nn.Module:
-    """The network that a job trained, in eval mode: its start, and the file of what it trained.
-
-    Args:
-        path: a file that `run` kept; it holds the trained tensors alone.
-        job, config, classes, start: as for `run`.
-
-    Raises:
-        InputError: a file that is missing, unreadable or of another network.
-    """
-    with compute.seeded(job.seed, 7):
-        net = networks.build(job.network, classes=classes, **config)
-        start.load(net)
-        weights.load_tuned(net, path)
-    return net.eval()
 
 
 def _predict(net: nn.Module, x: torch.Tensor, batch: int = 64) -> npt.NDArray[np.uint8]:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit import adapters, metrics, npz, robustness
+from dollkit import adapters, metrics, npz, robustness, tuned
 from dollkit.augment import Augmentation
 from dollkit.cells import Tunings, cells_of
 from dollkit.errors import InputError
@@ -31,9 +31,10 @@ log = logging.getLogger(__name__)
 NETWORKS = "networks"
 NO_MATTER = (
     "n_examples", "arms", "tunings", "lrs", "imagenet_weights", "seeds", "folds", "sizes",
-    "size_arms", "n_train",
+    "size_arms", "n_train", "robustness", "classifiers", "pretrain",
 )  # fmt: skip
-"""Parameters of notebook 05 that say which jobs there are, and nothing about any one of them."""
+"""Parameters and inputs of notebook 05 that say which jobs there are, and nothing about any one
+of them but what is in the job's name, its start's key or `_changes`."""
 ARRAYS = ("counts", "robust", "prediction")
 """What a job's file holds beside its text, see `finetuning.run`."""
 
@@ -47,7 +48,7 @@ class Grid:
         recipe: steps, batch and the rest; rate and seed come from the job.
         starts: arm to `Start`.
         folder: gets ``jobs/`` and ``networks/``, what each arm and tuning trained with the first
-            seed and fold and `n_train` films (one file each; `finetuning.restored` reads it).
+            seed and fold and `n_train` films (one file each; `tuned.restored` reads it).
         key: fingerprint of data, weights and settings; jobs made under another key run again.
         rank: of the updates under tuning ``lora``.
         sizes: other numbers of training films to the arms that are tuned in full with them.
@@ -78,6 +79,7 @@ class Grid:
         robustness.cells(self.changes)
         for tuning, (arms, lrs) in self.tunings.items():
             self._known("tunings", arms, f" under {tuning!r}")
+            _once("lrs", lrs)
             if arms and not lrs:
                 raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
         for arms in self.sizes.values():
@@ -87,17 +89,29 @@ class Grid:
         for name in ("seeds", "folds"):
             if not getattr(self, name):
                 raise InputError(f"parameter {name!r} is empty: give at least one")
+            _once(name, getattr(self, name))
+        if len(self.folds) > 1 and self.data.films["fold"].nunique() < 2:
+            raise InputError(
+                f"parameter 'folds' is {list(self.folds)}: these films have a split of their own "
+                "and no folds; use [0]"
+            )
         for seed in self.seeds:
             for fold in self.folds:  # too few films is an error before any run starts
                 for n_train in (self.n_train, *self.sizes):
                     split(self.data.films, fold, n_train, self.n_valid, seed)
 
     def _known(self, parameter: str, arms: Sequence[str], where: str = "") -> None:
+        _once(parameter, arms)
         for arm in arms:
             if arm not in self.starts:
                 raise InputError(
                     f"parameter {parameter!r} names {arm!r}{where}: list it in 'arms' too"
                 )
+
+
+def _once(parameter: str, values: Sequence[object]) -> None:
+    if len(set(values)) < len(values):
+        raise InputError(f"parameter {parameter!r} has {list(values)}: each one once")
 
 
 def execute(grid: Grid) -> dict[str, pd.DataFrame]:
@@ -119,6 +133,8 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
     bar = tqdm(total=total, desc=f"fine-tune {grid.task}", unit="run", disable=None)
     names = ("cases", "curves", "selection", "runs", *(("robust",) if grid.changes else ()))
     frames: dict[str, list[pd.DataFrame]] = {k: [] for k in names}
+    memory = {cell.tuning: _memory(grid, cell.tuning) for cell, _ in cells}
+    chosen: set[str] = set()
     for number, (cell, fold) in enumerate(cells):
         arm, tuning, n_train, lrs = cell
         first = grid.seeds[0]
@@ -130,6 +146,9 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
         # NaN: nothing to judge by. Overlaps are not negative.
         best = jobs[int(np.argmax(np.nan_to_num(scores, nan=-1.0)))]
         _keep(grid, jobs, best)
+        chosen.add(best.name)
+        if len(lrs) > 1 and best.lr in (min(lrs), max(lrs)):
+            log.info("%s: rate %g is the last of its grid", best.name, best.lr)
         frames["selection"].append(
             pd.DataFrame(
                 [
@@ -142,7 +161,9 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
             job = replace(best, seed=seed)
             result = _job(grid, job)
             frames["curves"].append(pd.DataFrame(result["curve"]).assign(**asdict(job)))
-            frames["runs"].append(pd.DataFrame([{**asdict(job), **result["run"]}]))
+            parts = split(grid.data.films, fold, n_train, grid.n_valid, seed)
+            own = {"memory_mb": memory[tuning], "n_valid": len(parts.valid)}
+            frames["runs"].append(pd.DataFrame([{**asdict(job), **result["run"], **own}]))
             frames["cases"].append(_cases(grid, job, result["counts"]))
             if changes := _changes(grid, job):
                 found = robustness.frame(frames["cases"][-1], result["robust"], changes)
@@ -154,14 +175,16 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
             grid.task, number + 1, len(cells), arm, tuning, n_train, fold, best.lr, mean,
         )  # fmt: skip
     bar.close()
+    for path in (grid.folder / NETWORKS).iterdir():  # of settings that are no longer asked for
+        if path.stem not in chosen:
+            path.unlink()
     return {k: pd.concat(v, ignore_index=True) for k, v in frames.items()}
 
 
 def _job(grid: Grid, job: Job) -> dict[str, Any]:
     """Result of a job, from its file if it is there."""
     path = grid.folder / "jobs" / f"{job.name}.npz"
-    key = _key(grid, job.arm)
-    found = _read(path, key)
+    found = done(grid, job)
     if found is not None:
         return found
     parts = split(grid.data.films, job.fold, job.n_train, grid.n_valid, job.seed)
@@ -170,11 +193,17 @@ def _job(grid: Grid, job: Job) -> dict[str, Any]:
         grid.where, grid.rank, _changes(grid, job),
         path.with_suffix(".safetensors") if _keeps(grid, job) else None,
     )  # fmt: skip
-    text = json.dumps({"key": key, "curve": result["curve"], "run": result["run"]})
+    text = json.dumps({"key": _key(grid, job), "curve": result["curve"], "run": result["run"]})
     part = path.with_suffix(".part.npz")
     np.savez(part, text=np.array(text), **{name: result[name] for name in ARRAYS})
     part.replace(path)
     return result
+
+
+def _memory(grid: Grid, tuning: str) -> float:
+    job = Job(grid.task, grid.network, "", tuning, grid.n_train, grid.seeds[0], grid.folds[0], 0.0)
+    found = tuned.step_mb(job, grid.data, grid.config, grid.recipe, grid.where, grid.rank)
+    return round(found, 3)
 
 
 def _keeps(grid: Grid, job: Job) -> bool:
@@ -196,23 +225,22 @@ def _keep(grid: Grid, jobs: Sequence[Job], best: Job) -> None:
         chosen.replace(target)
     for path in tried:
         path.unlink(missing_ok=True)
-        if path.name != target.name:
-            (target.parent / path.name).unlink(missing_ok=True)
 
 
 def _changes(grid: Grid, job: Job) -> Mapping[str, Sequence[float]]:
     return grid.changes if job.tuning == "full" and job.n_train == grid.n_train else {}
 
 
-def _key(grid: Grid, arm: str) -> str:
-    return grid.key + grid.starts[arm].key
+def _key(grid: Grid, job: Job) -> str:
+    return grid.key + grid.starts[job.arm].key + json.dumps(_changes(grid, job))
 
 
-def _read(path: Path, key: str) -> dict[str, Any] | None:
+def done(grid: Grid, job: Job) -> dict[str, Any] | None:
+    """Result of a job (see `finetuning.run`) if it has been run as the grid asks for it."""
     try:
-        z = npz.read(path)
+        z = npz.read(grid.folder / "jobs" / f"{job.name}.npz")
         meta: dict[str, Any] = json.loads(str(z["text"]))
-        if meta.pop("key") != key:
+        if meta.pop("key") != _key(grid, job):
             return None
         return {**meta, **{name: z[name] for name in ARRAYS}}
     except (OSError, ValueError, KeyError):
@@ -236,48 +264,3 @@ def _cases(grid: Grid, job: Job, counts: npt.NDArray[np.int64]) -> pd.DataFrame:
             "iou": metrics.iou(tp, fp, fn), "dice": metrics.dice(tp, fp, fn),
         }
     )  # fmt: skip
-
-
-def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[str, Any]:
-    """Predictions of every arm on the first test films of the first fold, for pictures.
-
-    Args:
-        runs: the frame from `execute`.
-        tuning: which tuning to show, with `n_train` training films.
-        limit: most films.
-
-    Returns:
-        task, network, image, image_id, truth (n, C, S, S) in {0, 1}, classes, arms,
-        prediction (arms, n, C, S, S), iou (arms, n).
-    """
-    chosen = runs[
-        (runs["tuning"] == tuning)
-        & (runs["n_train"] == grid.n_train)
-        & (runs["seed"] == grid.seeds[0])
-        & (runs["fold"] == grid.folds[0])
-    ]
-    parts = split(grid.data.films, grid.folds[0], grid.n_train, grid.n_valid, grid.seeds[0])
-    test = parts.test[:limit]
-    fields = list(Job.__dataclass_fields__)
-    drawn = []
-    for row in chosen[fields].itertuples(index=False):
-        job = Job(*row)
-        found = _read(grid.folder / "jobs" / f"{job.name}.npz", _key(grid, job.arm))
-        assert found is not None
-        drawn.append(np.unpackbits(found["prediction"], axis=-1)[: len(test)])
-    prediction = np.stack(drawn)
-    target = grid.data.targets[test]
-    overlap = metrics.iou(*metrics.counts(prediction, np.broadcast_to(target, prediction.shape)))
-    known = np.isfinite(overlap)
-    per_film = np.where(known, overlap, 0).sum(-1) / np.maximum(known.sum(-1), 1)
-    return {
-        "task": np.array(grid.task),
-        "network": np.array(grid.network),
-        "image": grid.data.images[test],
-        "image_id": grid.data.films["image_id"].to_numpy()[test].astype("U"),
-        "truth": (target == 1).astype(np.uint8),
-        "classes": np.array(grid.data.classes, "U"),
-        "arms": chosen["arm"].to_numpy().astype("U"),
-        "prediction": prediction,
-        "iou": per_film,
-    }

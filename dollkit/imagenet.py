@@ -11,6 +11,7 @@ under ``relu``.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from dollkit import paths
 from dollkit.classifiers import encoder
 from dollkit.errors import InputError
 
@@ -43,6 +45,13 @@ class ImageNet:
     ignored: tuple[str, ...]
     summed: str
 
+    def digest(self) -> str:
+        """SHA-256 of the tensors."""
+        found = hashlib.sha256()
+        for name, tensor in self.state.items():
+            found.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        return found.hexdigest()
+
     def into(self, net: nn.Module) -> list[str]:
         """Copy into a segmentation network's encoder; returns the names as in the network.
 
@@ -59,6 +68,11 @@ class ImageNet:
                 )
         inner.load_state_dict({k: self.state[k] for k in own})
         return [f"encoder.{k}" for k in own]
+
+
+def located(path: str) -> Path:
+    """The file that a parameter names; what is relative lies below the repository."""
+    return paths.ROOT / path
 
 
 DOWNLOAD = "download"

@@ -40,7 +40,7 @@ def build(
             be dilated; DenseNet pools between them and cannot.
         classes: output channels (independent sigmoids).
         depth: encoder stages for PSPNet (3: stride 8, smp's default and PaddleSeg's stride);
-            the others use five.
+            the others use five, whatever is given.
         activation: as in `classifiers.encoder`.
 
     Returns:
@@ -54,8 +54,8 @@ def build(
     if network not in NETWORKS:
         raise InputError(f"parameter 'network' is {network!r}: use one of {', '.join(NETWORKS)}")
     config: dict[str, Any] = {
-        "network": network, "encoder": encoder, "classes": classes, "depth": depth,
-        "activation": activation,
+        "network": network, "encoder": encoder, "classes": classes,
+        "depth": depth_of(network, depth), "activation": activation,
     }  # fmt: skip
     extra: dict[str, Any] = {}
     if network == "pspnet":
@@ -69,11 +69,16 @@ def build(
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"parameter 'encoder': no {network} on {encoder!r} ({error})") from error
     smooth(net, activation)
-    if network == "pspnet":  # the others use all five stages
-        for name in _unused(net):
-            net.get_parameter(name).requires_grad_(False)
-    net.config_ = config  # type: ignore[assignment]
+    unused = _unused(net) if network == "pspnet" else []  # the others use all five stages
+    for name in unused:
+        net.get_parameter(name).requires_grad_(False)
+    net.config_, net.unused_ = config, frozenset(unused)  # type: ignore[assignment]
     return net
+
+
+def depth_of(network: str, depth: int) -> int:
+    """Encoder stages that a network has: what is asked for by PSPNet, five in the others."""
+    return depth if network == "pspnet" else 5
 
 
 def _unused(net: nn.Module) -> list[str]:
@@ -162,6 +167,12 @@ def transfer_encoder(target: nn.Module, classifier: Classifier) -> list[str]:
 
 
 def trainable(net: nn.Module) -> tuple[int, int]:
-    """Numbers of trainable and of all parameters."""
-    counts = [(p.numel(), p.requires_grad) for p in net.parameters()]
-    return sum(n for n, r in counts if r), sum(n for n, _ in counts)
+    """Numbers of trainable and of all parameters that an output depends on."""
+    used = [p for name, p in net.named_parameters() if name not in unused(net)]
+    return sum(p.numel() for p in used if p.requires_grad), sum(p.numel() for p in used)
+
+
+def unused(net: nn.Module) -> frozenset[str]:
+    """Names of parameters that no output depends on; see `build`."""
+    names: frozenset[str] = getattr(net, "unused_", frozenset())
+    return names

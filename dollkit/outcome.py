@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from dollkit import metrics
+from dollkit.finetuning import Job, split
+from dollkit.grid import Grid, done
 
 
 def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
@@ -30,3 +36,48 @@ def overview(cases: pd.DataFrame) -> pd.DataFrame:
         sort=False,
     )
     return per_class.assign(mIoU=per_class.mean(axis=1))
+
+
+def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[str, Any]:
+    """Predictions of every arm on the first test films of the first fold, for pictures.
+
+    Args:
+        runs: the frame from `execute`.
+        tuning: which tuning to show, with `n_train` training films.
+        limit: most films.
+
+    Returns:
+        task, network, image, image_id, truth (n, C, S, S) in {0, 1}, classes, arms,
+        prediction (arms, n, C, S, S), iou (arms, n).
+    """
+    chosen = runs[
+        (runs["tuning"] == tuning)
+        & (runs["n_train"] == grid.n_train)
+        & (runs["seed"] == grid.seeds[0])
+        & (runs["fold"] == grid.folds[0])
+    ]
+    parts = split(grid.data.films, grid.folds[0], grid.n_train, grid.n_valid, grid.seeds[0])
+    test = parts.test[:limit]
+    fields = list(Job.__dataclass_fields__)
+    drawn = []
+    for row in chosen[fields].itertuples(index=False):
+        job = Job(*row)
+        found = done(grid, job)
+        assert found is not None
+        drawn.append(np.unpackbits(found["prediction"], axis=-1)[: len(test)])
+    prediction = np.stack(drawn)
+    target = grid.data.targets[test]
+    overlap = metrics.iou(*metrics.counts(prediction, np.broadcast_to(target, prediction.shape)))
+    known = np.isfinite(overlap)
+    per_film = np.where(known, overlap, 0).sum(-1) / np.maximum(known.sum(-1), 1)
+    return {
+        "task": np.array(grid.task),
+        "network": np.array(grid.network),
+        "image": grid.data.images[test],
+        "image_id": grid.data.films["image_id"].to_numpy()[test].astype("U"),
+        "truth": (target == 1).astype(np.uint8),
+        "classes": np.array(grid.data.classes, "U"),
+        "arms": chosen["arm"].to_numpy().astype("U"),
+        "prediction": prediction,
+        "iou": per_film,
+    }

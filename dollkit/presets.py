@@ -58,8 +58,8 @@ def settings(preset: str, **given: float | str | None) -> Preset:
     chosen = replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     if not 0 < chosen.background <= 1:
         raise InputError(f"parameter 'background' is {chosen.background}: it must lie in (0, 1]")
-    if not 0 <= chosen.dice <= 1:
-        raise InputError(f"parameter 'dice' is {chosen.dice}: it must lie in [0, 1]")
+    if not 0 <= chosen.dice < 1:  # alone it teaches nothing where a channel is empty
+        raise InputError(f"parameter 'dice' is {chosen.dice}: it must lie in [0, 1)")
     return chosen
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from dollkit import compute, metrics, networks, weights
 from dollkit.augment import Augmentation, augment
 from dollkit.errors import InputError
-from dollkit.findings import FINDINGS, PATHOLOGIES
+from dollkit.findings import FINDINGS, PATHOLOGIES, UNCERTAIN
 from dollkit.labels.store import LabelStore
 from dollkit.loop import Fit, Recipe, fit, order
 from dollkit.losses import IGNORE, weighted_bce_dice
@@ -52,7 +52,7 @@ def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets
 
         return shuffled
     if arm == "prior":
-        return _prior(labels)
+        return _prior(labels, store)
     if arm == "truth":
         missing = [f for f in PATHOLOGIES if f not in store.mask_classes]
         if missing:
@@ -70,14 +70,19 @@ def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets
     raise InputError(f"parameter 'arm' is {arm!r}: use one of {', '.join(ARMS)}")
 
 
-def _prior(labels: LabelStore) -> Targets:
+def _prior(labels: LabelStore, store: Store) -> Targets:
     size = int(labels.meta["size"])
     drawn = np.zeros((len(FINDINGS), size, size), np.uint8)
     finding = labels.pairs["finding"].to_numpy()
     for c, f in enumerate(FINDINGS):
         pairs = np.flatnonzero(finding == f)[:500]
         if len(pairs):
-            mean = np.mean([labels.label(int(p)) == 1 for p in pairs], axis=0)
+            known, inside = np.zeros((2, size, size))
+            for p in pairs:
+                label = labels.label(int(p))
+                known += label != IGNORE
+                inside += label == 1
+            mean = inside / np.maximum(known, 1)
             level = np.quantile(mean, 1 - mean.mean())
             drawn[c] = mean > level
     held: dict[int, list[int]] = {}
@@ -86,6 +91,7 @@ def _prior(labels: LabelStore) -> Targets:
 
     def prior(asked: Rows) -> npt.NDArray[np.uint8]:
         out = np.zeros((len(asked), len(FINDINGS), size, size), np.uint8)
+        out[store.states[asked] == UNCERTAIN] = IGNORE  # as in the labels themselves
         for i, row in enumerate(asked):
             for c in held.get(int(row), []):
                 out[i, c] = drawn[c]

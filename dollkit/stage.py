@@ -80,11 +80,20 @@ class RunningStage:
         """Fingerprint of parameters, inputs and code: what a checkpoint must match.
 
         Args:
-            without: parameters that do not touch what is resumed.
+            without: parameters and families of inputs that do not touch what is resumed.
         """
         settings = {k: v for k, v in self.params.items() if k not in without}
-        text = json.dumps([settings, self.input_hashes, self.code], sort_keys=True)
+        inputs = {k: v for k, v in self.input_hashes.items() if k.split("/")[0] not in without}
+        text = json.dumps([settings, inputs, self.code], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def planned(self) -> frozenset[str]:
+        """Instances of the profile, such as ``finetune/pspnet-lungs``.
+
+        A folder of an instance that has left the matrix may still be there: it is no result.
+        """
+        return frozenset(i for family in pipeline.STAGES for i in self.matrix.instances(family))
 
     def _families(self) -> tuple[str, ...]:
         return pipeline.family_of(self.instance).inputs

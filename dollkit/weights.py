@@ -16,13 +16,15 @@ from dollkit import adapters, networks
 from dollkit.classifiers import Classifier
 from dollkit.errors import InputError
 
+FILE = "weights.safetensors"
+
 
 def save(net: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
     """Write `weights.safetensors` and, last, `model.json` with `config`."""
     state = {k: v.contiguous().cpu() for k, v in net.state_dict().items()}
-    part = folder / "weights.safetensors.part"
+    part = folder / f"{FILE}.part"
     save_file(state, part)
-    part.replace(folder / "weights.safetensors")
+    part.replace(folder / FILE)
     (folder / "model.json").write_text(json.dumps(dict(config), indent=1) + "\n")
 
 
@@ -34,7 +36,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """
     try:
         config = json.loads((folder / "model.json").read_text())
-        state = load_file(folder / "weights.safetensors")
+        state = load_file(folder / FILE)
     except Exception as error:  # safetensors raises its own types
         raise InputError(f"{folder}: no readable network there ({error})") from error
     for key, tensor in state.items():
@@ -79,7 +81,9 @@ def load_network(folder: Path, where: torch.device) -> nn.Module:
     return net.eval()
 
 
-def save_tuned(net: nn.Module, names: list[str], tuning: str, path: Path, rank: int) -> int:
+def save_tuned(
+    net: nn.Module, names: list[str], tuning: str, path: Path, rank: int, made_by: str = ""
+) -> int:
     """Write what a tuning trained, and nothing else, as one safetensors file.
 
     Args:
@@ -87,25 +91,30 @@ def save_tuned(net: nn.Module, names: list[str], tuning: str, path: Path, rank: 
         names: what `adapters.prepare` returned; under ``full`` every tensor of the state, because
             batch-norm statistics move too.
         tuning, rank: what it was given; they travel in the file's header.
+        made_by: what else tells the run, and the weights that it started from.
 
     Returns:
         Bytes of the file.
     """
     state = {k: v.contiguous() for k, v in adapters.tuned_state(net, names).items()}
     part = path.with_suffix(".part")
-    save_file(state, part, metadata={"tuning": tuning, "rank": str(rank)})
+    save_file(state, part, metadata={"tuning": tuning, "rank": str(rank), "made_by": made_by})
     part.replace(path)
     return path.stat().st_size
 
 
-def load_tuned(net: nn.Module, path: Path) -> list[str]:
+def load_tuned(net: nn.Module, path: Path, made_by: str = "") -> list[str]:
     """Put a file of `save_tuned` onto a fresh network that holds the same pre-trained weights.
+
+    Args:
+        made_by: what the file must say of itself; "": anything.
 
     Returns:
         Names of the tensors that were loaded.
 
     Raises:
-        InputError: no such file, unreadable, not finite, or tensors that do not fit.
+        InputError: no such file, unreadable, not finite, made by another run or from another
+            start, or tensors that do not fit.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -114,6 +123,8 @@ def load_tuned(net: nn.Module, path: Path) -> list[str]:
         tuning, rank = header["tuning"], int(header["rank"])
     except Exception as error:  # safetensors raises its own types
         raise InputError(f"{path}: no readable adapter checkpoint ({error})") from error
+    if made_by and header.get("made_by") != made_by:
+        raise InputError(f"{path}: made by {header.get('made_by')!r}, not by {made_by!r}")
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: tensor {key} holds NaN or infinity")

@@ -236,7 +236,7 @@ def provenance(folder: Path, source: str, films: str, store: str, **changed: Any
         "data": {"data/lungs/store.json": store},
         "stages": {
             "data": {"parameters": {"source": source, "stores": {"films": films} if films else {}}},
-            "finetune/lungs": {"parameters": tuned | changed},
+            "finetune/pspnet-lungs": {"parameters": tuned | changed},
         },
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -246,7 +246,7 @@ def provenance(folder: Path, source: str, films: str, store: str, **changed: Any
 def test_settings_that_differ_are_named(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     assert alike.pretrained_on(a) == ""
-    (line,) = alike.differences(a, b, ["lungs"])
+    (line,) = alike.differences(a, b, [("pspnet", "lungs")])
     assert line.startswith("lungs: no provenance in both")
     provenance(a, "open", "phantom", "ab")
     provenance(b, "open", "", "ab", lrs={"full": [0.1], "other": [0.2]}, folds=[1])
@@ -254,13 +254,13 @@ def test_settings_that_differ_are_named(tmp_path: Path) -> None:
         "pre-trained on: phantom",
         "pre-trained on: open",
     ]
-    assert alike.differences(a, b, ["lungs"]) == []
+    assert alike.differences(a, b, [("pspnet", "lungs")]) == []
     provenance(b, "open", "", "cd", steps=9, lrs={"other": [0.2]})
-    (line,) = alike.differences(a, b, ["lungs"])
+    (line,) = alike.differences(a, b, [("pspnet", "lungs")])
     assert line == (
         "lungs: fine-tuning differs in steps 8 and 9; learning rates [0.1] and [0.2]; stores of "
         "other bytes."
     )
     (b / "provenance.json").write_text("[]")
     with pytest.raises(InputError, match=r"provenance.json: no provenance"):
-        alike.differences(a, b, ["lungs"])
+        alike.differences(a, b, [("pspnet", "lungs")])

@@ -295,6 +295,7 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
     steps: Counter[str] = Counter()
     taught: dict[str, npt.NDArray[np.uint8]] = {}
     step = torch.optim.AdamW.step
+    begun: list[dict[str, torch.Tensor]] = []
     for arm in pretraining.ARMS:
         own = cam if arm == "gradcam" else labels
         targets = pretraining.targets_of(arm, store, own, 0)
@@ -309,13 +310,14 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
             return step(self, *args, **more)
 
         monkeypatch.setattr(torch.optim.AdamW, "step", counted)
-        with compute.seeded(0):
-            net = networks.build("pspnet", classes=14, **CONFIG)  # type: ignore[arg-type]
+        net = pretraining.network("pspnet", ENCODER, 3, "silu", "random", {}, 0, CPU)
+        begun.append({k: v.clone() for k, v in net.state_dict().items()})
         pretraining.pretrain(
             net, store, train_rows, held, watched,
             Recipe(steps=3, batch=4, lr=1e-3, evaluate_every=3, precision="float32"),
             background=0.1, dice=0.5, augmentation=NONE, folder=None,
         )  # fmt: skip
+    assert all(torch.equal(v, begun[0][k]) for one in begun for k, v in one.items())
     assert set(steps.values()) == {3}
     assert set(seen) == set(pretraining.ARMS)
     assert all(s == seen["doll"] for s in seen.values())

@@ -93,8 +93,9 @@ class TestPSPNet(Checks):
             for n, _ in net.named_parameters()
             if n.startswith(("encoder.layer3", "encoder.layer4"))
         }
+        assert networks.unused(net) == idle
         trained, total = networks.trainable(net)
-        assert trained < total
+        assert trained == total == sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
 class TestDeepLabV3Plus(Checks):

@@ -19,6 +19,7 @@ from dollkit import (
     networks,
     outcome,
     pretraining,
+    tuned,
     weights,
 )
 from dollkit.augment import NONE
@@ -324,7 +325,7 @@ def test_ignored_pixels_are_neither_taught_nor_scored(tmp_path: Path) -> None:
     assert cases.loc[unseen, "iou"].isna().all()
     assert (cases.loc[(cases["class"] == "heart") & ~unseen, "pixels"] == 256).all()
     assert np.isfinite(frames["runs"]["best_val_miou"]).all()
-    shown = grid.examples(whole, frames["runs"], "full", 3)
+    shown = outcome.examples(whole, frames["runs"], "full", 3)
     assert np.unique(shown["truth"]).tolist() == [0, 1]
 
 
@@ -360,7 +361,7 @@ def test_other_sizes_and_perturbed_films(tmp_path: Path) -> None:
     flat = robust[robust["perturbation"] == "contrast"]
     assert (flat["tp"] + flat["fp"]).nunique() == 1
     assert (main["tp"] + main["fp"]).nunique() > 1
-    assert len(grid.examples(whole, frames["runs"], "full", 2)["arms"]) == 1
+    assert len(outcome.examples(whole, frames["runs"], "full", 2)["arms"]) == 1
     kept = sorted(p.name for p in (tmp_path / "out" / "networks").iterdir())
     assert kept == ["random-bn-n6-s0-f0-lr0.001.safetensors",
                     "random-full-n6-s0-f0-lr0.001.safetensors"]  # fmt: skip
@@ -379,20 +380,57 @@ def test_a_kept_network_predicts_as_it_did(tmp_path: Path, tuning: str) -> None:
     (path,) = (tmp_path / "out" / "networks").iterdir()
     assert path.stem == job.name
     assert not list((tmp_path / "out" / "jobs").glob("*.safetensors"))
-    shown = grid.examples(whole, runs, tuning, 4)["prediction"][0]
-    net = finetuning.restored(path, job, whole.config, 1, whole.starts["random"])
+    shown = outcome.examples(whole, runs, tuning, 4)["prediction"][0]
+    net = tuned.restored(path, job, whole.config, 1, whole.starts["random"])
     rows = finetuning.split(whole.data.films, 0, 6, 4, 0).test[:4]
     with torch.inference_mode():
         again = net(compute.to_input(whole.data.images[rows], CPU)) > 0
     np.testing.assert_array_equal(again.numpy(), shown)
     assert 0 < shown.mean() < 1
-    # Lost, or chosen anew: it is made again, and nothing else is.
+    # Lost: it is made again. Of a setting that is not asked for any more: it goes.
+    cases = grid.execute(whole)["cases"]
     path.unlink()
-    pd.testing.assert_frame_equal(grid.execute(whole)["cases"], grid.execute(whole)["cases"])
-    assert path.is_file()
+    (path.parent / "doll-full.safetensors").touch()
+    pd.testing.assert_frame_equal(grid.execute(whole)["cases"], cases)
+    assert list(path.parent.iterdir()) == [path]
+    other = finetuning.Start(lambda net: [], key="other weights")
+    with pytest.raises(InputError, match="made by 'lungs pspnet random"):
+        tuned.restored(path, job, whole.config, 1, other)
+
+
+def test_what_does_not_decide_a_job_does_not_stale_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`NO_MATTER` and the key of a job: sizes swapped, perturbations added."""
+    (tmp_path / "out").mkdir()
+    short = {**SHORT, "tunings": {"full": (["random"], [1e-3])}}
+    ran: list[tuple[int, bool]] = []
+    true = grid.run
+
+    def counted(job: finetuning.Job, *rest: object) -> dict[str, object]:
+        ran.append((job.n_train, bool(rest[8])))
+        return true(job, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(grid, "run", counted)
+    noise = {"noise": [5.0]}
+    grid.execute(make_grid(tmp_path, n_train=6, sizes={4: ["random"]}, changes=noise, **short))
+    assert ran == [(6, True), (4, False)]
+    swapped = make_grid(tmp_path, n_train=4, sizes={6: ["random"]}, changes=noise, **short)
+    frames = grid.execute(swapped)
+    # Perturbed films are counted for the main size alone: now it is the other one.
+    assert sorted(ran[2:]) == [(4, True), (6, False)]
+    assert set(frames["robust"]["n_train"]) == {4}
+    grid.execute(swapped)
+    assert len(ran) == 4
 
 
 def test_grid_refuses_what_cannot_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'seeds' has .0, 0.: each one once"):
+        make_grid(tmp_path, seeds=[0, 0])
+    with pytest.raises(InputError, match=r"'folds' is .0, 1.: these films have a split"):
+        make_grid(tmp_path, folds=[0, 1])
+    with pytest.raises(InputError, match=r"'tunings' has .'random', 'random'.: each one once"):
+        make_grid(tmp_path, tunings={"bn": (["random", "random"], [1e-3])})
     with pytest.raises(InputError, match="'size_arms' names 'doll'"):
         make_grid(tmp_path, sizes={4: ["doll"]})
     with pytest.raises(InputError, match="parameter 'robustness' names 'blur'"):

@@ -9,7 +9,7 @@ import pytest
 from dollkit import cells
 from dollkit.cells import Cell, cells_of, sizes_of
 from dollkit.errors import InputError
-from dollkit.report.cases import main_size
+from dollkit.report.settings import at_the_edge, main_network, main_size
 from dollkit.report.sizes import caption, figure5, masks_needed, several_sizes, table_sizes
 
 FILMS = pd.DataFrame(
@@ -112,3 +112,26 @@ def test_the_main_size_has_most_settings_then_is_the_smallest() -> None:
     assert main_size(apart).groupby("network")["n_train"].unique().map(list).to_dict() == {
         "pspnet": [4], "unet": [64],
     }  # fmt: skip
+
+
+def test_the_main_network_has_most_settings_then_is_pspnet() -> None:
+    both = rows({("doll", 4): 0.6, ("random", 4): 0.5})
+    assert main_network(pd.concat([both.assign(network="deeplabv3plus"), both])) == "pspnet"
+    more = both.assign(network="unet", tuning="bn")
+    assert main_network(pd.concat([both, both.assign(network="unet"), more])) == "unet"
+    assert main_network(pd.concat([both.assign(network=n) for n in ("unet", "fpn")])) == "fpn"
+
+
+def test_rates_at_the_edge_of_their_grid_are_told() -> None:
+    def tried(arm: str, chosen: float, grid: tuple[float, ...] = (0.1, 0.2, 0.4)) -> pd.DataFrame:
+        where = {"task": "lungs", "network": "pspnet", "n_train": 4, "tuning": "full", "arm": arm}
+        own = [{**where, "fold": 0, "lr": lr, "selected": lr == chosen} for lr in grid]
+        return pd.DataFrame(own)
+
+    inside = [tried("doll", 0.2), tried("truth", 0.1, (0.1,))]
+    assert at_the_edge(pd.concat(inside)) == []
+    low, high = at_the_edge(pd.concat([*inside, tried("random", 0.4), tried("classifier", 0.1)]))
+    assert "the lowest of its grid" in low
+    assert low.endswith(": lungs full/classifier.")
+    assert "the highest of its grid" in high
+    assert high.endswith(": lungs full/random.")

@@ -250,8 +250,8 @@ def write(a: str, b: str, folder: Path) -> list[Path]:
     rows = on_shared_films(load(a), load(b), names)
     paired, gained = transfer(*rows, names), gains(*rows, names)
     notes = [_control_note(paired)]
-    tasks = sorted(set(paired["task"]))
-    notes += alike.differences(paths.figures() / a, paths.figures() / b, tasks)
+    stages = sorted(set(zip(paired["network"], paired["task"], strict=True)))
+    notes += alike.differences(paths.figures() / a, paths.figures() / b, stages)
     heads = {"n_train": "n train", "n_cases": "films", "n_patients": "patients", "n_seeds": "seeds"}
     heads |= {"miou_a": f"mIoU ({a})", "miou_b": f"mIoU ({b})", "p_holm": "p (Holm)"}
     heads |= {"same": "same rows", "gain_a": f"gain ({a})", "gain_b": f"gain ({b})"}

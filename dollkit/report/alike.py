@@ -44,20 +44,20 @@ def pretrained_on(folder: Path) -> str:
     return f"pre-trained on: {source}" if source else ""
 
 
-def differences(a: Path, b: Path, tasks: Iterable[str]) -> list[str]:
-    """One line per task in which two profiles differ by more than what they were pre-trained on.
+def differences(a: Path, b: Path, stages: Iterable[tuple[str, str]]) -> list[str]:
+    """One line per fine-tuning stage in which two profiles differ by more than pre-training.
 
     Args:
         a, b: ``figures/<profile>``; without provenance there is nothing to compare.
-        tasks: tasks to look at.
+        stages: (network, task) of those to look at.
 
     Raises:
         InputError: a provenance that is none.
     """
     records = _record(a), _record(b)
     lines = []
-    for task in tasks:
-        one, other = (_parameters(r, f"finetune/{task}") for r in records)
+    for network, task in stages:
+        one, other = (_parameters(r, f"finetune/{network}-{task}") for r in records)
         if not (one and other):
             lines.append(f"{task}: no provenance in both, so settings were not compared.")
             continue

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,12 @@ CURVE_COLUMNS = [
 ]  # fmt: skip
 RUN_COLUMNS = [
     "task", "network", "arm", "tuning", "n_train", "seed", "fold", "lr", "steps", "best_step",
-    "best_val_miou", "trainable", "total", "memory_mb", "seconds", "checkpoint_bytes",
+    "best_val_miou", "trainable", "total", "seconds", "checkpoint_bytes", "memory_mb",
+    "n_valid",
+]  # fmt: skip
+SELECTION_COLUMNS = [
+    "task", "network", "arm", "tuning", "n_train", "seed", "fold", "lr", "steps", "val_miou",
+    "selected",
 ]  # fmt: skip
 LABEL_COLUMNS = [
     "finding", "explainer", "n_classifiers", "iou_matched", "iou_matched_lo", "iou_matched_hi",
@@ -103,9 +108,22 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def _gather(run: Path, family: str, name: str, columns: Sequence[str]) -> pd.DataFrame:
+def instances(run: Path, family: str, name: str, only: Collection[str] | None) -> list[Path]:
+    """One file of every instance of a stage family that has it, in order of instance.
+
+    Args:
+        only: instances of the run, `stage.RunningStage.planned`: folders of others, such as an
+            arm that has left the profile, are passed over. None: all that are there.
+    """
+    found = sorted((run / family).glob(f"*/{name}"))
+    return [p for p in found if only is None or f"{family}/{p.parent.name}" in only]
+
+
+def _gather(
+    run: Path, family: str, name: str, columns: Sequence[str], only: Collection[str] | None
+) -> pd.DataFrame:
     """One file of every instance of a stage family, concatenated in order of instance."""
-    paths = sorted((run / family).glob(f"*/{name}"))
+    paths = instances(run, family, name, only)
     if not paths:
         raise InputError(f"{run / family}: no */{name}; run the stage that writes it")
     return pd.concat([read_table(p, columns) for p in paths], ignore_index=True)
@@ -131,26 +149,30 @@ def check_cases(cases: pd.DataFrame, place: str = "cases") -> pd.DataFrame:
     return cases.sort_values(key, kind="stable", ignore_index=True)
 
 
-def load_cases(run: Path) -> pd.DataFrame:
+def load_cases(run: Path, only: Collection[str] | None = None) -> pd.DataFrame:
     """All rows of ``finetune/*/cases.csv.gz`` of a run, checked, in canonical order."""
-    return check_cases(
-        _gather(run, "finetune", "cases.csv.gz", CASE_COLUMNS), str(run / "finetune")
-    )
+    rows = _gather(run, "finetune", "cases.csv.gz", CASE_COLUMNS, only)
+    return check_cases(rows, str(run / "finetune"))
 
 
-def load_curves(run: Path) -> pd.DataFrame:
+def load_curves(run: Path, only: Collection[str] | None = None) -> pd.DataFrame:
     """All rows of ``finetune/*/curves.csv``: validation mIoU against steps."""
-    return _gather(run, "finetune", "curves.csv", CURVE_COLUMNS)
+    return _gather(run, "finetune", "curves.csv", CURVE_COLUMNS, only)
 
 
-def load_runs(run: Path) -> pd.DataFrame:
+def load_runs(run: Path, only: Collection[str] | None = None) -> pd.DataFrame:
     """All rows of ``finetune/*/runs.csv``: one per network trained to the end."""
-    return _gather(run, "finetune", "runs.csv", RUN_COLUMNS)
+    return _gather(run, "finetune", "runs.csv", RUN_COLUMNS, only)
 
 
-def load_classifiers(run: Path) -> pd.DataFrame:
+def load_selection(run: Path, only: Collection[str] | None = None) -> pd.DataFrame:
+    """All rows of ``finetune/*/selection.csv``: every learning rate tried, and which was taken."""
+    return _gather(run, "finetune", "selection.csv", SELECTION_COLUMNS, only)
+
+
+def load_classifiers(run: Path, only: Collection[str] | None = None) -> pd.DataFrame:
     """All rows of ``classifiers/*/metrics.csv``: test AUROC and AP per finding."""
-    return _gather(run, "classifiers", "metrics.csv", CLASSIFIER_COLUMNS)
+    return _gather(run, "classifiers", "metrics.csv", CLASSIFIER_COLUMNS, only)
 
 
 def load_labels(run: Path) -> pd.DataFrame:
@@ -176,10 +198,10 @@ def load_ablation(run: Path) -> pd.DataFrame:
     return read_table(run / "labels" / "ablation.csv", ABLATION_COLUMNS)
 
 
-def load_not_run(run: Path) -> dict[str, str]:
+def load_not_run(run: Path, only: Collection[str] | None = None) -> dict[str, str]:
     """Arms that could not run and why: ``notes.not_run`` of the fine-tuning manifests."""
     reasons: dict[str, str] = {}
-    for path in sorted((run / "finetune").glob("*/manifest.json")):
+    for path in instances(run, "finetune", "manifest.json", only):
         try:
             manifest: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -203,20 +225,21 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def write_rows(run: Path, folder: Path) -> list[Path]:
+def write_rows(run: Path, folder: Path, only: Collection[str] | None = None) -> list[Path]:
     """Copy a run's rows to ``folder``: all that tables, curves and claims are made from.
 
     Returns:
-        classifiers.csv, labels.csv, cases.csv.gz, label_cases.csv.gz, curves.csv.gz, runs.csv.
-        (Rows of perturbed test films are written by `dollkit.report.robust`.)
+        classifiers.csv, labels.csv, cases.csv.gz, label_cases.csv.gz, curves.csv.gz, runs.csv,
+        selection.csv. (Rows of perturbed test films are written by `dollkit.report.robust`.)
     """
     made = {
-        "classifiers.csv": load_classifiers(run),
+        "classifiers.csv": load_classifiers(run, only),
         "labels.csv": load_labels(run),
-        "cases.csv.gz": load_cases(run),
+        "cases.csv.gz": load_cases(run, only),
         "label_cases.csv.gz": load_label_cases(run),
-        "curves.csv.gz": load_curves(run),
-        "runs.csv": load_runs(run),
+        "curves.csv.gz": load_curves(run, only),
+        "runs.csv": load_runs(run, only),
+        "selection.csv": load_selection(run, only),
     }
     for name, frame in made.items():
         write_csv(frame, folder / name)
@@ -250,19 +273,6 @@ def miou(cases: pd.DataFrame, value: str = "iou") -> float:
     if cases.empty:
         return float("nan")
     return float(contributions(cases, value)[2].mean())
-
-
-def main_size(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the training size that tables and claims are about, per task and network.
-
-    It is the one with most arms and tunings; then the smallest, where pre-training can show.
-    Other sizes are for label efficiency (`dollkit.report.sizes`).
-    """
-    kept: list[pd.DataFrame] = []
-    for _, part in frame.groupby(["task", "network"], sort=True):
-        settings = part[["n_train", "arm", "tuning"]].drop_duplicates().groupby("n_train").size()
-        kept.append(part[part["n_train"] == min(settings.index, key=lambda n: (-settings[n], n))])
-    return pd.concat(kept, ignore_index=True) if kept else frame
 
 
 def case_means(cases: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from dollkit.findings import MOBILE
-from dollkit.report.cases import ARMS, TASKS, contributions, main_size
+from dollkit.report.cases import ARMS, TASKS, contributions
+from dollkit.report.settings import main_size
 from dollkit.report.speed import paired_speed
 from dollkit.report.tables import configurations
 from dollkit.stats import (

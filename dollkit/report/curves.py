@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from dollkit.errors import InputError
 from dollkit.findings import PATHOLOGIES
 from dollkit.report import cases, style
+from dollkit.report.settings import main_network, main_size
 from dollkit.report.style import Drawn
 
 TUNING_TITLES = {
@@ -64,15 +65,13 @@ def figure4(run: Path | pd.DataFrame, *, profile: str) -> Drawn:
         profile: name for the caption.
 
     Returns:
-        The figure; data as `mean_curves`. Where there are several networks or training sizes,
-        those with the most curves are shown (then the smallest training set).
+        The figure; data as `mean_curves`. Of several networks and training sizes those of
+        `report.settings` are shown.
     """
     curves = run if isinstance(run, pd.DataFrame) else cases.load_curves(run)
     kept: list[pd.DataFrame] = []
-    for _, part in curves.groupby("task"):
-        sizes = cases.main_size(part).groupby(["network", "n_train"]).size()
-        network, size = min(sizes.index, key=lambda k: (-sizes[k], str(k[0]), k[1]))
-        kept.append(part[(part["network"] == network) & (part["n_train"] == size)])
+    for _, part in main_size(curves).groupby("task"):
+        kept.append(part[part["network"] == main_network(part)])
     if not kept:
         raise InputError("figure 4: curves are empty; fine-tune a task first")
     curves = pd.concat(kept, ignore_index=True)

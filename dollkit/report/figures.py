@@ -204,8 +204,8 @@ def figure3(
     """Segmentations of the arms side by side, truth as contour.
 
     Args:
-        tasks: ``examples.npz`` of each fine-tuning stage; those of the first one's network are
-            shown.
+        tasks: ``examples.npz`` of each fine-tuning stage; those of PSPNet are shown, or, without
+            any, of the first one's network.
         profile: name for the caption.
         quantiles: per task the films at these quantiles of IoU averaged over arms.
 
@@ -215,7 +215,8 @@ def figure3(
     if not tasks:
         raise InputError("figure 3: no examples.npz given; fine-tune a task first")
     every = [load_examples(p, TASK_ARRAYS) for p in tasks]
-    network = str(every[0]["network"])
+    networks = [str(t["network"]) for t in every]
+    network = next((n for n in networks if n == "pspnet"), networks[0])
     loaded = {str(t["task"]): t for t in every if str(t["network"]) == network}
     arms = style.arms_of([str(x) for t in loaded.values() for x in t["arms"]])
     chosen: list[tuple[str, float, int]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ ENVIRONMENT = ("code", "versions", "python", "platform", "cpus", "threads", "dev
 WEIGHTS = (".safetensors", ".pt", ".ckpt")
 
 
-def collect(run: Path) -> dict[str, Any]:
+def collect(run: Path, only: Collection[str] | None = None) -> dict[str, Any]:
     """Gather all manifests below a run.
 
     Args:
         run: ``runs/<profile>``.
+        only: instances of the run, `stage.RunningStage.planned`; None: every folder there is.
 
     Returns:
         profile; commit (None where stages differ: each names its own then); environment (what all
@@ -31,6 +33,8 @@ def collect(run: Path) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(run.rglob("manifest.json")):
         name = path.parent.relative_to(run).as_posix()
+        if only is not None and name not in only:
+            continue
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -100,10 +104,10 @@ def population(run: Path) -> str:
     return "; ".join(f"{title} ({', '.join(names)})" for title, names in stores_of.items())
 
 
-def write_provenance(run: Path, folder: Path) -> Path:
+def write_provenance(run: Path, folder: Path, only: Collection[str] | None = None) -> Path:
     """Write ``provenance.json`` of a run into ``figures/<profile>``."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(collect(run), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    text = json.dumps(collect(run, only), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     path = folder / "provenance.json"
     path.write_text(text, encoding="utf-8", newline="\n")
     return path

@@ -8,6 +8,7 @@ S4 is in `dollkit.report.robustfigure`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ NAMES = {
 }  # fmt: skip
 
 
-def load(run: Path) -> pd.DataFrame:
+def load(run: Path, only: Collection[str] | None = None) -> pd.DataFrame:
     """All rows of ``finetune/*/robust.csv.gz`` of a run, checked; empty if there are none.
 
     Raises:
@@ -43,7 +44,7 @@ def load(run: Path) -> pd.DataFrame:
             row, or an IoU that does not follow from its counts.
     """
     found = []
-    for path in sorted((run / "finetune").glob("*/robust.csv.gz")):
+    for path in cases.instances(run, "finetune", "robust.csv.gz", only):
         frame = cases.read_table(path, [*CASE_COLUMNS, "level"])
         if "perturbation" not in frame:
             raise InputError(f"{path}: column 'perturbation' is missing; run its stage again")

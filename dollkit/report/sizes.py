@@ -9,6 +9,7 @@ from dollkit.errors import InputError
 from dollkit.report import style
 from dollkit.report.cases import TASKS
 from dollkit.report.contrasts import aligned
+from dollkit.report.settings import main_network
 from dollkit.report.style import Drawn
 from dollkit.report.tables import summarise
 from dollkit.stats import NO_EFFECT, Floats, crossed_effect
@@ -124,8 +125,8 @@ def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
         profile: name for the caption.
 
     Returns:
-        The figure; data: `tables.summarise` of the rows that are shown. Of several networks, the
-        one with most rows is shown. Bands: 95 % bootstrap intervals over patients.
+        The figure; data: `tables.summarise` of the rows of `main_network`. Bands: 95 % bootstrap
+        intervals over patients.
 
     Raises:
         InputError: no arm was trained with several sizes.
@@ -133,7 +134,7 @@ def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
     kept = several_sizes(cases)
     if kept.empty:
         raise InputError("figure 5: one training size only; give more by parameter 'sizes'")
-    kept = kept[kept["network"] == kept["network"].value_counts().index[0]]
+    kept = kept[kept["network"] == main_network(kept)]
     data = summarise(kept)
     tasks = [t for t in TASKS if t in set(data["task"])]
     arms = style.arms_of(data["arm"].unique().tolist())

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from dollkit.errors import InputError
-from dollkit.report.cases import ARMS, SETTING, TASKS, TUNINGS, contributions, main_size
+from dollkit.report.cases import ARMS, SETTING, TASKS, TUNINGS, contributions
 from dollkit.report.reference import load_reference
 from dollkit.report.render import write_table
+from dollkit.report.settings import main_size
 from dollkit.report.speed import speed
 from dollkit.stats import bootstrap_interval, paired, patient_values
 
@@ -97,10 +98,11 @@ def table1(
         `summarise`'s columns without tuning, then lr and status: "run", "upper bound, ..."
         or "not run: reason". Every arm has a row in every block, run or not.
     """
+    cases = main_size(cases)
     full = cases[cases["tuning"] == "full"]
     if full.empty:
         raise InputError("table 1: no case has tuning 'full'; fine-tune with it")
-    frame = summarise(main_size(full)).merge(
+    frame = summarise(full).merge(
         _rates(runs[runs["tuning"] == "full"]), on=SETTING, how="left", validate="1:1"
     )
     frame["status"] = np.where(frame["arm"] == "truth", UPPER_BOUND, "run")

@@ -46,10 +46,11 @@ def footprint(
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
+        bare = tensor.detach()  # with its history it would keep itself alive, for good
         if storage.data_ptr() not in own:
             # Held on to, so that no later tensor gets the same address.
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
+            kept[storage.data_ptr()] = (storage.nbytes(), bare)
+        return bare
 
     where = next(net.parameters()).device
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)

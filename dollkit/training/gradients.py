@@ -81,6 +81,13 @@ class Gradients:
             value, reason = None, "in another process"
             try:
                 value = self._passes(own, passes, whole, step)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise InputError(
+                    f"{self.label}: one film at once is too few for this network's batch norm: "
+                    "use a larger 'batch', fewer processes or smaller films"
+                ) from None
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise

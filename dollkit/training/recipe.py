@@ -67,6 +67,12 @@ class Recipe:
                 )
         if not self.lr > 0 or not math.isfinite(self.lr):
             raise InputError(f"parameter 'lr' is {self.lr}: it must be a positive number")
+        if not self.weight_decay >= 0 or not math.isfinite(self.weight_decay):
+            raise InputError(f"parameter 'weight_decay' is {self.weight_decay}: give 0 or more")
+        if not 0 <= self.warmup <= 1:
+            raise InputError(f"parameter 'warmup' is {self.warmup}: it must lie in [0, 1]")
+        if not self.clip > 0:
+            raise InputError(f"parameter 'clip' is {self.clip}: it must be above 0")
         if not 0 < self.backbone <= 1:
             raise InputError(f"parameter 'backbone' is {self.backbone}: it must lie in (0, 1]")
         if not 0 <= self.ema < 1:
