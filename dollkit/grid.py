@@ -77,19 +77,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         robustness.cells(self.changes)
-        for tuning, (arms, lrs) in self.tunings.items():
-            self._known("tunings", arms, f" under {tuning!r}")
-            _once("lrs", lrs)
-            if arms and not lrs:
-                raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
-        for arms in self.sizes.values():
-            self._known("size_arms", arms)
-            if arms and "full" not in self.tunings:
-                raise InputError("parameter 'size_arms' is given, but 'arms' is empty: give both")
-        for name in ("seeds", "folds"):
-            if not getattr(self, name):
-                raise InputError(f"parameter {name!r} is empty: give at least one")
-            _once(name, getattr(self, name))
+        check(list(self.starts), self.tunings, self.sizes, self.seeds, self.folds)
         if len(self.folds) > 1 and self.data.films["fold"].nunique() < 2:
             raise InputError(
                 f"parameter 'folds' is {list(self.folds)}: these films have a split of their own "
@@ -100,13 +88,38 @@ class Grid:
                 for n_train in (self.n_train, *self.sizes):
                     split(self.data.films, fold, n_train, self.n_valid, seed)
 
-    def _known(self, parameter: str, arms: Sequence[str], where: str = "") -> None:
-        _once(parameter, arms)
-        for arm in arms:
-            if arm not in self.starts:
+
+def check(
+    arms: Sequence[str], tunings: Tunings, sizes: Mapping[int, Sequence[str]],
+    seeds: Sequence[int], folds: Sequence[int],
+) -> None:  # fmt: skip
+    """Whether the parameters of a grid go together, before there is anything to run.
+
+    Args:
+        arms: starts that there will be; the others as for `Grid`.
+
+    Raises:
+        InputError: an arm that is not listed, something named twice, or nothing to run.
+    """
+    uses = [("tunings", own, f" under {tuning!r}") for tuning, (own, _) in tunings.items()]
+    uses += [("size_arms", own, "") for own in sizes.values()]
+    for parameter, own, where in uses:
+        _once(parameter, own)
+        for arm in own:
+            if arm not in arms:
                 raise InputError(
                     f"parameter {parameter!r} names {arm!r}{where}: list it in 'arms' too"
                 )
+    for tuning, (own, lrs) in tunings.items():
+        _once("lrs", lrs)
+        if own and not lrs:
+            raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
+    if any(sizes.values()) and "full" not in tunings:
+        raise InputError("parameter 'size_arms' is given, but 'arms' is empty: give both")
+    for name, values in (("seeds", seeds), ("folds", folds)):
+        if not values:
+            raise InputError(f"parameter {name!r} is empty: give at least one")
+        _once(name, values)
 
 
 def _once(parameter: str, values: Sequence[object]) -> None:

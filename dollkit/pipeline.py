@@ -236,13 +236,20 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
             layers.append((f"{path}: {section}", given, True))
         layers += [("DATA", extra, False), (f"{path}: matrix", own, True)]
         values = params.resolve(notebook, layers)
-        files = files_of(stage)
+        files = (*files_of(stage), *_named(values))
         planned.append(Instance(name, stage, notebook, values, inputs_of(name, of), files))
     for key in common.keys() - seen:
         raise InputError(f"{path}: common: no notebook declares '{key}'; {nearest(key, seen)}")
     if extra and not extra.keys() <= seen:
         raise InputError(f"{path}: needs_data, but no notebook declares 'data_dir'")
     return planned
+
+
+def _named(values: Mapping[str, Json]) -> tuple[Path, ...]:
+    """Files of the user's that a stage reads: one put in another's place makes it run again."""
+    named = values.get("imagenet_weights")
+    file = paths.ROOT / named if isinstance(named, str) and named else None
+    return (file,) if file is not None and file.is_file() else ()
 
 
 def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -> dict[str, str]:

@@ -20,6 +20,7 @@ from dollkit.losses import IGNORE, weighted_bce_dice
 from dollkit.store import Store
 
 ARMS = ("doll", "shuffled", "prior", "gradcam", "truth")
+STARTS = ("classifier", "random")
 Rows = npt.NDArray[np.int64]
 Targets = Callable[[Rows], npt.NDArray[np.uint8]]
 
@@ -134,8 +135,8 @@ def network(
     Raises:
         InputError: unknown start, or no classifier of this encoder.
     """
-    if start not in {"classifier", "random"}:
-        raise InputError(f"parameter 'start' is {start!r}: use classifier or random")
+    if start not in STARTS:
+        raise InputError(f"parameter 'start' is {start!r}: use {' or '.join(STARTS)}")
     with compute.seeded(seed, 9):
         net = networks.build(kind, encoder, len(FINDINGS), depth=depth, activation=activation)
     if start == "classifier":

@@ -76,6 +76,18 @@ def test_a_network_is_tuned_from_those_of_its_own_kind(toy: Path) -> None:
     assert set(made) < set(plan["tables"].inputs)
 
 
+def test_a_file_of_weights_is_an_input(toy: Path) -> None:
+    (toy / "w.pth").write_text("")
+    for named, files in ((str(toy / "w.pth"), [toy / "w.pth"]), ("no.pth", []), ("", [])):
+        write_notebook(
+            toy / "notebooks/05_finetuning.ipynb",
+            parameters='profile: str = "toy"  # name\nnetwork: str = "pspnet"  # which\n'
+            f'task: str = "lungs"  # which\nimagenet_weights: str = "{named}"  # file\n',
+        )
+        plan = {i.name: i for i in pipeline.plan("toy")}
+        assert [f for f in plan["finetune/pspnet-lungs"].files if f.suffix == ".pth"] == files
+
+
 def test_modules_are_followed_through_every_form_of_import(toy: Path) -> None:
     kit = toy / "toykit"
     (kit / "sub").mkdir()

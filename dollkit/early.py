@@ -1,0 +1,106 @@
+"""What a run would only find out after hours, found out before it starts.
+
+Parameters of late stages are checked by the same functions that the stages call. What only data
+can tell (how many masks there are, whether an arm has weights that fit) is still told late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dollkit.errors import InputError
+from dollkit.pipeline import Instance
+
+
+def check(instances: Iterable[Instance]) -> None:
+    """Check the parameters of pre-training and fine-tuning of a whole plan.
+
+    Args:
+        instances: from `pipeline.plan`.
+
+    Raises:
+        InputError: one line that names the first instance and parameter that cannot work.
+    """
+    plan = list(instances)
+    taught: dict[str, set[str]] = {}
+    built: set[tuple[Any, ...]] = set()
+    data = next((i.parameters for i in plan if i.stage.family == "data"), {})
+    for instance in plan:
+        given = instance.parameters
+        if instance.stage.family not in ("pretrain", "finetune") or "encoder_depth" not in given:
+            continue
+        try:
+            network = str(given["network"])
+            kind: tuple[Any, ...] = (
+                network, given["encoder"], given["encoder_depth"], given["activation"],
+            )  # fmt: skip
+            if kind not in built:
+                _build(*kind)
+                built.add(kind)
+            if instance.stage.family == "pretrain":
+                _pretraining(given, data)
+                taught.setdefault(network, set()).add(str(given["arm"]))
+            else:
+                _finetuning(given, taught.get(network, set()))
+        except InputError as error:
+            raise InputError(f"{instance.name}: {error}") from None
+
+
+def _build(network: str, encoder: str, depth: int, activation: str) -> None:
+    from dollkit import networks
+
+    networks.build(network, encoder, 1, depth=depth, activation=activation)
+
+
+def _pretraining(given: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    from dollkit import presets, pretraining
+
+    arm = given["arm"]
+    if arm not in pretraining.ARMS:
+        known = ", ".join(pretraining.ARMS)
+        raise InputError(f"parameter 'arm' is {arm!r}: use one of {known}")
+    source = (data.get("stores") or {}).get("films", data.get("source", "phantom"))
+    if arm == "truth" and source != "phantom":
+        raise InputError(
+            f"arm 'truth' needs true masks of every finding, and the films come from {source!r}: "
+            "they exist on the phantom only; take it out of the matrix"
+        )
+    if given["start"] not in pretraining.STARTS:
+        raise InputError(
+            f"parameter 'start' is {given['start']!r}: use {' or '.join(pretraining.STARTS)}"
+        )
+    own = {name: given[name] for name in presets.Preset.__dataclass_fields__}
+    presets.recipe(
+        presets.settings(given["preset"], **own), given["steps"], given["batch"],
+        given["evaluate_every"], given["precision"], given["seed"],
+    )  # fmt: skip
+
+
+def _finetuning(given: Mapping[str, Any], taught: set[str]) -> None:
+    from dollkit import arms, cells, grid, imagenet, networks, robustness
+    from dollkit.loop import Recipe
+
+    for arm in given["arms"]:
+        if arm not in arms.ARMS:
+            raise InputError(f"parameter 'arms' names {arm!r}: use some of {', '.join(arms.ARMS)}")
+        if arm in arms.PRETRAINED and arm not in taught:
+            raise InputError(
+                f"parameter 'arms' names {arm!r}, which the run does not pre-train: add it to "
+                "'arms' of the profile's matrix"
+            )
+    tried = cells.tunings_of(given["arms"], given["tunings"], given["lrs"])
+    sizes = dict.fromkeys(given["sizes"], given["size_arms"])
+    grid.check(given["arms"], tried, sizes, given["seeds"], given["folds"])
+    robustness.cells(given["robustness"])
+    if given["transfer"] not in networks.PARTS:
+        raise InputError(
+            f"parameter 'transfer' is {given['transfer']!r}: use one of {', '.join(networks.PARTS)}"
+        )
+    for lr in (rate for _, rates in tried.values() for rate in rates):
+        Recipe(
+            steps=given["steps"], batch=given["batch"], lr=lr, weight_decay=given["weight_decay"],
+            evaluate_every=given["evaluate_every"], precision=given["precision"],
+        )  # fmt: skip
+    if given["imagenet_weights"] not in ("", imagenet.DOWNLOAD) and "imagenet" in given["arms"]:
+        imagenet.read(imagenet.located(given["imagenet_weights"]), given["encoder"])

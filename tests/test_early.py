@@ -1,0 +1,83 @@
+"""Parameters of late stages that cannot work are refused before the first stage runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dollkit import early, paths, pipeline
+from dollkit.errors import InputError
+from dollkit.pipeline import Instance
+from dollkit.reproduce import main
+
+
+@cache  # a plan looks up what every notebook imports, which takes seconds
+def planned(profile: str = "smoke") -> list[Instance]:
+    return pipeline.plan(profile, paths.ROOT if profile in ("open", "paper") else None)
+
+
+def changed(name: str, **more: Any) -> list[Instance]:
+    return [
+        replace(i, parameters={**i.parameters, **more}) if i.name.startswith(name) else i
+        for i in planned()
+    ]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "desk", "open", "paper"])
+def test_shipped_profiles_pass(profile: str) -> None:
+    early.check(planned(profile))
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("pretrain/pspnet-doll", {"preset": "old"}, "pretrain/pspnet-doll: parameter 'preset'"),
+        ("pretrain/", {"lr": -1.0}, "parameter 'lr' is -1.0"),
+        ("pretrain/", {"start": "imagenet"}, "parameter 'start' is 'imagenet'"),
+        ("pretrain/", {"arm": "dol"}, "parameter 'arm' is 'dol'"),
+        ("data", {"source": "nih"}, "pretrain/pspnet-truth: arm 'truth' needs true masks"),
+        ("finetune/", {"network": "deeplabv3plus", "encoder": "densenet121"}, "no deeplabv3plus"),
+        ("finetune/", {"arms": ["doll", "prior"]}, "'prior', which the run does not pre-train"),
+        ("finetune/", {"arms": ["best"]}, "'arms' names 'best'"),
+        ("finetune/", {"tunings": {"lora": ["prior"]}}, "'prior' under 'lora'"),
+        ("finetune/", {"tunings": {"lor": ["doll"]}}, "'tunings' names 'lor'"),
+        ("finetune/", {"size_arms": ["prior"]}, "'size_arms' names 'prior'"),
+        ("finetune/", {"robustness": {"blur": [1.0]}}, "'robustness' names 'blur'"),
+        ("finetune/", {"transfer": "most"}, "'transfer' is 'most'"),
+        ("finetune/", {"lrs": {"other": [0.0]}}, "parameter 'lr' is 0"),
+        ("finetune/", {"seeds": []}, "'seeds' is empty"),
+        ("finetune/", {"arms": ["imagenet"], "tunings": {}, "size_arms": [],
+                       "imagenet_weights": "no.pth"}, "no.pth: no such file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_named(name: str, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        early.check(changed(name, **more))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_imagenet_weights_of_another_encoder(tmp_path: Path) -> None:
+    save_file({"conv.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
+    given = {"arms": ["imagenet"], "tunings": {}, "size_arms": []}
+    with pytest.raises(InputError, match="is missing"):
+        early.check(changed("finetune/", **given, imagenet_weights=str(tmp_path / "w.safetensors")))
+
+
+def test_nothing_runs_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("DOLLKIT_FIGURES", str(tmp_path / "figures"))
+    plan = changed("finetune/", transfer="most")
+    monkeypatch.setattr(pipeline, "plan", lambda profile, data: plan)
+    assert main(["--profile", "smoke"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("finetune/pspnet-lungs: parameter 'transfer' is 'most'")
+    assert not list((tmp_path / "runs").rglob("*.npy"))
