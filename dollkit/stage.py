@@ -6,6 +6,7 @@ last (temporary name, then rename): a folder without one is not there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ from dollkit.params import Json
 from dollkit.sources import sha256
 
 MANIFEST = "manifest.json"
+EARLIER = ".report.json"
+"""Notes, until a stage has finished, which tables and figures it wrote the times before."""
 NOT_HASHED = "checkpoints"
 """Subfolder of an artefact that holds what a killed run resumes from, and no result."""
 
@@ -112,17 +115,21 @@ class RunningStage:
             seeds: every seed that the stage's results depend on.
             precision: floating-point format of its heavy arithmetic.
             notes: anything else worth keeping, as plain JSON.
-            outputs: files written outside the artefact folder (tables and figures).
+            outputs: files written outside the artefact folder (tables and figures); what the
+                stage wrote there the time before and not now is deleted.
 
         Returns:
             Path of the manifest.
         """
+        report = sorted(Path(f).resolve() for f in outputs)
+        for name in set(_earlier(self.path)) - {_within(f, paths.figures()) for f in report}:
+            (paths.figures() / name).unlink(missing_ok=True)  # no result of these parameters
+        (self.path / EARLIER).unlink(missing_ok=True)
         files = sorted(
             f
             for f in self.path.rglob("*")
             if f.is_file() and f.name != MANIFEST and NOT_HASHED not in f.parts[:-1]
         )
-        report = sorted(Path(f).resolve() for f in outputs)
         manifest = {
             "instance": self.instance,
             "profile": self.profile,
@@ -185,6 +192,8 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
     hashes = {i: check_artefact(i, profile, needed_by=name) for i in pipeline.inputs_of(name, of)}
     path = paths.runs() / profile / name
     make_writable(path)
+    if earlier := _earlier(path):
+        (path / EARLIER).write_text(json.dumps(earlier), encoding="utf-8")
     (path / MANIFEST).unlink(missing_ok=True)
     return RunningStage(
         instance=name,
@@ -243,6 +252,14 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and "outputs" in manifest else None
+
+
+def _earlier(folder: Path) -> list[str]:
+    """Tables and figures of the last finished run of a stage, and of `EARLIER`."""
+    found = set((read_manifest(folder) or {}).get("report", {}))
+    with contextlib.suppress(OSError, ValueError):
+        found |= set(json.loads((folder / EARLIER).read_text(encoding="utf-8")))
+    return sorted(f for f in found if not f.startswith(("/", "..")))
 
 
 def make_writable(folder: Path) -> None:

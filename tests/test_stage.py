@@ -106,6 +106,23 @@ def test_inputs_are_those_of_the_matrix(toy: Path) -> None:
         finetune.input("classifiers/b")
 
 
+def test_tables_that_a_run_no_longer_makes_are_deleted(toy: Path) -> None:
+    folder = paths.figures() / "toy"
+    folder.mkdir(parents=True)
+    first, second, other = (folder / name for name in ("a.csv", "b.csv", "own.csv"))
+    for file in (first, second, other):
+        file.write_text("1")
+    begin("data", VALUES).finish(outputs=[first, second])
+    begin("data", VALUES)  # killed: nothing is lost, and nothing is forgotten
+    assert second.is_file()
+    target = begin("data", VALUES).finish(outputs=[first])
+    assert first.is_file()
+    assert other.is_file()
+    assert not second.exists()
+    assert list(json.loads(target.read_text())["report"]) == ["toy/a.csv"]
+    assert [f.name for f in target.parent.iterdir()] == ["manifest.json"]
+
+
 def test_unknown_stage_and_unset_or_ill_typed_parameters(toy: Path) -> None:
     with pytest.raises(InputError, match="unknown stage 'date'; did you mean 'data'"):
         begin("date", VALUES)
