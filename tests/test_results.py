@@ -12,12 +12,14 @@ import pytest
 
 from dollkit import paths
 from dollkit.report import cases as rows_of
-from dollkit.report import claims, tables
+from dollkit.report import claims, robust, sizes, tables
 
 REAL = ("open", "to-real", "to-phantom")
 """Profiles some of whose pictures show real films."""
 
-COMMITTED = [p for p in ("laptop", *REAL) if (paths.ROOT / "figures" / p / "claims.csv").exists()]
+COMMITTED = [
+    p for p in ("laptop", "desk", *REAL) if (paths.ROOT / "figures" / p / "claims.csv").exists()
+]
 PICTURES = {".png", ".jpg", ".jpeg", ".svg", ".gif", ".tif", ".tiff", ".bmp", ".webp", ".pdf"}
 ARRAYS = {".npy", ".npz", ".pt", ".pkl", ".pickle", ".h5", ".dcm", ".img", ".safetensors"}
 
@@ -40,7 +42,8 @@ def test_no_radiograph_and_no_picture_of_one_is_tracked() -> None:
             assert path.parts[0] == "figures", path
             if path.parts[1] in REAL:
                 # Curves and dots only: figures 1 to 3 and S2 show films.
-                assert path.stem in {"figure4", "figure_s1", "figure_s3"}, path
+                curves = {"figure4", "figure5", "figure_s1", "figure_s3", "figure_s4"}
+                assert path.stem in curves, path
         if suffix == ".ipynb":
             assert "image/png" not in (paths.ROOT / path).read_text(), path
 
@@ -74,6 +77,25 @@ def test_table1_follows_from_the_rows(profile: str) -> None:
     np.testing.assert_allclose(
         plain.loc[done.index].to_numpy(), done["miou"].to_numpy(dtype=float), atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("table_sizes", "cases.csv.gz"), ("robustness", "robust.csv.gz")]
+)
+@pytest.mark.parametrize("profile", COMMITTED)
+def test_further_tables_follow_from_the_rows(profile: str, name: str, rows: str) -> None:
+    folder = paths.ROOT / "figures" / profile
+    if not (folder / f"{name}.csv").exists():
+        pytest.skip(f"profile {profile} has no {name}")
+    text = {"image_id": str, "patient_id": str}
+    plain = pd.read_csv(folder / "cases.csv.gz", dtype=text)
+    own = pd.read_csv(folder / rows, dtype=text)
+    again = sizes.table_sizes(own) if name == "table_sizes" else robust.table(own, plain)
+    stored = pd.read_csv(folder / f"{name}.csv")
+    assert len(again) == len(stored) > 0
+    for column in again.columns:
+        if again[column].dtype.kind == "f":
+            np.testing.assert_allclose(again[column], stored[column].astype(float), rtol=1e-5)
 
 
 @pytest.mark.parametrize("profile", COMMITTED)
