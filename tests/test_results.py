@@ -95,7 +95,9 @@ def test_further_tables_follow_from_the_rows(profile: str, name: str, rows: str)
     assert len(again) == len(stored) > 0
     for column in again.columns:
         if again[column].dtype.kind == "f":
-            np.testing.assert_allclose(again[column], stored[column].astype(float), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                again[column], stored[column].astype(float), rtol=1e-5, atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("profile", COMMITTED)
