@@ -111,7 +111,18 @@ def run_rows(curves: pd.DataFrame) -> pd.DataFrame:
     out["total"] = np.where(adapter, 10_350_000, 10_000_000)
     out["memory_mb"] = np.where(adapter, 90.0, 160.0)
     out["checkpoint_bytes"] = 4 * out["trainable"]
-    return out
+    return out.assign(n_valid=16)
+
+
+def selection_rows(runs: pd.DataFrame) -> pd.DataFrame:
+    """Rates tried with the first seed, as selection.csv: the chosen one and one on either side."""
+    first = runs[runs["seed"] == runs["seed"].min()]
+    tried = [
+        first.assign(lr=first["lr"] * factor, val_miou=first["best_val_miou"], selected=factor == 1)
+        for factor in (0.5, 1, 2)
+    ]
+    columns = ["task", "network", "arm", "tuning", "n_train", "seed", "fold", "lr", "steps"]
+    return pd.concat(tried, ignore_index=True)[[*columns, "val_miou", "selected"]]
 
 
 def label_cases(
@@ -285,11 +296,13 @@ def make_run(root: Path, *, size: int = 64, maps: bool = True) -> Path:
     cases = segmentation_cases()
     curves = learning_curves(cases)
     runs = run_rows(curves)
+    tried = selection_rows(runs)
     for task in CLASSES:
         folder = run / "finetune" / task
         write_csv(cases[cases["task"] == task], folder / "cases.csv.gz")
         write_csv(curves[curves["task"] == task], folder / "curves.csv")
         write_csv(runs[runs["task"] == task], folder / "runs.csv")
+        write_csv(tried[tried["task"] == task], folder / "selection.csv")
         np.savez(folder / "examples.npz", **task_examples(task, size))
         _manifest(folder, 30.0, notes={"not_run": {"imagenet": "no weights"}})
     return run

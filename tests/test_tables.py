@@ -302,6 +302,11 @@ def test_captions_name_profile_n_and_seeds(run: Path) -> None:
 
 def test_rows_are_copied_for_the_report(run: Path, tmp_path: Path) -> None:
     paths = rows.write_rows(run, tmp_path)
-    assert {p.name for p in paths} >= {"classifiers.csv", "labels.csv", "cases.csv.gz"}
+    names = {"classifiers.csv", "labels.csv", "cases.csv.gz", "selection.csv"}
+    assert {p.name for p in paths} >= names
+    # What has left the profile is passed over, though its folder is there.
+    kept = {"finetune/lungs", "finetune/organs"}
+    assert set(rows.load_cases(run, kept)["task"]) == {"lungs", "organs"}
+    assert set(rows.load_selection(run, kept)["task"]) == {"lungs", "organs"}
     again = rows.check_cases(rows.read_table(tmp_path / "cases.csv.gz", rows.CASE_COLUMNS))
     pd.testing.assert_frame_equal(again, rows.load_cases(run))
