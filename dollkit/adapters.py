@@ -129,7 +129,13 @@ def prepare(net: nn.Module, tuning: str, gamma: int = 4, rank: int = RANK) -> li
                 setattr(net.get_submodule(parent), name, ConvAdapter(conv, gamma))
         chosen = [n for n, _ in net.named_parameters() if _added(net, n)]
     elif tuning == "lora":
-        _lora(net, [path for path, conv in _convolutions(net, used) if conv.groups == 1], rank)
+        # peft's update knows neither groups nor dilation (DeepLabV3+'s last stage).
+        plain = [
+            path
+            for path, conv in _convolutions(net, used)
+            if conv.groups == 1 and conv.dilation == (1, 1)
+        ]
+        _lora(net, plain, rank)
         chosen = [n for n, _ in net.named_parameters() if ".lora_" in n]
     if tuning in ("adapter", "lora") and not chosen:
         raise InputError(f"parameter 'tunings': {tuning!r} finds no convolution in this encoder")

@@ -104,10 +104,11 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
     With cross-validation (more than one fold) the test part is fold `fold` and the other films
     are split by patient; otherwise the table's own split column rules. The training films are
     the first `n_train` of an order drawn from `seed`: the same for every arm, and a smaller set
-    lies inside a larger one. Test and validation films do not depend on the seed.
+    lies inside a larger one. Test and validation films do not depend on the seed; of the latter
+    there are at most `n_valid`, fewer where a data set has fewer or patients do not divide so.
 
     Raises:
-        InputError: fewer films than asked for.
+        InputError: fewer training films than asked for, or none to validate or test.
     """
     n_folds = films["fold"].nunique()
     if n_folds > 1:

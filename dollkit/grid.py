@@ -83,6 +83,11 @@ class Grid:
                 f"parameter 'folds' is {list(self.folds)}: these films have a split of their own "
                 "and no folds; use [0]"
             )
+        for fold in self.folds:
+            held = len(split(self.data.films, fold, 0, self.n_valid, 0).valid)
+            if held < self.n_valid:
+                log.info("%s, fold %d: %d validation films, 'n_valid' is %d", self.task, fold, held,
+                         self.n_valid)  # fmt: skip
         for seed in self.seeds:
             for fold in self.folds:  # too few films is an error before any run starts
                 for n_train in (self.n_train, *self.sizes):

@@ -329,6 +329,16 @@ def test_ignored_pixels_are_neither_taught_nor_scored(tmp_path: Path) -> None:
     assert np.unique(shown["truth"]).tolist() == [0, 1]
 
 
+def test_fewer_validation_films_than_asked_for_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "out").mkdir()
+    with caplog.at_level("INFO"):
+        whole = make_grid(tmp_path, n_valid=500)
+    there = len(finetuning.split(whole.data.films, 0, 6, 500, 0).valid)
+    assert f"fold 0: {there} validation films, 'n_valid' is 500" in caplog.text
+
+
 def test_validation_films_without_a_pixel_to_judge_by(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     data = task(tmp_path)

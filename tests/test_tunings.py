@@ -70,6 +70,20 @@ def test_it_starts_where_the_network_was(tuning: str) -> None:
 
 
 @pytest.mark.parametrize("tuning", PARTIAL)
+@pytest.mark.parametrize("kind", [k for k in networks.NETWORKS if k != "pspnet"])
+def test_it_works_on_every_network(kind: str, tuning: str) -> None:
+    with compute.seeded(0):
+        net = networks.build(kind, ENCODERS[0], 2).eval()
+    with torch.no_grad():
+        before = net(films())
+    names = adapters.prepare(net, tuning)
+    with torch.no_grad():
+        torch.testing.assert_close(net(films()), before, rtol=1e-4, atol=1e-5)
+    train(net, tuning, 1)
+    assert all(p.grad is not None for n, p in net.named_parameters() if n in names)
+
+
+@pytest.mark.parametrize("tuning", PARTIAL)
 def test_checkpoint_holds_what_was_trained_and_comes_back(tuning: str, tmp_path: Path) -> None:
     net, again = network(), network()
     names = adapters.prepare(net, tuning, rank=2)
