@@ -175,12 +175,12 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
                 ]
             )
         )
+        held = len(split(grid.data.films, fold, n_train, grid.n_valid, first).valid)
+        own = {"memory_mb": memory[tuning], "n_valid": held}
         for seed in grid.seeds:
             job = replace(best, seed=seed)
             result = _job(grid, job)
             frames["curves"].append(pd.DataFrame(result["curve"]).assign(**asdict(job)))
-            parts = split(grid.data.films, fold, n_train, grid.n_valid, seed)
-            own = {"memory_mb": memory[tuning], "n_valid": len(parts.valid)}
             frames["runs"].append(pd.DataFrame([{**asdict(job), **result["run"], **own}]))
             frames["cases"].append(_cases(grid, job, result["counts"]))
             if changes := _changes(grid, job):

@@ -92,18 +92,10 @@ def figure4(run: Path | pd.DataFrame, *, profile: str) -> Drawn:
                     ]
                     if line.empty:
                         continue
-                    look = style.ARM_LOOKS[arm]
-                    x = line["step"].to_numpy()
-                    strong = arm == "doll"
-                    ax.fill_between(
-                        x, line["lo"].to_numpy(), line["hi"].to_numpy(), color=look.color,
-                        alpha=0.15, linewidth=0,
-                    )  # fmt: skip
-                    every = max(1, len(x) // 6)
-                    ax.plot(
-                        x, line["mean"].to_numpy(), color=look.color, linestyle=look.line,
-                        marker=look.marker, markevery=(number * every // len(arms), every),
-                        linewidth=2.0 if strong else 1.3, zorder=3 if strong else 2,
+                    every = max(1, len(line) // 6)
+                    style.curve(
+                        ax, arm, *(line[k].to_numpy() for k in ("step", "mean", "lo", "hi")),
+                        markevery=(number * every // len(arms), every),
                     )  # fmt: skip
                 ax.grid(axis="y", color="#dddddd", linewidth=0.5)
                 ax.set_axisbelow(True)

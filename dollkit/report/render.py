@@ -43,6 +43,12 @@ def format_value(value: object, digits: int = 3) -> str:
     return str(value)
 
 
+def span(values: pd.Series) -> str:
+    """A whole number, or the range of several."""
+    low, high = int(values.min()), int(values.max())
+    return f"{low}" if low == high else f"{low}-{high}"
+
+
 def display(
     frame: pd.DataFrame,
     hide: Collection[str] = (),

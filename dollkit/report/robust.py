@@ -20,7 +20,7 @@ from dollkit.errors import InputError
 from dollkit.report import cases
 from dollkit.report.cases import ARMS, CASE_COLUMNS, TASKS
 from dollkit.report.contrasts import aligned
-from dollkit.report.render import write_table
+from dollkit.report.render import span, write_table
 from dollkit.robustness import KINDS
 from dollkit.stats import NO_EFFECT, Effect, bootstrap_interval, crossed_effect
 
@@ -196,12 +196,6 @@ def meanings(frame: pd.DataFrame) -> str:
         if strong:
             said.append(f"{name}: {kind.meaning} ({', '.join(f'{v:g}' for v in strong)})")
     return "; ".join(said)
-
-
-def span(values: pd.Series) -> str:
-    """A whole number, or the range of several."""
-    low, high = int(values.min()), int(values.max())
-    return f"{low}" if low == high else f"{low}-{high}"
 
 
 def caption(frame: pd.DataFrame, profile: str) -> str:

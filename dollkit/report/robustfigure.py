@@ -8,6 +8,7 @@ from matplotlib.ticker import NullLocator
 
 from dollkit.report import cases, style
 from dollkit.report.cases import TASKS
+from dollkit.report.render import span
 from dollkit.report.robust import (
     BLOCK,
     CELL,
@@ -15,7 +16,6 @@ from dollkit.report.robust import (
     blocks,
     meanings,
     ordered,
-    span,
 )
 from dollkit.report.style import Drawn
 from dollkit.robustness import KINDS
@@ -106,16 +106,7 @@ def _panel(ax: Axes, data: pd.DataFrame) -> None:
     """One line and band per arm."""
     for arm in style.arms_of(data["arm"].unique().tolist()):
         line = data[data["arm"] == arm].sort_values("level")
-        look, strong = style.ARM_LOOKS[arm], arm == "doll"
-        x = line["level"].to_numpy()
-        ax.fill_between(
-            x, line["lo"].to_numpy(), line["hi"].to_numpy(), color=look.color, alpha=0.15,
-            linewidth=0,
-        )  # fmt: skip
-        ax.plot(
-            x, line["mean"].to_numpy(), color=look.color, linestyle=look.line, marker=look.marker,
-            linewidth=2.0 if strong else 1.3, zorder=3 if strong else 2,
-        )  # fmt: skip
+        style.curve(ax, arm, *(line[k].to_numpy() for k in ("level", "mean", "lo", "hi")))
     ax.grid(axis="y", color="#dddddd", linewidth=0.5)
     ax.set_axisbelow(True)
 

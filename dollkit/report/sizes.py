@@ -9,6 +9,7 @@ from dollkit.errors import InputError
 from dollkit.report import style
 from dollkit.report.cases import TASKS
 from dollkit.report.contrasts import aligned
+from dollkit.report.render import span
 from dollkit.report.settings import main_network
 from dollkit.report.style import Drawn
 from dollkit.report.tables import summarise
@@ -107,14 +108,9 @@ def caption(frame: pd.DataFrame, profile: str) -> str:
         "after DoLL pre-training with n training masks, all weights tuned, with a 95 % bootstrap "
         "interval over patients; paired differences to other starts with 95 % intervals over "
         f"seeds and patients; masks that a random start needs for the same mIoU (interpolated); "
-        f"{_span(frame['n_seeds'])} seeds, {_span(frame['n_cases'])} test films. Each start and "
+        f"{span(frame['n_seeds'])} seeds, {span(frame['n_cases'])} test films. Each start and "
         "size with the learning rate chosen for it on validation."
     )
-
-
-def _span(values: pd.Series) -> str:
-    low, high = int(values.min()), int(values.max())
-    return f"{low}" if low == high else f"{low}-{high}"
 
 
 def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
@@ -146,15 +142,10 @@ def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
                 line = data[(data["task"] == task) & (data["arm"] == arm)].sort_values("n_train")
                 if line.empty:
                     continue
-                look, strong = style.ARM_LOOKS[arm], arm == "doll"
                 x, y, lo, hi = (
                     line[k].to_numpy(np.float64) for k in ("n_train", "miou", "miou_lo", "miou_hi")
                 )
-                ax.fill_between(x, lo, hi, color=look.color, alpha=0.1, linewidth=0)
-                ax.plot(
-                    x, y, color=look.color, linestyle=look.line, marker=look.marker,
-                    linewidth=2.0 if strong else 1.3, zorder=3 if strong else 2,
-                )  # fmt: skip
+                style.curve(ax, arm, x, y, lo, hi, alpha=0.1)
             ticks = sorted(set(data.loc[data["task"] == task, "n_train"]))
             ax.set_xscale("log", base=2)
             ax.set_xticks(ticks, [str(t) for t in ticks])
@@ -167,8 +158,8 @@ def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
         style.legend(fig, arms)
     text = (
         f"Figure 5 (profile {profile}, {data['network'].iloc[0]}). Test mIoU against the number of "
-        f"training masks, all weights tuned; mean over {_span(data['n_seeds'])} seeds, "
-        f"{_span(data['n_cases'])} test films; bands: 95 % bootstrap intervals over patients. "
+        f"training masks, all weights tuned; mean over {span(data['n_seeds'])} seeds, "
+        f"{span(data['n_cases'])} test films; bands: 95 % bootstrap intervals over patients. "
         "Each start and size with the learning rate chosen for it on validation."
     )
     return Drawn(fig, data, text)

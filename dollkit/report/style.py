@@ -196,6 +196,18 @@ def arms_of(present: Sequence[str]) -> list[str]:
     return [a for a in ARM_LOOKS if a in set(present)]
 
 
+def curve(
+    ax: Axes, arm: str, x: Any, mean: Any, lo: Any, hi: Any, *, alpha: float = 0.15, **more: Any
+) -> None:
+    """Line of one arm with its band, in the arm's look; `more` goes to ``Axes.plot``."""
+    look, strong = ARM_LOOKS[arm], arm == "doll"
+    ax.fill_between(x, lo, hi, color=look.color, alpha=alpha, linewidth=0)
+    ax.plot(
+        x, mean, color=look.color, linestyle=look.line, marker=look.marker,
+        linewidth=2.0 if strong else 1.3, zorder=3 if strong else 2, **more,
+    )  # fmt: skip
+
+
 def legend(fig: Figure, arms: Sequence[str]) -> None:
     """Line, marker and name of each arm, below a figure of curves."""
     looks = [(ARM_LOOKS[arm], arm == "doll") for arm in arms]
