@@ -123,12 +123,13 @@ def name_points(
     assert figure is not None
     style: dict[str, Any] = {
         "fontsize": size,
+        "textcoords": "offset points",
         "va": "center",
         "ha": "center",
         "annotation_clip": False,
     }
     texts = [
-        ax.annotate(name, (a, b), xytext=(0, 0), textcoords="offset pixels", zorder=5, **style)
+        ax.annotate(name, (a, b), xytext=(0, 0), zorder=5, **style)
         for name, a, b in zip(names, x, y, strict=True)
     ]
     for text in texts:
@@ -154,7 +155,6 @@ def name_points(
         offset = ((box[:2] + box[2:]) / 2 - at) / per_point
         nearest = np.clip(at, box[:2], box[2:])
         text.set_position((float(offset[0]), float(offset[1])))
-        text.anncoords = "offset points"
         if float(np.hypot(*(nearest - at))) > LEADER:
             ends_at = (nearest - at) / per_point
             ax.annotate(
