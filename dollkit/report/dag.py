@@ -86,9 +86,11 @@ def svg(graph: Graph, notes: Mapping[str, str]) -> str:
             'stroke="#0072B2"/>'
         )
         lines = [(family, 11, "bold"), (rest, 10, "normal"), (notes.get(node, ""), 10, "normal")]
-        for k, (text, size, weight) in enumerate(line for line in lines if line[0]):
+        filled = [line for line in lines if line[0]]
+        first = y + HEIGHT / 2 + 4 - 6.5 * (len(filled) - 1)
+        for k, (text, size, weight) in enumerate(filled):
             parts.append(
-                f'<text x="{x + WIDTH / 2:g}" y="{y + 14 + 13 * k:g}" font-size="{size}" '
+                f'<text x="{x + WIDTH / 2:g}" y="{first + 13 * k:g}" font-size="{size}" '
                 f'font-weight="{weight}" text-anchor="middle">{escape(text)}</text>'
             )
     return "\n".join([*parts, "</svg>"])

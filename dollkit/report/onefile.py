@@ -166,7 +166,9 @@ def stages(record: Mapping[str, Any]) -> str:
     facts = machine | (shared.get("code") or {}) | (shared.get("versions") or {})
     parts = ["<h2 id='stages'>Stages</h2>"]
     parts.append(dag.svg(graph, {n: index.minutes(s) for n, s in seconds.items()}))
-    parts.append("<p>Of the arrows those are drawn that no longer way implies.</p>")
+    parts.append(
+        "<p>Each stage reads those at its left; lines that longer ways imply are left out.</p>"
+    )
     parts.append(_table(["stage", "started", "seconds", "", "precision", "seeds"], times))
     parts += ["<h2 id='environment'>Environment</h2>", _facts(facts)]
     parts.append("<h2 id='parameters'>Parameters</h2>")
