@@ -11,6 +11,7 @@ export DOLLKIT_RUNS=$folder/runs DOLLKIT_FIGURES=$folder/figures
 "$python" -m dollkit.reproduce --profile smoke --jobs 2
 again=$("$python" -m dollkit.reproduce --profile smoke --jobs 2 2>&1)
 grep -q '^nothing to do' <<< "$again" || { echo "$again"; echo 'a second run executed something'; exit 1; }
+"$python" -m dollkit.report.onefile --profile smoke
 mkdir "$folder/nbval"
 cp -r "$DOLLKIT_RUNS" "$DOLLKIT_FIGURES" "$folder/nbval"
 export DOLLKIT_RUNS=$folder/nbval/runs DOLLKIT_FIGURES=$folder/nbval/figures

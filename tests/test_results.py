@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from dollkit import paths
+from dollkit.report import agreement, claims, robust, sizes, tables
 from dollkit.report import cases as rows_of
-from dollkit.report import claims, robust, sizes, tables
 
 REAL = ("open", "to-real", "to-phantom")
 """Profiles some of whose pictures show real films."""
@@ -42,7 +42,7 @@ def test_no_radiograph_and_no_picture_of_one_is_tracked() -> None:
             assert path.parts[0] == "figures", path
             if path.parts[1] in REAL:
                 # Curves and dots only: figures 1 to 3 and S2 show films.
-                curves = {"figure4", "figure5", "figure_s1", "figure_s3", "figure_s4"}
+                curves = {f"figure{n}" for n in ("4", "5", "6", "_s1", "_s3", "_s4")}
                 assert path.stem in curves, path
         if suffix == ".ipynb":
             assert "image/png" not in (paths.ROOT / path).read_text(), path
@@ -98,6 +98,19 @@ def test_further_tables_follow_from_the_rows(profile: str, name: str, rows: str)
             np.testing.assert_allclose(
                 again[column], stored[column].astype(float), rtol=1e-5, atol=1e-6
             )
+
+
+@pytest.mark.parametrize("profile", COMMITTED)
+def test_figure6_follows_from_the_rows(profile: str) -> None:
+    folder = paths.ROOT / "figures" / profile
+    if not (folder / "figure6.csv").exists():
+        pytest.skip(f"profile {profile} has no Figure 6")
+    graded = rows_of.read_table(folder / "classifiers.csv", rows_of.CLASSIFIER_COLUMNS)
+    judged = rows_of.read_table(folder / "labels.csv", rows_of.LABEL_COLUMNS)
+    drawn = agreement.figure6(graded, judged, profile=profile)
+    stored = pd.read_csv(folder / "figure6.csv")
+    pd.testing.assert_frame_equal(drawn.data, stored, rtol=1e-5, check_dtype=False)
+    assert (folder / "figure6.txt").read_text() == drawn.caption + "\n"
 
 
 @pytest.mark.parametrize("profile", COMMITTED)

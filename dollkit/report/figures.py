@@ -2,7 +2,8 @@
 
 They show radiographs, so those of a real-film profile must not leave the machine they were made
 on. Which cases are shown is decided by rule (quantiles of IoU), never by hand. Figures 4 and S1
-are in `dollkit.report.curves`, S2 and S3 in `dollkit.report.labelfigures`; all are found here.
+are in `dollkit.report.curves`, S2 and S3 in `dollkit.report.labelfigures`, 6 in
+`dollkit.report.agreement`; all are found here.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from matplotlib.patches import Patch
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, MOBILE
 from dollkit.report import style
+from dollkit.report.agreement import figure6, points
 from dollkit.report.curves import figure4, figure_s1
 from dollkit.report.examples import (
     LABEL_ARRAYS,
@@ -33,8 +35,8 @@ from dollkit.report.labelfigures import figure_s2, figure_s3
 from dollkit.report.style import Box, Drawn
 
 __all__ = [
-    "LABEL_ARRAYS", "figure1", "figure2", "figure3", "figure4", "figure_s1", "figure_s2",
-    "figure_s3", "load_examples",
+    "LABEL_ARRAYS", "figure1", "figure2", "figure3", "figure4", "figure6", "figure_s1",
+    "figure_s2", "figure_s3", "load_examples", "points",
 ]  # fmt: skip
 
 IGNORE = 255

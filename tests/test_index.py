@@ -1,0 +1,149 @@
+"""The page of a profile: made from its files alone, every link of it leads somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dollkit import paths
+from dollkit.errors import InputError
+from dollkit.report import index
+
+COMMITTED = [p.parent.name for p in sorted((paths.ROOT / "figures").glob("*/claims.csv"))]
+COMMITTED = [p for p in COMMITTED if (paths.ROOT / "figures" / p / "index.md").exists()]
+LINK = re.compile(r"\]\(([^)]+)\)")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The smallest folder that has a page: a table, a figure, claims, provenance."""
+    real = paths.ROOT / "figures" / "laptop"
+    if not real.is_dir():
+        pytest.skip("no committed laptop results")
+    for name in ("claims.csv", "claims.md", "figure1.png", "figure1.txt", "table1.md"):
+        shutil.copy(real / name, tmp_path)
+    record = {
+        "profile": "toy", "seconds": 90.0, "environment": {"device": "cpu", "cpus": 2},
+        "stages": {
+            "data": {"parameters": {"source": "phantom", "stores": {}, "data_dir": ""}},
+            "labels": {"parameters": {}, "seeds": [3, 1], "seconds": 90.0,
+                       "environment": {"code": {"commit": "c0ffee", "modified": True}}},
+        },
+    }  # fmt: skip
+    (tmp_path / "provenance.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+def _record(folder: Path) -> dict[str, dict[str, dict[str, dict[str, object]]]]:
+    content = json.loads((folder / "provenance.json").read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+@pytest.mark.parametrize("profile", COMMITTED)
+def test_the_committed_page_follows_from_the_files_beside_it(profile: str) -> None:
+    folder = paths.ROOT / "figures" / profile
+    assert (folder / "index.md").read_text(encoding="utf-8") == index.page(folder)
+
+
+@pytest.mark.parametrize("profile", COMMITTED)
+def test_every_link_resolves_and_nothing_is_left_out(profile: str) -> None:
+    folder = paths.ROOT / "figures" / profile
+    text = (folder / "index.md").read_text(encoding="utf-8")
+    links = LINK.findall(text)
+    assert len(links) > 20
+    assert [link for link in links if not (folder / link).is_file()] == []
+    real = index.shows_real_films(json.loads((folder / "provenance.json").read_text()))
+    assert real is (profile not in ("laptop", "desk"))
+    hidden = set(index.FILMS) if real else set()
+    for stem in hidden:
+        assert index.FILMS[stem] in text
+        assert f"({stem}." not in text
+    kept = {p.name for p in folder.iterdir() if p.stem not in hidden}
+    known = {"index.md"} | {n for n in kept if n.endswith(".txt")}
+    known |= {n for n in kept if n.endswith(".md")}  # tables are copied into the page
+    known |= {"table1_reference.csv"}
+    assert kept - known - set(links) == set()
+    for table in folder.glob("*.md"):
+        rows = [x for x in table.read_text().splitlines() if x.startswith("| ")]
+        if table.stem not in {"index", "claims"}:
+            assert [row for row in rows if row not in text] == [], table.name
+    for caption in folder.glob("*.txt"):
+        assert caption.stem in hidden or caption.read_text().strip() in text, caption.name
+    for line in (folder / "claims.md").read_text().splitlines():
+        if line.startswith("Of "):
+            assert line in text
+
+
+def test_the_page_tells_how_it_was_made(folder: Path) -> None:
+    text = index.page(folder)
+    assert text.startswith("# Results, profile toy\n")
+    assert "| commit | `None`, `c0ffee` modified |" in text
+    assert "| seeds | 1, 3 |" in text
+    assert "2, 90 s in all (90 s;" in text
+    assert "synthetic chest phantom" in text
+    assert "![Figure 1](figure1.png)" in text
+    assert index.write_index(folder).read_text(encoding="utf-8") == text
+    assert index.page(folder) == text  # a page that is there changes nothing
+
+
+@pytest.mark.parametrize(
+    ("given", "real"),
+    [
+        ({"source": "phantom"}, False),
+        ({"source": "phantom", "stores": {"films": "phantom"}}, False),
+        ({"source": "phantom", "stores": {"lungs": "jsrt"}}, True),
+        ({"source": "", "stores": {"films": "phantom", "lungs": "phantom"}}, False),
+        ({"source": "open", "data_dir": "sets"}, True),
+        ({"source": "phantom", "data_dir": "sets"}, True),
+        ({}, True),
+    ],
+)
+def test_films_are_shown_only_if_all_are_the_phantoms(
+    folder: Path, given: dict[str, object], real: bool
+) -> None:
+    record = _record(folder)
+    record["stages"]["data"]["parameters"] = given
+    assert index.shows_real_films(record) is real
+    (folder / "provenance.json").write_text(json.dumps(record))
+    assert ("(figure1.png)" in index.page(folder)) is not real
+
+
+def test_results_that_have_no_section_are_at_the_end(folder: Path) -> None:
+    (folder / "shift.md").write_text("**A table of its own**\n\n| a |\n| --- |\n| 1 |\n")
+    (folder / "shift.csv").write_text("a\n1\n")
+    text = index.page(folder)
+    assert text.index("## Further results") < text.index("[CSV](shift.csv)")
+    assert "**A table of its own**" in text
+
+
+def test_long_tables_are_folded_whole(folder: Path) -> None:
+    rows = "\n".join(f"| {i} |" for i in range(index.LONG + 5))
+    (folder / "table2.md").write_text(f"**Long**\n\n| a |\n| --- |\n{rows}\n\n- a note\n")
+    text = index.page(folder)
+    inside = text.split("<details>")[1].split("</details>")[0]
+    assert rows in inside
+    assert "- a note" in inside
+
+
+def test_a_folder_without_claims_or_provenance(folder: Path) -> None:
+    (folder / "claims.md").unlink()
+    with pytest.raises(InputError, match=r"claims\.md: no such file; run the claims stage"):
+        index.page(folder)
+    (folder / "provenance.json").write_text("[]")
+    with pytest.raises(InputError, match=r"no provenance .*run the claims stage again"):
+        index.page(folder)
+    (folder / "provenance.json").unlink()
+    with pytest.raises(InputError, match=r"provenance\.json: no such file"):
+        index.page(folder)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(48.2, "48 s"), (119, "119 s"), (2249.8, "37 min"), (18900, "5.2 h")]
+)
+def test_durations_as_people_read_them(seconds: float, text: str) -> None:
+    assert index.minutes(seconds) == text
