@@ -15,8 +15,9 @@ from typing import Any
 
 from dollkit import early, params, paths, pipeline
 from dollkit.errors import InputError
+from dollkit.findings import FINDINGS, POSITIVE
 from dollkit.params import Json
-from dollkit.plan import disk, films, hours, jobs, rates, text
+from dollkit.plan import against, disk, films, hours, jobs, rates, text
 from dollkit.plan.work import Work
 
 GPU_TFLOPS = 50.0
@@ -89,6 +90,10 @@ def _notes(given: dict[str, dict[str, Any]], stores: dict[str, films.Films]) -> 
         if given["data"]["source"] != "phantom" and s.source == "phantom"
         and n not in given["data"]["stores"]
     ]  # fmt: skip
+    train = stores["films"].films["split"].to_numpy() == "train"
+    shown = (stores["films"].states[train] == POSITIVE).any(0)
+    if lacking := [f for f, ok in zip(FINDINGS, shown, strict=True) if not ok]:
+        notes.append(f"no positive training film, so not learnt: {', '.join(lacking)}")
     if made < asked["n_label"]:
         notes.append(f"n_label is {asked['n_label']}: {made} training films have a finding")
     count, _, truth = stores["films"].judged(asked["judge_split"], asked["n_judge"])
@@ -108,9 +113,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="", help="DATA: folder of data sets")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same as JSON")
     parser.add_argument("--tflops", type=float, help="sustained rate assumed of a GPU, TFLOP/s")
+    parser.add_argument(
+        "--against", type=Path, metavar="FILE",
+        help="hold the model of hours against the provenance.json of a finished run instead",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     logging.disable(logging.INFO)  # readers tell what they read; the plan tells it in order
     try:
+        if given.against is not None:
+            print("\n".join(text.compared(against.held(given.against, given.data))))
+            return 0
         params.profile_file(given.profile)
         folder = Path(given.data) if given.data else None
         found = account(given.profile, folder, given.tflops)

@@ -49,7 +49,7 @@ class Films:
     def masked(self) -> pd.DataFrame:
         """Films with all their masks: those that a task can use, see `finetuning.load_films`."""
         keep = self.known.all(1) if len(self.classes) else np.zeros(len(self.films), bool)
-        return self.films[keep].reset_index(drop=True)
+        return self.films.loc[keep].reset_index(drop=True)
 
     @property
     def states(self) -> npt.NDArray[np.int8]:
@@ -137,7 +137,8 @@ def sets(given: Mapping[str, Any], tables: Mapping[str, FilmTable]) -> list[Json
 
     Returns:
         Per data set: name, title, folder, gives (stores; none: not used by this run), whole
-        (null if not used, so not looked into), off (first faults) and n_off.
+        (null if not used, so not looked into), off (first faults), files_off (files and rows that
+        are missing, surplus or wrong) and counts_off (counts unlike the documented ones).
     """
     if given["source"] == PHANTOM:
         return []
@@ -149,7 +150,7 @@ def sets(given: Mapping[str, Any], tables: Mapping[str, FilmTable]) -> list[Json
     for name, place in places.items():
         gives = [store for store, table in tables.items() if table.source == name]
         report = _report(name, place, given) if gives else None
-        faults = [] if report is None else [str(r) for r in report.problems["reason"]]
+        faults, counts = ([], []) if report is None else _faults(report)
         out.append(
             {
                 "name": name,
@@ -157,8 +158,9 @@ def sets(given: Mapping[str, Any], tables: Mapping[str, FilmTable]) -> list[Json
                 "folder": str(place),
                 "gives": list(gives),
                 "whole": None if report is None else report.sound,
-                "off": list(faults[:TOLD]),
-                "n_off": len(faults),
+                "off": [*(faults + counts)[:TOLD]],
+                "files_off": len(faults),
+                "counts_off": len(counts),
             }
         )
     return out
@@ -167,6 +169,12 @@ def sets(given: Mapping[str, Any], tables: Mapping[str, FilmTable]) -> list[Json
 def _report(name: str, place: Path, given: Mapping[str, Any]) -> Report:
     own = {k.split(".", 1)[1]: v for k, v in given["options"].items() if k.startswith(f"{name}.")}
     return survey(DATASETS[name], place, options=own)
+
+
+def _faults(report: Report) -> tuple[list[str], list[str]]:
+    counted = report.problems["kind"] == "count"
+    files = [f"{r.reason} ({r.kind}: {r.file})" for r in report.problems[~counted].itertuples()]
+    return files, [str(r) for r in report.problems.loc[counted, "reason"]]
 
 
 def account(stores: Mapping[str, Films]) -> list[Json]:

@@ -38,7 +38,11 @@ def stage_seconds(
         ups = [classifier(n, d, work.size) for n, d in work.models.items()]
         base = [classifier(n, 5, 96) for n in rates.points if n]
         factor = sum(ups) / sum(base) * given["n_films"] / 6
-        return 0.5 * factor * rates.seconds[kind], 2 * factor * rates.seconds[kind], "guessed"
+        return (
+            0.5 * factor * rates.seconds[kind],
+            2 * factor * rates.seconds[kind],
+            "base run, within a factor of two (assumed)",
+        )
     if kind in rates.seconds:
         return rates.seconds[kind], rates.seconds[kind], "as measured"
     return 0.0, 0.0, NOT_MEASURED

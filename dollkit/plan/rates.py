@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def machine_seconds(stages: Mapping[str, Any]) -> dict[str, float]:
         spans[name] = (start, start + float(record["seconds"]))
     marks = sorted({t for span in spans.values() for t in span})
     out = dict.fromkeys(spans, 0.0)
-    for begin, end in zip(marks, marks[1:], strict=False):
+    for begin, end in pairwise(marks):
         here = [n for n, (a, b) in spans.items() if a <= begin and end <= b]
         for name in here:
             out[name] += (end - begin) / len(here)

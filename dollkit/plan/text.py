@@ -29,13 +29,20 @@ def _sets(plan: Mapping[str, Any]) -> Iterator[str]:
         if row["whole"] is None:
             state = "not looked into"
         else:
-            state = "whole" if row["whole"] else f"{row['n_off']} things off"
+            state = (
+                "whole"
+                if row["whole"]
+                else (
+                    f"{row['files_off']} files or rows are off, {row['counts_off']} counts differ from "
+                    "the documented ones"
+                )
+            )
         yield f"  {row['name']}: gives {gives}; {state} ({row['folder']})"
         for fault in row["off"]:
             yield f"    {fault}"
-        if row["n_off"] > len(row["off"]):
-            more = f"python -m dollkit.data check {row['name']} {row['folder']}"
-            yield f"    and {row['n_off'] - len(row['off'])} more: {more}"
+        more = row["files_off"] + row["counts_off"] - len(row["off"])
+        if more:
+            yield f"    and {more} more: python -m dollkit.data check {row['name']} {row['folder']}"
     yield ""
 
 
@@ -137,6 +144,19 @@ def _hours(time: Mapping[str, Any]) -> Iterator[str]:
         f"the {time['pflop']:,.2f} PFLOP in {clock(gpu['hours_of_networks'])}; films, tables and "
         "figures come on top"
     )
+
+
+def compared(rows: list[Any]) -> Iterator[str]:
+    """Lines that hold the model against a run, see `dollkit.plan.against.held`."""
+    yield "kind           least      most      took   seconds of the whole machine; took / told"
+    total = {key: sum(row[key] for row in rows) for key in ("least", "most", "took")}
+    for row in [*rows, {"family": "all", **total}]:
+        text = f"{row['family']:<12}" + "".join(f"{row[k]:>8.0f}  " for k in total)
+        if row["least"]:
+            text += f"  {row['took'] / row['most']:.2f} to {row['took'] / row['least']:.2f}"
+        if row.get("left_out"):
+            text += f"  {row['left_out']} of other parameters left out"
+        yield text
 
 
 def between(span: list[float]) -> str:

@@ -162,4 +162,4 @@ class Work:
 
 
 def _evaluations(given: Given) -> int:
-    return math.ceil(given["steps"] / given["evaluate_every"])
+    return math.ceil(int(given["steps"]) / int(given["evaluate_every"]))
