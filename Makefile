@@ -13,10 +13,11 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test bench lab lock clean knobs
+.PHONY: help plan reproduce test bench lab lock clean knobs
 
 help:
 	@echo 'make reproduce  run a profile from data to claims (only what changed)'
+	@echo 'make plan       what a profile will do, need and cost; runs nothing'
 	@echo 'make test       all checks, and the smoke profile end to end'
 	@echo 'make bench      speed of this machine, to figures/bench.json'
 	@echo 'make lab        JupyterLab in the same environment'
@@ -31,6 +32,9 @@ knobs:
 
 reproduce: knobs $(STAMP)
 	@$(PY) -m dollkit.reproduce --profile '$(PROFILE)' --data '$(DATA)' --jobs '$(JOBS)' --device '$(DEVICE)'
+
+plan: knobs $(STAMP)
+	@$(PY) -m dollkit.plan --profile '$(PROFILE)' --data '$(DATA)'
 
 test: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -25,6 +25,14 @@ from dollkit.plan import against, disk, films, hours, jobs, rates, work
 from dollkit.plan.__main__ import main
 from dollkit.readers.phantom import PhantomPlan, build_phantom
 
+# A plan looks up what every notebook imports, and the base run is counted anew: seconds each.
+_plan = cache(pipeline.plan)
+
+
+def plan_once(profile: str, data: Path | None = None) -> list[Instance]:
+    return _plan(profile, data)
+
+
 CHEXPERT, COVID = "CheXpert-v1.0-small", "COVID-QU-Ex"
 
 
@@ -49,9 +57,7 @@ def more(two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
-    real = pipeline.plan
-    # A plan looks up what every notebook imports, which takes seconds.
-    monkeypatch.setattr(pipeline, "plan", cache(lambda profile, data=None: real(profile, data)))
+    monkeypatch.setattr(pipeline, "plan", plan_once)
     return tmp_path
 
 
@@ -79,9 +85,8 @@ def test_paper(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     stores = {row["name"]: row for row in found["stores"]}
     origin = {name: row["from"] for name, row in stores.items()}
     # COVID-QU-Ex has lung masks too; organs it has not.
-    assert origin == dict(
-        films="chexpert", lungs="covid_qu_ex", infection="covid_qu_ex", organs="phantom"
-    )
+    covid = "covid_qu_ex"
+    assert origin == {"films": "chexpert", "lungs": covid, "infection": covid, "organs": "phantom"}
     assert "note: organs come from the phantom" in told
     rows = pd.concat([pd.read_csv(two / CHEXPERT / f"{s}.csv") for s in ("train", "valid")])
     assert stores["films"]["films"] == len(rows) == 40
@@ -117,7 +122,7 @@ def test_paper(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_disk_and_what_is_off(
     more: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, told = planned("disk", more, tmp_path, capsys)
+    found, _ = planned("disk", more, tmp_path, capsys)
     sets = {row["name"]: row for row in found["sets"]}
     assert sets["jsrt"]["gives"] == ["organs"]
     assert (sets["jsrt"]["whole"], sets["jsrt"]["files_off"]) == (False, 0)

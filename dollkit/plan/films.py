@@ -49,7 +49,7 @@ class Films:
     def masked(self) -> pd.DataFrame:
         """Films with all their masks: those that a task can use, see `finetuning.load_films`."""
         keep = self.known.all(1) if len(self.classes) else np.zeros(len(self.films), bool)
-        return self.films.loc[keep].reset_index(drop=True)
+        return self.films.iloc[np.flatnonzero(keep)].reset_index(drop=True)
 
     @property
     def states(self) -> npt.NDArray[np.int8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,13 +48,9 @@ def stale(instances: Iterable[Instance], profile: str) -> dict[str, str]:
 
 
 def _code(instance: Instance) -> dict[str, str]:
-    from dollkit.pipeline import files_of
-
-    return {
-        f.relative_to(paths.ROOT).as_posix(): sha256(f)
-        for f in files_of(instance.stage)
-        if f.is_relative_to(paths.ROOT)
-    }
+    """Hashes of our modules and tables, as in a manifest; not of the user's own files."""
+    own = (f for f in instance.files if f.suffix in (".py", ".csv"))
+    return {os.path.relpath(f, paths.ROOT).replace(os.sep, "/"): sha256(f) for f in own}
 
 
 def not_run(given: Mapping[str, Any]) -> dict[str, str]:
@@ -137,6 +134,7 @@ def finetuning_of(instance: Instance, stores: Mapping[str, Films]) -> dict[str, 
         parts.append({"fold": fold, **sizes})
     jobs = paths.runs() / str(given["profile"]) / instance.name / "jobs"
     asked = _list(given["sizes"]) if given["size_arms"] else []
+    beyond: list[Json] = [size for size in asked if size > most]
     return {
         "name": instance.name,
         "task": task,
@@ -147,7 +145,7 @@ def finetuning_of(instance: Instance, stores: Mapping[str, Films]) -> dict[str, 
         "n_train": given["n_train"],
         "n_valid": given["n_valid"],
         "sizes": sorted({cell.n_train for cell, _, _ in found} - {_int(given["n_train"])}),
-        "left_out": [*(size for size in asked if size > most)],
+        "left_out": beyond,
         "cells": len(found),
         "counted": sum(n + 1 for _, _, n in found),
         "trainings": sum(n for _, _, n in found),

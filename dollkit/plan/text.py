@@ -33,8 +33,8 @@ def _sets(plan: Mapping[str, Any]) -> Iterator[str]:
                 "whole"
                 if row["whole"]
                 else (
-                    f"{row['files_off']} files or rows are off, {row['counts_off']} counts differ from "
-                    "the documented ones"
+                    f"{row['files_off']} files or rows are off, "
+                    f"{row['counts_off']} counts differ from the documented ones"
                 )
             )
         yield f"  {row['name']}: gives {gives}; {state} ({row['folder']})"
