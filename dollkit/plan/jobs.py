@@ -134,6 +134,7 @@ def finetuning_of(instance: Instance, stores: Mapping[str, Films]) -> dict[str, 
         parts.append({"fold": fold, **sizes})
     jobs = paths.runs() / str(given["profile"]) / instance.name / "jobs"
     asked = _list(given["sizes"]) if given["size_arms"] else []
+    further: list[Json] = [*sorted({c.n_train for c, _, _ in found} - {_int(given["n_train"])})]
     beyond: list[Json] = [size for size in asked if size > most]
     return {
         "name": instance.name,
@@ -144,7 +145,7 @@ def finetuning_of(instance: Instance, stores: Mapping[str, Films]) -> dict[str, 
         "parts": parts,
         "n_train": given["n_train"],
         "n_valid": given["n_valid"],
-        "sizes": sorted({cell.n_train for cell, _, _ in found} - {_int(given["n_train"])}),
+        "sizes": further,
         "left_out": beyond,
         "cells": len(found),
         "counted": sum(n + 1 for _, _, n in found),
