@@ -13,10 +13,11 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test report bench lab lock clean knobs
+.PHONY: help plan reproduce test report bench lab lock clean knobs
 
 help:
 	@echo 'make reproduce  run a profile from data to claims (only what changed)'
+	@echo 'make plan       what a profile will do, need and cost; runs nothing'
 	@echo 'make test       all checks, and the smoke profile end to end'
 	@echo 'make report     the run of a profile as one HTML file that opens offline'
 	@echo 'make bench      speed of this machine, to figures/bench.json'
@@ -32,6 +33,9 @@ knobs:
 
 reproduce: knobs $(STAMP)
 	@$(PY) -m dollkit.reproduce --profile '$(PROFILE)' --data '$(DATA)' --jobs '$(JOBS)' --device '$(DEVICE)'
+
+plan: knobs $(STAMP)
+	@$(PY) -m dollkit.plan --profile '$(PROFILE)' --data '$(DATA)'
 
 test: $(STAMP)
 	$(VENV)/bin/ruff check .
