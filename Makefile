@@ -13,11 +13,12 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test bench lab lock clean knobs
+.PHONY: help reproduce test verify bench lab lock clean knobs
 
 help:
 	@echo 'make reproduce  run a profile from data to claims (only what changed)'
 	@echo 'make test       all checks, and the smoke profile end to end'
+	@echo 'make verify     do the committed tables and figures follow from their rows? (PROFILE: one of them)'
 	@echo 'make bench      speed of this machine, to figures/bench.json'
 	@echo 'make lab        JupyterLab in the same environment'
 	@echo 'make lock       resolve requirements.lock anew'
@@ -38,6 +39,10 @@ test: $(STAMP)
 	$(VENV)/bin/mypy
 	$(PY) -m pytest
 	tests/end_to_end.sh $(PY)
+
+# All of them, unless the user names some: the default of PROFILE is not meant.
+verify: $(STAMP)
+	@$(PY) -m dollkit.verify $(if $(filter-out file,$(origin PROFILE)),$(PROFILE))
 
 bench: $(STAMP)
 	$(PY) -m dollkit.bench
