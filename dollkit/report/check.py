@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,7 @@ from dollkit.report.committed import Rows
 from dollkit.report.derive import Derived
 
 SLACK = 1e-6
-DRAWS = 8
-SPREADS = 2
-"""The allowance is so many times the largest move of `DRAWS` other roundings."""
-
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
-Cells = npt.NDArray[np.object_]
 
 
 @dataclass
@@ -119,7 +114,7 @@ def _compare(
     name: str, made: Derived, anew: pd.DataFrame, stored: pd.DataFrame, lines: npt.NDArray[np.int_]
 ) -> tuple[list[str], float, pd.DataFrame]:
     frame = made.frame.reset_index(drop=True).copy()
-    allowed: Mapping[str, npt.NDArray[np.float64]] | None = None
+    none = np.zeros(len(frame))
     found: list[str] = []
     largest = 0.0
     for i, column in zip(*np.nonzero((anew != stored).to_numpy()), strict=True):
@@ -136,8 +131,7 @@ def _compare(
         else:
             near = abs(a - b) <= _slack(b)
             if not near and made.redo is not None:
-                allowed = allowances(made) if allowed is None else allowed
-                near = label in allowed and abs(a - b) <= _slack(b) + allowed[label][i]
+                near = abs(a - b) <= _slack(b) + made.allowed.get(label, none)[i]
         if near:
             largest = max(largest, abs(a - b))
             frame[label] = _put(frame[label], int(i), b)
@@ -158,18 +152,6 @@ def _slack(value: float) -> float:
         return 0.0
     unit = 10.0 ** (np.floor(np.log10(abs(value))) - 4) if value else 0.0
     return max(0.5 * unit, SLACK) * (1 + 1e-9)
-
-
-def allowances(made: Derived) -> dict[str, npt.NDArray[np.float64]]:
-    """Per column of floats (n,) by how much the rounding of curves may move each number."""
-    assert made.redo is not None
-    floats = [c for c in made.frame if made.frame[c].dtype.kind == "f"]
-    base = made.frame[floats].to_numpy(np.float64)
-    moved = np.zeros_like(base)
-    for frame in itertools.islice(made.redo(), DRAWS):
-        gap = np.abs(frame[floats].to_numpy(np.float64) - base)
-        moved = np.fmax(moved, np.nan_to_num(gap))
-    return {str(c): SPREADS * moved[:, k] for k, c in enumerate(floats)}
 
 
 def _texts(
