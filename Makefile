@@ -13,12 +13,13 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help plan reproduce test report bench lab lock clean knobs
+.PHONY: help plan reproduce test verify report bench lab lock clean knobs
 
 help:
 	@echo 'make reproduce  run a profile from data to claims (only what changed)'
 	@echo 'make plan       what a profile will do, need and cost; runs nothing'
 	@echo 'make test       all checks, and the smoke profile end to end'
+	@echo 'make verify     do the committed tables and figures follow from their rows? (PROFILE: one of them)'
 	@echo 'make report     the run of a profile as one HTML file that opens offline'
 	@echo 'make bench      speed of this machine, to figures/bench.json'
 	@echo 'make lab        JupyterLab in the same environment'
@@ -43,6 +44,10 @@ test: $(STAMP)
 	$(VENV)/bin/mypy
 	$(PY) -m pytest
 	tests/end_to_end.sh $(PY)
+
+# All of them, unless the user names some: the default of PROFILE is not meant.
+verify: $(STAMP)
+	@$(PY) -m dollkit.verify $(if $(filter-out file,$(origin PROFILE)),$(PROFILE))
 
 report: knobs $(STAMP)
 	@$(PY) -m dollkit.report.onefile --profile '$(PROFILE)'

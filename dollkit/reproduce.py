@@ -176,7 +176,10 @@ def reproduce(profile: str, data: str, jobs: str, device: str, *more: str) -> in
         for line in failures(names, profile, mark.stat().st_mtime_ns):
             print(line, file=sys.stderr)
         return status
-    print("\n".join(summary(names, profile, before)))
+    print("\n".join(summary(names, profile, before)), flush=True)
+    from dollkit import compare  # pandas: bad knobs need not wait for it
+
+    print("\n".join(compare.report(profile)))
     return 0
 
 

@@ -78,3 +78,12 @@ def test_citation_and_licence_agree_with_the_package() -> None:
     assert citation["license"] == "Apache-2.0"
     assert "Apache License" in (paths.ROOT / "LICENSE").read_text()
     assert len(citation["preferred-citation"]["authors"]) == 5
+
+
+def test_every_target_of_the_makefile_is_in_its_help() -> None:
+    makefile = (paths.ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    told = set(re.findall(r"^\t@echo 'make (\w+) ", makefile, re.MULTILINE))
+    assert {"reproduce", "verify"} <= told
+    assert told == set(phony[1].split()) - {"help", "knobs"}

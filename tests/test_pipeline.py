@@ -130,6 +130,8 @@ def test_only_what_depends_on_a_change_runs_again(toy: Path) -> None:
     first = reproduce("--profile", "toy", "--jobs", "2")
     assert first.returncode == 0, first.stdout
     assert ran(first.stdout) == everything
+    last = "not compared with committed results: profile toy has no committed results"
+    assert first.stdout.splitlines()[-1] == last
 
     params_file.touch()
     for file in [*toy.glob("toykit/*.py"), *toy.glob("notebooks/*.ipynb")]:

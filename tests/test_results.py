@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import paths
+from dollkit import paths, verify
 from dollkit.report import agreement, claims, robust, sizes, tables
 from dollkit.report import cases as rows_of
 
@@ -55,6 +55,14 @@ def test_the_ignore_rules_keep_real_films_out(profile: str) -> None:
             name = f"figures/{profile}/figure{number}.{suffix}"
             done = subprocess.run(["git", "check-ignore", "-q", name], cwd=paths.ROOT, check=False)
             assert done.returncode in (0, 128), name  # 128: not a git checkout
+
+
+@pytest.mark.parametrize("profile", COMMITTED)
+def test_all_that_can_be_made_anew_is_the_same(profile: str) -> None:
+    lines = verify.verify(paths.ROOT / "figures" / profile)
+    assert [line for line in lines if line.state == verify.DIFFERS] == []
+    same = {line.artefact for line in lines if line.state == verify.SAME}
+    assert same >= {"table1", "table2", "table3", "claims", "figure4", "figure_s1", "figure_s3"}
 
 
 @pytest.mark.parametrize("profile", COMMITTED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -9,7 +11,7 @@ from dollkit.errors import InputError
 from dollkit.report import style
 from dollkit.report.cases import TASKS
 from dollkit.report.contrasts import aligned
-from dollkit.report.render import span
+from dollkit.report.render import span, write_table
 from dollkit.report.settings import main_network
 from dollkit.report.style import Drawn
 from dollkit.report.tables import summarise
@@ -111,6 +113,11 @@ def caption(frame: pd.DataFrame, profile: str) -> str:
         f"{span(frame['n_seeds'])} seeds, {span(frame['n_cases'])} test films. Each start and "
         "size with the learning rate chosen for it on validation."
     )
+
+
+def write(frame: pd.DataFrame, folder: Path, *, profile: str) -> list[Path]:
+    """Write `table_sizes` as table_sizes.csv, .md and .tex, and return their paths."""
+    return write_table(frame, folder / "table_sizes", caption(frame, profile), names=NAMES)
 
 
 def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
