@@ -5,16 +5,19 @@ The writers are those of notebooks 06 to 08, in their order.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
 
 from dollkit import labelquality
 from dollkit.report import (
+    agreement,
     cases,
     claims,
     evidence,
     figures,
+    index,
     labeltables,
     robust,
     robustfigure,
@@ -114,6 +117,7 @@ def make(folder: Path) -> Path:
     drawn = {
         "figure4": figures.figure4(curves, profile=profile),
         "figure5": sizes.figure5(plain, profile=profile),
+        "figure6": agreement.figure6(graded, quality, profile=profile),
         "figure_s1": figures.figure_s1(graded, quality, profile=profile),
         "figure_s3": figures.figure_s3(ablation, lost, profile=profile),
         "figure_s4": robustfigure.figure_s4(broken, plain, profile=profile),
@@ -121,6 +125,10 @@ def make(folder: Path) -> Path:
     for name, figure in drawn.items():
         cases.write_csv(figure.data, folder / f"{name}.csv")
         (folder / f"{name}.txt").write_text(figure.caption + "\n", encoding="utf-8")
+    made = {"parameters": {"source": "phantom", "data_dir": ""}}
+    record = {"profile": profile, "seconds": 61.0, "stages": {"data": made}}
+    (folder / "provenance.json").write_text(json.dumps(record))
     (folder / "figure1.csv").write_text("panel\nfilm\n")
     (folder / "notes.txt").write_text("by hand\n")
+    index.write_index(folder)
     return folder

@@ -14,11 +14,13 @@ import pandas as pd
 
 from dollkit import labelquality
 from dollkit.report import (
+    agreement,
     cases,
     claims,
     contrasts,
     evidence,
     figures,
+    index,
     labeltables,
     robust,
     robustfigure,
@@ -220,6 +222,15 @@ def _figure_s3(rows: Rows) -> Drawn:
     return figures.figure_s3(rows.ablation, _stored_losses(rows), profile=rows.profile)
 
 
+def _index(rows: Rows) -> Derived:
+    """The page follows from the files beside it, which are checked on their own."""
+
+    def write(frame: pd.DataFrame, folder: Path) -> None:
+        (folder / "index.md").write_text(index.page(rows.folder), encoding="utf-8", newline="\n")
+
+    return Derived(pd.DataFrame(), write)
+
+
 Maker = Callable[[Rows], Derived]
 MAKERS: dict[str, Maker] = {
     "table1": _table1,
@@ -233,6 +244,10 @@ MAKERS: dict[str, Maker] = {
     "claims": _claims,
     "figure4": _drawn("figure4", lambda r: figures.figure4(r.curves, profile=r.profile)),
     "figure5": _drawn("figure5", lambda r: sizes.figure5(r.cases, profile=r.profile), exact=True),
+    "figure6": _drawn(
+        "figure6",
+        lambda r: agreement.figure6(r.classifiers, r.labels, profile=r.profile),
+    ),
     "figure_s1": _drawn(
         "figure_s1",
         lambda r: figures.figure_s1(r.classifiers, r.labels, profile=r.profile),
@@ -244,5 +259,6 @@ MAKERS: dict[str, Maker] = {
         lambda r: robustfigure.figure_s4(r.robust, r.cases, profile=r.profile),
         exact=True,
     ),
+    "index": _index,
 }
 """Artefact (name of its files without suffix) to what makes it anew."""
