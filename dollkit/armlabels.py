@@ -1,26 +1,33 @@
-"""Labels of a pre-training arm that are not those of the label set: Grad-CAM's.
+"""Labels of the pre-training arms that are not those of the label set.
 
-Arm ``gradcam`` asks whether DoLL owes its gain to Integrated Gradients, or whether the coarse map
-of an older explainer would do. All but the explainer is the label set's own: films, findings,
-classifiers, and the settings that make a label of a map (thresholds tuned on Integrated Gradients
-among them: nothing is tuned for Grad-CAM).
+Each takes one thing away from DoLL and leaves the rest: films, findings, networks, steps. Arm
+``gradcam`` takes Integrated Gradients: Grad-CAM's coarse maps go through the same settings
+(thresholds tuned on Integrated Gradients among them: nothing is tuned for Grad-CAM). ``single``
+takes the committee: the classifier with the best validation AUROC stands alone. ``plain`` takes
+what distils and boosts: mean over classifiers of the maps' magnitude from a black baseline, Otsu's
+threshold, no smoothing, no guided filter, no ignore band.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from dollkit import weights
+from dollkit.armnames import OWN_LABELS
 from dollkit.errors import InputError
 from dollkit.labelling import Explain, make_labels
 from dollkit.labels import Distil
 from dollkit.labels.store import LabelStore
 from dollkit.sources import sha256
 from dollkit.store import Store
+
+PLAIN = Distil(part="magnitude", trust="all", smooth=0.0, guide=0.0, threshold="otsu", ignore=1.0)
 
 
 def labels_of(
@@ -34,29 +41,52 @@ def labels_of(
     """The labels that an arm's targets are made from.
 
     Args:
-        arm: ``gradcam`` explains anew, shard by shard: a killed call goes on where it stopped;
-            any other arm takes `labels` as they are.
+        arm: one of `armnames.OWN_LABELS` explains anew, shard by shard: a killed call goes on
+            where it stopped; any other arm takes `labels` as they are.
         store: the films.
         labels: the label set of the run.
         classifiers: folders of the classifiers that made `labels`, by name.
-        folder: gets Grad-CAM's labels.
+        folder: gets the arm's labels.
 
     Raises:
-        InputError: a classifier of the label set is missing or has changed.
+        InputError: a classifier of the label set is missing or has changed, or, for ``single``,
+            has no validation AUROC.
     """
-    if arm != "gradcam":
+    if arm not in OWN_LABELS:
         return labels
     made = dict(labels.meta["classifiers"])
     for name, digest in made.items():
-        if name not in classifiers or sha256(classifiers[name] / "weights.safetensors") != digest:
+        if name not in classifiers or sha256(classifiers[name] / weights.FILE) != digest:
             raise InputError(
-                f"arm 'gradcam': {labels.path} was made by classifier {name!r}, which is missing "
+                f"arm {arm!r}: {labels.path} was made by classifier {name!r}, which is missing "
                 "or has changed; make the labels again"
             )
+    how, settings = Explain(**labels.meta["explain"]), Distil(**labels.meta["distil"])
+    if arm == "gradcam":
+        how = replace(how, explainer="gradcam")
+    elif arm == "single":
+        best = max(made, key=lambda name: validation_auroc(classifiers[name]))
+        made = {best: made[best]}
+    else:
+        how, settings = replace(how, kind="black"), PLAIN
     models = weights.load_classifiers({name: classifiers[name] for name in made}, where)
-    how = Explain(**{**labels.meta["explain"], "explainer": "gradcam"})
-    settings = Distil(**labels.meta["distil"])
     found = make_labels(models, store, labels.rows, how, settings, folder, made)
     if not np.array_equal(found.rows, labels.rows):
-        raise AssertionError("Grad-CAM labelled other films than the label set holds")
+        raise AssertionError(f"arm {arm!r} labelled other films than the label set holds")
     return found
+
+
+def validation_auroc(folder: Path) -> float:
+    """Macro AUROC on validation films of a classifier's last weights, from its history.
+
+    Raises:
+        InputError: no history with it in `folder`.
+    """
+    path = folder / "history.csv"
+    try:
+        return float(pd.read_csv(path)["valid_auroc"].iloc[-1])
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"{path}: no validation AUROC ({error}); arm 'single' picks the best classifier by "
+            "it: train the classifier with notebook 02"
+        ) from error

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from dollkit import imagenet, networks, weights
+from dollkit.armnames import ARMS, PRETRAINED
 from dollkit.errors import InputError
 from dollkit.finetuning import Start
 from dollkit.sources import sha256
 
-PRETRAINED = ("doll", "shuffled", "prior", "gradcam", "truth")
-ARMS = ("random", "imagenet", "classifier", *PRETRAINED)
 NO_WEIGHTS = "no weights"
 """Why the ImageNet arm does not run where no file of weights is given."""
 

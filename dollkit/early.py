@@ -55,10 +55,11 @@ def _build(network: str, encoder: str, depth: int, activation: str) -> None:
 
 def _pretraining(given: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     from dollkit import presets, pretraining
+    from dollkit.armnames import PRETRAINED
 
     arm = given["arm"]
-    if arm not in pretraining.ARMS:
-        known = ", ".join(pretraining.ARMS)
+    if arm not in PRETRAINED:
+        known = ", ".join(PRETRAINED)
         raise InputError(f"parameter 'arm' is {arm!r}: use one of {known}")
     source = (data.get("stores") or {}).get("films", data.get("source", "phantom"))
     if arm == "truth" and source != "phantom":
@@ -78,13 +79,14 @@ def _pretraining(given: Mapping[str, Any], data: Mapping[str, Any]) -> None:
 
 
 def _finetuning(given: Mapping[str, Any], taught: set[str]) -> None:
-    from dollkit import arms, cells, grid, imagenet, networks, robustness
+    from dollkit import cells, grid, imagenet, networks, robustness
+    from dollkit.armnames import ARMS, PRETRAINED
     from dollkit.loop import Recipe
 
     for arm in given["arms"]:
-        if arm not in arms.ARMS:
-            raise InputError(f"parameter 'arms' names {arm!r}: use some of {', '.join(arms.ARMS)}")
-        if arm in arms.PRETRAINED and arm not in taught:
+        if arm not in ARMS:
+            raise InputError(f"parameter 'arms' names {arm!r}: use some of {', '.join(ARMS)}")
+        if arm in PRETRAINED and arm not in taught:
             raise InputError(
                 f"parameter 'arms' names {arm!r}, which the run does not pre-train: add it to "
                 "'arms' of the profile's matrix"

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dollkit import compute, metrics, networks, weights
+from dollkit.armnames import OWN_LABELS, PRETRAINED
 from dollkit.augment import Augmentation, augment
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, PATHOLOGIES, UNCERTAIN
@@ -19,7 +20,6 @@ from dollkit.loop import Fit, Recipe, fit, order
 from dollkit.losses import IGNORE, weighted_bce_dice
 from dollkit.store import Store
 
-ARMS = ("doll", "shuffled", "prior", "gradcam", "truth")
 STARTS = ("classifier", "random")
 Rows = npt.NDArray[np.int64]
 Targets = Callable[[Rows], npt.NDArray[np.uint8]]
@@ -28,11 +28,12 @@ Targets = Callable[[Rows], npt.NDArray[np.uint8]]
 def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets:
     """What each pre-training arm is taught on a film.
 
-    ``doll``: its labels. ``gradcam``: the same, with `labels` from `armlabels`. ``shuffled``: the
-    labels of another film (a fixed permutation without fixed points): same shapes, same
-    frequencies, no relation to the film. ``prior``: for each positive finding the mean label of
-    that finding, cut at the finding's mean area: the anatomy, but nothing of this film.
-    ``truth``: the true masks, where a data set has them (the phantom): the upper bound.
+    ``doll``: its labels. ``gradcam``, ``single``, ``plain``: the same, with `labels` from
+    `armlabels`. ``shuffled``: the labels of another film (a fixed permutation without fixed
+    points): same shapes, same frequencies, no relation to the film. ``prior``: for each positive
+    finding the mean label of that finding, cut at the finding's mean area: the anatomy, but
+    nothing of this film. ``truth``: the true masks, where a data set has them (the phantom): the
+    upper bound.
 
     Returns:
         rows (n,) -> (n, 14, S, S) uint8 in {0, 1, 255}.
@@ -40,7 +41,7 @@ def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets
     Raises:
         InputError: unknown arm, or ``truth`` without masks.
     """
-    if arm in ("doll", "gradcam"):
+    if arm in ("doll", *OWN_LABELS):
         return lambda rows: labels.targets(rows, store.states[rows])
     if arm == "shuffled":
         rows = labels.rows
@@ -68,7 +69,7 @@ def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets
             return out
 
         return truth
-    raise InputError(f"parameter 'arm' is {arm!r}: use one of {', '.join(ARMS)}")
+    raise InputError(f"parameter 'arm' is {arm!r}: use one of {', '.join(PRETRAINED)}")
 
 
 def _prior(labels: LabelStore, store: Store) -> Targets:
@@ -106,6 +107,19 @@ def truth_if_known(store: Store, labels: LabelStore) -> Targets | None:
     if all(f in store.mask_classes for f in PATHOLOGIES):
         return targets_of("truth", store, labels, 0)
     return None
+
+
+def taught_iou(targets: Targets, truth: Targets, rows: Rows) -> float:
+    """IoU of what an arm is taught with the truth: mean over films, then over findings.
+
+    Counted as ``valid_true_iou`` is for the network's own output: pixels that the arm ignores are
+    not drawn, and a film without the finding does not count.
+    """
+    parts = []
+    for i in range(0, len(rows), 32):
+        some = rows[i : i + 32]
+        parts.append(_overlap(targets(some) == 1, truth(some)))
+    return _mean(parts)
 
 
 def parts(store: Store, labels: LabelStore) -> tuple[Rows, Rows]:

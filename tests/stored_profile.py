@@ -18,6 +18,7 @@ from dollkit.report import (
     evidence,
     figures,
     index,
+    labelarms,
     labeltables,
     robust,
     robustfigure,
@@ -96,7 +97,7 @@ def make(folder: Path) -> Path:
     stored = {
         "cases.csv.gz": plain, "curves.csv.gz": curves, "runs.csv": runs, "selection.csv": chosen,
         "robust.csv.gz": broken, "classifiers.csv": graded, "label_cases.csv.gz": rows,
-        "labels.csv": quality,
+        "labels.csv": quality, "pretraining.csv": synthetic.pretraining_rows(),
     }  # fmt: skip
     for name, frame in stored.items():
         cases.write_csv(frame, folder / name)
@@ -108,6 +109,8 @@ def make(folder: Path) -> Path:
     notes = settings.at_the_edge(chosen)
     for number, table in enumerate(three, start=1):
         evidence.write_numbered(number, table, folder, profile=profile, notes=notes)
+    worth = labelarms.table(synthetic.pretraining_rows(), plain)
+    labelarms.write(worth, folder, profile=profile)
     robust.write(robust.table(broken, plain), folder, profile=profile)
     sizes.write(sizes.table_sizes(plain), folder, profile=profile)
     labeltables.write_goals(labelquality.goals(rows, graded), folder, profile=profile)

@@ -17,6 +17,7 @@ import pandas as pd
 
 from dollkit.findings import FINDINGS, PATHOLOGIES
 from dollkit.report.cases import ABLATION_COLUMNS, write_csv
+from dollkit.report.labelarms import COLUMNS
 
 Arrays = dict[str, Any]
 CLASSES = {
@@ -97,6 +98,18 @@ def learning_curves(cases: pd.DataFrame, *, rng: int = 0, fast: float = 0.5) -> 
             )
         )
     return pd.concat(frames, ignore_index=True)
+
+
+def pretraining_rows() -> pd.DataFrame:
+    """One row per pre-trained network, as pretraining.csv."""
+    arms = {"doll": (0.44, 0.41), "shuffled": (0.11, 0.19), "truth": (1.0, 0.52)}
+    return pd.DataFrame(
+        [
+            ("PSPNet", arm, "classifier", 400, 16, 800, 0, label, 0.5, own)
+            for arm, (label, own) in arms.items()
+        ],
+        columns=COLUMNS,
+    )
 
 
 def run_rows(curves: pd.DataFrame) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from dollkit import (
     adapters,
     armlabels,
+    armnames,
     arms,
     cells,
     compute,
@@ -37,6 +38,7 @@ from dollkit.errors import InputError
 from dollkit.findings import PATHOLOGIES
 from dollkit.labels import Distil
 from dollkit.loop import Recipe
+from dollkit.losses import IGNORE
 from dollkit.sources import sha256
 from tests.test_segmentation import make_store
 
@@ -285,10 +287,21 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
     tmp_path: Path, labelled: tuple[Any, Any, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, labels, folders = labelled
-    cam = armlabels.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
-    assert cam.pairs[["row", "finding"]].equals(labels.pairs[["row", "finding"]])
-    assert cam.meta["distil"] == labels.meta["distil"]
-    assert cam.meta["explain"] == {**labels.meta["explain"], "explainer": "gradcam"}
+    for name, score in ((ENCODER, 0.7), ("tu-resnet14t", 0.8)):
+        (folders[name] / "history.csv").write_text(f"step,valid_auroc\n8,0.9\n16,{score}\n")
+    own = {
+        arm: armlabels.labels_of(arm, store, labels, folders, tmp_path / arm, CPU)
+        for arm in armnames.OWN_LABELS
+    }
+    for arm, made in own.items():
+        assert made.pairs[["row", "finding"]].equals(labels.pairs[["row", "finding"]])
+        parts = ("explain", "distil", "classifiers")
+        changed = {p for p in parts if made.meta[p] != labels.meta[p]}
+        want = {"gradcam": {"explain"}, "single": {"classifiers"}, "plain": {"distil"}}
+        assert changed == want[arm]
+    cam = own["gradcam"].meta["explain"]
+    assert cam == {**labels.meta["explain"], "explainer": "gradcam"}
+    assert list(own["single"].meta["classifiers"]) == ["tu-resnet14t"]
     assert armlabels.labels_of("doll", store, labels, folders, tmp_path, CPU) is labels
     train_rows, held = pretraining.parts(store, labels)
     seen: dict[str, list[list[int]]] = {}
@@ -296,9 +309,8 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
     taught: dict[str, npt.NDArray[np.uint8]] = {}
     step = torch.optim.AdamW.step
     begun: list[dict[str, torch.Tensor]] = []
-    for arm in pretraining.ARMS:
-        own = cam if arm == "gradcam" else labels
-        targets = pretraining.targets_of(arm, store, own, 0)
+    for arm in armnames.PRETRAINED:
+        targets = pretraining.targets_of(arm, store, own.get(arm, labels), 0)
         taught[arm] = targets(train_rows)
 
         def watched(rows: Any, arm: str = arm, inner: Any = targets) -> npt.NDArray[np.uint8]:
@@ -319,10 +331,51 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
         )  # fmt: skip
     assert all(torch.equal(v, begun[0][k]) for one in begun for k, v in one.items())
     assert set(steps.values()) == {3}
-    assert set(seen) == set(pretraining.ARMS)
+    assert set(seen) == set(armnames.PRETRAINED)
     assert all(s == seen["doll"] for s in seen.values())
-    others = [a for a in pretraining.ARMS if a != "doll"]
+    others = [a for a in armnames.PRETRAINED if a != "doll"]
     assert [a for a in others if np.array_equal(taught[a], taught["doll"])] == []
+
+
+def test_what_an_arm_is_taught_is_held_against_the_truth(
+    labelled: tuple[Any, Any, dict[str, Path]],
+) -> None:
+    store, labels, _ = labelled
+    train_rows, _ = pretraining.parts(store, labels)
+    truth = pretraining.truth_if_known(store, labels)
+    assert truth is not None
+    assert pretraining.taught_iou(truth, truth, train_rows) == 1.0
+
+    def half(rows: Any) -> npt.NDArray[np.uint8]:
+        out = truth(rows)
+        out[..., ::2] = IGNORE  # not drawn, not an error of its own
+        return out
+
+    # By hand: share of the truth that half keeps, per film and finding, films first.
+    whole, kept = truth(train_rows) == 1, half(train_rows) == 1
+    area = whole.sum((2, 3)).astype(float)
+    area[area == 0] = np.nan
+    share = kept.sum((2, 3)) / area
+    there = np.isfinite(share).any(0)
+    expected = np.nanmean(share[:, there], axis=0).mean()
+    assert pretraining.taught_iou(half, truth, train_rows) == pytest.approx(expected)
+    doll = pretraining.targets_of("doll", store, labels, 0)
+    shuffled = pretraining.targets_of("shuffled", store, labels, 0)
+    values = [pretraining.taught_iou(t, truth, train_rows) for t in (doll, shuffled)]
+    assert all(0 <= v < 1 for v in values)
+
+
+def test_the_single_arm_wants_a_validation_auroc(
+    tmp_path: Path, labelled: tuple[Any, Any, dict[str, Path]]
+) -> None:
+    store, labels, folders = labelled
+    for name in folders:
+        (folders[name] / "history.csv").unlink(missing_ok=True)
+    with pytest.raises(InputError, match=r"history\.csv: no validation AUROC"):
+        armlabels.labels_of("single", store, labels, folders, tmp_path, CPU)
+    (folders[ENCODER] / "history.csv").write_text("step,valid_auroc\n")
+    with pytest.raises(InputError, match=r"history\.csv: no validation AUROC"):
+        armlabels.validation_auroc(folders[ENCODER])
 
 
 def test_gradcam_goes_on_where_it_stopped_and_wants_its_classifiers(

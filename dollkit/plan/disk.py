@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dollkit import adapters, networks
+from dollkit.armnames import OWN_LABELS
 from dollkit.params import Json
 from dollkit.pipeline import Instance
 from dollkit.plan.films import Films
@@ -45,7 +46,7 @@ def artefact_bytes(
     if kind == "labels":
         return made
     if kind == "pretrain":
-        return 4 * _numbers(given) * (1 + STATES) + (made if given["arm"] == "gradcam" else 0)
+        return 4 * _numbers(given) * (1 + STATES) + (made if given["arm"] in OWN_LABELS else 0)
     if kind == "finetune":
         films = stores[given["task"]]
         found = runs_of(given, films)

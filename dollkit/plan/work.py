@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dollkit import classifiers, networks, robustness
+from dollkit.armnames import OWN_LABELS
 from dollkit.explaining import Explain
 from dollkit.labels import Distil
 from dollkit.plan.films import Films
@@ -137,9 +138,14 @@ class Work:
         up = network(given.get("network", "pspnet"), given["encoder"], depth, 14, self.size)
         n_hold = self.given["n_hold"]
         total = float(3 * up * given["batch"] * given["steps"] + _evaluations(given) * n_hold * up)
-        if given["arm"] == "gradcam":
+        if given["arm"] in OWN_LABELS:
             rows = self.stores["films"].labelled(self.given["n_label"], n_hold)
-            total += self._explain(Explain("gradcam"), *rows)
+            how = Explain(
+                "gradcam" if given["arm"] == "gradcam" else self.given["explainer"],
+                steps=self.given["steps"], most_steps=self.given["most_steps"],
+            )  # fmt: skip
+            share = 1 / len(self.models) if given["arm"] == "single" else 1.0
+            total += share * self._explain(how, *rows)
         return total
 
     def _finetune(self, given: Given) -> float:

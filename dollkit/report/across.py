@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 
 from dollkit import paths
+from dollkit.armnames import ARMS
 from dollkit.errors import InputError
 from dollkit.report import alike
 from dollkit.report.cases import (
-    ARMS,
     CASE_COLUMNS,
     SETTING,
     TASKS,

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dollkit.armnames import ARMS
 from dollkit.errors import InputError
 from dollkit.stats import Floats, patient_values
 
-ARMS = ("random", "imagenet", "classifier", "doll", "shuffled", "prior", "gradcam", "truth")
 TASKS = ("lungs", "infection", "organs")
 TUNINGS = ("full", "head", "adapter", "lora", "bn", "bias")
 
@@ -61,9 +61,11 @@ CLASSIFIER_COLUMNS = ["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", 
 
 _TEXT = {
     "task", "network", "arm", "tuning", "image_id", "patient_id", "class", "finding",
-    "explainer", "classifiers", "variant", "classifier", "factor", "value",
+    "explainer", "classifiers", "variant", "classifier", "factor", "value", "start",
 }  # fmt: skip
-_UNIT_INTERVAL = ("iou", "dice", "val_miou", "iou_matched", "iou_label", "auroc", "best_val_miou")
+_UNIT_INTERVAL = ("iou", "dice", "val_miou", "iou_matched", "iou_label", "auroc", "best_val_miou",
+    "label_iou", "own_iou", "true_iou",
+)  # fmt: skip
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:

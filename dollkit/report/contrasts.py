@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from dollkit.armnames import ARMS, OPTIONAL
 from dollkit.findings import MOBILE
-from dollkit.report.cases import ARMS, TASKS, contributions
+from dollkit.report.cases import TASKS, contributions
 from dollkit.report.settings import main_size
 from dollkit.report.speed import paired_speed
 from dollkit.report.tables import configurations
@@ -141,11 +142,12 @@ def _arm_rows(
     rows: list[dict[str, object]] = []
     doll = cell.get(("doll", "full"))
     for arm in ARMS:
-        if arm in ("doll", "truth"):
-            continue
         other = cell.get((arm, "full"))
+        if arm in ("doll", "truth") or (arm in OPTIONAL and other is None):
+            continue
         # Arms that the paper compares with, and the controls, must be there for a verdict.
         needed = decides and (other is not None or arm in ("random", "classifier", "shuffled"))
+        needed &= arm not in OPTIONAL  # they speak of how labels are made
         contrast, more = f"doll - {arm}", {**where, "decides": needed}
         if doll is None or other is None:
             reason = not_run.get(arm if doll is not None else "doll", "not part of this profile")

@@ -21,6 +21,7 @@ from dollkit.report import (
     evidence,
     figures,
     index,
+    labelarms,
     labeltables,
     robust,
     robustfigure,
@@ -47,7 +48,7 @@ UNDERIVED = {
 }
 ROWS = (
     "cases.csv.gz", "curves.csv.gz", "runs.csv", "selection.csv", "robust.csv.gz",
-    "classifiers.csv", "label_cases.csv.gz",
+    "classifiers.csv", "label_cases.csv.gz", "pretraining.csv",
 )  # fmt: skip
 """Stored rows, from which all else is made."""
 
@@ -119,6 +120,14 @@ def _table3(rows: Rows) -> Derived:
         evidence.write_numbered(3, frame, folder, profile=rows.profile)
 
     return Derived(tables.table3(rows.label_cases, rows.ablation), write)
+
+
+def _table3_arms(rows: Rows) -> Derived:
+    taught = rows.read("pretraining.csv", labelarms.COLUMNS)
+    return Derived(
+        labelarms.table(taught, rows.cases),
+        lambda frame, folder: labelarms.write(frame, folder, profile=rows.profile),
+    )
 
 
 def _sizes(rows: Rows) -> Derived:
@@ -236,6 +245,7 @@ MAKERS: dict[str, Maker] = {
     "table1": _table1,
     "table2": _table2,
     "table3": _table3,
+    "table3_arms": _table3_arms,
     "table_sizes": _sizes,
     "robustness": _robustness,
     "labels": _labels,

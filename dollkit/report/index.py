@@ -21,8 +21,8 @@ from dollkit.report.render import escape_md
 SECTIONS: dict[str, tuple[str, ...]] = {
     "The approach": ("figure1",),
     "Labels": (
-        "figure2", "figure6", "label_goals", "figure_s1", "table3", "figure_s3", "label_losses",
-        "figure_s2",
+        "figure2", "figure6", "label_goals", "figure_s1", "table3", "table3_arms", "figure_s3",
+        "label_losses", "figure_s2",
     ),
     "Segmentation with few masks": (
         "table1", "figure3", "figure4", "table2", "table_sizes", "figure5",
@@ -47,6 +47,7 @@ ROWS = {
     "runs.csv": "one row per trained network: rate, steps, seconds, weights, memory",
     "selection.csv": "every learning rate that was tried, and which was taken",
     "classifiers.csv": "AUROC and average precision of every classifier and finding",
+    "pretraining.csv": "one row per pre-trained network: IoU of what it was taught, and its own",
     "labels.csv": "quality of the labels per finding and explainer",
     "difficulty.csv": "per finding, AUROC of a linear model on thumbnails and IoU of the mean mask",
     "claims.csv": "every contrast of every claim",

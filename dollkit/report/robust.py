@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dollkit.armnames import ARMS
 from dollkit.errors import InputError
 from dollkit.report import cases
-from dollkit.report.cases import ARMS, CASE_COLUMNS, TASKS
+from dollkit.report.cases import CASE_COLUMNS, TASKS
 from dollkit.report.contrasts import aligned
 from dollkit.report.render import span, write_table
 from dollkit.robustness import KINDS

@@ -47,6 +47,8 @@ ARM_LOOKS: dict[str, Look] = {
     "shuffled": Look(SKY, "-.", "v", "shuffled DoLL"),
     "prior": Look(GREY, (0, (1, 1)), "P", "anatomy prior"),
     "gradcam": Look(VERMILLION, (0, (3, 1, 1, 1, 1, 1)), "X", "Grad-CAM"),
+    "single": Look("#8c6d31", (0, (2, 2)), "<", "one classifier"),
+    "plain": Look("#5d4ea8", (0, (6, 1, 1, 1, 1, 1)), ">", "plain IG"),
     "truth": Look(GREEN, (0, (7, 2)), "*", "true masks"),
 }
 

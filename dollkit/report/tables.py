@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from dollkit.armnames import ARMS, OPTIONAL
 from dollkit.errors import InputError
-from dollkit.report.cases import ARMS, SETTING, TASKS, TUNINGS, contributions
+from dollkit.report.cases import SETTING, TASKS, TUNINGS, contributions
 from dollkit.report.reference import load_reference
 from dollkit.report.render import write_table
 from dollkit.report.settings import main_size
@@ -96,7 +97,8 @@ def table1(
 
     Returns:
         `summarise`'s columns without tuning, then lr and status: "run", "upper bound, ..."
-        or "not run: reason". Every arm has a row in every block, run or not.
+        or "not run: reason". Every arm but those of `armnames.OPTIONAL` has a row in every
+        block, run or not.
     """
     cases = main_size(cases)
     full = cases[cases["tuning"] == "full"]
@@ -111,7 +113,7 @@ def table1(
     gaps: list[dict[str, object]] = []
     for key, part in frame.groupby(block, sort=True):
         for arm in ARMS:
-            if arm not in set(part["arm"]):
+            if arm not in {*part["arm"], *OPTIONAL}:
                 reason = reasons.get(arm, "not part of this profile")
                 row: dict[str, object] = dict(zip(block, key, strict=True))
                 gaps.append(row | {"tuning": "full", "arm": arm, "status": f"not run: {reason}"})

@@ -1,0 +1,88 @@
+"""Second part of Table 3: each way of making labels, and what it is worth downstream."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from dollkit.armnames import PRETRAINED
+from dollkit.report import cases
+from dollkit.report.contrasts import aligned
+from dollkit.report.render import span, write_table
+from dollkit.report.settings import main_size
+from dollkit.report.tables import summarise
+from dollkit.stats import NO_EFFECT, crossed_effect
+
+COLUMNS = [
+    "network", "arm", "start", "steps", "batch", "films", "seed", "label_iou", "own_iou",
+    "true_iou",
+]  # fmt: skip
+"""Of pretraining.csv: IoU of what was taught with the truth, of the trained network with what it
+was taught, and with the truth; the first on its training films, the others on held-out ones."""
+
+NAMES = {
+    "label_iou": "IoU of the labels", "true_iou": "IoU of the network", "miou": "mIoU",
+    "gap": "DoLL minus it", "n_cases": "films", "n_seeds": "seeds",
+}  # fmt: skip
+
+
+def load(run: Path, only: Collection[str] | None = None) -> pd.DataFrame:
+    """Rows of ``pretrain/*/pretraining.csv``; empty for a run of an older version without any."""
+    found = cases.instances(run, "pretrain", "pretraining.csv", only)
+    if not found:
+        return pd.DataFrame(columns=COLUMNS)
+    rows = [cases.read_table(p, COLUMNS) for p in found]
+    return pd.concat(rows, ignore_index=True)
+
+
+def table(pretraining: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per network, task and arm that was taught labels of some kind.
+
+    Args:
+        pretraining: result of `load`.
+        rows: per-case rows of the run; `main_size` and tuning "full" alone count.
+
+    Returns:
+        network, task, arm, label_iou, true_iou (`COLUMNS`), miou with its interval over patients,
+        gap: mIoU of ``doll`` minus the arm's with a 95 % interval over seeds and patients
+        (`stats.crossed_effect`), n_cases, n_seeds; in the order of tasks and arms.
+    """
+    full = main_size(rows[rows["tuning"] == "full"])
+    means = summarise(full).set_index(["network", "task", "arm"])
+    taught = pretraining.set_index(["network", "arm"])
+    made: list[dict[str, object]] = []
+    for network in sorted(set(pretraining["network"]) & set(full["network"])):
+        for task in cases.TASKS:
+            block = full[(full["network"] == network) & (full["task"] == task)]
+            doll = block[block["arm"] == "doll"]
+            for arm in PRETRAINED:
+                if (network, arm) not in taught.index or (network, task, arm) not in means.index:
+                    continue
+                own = means.loc[(network, task, arm)]
+                row: dict[str, object] = {"network": network, "task": task, "arm": arm}
+                row |= {k: taught.loc[(network, arm), k] for k in ("label_iou", "true_iou")}
+                row |= {k: own[k] for k in ("miou", "miou_lo", "miou_hi")}
+                effect = NO_EFFECT
+                if arm != "doll" and len(doll):
+                    _, (a, b), _ = aligned([doll, block[block["arm"] == arm]])
+                    effect = crossed_effect(a - b) if a.size else NO_EFFECT
+                row |= {"gap": effect.estimate, "gap_lo": effect.lo, "gap_hi": effect.hi}
+                made.append(row | {"n_cases": own["n_cases"], "n_seeds": own["n_seeds"]})
+    bounds = [f"{a}{s}" for a in ("miou", "gap") for s in ("", "_lo", "_hi")]
+    columns = ["network", "task", "arm", "label_iou", "true_iou", *bounds, "n_cases", "n_seeds"]
+    return pd.DataFrame(made, columns=columns)
+
+
+def write(frame: pd.DataFrame, folder: Path, *, profile: str) -> list[Path]:
+    """Write `table` as table3_arms.csv, .md and .tex, and return their paths."""
+    caption = (
+        f"Table 3, continued (profile {profile}). Labels made in several ways, and what they are "
+        "worth downstream: IoU of the labels with the truth on the films that they teach, of the "
+        "network that they pre-trained on held-out films (mean over findings), and mIoU after "
+        f"fine-tuning all weights, {span(frame['n_seeds'])} seeds, {span(frame['n_cases'])} test "
+        "films; brackets: 95 % intervals, of differences over seeds and patients."
+    )
+    hide = ["network"] if frame["network"].nunique() == 1 else []
+    return write_table(frame, folder / "table3_arms", caption, hide=hide, names=NAMES)
