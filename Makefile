@@ -25,7 +25,7 @@ help:
 	@echo 'make lab        JupyterLab in the same environment'
 	@echo 'make lock       resolve requirements.lock anew'
 	@echo 'make clean      delete runs/ and caches (keeps .venv and figures/)'
-	@echo 'knobs: PROFILE=smoke|laptop|desk|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)'
+	@echo 'knobs: PROFILE=smoke|laptop|desk|gpu|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)'
 
 # Before the environment is made: a typing slip should not cost the minutes of an installation.
 knobs:

@@ -18,7 +18,9 @@ REAL = ("open", "to-real", "to-phantom")
 """Profiles some of whose pictures show real films."""
 
 COMMITTED = [
-    p for p in ("laptop", "desk", *REAL) if (paths.ROOT / "figures" / p / "claims.csv").exists()
+    p
+    for p in ("laptop", "desk", "gpu", *REAL)
+    if (paths.ROOT / "figures" / p / "claims.csv").exists()
 ]
 PICTURES = {".png", ".jpg", ".jpeg", ".svg", ".gif", ".tif", ".tiff", ".bmp", ".webp", ".pdf"}
 ARRAYS = {".npy", ".npz", ".pt", ".pkl", ".pickle", ".h5", ".dcm", ".img", ".safetensors"}
