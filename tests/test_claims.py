@@ -96,6 +96,16 @@ def test_one_contradicted_control_contradicts_the_claim() -> None:
     assert (part.loc["doll - shuffled"] == "contradicted").all()
 
 
+def test_arms_that_speak_of_how_labels_are_made_do_not_decide_c2() -> None:
+    rows = _evaluate(synthetic.segmentation_cases(synthetic.GAIN | {"single": 0.3}))
+    part = rows[rows["contrast"] == "doll - single"]
+    assert len(part) == 3
+    assert (part["effect"] < -0.1).all()
+    assert not part["decides"].any()
+    assert claims.overall(rows, "C2") == claims.CONFIRMED
+    assert "doll - plain" not in set(rows["contrast"])  # nobody misses it
+
+
 def test_no_gain_leaves_the_adapter_undecided_with_a_note() -> None:
     rows = _evaluate(synthetic.segmentation_cases(ARMS))
     row = rows[rows["claim"] == "C4"].iloc[0]
