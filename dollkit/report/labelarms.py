@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -50,19 +51,19 @@ def table(pretraining: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         (`stats.crossed_effect`), n_cases, n_seeds; in the order of tasks and arms.
     """
     full = main_size(rows[rows["tuning"] == "full"])
-    means = summarise(full).set_index(["network", "task", "arm"])
-    taught = pretraining.set_index(["network", "arm"])
+    means = {(r["network"], r["task"], r["arm"]): r for r in _records(summarise(full))}
+    taught = {(r["network"], r["arm"]): r for r in _records(pretraining)}
     made: list[dict[str, object]] = []
-    for network in sorted(set(pretraining["network"]) & set(full["network"])):
+    for network in sorted({str(n) for n, _ in taught} & set(full["network"])):
         for task in cases.TASKS:
             block = full[(full["network"] == network) & (full["task"] == task)]
             doll = block[block["arm"] == "doll"]
             for arm in PRETRAINED:
-                if (network, arm) not in taught.index or (network, task, arm) not in means.index:
+                if (network, arm) not in taught or (network, task, arm) not in means:
                     continue
-                own = means.loc[(network, task, arm)]
+                own = means[network, task, arm]
                 row: dict[str, object] = {"network": network, "task": task, "arm": arm}
-                row |= {k: taught.loc[(network, arm), k] for k in ("label_iou", "true_iou")}
+                row |= {k: taught[network, arm][k] for k in ("label_iou", "true_iou")}
                 row |= {k: own[k] for k in ("miou", "miou_lo", "miou_hi")}
                 effect = NO_EFFECT
                 if arm != "doll" and len(doll):
@@ -73,6 +74,10 @@ def table(pretraining: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     bounds = [f"{a}{s}" for a in ("miou", "gap") for s in ("", "_lo", "_hi")]
     columns = ["network", "task", "arm", "label_iou", "true_iou", *bounds, "n_cases", "n_seeds"]
     return pd.DataFrame(made, columns=columns)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(k): v for k, v in r.items()} for r in frame.to_dict("records")]
 
 
 def write(frame: pd.DataFrame, folder: Path, *, profile: str) -> list[Path]:
