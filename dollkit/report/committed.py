@@ -74,10 +74,10 @@ class Rows:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One row per trained network; `memory_mb` is blank where it was not yet written."""
+        """One row per trained network; `memory_mb` and `n_valid` are blank in older ones."""
         late = ("memory_mb", "n_valid")
         frame = self.read("runs.csv", [c for c in cases.RUN_COLUMNS if c not in late])
-        return frame if "memory_mb" in frame else frame.assign(memory_mb=np.nan)
+        return frame.assign(**{c: np.nan for c in late if c not in frame})
 
     @cached_property
     def curves(self) -> pd.DataFrame:

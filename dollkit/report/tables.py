@@ -11,7 +11,7 @@ from dollkit.armnames import ARMS, OPTIONAL
 from dollkit.errors import InputError
 from dollkit.report.cases import SETTING, TASKS, TUNINGS, contributions
 from dollkit.report.reference import load_reference
-from dollkit.report.render import write_table
+from dollkit.report.render import span, write_table
 from dollkit.report.settings import main_size
 from dollkit.report.speed import speed
 from dollkit.stats import bootstrap_interval, paired, patient_values
@@ -42,7 +42,7 @@ DIGITS = {"steps_own": 0, "seconds_own": 1, "steps_random": 0, "memory_mb": 0,
 def hidden(frame: pd.DataFrame) -> list[str]:
     """Columns of a table that only its CSV has: seed spread, patients, and what never varies."""
     same = [c for c in ("network", "n_train") if c in frame and frame[c].nunique() == 1]
-    return [c for c in ("miou_sd_seeds", "n_patients") if c in frame] + same
+    return [c for c in ("miou_sd_seeds", "n_patients", "n_valid") if c in frame] + same
 
 
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
@@ -77,12 +77,11 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "n_cases", "n_patients", "n_seeds"])
 
 
-def _rates(runs: pd.DataFrame) -> pd.DataFrame:
-    """The learning rates selected per setting, as text ("0.01" or "0.003/0.01")."""
-    rates = runs.groupby(SETTING, sort=True)["lr"].agg(
-        lambda s: "/".join(f"{v:g}" for v in sorted(set(s)))
-    )
-    return rates.rename("lr").reset_index()
+def _chosen(runs: pd.DataFrame) -> pd.DataFrame:
+    """Per setting the learning rates selected, as text ("0.01" or "0.003/0.01"), and n_valid."""
+    grouped = runs.groupby(SETTING, sort=True)
+    rates = grouped["lr"].agg(lambda s: "/".join(f"{v:g}" for v in sorted(set(s))))
+    return pd.DataFrame({"lr": rates, "n_valid": grouped["n_valid"].max()}).reset_index()
 
 
 def table1(
@@ -96,7 +95,8 @@ def table1(
         not_run: arm -> reason, for arms that could not run.
 
     Returns:
-        `summarise`'s columns without tuning, then lr and status: "run", "upper bound, ..."
+        `summarise`'s columns without tuning, then lr, n_valid (films that rate and step were
+        chosen by, the most of any fold) and status: "run", "upper bound, ..."
         or "not run: reason". Every arm but those of `armnames.OPTIONAL` has a row in every
         block, run or not.
     """
@@ -105,7 +105,7 @@ def table1(
     if full.empty:
         raise InputError("table 1: no case has tuning 'full'; fine-tune with it")
     frame = summarise(full).merge(
-        _rates(runs[runs["tuning"] == "full"]), on=SETTING, how="left", validate="1:1"
+        _chosen(runs[runs["tuning"] == "full"]), on=SETTING, how="left", validate="1:1"
     )
     frame["status"] = np.where(frame["arm"] == "truth", UPPER_BOUND, "run")
     reasons = {"truth": f"no true masks ({UPPER_BOUND})"} | dict(not_run or {})
@@ -121,7 +121,7 @@ def table1(
         extra = pd.DataFrame(gaps).reindex(columns=frame.columns)
         records = frame.to_dict("records") + extra.to_dict("records")
         frame = pd.DataFrame(records, columns=frame.columns)
-    for column in ("n_cases", "n_patients", "n_seeds"):
+    for column in ("n_cases", "n_patients", "n_seeds", "n_valid"):
         frame[column] = frame[column].astype("Int64")
     return _ordered(frame).drop(columns="tuning")
 
@@ -254,6 +254,12 @@ def table3(labels: pd.DataFrame, ablation: pd.DataFrame | None = None) -> pd.Dat
     return frame
 
 
+def _choosers(frame: pd.DataFrame) -> str:
+    """Films that rates and steps were chosen by, in words."""
+    known = frame["n_valid"].dropna()
+    return f"{span(known)} further films with masks" if len(known) else "validation films"
+
+
 def caption(table: int, frame: pd.DataFrame, profile: str) -> str:
     """Caption of a table with profile, n and seeds."""
     seeds = frame["n_seeds"].dropna() if "n_seeds" in frame else pd.Series([], dtype="Int64")
@@ -271,7 +277,7 @@ def caption(table: int, frame: pd.DataFrame, profile: str) -> str:
         return (
             f"{head} Pre-training arms, all weights tuned: mean IoU and Dice over foreground "
             f"classes, mean over {runs} seeds, {films} test films per task; {interval}. Learning "
-            "rates chosen on validation, same budget for every arm."
+            f"rate and step chosen on {_choosers(frame)}, same budget for every arm."
         )
     if table == 2:
         return (
