@@ -310,3 +310,9 @@ def test_rows_are_copied_for_the_report(run: Path, tmp_path: Path) -> None:
     assert set(rows.load_selection(run, kept)["task"]) == {"lungs", "organs"}
     again = rows.check_cases(rows.read_table(tmp_path / "cases.csv.gz", rows.CASE_COLUMNS))
     pd.testing.assert_frame_equal(again, rows.load_cases(run))
+
+
+def test_p_values_are_printed_as_such_in_every_table() -> None:
+    shown = render.display(pd.DataFrame({"p": [3e-7, 0.0432, np.nan], "p_holm": [1.0, 0.5, 1e-4]}))
+    assert shown["p"].tolist() == ["<0.0001", "0.043", "–"]
+    assert shown["p holm"].tolist() == ["1", "0.5", "0.0001"]

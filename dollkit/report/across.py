@@ -272,7 +272,7 @@ def write(a: str, b: str, folder: Path) -> list[Path]:
         try:
             made += write_table(
                 frame, stem, _caption(frame, names, what), hide=hide, names=heads,
-                digits={"p": 4, "p_holm": 4}, notes=[] if end else notes,
+                notes=[] if end else notes,
             )  # fmt: skip
         except OSError as error:
             raise InputError(f"{folder}: cannot write here ({error.strerror})") from None

@@ -22,7 +22,7 @@ import pandas as pd
 from dollkit.errors import InputError
 from dollkit.report.cases import write_csv
 from dollkit.report.contrasts import NO_GAIN, label_rows, missing, segmentation_rows
-from dollkit.report.render import format_value, markdown
+from dollkit.report.render import format_value, markdown, p_value
 from dollkit.stats import holm
 
 ALPHA = 0.05
@@ -265,12 +265,6 @@ _NOTES = (
 )
 
 
-def _p_value(p: float) -> str:
-    if np.isnan(p):
-        return "–"
-    return "<0.0001" if p < 1e-4 else f"{p:.2g}"
-
-
 def _claim_table(rows: pd.DataFrame) -> str:
     def number(value: float) -> str:
         return "–" if pd.isna(value) else f"{value:+.3f}"
@@ -283,7 +277,7 @@ def _claim_table(rows: pd.DataFrame) -> str:
                 number(e) if pd.isna(lo) else f"{number(e)} [{number(lo)}, {number(hi)}]"
                 for e, lo, hi in zip(rows["effect"], rows["lo"], rows["hi"], strict=True)
             ],
-            "p (Holm)": [_p_value(p) for p in rows["p_holm"]],
+            "p (Holm)": [p_value(float(p)) for p in rows["p_holm"]],
             "mde": [format_value(float(m)) for m in rows["mde"]],
             "cases": rows["n_cases"].astype(str),
             "patients": rows["n_patients"].astype(str),

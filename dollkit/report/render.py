@@ -19,6 +19,10 @@ _TEX = {
 _TEX_PATTERN = re.compile("|".join(re.escape(k) for k in _TEX))
 
 
+P_VALUES = ("p", "p_holm")
+"""Columns printed by `p_value`."""
+
+
 def escape_tex(text: str) -> str:
     """Text as LaTeX prints it literally; every special character is escaped exactly once."""
     return _TEX_PATTERN.sub(lambda m: _TEX[m.group()], text)
@@ -43,6 +47,13 @@ def format_value(value: object, digits: int = 3) -> str:
     return str(value)
 
 
+def p_value(p: float) -> str:
+    """A p-value as printed: two digits, "<0.0001" below that, missing as "–"."""
+    if np.isnan(p):
+        return "–"
+    return "<0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
 def span(values: pd.Series) -> str:
     """A whole number, or the range of several."""
     low, high = int(values.min()), int(values.max())
@@ -57,7 +68,7 @@ def display(
 ) -> pd.DataFrame:
     """The printed form of a table: all cells str, ``x, x_lo, x_hi`` merged to "x [lo, hi]".
 
-    Floats have 3 decimals, or those that ``digits`` gives for their column.
+    Floats have 3 decimals, or those that ``digits`` gives for their column; `P_VALUES` theirs.
     """
     out: dict[str, list[str]] = {}
     for column in frame.columns:
@@ -67,6 +78,8 @@ def display(
             continue
         places = (digits or {}).get(column, 3)
         cells = [format_value(v, places) for v in frame[column].tolist()]
+        if column in P_VALUES:
+            cells = [p_value(float(v)) for v in frame[column]]
         if f"{column}_lo" in frame and f"{column}_hi" in frame:
             bounds = zip(frame[f"{column}_lo"], frame[f"{column}_hi"], strict=True)
             cells = [
