@@ -50,10 +50,7 @@ def artefact_bytes(
     if kind == "finetune":
         films = stores[given["task"]]
         found = runs_of(given, films)
-        tested = len(films.masked) // max(1, films.masked["fold"].nunique())
-        if films.masked["fold"].nunique() < 2:
-            tested = int((films.masked["split"] == "test").sum())
-        each = tested * len(films.classes) * (size**2 // 8 + 24)
+        each = films.tested * len(films.classes) * (size**2 // 8 + 24)
         # Of each arm and tuning one network is kept; in full only under `full`, taken as a tenth
         # under the others.
         kept = {(cell.arm, cell.tuning) for cell, _, _ in found if cell.n_train == given["n_train"]}

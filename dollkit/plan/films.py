@@ -52,6 +52,13 @@ class Films:
         return self.films.iloc[np.flatnonzero(keep)].reset_index(drop=True)
 
     @property
+    def tested(self) -> int:
+        """Films that one fold of a task tests; without folds, those of split ``test``."""
+        masked = self.masked
+        folds = masked["fold"].nunique()
+        return len(masked) // folds if folds > 1 else int((masked["split"] == "test").sum())
+
+    @property
     def states(self) -> npt.NDArray[np.int8]:
         return states_of(self.films)
 

@@ -154,9 +154,7 @@ class Work:
         depth = networks.depth_of(kind, given["encoder_depth"])
         up = network(kind, given["encoder"], depth, len(films.classes), self.size)
         changes = len(robustness.cells(given.get("robustness", {})))
-        tested = len(films.masked) // max(1, films.masked["fold"].nunique())
-        if films.masked["fold"].nunique() < 2:
-            tested = int((films.masked["split"] == "test").sum())
+        tested = films.tested
         total = 0.0
         for cell, _, trainings in runs_of(given, films):
             steps = (1 + DOWN.get(cell.tuning, 1.0)) * given["batch"] * given["steps"]

@@ -112,6 +112,15 @@ def aligned(parts: Sequence[pd.DataFrame]) -> tuple[list[int], list[Floats], int
     return sorted(seeds), matrices, len(films)
 
 
+def difference(one: pd.DataFrame, other: pd.DataFrame) -> Effect:
+    """mIoU of one setting minus another's, over seeds and patients of the films that both have.
+
+    `NO_EFFECT` without such films.
+    """
+    _, (a, b), _ = aligned([one, other])
+    return crossed_effect(a - b) if a.size else NO_EFFECT
+
+
 def _blocks(cases: pd.DataFrame) -> list[tuple[str, str, int, bool]]:
     """(task, network, n_train, decides): per task the setting with the most arms decides.
 

@@ -10,11 +10,11 @@ import pandas as pd
 
 from dollkit.armnames import PRETRAINED
 from dollkit.report import cases
-from dollkit.report.contrasts import aligned
+from dollkit.report.contrasts import difference
 from dollkit.report.render import span, write_table
 from dollkit.report.settings import main_size
 from dollkit.report.tables import summarise
-from dollkit.stats import NO_EFFECT, crossed_effect
+from dollkit.stats import NO_EFFECT
 
 COLUMNS = [
     "network", "arm", "start", "steps", "batch", "films", "seed", "label_iou", "own_iou",
@@ -67,8 +67,7 @@ def table(pretraining: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
                 row |= {k: own[k] for k in ("miou", "miou_lo", "miou_hi")}
                 effect = NO_EFFECT
                 if arm != "doll" and len(doll):
-                    _, (a, b), _ = aligned([doll, block[block["arm"] == arm]])
-                    effect = crossed_effect(a - b) if a.size else NO_EFFECT
+                    effect = difference(doll, block[block["arm"] == arm])
                 row |= {"gap": effect.estimate, "gap_lo": effect.lo, "gap_hi": effect.hi}
                 made.append(row | {"n_cases": own["n_cases"], "n_seeds": own["n_seeds"]})
     bounds = [f"{a}{s}" for a in ("miou", "gap") for s in ("", "_lo", "_hi")]

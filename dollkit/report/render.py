@@ -77,9 +77,10 @@ def display(
         if column in hide or (bound and stem in frame):
             continue
         places = (digits or {}).get(column, 3)
-        cells = [format_value(v, places) for v in frame[column].tolist()]
         if column in P_VALUES:
             cells = [p_value(float(v)) for v in frame[column]]
+        else:
+            cells = [format_value(v, places) for v in frame[column].tolist()]
         if f"{column}_lo" in frame and f"{column}_hi" in frame:
             bounds = zip(frame[f"{column}_lo"], frame[f"{column}_hi"], strict=True)
             cells = [

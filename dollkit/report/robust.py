@@ -20,7 +20,7 @@ from dollkit.armnames import ARMS
 from dollkit.errors import InputError
 from dollkit.report import cases
 from dollkit.report.cases import CASE_COLUMNS, TASKS
-from dollkit.report.contrasts import aligned
+from dollkit.report.contrasts import aligned, difference
 from dollkit.report.render import span, write_table
 from dollkit.robustness import KINDS
 from dollkit.stats import NO_EFFECT, Effect, bootstrap_interval, crossed_effect
@@ -148,7 +148,7 @@ def table(rows: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
             parts = {str(arm): part for arm, part in cell.groupby("arm")}
             for arm, part in parts.items():
                 own = block.untouched[arm]
-                row = where | {"arm": arm} | _row(part) | _effect("drop", _drop(own, part))
+                row = where | {"arm": arm} | _row(part) | _effect("drop", difference(own, part))
                 if arm != "random" and "random" in parts:
                     other = block.untouched["random"], parts["random"]
                     row |= _effect("drop_vs_random", _drop_gap((own, part), other))
@@ -156,11 +156,6 @@ def table(rows: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
     effects = [f"{n}{s}" for n in ("miou", "drop", "drop_vs_random") for s in ("", "_lo", "_hi")]
     columns = [*BLOCK, *CELL, "arm", *effects, "n_cases", "n_patients", "n_seeds"]
     return ordered(pd.DataFrame(out, columns=columns))
-
-
-def _drop(untouched: pd.DataFrame, part: pd.DataFrame) -> Effect:
-    _, (a, b), _ = aligned([untouched, part])
-    return crossed_effect(a - b) if a.size else NO_EFFECT
 
 
 def _drop_gap(

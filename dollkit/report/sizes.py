@@ -10,12 +10,12 @@ import pandas as pd
 from dollkit.errors import InputError
 from dollkit.report import style
 from dollkit.report.cases import TASKS
-from dollkit.report.contrasts import aligned
+from dollkit.report.contrasts import difference
 from dollkit.report.render import span, write_table
 from dollkit.report.settings import main_network
 from dollkit.report.style import Drawn
 from dollkit.report.tables import summarise
-from dollkit.stats import NO_EFFECT, Floats, crossed_effect
+from dollkit.stats import NO_EFFECT, Floats
 
 AGAINST = ("random", "classifier", "shuffled")
 BLOCK = ["task", "network"]
@@ -64,10 +64,7 @@ def table_sizes(cases: pd.DataFrame) -> pd.DataFrame:
                 row |= {k: own[k] for k in ("miou", "miou_lo", "miou_hi")}
                 for arm in AGAINST:
                     other = part[part["arm"] == arm]
-                    effect = NO_EFFECT
-                    if len(other):
-                        _, (a, b), _ = aligned([doll, other])
-                        effect = crossed_effect(a - b) if a.size else NO_EFFECT
+                    effect = difference(doll, other) if len(other) else NO_EFFECT
                     row |= {arm: effect.estimate, f"{arm}_lo": effect.lo, f"{arm}_hi": effect.hi}
                 needed = ""
                 if "random" in means:
