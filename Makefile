@@ -58,8 +58,16 @@ bench: $(STAMP)
 lab: $(STAMP)
 	DOLLKIT_DEVICE='$(DEVICE)' $(VENV)/bin/jupyter lab notebooks
 
+# GiB that an environment takes, and its wheels in the temporary folder meanwhile: measured on Linux
+# (CUDA build of PyTorch); guessed for platforms that have smaller wheels.
+SPACE := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),7 4,3 1)
+
 # $(STAMP) is written last. .installing marks an installation that was cut short: start it afresh.
 $(STAMP): requirements.lock
+	@test -e $@ || { df -Pk . "$${TMPDIR:-/tmp}" | awk -v space='$(SPACE)' \
+	  'NR == 1 { split(space, part, " ") } NR > 1 { need[$$6] += part[NR - 1]; free[$$6] = $$4 / 2^20 } \
+	   END { for (m in need) if (free[m] < need[m]) { printf "installing needs %d GiB on %s and %.1f are free: make room, or let TMPDIR name a folder elsewhere for the wheels (%d GiB)\n", \
+	   need[m], m, free[m], part[2] > "/dev/stderr"; exit 2 } }'; }
 	@python=''; for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 	  "$$p" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && { python=$$p; break; }; done; \
 	test -n "$$python" || { echo 'no Python >= 3.11 with venv on the path: install one, or say PYTHON=/path/to/python3' >&2; exit 2; }; \

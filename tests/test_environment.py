@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -87,3 +90,30 @@ def test_every_target_of_the_makefile_is_in_its_help() -> None:
     told = set(re.findall(r"^\t@echo 'make (\w+) ", makefile, re.MULTILINE))
     assert {"reproduce", "verify"} <= told
     assert told == set(phony[1].split()) - {"help", "knobs"}
+
+
+@pytest.mark.parametrize(
+    ("free", "message"), [(5.0, "needs 11 GiB on /disk and 5.0 are free"), (12.0, "")]
+)
+def test_make_asks_for_room_before_it_installs(tmp_path: Path, free: float, message: str) -> None:
+    for name in ("Makefile", "requirements.lock"):
+        shutil.copy(paths.ROOT / name, tmp_path)
+    tools = {
+        "df": f"echo header; for i in 1 2; do echo disk 0 0 {int(free * 2**20)} 0% /disk; done",
+        "uname": "echo Linux x86_64",
+        "fake_python": '[ "$1" = -c ] || { echo "started: $*"; exit 3; }',
+    }
+    for name, body in tools.items():
+        tool = tmp_path / name
+        tool.write_text(f"#!/bin/sh\n{body}\n")
+        tool.chmod(0o755)
+    done = subprocess.run(
+        ["make", "verify", f"PYTHON={tmp_path}/fake_python"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert ("started: -m venv --clear .venv" in done.stdout) is (message == "")
