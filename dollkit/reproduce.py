@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from dollkit import params, paths, pipeline, stage
+from dollkit import params, paths, pipeline, stage, stopping
 from dollkit.errors import InputError
 from dollkit.machine import cores
 
@@ -90,7 +89,7 @@ def snakemake(profile: str, data: Path | None, jobs: int, device: str, *more: st
         more: further arguments of Snakemake.
 
     Returns:
-        Snakemake's exit status.
+        Snakemake's exit status, or 128 + a signal's number (see `stopping`).
     """
     threads = max(1, cores() // jobs)
     config = [f"profile={profile}", f"threads={threads}", *([f"data={data}"] if data else [])]
@@ -100,12 +99,7 @@ def snakemake(profile: str, data: Path | None, jobs: int, device: str, *more: st
     command += ["--cores", str(jobs * threads), *more]
     path = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"DOLLKIT_DEVICE": device, "PYTHONPATH": path}
-    with subprocess.Popen(command, env=environment) as running:
-        while True:
-            try:
-                return running.wait()
-            except KeyboardInterrupt:
-                continue  # Snakemake got Ctrl-C too: wait until it has stopped its jobs
+    return stopping.run(command, environment, "dollkit.run")
 
 
 def stamps(names: Sequence[str], profile: str) -> dict[str, int]:
@@ -175,6 +169,8 @@ def reproduce(profile: str, data: str, jobs: str, device: str, *more: str) -> in
     if status:
         for line in failures(names, profile, mark.stat().st_mtime_ns):
             print(line, file=sys.stderr)
+        if status > 128:
+            print("stopped: all that is done is kept, the same command goes on", file=sys.stderr)
         return status
     print("\n".join(summary(names, profile, before)), flush=True)
     from dollkit import compare  # pandas: bad knobs need not wait for it

@@ -11,7 +11,6 @@ import argparse
 import logging
 import os
 import re
-import signal
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dollkit import params, paths, pipeline, stage
+from dollkit import params, paths, pipeline, stage, stopping
 from dollkit.errors import InputError
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -203,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
     # Idle threads sleep: spinning ones cost the other stages several times their share.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, _terminate)
+    stopping.handle(_terminate)
     try:
         run(given.instance, given.profile, given.data, given.log)
     except (InputError, StageError, SystemExit, KeyboardInterrupt) as error:

@@ -1,0 +1,95 @@
+"""SIGTERM and SIGHUP reach the stages: a scheduler's notice, ``kill``, a closed terminal.
+
+Snakemake on SIGTERM starts nothing new and waits for what runs, which may take longer than any
+notice. The stages are told too: each shuts its kernel down and keeps its checkpoints.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class Asked(Exception):
+    """Somebody asks this process to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def handle(handler: Handler) -> dict[int, Any]:
+    """Set `handler` for the signals that are not ignored (``nohup`` ignores SIGHUP).
+
+    Returns:
+        The earlier handlers, for `restore`.
+    """
+    found = {s: signal.getsignal(s) for s in SIGNALS}
+    earlier = {s: h for s, h in found.items() if h is not signal.SIG_IGN}
+    for signum in earlier:
+        signal.signal(signum, handler)
+    return earlier
+
+
+def restore(earlier: dict[int, Any]) -> None:
+    """Put back what `handle` replaced."""
+    for signum, handler in earlier.items():
+        signal.signal(signum, handler)
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], word: str) -> int:
+    """Run a process to its end; once asked to end, end it and those below it, and wait for that.
+
+    Args:
+        command: Snakemake's command line.
+        environment: of the process.
+        word: part of the command line of the processes below it that are told too.
+
+    Returns:
+        Its exit status, or 128 + the number of the signal.
+    """
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        raise Asked(signum)
+
+    earlier = handle(ask)
+    try:
+        with subprocess.Popen(command, env=environment) as running:
+            try:
+                return _wait(running)
+            except Asked as asked:
+                handle(lambda signum, frame: None)  # once is enough
+                _end(running, word)
+                return 128 + asked.signum
+    finally:
+        restore(earlier)
+
+
+def _wait(running: subprocess.Popen[bytes]) -> int:
+    while True:
+        try:
+            return running.wait()
+        except KeyboardInterrupt:
+            continue  # it got Ctrl-C too: wait until it has stopped its jobs
+
+
+def _end(running: subprocess.Popen[bytes], word: str) -> None:
+    running.send_signal(signal.SIGTERM)
+    told: set[int] = set()  # a second signal would cut the unwinding of the first short
+    while running.poll() is None:
+        try:
+            for process in psutil.Process(running.pid).children(recursive=True):
+                if process.pid not in told and word in process.cmdline():
+                    process.terminate()
+                    told.add(process.pid)
+            running.wait(timeout=0.2)  # a stage may have been about to start: look again
+        except (psutil.Error, subprocess.TimeoutExpired, KeyboardInterrupt):
+            continue
