@@ -2,8 +2,11 @@
 PROFILE ?= laptop
 DATA ?=
 # Three on two cores: the stages of a family come in threes, and none waits for a last one.
-JOBS ?= 3
+JOBS ?= $(if $(filter local,$(EXECUTOR)),3,50)
 DEVICE ?= auto
+EXECUTOR ?= local
+CPUS ?= 0
+ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -33,7 +36,8 @@ knobs:
 	@test -z '$(DATA)' || test -d '$(DATA)' || { echo "DATA=$(DATA): no such folder; data/README.md shows the expected tree" >&2; exit 2; }
 
 reproduce: knobs $(STAMP)
-	@$(PY) -m dollkit.reproduce --profile '$(PROFILE)' --data '$(DATA)' --jobs '$(JOBS)' --device '$(DEVICE)'
+	@$(PY) -m dollkit.reproduce --profile '$(PROFILE)' --data '$(DATA)' --jobs '$(JOBS)' --device '$(DEVICE)' \
+	  --executor '$(EXECUTOR)' --threads '$(CPUS)' $(ARGS)
 
 plan: knobs $(STAMP)
 	@$(PY) -m dollkit.plan --profile '$(PROFILE)' --data '$(DATA)'

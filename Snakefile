@@ -1,6 +1,7 @@
 # Which notebook, with which parameters, makes which artefact. The stages stand in
 # dollkit/pipeline.py; each instance of a profile becomes one rule here. `make reproduce` calls
-# this; on a cluster: snakemake --config profile=paper data=DIR --executor slurm --jobs 20
+# this; on a cluster, stages whose work can be shared get further rules, one for each part.
+import json
 import os
 import shlex
 import sys
@@ -20,6 +21,8 @@ PROFILE = str(config.get("profile", "laptop"))
 DATA = Path(str(config["data"])).resolve() if config.get("data") else None
 WORKDIR = paths.runs() / PROFILE
 PLAN = pipeline.plan(PROFILE, DATA)
+# On a cluster: what each stage asks for, and how many jobs share its work (dollkit/cluster.py).
+REQUESTS = json.loads(Path(config["requests"]).read_text()) if config.get("requests") else {}
 DATA_STATE = {"d_0": f"files in the data folder {tree_state(DATA)}"} if DATA else {}
 
 
@@ -36,6 +39,25 @@ def relative(file):
     return os.path.relpath(file, WORKDIR)
 
 
+# What a job asks for; a further attempt asks for more. A local run asks for nothing.
+def resources(name):
+    own = REQUESTS.get(name)
+    if own is None:
+        return {}
+    gpu = {"gpu": own["gpus"]} if own["gpus"] else {}
+    return {
+        "mem_mb": lambda wildcards, attempt: own["mem_mb"] * attempt,
+        "runtime": lambda wildcards, attempt: own["runtime"] * attempt,
+    } | gpu
+
+
+def parts(instance):
+    count = REQUESTS.get(instance.name, {}).get("parts", 1)
+    if count < 2:
+        return []
+    return [f"parts/{instance.slug}-{number}-of-{count}" for number in range(1, count + 1)]
+
+
 workdir: str(WORKDIR)
 
 
@@ -48,6 +70,27 @@ rule all:
         [f"{instance.name}/manifest.json" for instance in PLAN],
 
 
+for instance, done in [(i, d) for i in PLAN for d in parts(i)]:
+
+    rule:
+        name:
+            Path(done).name.replace("-", "_").replace(".", "_")
+        input:
+            [f"{name}/manifest.json" for name in instance.inputs],
+        output:
+            temp(touch(done)),
+        params:
+            instance=instance.name,
+            part=Path(done).name.removeprefix(f"{instance.slug}-").replace("-of-", "/"),
+        log:
+            f"logs/{Path(done).name}.log",
+        threads: int(config.get("threads", 1))
+        resources:
+            **resources(instance.name),
+        shell:
+            f"{PYTHON} -m dollkit.run {{params.instance}} --part {{params.part}} {KNOBS} --log {{log}} --threads {{threads}}"
+
+
 for instance in PLAN:
 
     rule:
@@ -55,12 +98,15 @@ for instance in PLAN:
             instance.slug.replace("-", "_").replace(".", "_")
         input:
             upstream=[f"{name}/manifest.json" for name in instance.inputs],
+            parts=parts(instance),
             notebook=relative(instance.notebook),
             files=[relative(file) for file in instance.files],
         output:
             f"{instance.name}/manifest.json",
         params:
             instance=instance.name,
+            # Not by the files above: parts come and go with the place where a stage runs.
+            inputs=" ".join(instance.inputs),
             # Text, so that Snakemake's reason reads "epochs = 4" -> "epochs = 5".
             **{f"p_{key}": f"{key} = {value!r}" for key, value in instance.parameters.items()},
             # Snakemake takes checksums of inputs when a job ends, and compares them only for files
@@ -75,7 +121,12 @@ for instance in PLAN:
         log:
             f"logs/{instance.slug}.log",
         # A stage that runs alone gets every core; of those with several instances each its share.
-        threads: int(config.get("threads", 1)) if instance.stage.over else min(workflow.cores or 1, cores())
+        threads: int(config.get("threads", 1)) if instance.stage.over or REQUESTS else min(workflow.cores or 1, cores())
+        resources:
+            **resources(instance.name),
+        # Minutes of work that follow each other: on a cluster one job.
+        group:
+            "evidence" if REQUESTS and instance.name in ("tables", "figures", "claims") else None
         shell:
             # Evaluated when the job runs: only what is the same for all rules may stand here.
             f"{PYTHON} -m dollkit.run {{params.instance}} {KNOBS} --log {{log}} --threads {{threads}}"

@@ -26,6 +26,7 @@ from dollkit.cells import Tunings, cells_of
 from dollkit.errors import InputError
 from dollkit.finetuning import Films, Job, Start, run, split
 from dollkit.loop import Recipe
+from dollkit.parts import Part
 
 log = logging.getLogger(__name__)
 NETWORKS = "networks"
@@ -132,14 +133,21 @@ def _once(parameter: str, values: Sequence[object]) -> None:
         raise InputError(f"parameter {parameter!r} has {list(values)}: each one once")
 
 
-def execute(grid: Grid) -> dict[str, pd.DataFrame]:
+def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     """Run selection and final jobs of every arm, tuning and fold that can run.
 
     Selection trains the first seed at every rate of the grid and takes the best validation mIoU;
     the final runs repeat the chosen rate over all seeds (the first seed's run is the same run).
 
+    Args:
+        part: share of this process: its settings' jobs are run and left in files.
+
     Returns:
         Frames ``cases``, ``curves``, ``selection``, ``runs`` and, with perturbations, ``robust``.
+
+    Raises:
+        InputError: none of the arms can run.
+        Done: after a part.
     """
     for name in ("jobs", NETWORKS):
         (grid.folder / name).mkdir(parents=True, exist_ok=True)
@@ -147,6 +155,8 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
     cells = [(c, fold) for c in every if not grid.starts[c.arm].reason for fold in grid.folds]
     if not cells:
         raise InputError("parameter 'arms': none of the arms can run")
+    if part is not None:
+        cells = [cell for number, cell in enumerate(cells) if part.takes(number)]
     total = sum(len(cell.lrs) + len(grid.seeds) for cell, _ in cells)
     bar = tqdm(total=total, desc=f"fine-tune {grid.task}", unit="run", disable=None)
     names = ("cases", "curves", "selection", "runs", *(("robust",) if grid.changes else ()))
@@ -193,6 +203,8 @@ def execute(grid: Grid) -> dict[str, pd.DataFrame]:
             grid.task, number + 1, len(cells), arm, tuning, n_train, fold, best.lr, mean,
         )  # fmt: skip
     bar.close()
+    if part is not None:
+        part.end()
     for path in (grid.folder / NETWORKS).iterdir():  # of settings that are no longer asked for
         if path.stem not in chosen:
             path.unlink()

@@ -24,6 +24,7 @@ from dollkit.findings import FINDINGS, POSITIVE
 from dollkit.labels import Distil, distil
 from dollkit.labels import store as labelstore
 from dollkit.losses import IGNORE
+from dollkit.parts import Part
 from dollkit.store import Store
 
 __all__ = ["Explain", "Rows", "batches", "fingerprint", "make_labels", "rows_to_label"]
@@ -72,6 +73,7 @@ def make_labels(
     weights: Mapping[str, str],
     shard: int = 64,
     keep_maps: bool = False,
+    part: Part | None = None,
 ) -> labelstore.LabelStore:
     """Label films shard by shard; a killed call goes on where it stopped.
 
@@ -82,12 +84,14 @@ def make_labels(
         weights: sha256 of each classifier's weights, kept with the labels.
         shard: films per shard.
         keep_maps: keep the maps that are cut, too, as float16.
+        part: share of this process: its shards are written, none are joined.
 
     Returns:
         The label store.
 
     Raises:
         InputError: no film has a positive finding, or see `explain_all`.
+        Done: after a part.
     """
     where = next(next(iter(models.values())).parameters()).device
     # Few enough films that their maps are small beside the passes' own memory.
@@ -105,6 +109,8 @@ def make_labels(
     paths, began, done = [], time.perf_counter(), 0
     bar = tqdm(total=len(rows), desc="labels", unit="film", disable=None)
     for number, start in enumerate(range(0, len(rows), shard)):
+        if part is not None and not part.takes(number):
+            continue
         some = rows[start : start + shard]
         key = fingerprint(meta, some.tolist())
         path = folder / "shards" / f"{number:05d}.npz"
@@ -134,6 +140,8 @@ def make_labels(
             rate = done / (time.perf_counter() - began)
             log.info("labels  %d / %d films  %.1f films/s", start + len(some), len(rows), rate)
     bar.close()
+    if part is not None:
+        part.end()
     if not paths:
         raise InputError(f"{store.path}: none of the {len(rows)} films has a positive finding")
     return labelstore.merge(paths, folder / "store", meta)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
+import resource
 import subprocess
 import sys
 
@@ -31,6 +32,12 @@ LIBRARIES = (
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_mb() -> int:
+    """Most memory that this process has held (resident), MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1024**2 if sys.platform == "darwin" else 1024)  # bytes there, KiB here
 
 
 @functools.cache

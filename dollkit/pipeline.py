@@ -26,6 +26,7 @@ class Stage:
     backbone the segmentation networks use. Of a family it is all instances, but of a list that
     both stages vary over only those of the same item (fine-tuning a PSPNet reads the pre-trained
     PSPNets). `files` are globs, relative to the repository, of data files that the notebook reads.
+    Of a `shared` one several processes can do parts (`parts`).
     """
 
     family: str
@@ -34,6 +35,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     over: tuple[tuple[str, str], ...] = ()
     files: tuple[str, ...] = ()
+    shared: bool = False
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -56,7 +58,7 @@ STAGES: dict[str, Stage] = {
             ("data",),
             over=(("architectures", "architecture"),),
         ),
-        Stage("labels", "labels", "03_labels.ipynb", ("data", "classifiers")),
+        Stage("labels", "labels", "03_labels.ipynb", ("data", "classifiers"), shared=True),
         Stage(
             "pretrain",
             "pretraining",
@@ -70,6 +72,7 @@ STAGES: dict[str, Stage] = {
             "05_finetuning.ipynb",
             ("data", "pretrain", ENCODER),
             over=(NETWORKS, ("tasks", "task")),
+            shared=True,
         ),
         Stage(
             "tables",

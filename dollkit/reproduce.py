@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +17,15 @@ from dollkit.errors import InputError
 from dollkit.machine import cores
 
 DEVICES = ("auto", "cpu", "cuda")
-TRIGGERS = ("mtime", "params", "input")
-"""Not ``code`` (the Snakefile's own text) nor ``software-env``: neither changes a result."""
+EXECUTORS = ("local", "slurm")
+TRIGGERS = ("mtime", "params")
+"""Not ``code`` (the Snakefile's own text) nor ``software-env``: neither changes a result. Nor
+``input``: what a stage reads is among its params, and the parts of a shared one are no result."""
 
 
-def check_knobs(profile: str, data: str, jobs: str, device: str) -> tuple[Path | None, int]:
+def check_knobs(
+    profile: str, data: str, jobs: str, device: str, executor: str = "local"
+) -> tuple[Path | None, int]:
     """Data folder and number of jobs from the knobs of the Makefile, where "" means unset.
 
     Raises:
@@ -31,7 +36,9 @@ def check_knobs(profile: str, data: str, jobs: str, device: str) -> tuple[Path |
         raise InputError(f"JOBS={jobs}: give the number of stages to run at once, 1 or more")
     if device not in DEVICES:
         raise InputError(f"DEVICE={device}: use one of {', '.join(DEVICES)}")
-    if device == "cuda":
+    if executor not in EXECUTORS:
+        raise InputError(f"EXECUTOR={executor}: use one of {', '.join(EXECUTORS)}")
+    if device == "cuda" and executor == "local":  # a cluster's GPUs are not seen from here
         import torch
 
         if not torch.cuda.is_available():
@@ -81,25 +88,45 @@ def release_stale_lock(folder: Path) -> bool:
     return True
 
 
-def snakemake(profile: str, data: Path | None, jobs: int, device: str, *more: str) -> int:
+def snakemake(
+    profile: str,
+    data: Path | None,
+    jobs: int,
+    device: str,
+    *more: str,
+    executor: str = "local",
+    requests: Path | None = None,
+    threads: int = 0,
+) -> int:
     """Run Snakemake over a profile, its progress and reasons on our own streams.
 
     Args:
-        jobs: stages at once; they share the cores.
+        jobs: stages at once; on this machine they share the cores.
         more: further arguments of Snakemake.
+        executor: ``local``, or one of ``cluster/``.
+        requests: what the stages ask of a cluster, see `cluster.write`.
+        threads: of each stage; 0: its share of the cores.
 
     Returns:
         Snakemake's exit status, or 128 + a signal's number (see `stopping`).
     """
-    threads = max(1, cores() // jobs)
+    threads = threads or max(1, cores() // jobs)
     config = [f"profile={profile}", f"threads={threads}", *([f"data={data}"] if data else [])]
+    config += [f"requests={requests}"] if requests else []
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
     command += ["--directory", str(paths.runs() / profile), "--config", *config]
     command += ["--rerun-triggers", *TRIGGERS, "--rerun-incomplete", "--quiet", "host"]
-    command += ["--cores", str(jobs * threads), *more]
+    if executor == "local":
+        command += ["--cores", str(jobs * threads), *more]
+    else:
+        from dollkit import cluster  # torch
+
+        command += [*cluster.arguments(executor, paths.runs() / profile, jobs), *more]
     path = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"DOLLKIT_DEVICE": device, "PYTHONPATH": path}
-    return stopping.run(command, environment, "dollkit.run")
+    # On Ctrl-C it cancels a cluster's jobs; on SIGTERM it would wait for them.
+    end = signal.SIGTERM if executor == "local" else signal.SIGINT
+    return stopping.run(command, environment, "dollkit.run", end)
 
 
 def stamps(names: Sequence[str], profile: str) -> dict[str, int]:
@@ -145,9 +172,12 @@ def failures(names: Sequence[str], profile: str, started: int) -> list[str]:
     return lines
 
 
-def reproduce(profile: str, data: str, jobs: str, device: str, *more: str) -> int:
+def reproduce(
+    profile: str, data: str, jobs: str, device: str, *more: str,
+    executor: str = "local", requests: str = "", threads: int = 0,
+) -> int:  # fmt: skip
     """Run a profile; returns the exit status. Bad knobs or parameters raise `InputError`."""
-    folder, workers = check_knobs(profile, data, jobs, device)
+    folder, workers = check_knobs(profile, data, jobs, device, executor)
     plan = pipeline.plan(profile, folder)
     names = [instance.name for instance in plan]
     run_folder = paths.runs() / profile
@@ -162,10 +192,18 @@ def reproduce(profile: str, data: str, jobs: str, device: str, *more: str) -> in
         from dollkit import early  # torch: seconds that a run with nothing to do need not pay
 
         early.check(plan)
+    asked = None
+    if executor != "local":
+        from dollkit import cluster
+
+        if ended := cluster.cancel(run_folder):
+            print(f"{ended} jobs of an earlier call were ended; they have kept what they had done")
+        asked = cluster.write(profile, folder, device, requests)
     mark = run_folder / ".started"
     mark.touch()
     sys.stdout.flush()
-    status = snakemake(profile, folder, workers, device, *more)
+    where: dict[str, Any] = {"executor": executor, "requests": asked, "threads": threads}
+    status = snakemake(profile, folder, workers, device, *more, **where)
     if status:
         for line in failures(names, profile, mark.stat().st_mtime_ns):
             print(line, file=sys.stderr)
@@ -186,9 +224,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="", help="DATA: folder of data sets")
     parser.add_argument("--jobs", default="1", help="JOBS: stages at once (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="DEVICE: auto, cpu or cuda")
+    parser.add_argument("--executor", default="local", help="EXECUTOR: local or slurm")
+    parser.add_argument("--requests", default="", help="file of requests, in place of the model's")
+    parser.add_argument("--threads", type=int, default=0, help="CPUs of each stage on a cluster")
     given, more = parser.parse_known_args(arguments)
     try:
-        return reproduce(given.profile, given.data, given.jobs, given.device, *more)
+        knobs = given.profile, given.data, given.jobs, given.device
+        where = {k: vars(given)[k] for k in ("executor", "requests", "threads")}
+        return reproduce(*knobs, *more, **where)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -19,8 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dollkit import params, paths, pipeline, stage, stopping
+from dollkit import params, parts, paths, pipeline, stage, stopping
 from dollkit.errors import InputError
+from dollkit.parts import Part
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BAR_SECONDS = 10.0
@@ -58,7 +59,9 @@ class _Quietly(logging.StreamHandler[Any]):
     terminator = ""
 
 
-def run(name: str, profile: str, data: Path | None, log: Path | None = None) -> Path:
+def run(
+    name: str, profile: str, data: Path | None, log: Path | None = None, part: Part | None = None
+) -> Path | None:
     """Run one stage instance.
 
     Args:
@@ -66,9 +69,10 @@ def run(name: str, profile: str, data: Path | None, log: Path | None = None) -> 
         profile: parameter file in ``notebooks/params/``.
         data: folder of data sets, for profiles that need one.
         log: file that gets what is shown on the terminal too.
+        part: share of the stage's work to do and leave, see `parts`.
 
     Returns:
-        Path of the manifest.
+        Path of the manifest; None after a part.
 
     Raises:
         InputError: bad parameters or inputs, found here or by the notebook itself.
@@ -78,10 +82,14 @@ def run(name: str, profile: str, data: Path | None, log: Path | None = None) -> 
     if name not in planned:
         raise InputError(f"profile {profile} has no {name!r}; {params.nearest(name, planned)}")
     instance = planned[name]
+    if part is not None and not instance.stage.shared:
+        shared = [s.family for s in pipeline.STAGES.values() if s.shared]
+        raise InputError(f"--part: {name} is done in one piece; {', '.join(shared)} have parts")
     for wanted in instance.inputs:
         stage.check_artefact(wanted, profile, needed_by=name)
     folder = paths.runs() / profile
-    executed = folder / "notebooks" / f"{instance.slug}.ipynb"
+    label = instance.slug if part is None else f"parts/{instance.slug}-{part.name}"
+    executed = folder / "notebooks" / f"{label}.ipynb"
     stage.make_writable(executed.parent)
     stage.make_writable(folder / name)
     manifest = folder / name / stage.MANIFEST
@@ -91,7 +99,11 @@ def run(name: str, profile: str, data: Path | None, log: Path | None = None) -> 
         place = "/tmp" if Path("/tmp").is_dir() else None
         with tempfile.TemporaryDirectory(prefix="dollkit-", dir=place) as private:
             _own_kernel(Path(private))
-            notebook = _execute(instance, executed, Path(private), log)
+            notebook = _execute(instance, executed, Path(private), log, part)
+        if part is not None:
+            if notebook is not None:
+                raise StageError(f"{executed} went on after its part")
+            return None
         _check_cells(notebook, executed)
         _check_manifest(manifest, instance, executed)
     except BaseException:
@@ -120,7 +132,13 @@ def _own_kernel(folder: Path) -> None:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
 
-def _execute(instance: pipeline.Instance, executed: Path, private: Path, log: Path | None) -> Any:
+def _execute(
+    instance: pipeline.Instance,
+    executed: Path,
+    private: Path,
+    log: Path | None,
+    part: Part | None,
+) -> Any:
     import papermill
     from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
@@ -143,6 +161,7 @@ def _execute(instance: pipeline.Instance, executed: Path, private: Path, log: Pa
     for handler in handlers:
         handler.setFormatter(_Lines(instance.name))
     logger.handlers = handlers
+    os.environ[parts.VARIABLE] = "" if part is None else str(part)
     try:
         return papermill.execute_notebook(
             instance.notebook,
@@ -159,6 +178,8 @@ def _execute(instance: pipeline.Instance, executed: Path, private: Path, log: Pa
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(error.evalue) from None
+        if part is not None and error.ename == "Done":
+            return None
         lines = [x for x in ANSI.sub("", "\n".join(error.traceback)).splitlines() if x.strip()]
         last = lines[-1] if lines else f"{error.ename}: {error.evalue}"
         raise StageError(f"{last} (cell {error.exec_count} of {executed})") from None
@@ -196,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="smoke", help="file in notebooks/params (%(default)s)")
     parser.add_argument("--data", type=Path, help="folder of data sets")
     parser.add_argument("--log", type=Path, help="write what is shown to this file too")
+    parser.add_argument("--part", metavar="K/N", help="do this share of its work and leave it")
     parser.add_argument("--threads", type=int, help="CPU threads of the stage")
     given = parser.parse_args(arguments)
     if given.threads:
@@ -204,7 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stopping.handle(_terminate)
     try:
-        run(given.instance, given.profile, given.data, given.log)
+        part = Part.parse(given.part) if given.part else None
+        run(given.instance, given.profile, given.data, given.log, part)
     except (InputError, StageError, SystemExit, KeyboardInterrupt) as error:
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         line = f"{given.instance}: {'stopped from outside' if stopped else error}"

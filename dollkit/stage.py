@@ -23,6 +23,7 @@ import dollkit
 from dollkit import machine, params, paths, pipeline
 from dollkit.errors import InputError
 from dollkit.params import Json
+from dollkit.parts import Part, mine
 from dollkit.sources import sha256
 
 MANIFEST = "manifest.json"
@@ -45,6 +46,7 @@ class RunningStage:
     started: datetime
     clock: float
     code: dict[str, str]
+    part: Part | None = None
     input_hashes: dict[str, str] = field(default_factory=dict)
 
     def input(self, name: str) -> Path:
@@ -149,6 +151,7 @@ class RunningStage:
             "seeds": list(seeds),
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self.clock, 3),
+            "peak_mb": machine.peak_mb(),
             "notes": dict(notes or {}),
         }
         target = self.path / MANIFEST
@@ -206,6 +209,7 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
         clock=time.monotonic(),
         # Now, not at the end: the modules may be edited while the stage runs.
         code={_within(f, paths.ROOT): sha256(f) for f in pipeline.files_of(kind)},
+        part=mine(),
         input_hashes=hashes,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+GRACE = 25.0
+"""Seconds for an orderly end: less than the 30 that schedulers give."""
 Handler = Callable[[int, FrameType | None], Any]
 
 
@@ -45,13 +48,16 @@ def restore(earlier: dict[int, Any]) -> None:
         signal.signal(signum, handler)
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], word: str) -> int:
+def run(
+    command: Sequence[str], environment: Mapping[str, str], word: str, end: int = signal.SIGTERM
+) -> int:
     """Run a process to its end; once asked to end, end it and those below it, and wait for that.
 
     Args:
         command: Snakemake's command line.
         environment: of the process.
         word: part of the command line of the processes below it that are told too.
+        end: signal that ends it.
 
     Returns:
         Its exit status, or 128 + the number of the signal.
@@ -67,7 +73,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], word: str) -> in
                 return _wait(running)
             except Asked as asked:
                 handle(lambda signum, frame: None)  # once is enough
-                _end(running, word)
+                _end(running, word, end)
                 return 128 + asked.signum
     finally:
         restore(earlier)
@@ -81,15 +87,19 @@ def _wait(running: subprocess.Popen[bytes]) -> int:
             continue  # it got Ctrl-C too: wait until it has stopped its jobs
 
 
-def _end(running: subprocess.Popen[bytes], word: str) -> None:
-    running.send_signal(signal.SIGTERM)
+def _end(running: subprocess.Popen[bytes], word: str, end: int) -> None:
+    running.send_signal(end)
     told: set[int] = set()  # a second signal would cut the unwinding of the first short
+    limit = time.monotonic() + GRACE
     while running.poll() is None:
         try:
             for process in psutil.Process(running.pid).children(recursive=True):
-                if process.pid not in told and word in process.cmdline():
-                    process.terminate()
+                late = time.monotonic() > limit
+                if late or (process.pid not in told and word in process.cmdline()):
+                    process.send_signal(signal.SIGKILL if late else signal.SIGTERM)
                     told.add(process.pid)
+            if time.monotonic() > limit:
+                running.kill()
             running.wait(timeout=0.2)  # a stage may have been about to start: look again
         except (psutil.Error, subprocess.TimeoutExpired, KeyboardInterrupt):
             continue

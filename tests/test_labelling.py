@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit import compute
+from dollkit import compute, labelling
 from dollkit.errors import InputError
 from dollkit.explaining import Explained, explain_all, pair_settled
 from dollkit.findings import FINDINGS
 from dollkit.labelling import Explain, make_labels
 from dollkit.labels import Distil
 from dollkit.losses import IGNORE
+from dollkit.parts import Done, Part
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -83,6 +84,27 @@ def test_unsettled_labels_can_be_kept(films: SimpleNamespace, tmp_path: Path) ->
     assert (made.label(2) == 1).any()
     with pytest.raises(InputError, match="'unsettled' is 'drop'"):
         Explain(unsettled="drop")
+
+
+def test_parts_write_the_shards_of_the_whole(
+    films: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, rows = {"a": Weighted()}, np.arange(4)
+    given = models, films, rows, Explain(), Distil()
+    alone = make_labels(*given, tmp_path / "alone", {"a": "0"}, shard=1)  # type: ignore[arg-type]
+    for number in (1, 2, 3):
+        with pytest.raises(Done, match=f"part {number}/3"):
+            make_labels(*given, tmp_path / "parts", {"a": "0"}, shard=1, part=Part(number, 3))  # type: ignore[arg-type]
+    made = sorted(f.name for f in (tmp_path / "parts/shards").glob("*.npz"))
+    assert made == ["00000.npz", "00001.npz", "00003.npz"]  # film 2 has no finding
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a part's shard is made again")
+
+    monkeypatch.setattr(labelling, "_pairs", forbidden)
+    whole = make_labels(*given, tmp_path / "parts", {"a": "0"}, shard=1)  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(whole.pairs, alone.pairs)
+    assert all((whole.label(i) == alone.label(i)).all() for i in range(len(alone.pairs)))
 
 
 def test_fixed_steps_are_told(films: SimpleNamespace, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_one_file_that_asks_nothing_of_the_network(
 def test_the_file_holds_page_graph_times_parameters_and_notebooks(run: Path) -> None:
     text = onefile.report("toy")
     assert "Figure 1 (profile toy). A caption." in text
-    assert "Learning rates chosen on validation" in text  # Table 1
+    assert "Learning rate and step chosen on" in text  # Table 1
     assert "a &lt; b &amp; &lt;i&gt;c&lt;/i&gt;" in text
     assert text.count("<summary>03 · Labels <code>") == 2
     assert "claims: its executed notebook is gone" in text

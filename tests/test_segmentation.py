@@ -30,6 +30,7 @@ from dollkit.findings import FINDINGS, PATHOLOGIES
 from dollkit.labels import store as labelstore
 from dollkit.loop import Recipe
 from dollkit.losses import IGNORE
+from dollkit.parts import Done, Part
 from dollkit.store import Store, StoreWriter, open_store
 
 CPU = torch.device("cpu")
@@ -284,6 +285,39 @@ def test_grid_chooses_by_validation_and_resumes(
     pd.testing.assert_frame_equal(again["cases"], cases)
     with pytest.raises(AssertionError, match="ran again"):
         grid.execute(make_grid(tmp_path, key="other"))
+
+
+def test_parts_of_a_grid_leave_nothing_to_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    start = finetuning.Start(lambda net: [])
+    asked = {
+        "starts": {"random": start, "other": start},
+        "tunings": {"full": (["random", "other"], [1e-4, 3e-3]), "head": (["other"], [1e-3])},
+        "recipe": Recipe(steps=2, batch=2, lr=1.0, evaluate_every=2, precision="float32"),
+    }
+    (tmp_path / "alone").mkdir()
+    alone = grid.execute(make_grid(tmp_path, folder=tmp_path / "alone", **asked))
+    made = []
+    for number in (1, 2):
+        with pytest.raises(Done, match=f"part {number}/2"):
+            grid.execute(make_grid(tmp_path, **asked), Part(number, 2))
+        made.append({f.name for f in (tmp_path / "out/jobs").glob("*.npz")})
+    assert len(made[0]) == 3 + 2  # of a cell: each rate, and the chosen one with the other seed
+    assert len(made[1]) == 3 + 3 + 2
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a part's job ran again")
+
+    monkeypatch.setattr(grid, "run", forbidden)
+    whole = grid.execute(make_grid(tmp_path, **asked))
+    for name in ("cases", "curves", "selection"):
+        frames = (f[name].drop(columns="seconds", errors="ignore") for f in (whole, alone))
+        pd.testing.assert_frame_equal(*frames)
+    kept = [{f.name: f.read_bytes() for f in (tmp_path / n / "networks").iterdir()}
+            for n in ("out", "alone")]  # fmt: skip
+    assert kept[0] == kept[1]
 
 
 SHORT = {

@@ -14,6 +14,7 @@ from dollkit.labels.card import card
 from dollkit.labels.exports import FORMATS, export
 from dollkit.labels.store import open as open_labels
 from dollkit.labels.summary import lines
+from dollkit.parts import Part
 from dollkit.store import open_store
 from dollkit.storewriter import unwritable
 
@@ -123,7 +124,7 @@ def _make(given: argparse.Namespace) -> None:
         size=given.size,
         how=making.settings(Explain, [*given.explain, *steps], "--explain"),
         distil=making.settings(Distil, given.distil, "--distil"),
-        part=None if given.part is None else making.Part.parse(given.part),
+        part=None if given.part is None else Part.parse(given.part),
         limit=given.limit,
         workers=given.workers,
         keep_maps=given.maps,

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from dollkit.labelling import make_labels
 from dollkit.labels import Distil, filmset
 from dollkit.labels.store import LabelStore, merge
 from dollkit.labels.store import open as open_labels
+from dollkit.parts import Part
 from dollkit.store import Store
 from dollkit.storewriter import sha256, unwritable
 
@@ -33,22 +34,6 @@ SHARD = 64
 
 BEGUN = "made_by.json"
 PARTS = "parts"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One process's share: part `number` (from 1) of `count`."""
-
-    number: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Part:
-        """``1/4`` is the first of four; anything else is an `InputError`."""
-        number, _, count = text.partition("/")
-        if number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count):
-            return cls(int(number), int(count))
-        raise InputError(f"parameter 'part' is {text!r}: use K/N with K from 1 to N, such as 1/4")
 
 
 def find_classifiers(folders: Sequence[Path]) -> dict[str, Path]:
@@ -189,7 +174,7 @@ def make(
         if part is not None and part.number != number:
             continue
         some = rows[_bounds(len(rows), number, count)]
-        folder = out / PARTS / f"{number}-of-{count}"
+        folder = out / PARTS / Part(number, count).name
         if len(some):
             began = time.perf_counter()
             made = make_labels(models, store, some, how, distil, folder, hashes, SHARD, keep_maps)

@@ -9,16 +9,16 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dollkit import early, params, paths, pipeline
+from dollkit import params, paths
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, POSITIVE
 from dollkit.params import Json
-from dollkit.plan import against, disk, films, hours, jobs, rates, text
-from dollkit.plan.work import Work
+from dollkit.plan import against, disk, films, hours, jobs, text
+from dollkit.plan.survey import survey
 
 GPU_TFLOPS = 50.0
 """Sustained rate that is assumed where the profile has no ``gpu_tflops``."""
@@ -39,38 +39,29 @@ def account(profile: str, data: Path | None, tflops: float | None = None) -> dic
     Raises:
         InputError: the profile or the data cannot work: the first reason, in one line.
     """
-    plan = pipeline.plan(profile, data)
-    early.check(plan)
-    given: dict[str, dict[str, Any]] = {i.name: dict(i.parameters) for i in plan}
-    if "data" not in given or "labels" not in given:
-        raise InputError(f"profile {profile} has no data and labels stage to plan for")
-    stores, tables = films.stores_of(given["data"])
+    known = survey(profile, data)
+    plan, given, stores, stale = known.plan, known.given, known.stores, known.stale
     notes = _notes(given, stores)
     tuned = [jobs.finetuning_of(i, stores) for i in plan if i.stage.family == "finetune"]
-    stale = jobs.stale(plan, profile)
     if tflops is None:
         tflops = float(given.get("cost", {}).get("gpu_tflops", GPU_TFLOPS))
     if not tflops > 0:
         raise InputError(f"--tflops is {tflops}: it must be above 0")
-    found = rates.measured()
-    models = {p["architecture"]: p["depth"] for p in given.values() if "architecture" in p}
-    points = found.points if found else {"": float(given["labels"]["most_steps"])}
     size = int(given["data"]["size"])
-    work = Work(size, stores, models, points, given["labels"])
     return {
         "profile": profile,
         "data": None if data is None else str(data.resolve()),
-        "sets": films.sets(given["data"], tables),
+        "sets": films.sets(given["data"], known.tables),
         "stores": films.account(stores),
         "notes": [*notes],
         "stages": dict(stale),
         "finetuning": [*tuned],
         "disk": disk.account(plan, stores, size, given["labels"], paths.runs()),
-        "time": hours.account(plan, stale, work, found, tflops),
+        "time": hours.account(plan, stale, known.work, known.rates, tflops),
     }
 
 
-def _notes(given: dict[str, dict[str, Any]], stores: dict[str, films.Films]) -> list[str]:
+def _notes(given: Mapping[str, dict[str, Any]], stores: dict[str, films.Films]) -> list[str]:
     """What the run can do without, and what of the classification set stops it."""
     if "films" not in stores:
         raise InputError(

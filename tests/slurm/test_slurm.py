@@ -1,0 +1,177 @@
+"""The real Snakefile on a real SLURM: parts as jobs, a lost job, a killed controller.
+
+``make test-slurm``; asks for root and Debian's munge, slurmctld, slurmd and slurm-client.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dollkit import cluster, paths
+from tests.toys import BODY, END, make_toy, write_notebook
+
+CLUSTER = Path(__file__).with_name("cluster.sh")
+PATIENCE = 600.0
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+missing = [name for name in PROGRAMS if shutil.which(name) is None]
+pytestmark = [
+    pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="slurmd asks for root"),
+]
+NAMES = (
+    "data", "classifiers/a", "labels", "pretrain/pspnet-doll", "finetune/pspnet-lungs", "tables",
+    "figures", "claims", "cost",
+)  # fmt: skip
+SHARED = """\
+if stage.part:
+    (stage.path / stage.part.name).touch()
+    stage.part.end()
+parts = sorted(f.name for f in stage.path.glob("*-of-*"))
+"""
+WAIT = """\
+import os, time
+from pathlib import Path
+tries = Path({folder!r}) / f"try-{{os.getpid()}}"
+tries.touch()
+while len(list(tries.parent.glob("try-*"))) < 2:
+    time.sleep(0.5)
+"""
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Three nodes on loopback."""
+    folder = tmp_path_factory.mktemp("slurm")
+    subprocess.run([CLUSTER, "up", folder, "3"], check=True, capture_output=True, text=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([CLUSTER, "down", folder], check=True)
+
+
+@pytest.fixture
+def place(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A toy pipeline whose labels are shared by three jobs, and requests for it."""
+    make_toy(tmp_path)
+    profile = tmp_path / "notebooks/params/toy.yaml"
+    profile.write_text(profile.read_text().replace("[a, b]", "[a]"))
+    book = tmp_path / "notebooks/03_labels.ipynb"
+    begin = BODY.format(stage="labels", imports="")
+    write_notebook(book, begin, SHARED, END.format(result="parts"))
+    wanted = {n: {"mem_mb": 2000, "runtime": 30, "gpus": 0, "parts": 1} for n in NAMES}
+    wanted["labels"]["parts"] = 3
+    wanted["cost"]["gpus"] = 1
+    (tmp_path / "requests.json").write_text(json.dumps(wanted))
+    for name in ("notebooks", "runs", "figures"):
+        monkeypatch.setenv(f"DOLLKIT_{name.upper()}", str(tmp_path / name))
+    monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
+    return tmp_path
+
+
+def start(place: Path) -> subprocess.Popen[str]:
+    """`make reproduce EXECUTOR=slurm` without make."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dollkit.reproduce", "--profile", "toy", "--jobs", "4"]
+        + ["--executor", "slurm", "--threads", "1", "--requests", f"{place}/requests.json"]
+        + ["--slurm-init-seconds-before-status-checks", "2"]  # no accounting here:
+        + ["--slurm-status-command", "squeue", "--slurm-no-account"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for something that another process does."""
+    for _ in range(int(PATIENCE / 0.2)):
+        if true():
+            return
+        time.sleep(0.2)
+    raise AssertionError("waited in vain")
+
+
+def jobs(place: Path, state: str) -> list[str]:
+    """Jobs of the run in a state."""
+    known = cluster.leftovers(place / "runs/toy")
+    command = ["squeue", "--noheader", "--states", state, "--format", "%i"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [j for j in done.stdout.split() if j in known]
+
+
+def finished(running: subprocess.Popen[str], place: Path) -> str:
+    """What a run said; all of its stages are there."""
+    said, _ = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 0, said
+    assert all((place / "runs/toy" / n / "manifest.json").is_file() for n in NAMES)
+    return said
+
+
+def waiting(place: Path) -> None:
+    """The first try of the data stage waits, a second one goes on."""
+    begin, end = BODY.format(stage="data", imports=""), END.format(result=1)
+    book = place / "notebooks/01_data.ipynb"
+    write_notebook(book, begin, WAIT.format(folder=str(place)), end)
+
+
+def test_parts_are_jobs_of_their_own_and_a_second_run_does_nothing(place: Path) -> None:
+    finished(start(place), place)
+    result = (place / "runs/toy/labels/result.txt").read_text()
+    assert result == "['1-of-3', '2-of-3', '3-of-3']"
+    assert not list((place / "runs/toy/parts").glob("*")), "marks of parts are temporary"
+    assert finished(start(place), place).startswith("nothing to do")
+    # Where a stage runs is no reason to run it again.
+    local = [sys.executable, "-m", "dollkit.reproduce", "--profile", "toy", "--jobs", "1"]
+    done = subprocess.run(local, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("nothing to do"), done.stdout
+
+
+def test_a_lost_job_is_tried_again(place: Path) -> None:
+    waiting(place)
+    running = start(place)
+    until(lambda: list(place.glob("try-*")))
+    (job,) = jobs(place, "RUNNING")
+    subprocess.run(["scancel", "--signal=KILL", "--full", job], check=True)
+    finished(running, place)
+    assert len(list(place.glob("try-*"))) == 2
+
+
+def test_a_killed_controller_leaves_nothing_that_stands_in_the_way(place: Path) -> None:
+    waiting(place)
+    running = start(place)
+    until(lambda: list(place.glob("try-*")))
+    (job,) = jobs(place, "RUNNING")
+    for name in ("snakemake", ""):
+        for process in _below(running.pid, name):
+            process.send_signal(signal.SIGKILL)
+    running.communicate(timeout=PATIENCE)
+    assert jobs(place, "RUNNING") == [job], "the cluster does not know that nobody waits"
+    said = finished(start(place), place)
+    assert "1 jobs of an earlier call were ended" in said
+    assert len(list(place.glob("try-*"))) == 2
+
+
+def _below(pid: int, word: str) -> list[object]:
+    import psutil
+
+    top = psutil.Process(pid)
+    found = [top, *top.children(recursive=True)]
+    return [p for p in found if word in " ".join(p.cmdline())]
+
+
+def test_sigterm_cancels_the_jobs(place: Path) -> None:
+    waiting(place)
+    running = start(place)
+    until(lambda: list(place.glob("try-*")))
+    running.send_signal(signal.SIGTERM)
+    said, _ = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 128 + signal.SIGTERM, said
+    until(lambda: not cluster.leftovers(place / "runs/toy"))
+    finished(start(place), place)
