@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The smoke profile from data to claims in a fresh folder, then every notebook by nbval against a
 # copy of what it made (02, 04 and 05 run once there; their other instances come from the copy),
-# the documentation site with that run in it, then the same chain over CheXpert, JSRT, Montgomery, Shenzhen and COVID-QU-Ex trees on disk.
+# the documentation site with that run in it, then the same chain over CheXpert, JSRT, Montgomery,
+# Shenzhen and COVID-QU-Ex trees on disk.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$1
