@@ -179,7 +179,7 @@ def _real(folder: Path) -> bool:
 
 
 def _shareable(path: Path) -> bool:
-    return not (path.stem in index.FILMS and _real(path.parent))
+    return path.is_file() and not (path.stem in index.FILMS and _real(path.parent))
 
 
 def _folders() -> list[Path]:

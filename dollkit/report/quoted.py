@@ -3,7 +3,7 @@
 ``python -m dollkit.report.quoted docs/card.md`` puts the numbers of today into a Markdown table
 whose rows read
 
-    | what is meant | number | [labels.csv](../figures/laptop/labels.csv) `iou, lo, hi` where `n > 9` |
+    | meaning | number | [labels.csv](../figures/laptop/labels.csv) `iou, lo, hi` where `n > 9` |
 
 A CSV file is asked for the rows of a query (`pandas.DataFrame.query`): one row gives its number,
 with two further columns as an interval; several give the range from the lowest to the highest. Of
