@@ -194,3 +194,27 @@ def test_a_link_that_leads_nowhere_stops_the_build(
 def test_what_counts_as_a_load(tmp_path: Path, name: str, text: str, found: list[str]) -> None:
     (tmp_path / name).write_text(text)
     assert loads(tmp_path) == [f"{name}: {address}" for address in found]
+
+
+def documented(package: Any) -> Iterator[tuple[str, set[str], set[str]]]:
+    """Path of each public function, names that its docstring explains, and names that it takes."""
+    for member in package.members.values():
+        if member.is_alias:
+            continue
+        if member.is_module or member.is_class:
+            yield from documented(member)
+        if member.is_function and member.docstring is not None:
+            sections = member.docstring.parse("google", warnings=False)
+            told = [p.name for s in sections if s.kind.value == "parameters" for p in s.value]
+            # The house lists several names at once: "rows, columns: of the film".
+            names = {name.strip(" *`") for line in told for name in line.split(",")}
+            yield member.path, names, {p.name for p in member.parameters}
+
+
+def test_docstrings_explain_parameters_that_there_are() -> None:
+    import griffe
+
+    found = list(documented(griffe.load("dollkit", search_paths=[str(paths.ROOT)])))
+    assert sum(bool(told) for _, told, _ in found) > 100
+    wrong = {path: sorted(told - taken) for path, told, taken in found if told - taken}
+    assert wrong == {}
