@@ -27,14 +27,16 @@ from dollkit.report import index
 from dollkit.report.onefile import NOTICE, WIDGET
 
 GROUPS = {
-    "Data": "data readers decode findings films store storewriter npyrows npz quality buildkey",
+    "Data": "data readers decode images findings films quality",
+    "Stores": "store storewriter npyrows npz buildkey",
     "Phantom": "phantom",
     "Classifiers": "classifiers augment difficulty",
-    "Explanations": "attribution baselines explaining imagenet",
-    "Labels": "labels labelling labelquality judging localisation variants tuned",
+    "Explanations": "attribution baselines explaining",
+    "Labels": "labels labelling labelquality judging localisation variants",
     "Pre-training": "pretraining presets armlabels armnames losses",
-    "Fine-tuning": "finetuning networks adapters arms cells grid inventory outcome robustness",
-    "Training": "training loop compute machine weights metrics journal early",
+    "Fine-tuning": "finetuning arms cells grid inventory outcome robustness",
+    "Networks": "networks adapters tuned imagenet weights",
+    "Training": "training loop compute machine metrics journal early",
     "Evidence": "report stats compare verify labelloss show",
     "Cost": "plan cost growth bench",
     "Stages": "pipeline stage run reproduce params paths sources errors",

@@ -134,6 +134,28 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+@pytest.mark.parametrize("source", ["phantom", "open"])
+def test_films_of_a_data_set_come_with_a_notice(
+    hooks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setenv("DOLLKIT_FIGURES", str(tmp_path))
+    (tmp_path / "p").mkdir()
+    record = {"stages": {"data": {"parameters": {"source": source}}}}
+    (tmp_path / "p" / "provenance.json").write_text(json.dumps(record))
+    book = write_notebook(tmp_path / "data.ipynb", "1")
+    text, _ = hooks.notebook(book, "01_data", "p")
+    assert "[Source](01_data.ipynb), executed as `data` in profile `p`" in text
+    assert (hooks.NOTICE in text) is (source == "open")
+
+
+def test_a_damaged_notebook_is_named(hooks: ModuleType, tmp_path: Path) -> None:
+    from mkdocs.exceptions import PluginError
+
+    (tmp_path / "data.ipynb").write_text("{")
+    with pytest.raises(PluginError, match=r"data\.ipynb: not a notebook .*run its stage again"):
+        hooks.notebook(tmp_path / "data.ipynb", "01_data", "p")
+
+
 def build(root: Path) -> Path:
     from mkdocs.commands.build import build as build_site
 
