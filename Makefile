@@ -11,12 +11,12 @@ ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
-DEV := pytest nbval ruff mypy hypothesis datasets pandas-stubs types-PyYAML types-tqdm mkdocs-material mkdocstrings-python mkdocs-jupyter playwright
+DEV := pytest nbval ruff mypy hypothesis datasets pandas-stubs types-PyYAML types-tqdm docutils mkdocs-material mkdocstrings-python playwright
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help plan reproduce test verify report bench lab lock clean knobs
+.PHONY: help plan reproduce test verify report docs bench lab lock clean knobs
 
 help:
 	@echo 'make reproduce  run a profile from data to claims (only what changed)'
@@ -24,10 +24,11 @@ help:
 	@echo 'make test       all checks, and the smoke profile end to end'
 	@echo 'make verify     do the committed tables and figures follow from their rows? (PROFILE: one of them)'
 	@echo 'make report     the run of a profile as one HTML file that opens offline'
+	@echo 'make docs       the documentation site: texts, results, notebooks, API reference, to site/'
 	@echo 'make bench      speed of this machine, to figures/bench.json'
 	@echo 'make lab        JupyterLab in the same environment'
 	@echo 'make lock       resolve requirements.lock anew'
-	@echo 'make clean      delete runs/ and caches (keeps .venv and figures/)'
+	@echo 'make clean      delete runs/, site/ and caches (keeps .venv and figures/)'
 	@echo 'knobs: PROFILE=smoke|laptop|desk|gpu|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)'
 
 # Before the environment is made: a typing slip should not cost the minutes of an installation.
@@ -55,6 +56,11 @@ verify: $(STAMP)
 
 report: knobs $(STAMP)
 	@$(PY) -m dollkit.report.onefile --profile '$(PROFILE)'
+
+# Warnings of Python and of mkdocs (a link that leads nowhere) are errors.
+docs: knobs $(STAMP)
+	@PROFILE='$(PROFILE)' NO_MKDOCS_2_WARNING=1 $(PY) -W error -m mkdocs build --strict --quiet
+	@echo 'site/index.html opens in a browser; with search: $(PY) -m http.server --directory site'
 
 bench: $(STAMP)
 	$(PY) -m dollkit.bench
@@ -99,5 +105,5 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find dollkit tests -name __pycache__ -type d -prune -exec rm -rf {} +

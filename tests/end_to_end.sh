@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The smoke profile from data to claims in a fresh folder, then every notebook by nbval against a
 # copy of what it made (02, 04 and 05 run once there; their other instances come from the copy),
-# then the same chain over CheXpert, JSRT, Montgomery, Shenzhen and COVID-QU-Ex trees on disk.
+# the documentation site with that run in it, then the same chain over CheXpert, JSRT, Montgomery,
+# Shenzhen and COVID-QU-Ex trees on disk.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$1
@@ -12,6 +13,8 @@ export DOLLKIT_RUNS=$folder/runs DOLLKIT_FIGURES=$folder/figures
 again=$("$python" -m dollkit.reproduce --profile smoke --jobs 2 2>&1)
 grep -q '^nothing to do' <<< "$again" || { echo "$again"; echo 'a second run executed something'; exit 1; }
 "$python" -m dollkit.report.onefile --profile smoke
+PROFILE=smoke NO_MKDOCS_2_WARNING=1 "$python" -W error -m mkdocs build --strict --quiet --site-dir "$folder/site"
+"$python" -m tests.site_loads "$folder/site"
 mkdir "$folder/nbval"
 cp -r "$DOLLKIT_RUNS" "$DOLLKIT_FIGURES" "$folder/nbval"
 export DOLLKIT_RUNS=$folder/nbval/runs DOLLKIT_FIGURES=$folder/nbval/figures

@@ -117,3 +117,17 @@ def test_make_asks_for_room_before_it_installs(tmp_path: Path, free: float, mess
     assert done.returncode == 2
     assert message in done.stderr
     assert ("started: -m venv --clear .venv" in done.stdout) is (message == "")
+
+
+def test_the_list_for_cpu_builds_lacks_torch_and_its_cuda_libraries_alone() -> None:
+    text = (paths.ROOT / "docs" / "running.md").read_text()
+    pattern = re.search(r"^grep -vE '([^']+)' requirements.lock > cpu.txt$", text, re.MULTILINE)
+    assert pattern is not None
+    left_out = {name for name in PINS if re.match(pattern[1], name)}
+    assert {"torch", "torchvision"} <= left_out
+    cuda = {
+        line.partition("==")[0]
+        for line in (paths.ROOT / "requirements.lock").read_text().splitlines()
+        if line.endswith(MARKER)
+    }
+    assert left_out == {"torch", "torchvision"} | cuda

@@ -1,0 +1,242 @@
+"""The documentation site: what is in it, a tiny one built strictly, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import pkgutil
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import dollkit
+from dollkit import paths
+from tests.site_loads import loads
+from tests.toys import write_notebook
+
+CONFIG = paths.ROOT / "mkdocs.yml"
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
+    monkeypatch.delenv("PROFILE", raising=False)
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_hooks", paths.ROOT / "docs" / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def configured(**changed: Any) -> Any:
+    from mkdocs.config import load_config
+
+    return load_config(str(CONFIG), strict=True, **changed)
+
+
+def leaves(nav: Any) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+    for item in nav if isinstance(nav, list) else nav.values() if isinstance(nav, dict) else ():
+        yield from leaves(item)
+
+
+def test_every_public_module_has_one_page(hooks: ModuleType) -> None:
+    walked = [m.name for m in pkgutil.walk_packages(dollkit.__path__, "dollkit.")]
+    public = {n for n in walked if not any(p.startswith("_") for p in n.split("."))} | {"dollkit"}
+    grouped = [name for names in hooks.modules().values() for name in names]
+    assert sorted(grouped) == sorted(public)
+    nav = hooks.on_config(configured()).nav
+    pages = [page for page in leaves(nav) if page.startswith("api/")]
+    assert sorted(pages) == sorted(hooks.page_of(name) for name in public)
+    assert len(set(pages)) == len(pages)
+
+
+def test_groups_name_what_there_is(hooks: ModuleType) -> None:
+    tops = {m.name for m in pkgutil.iter_modules(dollkit.__path__)}
+    named = [name for names in hooks.GROUPS.values() for name in names.split()]
+    assert set(named) <= tops
+    assert len(set(named)) == len(named)
+
+
+def test_texts_results_and_notebooks_are_in_the_navigation(hooks: ModuleType) -> None:
+    pages = set(leaves(hooks.on_config(configured()).nav))
+    for glob in ("*.md", "docs/*.md", "data/*.md", "figures/*/*.md"):
+        found = {p.relative_to(paths.ROOT).as_posix() for p in paths.ROOT.glob(glob)}
+        assert found
+        assert found <= pages
+    shown = {page.partition("-")[0].removesuffix(".md") for page in pages if "notebooks/" in page}
+    assert shown == {f"notebooks/{p.stem}" for p in paths.NOTEBOOKS.glob("*.ipynb")}
+
+
+def test_executed_notebooks_come_in_place_of_their_source(
+    hooks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path))
+    folder = tmp_path / "smoke" / "notebooks"
+    folder.mkdir(parents=True)
+    for name in ("labels", "classifiers-a", "classifiers-b"):
+        (folder / f"{name}.ipynb").write_text("{}")
+    found = hooks.notebooks("smoke")
+    assert found["02_classifiers"] == {
+        "02_classifiers-a": folder / "classifiers-a.ipynb",
+        "02_classifiers-b": folder / "classifiers-b.ipynb",
+    }
+    assert found["03_labels"] == {"03_labels": folder / "labels.ipynb"}
+    assert found["01_data"] == {"01_data": paths.NOTEBOOKS / "01_data.ipynb"}
+
+
+def outputs() -> list[dict[str, Any]]:
+    bar = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "a bar"}
+    return [
+        {"output_type": "stream", "name": "stdout", "text": "said so\n"},
+        {"output_type": "stream", "name": "stderr", "text": "a warning\n"},
+        {"output_type": "display_data", "metadata": {}, "data": bar},
+    ]
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of a few pages, in place of the real one."""
+    root = tmp_path / "small"
+    for folder in ("dollkit", "docs", "data", "figures/open", "notebooks"):
+        (root / folder).mkdir(parents=True)
+    (root / "README.md").write_text("# Small\n\n[a](docs/a.md), [r](figures/open/index.md)\n")
+    (root / "docs" / "a.md").write_text("# A\n\n[back](../README.md)\n")
+    (root / "data" / "README.md").write_text("# Data\n")
+    (root / "CONTRIBUTING.md").write_text("# Contributing\n")
+    table = "| a | b |\n| --- | --- |\n| 1 [0, 2] | x |\n"
+    folded = f"<details><summary>the table</summary>\n\n{table}\n</details>\n"
+    (root / "figures" / "open" / "index.md").write_text(f"# Results\n\n{folded}")
+    (root / "figures" / "open" / "figure1.png").write_bytes(b"a film that is not passed on")
+    (root / "figures" / "open" / "figure4.png").write_bytes(b"curves")
+    shutil.copy(paths.PACKAGE / "errors.py", root / "dollkit")
+    book = write_notebook(root / "notebooks" / "00_quickstart.ipynb", "print('said so')")
+    content = json.loads(book.read_text())
+    title = "# Quick\n\nAn equation,\n\n$$a_1 < \\frac{1}{2}$$\n\nand $\\beta$."
+    content["cells"].insert(
+        0, {"id": "title", "cell_type": "markdown", "metadata": {}, "source": title}
+    )
+    content["cells"][-1]["outputs"] = outputs()
+    book.write_text(json.dumps(content))
+    for name, place in (("ROOT", "."), ("PACKAGE", "dollkit"), ("NOTEBOOKS", "notebooks")):
+        monkeypatch.setattr(paths, name, (root / place).resolve())
+    return root
+
+
+@pytest.mark.parametrize("source", ["phantom", "open"])
+def test_films_of_a_data_set_come_with_a_notice(
+    hooks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setenv("DOLLKIT_FIGURES", str(tmp_path))
+    (tmp_path / "p").mkdir()
+    record = {"stages": {"data": {"parameters": {"source": source}}}}
+    (tmp_path / "p" / "provenance.json").write_text(json.dumps(record))
+    book = write_notebook(tmp_path / "data.ipynb", "1")
+    text, _ = hooks.notebook(book, "01_data", "p")
+    assert "[Source](01_data.ipynb), executed as `data` in profile `p`" in text
+    assert (hooks.NOTICE in text) is (source == "open")
+
+
+def test_a_damaged_notebook_is_named(hooks: ModuleType, tmp_path: Path) -> None:
+    from mkdocs.exceptions import PluginError
+
+    (tmp_path / "data.ipynb").write_text("{")
+    with pytest.raises(PluginError, match=r"data\.ipynb: not a notebook .*run its stage again"):
+        hooks.notebook(tmp_path / "data.ipynb", "01_data", "p")
+
+
+def build(root: Path) -> Path:
+    from mkdocs.commands.build import build as build_site
+
+    site = root.parent / "site"
+    config = configured(site_dir=str(site))
+    config.plugins.on_startup(command="build", dirty=False)
+    try:
+        build_site(config)
+    finally:
+        config.plugins.on_shutdown()
+    return site
+
+
+def test_a_small_site(small: Path) -> None:
+    site = build(small)
+    home = (site / "index.html").read_text()
+    assert 'href="docs/a.html"' in home
+    assert 'href="figures/open/index.html"' in home
+    book = (site / "notebooks" / "00_quickstart.html").read_text()
+    assert '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">' in book
+    assert "<mi>β</mi>" in book
+    assert "arithmatex" not in book
+    assert "said so" in book
+    assert "a warning" not in book
+    assert "a bar" not in book
+    results = (site / "figures" / "open" / "index.html").read_text()
+    assert "<td>1 [0,&nbsp;2]</td>" in results
+    assert not (site / "figures" / "open" / "figure1.png").exists()
+    assert (site / "figures" / "open" / "figure4.png").is_file()
+    assert "file, row or parameter" in (site / "api" / "dollkit.errors.html").read_text()
+    assert loads(site) == []
+
+
+def test_a_link_that_leads_nowhere_stops_the_build(
+    small: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mkdocs.exceptions import Abort
+
+    (small / "docs" / "a.md").write_text("# A\n\n[gone](b.md)\n")
+    with caplog.at_level(logging.WARNING), pytest.raises(Abort):
+        build(small)
+    assert "'b.md'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("a.html", '<script src="https://cdn.example/x.js"></script>', ["https://cdn.example/x.js"]),
+        ("a.html", '<link rel="stylesheet" href="//cdn.example/x.css">', ["//cdn.example/x.css"]),
+        ("a.html", '<img srcset="b.png 1x, https://h.example/b.png 2x">', ["https://h.example/b.png"]),
+        ("a.html", '<p style="background: url(https://h.example/c)">', ["https://h.example/c"]),
+        ("a.html", "<style>@import 'https://h.example/d'</style>", ["https://h.example/d"]),
+        ("a.css", "@font-face { src: url(https://f.example/e.woff) }", ["https://f.example/e.woff"]),
+        ("a.html", '<a href="https://arxiv.org">x</a><link rel="canonical" href="https://a">', []),
+        ("a.html", '<img src="b.png"><script src="assets/c.js"></script>', []),
+    ],
+)  # fmt: skip
+def test_what_counts_as_a_load(tmp_path: Path, name: str, text: str, found: list[str]) -> None:
+    (tmp_path / name).write_text(text)
+    assert loads(tmp_path) == [f"{name}: {address}" for address in found]
+
+
+def documented(package: Any) -> Iterator[tuple[str, set[str], set[str]]]:
+    """Path of each public function, names that its docstring explains, and names that it takes."""
+    for member in package.members.values():
+        if member.is_alias:
+            continue
+        if member.is_module or member.is_class:
+            yield from documented(member)
+        if member.is_function and member.docstring is not None:
+            sections = member.docstring.parse("google", warnings=False)
+            told = [p.name for s in sections if s.kind.value == "parameters" for p in s.value]
+            # The house lists several names at once: "rows, columns: of the film".
+            names = {name.strip(" *`") for line in told for name in line.split(",")}
+            yield member.path, names, {p.name for p in member.parameters}
+
+
+def test_docstrings_explain_parameters_that_there_are() -> None:
+    import griffe
+
+    found = list(documented(griffe.load("dollkit", search_paths=[str(paths.ROOT)])))
+    assert sum(bool(told) for _, told, _ in found) > 100
+    wrong = {path: sorted(told - taken) for path, told, taken in found if told - taken}
+    assert wrong == {}
