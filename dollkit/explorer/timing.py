@@ -1,0 +1,58 @@
+"""How long one change takes, from the moved control to the bytes of the new picture."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dollkit.explorer.widgets import Explorer
+
+
+def measure(explorer: Explorer, repeats: int = 20) -> pd.DataFrame:
+    """Median and worst milliseconds of each kind of change, in this process (no browser).
+
+    Args:
+        repeats: most changes of each kind.
+
+    Returns:
+        Columns films (set), change, median_ms, worst_ms, n.
+    """
+    rows = []
+    for films in _options(explorer.pick_set):
+        explorer.pick_set.value = films
+        grid = 0.01 + 0.01 * np.arange(9)
+        moves: dict[str, tuple[Any, list[Any]]] = {
+            "smooth": (explorer.smooth, list(grid)),
+            "hi": (explorer.hi, list(0.2 + 5 * grid)),
+            "ignore": (explorer.ignore, list(0.2 + 5 * grid)),
+            "film": (explorer.pick_film, list(range(1, explorer.pick_film.max + 1))),
+            "classifier": (explorer.pick_classifier, _options(explorer.pick_classifier)),
+            "explainer": (explorer.pick_explainer, _options(explorer.pick_explainer)),
+            "finding": (explorer.pick_finding, _options(explorer.pick_finding)),
+        }
+        explorer.rule.value = "peak"
+        for name, (widget, values) in moves.items():
+            # A value that is there already is no change.
+            taken = [
+                _seconds(widget, value)
+                for value in (values[i % len(values)] for i in range(repeats))
+                if value != widget.value
+            ]
+            if taken:
+                middle, worst = 1e3 * float(np.median(taken)), 1e3 * max(taken)
+                rows.append((films, name, middle, worst, len(taken)))
+        explorer.reset.click()
+    return pd.DataFrame(rows, columns=["films", "change", "median_ms", "worst_ms", "n"])
+
+
+def _options(dropdown: Any) -> list[Any]:
+    return list(dict(dropdown.options).values())
+
+
+def _seconds(widget: Any, value: Any) -> float:
+    began = time.perf_counter()
+    widget.value = value
+    return time.perf_counter() - began
