@@ -119,7 +119,7 @@ def look(source: Source, atlas: Atlas, choice: Choice) -> View:
     lo = hi = float("nan")
     probability: dict[str, float] = {}
     if pair is None:
-        notes.append(f"{choice.finding} is not positive on this film: not explained, no label")
+        notes.append("the film does not have the finding: not explained, no label")
     else:
         pairs = np.array([pair])
         all_maps, labels, levels = _cut(source, maps, pairs, choice, films.images[[choice.at]])
@@ -136,9 +136,9 @@ def look(source: Source, atlas: Atlas, choice: Choice) -> View:
         if truth is not None:
             scores |= _against(all_maps, labels, truth[None])
     if truth is None:
-        notes.append(f"no mask of {choice.finding} for this film: nothing to judge by")
+        notes.append("no mask of the finding: nothing to judge by")
     elif not truth.any():
-        notes.append(f"the mask of {choice.finding} is empty here")
+        notes.append("the mask of the finding is empty")
     task = None
     if films.task is not None:
         own = slice(choice.at, choice.at + 1)

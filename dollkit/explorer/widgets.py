@@ -112,6 +112,11 @@ class Explorer(Controls):
         n = len(self.places)
         self.pick_film.value = (self.pick_film.value - 1 + by) % n + 1
 
+    def restore(self) -> None:
+        """Back to the run's own cuts, of all findings."""
+        self.corrected.clear()
+        self._event(self._reset)(None)
+
     def png(self) -> bytes:
         """What is on the screen."""
         return bytes(self.view.value)
