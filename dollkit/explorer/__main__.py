@@ -1,4 +1,4 @@
-"""``python -m dollkit.explorer``: prepare the maps of a run, and measure how long a change takes."""
+"""``python -m dollkit.explorer``: prepare the maps of a run, and time a change."""
 
 from __future__ import annotations
 

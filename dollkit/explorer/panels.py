@@ -67,7 +67,7 @@ def drawn(view: View) -> list[Panel]:
         value = view.scores[f"Dice {arm}"]
         corner = "" if not np.isfinite(value) else f"Dice {value:.2f}"
         name = ARM_LOOKS[arm].label if arm in ARM_LOOKS else arm
-        edges = tuple((mask, colour) for mask, colour in zip(task.truth[0], colours_of(task.truth[0])))
+        edges = tuple(zip(task.truth[0], colours_of(task.truth[0]), strict=True))
         panels.append(Panel(name, _classes(film, prediction), edges, corner))
     return panels
 

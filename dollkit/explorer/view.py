@@ -192,9 +192,7 @@ def _mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
-def order(
-    source: Source, atlas: Atlas, like: Choice, by: str, only: bool = True
-) -> list[int]:  # fmt: skip
+def order(source: Source, atlas: Atlas, like: Choice, by: str, only: bool = True) -> list[int]:
     """Places of a set's films in the order that they are shown.
 
     The score of a film is the IoU at matched area of the map that is picked, cut as the run cuts
@@ -213,8 +211,8 @@ def order(
     if by == "stored":
         return [int(i) for i in wanted]
     values = _values(source, atlas, like, by)[wanted]
-    keys = values if by == "worst" else -values
-    return [int(i) for i in wanted[np.argsort(np.where(np.isnan(keys), np.inf, keys), kind="stable")]]
+    keys = np.nan_to_num(values if by == "worst" else -values, nan=np.inf)
+    return [int(i) for i in wanted[np.argsort(keys, kind="stable")]]
 
 
 def _values(source: Source, atlas: Atlas, like: Choice, by: str) -> npt.NDArray[np.float64]:
