@@ -55,6 +55,12 @@ def _dropdown(name: str, text: str, options: Any = (), width: str = "300px") -> 
     return named(made, name)
 
 
+def _checkbox(name: str, text: str, value: bool, width: str) -> Any:
+    layout = ipywidgets.Layout(width=width)
+    made = ipywidgets.Checkbox(value, description=text, indent=False, layout=layout)
+    return named(made, name)
+
+
 def _button(name: str, text: str, tooltip: str, icon: str = "") -> Any:
     made = ipywidgets.Button(description=text, tooltip=tooltip, icon=icon)
     return named(made, name)
@@ -81,8 +87,7 @@ class Controls:
     def __init__(self) -> None:
         self.pick_set = _dropdown("set", "films")
         self.pick_finding = _dropdown("finding", "finding")
-        self.only = named(ipywidgets.Checkbox(True, description="only with it", indent=False), "only")
-        self.only.layout.width = "130px"
+        self.only = _checkbox("only", "only with it", True, "130px")
         self.sort = _dropdown("sort", "order", [(text, key) for key, text in ORDERS.items()])
         wide = ipywidgets.Layout(width="420px")
         film = ipywidgets.IntSlider(1, min=1, max=1, description="film", layout=wide)
@@ -100,8 +105,7 @@ class Controls:
         said = "background where the map is below lo = ignore x hi"
         self.ignore = _slider("ignore", "ignore", 0, 1, said, 0.05)
         self.reset = _button("reset", "as the run", "the run's own cut of this finding", "undo")
-        self.dark = named(ipywidgets.Checkbox(False, description="dark", indent=False), "dark")
-        self.dark.layout.width = "90px"
+        self.dark = _checkbox("dark", "dark", False, "90px")
         self.view = named(ipywidgets.Image(format="png"), "view")
         self.view.layout.max_width = "100%"
         self.view.layout.align_self = "flex-start"

@@ -161,8 +161,9 @@ def _panel(panel: Panel, left: float, top: float, ground: Ground) -> Iterator[Sh
         yield Lines(lines, colour, 2)
     if panel.corner:
         width = _width(panel.corner, 11) + 8
-        yield Box(left + 4, top + SIDE - 22, width, 18, BLACK, BLACK)
-        yield Text(left + 8, top + SIDE - 13, panel.corner, 11, "#ffffff")
+        # Above: the lower corners hold what matters of an effusion.
+        yield Box(left + 4, top + 4, width, 18, BLACK, BLACK)
+        yield Text(left + 8, top + 13, panel.corner, 11, "#ffffff")
 
 
 def _scale(view: View, left: float, top: float, ground: Ground) -> Iterator[Shape]:

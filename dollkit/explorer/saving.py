@@ -109,7 +109,7 @@ def save_thresholds(source: Source, corrected: Mapping[str, Cut], name: str) -> 
         make_writable(source.folder)
         rules = source.folder / f"{name}-{digest}.csv"
         _write(rules, text.encode())
-        more = f"--distil threshold=tuned thresholds={rules} ignore={ignore:g}"
+        more = f"--distil threshold=tuned thresholds={rules.resolve()} ignore={ignore:g}"
         return Saved(rules, None, f"python -m dollkit.labels make ... {more}")
     folder = params.profile_file(source.profile).parent
     profile = folder / f"{name}.yaml"

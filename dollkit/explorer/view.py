@@ -160,7 +160,11 @@ def _cut(
     if choice.classifier != CONSENSUS:
         k = list(source.classifiers).index(choice.classifier)
         use = slice(k, k + 1)
-    made = Explained(*(part[use][:, pairs] for part in maps.made))
+    all_, some = maps.made, (use, pairs)
+    made = Explained(
+        all_.maps[some], all_.probability[some], all_.error[some], all_.steps[some],
+        all_.settled[some],
+    )  # fmt: skip
     how = choice.cut.distil(choice.finding, source.distil)
     names = [choice.finding] * len(pairs)
     boosted, label, hi = distil(made.maps, made.probability, how, names, images)
@@ -189,7 +193,9 @@ def _mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     known = np.isfinite(values)
     count = known.sum(-1)
     total = np.where(known, values, 0).sum(-1)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    out: npt.NDArray[np.float64] = np.full(total.shape, np.nan)
+    np.divide(total, count, out=out, where=count > 0)
+    return out
 
 
 def order(source: Source, atlas: Atlas, like: Choice, by: str, only: bool = True) -> list[int]:
