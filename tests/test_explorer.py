@@ -349,8 +349,8 @@ def test_another_rule_begins_at_the_same_label(explorer: Explorer) -> None:
     assert explorer.hi.disabled
     explorer.rule.value = "peak"
     assert not explorer.hi.disabled
-    # The slider's three digits are all that may differ.
-    assert explorer.shown.hi == pytest.approx(otsu.hi, abs=5e-4 + 1e-6)
+    # No more than the slider's steps can tell.
+    assert explorer.shown.hi == pytest.approx(otsu.hi, abs=explorer.hi.step / 2 + 1e-6)
     explorer.rule.value = "quantile"
     area = explorer.shown.scores["label area"]
     assert area == pytest.approx(otsu.scores["label area"], abs=0.01)
@@ -368,6 +368,21 @@ def test_reset_is_the_run_again(explorer: Explorer) -> None:
     assert explorer.corrected == {}
 
 
+def test_a_value_between_two_steps_stays_as_it_is(source: sets.Source, atlas: maps.Atlas) -> None:
+    """A page sends the nearest step back for a value that it cannot show."""
+    own = Distil(threshold="peak", level=0.303, smooth=0.012, ignore=0.63)
+    explorer = Explorer(replace(source, distil=own), atlas)
+    before = explorer.png()
+    explorer.hi.value, explorer.smooth.value = 0.3025 + 2e-16, 0.01
+    explorer.ignore.value = 0.65
+    assert explorer.corrected == {}
+    assert explorer.png() == before
+    explorer.hi.value = 0.305
+    cut = explorer.corrected[explorer.finding]
+    assert cut == Cut(Rule("peak", 0.305), 0.012, 0.63)
+    assert explorer.png() != before
+
+
 def test_a_finding_keeps_its_cut(explorer: Explorer) -> None:
     first, other = "Lung Lesion", "Fracture"
     explorer.pick_finding.value = first
@@ -375,8 +390,13 @@ def test_a_finding_keeps_its_cut(explorer: Explorer) -> None:
     explorer.pick_finding.value = other
     assert explorer.smooth.value == explorer.source.distil.smooth
     assert other not in explorer.corrected
+    explorer.ignore.value = 0.3  # one for all findings
+    assert explorer.corrected[first] == Cut(Rule("otsu"), 0.05, 0.3)
+    explorer.reset.click()
+    assert explorer.shown.lo == pytest.approx(0.3 * explorer.shown.hi)
     explorer.pick_finding.value = first
     assert explorer.smooth.value == 0.05
+    assert explorer.shown.choice.cut == Cut(Rule("otsu"), 0.05, 0.3)
 
 
 def test_steps_go_round_and_tell_where_one_is(explorer: Explorer) -> None:

@@ -38,6 +38,7 @@ import ipywidgets
 
 from dollkit.explorer.view import ORDERS, View
 from dollkit.labels.rules import RULES
+from dollkit.report.style import short
 
 RULE_NAMES = {"otsu": "Otsu", "peak": "share of the maximum", "quantile": "share of the pixels"}
 SMOOTH_MOST = 0.1
@@ -69,7 +70,7 @@ def _button(name: str, text: str, tooltip: str, icon: str = "") -> Any:
 def _slider(name: str, text: str, lo: float, hi: float, tooltip: str, step: float = 0.005) -> Any:
     layout = ipywidgets.Layout(width="330px")
     made = ipywidgets.FloatSlider(
-        lo, min=lo, max=hi, step=step, description=text, readout_format=".3f", layout=layout,
+        lo, min=lo, max=hi, step=step, description=text, readout_format=".4f", layout=layout,
         tooltip=tooltip,
     )  # fmt: skip
     return named(made, name)
@@ -79,6 +80,23 @@ def fill(widget: Any, options: Sequence[tuple[str, str]], value: str | None = No
     """Options of a Dropdown; the first one is picked, or `value`."""
     widget.options = options
     widget.value = options[0][1] if value is None else value
+
+
+def snapped(slider: Any, value: float) -> float:
+    """The step of a slider that is nearest to a value."""
+    steps = round((value - slider.min) / slider.step)
+    return round(float(slider.min + steps * slider.step), 6)
+
+
+def read(slider: Any, before: float) -> float:
+    """What a slider says; `before` where the page has only moved that to the nearest step.
+
+    A page shows no value between two steps: it sends the nearer one back, with rounding errors,
+    and a cut that nobody touched would count as changed.
+    """
+    now = float(slider.value)
+    echoed = before == before and abs(now - snapped(slider, before)) < 1e-6
+    return before if echoed or abs(now - before) < 1e-6 else round(now, 4)
 
 
 class Controls:
@@ -101,7 +119,7 @@ class Controls:
         rules = [(RULE_NAMES[kind], kind) for kind in RULES]
         self.rule = _dropdown("rule", "hi by", rules)
         said = "finding where the map is at least hi: share of its maximum, or of the pixels"
-        self.hi = _slider("hi", "hi", 0.005, 0.995, said)
+        self.hi = _slider("hi", "hi", 0.0025, 0.9975, said, 0.0025)
         said = "background where the map is below lo = ignore x hi"
         self.ignore = _slider("ignore", "ignore", 0, 1, said, 0.05)
         self.reset = _button("reset", "as the run", "the run's own cut of this finding", "undo")
@@ -145,7 +163,8 @@ def told(text: str) -> str:
 def table(view: View) -> str:
     """Scores and probabilities as an HTML table, in the colours of the page."""
     parts = [(name, _number(value)) for name, value in view.scores.items()]
-    parts += [(f"p({view.choice.finding}) {n}", _number(p)) for n, p in view.probability.items()]
+    finding = view.choice.finding
+    parts += [(f"p({finding}) {short(n)}", _number(p)) for n, p in view.probability.items()]
     return _columns(dict(parts))
 
 

@@ -13,14 +13,12 @@ from typing import Any
 
 from dollkit.errors import InputError
 from dollkit.explorer import draw, maps, saving, sets
-from dollkit.explorer.controls import SMOOTH_MOST, Controls, fill, table, told
+from dollkit.explorer.controls import SMOOTH_MOST, Controls, fill, read, snapped, table, told
 from dollkit.explorer.panels import EXPLAINERS
 from dollkit.explorer.sets import Source
 from dollkit.explorer.view import Choice, Cut, View, counts, cut_of, look, names_of, order
 from dollkit.labels.rules import Rule
 from dollkit.report.style import short
-
-LOWEST, HIGHEST = 0.005, 0.995
 
 
 class Explorer(Controls):
@@ -89,11 +87,22 @@ class Explorer(Controls):
         return str(self.pick_finding.value)
 
     @property
+    def used(self) -> Cut:
+        """The cut of the finding on the screen: as corrected, or else the run's.
+
+        `ignore` is one for all findings.
+        """
+        ignore = saving.ignore_of(self.source, self.corrected)
+        own = replace(cut_of(self.source.distil, self.finding), ignore=ignore)
+        return self.corrected.get(self.finding, own)
+
+    @property
     def cut(self) -> Cut:
         """The cut that the sliders say."""
-        kind = str(self.rule.value)
-        rule = Rule(kind) if kind == "otsu" else Rule(kind, round(self.hi.value, 4))
-        return Cut(rule, round(self.smooth.value, 4), round(self.ignore.value, 4))
+        kind, used = str(self.rule.value), self.used
+        before = used.rule.value if used.rule.kind == kind else float("nan")
+        rule = Rule(kind) if kind == "otsu" else Rule(kind, read(self.hi, before))
+        return Cut(rule, read(self.smooth, used.smooth), read(self.ignore, used.ignore))
 
     @property
     def choice(self) -> Choice:
@@ -104,7 +113,7 @@ class Explorer(Controls):
             self.finding,
             self.pick_explainer.value,
             self.pick_classifier.value,
-            self.corrected.get(self.finding, cut_of(self.source.distil, self.finding)),
+            self.used,
         )
 
     def step(self, by: int) -> None:
@@ -122,15 +131,16 @@ class Explorer(Controls):
         return bytes(self.view.value)
 
     def _enter_set(self) -> None:
-        """The most frequent finding of a set first, or the one that was picked, if it is there."""
+        """The finding that was picked, or if only others are there, the most frequent of them."""
         found = counts(self.source.sets[self.pick_set.value])
-        before = self.pick_finding.value
-        best = before if found.get(before) else max(found, key=found.__getitem__)
+        best = self.pick_finding.value
+        if best is None or (not found[best] and any(found.values())):
+            best = max(found, key=found.__getitem__)
         fill(self.pick_finding, [(f"{f} ({n})", f) for f, n in found.items()], best)
         self._enter_finding()
 
     def _enter_finding(self) -> None:
-        self._load(self.corrected.get(self.finding, cut_of(self.source.distil, self.finding)))
+        self._load(self.used)
         self._sorted_anew()
 
     def _load(self, cut: Cut) -> None:
@@ -159,11 +169,13 @@ class Explorer(Controls):
         if kind != "otsu" and now.map is not None and now.hi == now.hi:
             top = float(now.map.max())
             share = now.hi / top if kind == "peak" else float((now.map >= now.hi).mean())
-            self.hi.value = min(max(round(share, 3), LOWEST), HIGHEST)
+            self.hi.value = min(max(snapped(self.hi, share), self.hi.min), self.hi.max)
         self._change_cut()
 
     def _change_cut(self) -> None:
         cut = self.cut
+        if cut == self.used:
+            return
         self.corrected = {f: replace(c, ignore=cut.ignore) for f, c in self.corrected.items()}
         self.corrected[self.finding] = cut
         self._show()
@@ -172,7 +184,7 @@ class Explorer(Controls):
         self.corrected.pop(self.finding, None)
         if not self.corrected:
             self.ignore.value = self.source.distil.ignore
-        self._load(cut_of(self.source.distil, self.finding))
+        self._load(self.used)
         self._show()
 
     def _show(self) -> None:
