@@ -385,6 +385,7 @@ def test_a_value_between_two_steps_stays_as_it_is(source: sets.Source, atlas: ma
 
 def test_a_finding_keeps_its_cut(explorer: Explorer) -> None:
     first, other = "Lung Lesion", "Fracture"
+    explorer.pick_set.value = "labelled"
     explorer.pick_finding.value = first
     explorer.smooth.value = 0.05
     explorer.pick_finding.value = other
