@@ -39,6 +39,7 @@ GROUPS = {
     "Training": "training loop compute machine metrics journal early",
     "Evidence": "report stats compare verify labelloss show",
     "Cost": "plan cost growth bench",
+    "Exploring": "explorer quickstart own",
     "Cluster": "cluster parts stopping",
     "Stages": "pipeline stage run reproduce params paths sources errors",
 }

@@ -15,7 +15,8 @@ from dollkit.params import declared
 from tests.toys import write_notebook
 
 STAGES = {s.notebook: s for s in pipeline.STAGES.values()}
-NAMES = ["00_quickstart.ipynb", *STAGES]
+EXPLORER = "10_explorer.ipynb"
+NAMES = ["00_quickstart.ipynb", *STAGES, EXPLORER]
 CELL_LINES = 25
 FUNCTION_LINES = 5
 CHECKED = re.compile(r"(?m)^\s*#\s*NBVAL_CHECK_OUTPUT\b")
@@ -62,7 +63,7 @@ def test_house_rules(name: str) -> None:
 def test_parameters_are_declared_and_explained(name: str) -> None:
     found = declared(paths.NOTEBOOKS / name)
     assert [p.name for p in found.values() if not p.comment] == []
-    if name in STAGES:
+    if name in (*STAGES, EXPLORER):
         assert found["profile"].default == "smoke"
 
 
