@@ -250,9 +250,9 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
 
 def _named(values: Mapping[str, Json]) -> tuple[Path, ...]:
     """Files of the user's that a stage reads: one put in another's place makes it run again."""
-    named = values.get("imagenet_weights")
-    file = paths.ROOT / named if isinstance(named, str) and named else None
-    return (file,) if file is not None and file.is_file() else ()
+    named = [values.get("imagenet_weights"), values.get("threshold")]
+    files = [paths.ROOT / text for text in named if isinstance(text, str) and text]
+    return tuple(file for file in files if file.is_file())
 
 
 def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -> dict[str, str]:

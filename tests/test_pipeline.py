@@ -88,6 +88,17 @@ def test_a_file_of_weights_is_an_input(toy: Path) -> None:
         assert [f for f in plan["finetune/pspnet-lungs"].files if f.suffix == ".pth"] == files
 
 
+def test_a_file_of_thresholds_is_an_input(toy: Path) -> None:
+    book, own = toy / "notebooks/03_labels.ipynb", toy / "own.csv"
+    own.write_text("finding,rule\n")
+    for named, files in ((str(own), [own]), ("peak 0.5", []), ("none.csv", [])):
+        write_notebook(
+            book, parameters=f'profile: str = "toy"  # name\nthreshold: str = "{named}"  # rule\n'
+        )
+        plan = {i.name: i for i in pipeline.plan("toy")}
+        assert [f for f in plan["labels"].files if f.suffix == ".csv"] == files
+
+
 def test_modules_are_followed_through_every_form_of_import(toy: Path) -> None:
     kit = toy / "toykit"
     (kit / "sub").mkdir()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dollkit import arms, cells, finetuning, imagenet, paths, stage
+from dollkit import arms, cells, finetuning, imagenet, paths, pipeline, stage
 from dollkit.errors import InputError
 from dollkit.params import Json
 from dollkit.pipeline import Instance
@@ -49,8 +49,8 @@ def stale(instances: Iterable[Instance], profile: str) -> dict[str, str]:
 
 def _code(instance: Instance) -> dict[str, str]:
     """Hashes of our modules and tables, as in a manifest; not of the user's own files."""
-    own = (f for f in instance.files if f.suffix in (".py", ".csv"))
-    return {os.path.relpath(f, paths.ROOT).replace(os.sep, "/"): sha256(f) for f in own}
+    files = pipeline.files_of(instance.stage)
+    return {os.path.relpath(f, paths.ROOT).replace(os.sep, "/"): sha256(f) for f in files}
 
 
 def not_run(given: Mapping[str, Any]) -> dict[str, str]:
