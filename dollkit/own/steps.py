@@ -1,0 +1,201 @@
+"""The steps of the paper on one's own films: the stages' functions, each kept once it is done.
+
+A step writes ``done.json`` last, with a fingerprint of its settings, its inputs and the modules
+that the stage of the same name depends on. Called again with the same, it returns what is there; a
+killed one goes on from its checkpoint, shard or job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dollkit import armlabels, classifiers, compute, networks, presets, pretraining, weights
+from dollkit.armnames import PRETRAINED
+from dollkit.augment import Augmentation
+from dollkit.errors import InputError
+from dollkit.explaining import Explain
+from dollkit.labelling import fingerprint, make_labels, rows_to_label
+from dollkit.labels import Distil, making, rules
+from dollkit.labels.store import LabelStore
+from dollkit.loop import Recipe
+from dollkit.own.source import Own
+from dollkit.pipeline import STAGES, files_of
+from dollkit.readers.build import build_store
+from dollkit.sources import sha256
+from dollkit.store import Store, open_store
+
+log = logging.getLogger(__name__)
+DONE = "done.json"
+
+
+@cache
+def code_of(family: str) -> str:
+    """Fingerprint of the modules that a stage of the pipeline depends on."""
+    state = hashlib.sha256()
+    for path in files_of(STAGES[family]):
+        state.update(sha256(path).encode())
+    return state.hexdigest()[:16]
+
+
+def is_done(folder: Path, key: str) -> bool:
+    """Whether a step was finished there under this key; the log says so."""
+    try:
+        done: bool = json.loads((folder / DONE).read_text(encoding="utf-8"))["key"] == key
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if done:
+        log.info("%s: kept, nothing that makes it has changed", folder)
+    return done
+
+
+def begin(folder: Path) -> None:
+    """Make a step's folder; whatever was done there no longer counts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DONE).unlink(missing_ok=True)
+
+
+def finish(folder: Path, key: str, **more: Any) -> None:
+    """Note that a step is done."""
+    text = json.dumps({"key": key, **more}, indent=1)
+    (folder / DONE).write_text(text + "\n", encoding="utf-8")
+
+
+def stores(own: Own, folder: Path, size: int) -> tuple[Store, Store]:
+    """Packed stores of the films with findings and of the films with masks.
+
+    Raises:
+        InputError: a film or mask that cannot be read, or a size that no network takes.
+    """
+    if size < 32 or size % 32:
+        raise InputError(f"parameter 'size' is {size}: use a multiple of 32")
+    films, task = (
+        open_store(build_store(table, folder / name, size))
+        for name, table in (("films", own.films), ("masked", own.task))
+    )
+    return films, task
+
+
+def train_classifiers(
+    store: Store, folder: Path, architectures: Sequence[str], recipe: Recipe, activation: str
+) -> dict[str, Path]:
+    """Train a classifier of each architecture (notebook 02), with its AUROC on held-out patients.
+
+    Returns:
+        Folder of each, with ``weights.safetensors``, ``model.json``, ``history.csv`` and, if films
+        of split ``test`` have findings, ``metrics.csv``.
+
+    Raises:
+        InputError: no or unknown architecture, or a split without films.
+    """
+    if not architectures:
+        raise InputError("parameter 'architectures' is empty: name at least one")
+    out = {}
+    for name in architectures:
+        out[name] = place = folder / name
+        key = fingerprint(store.digest, name, activation, vars(recipe), code_of("classifiers"))
+        if is_done(place, key):
+            continue
+        begin(place)
+        model = classifiers.create(name, 5, activation, "lse", recipe.seed, compute.device())
+        classifiers.train(model, store, "U-Ones", recipe, Augmentation(), place, key=key)
+        weights.save(model, place, model.config)
+        (place / "metrics.csv").unlink(missing_ok=True)
+        if (store.films["split"] == "test").any():
+            table = classifiers.evaluate(model, store, "test", precision=recipe.precision)
+            table.to_csv(place / "metrics.csv", index=False)
+        finish(place, key)
+    return out
+
+
+def given_classifiers(folder: Path) -> dict[str, Path]:
+    """Trained classifiers below a folder, as ``runs/laptop/classifiers`` holds them.
+
+    Raises:
+        InputError: none there, or one that cannot be read.
+    """
+    found = making.find_classifiers([folder])
+    for one in found.values():
+        weights.load_classifier(one, torch.device("cpu"))
+    return found
+
+
+def aurocs(folders: Mapping[str, Path]) -> pd.DataFrame:
+    """``metrics.csv`` of the classifiers that have one, below each other."""
+    files = [f / "metrics.csv" for f in folders.values() if (f / "metrics.csv").is_file()]
+    tables = [t for t in map(pd.read_csv, files) if len(t)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def label(
+    store: Store, folders: Mapping[str, Path], folder: Path, *, n_label: int, n_hold: int,
+    threshold: str = "otsu", most_steps: int = 54, precision: str = "float32",
+) -> LabelStore:  # fmt: skip
+    """DoLL labels of films of splits ``train`` and ``valid`` (notebook 03).
+
+    Raises:
+        InputError: see `labelling.make_labels`.
+    """
+    how = Explain(most_steps=most_steps, precision=precision, unsettled="keep")
+    settings = Distil(**rules.settings(threshold))
+    models = weights.load_classifiers(folders, compute.device())
+    hashes = {name: sha256(f / weights.FILE) for name, f in folders.items()}
+    rows = rows_to_label(store, n_label, n_hold)
+    folder.mkdir(parents=True, exist_ok=True)
+    return make_labels(models, store, rows, how, settings, folder, hashes)
+
+
+def pretrain(
+    arms: Sequence[str], store: Store, labels: LabelStore, folders: Mapping[str, Path],
+    folder: Path, network: str, depth: int, *, steps: int, batch: int, precision: str, seed: int,
+) -> dict[str, Path]:  # fmt: skip
+    """Pre-train the network of each arm that needs it (notebook 04), on the first encoder.
+
+    Returns:
+        Folder of each pre-trained arm.
+
+    Raises:
+        InputError: an arm that no label set can teach here, or too few labelled films.
+    """
+    how = presets.settings("modern")
+    recipe = presets.recipe(how, steps, batch, max(1, steps // 4), precision, seed)
+    where, config = compute.device(), encoder_of(folders)
+    train, held = pretraining.parts(store, labels)
+    out = {}
+    for arm in (a for a in arms if a in PRETRAINED):
+        out[arm] = place = folder / f"{network}-{arm}"
+        hashes = {name: sha256(f / weights.FILE) for name, f in folders.items()}
+        about = [labels.meta["sha256"], hashes, vars(recipe), vars(how), code_of("pretrain")]
+        key = fingerprint(store.digest, network, depth, config, arm, *about)
+        if is_done(place, key):
+            continue
+        begin(place)
+        taught = armlabels.labels_of(arm, store, labels, folders, place / "labels", where)
+        targets = pretraining.targets_of(arm, store, taught, seed)
+        start = {config["architecture"]: folders[config["name"]]}
+        net = pretraining.network(
+            network, config["architecture"], depth, config["activation"], "classifier", start,
+            seed, where,
+        )  # fmt: skip
+        pretraining.pretrain(
+            net, store, train, held, targets, recipe, background=how.background, dice=how.dice,
+            augmentation=Augmentation(), folder=place, label=f"pretrain {arm}", key=key,
+        )  # fmt: skip
+        weights.save(net, place, networks.config_of(net))
+        finish(place, key)
+    return out
+
+
+def encoder_of(folders: Mapping[str, Path]) -> dict[str, str]:
+    """Name, architecture and activation of the first classifier: its backbone is the network's."""
+    name, folder = next(iter(folders.items()))
+    made, _ = weights.read(folder)
+    return {"name": name} | {k: str(made[k]) for k in ("architecture", "activation")}
