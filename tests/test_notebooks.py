@@ -15,7 +15,7 @@ from dollkit.params import declared
 from tests.toys import write_notebook
 
 STAGES = {s.notebook: s for s in pipeline.STAGES.values()}
-NAMES = ["00_quickstart.ipynb", *STAGES]
+NAMES = ["00_quickstart.ipynb", *STAGES, "11_your_radiographs.ipynb"]
 CELL_LINES = 25
 FUNCTION_LINES = 5
 CHECKED = re.compile(r"(?m)^\s*#\s*NBVAL_CHECK_OUTPUT\b")

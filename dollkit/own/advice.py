@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ def steps(cases: pd.DataFrame, arm: str = "doll") -> pd.DataFrame:
     own = cases[cases["arm"] == arm]
     sizes = sorted(own["n_train"].unique())
     rows = []
-    for few, more in zip(sizes, sizes[1:], strict=False):
+    for few, more in pairwise(sizes):
         parts = [own[own["n_train"] == n] for n in (more, few)]
         effect = difference(*parts) if all(len(p) for p in parts) else NO_EFFECT
         rows.append({"n_from": few, "n_to": more, "effect": effect.estimate,
@@ -134,8 +135,8 @@ def advice(
     elif last["lo"] > 0:
         ahead = last["effect"] / np.log2(most / few)
         out.append(
-            f"More masks still help. Extrapolated, not measured: curves flatten, so that {2 * most} "
-            f"masks may bring up to {max(ahead, 0):.3f} more; beyond that it {OPEN}."
+            "More masks still help. Extrapolated, not measured: curves flatten, so that "
+            f"{2 * most} masks may bring up to {max(ahead, 0):.3f} more; beyond that it {OPEN}."
         )
     else:
         out.append(f"Whether more masks than {most} would help {OPEN} from these films.")

@@ -18,7 +18,7 @@ from dollkit.finetuning import Films, Job, Parts, Start
 from dollkit.labelling import fingerprint
 from dollkit.loop import Recipe
 from dollkit.own import predict
-from dollkit.own.steps import begin, code_of, encoder_of, finish, is_done
+from dollkit.own.steps import DEPTH, begin, code_of, encoder_of, finish, is_done
 
 TASK = "own"
 LEAST = 6
@@ -84,7 +84,8 @@ def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
 
 def setup(
     data: Films, arms: Sequence[str], folders: Mapping[str, Path], pretrained: Mapping[str, Path],
-    network: str, depth: int, recipe: Recipe, lrs: Sequence[float], n_valid: int, digest: str,
+    network: str, recipe: Recipe, lrs: Sequence[float], n_valid: int, digest: str,
+    depth: int = DEPTH,
 ) -> Setup:  # fmt: skip
     """Starts and settings of all fine-tuning runs.
 

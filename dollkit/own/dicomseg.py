@@ -104,6 +104,7 @@ def write(
                 hd.sr.CodedConcept.from_code(what.modifier)
             ]
         segments.append(segment)
+    hashes = [hashlib.sha256(mask.tobytes()).hexdigest() for mask in masks]
     about = [film.SOPInstanceUID, network, dollkit.__version__, *classes]
     try:
         made = _silently(
@@ -113,7 +114,7 @@ def write(
             segment_descriptions=segments,
             series_instance_uid=_uid(film.SeriesInstanceUID, *about[1:]),
             series_number=_series(film),
-            sop_instance_uid=_uid(*about, *(hashlib.sha256(m.tobytes()).hexdigest() for m in masks)),
+            sop_instance_uid=_uid(*about, *hashes),
             instance_number=1,
             manufacturer=NAME,
             manufacturer_model_name=NAME,

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
@@ -21,6 +20,7 @@ import dollkit
 from dollkit import compute, networks, weights
 from dollkit.errors import InputError
 from dollkit.labelling import fingerprint
+from dollkit.labels.filmset import image_id_of
 from dollkit.own import ongrid
 from dollkit.own.concepts import Concept
 from dollkit.own.listing import chosen, films_below, plain
@@ -117,7 +117,7 @@ def predict(
         overlap: of PNG: ``files``, one per class; or ``values``, one with the number of the
             class, where the likelier class wins (areas are then of what is drawn).
         only: films by name; none: all.
-        trained_on: films (names without ending) that the network saw with their masks: marked
+        trained_on: ids of films that the network saw with their masks (`comparing.final`): marked
             in the index, because such a mask says nothing of how good others are.
         codes: see `concepts.concept`.
 
@@ -157,7 +157,7 @@ def predict(
     bar.close()
     rows = [row for name in names for row in journal.rows[name]]
     index = pd.DataFrame(rows)
-    index["trained_on"] = [plain(name) in set(trained_on) for name in index["file"]]
+    index["trained_on"] = [image_id_of(name) in set(trained_on) for name in index["file"]]
     index = index[COLUMNS]
     _write_index(index, out, segmenter, to, overlap)
     return index
@@ -169,9 +169,7 @@ def _check(
 ) -> list[Concept]:  # fmt: skip
     for parameter, value, known in (("to", to, TO), ("overlap", overlap, OVERLAP)):
         if value not in known:
-            raise InputError(
-                f"parameter {parameter!r} is {value!r}: use one of {', '.join(known)}"
-            )
+            raise InputError(f"parameter {parameter!r} is {value!r}: use one of {', '.join(known)}")
     if to == "png":
         return []
     from dollkit.own import dicomseg  # highdicom takes seconds to import, and few need it

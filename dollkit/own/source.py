@@ -235,9 +235,7 @@ def _task(
     return replace(table, films=frame, masks=own, beside=files)
 
 
-def _classification(
-    table: FilmTable, masked: set[str], split: bool
-) -> tuple[FilmTable, list[str]]:
+def _classification(table: FilmTable, masked: set[str], split: bool) -> tuple[FilmTable, list[str]]:
     """Films with findings, in splits that keep the patients with masks out of learning."""
     known = table.films[list(FINDINGS)].notna().any(axis=1).to_numpy()
     frame = table.films[known].reset_index(drop=True)

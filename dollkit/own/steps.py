@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,16 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dollkit import armlabels, classifiers, compute, networks, presets, pretraining, weights
+from dollkit import (
+    armlabels,
+    classifiers,
+    compute,
+    networks,
+    paths,
+    presets,
+    pretraining,
+    weights,
+)
 from dollkit.armnames import PRETRAINED
 from dollkit.augment import Augmentation
 from dollkit.errors import InputError
@@ -31,10 +41,13 @@ from dollkit.own.source import Own
 from dollkit.pipeline import STAGES, files_of
 from dollkit.readers.build import build_store
 from dollkit.sources import sha256
+from dollkit.stage import make_writable
 from dollkit.store import Store, open_store
 
 log = logging.getLogger(__name__)
 DONE = "done.json"
+DEPTH = 3
+"""Encoder stages of a PSPNet: stride 8."""
 
 
 @cache
@@ -44,6 +57,32 @@ def code_of(family: str) -> str:
     for path in files_of(STAGES[family]):
         state.update(sha256(path).encode())
     return state.hexdigest()[:16]
+
+
+def work_folder(run: str) -> Path:
+    """``runs/<run>``: everything that is made from the films stays below it.
+
+    Raises:
+        InputError: no plain name, or that of a profile, whose run lies there.
+    """
+    if not re.fullmatch(r"[\w.+-]+", run) or (paths.PARAMS / f"{run}.yaml").is_file():
+        raise InputError(f"parameter 'run' is {run!r}: use a name of letters, no profile's")
+    make_writable(paths.runs() / run)
+    return paths.runs() / run
+
+
+def numbers(name: str, given: Mapping[str, int], known: Sequence[str]) -> dict[str, int]:
+    """A parameter that holds several numbers, each one there and above zero.
+
+    Raises:
+        InputError: one is missing, unknown, or not above zero.
+    """
+    for key in (*known, *given):
+        if key not in given or key not in known or given[key] < 1:
+            raise InputError(
+                f"parameter {name!r} is {dict(given)}: give {', '.join(known)}, each 1 or more"
+            )
+    return dict(given)
 
 
 def is_done(folder: Path, key: str) -> bool:
@@ -155,7 +194,8 @@ def label(
 
 def pretrain(
     arms: Sequence[str], store: Store, labels: LabelStore, folders: Mapping[str, Path],
-    folder: Path, network: str, depth: int, *, steps: int, batch: int, precision: str, seed: int,
+    folder: Path, network: str, *, steps: int, precision: str, batch: int = 16, seed: int = 0,
+    depth: int = DEPTH,
 ) -> dict[str, Path]:  # fmt: skip
     """Pre-train the network of each arm that needs it (notebook 04), on the first encoder.
 

@@ -25,6 +25,9 @@ MADE = "example.txt"
 NAMES = {"Pleural Effusion": "Effusion"}
 """Findings that the table calls otherwise, as a stranger's may."""
 
+COLUMNS = {theirs: ours for ours, theirs in NAMES.items()}
+"""The mapping that such a table needs."""
+
 CLASSES = {"lungs": ("left lung", "right lung"), "heart": ("heart",)}
 
 
@@ -109,7 +112,7 @@ def _save_dicom(path: Path, film: U8, inverted: bool) -> None:
     about.SOPInstanceUID, about.StudyInstanceUID, about.SeriesInstanceUID = (
         str(generate_uid(entropy_srcs=[kind, path.stem])) for kind in ("film", "study", "series")
     )
-    about.Modality, about.PatientName, about.PatientID = "CR", "PHANTOM", path.stem
+    about.Modality, about.PatientName, about.PatientID = "CR", "Phantom^Chest", path.stem
     about.PatientBirthDate = about.PatientSex = about.StudyDate = about.StudyTime = ""
     about.AccessionNumber = about.StudyID = about.ReferringPhysicianName = ""
     about.Rows, about.Columns = film.shape
