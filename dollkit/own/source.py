@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -145,7 +145,8 @@ def _renamed(path: Path, columns: Mapping[str, str]) -> tuple[str, set[str]]:
         offer = ", ".join(f"{c!r}: {_offer(c)!r}" for c in odd)
         raise InputError(
             f"{path}: column {odd[0]!r} looks like a finding and is none of the 14: say what it "
-            f"is by parameter 'columns', such as {{{offer}}} ('' leaves it out)"
+            f"is by parameter 'columns', such as {{{offer}}} ('' leaves it out; several columns of "
+            "one finding are joined)"
         )
     used = {n for n in names.values() if n}
     if len(header) > 1 and not used & set(FINDINGS):
@@ -153,14 +154,42 @@ def _renamed(path: Path, columns: Mapping[str, str]) -> tuple[str, set[str]]:
             f"{path}: no column of a finding among {', '.join(header)}: use {', '.join(FINDINGS)}, "
             "or say by parameter 'columns' what a column is"
         )
-    stream = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
-    first = [c.strip() for c in next(csv.reader(stream))]
+    return _rewritten(path, names, {c for c in columns if not columns[c]}), used
+
+
+def _rewritten(path: Path, names: Mapping[str, str | None], left_out: Collection[str]) -> str:
+    """The file with the reader's words as header, record by record.
+
+    Several columns of one finding become one: positive where any is, else uncertain where any
+    is, else negative where any is.
+    """
+    text = path.read_bytes().decode("utf-8-sig")
+    records = list(csv.reader(io.StringIO(text, newline="")))
+    first = [c.strip() for c in records[0]]
+    same: dict[str, list[int]] = {}
+    for i, column in enumerate(first):
+        same.setdefault(names.get(column) or "", []).append(i)
+    joined = {f: at for f, at in same.items() if f in FINDINGS and len(at) > 1}
+    head = [f"note {c}" if c in left_out else names.get(c) or c for c in first]
+    for at in joined.values():
+        for i in at[1:]:
+            head[i] = f"note {first[i]}"
     out = io.StringIO(newline="")
-    left_out = {c: f"note {c}" for c in columns if not columns[c]}
-    csv.writer(out, lineterminator="\n").writerow(
-        [left_out.get(c) or names.get(c) or c for c in first]
-    )
-    return out.getvalue() + stream.read(), used
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    for cells in records[1:]:
+        for at in joined.values():
+            if len(cells) == len(first):
+                cells[at[0]] = _any([cells[i].strip() for i in at])
+        writer.writerow(cells)
+    return out.getvalue()
+
+
+def _any(values: Sequence[str]) -> str:
+    """One state for several; what is no state comes first, so that the reader refuses it."""
+    plain_values = [v.removesuffix(".0") for v in values]
+    odd = [v for v in plain_values if v not in ("1", "-1", "0", "")]
+    return next((v for v in (*odd, "1", "-1", "0") if v in plain_values), "")
 
 
 def _name(column: str, columns: Mapping[str, str]) -> str | None:
