@@ -219,3 +219,15 @@ def test_bad_calls_say_so_first(world: Path, tmp_path: Path,
     assert command.main([*call, "--out", str(tmp_path / "o"), "--only", "patient00001/film0000"])\
         == 0  # fmt: skip
     assert "1 films, 2 classes" in capsys.readouterr().out
+
+
+def test_nih_originals(world: Path, shared_dir: Path, tmp_path: Path) -> None:
+    """Films as NIH released them, in its folders: 1024 px, some of them RGBA."""
+    root = shared_dir / "layouts" / "nih_chestxray14"
+    if not root.is_dir():
+        pytest.skip(f"no films in {root}")
+    index = predict.predict(predict.load(world / "network"), root, tmp_path / "out")
+    films = sorted(root.rglob("*.png"))
+    assert index["file"].unique().tolist() == [f.relative_to(root).as_posix() for f in films]
+    for row in index.itertuples():
+        assert load_image(tmp_path / "out" / row.mask).shape == load_image(root / row.file).shape

@@ -272,7 +272,7 @@ def _classification(table: FilmTable, masked: set[str], split: bool) -> tuple[Fi
     if not split:
         held = frame["patient_id"].isin(masked).to_numpy()
         rest = frame.loc[~held, ["patient_id", "split"]]
-        if rest["patient_id"].nunique() < MANY:  # by hash, a part of few may be all but empty
+        if 0 < rest["patient_id"].nunique() < MANY:  # by hash, a part of few may be all but empty
             traits = (frame.loc[~held, list(FINDINGS)] == 1).to_numpy()
             drawn = draw_task_split(rest["patient_id"].tolist(), traits, SHARES)
             frame.loc[~held, "split"] = drawn

@@ -65,7 +65,7 @@ def work_folder(run: str) -> Path:
     Raises:
         InputError: no plain name, or that of a profile, whose run lies there.
     """
-    if not re.fullmatch(r"[\w.+-]+", run) or (paths.PARAMS / f"{run}.yaml").is_file():
+    if not re.fullmatch(r"\w[\w.+-]*", run) or (paths.PARAMS / f"{run}.yaml").is_file():
         raise InputError(f"parameter 'run' is {run!r}: use a name of letters, no profile's")
     make_writable(paths.runs() / run)
     return paths.runs() / run
@@ -155,8 +155,12 @@ def train_classifiers(
     return out
 
 
-def given_classifiers(folder: Path) -> dict[str, Path]:
+def given_classifiers(folder: Path, first: str = "") -> dict[str, Path]:
     """Trained classifiers below a folder, as ``runs/laptop/classifiers`` holds them.
+
+    Args:
+        folder: of one classifier, or of several such folders.
+        first: the one whose backbone the networks take, if it is there.
 
     Raises:
         InputError: none there, or one that cannot be read.
@@ -164,7 +168,8 @@ def given_classifiers(folder: Path) -> dict[str, Path]:
     found = making.find_classifiers([folder])
     for one in found.values():
         weights.load_classifier(one, torch.device("cpu"))
-    return found
+    order = sorted(found, key=lambda name: name != first)  # stable: the others stay as they are
+    return {name: found[name] for name in order}
 
 
 def aurocs(folders: Mapping[str, Path]) -> pd.DataFrame:
