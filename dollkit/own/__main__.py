@@ -1,4 +1,4 @@
-"""One's own films: ``python -m dollkit.own check | predict``; notebook 11 does the rest."""
+"""One's own films: ``python -m dollkit.own check | run | predict``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dollkit.errors import InputError
+from dollkit.run import StageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status (2 for bad input)."""
+    """Command line; returns the exit status: 2 for bad input, 1 if the notebook failed."""
     given = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
@@ -20,12 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except StageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dollkit.own", description="One's own films")
-    commands = parser.add_subparsers(required=True, metavar="check | predict")
+    commands = parser.add_subparsers(required=True, metavar="check | run | predict")
 
     add = commands.add_parser("check", help="do films, findings and masks go together?")
     add.add_argument("--films", type=Path, required=True, metavar="DIR")
@@ -37,6 +41,13 @@ def _parser() -> argparse.ArgumentParser:
         help="what a column of the CSV file is; OURS blank: leave it out",
     )  # fmt: skip
     add.set_defaults(run=_check)
+
+    add = commands.add_parser("run", help="notebook 11, from classifiers to masks and the report")
+    add.add_argument(
+        "settings", type=Path, metavar="YAML", help="lines like 'films: /data/films', by the "
+        "names of the notebook's first cell",
+    )  # fmt: skip
+    add.set_defaults(run=_run)
 
     add = commands.add_parser("predict", help="masks on each film's own grid")
     add.add_argument("--network", type=Path, required=True, metavar="DIR")
@@ -74,6 +85,13 @@ def _check(given: argparse.Namespace) -> None:
         print(f"{name}: {value}")
     for note in own.notes:
         print(f"note: {note}")
+
+
+def _run(given: argparse.Namespace) -> None:
+    from dollkit.own import running
+
+    executed = running.run(running.read_settings(given.settings))
+    print(f"{executed.parent / 'report' / 'report.md'}\n{executed}")
 
 
 def _predict(given: argparse.Namespace) -> None:
