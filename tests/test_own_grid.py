@@ -174,16 +174,14 @@ def test_a_killed_call_goes_on(world: Path, monkeypatch: pytest.MonkeyPatch) -> 
     pd.testing.assert_frame_equal(resumed, whole)
     predict.predict(segmenter, films, out)
     assert len(seen) == 11 + 16 - predict.BATCH
-    predict.predict(segmenter, films, out, overlap="values")
+    predict.predict(segmenter, films, out, to="values")
     assert len(seen) == 11 + 2 * 16 - predict.BATCH
 
 
 def test_values_and_chosen_films(world: Path) -> None:
     films, out = world / "example" / "films", world / "values"
     name = "patient00001/film0000"
-    index = predict.predict(
-        predict.load(world / "network"), films, out, overlap="values", only=[name]
-    )
+    index = predict.predict(predict.load(world / "network"), films, out, to="values", only=[name])
     assert index["file"].unique().tolist() == [f"{name}.png"]
     values = load_image(out / "values" / f"{name}.png")
     assert index["pixels"].tolist() == [(values == k).sum() for k in (1, 2)]

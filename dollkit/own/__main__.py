@@ -53,10 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--network", type=Path, required=True, metavar="DIR")
     add.add_argument("--films", type=Path, required=True, metavar="DIR")
     add.add_argument("--out", type=Path, required=True, metavar="DIR")
-    add.add_argument("--to", default="png", metavar="FORMAT", help="png | dicom-seg (%(default)s)")
     add.add_argument(
-        "--overlap", default="files", metavar="HOW",
-        help="of png: files (one per class) or values (one picture, a value per class)",
+        "--to", default="png", metavar="FORMAT",
+        help="png (a file per class), values (one picture of all), dicom-seg (%(default)s)",
     )  # fmt: skip
     add.add_argument("--only", nargs="+", default=[], metavar="FILM", help="only these films")
     add.add_argument("--classes", nargs="+", default=[], help="if the network does not say them")
@@ -103,7 +102,6 @@ def _predict(given: argparse.Namespace) -> None:
         given.films,
         given.out,
         to=given.to,
-        overlap=given.overlap,
         only=given.only,
         codes=codes,
     )

@@ -12,6 +12,7 @@ import pandas as pd
 
 from dollkit import arms as starting
 from dollkit import cells, compute, finetuning, grid, networks, outcome, tuned, weights
+from dollkit.armnames import ARMS
 from dollkit.augment import Augmentation
 from dollkit.errors import InputError
 from dollkit.finetuning import Films, Job, Parts, Start
@@ -21,6 +22,9 @@ from dollkit.own import predict
 from dollkit.own.steps import DEPTH, begin, code_of, encoder_of, finish, is_done
 
 TASK = "own"
+STARTS = tuple(arm for arm in ARMS if arm not in ("imagenet", "truth"))
+"""Starts that need nothing but films and findings."""
+
 LEAST = 6
 """Patients with masks below which none can be held out: a paired test of five has no p < 0.05."""
 
@@ -80,6 +84,24 @@ def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
         else "effects of the size that the phantom showed may or may not show"
     )
     return f"masks of {len(films)} films of {patients} patients: {strength}"
+
+
+def check_starts(
+    arms: Sequence[str], predict_with: str, lrs: Sequence[float], seeds: Sequence[int]
+) -> None:
+    """Whether the starts to compare and the one that draws go together, before anything starts.
+
+    Raises:
+        InputError: an unknown start, one named twice, or nothing to run.
+    """
+    for arm in arms:
+        if arm not in STARTS:
+            raise InputError(f"parameter 'arms' names {arm!r}: use some of {', '.join(STARTS)}")
+    if predict_with not in arms:
+        raise InputError(f"parameter 'predict_with' is {predict_with!r}: list it in 'arms' too")
+    if len(set(arms)) < len(arms):
+        raise InputError(f"parameter 'arms' is {list(arms)}: each start once")
+    grid.check(arms, {"full": (arms, lrs)}, {}, seeds, [0])
 
 
 def setup(

@@ -33,8 +33,7 @@ log = logging.getLogger(__name__)
 NOTE = "segmenter.json"
 INDEX = "predictions"
 JOURNAL = "predictions.part"
-TO = ("png", "dicom-seg")
-OVERLAP = ("files", "values")
+TO = ("png", "values", "dicom-seg")
 BATCH = 8
 COLUMNS = [
     "file", "class", "mask", "value", "pixels", "area_mm2", "spacing_from", "mean_probability",
@@ -100,7 +99,6 @@ def predict(
     out: Path,
     *,
     to: str = "png",
-    overlap: str = "files",
     only: Sequence[str] = (),
     trained_on: Collection[str] = (),
     codes: Mapping[str, Sequence[str]] | None = None,
@@ -110,12 +108,11 @@ def predict(
     Args:
         segmenter: from `load`.
         films: folder of films, any depth.
-        out: folder to write: ``<class>/<film>.png`` with 0 and 255 (so that it is a folder of
-            masks, to be corrected and trained on), ``values/<film>.png`` or
-            ``dicom-seg/<film>.dcm``; and ``predictions.csv`` and ``.json``, the index.
-        to: ``png`` or ``dicom-seg``.
-        overlap: of PNG: ``files``, one per class; or ``values``, one with the number of the
-            class, where the likelier class wins (areas are then of what is drawn).
+        out: folder to write; it gets ``predictions.csv`` and ``.json``, the index, too.
+        to: ``png``: ``<class>/<film>.png`` with 0 and 255 (so that it is a folder of masks, to be
+            corrected and trained on); ``values``: ``values/<film>.png`` with the number of the
+            class, the likelier one where classes overlap (areas are then of what is drawn); or
+            ``dicom-seg``: ``dicom-seg/<film>.dcm``.
         only: films by name; none: all.
         trained_on: ids of films that the network saw with their masks (`comparing.final`): marked
             in the index, because such a mask says nothing of how good others are.
@@ -133,12 +130,12 @@ def predict(
     names = chosen(films_below(films), only, films)
     if out.resolve() == films.resolve() or films.resolve() in out.resolve().parents:
         raise InputError(f"{out}: lies in the folder of the films: choose another to write to")
-    concepts = _check(films, names, segmenter, to, overlap, codes)
+    concepts = check(films, names, segmenter.classes, to, codes)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(out, error) from None
-    settings = [segmenter.digest, list(segmenter.classes), segmenter.size, to, overlap]
+    settings = [segmenter.digest, list(segmenter.classes), segmenter.size, to]
     key = fingerprint(settings, dict(codes or {}), dollkit.__version__)
     journal = _Journal(out / JOURNAL, key)
     waiting = [name for name in names if not journal.stands(out, films, name)]
@@ -149,7 +146,7 @@ def predict(
         read = [ongrid.read_film(films, name, segmenter.size) for name in some]
         for film, logits in zip(read, ongrid.logits_of(segmenter.net, read, where), strict=True):
             try:
-                rows = list(_write(segmenter, films, out, film, logits, to, overlap, concepts))
+                rows = list(_write(segmenter, films, out, film, logits, to, concepts))
             except OSError as error:
                 raise unwritable(out, error) from None
             journal.add(films, film.name, rows)
@@ -159,33 +156,37 @@ def predict(
     index = pd.DataFrame(rows)
     index["trained_on"] = [image_id_of(name) in set(trained_on) for name in index["file"]]
     index = index[COLUMNS]
-    _write_index(index, out, segmenter, to, overlap)
+    _write_index(index, out, segmenter, to)
     return index
 
 
-def _check(
-    films: Path, names: Sequence[str], segmenter: Segmenter, to: str, overlap: str,
-    codes: Mapping[str, Sequence[str]] | None,
+def check(
+    films: Path, names: Sequence[str], classes: Sequence[str], to: str,
+    codes: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Concept]:  # fmt: skip
-    for parameter, value, known in (("to", to, TO), ("overlap", overlap, OVERLAP)):
-        if value not in known:
-            raise InputError(f"parameter {parameter!r} is {value!r}: use one of {', '.join(known)}")
-    if to == "png":
+    """Whether masks of some films can be written in a format; the codes of a segmentation.
+
+    Raises:
+        InputError: an unknown format, or see `dicomseg.check`.
+    """
+    if to not in TO:
+        raise InputError(f"parameter 'to' is {to!r}: use one of {', '.join(TO)}")
+    if to != "dicom-seg":
         return []
     from dollkit.own import dicomseg  # highdicom takes seconds to import, and few need it
 
-    return dicomseg.check(films, names, segmenter.classes, codes)
+    return dicomseg.check(films, names, classes, codes)
 
 
 def _write(
     segmenter: Segmenter, films: Path, out: Path, film: ongrid.Film,
-    logits: npt.NDArray[np.float32], to: str, overlap: str, concepts: Sequence[Concept],
+    logits: npt.NDArray[np.float32], to: str, concepts: Sequence[Concept],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Write the masks of one film; yields a row per class."""
     spacing = ongrid.spacing_of(films / film.name)
     masks: list[ongrid.U8] = []
     values = None
-    if to == "png" and overlap == "values":
+    if to == "values":
         values = ongrid.values_of(logits, film.height, film.width)
         _save(values, out / "values" / f"{plain(film.name)}.png")
     for k, name in enumerate(segmenter.classes):
@@ -220,9 +221,7 @@ def _save(picture: ongrid.U8, path: Path) -> None:
     part.replace(path)
 
 
-def _write_index(
-    index: pd.DataFrame, out: Path, segmenter: Segmenter, to: str, overlap: str
-) -> None:
+def _write_index(index: pd.DataFrame, out: Path, segmenter: Segmenter, to: str) -> None:
     head = {
         "made_by": f"dollkit {dollkit.__version__}",
         "use": "research software, not for clinical use",
@@ -230,7 +229,6 @@ def _write_index(
         "size": segmenter.size,
         "classes": {name: k for k, name in enumerate(segmenter.classes, start=1)},
         "to": to,
-        "overlap": overlap,
     }
     rows = index.astype(object).where(index.notna(), None).to_dict("records")
     text = json.dumps({**head, "predictions": rows}, indent=1, ensure_ascii=False)
