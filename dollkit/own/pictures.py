@@ -31,10 +31,10 @@ def predictions(films: Path, out: Path, index: pd.DataFrame, side: int = 256, n:
     images, masks = [], []
     for name in dict.fromkeys(names):
         film = ongrid.read_film(films, name, side)
-        own = index[index["file"] == name].set_index("class")
+        own = {r["class"]: r for r in index[index["file"] == name].to_dict("records")}
         images.append(film.grid)
         masks.append([
-            fit_mask((load_image(out / own.at[c, "mask"]) == own.at[c, "value"]).astype(np.uint8),
+            fit_mask((load_image(out / own[c]["mask"]) == own[c]["value"]).astype(np.uint8),
                      side, film.height, film.width)
             for c in classes
         ])  # fmt: skip

@@ -99,10 +99,11 @@ def sentence(table: pd.DataFrame) -> str:
     n, films = int(main["n_train"].iloc[0]), int(main["n_cases"].max())
     said = []
     for arm, row in main.iterrows():
-        said.append(
-            f"Against the {arm} start, with {n} masks, DoLL {_verb(row['verdict'])} "
-            f"({row['effect']:+.3f} mIoU [{row['lo']:+.3f}, {row['hi']:+.3f}]): {row['why']}."
-        )
+        found = f"{row['effect']:+.3f} mIoU [{row['lo']:+.3f}, {row['hi']:+.3f}]"
+        told = f"Against the {arm} start, with {n} masks, DoLL {row['verdict']} ({found})"
+        if row["verdict"] == UNKNOWN:
+            told = f"Whether DoLL paid against the {arm} start with {n} masks {UNKNOWN} ({found})"
+        said.append(f"{told}: {row['why']}.")
     word = {arm: row["verdict"] for arm, row in main.iterrows()}
     if word.get("random") == PAID and word.get("classifier") == NOT:
         said.append(
@@ -124,7 +125,3 @@ def sentence(table: pd.DataFrame) -> str:
             "the diagnosis in the labels is not shown."
         )
     return " ".join(said)
-
-
-def _verb(verdict: str) -> str:
-    return "cannot be judged" if verdict == UNKNOWN else verdict
