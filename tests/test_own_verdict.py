@@ -73,11 +73,21 @@ def test_cannot_be_told() -> None:
     table = verdict.contrasts(cases(flat(random=0.5, doll=0.52), patients=12, noise=0.2), MARGIN)
     assert words(table) == {"random": verdict.UNKNOWN}
     assert table["lo"].iloc[0] < 0 < MARGIN < table["hi"].iloc[0]
-    assert "12 films of 12 patients leave room" in table["why"].iloc[0]
+    assert "12 films of 12 patients and 3 seeds leave room" in table["why"].iloc[0]
     assert f"{table['mde'].iloc[0]:.3f}" in table["why"].iloc[0]
     said = verdict.sentence(table)
     assert said.startswith("Whether DoLL paid against the random start with 8 masks cannot be told")
     assert "decides nothing either way" in said
+
+
+def test_seeds_that_differ_are_named_as_what_limits() -> None:
+    """One run of DoLL far above, one far below: more films would not help."""
+    rows = cases(flat(random=0.5, doll=0.53), patients=60, seeds=2)
+    shift = rows["seed"].map({0: 0.1, 1: -0.1}).where(rows["arm"] == "doll", 0.0)
+    for known, spread in ((True, 1.0), (False, 0.0)):
+        moved = rows.assign(iou=rows["iou"] + spread * shift)
+        why = verdict.contrasts(moved, MARGIN)["why"].iloc[0]
+        assert ("more seeds would tell more" in why) is known
 
 
 @pytest.mark.parametrize(("patients", "seeds"), [(5, 3), (40, 1)])
@@ -92,7 +102,7 @@ def test_too_few(patients: int, seeds: int) -> None:
 def test_several_starts_are_corrected_for() -> None:
     """p of 0.03 alone is no longer beyond chance beside a second start."""
     row = pd.Series({"n_cases": 30, "n_patients": 30, "n_seeds": 3, "effect": 0.02, "lo": 0.002,
-                     "hi": 0.038, "p": 0.03, "p_holm": 0.06, "mde": 0.025})  # fmt: skip
+                     "hi": 0.038, "p": 0.03, "p_holm": 0.06, "mde": 0.025, "df": 20})  # fmt: skip
     assert verdict.judged(row, MARGIN).verdict == verdict.UNKNOWN
     assert verdict.judged(pd.Series({**row, "p_holm": 0.03}), MARGIN).verdict == verdict.PAID
 

@@ -76,11 +76,8 @@ def equal_to(cases: pd.DataFrame, contrasts: pd.DataFrame) -> pd.DataFrame:
 def _units(cases: pd.DataFrame, arm: str) -> dict[int, Floats]:
     """Per size the patients' contributions, mean over seeds; in one order for all."""
     own = cases[cases["arm"] == arm]
-    return {
-        int(n): contributions(part, "iou")[2].mean(axis=0)
-        for n, part in own.groupby("n_train")
-        if len(part)
-    }
+    sizes = sorted(int(n) for n in own["n_train"].unique())
+    return {n: contributions(own[own["n_train"] == n], "iou")[2].mean(axis=0) for n in sizes}
 
 
 def _rank(text: str) -> tuple[float, int]:

@@ -243,7 +243,9 @@ class _Journal:
     """Rows of the films that are done, one line each, under the key of what made them."""
 
     def __init__(self, path: Path, key: str) -> None:
-        self.path, self.rows, self._state = path, {}, {}  # type: ignore[var-annotated]
+        self.path = path
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self._state: dict[str, list[int]] = {}
         lines: list[Any] = []
         if path.is_file():
             for text in path.read_text(encoding="utf-8").splitlines():

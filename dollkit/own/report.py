@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def _compared(of: Inputs, cases: pd.DataFrame, folder: Path) -> list[str]:
         "![Learning curves](figure_curve.png)",
         drawn.caption,
         "## The comparison",
-        _table(table.drop(columns=["why"])),
+        _table(table.drop(columns=["why", "df"])),
         "Paired differences in mean IoU over the foreground classes, on films of patients that no "
         "network had seen in training; 95 % intervals and p over patients and seeds. With "
         "cross-validation the networks of different folds share training films, so that intervals "
@@ -169,5 +169,5 @@ def _table(frame: pd.DataFrame) -> str:
     return markdown(display(frame, names=NAMES))
 
 
-def _list(lines: Sequence[str] | object) -> str:
-    return "\n".join(f"- {line}" for line in lines)  # type: ignore[attr-defined]
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

@@ -277,10 +277,11 @@ def _classification(table: FilmTable, masked: set[str], split: bool) -> tuple[Fi
             drawn = draw_task_split(rest["patient_id"].tolist(), traits, SHARES)
             frame.loc[~held, "split"] = drawn
         frame.loc[held, "split"] = "test"
-        notes.append(
-            f"{int(held.sum())} films with findings belong to patients with masks: classifiers "
-            "and pre-training do not see them"
-        )
+        if held.any():
+            notes.append(
+                f"{int(held.sum())} films with findings belong to patients with masks: classifiers "
+                "and pre-training do not see them"
+            )
     train = frame[frame["split"] == "train"]
     if not len(train) or not (train[list(FINDINGS)] == 1).any(axis=None):
         raise InputError(

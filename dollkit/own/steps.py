@@ -189,7 +189,8 @@ def label(
         InputError: see `labelling.make_labels`.
     """
     how = Explain(most_steps=most_steps, precision=precision, unsettled="keep")
-    settings = Distil(**rules.settings(threshold))
+    cut: dict[str, Any] = dict(rules.settings(threshold))
+    settings = Distil(**cut)
     models = weights.load_classifiers(folders, compute.device())
     hashes = {name: sha256(f / weights.FILE) for name, f in folders.items()}
     rows = rows_to_label(store, n_label, n_hold)

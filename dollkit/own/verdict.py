@@ -16,7 +16,7 @@ MARGIN = 0.01
 """Gain in mIoU below which nobody would pre-train a network; a parameter."""
 
 COLUMNS = [
-    "n_train", "against", "effect", "lo", "hi", "p", "p_holm", "mde", "n_cases", "n_patients",
+    "n_train", "against", "effect", "lo", "hi", "p", "p_holm", "mde", "df", "n_cases", "n_patients",
     "n_seeds", "verdict", "why",
 ]  # fmt: skip
 
@@ -55,7 +55,7 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
             own.append(
                 {
                     "n_train": n, "against": arm, "effect": effect.estimate, "lo": effect.lo,
-                    "hi": effect.hi, "p": effect.p, "mde": smallest_effect(effect.se, effect.df),
+                    "hi": effect.hi, "p": effect.p, "df": effect.df, "mde": smallest_effect(effect.se, effect.df),
                     "n_cases": films, "n_patients": a.shape[-1], "n_seeds": len(seeds),
                 }
             )  # fmt: skip
@@ -84,10 +84,15 @@ def judged(row: pd.Series[float], margin: float) -> Words:
         return Words(PAID, "better beyond chance")
     if row["lo"] > 0:
         return Words(UNKNOWN, "better, but not beyond chance once several starts are compared")
+    limit = ""
+    if row["df"] < row["n_seeds"]:  # Satterthwaite: the seeds' spread outweighs the patients'
+        limit = (
+            "; runs differ more than films do, so that more seeds would tell more than more masks"
+        )
     return Words(
         UNKNOWN,
-        f"{n} leave room for nothing and for a gain of {margin:g}; the smallest effect that this "
-        f"design would have found is about {row['mde']:.3f}",
+        f"{n} and {int(row['n_seeds'])} seeds leave room for nothing and for a gain of {margin:g}; "
+        f"the smallest effect that this design would have found is about {row['mde']:.3f}{limit}",
     )
 
 
