@@ -55,7 +55,8 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
             own.append(
                 {
                     "n_train": n, "against": arm, "effect": effect.estimate, "lo": effect.lo,
-                    "hi": effect.hi, "p": effect.p, "df": effect.df, "mde": smallest_effect(effect.se, effect.df),
+                    "hi": effect.hi, "p": effect.p, "df": effect.df,
+                    "mde": smallest_effect(effect.se, effect.df),
                     "n_cases": films, "n_patients": a.shape[-1], "n_seeds": len(seeds),
                 }
             )  # fmt: skip
