@@ -178,3 +178,16 @@ def test_given_classifiers_start_with_the_named_one(walked: tuple[Walk, pd.DataF
     assert list(steps.given_classifiers(folder, "tu-resnet10t")) == ["tu-resnet10t"]
     with pytest.raises(InputError, match="no weights"):
         steps.given_classifiers(path.root / "stores")
+
+
+def test_given_classifiers_are_judged_on_the_films(walked: tuple[Walk, pd.DataFrame]) -> None:
+    path, _ = walked
+    store, _ = steps.stores(path.own, path.root / "stores", 64)
+    given = steps.given_classifiers(path.root / "classifiers")
+    table = steps.judge_given(store, given, path.root / "given")
+    assert set(table["classifier"]) == {"tu-resnet10t"}
+    assert table.loc[table["finding"] == "macro", "n"].tolist() == [
+        int((store.films["split"] == "train").sum())
+    ]
+    path.root.joinpath("given", "tu-resnet10t", "metrics.csv").write_text("kept\n1\n")
+    assert steps.judge_given(store, given, path.root / "given")["kept"].tolist() == [1]

@@ -257,7 +257,7 @@ class _Journal:
             for line in lines[1:]:
                 self.rows[line["film"]], self._state[line["film"]] = line["rows"], line["state"]
         try:
-            head = [{"key": key}]
+            head: list[dict[str, Any]] = [{"key": key}]
             head += [{"film": f, "state": self._state[f], "rows": r} for f, r in self.rows.items()]
             path.write_text("".join(json.dumps(h) + "\n" for h in head), encoding="utf-8")
         except OSError as error:

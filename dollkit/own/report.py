@@ -117,12 +117,12 @@ def _edges(selection: pd.DataFrame | None) -> str:
 def _classifiers(aurocs: pd.DataFrame, folder: Path) -> list[str]:
     text = ["## The classifiers"]
     if aurocs.empty:
-        return [*text, "Not judged: no film of held-out patients has findings, or they were given "
-                "trained."]  # fmt: skip
+        return [*text, "Not judged: no film of held-out patients has both states of a finding."]
     write_csv(aurocs, folder / "classifiers.csv")
     macro = aurocs[aurocs["finding"] == "macro"]
     text.append(
-        "AUROC on patients that the classifier did not see. Labels made of the explanations of a "
+        "AUROC on patients that the classifier did not see (of one that was given trained: on all "
+        "films to learn from, if it was not trained on these). Labels made of the explanations of a "
         "classifier near 0.5 are noise."
     )
     low = aurocs[aurocs["finding"].isin(PATHOLOGIES) & (aurocs["auroc_lo"] <= 0.5)]

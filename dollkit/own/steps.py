@@ -172,6 +172,27 @@ def given_classifiers(folder: Path, first: str = "") -> dict[str, Path]:
     return {name: found[name] for name in order}
 
 
+def judge_given(
+    store: Store, folders: Mapping[str, Path], folder: Path, precision: str = "float32"
+) -> pd.DataFrame:
+    """AUROC of classifiers given trained on the films to learn from (split ``train``).
+
+    They are new to those classifiers, unless these were trained on the very same films.
+    """
+    tables = []
+    for name, one in folders.items():
+        place = folder / name
+        key = fingerprint(store.digest, sha256(one / weights.FILE), code_of("classifiers"))
+        if not is_done(place, key):
+            begin(place)
+            model = weights.load_classifier(one, compute.device())
+            table = classifiers.evaluate(model, store, "train", precision=precision)
+            table.assign(classifier=name).to_csv(place / "metrics.csv", index=False)
+            finish(place, key)
+        tables.append(pd.read_csv(place / "metrics.csv"))
+    return pd.concat(tables, ignore_index=True)
+
+
 def aurocs(folders: Mapping[str, Path]) -> pd.DataFrame:
     """``metrics.csv`` of the classifiers that have one, below each other."""
     files = [f / "metrics.csv" for f in folders.values() if (f / "metrics.csv").is_file()]
