@@ -122,8 +122,8 @@ def _classifiers(aurocs: pd.DataFrame, folder: Path) -> list[str]:
     macro = aurocs[aurocs["finding"] == "macro"]
     text.append(
         "AUROC on patients that the classifier did not see (of one that was given trained: on all "
-        "films to learn from, if it was not trained on these). Labels made of the explanations of a "
-        "classifier near 0.5 are noise."
+        "films to learn from, if it was not trained on these). Labels made of the explanations "
+        "of a classifier near 0.5 are noise."
     )
     low = aurocs[aurocs["finding"].isin(PATHOLOGIES) & (aurocs["auroc_lo"] <= 0.5)]
     shown = macro if len(macro) else aurocs
