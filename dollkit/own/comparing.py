@@ -81,7 +81,7 @@ def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
     strength = (
         "only large effects will show"
         if patients < 20
-        else "effects of the size that the phantom showed may or may not show"
+        else "a moderate effect may show, a small one will not"
     )
     return f"masks of {len(films)} films of {patients} patients: {strength}"
 

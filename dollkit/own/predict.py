@@ -154,7 +154,8 @@ def predict(
     bar.close()
     rows = [row for name in names for row in journal.rows[name]]
     index = pd.DataFrame(rows)
-    index["trained_on"] = [image_id_of(name) in set(trained_on) for name in index["file"]]
+    seen = set(trained_on)
+    index["trained_on"] = [image_id_of(name) in seen for name in index["file"]]
     index = index[COLUMNS]
     _write_index(index, out, segmenter, to)
     return index
