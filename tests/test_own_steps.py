@@ -130,6 +130,13 @@ def test_a_network_that_draws(walked: tuple[Walk, pd.DataFrame]) -> None:
     index = predict.predict(predict.load(path.network), path.films, path.root / "predictions",
                             trained_on=path.seen)  # fmt: skip
     assert index["trained_on"].sum() == 2 * len(path.seen)
+    # What was drawn is a folder of masks, to be corrected and trained on.
+    table = path.root / "example" / "findings.csv"
+    rows = pd.read_csv(table, dtype=str)
+    own = rows.assign(split=["train", "valid"] * (len(rows) // 2), patient=rows["image"])
+    own.to_csv(path.root / "own.csv", index=False)
+    again = source.read(path.films, path.root / "own.csv", path.root / "predictions", COLUMNS)
+    assert len(again.task) == len(rows)
 
 
 def test_without_a_comparison_the_rate_is_chosen_on_validation_films(

@@ -14,6 +14,8 @@ from dollkit.readers.masks import MaskFile, check_grid
 
 ENDINGS = (".png", ".tif", ".tiff", ".gif")
 LOSSY = (".jpg", ".jpeg")
+INDEX = "predictions."
+"""Start of the names of what `predict.predict` writes beside the folders of classes."""
 
 
 def read_masks(
@@ -73,7 +75,9 @@ def _folders(masks: Path, classes: Sequence[str]) -> dict[str, Path]:
     if len(own) < len(tops):
         raise InputError(f"{masks}: two folders of one class ({', '.join(tops)}): keep one")
     if not classes:
-        if not own or any("/" not in f for f in files):
+        # Predictions lie beside their index, and are masks once somebody has corrected them.
+        loose = [f for f in files if "/" not in f and not f.startswith(INDEX)]
+        if not own or loose:
             raise InputError(
                 f"{masks}: masks lie outside the folders of classes: use one folder per class, "
                 "or name the one class by parameter 'classes'"
