@@ -113,7 +113,7 @@ def test_a_second_walk_computes_nothing(walked: tuple[Walk, pd.DataFrame]) -> No
 def test_a_further_size_keeps_the_others(walked: tuple[Walk, pd.DataFrame]) -> None:
     path, _ = walked
     before = stamps(path.root / "finetune")
-    path.run(sizes=(2, 3))
+    comparing.compare(path.setup, path.root / "finetune", (2, 3), [0, 1])
     after = stamps(path.root / "finetune")
     assert before.items() <= after.items()
     assert all("-n3-" in name for name in after.keys() - before.keys())
@@ -159,6 +159,17 @@ def test_the_rate_of_an_arm_is_that_of_all_folds() -> None:
     assert comparing.rate_of(table, "doll") == 1e-2
     table.loc[3, "val_miou"] = np.nan
     assert comparing.rate_of(table, "doll") == 1e-3
+
+
+def test_a_step_whose_files_are_gone_is_not_done(tmp_path: Path) -> None:
+    steps.begin(tmp_path)
+    assert not steps.is_done(tmp_path, "key")
+    (tmp_path / "weights.safetensors").write_bytes(b"x")
+    steps.finish(tmp_path, "key")
+    assert steps.is_done(tmp_path, "key")
+    assert not steps.is_done(tmp_path, "other key")
+    (tmp_path / "weights.safetensors").unlink()
+    assert not steps.is_done(tmp_path, "key")
 
 
 @pytest.mark.parametrize("run", ["", "a/b", "laptop", ".."])

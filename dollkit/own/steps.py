@@ -86,14 +86,15 @@ def numbers(name: str, given: Mapping[str, int], known: Sequence[str]) -> dict[s
 
 
 def is_done(folder: Path, key: str) -> bool:
-    """Whether a step was finished there under this key; the log says so."""
+    """Whether a step was finished there under this key and its files are there; the log says so."""
     try:
-        done: bool = json.loads((folder / DONE).read_text(encoding="utf-8"))["key"] == key
+        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        whole = done["key"] == key and all((folder / name).is_file() for name in done["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    if done:
+    if whole:
         log.info("%s: kept, nothing that makes it has changed", folder)
-    return done
+    return bool(whole)
 
 
 def begin(folder: Path) -> None:
@@ -103,8 +104,9 @@ def begin(folder: Path) -> None:
 
 
 def finish(folder: Path, key: str, **more: Any) -> None:
-    """Note that a step is done."""
-    text = json.dumps({"key": key, **more}, indent=1)
+    """Note that a step is done, and which files it left."""
+    files = sorted(f.name for f in folder.iterdir() if f.is_file() and f.name != DONE)
+    text = json.dumps({"key": key, "files": files, **more}, indent=1)
     (folder / DONE).write_text(text + "\n", encoding="utf-8")
 
 
