@@ -16,7 +16,7 @@ from tests.toys import write_notebook
 
 STAGES = {s.notebook: s for s in pipeline.STAGES.values()}
 EXPLORER = "10_explorer.ipynb"
-NAMES = ["00_quickstart.ipynb", *STAGES, EXPLORER]
+NAMES = ["00_quickstart.ipynb", *STAGES, EXPLORER, "11_your_radiographs.ipynb"]
 CELL_LINES = 25
 FUNCTION_LINES = 5
 CHECKED = re.compile(r"(?m)^\s*#\s*NBVAL_CHECK_OUTPUT\b")

@@ -1,0 +1,117 @@
+"""One's own films: ``python -m dollkit.own check | run | predict``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dollkit.errors import InputError
+from dollkit.run import StageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 2 for bad input, 1 if the notebook failed."""
+    given = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        given.run(given)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except StageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dollkit.own", description="One's own films")
+    commands = parser.add_subparsers(required=True, metavar="check | run | predict")
+
+    add = commands.add_parser("check", help="do films, findings and masks go together?")
+    add.add_argument("--films", type=Path, required=True, metavar="DIR")
+    add.add_argument("--findings", type=Path, required=True, metavar="CSV")
+    add.add_argument("--masks", type=Path, required=True, metavar="DIR")
+    add.add_argument("--classes", nargs="+", default=[], metavar="NAME")
+    add.add_argument(
+        "--column", action="append", default=[], metavar="THEIRS=OURS",
+        help="what a column of the CSV file is; OURS blank: leave it out",
+    )  # fmt: skip
+    add.set_defaults(run=_check)
+
+    add = commands.add_parser("run", help="notebook 11, from classifiers to masks and the report")
+    add.add_argument(
+        "settings", type=Path, metavar="YAML", help="lines like 'films: /data/films', by the "
+        "names of the notebook's first cell",
+    )  # fmt: skip
+    add.set_defaults(run=_run)
+
+    add = commands.add_parser("predict", help="masks on each film's own grid")
+    add.add_argument("--network", type=Path, required=True, metavar="DIR")
+    add.add_argument("--films", type=Path, required=True, metavar="DIR")
+    add.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add.add_argument(
+        "--to", default="png", metavar="FORMAT",
+        help="png (a file per class), values (one picture of all), dicom-seg (%(default)s)",
+    )  # fmt: skip
+    add.add_argument("--only", nargs="+", default=[], metavar="FILM", help="only these films")
+    add.add_argument("--classes", nargs="+", default=[], help="if the network does not say them")
+    add.add_argument("--size", type=int, help="side in pixels, if the network does not say it")
+    add.add_argument(
+        "--code", action="append", default=[], metavar="CLASS=SCHEME:VALUE:MEANING",
+        help="of dicom-seg: code of a class, such as 'aortic arch=SCT:57034009:Aortic arch'",
+    )  # fmt: skip
+    add.set_defaults(run=_predict)
+    return parser
+
+
+def _pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
+    for text in texts:
+        if "=" not in text:
+            raise InputError(f"{flag} {text!r}: write NAME=VALUE")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def _check(given: argparse.Namespace) -> None:
+    from dollkit.own import source
+
+    columns = _pairs(given.column, "--column")
+    own = source.read(given.films, given.findings, given.masks, columns, given.classes)
+    for name, value in own.facts.items():
+        print(f"{name}: {value}")
+    for note in own.notes:
+        print(f"note: {note}")
+
+
+def _run(given: argparse.Namespace) -> None:
+    from dollkit.own import running
+
+    executed = running.run(running.read_settings(given.settings))
+    print(f"{executed.parent / 'report' / 'report.md'}\n{executed}")
+
+
+def _predict(given: argparse.Namespace) -> None:
+    from dollkit.own import predict
+
+    codes = {k: v.split(":", 2) for k, v in _pairs(given.code, "--code").items()}
+    index = predict.predict(
+        predict.load(given.network, given.classes, given.size),
+        given.films,
+        given.out,
+        to=given.to,
+        only=given.only,
+        codes=codes,
+    )
+    print(f"{given.out}: {index['file'].nunique()} films, {index['class'].nunique()} classes")
+    if given.to == "dicom-seg":
+        print(
+            "each segmentation carries patient and study of its film, as DICOM demands: for files "
+            "that may be passed on write PNG, or start from de-identified films"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

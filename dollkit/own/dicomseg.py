@@ -1,0 +1,169 @@
+"""Masks as DICOM segmentations (binary), one file per film, through highdicom."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
+
+import dollkit
+from dollkit.decode.imagefile import quiet
+from dollkit.errors import InputError
+from dollkit.own.concepts import Concept, concept
+from dollkit.own.listing import is_dicom
+
+U8 = npt.NDArray[np.uint8]
+NAME = "dollkit"
+
+# It logs, and warns with, values of the file: names of patients too.
+logging.getLogger("highdicom").setLevel(logging.CRITICAL + 1)
+
+# What an object of the standard cannot be without: it says which film is meant.
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+# They must stand in the file but may be blank.
+_BLANK = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+    "StudyDate", "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
+
+
+def check(folder: Path, names: Sequence[str], classes: Sequence[str],
+          given: Mapping[str, Sequence[str]] | None = None) -> list[Concept]:  # fmt: skip
+    """Whether segmentations can be written for some films, before anything is computed.
+
+    Returns:
+        The concept of each class.
+
+    Raises:
+        InputError: a film that is no DICOM file or lacks the identifiers that a segmentation
+            refers to, or a class without a code.
+    """
+    found = [concept(name, given) for name in classes]
+    others = [name for name in names if not is_dicom(folder / name)]
+    if others:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        raise InputError(
+            f"{folder / others[0]}{more}: no DICOM file, and a DICOM segmentation refers to one: "
+            "ask for PNG, or give DICOM films alone"
+        )
+    for name in names:
+        with quiet():
+            film = dcmread(folder / name, stop_before_pixels=True, specific_tags=list(_NEEDED))
+        lacking = [tag for tag in _NEEDED if not film.get(tag)]
+        if lacking:
+            raise InputError(
+                f"{folder / name}: DICOM without {lacking[0]}, which a segmentation refers to: "
+                "ask for PNG"
+            )
+    return found
+
+
+def write(
+    path: Path, source: Path, masks: Sequence[U8], classes: Sequence[str],
+    concepts: Sequence[Concept], network: str,
+) -> Path:  # fmt: skip
+    """Write the masks of one film.
+
+    The patient and study modules are those of the film, as the standard demands of derived
+    objects: whoever gets this file can read whatever name stands in the film. Equal films, classes
+    and network give equal UIDs.
+
+    Args:
+        path: file to write.
+        source: the film's DICOM file.
+        masks: one (Rows, Columns) uint8 in {0, 1} per class; they may overlap and be empty.
+        classes: segment labels.
+        concepts: from `check`.
+        network: fingerprint of the weights.
+
+    Raises:
+        InputError: a film that highdicom refuses.
+    """
+    film = _header(source)
+    algorithm = hd.AlgorithmIdentificationSequence(
+        NAME, codes.DCM.ArtificialIntelligence, dollkit.__version__
+    )
+    segments = []
+    for number, (name, what) in enumerate(zip(classes, concepts, strict=True), start=1):
+        segment = hd.seg.SegmentDescription(
+            number, name, what.category, what.kind, "AUTOMATIC", algorithm
+        )
+        if what.modifier is not None:
+            kind = segment.SegmentedPropertyTypeCodeSequence[0]
+            kind.SegmentedPropertyTypeModifierCodeSequence = [
+                hd.sr.CodedConcept.from_code(what.modifier)
+            ]
+        segments.append(segment)
+    hashes = [hashlib.sha256(mask.tobytes()).hexdigest() for mask in masks]
+    about = [film.SOPInstanceUID, network, dollkit.__version__, *classes]
+    try:
+        made = _silently(
+            source_images=[film],
+            pixel_array=np.stack(masks, axis=-1)[None],
+            segmentation_type="BINARY",
+            segment_descriptions=segments,
+            series_instance_uid=_uid(film.SeriesInstanceUID, *about[1:]),
+            series_number=_series(film),
+            sop_instance_uid=_uid(*about, *hashes),
+            instance_number=1,
+            manufacturer=NAME,
+            manufacturer_model_name=NAME,
+            software_versions=dollkit.__version__,
+            device_serial_number=network[:16],
+            content_label="DOLLKIT",
+            content_description="Research software, not for clinical use",
+            # A film without the class has a segment of zeros, not a missing one.
+            omit_empty_frames=False,
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        # Its message names attributes, no values of the film.
+        raise InputError(
+            f"{source}: no DICOM segmentation can refer to it ({type(error).__name__}): ask for PNG"
+        ) from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    made.save_as(part)
+    part.replace(path)
+    return path
+
+
+def _silently(**settings: Any) -> hd.seg.Segmentation:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return hd.seg.Segmentation(**settings)
+
+
+def _header(source: Path) -> Dataset:
+    """The film's header, with blanks where the standard demands an attribute that it lacks."""
+    with quiet():
+        film = dcmread(source, stop_before_pixels=True)
+    for tag in _BLANK:
+        if tag not in film:
+            setattr(film, tag, None)
+    if "SliceThickness" not in film and "PixelSpacing" in film:
+        # highdicom would copy the spacing without a thickness and then refuse its own file. The
+        # grid is that of the film that the segments refer to, and so is its spacing.
+        del film.PixelSpacing
+    return film
+
+
+def _series(film: Dataset) -> int:
+    """A series of its own beside the film's, by number."""
+    try:
+        return min(abs(int(film.get("SeriesNumber") or 0)), 9_999_999) + 9000
+    except (TypeError, ValueError):
+        return 9000
+
+
+def _uid(*about: str) -> str:
+    return str(generate_uid(entropy_srcs=[str(text) for text in about]))

@@ -1,0 +1,62 @@
+"""Notebook 11 without a browser: settings from a file, checked before anything starts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dollkit import params, pipeline, stage
+from dollkit import run as runner
+from dollkit.errors import InputError
+from dollkit.own.steps import work_folder
+
+NOTEBOOK = "11_your_radiographs.ipynb"
+STAGE = pipeline.Stage("own", "own", NOTEBOOK)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Settings of notebook 11 by name; relative folders count from the file's own place.
+
+    Raises:
+        InputError: no such file, no mapping, an unknown name or a value of another type.
+    """
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise InputError(f"{path}: must hold lines like 'films: /data/films'")
+    values = params.resolve(params.notebooks() / NOTEBOOK, [(str(path), given, True)])
+    for name in ("films", "findings", "masks", "classifiers"):
+        if text := values[name]:
+            values[name] = str((path.parent / Path(str(text)).expanduser()).resolve())
+    return values
+
+
+def run(settings: Mapping[str, Any]) -> Path:
+    """Execute notebook 11; what it prints is shown, and a second call goes on or keeps all.
+
+    Returns:
+        The executed notebook, ``runs/<run>/executed.ipynb``.
+
+    Raises:
+        InputError: bad settings or data, in the notebook's own words.
+        run.StageError: the notebook failed.
+    """
+    work = work_folder(str(settings["run"]))
+    executed = work / "executed.ipynb"
+    stage.make_writable(work)
+    notebook = params.notebooks() / NOTEBOOK
+    instance = pipeline.Instance("own", STAGE, notebook, dict(settings), (), ())
+    place = "/tmp" if Path("/tmp").is_dir() else None  # paths of sockets are short
+    with tempfile.TemporaryDirectory(prefix="dollkit-", dir=place) as private:
+        runner._own_kernel(Path(private))
+        made = runner._execute(instance, executed, Path(private), work / "log.txt")
+    runner._check_cells(made, executed)
+    return executed

@@ -1,0 +1,207 @@
+"""A stranger's films, findings and masks: three places read as one, and checked first."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dollkit.errors import InputError
+from dollkit.findings import FINDINGS
+from dollkit.own.header import renamed
+from dollkit.own.listing import films_below, plain
+from dollkit.own.maskfiles import read_masks
+from dollkit.readers.own import read_own
+from dollkit.readers.splits import draw_parts
+from dollkit.readers.steps import draw_task_split
+from dollkit.readers.table import FilmTable, lost_files
+
+FEW = 10
+"""Positive films below which a finding is told as too rare to learn."""
+
+MANY, SHARES = 300, (0.75, 0.15, 0.1)
+"""Patients from which splits are drawn by hash, and the shares of fewer (train, valid, test)."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """What was found.
+
+    Attributes:
+        films: films with findings; split ``train``, ``valid`` or ``test``.
+        task: films that have all masks; with a split of their own or, where the table gives
+            none, with folds for cross-validation by patient.
+        facts: counts, by name.
+        notes: what its owner should know before starting, in sentences.
+    """
+
+    films: FilmTable
+    task: FilmTable
+    facts: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def read(
+    films: Path,
+    findings: Path,
+    masks: Path,
+    columns: Mapping[str, str] | None = None,
+    classes: Sequence[str] = (),
+    folds: int = 4,
+) -> Own:
+    """Read films, findings and masks, and check that they go together; decodes nothing.
+
+    Films of patients with masks are kept out of what classifiers and pre-training learn from
+    (split ``test``), so that no film is judged on that any of its networks has seen. Where the
+    table has a column ``split``, that column rules instead.
+
+    Args:
+        films: folder of films, any depth.
+        findings: CSV file; column ``image`` (path below `films`), perhaps ``patient``,
+            ``split`` and others of `readers.own`, and any of the 14 findings.
+        masks: ``<class>/<same relative name>.png`` (TIFF or GIF); of a single class the files
+            may lie in the folder itself.
+        columns: column of the file to what it is: a name above, or "" to leave it out.
+        classes: classes to segment; none: all folders there.
+        folds: parts for cross-validation, if the table has no split.
+
+    Raises:
+        InputError: the first thing that is wrong, by file, row or parameter.
+    """
+    there = films_below(films)
+    text, names = renamed(findings, columns or {})
+    table = _read(films, findings, text)
+    _check_there(table, findings, films, there)
+    given = films_names(table, films)
+    found = read_masks(masks, films, given, there, classes)
+    whole = found.notna().all(axis=1).to_numpy()
+    if not whole.any():
+        raise InputError(f"{masks}: no film has all of the masks {', '.join(found.columns)}")
+    task = _task(table, found, whole, "split" in names, folds, masks)
+    kept, notes = _classification(table, set(task.films["patient_id"]), "split" in names)
+    notes += _notes(kept, table, there, given, found, whole, names)
+    facts = {
+        "films in the folder": len(there),
+        "films with a row": len(table),
+        "films with findings": len(kept),
+        "patients": table.films["patient_id"].nunique(),
+        "films with all masks": len(task),
+        "patients with masks": task.films["patient_id"].nunique(),
+    }
+    facts |= {f"positive: {f}": int((kept.films[f] == 1).sum()) for f in FINDINGS}
+    return Own(kept, task, facts, tuple(notes))
+
+
+def films_names(table: FilmTable, films: Path) -> list[str]:
+    """Relative path of each film of a table, as its folder has it."""
+    return [Path(p).relative_to(films).as_posix() for p in table.films["path"]]
+
+
+def _read(films: Path, findings: Path, text: str) -> FilmTable:
+    """Films as `readers.own` reads them, from the table as the user wrote it."""
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made)
+        (root / "films.csv").write_text(text, encoding="utf-8", newline="")
+        (root / "images").symlink_to(films.resolve(), target_is_directory=True)
+        try:
+            table = read_own(root)["films"]
+        except InputError as error:
+            raise InputError(str(error).replace(str(root / "films.csv"), str(findings))) from None
+        frame = table.films.copy()
+        inside = [Path(p).relative_to(root) for p in frame["path"]]
+        frame["path"] = [str(films.joinpath(*p.parts[p.parts[0] == "images" :])) for p in inside]
+        frame["where"] = [
+            str(w).replace(str(root / "films.csv"), str(findings)) for w in frame["where"]
+        ]
+    frame["source"] = "own"
+    return replace(table, source="own", films=frame, root=films, side=(), facts={})
+
+
+def _check_there(table: FilmTable, findings: Path, films: Path, there: Sequence[str]) -> None:
+    lost = lost_files(table)
+    if len(lost) == len(table):
+        raise InputError(
+            f"{findings}: none of its {len(table)} films is in {films}: its first is "
+            f"{Path(table.films['path'].iloc[0]).relative_to(films).as_posix()!r}, the folder's "
+            f"is {there[0]!r}: column 'image' holds paths below the folder"
+        )
+    if len(lost):
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        raise InputError(f"{lost.iloc[0]['reason']}{more}: put the film there or mend the row")
+
+
+def _task(
+    table: FilmTable, found: pd.DataFrame, whole: np.ndarray, split: bool, folds: int, masks: Path
+) -> FilmTable:
+    frame = table.films[whole].reset_index(drop=True)
+    own = found[whole].reset_index(drop=True)
+    if split:
+        frame["fold"] = 0
+    else:
+        patients = frame["patient_id"].tolist()
+        if not 2 <= folds <= len(set(patients)):
+            raise InputError(
+                f"parameter 'folds' is {folds}: masks of {len(set(patients))} patients can be "
+                f"divided into 2 to {len(set(patients))} parts ({masks})"
+            )
+        frame["fold"] = draw_parts(patients, np.zeros((len(frame), 0)), [1.0] * folds)
+    files = tuple(f for row in own.to_numpy() for mask in row for f in mask.files)
+    return replace(table, films=frame, masks=own, beside=files)
+
+
+def _classification(table: FilmTable, masked: set[str], split: bool) -> tuple[FilmTable, list[str]]:
+    """Films with findings, in splits that keep the patients with masks out of learning."""
+    known = table.films[list(FINDINGS)].notna().any(axis=1).to_numpy()
+    frame = table.films[known].reset_index(drop=True)
+    notes = []
+    if not split:
+        held = frame["patient_id"].isin(masked).to_numpy()
+        rest = frame.loc[~held, ["patient_id", "split"]]
+        if 0 < rest["patient_id"].nunique() < MANY:  # by hash, a part of few may be all but empty
+            traits = (frame.loc[~held, list(FINDINGS)] == 1).to_numpy()
+            drawn = draw_task_split(rest["patient_id"].tolist(), traits, SHARES)
+            frame.loc[~held, "split"] = drawn
+        frame.loc[held, "split"] = "test"
+        if held.any():
+            notes.append(
+                f"{int(held.sum())} films with findings belong to patients with masks: classifiers "
+                "and pre-training do not see them"
+            )
+    train = frame[frame["split"] == "train"]
+    if not len(train) or not (train[list(FINDINGS)] == 1).any(axis=None):
+        raise InputError(
+            f"{len(train)} films with findings are left to learn from, none with a positive one: "
+            "give films of patients without masks, with findings"
+        )
+    if not (frame["split"] == "valid").any():
+        raise InputError(
+            "no film with findings is left for validation: give films of more patients"
+        )
+    return replace(table, films=frame), notes
+
+
+def _notes(
+    kept: FilmTable, table: FilmTable, there: Sequence[str], given: Sequence[str],
+    found: pd.DataFrame, whole: np.ndarray, names: set[str],
+) -> list[str]:  # fmt: skip
+    notes = []
+    if "patient" not in names:
+        notes.append(
+            "the table has no column 'patient': each film counts as a patient of its own, so that "
+            "films of one person may be trained and judged on; intervals are then too narrow"
+        )
+    if len(table) > len(kept):
+        notes.append(f"{len(table) - len(kept)} films without any finding teach no classifier")
+    if missing := len({plain(n) for n in there} - {plain(n) for n in given}):
+        notes.append(f"{missing} films of the folder have no row: they are only predicted")
+    if partly := int(found.notna().any(axis=1).sum() - whole.sum()):
+        notes.append(f"{partly} films have some of the masks only: they are left out")
+    counts = {f: int((kept.films.loc[kept.films["split"] == "train", f] == 1).sum())
+              for f in FINDINGS}  # fmt: skip
+    if rare := [f"{f} ({n})" for f, n in counts.items() if 0 < n < FEW]:
+        notes.append(f"fewer than {FEW} positive films to learn from: {', '.join(rare)}")
+    return notes

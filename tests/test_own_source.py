@@ -1,0 +1,279 @@
+"""A stranger's folder: what is read, and what is said when it does not go together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dollkit.errors import InputError
+from dollkit.own import __main__ as command
+from dollkit.own import comparing, source
+from dollkit.own.listing import films_below
+from dollkit.own.stranger import COLUMNS, write_example
+
+Folder = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stranger")
+    write_example(folder, n=40, masked=16, dicom=2)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of the example to spoil."""
+    import shutil
+
+    shutil.copytree(made, tmp_path / "own")
+    return tmp_path / "own"
+
+
+def read(folder: Path, columns: dict[str, str] | None = None, **more: object) -> source.Own:
+    paths = (folder / "films", folder / "findings.csv", folder / "masks")
+    return source.read(*paths, COLUMNS if columns is None else columns, **more)  # type: ignore[arg-type]
+
+
+def edit(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    path = folder / "findings.csv"
+    change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
+
+
+def first_mask(folder: Path, kind: str = "heart") -> Path:
+    return sorted((folder / "masks" / kind).rglob("*.png"))[0]
+
+
+def test_reads_a_strangers_folder(made: Path) -> None:
+    own = read(made, folds=3)
+    assert own.facts["films in the folder"] == 40
+    masked = set(own.task.films["patient_id"])
+    assert list(own.task.masks.columns) == ["heart", "lungs"]
+    assert own.task.films["fold"].nunique() == 3
+    assert own.task.films.groupby("patient_id")["fold"].nunique().max() == 1
+    learning = own.films.films[own.films.films["split"] != "test"]
+    assert not masked & set(learning["patient_id"])
+    assert {"train", "valid"} <= set(learning["split"])
+    table = pd.read_csv(made / "findings.csv")
+    assert own.facts["positive: Pleural Effusion"] == table["Effusion"].sum()
+
+
+def test_each_film_and_mask_is_its_own(made: Path) -> None:
+    own = read(made)
+    for i, film in own.task.films.iterrows():
+        path = Path(film["path"])
+        inner = path.relative_to(made / "films").with_suffix(".png")
+        assert own.task.masks["lungs"][i].path == made / "masks" / "lungs" / inner
+        assert film["where"].startswith(f"{made / 'findings.csv'}, row ")
+
+
+def test_rows_are_named_as_the_user_has_them(folder: Path) -> None:
+    edit(folder, lambda t: t.assign(Edema=t["Edema"].where(t.index != 6, "maybe")))
+    with pytest.raises(InputError, match=r"findings\.csv, row 8, column 'Edema': value 'maybe'"):
+        read(folder)
+
+
+def test_blank_lines_do_not_shift_rows(folder: Path) -> None:
+    lines = (folder / "findings.csv").read_text().splitlines()
+    lines[3] = lines[3].replace(lines[3].split(",")[0], "nowhere/film.png")
+    (folder / "findings.csv").write_text("\n".join([lines[0], "", *lines[1:]]) + "\n")
+    with pytest.raises(InputError, match=r"row 5: no such file .*nowhere/film\.png: put the film"):
+        read(folder)
+
+
+def test_a_strange_finding_is_asked_about(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"'Effusion' looks like a finding.*'Pleural Effusion'"):
+        read(folder, columns={})
+    edit(folder, lambda t: t.rename(columns={"Effusion": "Hernia", "Edema": "Emphysema"}))
+    with pytest.raises(InputError, match=re.escape("{'Emphysema': '', 'Hernia': ''}")):
+        read(folder, columns={})
+    own = read(folder, columns={"Hernia": "", "Emphysema": ""})
+    assert own.facts["positive: Pleural Effusion"] == 0
+
+
+def test_several_columns_of_one_finding_are_joined(folder: Path) -> None:
+    def spread(table: pd.DataFrame) -> pd.DataFrame:
+        n = len(table)
+        table["Mass"] = ["1", "0", "", "-1", *["0"] * (n - 4)]
+        table["Nodule"] = ["0", "1", "", "0", *["0"] * (n - 4)]
+        return table.drop(columns=["Lung Lesion"])
+
+    edit(folder, spread)
+    both = {**COLUMNS, "Mass": "Lung Lesion", "Nodule": "Lung Lesion"}
+    lesion = read(folder, both).films.films.set_index("image_id")["Lung Lesion"]
+    table = pd.read_csv(folder / "findings.csv", dtype=str, keep_default_na=False)
+    ids = [Path(n).with_suffix("").as_posix().replace("/", "__") for n in table["image"]]
+    assert lesion[ids[:2]].tolist() == [1, 1]
+    assert np.isnan(lesion[ids[2]])
+    assert lesion[ids[3]] == -1
+    edit(folder, lambda t: t.assign(Mass=t["Mass"].where(t.index != 5, "yes")))
+    with pytest.raises(InputError, match="row 7, column 'Lung Lesion': value 'yes'"):
+        read(folder, both)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"Efusion": "Pleural Effusion"}, "no column 'Efusion'.*did you mean 'Effusion'"),
+        ({"Effusion": "Pleural Effusions"}, "'Pleural Effusions'.*did you mean 'Pleural Effusion'"),
+    ],
+)
+def test_a_mapping_that_maps_nothing(folder: Path, columns: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(folder, columns)
+
+
+def test_a_table_of_other_films(folder: Path) -> None:
+    edit(folder, lambda t: t.assign(image="x/" + t["image"]))
+    with pytest.raises(InputError, match=r"none of its 40 films is in .*column 'image' holds"):
+        read(folder)
+
+
+def test_no_finding_at_all(folder: Path) -> None:
+    edit(folder, lambda t: t[["image", "patient", "sex"]])
+    with pytest.raises(InputError, match=r"no column of a finding among image, patient, sex"):
+        read(folder, columns={})
+
+
+def test_films_with_nothing_known_teach_nothing(folder: Path) -> None:
+    def blank(table: pd.DataFrame) -> pd.DataFrame:
+        table.iloc[:4, 3:] = ""
+        return table
+
+    edit(folder, blank)
+    own = read(folder)
+    assert own.facts["films with findings"] == 36
+    assert "4 films without any finding teach no classifier" in own.notes
+
+
+def test_only_patients_with_masks_have_findings(folder: Path) -> None:
+    masked = {p.relative_to(folder / "masks" / "heart").parts[0]
+              for p in (folder / "masks" / "heart").rglob("*.png")}  # fmt: skip
+    edit(folder, lambda t: t[t["patient"].isin(masked)])
+    with pytest.raises(InputError, match="0 films with findings are left to learn from"):
+        read(folder)
+
+
+def test_a_mask_of_another_size(folder: Path) -> None:
+    Image.fromarray(np.zeros((9, 7), np.uint8)).save(first_mask(folder))
+    with pytest.raises(InputError, match=r"mask is 7x9, its image is \d+x\d+: put the mask on"):
+        read(folder)
+
+
+def test_a_mask_of_no_film(folder: Path) -> None:
+    path = first_mask(folder)
+    path.rename(path.with_name(path.stem + "_mask.png"))
+    with pytest.raises(InputError, match=rf"{path.stem}_mask' is not in .*did you mean '.*film"):
+        read(folder)
+
+
+def test_a_mask_of_a_film_without_a_row(folder: Path) -> None:
+    name = first_mask(folder).relative_to(folder / "masks" / "heart").with_suffix("").as_posix()
+    edit(folder, lambda t: t[~t["image"].str.startswith(name)])
+    with pytest.raises(InputError, match="has no row in the CSV file: add one, for its patient"):
+        read(folder)
+
+
+def test_a_mask_that_lost_its_outline(folder: Path) -> None:
+    path = first_mask(folder)
+    Image.open(path).save(path.with_suffix(".jpg"))
+    with pytest.raises(InputError, match="saved as JPEG has lost its outline"):
+        read(folder)
+
+
+def test_a_second_mask_of_a_film(folder: Path) -> None:
+    path = first_mask(folder)
+    Image.open(path).save(path.with_suffix(".tif"))
+    with pytest.raises(InputError, match="a second mask of film"):
+        read(folder)
+
+
+def test_classes(folder: Path) -> None:
+    assert list(read(folder, classes=["Lungs"]).task.masks.columns) == ["lungs"]
+    with pytest.raises(InputError, match=r"no folder of the class 'lung'; did you mean 'lungs'"):
+        read(folder, classes=["lung", "heart"])
+    with pytest.raises(InputError, match="each class once"):
+        read(folder, classes=["heart", "Heart"])
+    paths = (folder / "films", folder / "findings.csv", folder / "masks" / "heart")
+    own = source.read(*paths, COLUMNS, ["heart"])
+    assert list(own.task.masks.columns) == ["heart"]
+
+
+def test_a_patient_in_two_splits(folder: Path) -> None:
+    edit(folder, lambda t: t.assign(split=["train", "test"] * 20))
+    with pytest.raises(InputError, match=r"is in split '\w+' here and in '\w+' in row"):
+        read(folder)
+
+
+def test_a_split_of_ones_own_rules(folder: Path) -> None:
+    def split(table: pd.DataFrame) -> pd.DataFrame:
+        number = {p: i for i, p in enumerate(sorted(set(table["patient"]), reverse=True))}
+        return table.assign(split=[("test", "valid", "train")[number[p] % 3]
+                                   for p in table["patient"]])  # fmt: skip
+
+    edit(folder, split)
+    own = read(folder)
+    assert own.task.films["fold"].unique().tolist() == [0]
+    table = pd.read_csv(folder / "findings.csv")
+    assert own.films.films["split"].tolist() == table["split"].tolist()
+
+
+def test_without_patients_it_says_so(folder: Path) -> None:
+    edit(folder, lambda t: t.drop(columns=["patient"]))
+    own = read(folder)
+    assert any("no column 'patient'" in note for note in own.notes)
+
+
+def test_two_films_of_one_name(folder: Path) -> None:
+    path = sorted((folder / "films").rglob("*.png"))[0]
+    Image.open(path).save(path.with_suffix(".jpg"))
+    with pytest.raises(InputError, match="would share one mask: rename"):
+        films_below(folder / "films")
+
+
+def test_dicom_without_ending_is_a_film(folder: Path) -> None:
+    path = sorted((folder / "films").rglob("*.dcm"))[0]
+    path.rename(path.with_name("1.2.840.113"))
+    (folder / "films" / "README").write_text("no film")
+    names = films_below(folder / "films")
+    assert len(names) == 40
+    assert any(name.endswith("/1.2.840.113") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("patients", "compare", "message"),
+    [
+        (5, True, "masks of 5 patients: too few to hold some out"),
+        (1, False, "masks of 1 patient: draw masks of at least 2"),
+        (6, True, None),
+        (2, False, None),
+    ],
+)
+def test_too_few_masks(patients: int, compare: bool, message: str | None) -> None:
+    films = pd.DataFrame({"patient_id": [str(p) for p in range(patients)]})
+    if message is None:
+        assert comparing.check_masks(films, compare, 1)
+        return
+    with pytest.raises(InputError, match=message):
+        comparing.check_masks(films, compare, 1)
+
+
+def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["check", "--films", str(folder / "films"), "--findings", str(folder / "findings.csv"),
+            "--masks", str(folder / "masks")]  # fmt: skip
+    assert command.main(call) == 2
+    assert "looks like a finding" in capsys.readouterr().err
+    assert command.main([*call, "--column", "Effusion=Pleural Effusion"]) == 0
+    assert "films in the folder: 40" in capsys.readouterr().out
+
+
+def test_an_example_is_not_written_over_something_else(tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    with pytest.raises(InputError, match="holds something else"):
+        write_example(tmp_path)
