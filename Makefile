@@ -13,16 +13,17 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help plan reproduce test verify report bench lab lock clean knobs
+.PHONY: help plan reproduce test test-browser verify report bench lab lock clean knobs
 
 help:
 	@echo 'make reproduce  run a profile from data to claims (only what changed)'
 	@echo 'make plan       what a profile will do, need and cost; runs nothing'
 	@echo 'make test       all checks, and the smoke profile end to end'
+	@echo 'make test-browser  the notebooks in JupyterLab in headless Chromium; skipped without it'
 	@echo 'make verify     do the committed tables and figures follow from their rows? (PROFILE: one of them)'
 	@echo 'make report     the run of a profile as one HTML file that opens offline'
 	@echo 'make bench      speed of this machine, to figures/bench.json'
-	@echo 'make lab        JupyterLab in the same environment'
+	@echo 'make lab        JupyterLab in the same environment, on the quickstart'
 	@echo 'make lock       resolve requirements.lock anew'
 	@echo 'make clean      delete runs/ and caches (keeps .venv and figures/)'
 	@echo 'knobs: PROFILE=smoke|laptop|desk|gpu|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)'
@@ -45,6 +46,10 @@ test: $(STAMP)
 	$(PY) -m pytest
 	tests/end_to_end.sh $(PY)
 
+# CHROMIUM=path names the browser; pictures go to runs/browser/.
+test-browser: $(STAMP)
+	@tests/browser/run.sh $(PY)
+
 # All of them, unless the user names some: the default of PROFILE is not meant.
 verify: $(STAMP)
 	@$(PY) -m dollkit.verify $(if $(filter-out file,$(origin PROFILE)),$(PROFILE))
@@ -55,8 +60,13 @@ report: knobs $(STAMP)
 bench: $(STAMP)
 	$(PY) -m dollkit.bench
 
+# The quickstart beside its table of contents. That layout is a workspace of its own in runs/lab/: it
+# neither shows nor changes the one in the user's home, whose settings hold here too.
+lab: export JUPYTERLAB_WORKSPACES_DIR := $(CURDIR)/runs/lab
+lab: export DOLLKIT_DEVICE := $(DEVICE)
 lab: $(STAMP)
-	DOLLKIT_DEVICE='$(DEVICE)' $(VENV)/bin/jupyter lab notebooks
+	@$(PY) -m jupyterlab workspaces import notebooks/dollkit.jupyterlab-workspace > /dev/null
+	$(PY) -m jupyterlab notebooks --LabApp.default_url=/lab/workspaces/dollkit
 
 # GiB that an environment takes, and its wheels in the temporary folder meanwhile: measured on Linux
 # (CUDA build of PyTorch); guessed for platforms that have smaller wheels.
