@@ -1,1 +1,1 @@
-"""The notebooks in JupyterLab in a real browser; `make test-browser` runs these, `make test` not."""
+"""The notebooks in JupyterLab in a browser: for `make test-browser`, not for `make test`."""

@@ -10,13 +10,23 @@ READY = """path => {
   return panel.sessionContext.isReady && kernel?.connectionStatus === 'connected'
     && kernel.status === 'idle';
 }"""
+# What the kernel raises, but for log lines, which go to stderr too; and which messages of widgets it
+# has not done with: such may go to a subshell, and the kernel's status does not tell of them.
 LISTEN = """() => {
   window.raised = [];
+  window.pending = new Set();
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-  kernel.iopubMessage.connect((_, m) => {
-    if (m.header.msg_type === 'error') window.raised.push(m.content.ename + ': ' + m.content.evalue);
-    if (m.content.name === 'stderr' && /Warning|Error/.test(m.content.text))
-      window.raised.push(m.content.text);
+  kernel.anyMessage.connect((_, {msg: m, direction}) => {
+    const {header, parent_header: parent, content} = m;
+    if (direction === 'send') {
+      if (header.msg_type.startsWith('comm_')) window.pending.add(header.msg_id);
+      return;
+    }
+    if (header.msg_type === 'status' && content.execution_state === 'idle')
+      window.pending.delete(parent.msg_id);
+    if (header.msg_type === 'error') window.raised.push(content.ename + ': ' + content.evalue);
+    if (header.msg_type === 'stream' && content.name === 'stderr'
+        && /Warning|Error/.test(content.text)) window.raised.push(content.text);
   });
 }"""
 CELLS = """() => {
@@ -30,7 +40,8 @@ CELLS = """() => {
     const model = window.jupyterapp.shell.currentWidget.content.widgets
       .find(w => w.node === cell)?.model;
     const prompt = cell.querySelector('.jp-InputPrompt')?.textContent ?? '';
-    const mark = '[data-mime-type="application/vnd.jupyter.';
+    const outputs = kind => [...cell.querySelectorAll(
+      `[data-mime-type="application/vnd.jupyter.${kind}"]`)].map(e => e.textContent);
     return {
       code: cell.classList.contains('jp-CodeCell'),
       source: model?.sharedModel.getSource() ?? '',
@@ -41,14 +52,11 @@ CELLS = """() => {
       prose: prose(cell.querySelector('.jp-RenderedMarkdown')),
       bad_math: cell.querySelectorAll('mjx-merror, mjx-mtext[style*="red"]').length,
       output: cell.querySelector('.jp-Cell-outputArea')?.textContent ?? '',
-      errors: [...cell.querySelectorAll(mark + 'error"]'),
-        ...[...cell.querySelectorAll(mark + 'stderr"]')].filter(e => /Warning|Error/.test(e.textContent))]
-        .map(e => e.textContent),
+      errors: [...outputs('error'), ...outputs('stderr').filter(t => /Warning|Error/.test(t))],
       pictures: [...cell.querySelectorAll('.jp-Cell-outputArea img')].map(i => i.naturalWidth),
     };
   });
 }"""
-# Log lines go to stderr too, and are no error.
 # All cells drawn; `equations` of each cell that is text, in order.
 SETTLED = """equations => {
   const app = window.jupyterapp, panel = app.shell.currentWidget;

@@ -54,7 +54,7 @@ FAULTS = [
     ("md", r"$\left( 1$", "cell 2: TeX that is not typeset"),
     ("md", "5 $ of it", "cell 3: TeX that is not typeset"),
     ("md", "| a |\n|-|\n| `" + 150 * "x" + "` |", "light: cell 4: text/markdown is "),
-    ("md", "![](https://example.org/film.png)", "no answer (net::ERR_NAME_NOT_RESOLVED): GET https"),
+    ("md", "![](https://example.org/film.png)", "no answer (net::ERR_NAME_NOT_RESOLVED): GET h"),
     ("md", "![](missing.png)", "404: GET "),
     ("py", "x = 1\n" * 60, "dark: cell 7: source is "),
     ("py", "x = '" + 150 * "x" + "'", "dark: cell 8: source is "),

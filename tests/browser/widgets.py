@@ -38,7 +38,8 @@ NAMES = """([holds, prefix]) => [...document.querySelectorAll(holds)].map(hold =
 # A number made of the bytes of all pictures in the view; null while there is none.
 PICTURE = """async view => {
   const node = document.querySelector(view);
-  const found = node?.matches('img, canvas') ? [node] : [...node?.querySelectorAll('img, canvas') ?? []];
+  const inside = [...node?.querySelectorAll('img, canvas') ?? []];
+  const found = node?.matches('img, canvas') ? [node] : inside;
   if (!found.length || found.some(f => f.complete === false)) return null;
   let text = '';
   for (const f of found) {
@@ -52,7 +53,8 @@ CHANGED = f"async ([view, before]) => ![null, before].includes(await ({PICTURE})
 # The same kernel status and the same picture twice in a row.
 STILL = f"""async view => {{
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-  const now = kernel.status === 'idle' ? await ({PICTURE})(view) : null;
+  const done = kernel.status === 'idle' && !window.pending.size;
+  const now = done ? await ({PICTURE})(view) : null;
   const same = now !== null && now === window.stillBefore;
   window.stillBefore = now;
   return same;
