@@ -60,13 +60,14 @@ report: knobs $(STAMP)
 bench: $(STAMP)
 	$(PY) -m dollkit.bench
 
-# The quickstart beside its table of contents. That layout is a workspace of its own in runs/lab/: it
+# The quickstart beside its table of contents; all of the repository, so that links out of notebooks/
+# lead somewhere. The layout is a workspace of its own in runs/lab/: it
 # neither shows nor changes the one in the user's home, whose settings hold here too.
 lab: export JUPYTERLAB_WORKSPACES_DIR := $(CURDIR)/runs/lab
 lab: export DOLLKIT_DEVICE := $(DEVICE)
 lab: $(STAMP)
 	@$(PY) -m jupyterlab workspaces import notebooks/dollkit.jupyterlab-workspace > /dev/null
-	$(PY) -m jupyterlab notebooks --LabApp.default_url=/lab/workspaces/dollkit
+	$(PY) -m jupyterlab --LabApp.default_url=/lab/workspaces/dollkit
 
 # GiB that an environment takes, and its wheels in the temporary folder meanwhile: measured on Linux
 # (CUDA build of PyTorch); guessed for platforms that have smaller wheels.

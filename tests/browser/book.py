@@ -93,8 +93,18 @@ class Book:
             left = 1000 * self.left()
             self.page.wait_for_function(condition, arg=argument, timeout=left, polling=100)
         except Late:
-            text = f"{self.name}: {failure} within {self.seconds:.0f} s\n{self.unfinished()}"
-            raise AssertionError("\n".join([text, *self.noise])) from None
+            raise AssertionError(self._late(failure)) from None
+
+    def until(self, condition: str, failure: str, argument: object = None) -> None:
+        """`wait` for a `condition` that is asynchronous: asked again when it has answered."""
+        while not self.page.evaluate(condition, argument):
+            if time.monotonic() > self.begun + self.seconds:
+                raise AssertionError(self._late(failure))
+            self.page.wait_for_timeout(100)
+
+    def _late(self, failure: str) -> str:
+        text = f"{self.name}: {failure} within {self.seconds:.0f} s\n{self.unfinished()}"
+        return "\n".join([text, *self.noise])
 
     def settle(self) -> None:
         """Until all cells are drawn, their pictures loaded and their equations typeset."""

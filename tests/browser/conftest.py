@@ -47,13 +47,15 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Lab]:
-    """JupyterLab over a copy of the notebooks; ``executed/`` has those of the smoke run, if any.
+    """JupyterLab over copies of the notebooks and what they link to; ``executed/`` has those of the
+    smoke run, if any.
 
     Kernels see that run by links: what they put beside its stages stays out of it.
     """
     home = tmp_path_factory.mktemp("lab")
-    folder, finished, seen = home / "notebooks", paths.runs() / "smoke", home / "runs" / "smoke"
-    shutil.copytree(paths.NOTEBOOKS, folder, ignore=shutil.ignore_patterns(".*"))
+    folder, finished, seen = home / "copy", paths.runs() / "smoke", home / "runs" / "smoke"
+    for copied in (paths.NOTEBOOKS, paths.ROOT / "docs"):
+        shutil.copytree(copied, folder / copied.name, ignore=shutil.ignore_patterns(".*"))
     seen.mkdir(parents=True)
     for entry in finished.glob("*"):
         if entry.name != "explorer":  # maps that were kept; they are to be made here
@@ -74,7 +76,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def opened(lab: server.Lab, page: Any) -> Iterator[Opener]:
-    """A function that opens one notebook of the lab's folder, named by its path there."""
+    """A function that opens one notebook of the lab, named by its path there."""
     books: list[Book] = []
 
     def opener(name: str, seconds: float = SECONDS) -> Book:
@@ -89,7 +91,7 @@ def opened(lab: server.Lab, page: Any) -> Iterator[Opener]:
 
 @pytest.fixture
 def written(lab: server.Lab) -> Callable[..., str]:
-    """A function that writes a notebook of (kind, source) cells into the lab's folder."""
+    """A function that writes a notebook of (kind, source) cells beside the others."""
     import nbformat
 
     def write(name: str, *cells: tuple[str, str]) -> str:
@@ -98,7 +100,7 @@ def written(lab: server.Lab) -> Callable[..., str]:
         book = nbformat.v4.new_notebook(
             cells=[make[kind](source) for kind, source in cells], metadata={"kernelspec": kernel}
         )
-        nbformat.write(book, lab.folder / name)
-        return name
+        nbformat.write(book, lab.folder / "notebooks" / name)
+        return f"notebooks/{name}"
 
     return write

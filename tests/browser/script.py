@@ -10,8 +10,8 @@ READY = """path => {
   return panel.sessionContext.isReady && kernel?.connectionStatus === 'connected'
     && kernel.status === 'idle';
 }"""
-# What the kernel raises, but for log lines, which go to stderr too; and which messages of widgets it
-# has not done with: such may go to a subshell, and the kernel's status does not tell of them.
+# What the kernel raises, but for log lines, which go to stderr too; and messages of widgets that it
+# has not done with: they may go to a subshell, of which the kernel's status does not tell.
 LISTEN = """() => {
   window.raised = [];
   window.pending = new Set();

@@ -35,8 +35,8 @@ CONFIG = {
 
 @dataclass(frozen=True)
 class Lab:
-    """A running server. `url` ends in a slash; `folder` is what its file browser shows, `runs` what
-    its kernels take for ``DOLLKIT_RUNS``."""
+    """A running server. `url` ends in a slash; `folder` is what its file browser shows, as at the
+    root of the repository, `runs` what its kernels take for ``DOLLKIT_RUNS``."""
 
     url: str
     token: str

@@ -11,14 +11,14 @@ from tests.browser import server, widgets
 from tests.browser.book import Book
 from tests.browser.conftest import Opener
 
-NAME = "10_explorer.ipynb"
+NAME = "notebooks/10_explorer.ipynb"
 PROFILE = "smoke"
 SECONDS = 900  # explaining some films by every classifier, on a machine in use
 # Controls that draw no other picture, and the prefix of those that write files.
 NO_PICTURE, WRITES = {"name", "reset"}, "save-"
 MUST = {"film", "finding", "next", "classifier", "explainer"}
 
-if not (paths.NOTEBOOKS / NAME).is_file():
+if not (paths.ROOT / NAME).is_file():
     pytest.skip(f"no {NAME}", allow_module_level=True)
 
 
@@ -52,7 +52,7 @@ def test_every_control_draws_another_picture(opened: Opener, pictures: Path) -> 
     assert any(name in moved for name in ("smooth", "hi", "ignore"))
     for theme in ("light", "dark"):
         book.theme(theme)
-        book.picture(pictures / f"10_explorer-run-{theme}.png")
+        book.picture(pictures / "notebooks" / f"10_explorer-run-{theme}.png")
         assert book.layout() == []
     assert widgets.foreign(book) == []
     assert book.noise == []

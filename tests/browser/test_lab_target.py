@@ -43,9 +43,9 @@ def test_quickstart_and_contents_are_shown(page: Any, tmp_path: Path, pictures: 
     before = tree(tmp_path / "home" / "config") | tree(tmp_path / "home" / "settings")
     # The environment of these tests stands for the one that make would set up.
     command = ["make", "-C", str(copy), "lab", f"VENV={sys.prefix}", f"STAMP={ready}"]
-    with server.started(command, env, copy / "notebooks") as lab:
+    with server.started(command, env, copy) as lab:
         opened = tmp_path / "catcher.opened"
-        book = Book(page, lab, "00_quickstart.ipynb", SECONDS)
+        book = Book(page, lab, "notebooks/00_quickstart.ipynb", SECONDS)
         while not opened.exists():
             assert book.left() > 1, f"no browser was started:\n{lab.log.read_text()}"
             page.wait_for_timeout(100)

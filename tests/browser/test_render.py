@@ -33,13 +33,13 @@ def shown(opened: Opener, lab: Lab, name: str, pictures: Path) -> list[str]:
     for theme in THEMES:
         book.theme(theme)
         faults += [f"{theme}: {fault}" for fault in book.layout()]
-        book.picture(pictures / f"{Path(name).with_suffix('')}-{theme}.png")
+        book.picture(pictures / Path(name).parent.name / f"{Path(name).stem}-{theme}.png")
     return faults + book.noise
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_is_shown_whole(opened: Opener, lab: Lab, name: str, pictures: Path) -> None:
-    assert shown(opened, lab, name, pictures) == []
+    assert shown(opened, lab, f"notebooks/{name}", pictures) == []
 
 
 @pytest.mark.parametrize("name", EXECUTED)

@@ -12,7 +12,7 @@ import pytest
 from dollkit import paths
 from tests.browser.conftest import Opener
 
-QUICKSTART = "00_quickstart.ipynb"
+QUICKSTART = "notebooks/00_quickstart.ipynb"
 
 
 def test_the_quickstart_runs(opened: Opener, pictures: Path) -> None:
@@ -24,13 +24,13 @@ def test_the_quickstart_runs(opened: Opener, pictures: Path) -> None:
     assert prefix == sys.prefix
     book.run_all()
     book.theme("light")
-    book.picture(pictures / "00_quickstart-run.png")
+    book.picture(pictures / "notebooks" / "00_quickstart-run.png")
     code = [c for c in book.cells() if c["code"]]
     assert [c["number"] for c in code] == list(range(1, len(code) + 1))
     drawing = [c for c in code if "show." in c["source"]]
     assert drawing
     assert [c["pictures"] for c in drawing if len(c["pictures"]) != 1 or not c["pictures"][0]] == []
-    stored = json.loads((paths.NOTEBOOKS / QUICKSTART).read_text(encoding="utf-8"))["cells"][-1]
+    stored = json.loads((paths.ROOT / QUICKSTART).read_text(encoding="utf-8"))["cells"][-1]
     assert code[-1]["output"] == "".join(stored["outputs"][0]["text"])
     assert book.layout() == []
     assert book.noise == []

@@ -71,7 +71,7 @@ def controls(book: Book) -> list[str]:
 def still(book: Book) -> str:
     """The picture of the view once the kernel has nothing to do and it changes no more."""
     book.page.evaluate("() => { window.stillBefore = undefined; }")
-    book.wait(STILL, f"no picture that stands still in {VIEW}", VIEW)
+    book.until(STILL, f"no picture that stands still in {VIEW}", VIEW)
     return str(book.page.evaluate(PICTURE, VIEW))
 
 
@@ -110,7 +110,7 @@ def move(book: Book, name: str) -> None:
         hold.press("ArrowUp")
     else:
         hold.click()
-    book.wait(CHANGED, f"'{name}' was moved and the picture has not changed", [VIEW, before])
+    book.until(CHANGED, f"'{name}' was moved and the picture has not changed", [VIEW, before])
     still(book)
     book.no_error()
 
