@@ -40,8 +40,8 @@ CELLS = """() => {
     const model = window.jupyterapp.shell.currentWidget.content.widgets
       .find(w => w.node === cell)?.model;
     const prompt = cell.querySelector('.jp-InputPrompt')?.textContent ?? '';
-    const outputs = kind => [...cell.querySelectorAll(
-      `[data-mime-type="application/vnd.jupyter.${kind}"]`)].map(e => e.textContent);
+    const outputs = model?.outputs?.toJSON() ?? [];
+    const written = outputs.filter(o => o.name === 'stderr').map(o => [o.text].flat().join(''));
     return {
       code: cell.classList.contains('jp-CodeCell'),
       source: model?.sharedModel.getSource() ?? '',
@@ -52,7 +52,10 @@ CELLS = """() => {
       prose: prose(cell.querySelector('.jp-RenderedMarkdown')),
       bad_math: cell.querySelectorAll('mjx-merror, mjx-mtext[style*="red"]').length,
       output: cell.querySelector('.jp-Cell-outputArea')?.textContent ?? '',
-      errors: [...outputs('error'), ...outputs('stderr').filter(t => /Warning|Error/.test(t))],
+      errors: [
+        ...outputs.filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue),
+        ...written.filter(text => /Warning|Error/.test(text)),
+      ],
       pictures: [...cell.querySelectorAll('.jp-Cell-outputArea img')].map(i => i.naturalWidth),
     };
   });
@@ -78,9 +81,10 @@ SHUT = """() => window.jupyterapp?.serviceManager.sessions.shutdownAll()"""
 DONE = """() => {
   const shown = '.jp-NotebookPanel:not(.lm-mod-hidden) ';
   const cells = [...document.querySelectorAll(shown + '.jp-CodeCell')];
-  const error = '[data-mime-type="application/vnd.jupyter.error"]';
-  if (document.querySelector(shown + error)) return true;
-  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel;
+  const panel = window.jupyterapp.shell.currentWidget;
+  if (panel.content.widgets.some(w => w.model.outputs?.toJSON()
+    .some(o => o.output_type === 'error'))) return true;
+  const kernel = panel.sessionContext.session?.kernel;
   return kernel?.status === 'idle' && cells.every(c => !c.querySelector('.cm-content')?.textContent
     .trim() || /\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').textContent));
 }"""
