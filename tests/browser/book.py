@@ -38,7 +38,7 @@ def told(cell: dict[str, Any], number: int) -> str:
     lines = cell["source"].strip().splitlines()
     source = "\n".join(f"    {line}" for line in lines)
     output = cell["output"].strip()[-2000:] or "(none)"
-    return f"cell {number} {cell['prompt']}:\n{source}\n  output: {output}"
+    return f"cell {number} {cell['prompt'].rstrip(':')}:\n{source}\n  output: {output}"
 
 
 @dataclass

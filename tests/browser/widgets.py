@@ -118,7 +118,10 @@ def move(book: Book, name: str, changes: bool = True) -> None:
 
 
 def _hold(book: Book, name: str) -> Locator:
-    return book.page.locator(HOLDS).nth(controls(book).index(name))
+    """The control's hold; of several, such as toggle buttons, the first that is not chosen."""
+    found = [book.page.locator(HOLDS).nth(at) for at, n in enumerate(controls(book)) if n == name]
+    free = "e => !e.classList.contains('mod-active') && !(e.type === 'radio' && e.checked)"
+    return next((hold for hold in found if hold.evaluate(free)), found[0])
 
 
 def _tag(hold: Locator) -> str:
