@@ -16,20 +16,22 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help plan reproduce test verify report docs bench lab lock clean knobs
+.PHONY: help plan reproduce test test-browser test-slurm verify report docs bench lab lock clean knobs
 
 help:
 	@echo 'make reproduce  run a profile from data to claims (only what changed)'
 	@echo 'make plan       what a profile will do, need and cost; runs nothing'
 	@echo 'make test       all checks, and the smoke profile end to end'
+	@echo 'make test-browser  the notebooks in JupyterLab in headless Chromium; skipped without it'
+	@echo 'make test-slurm  stages as jobs of a SLURM on this machine (root, Debian packages of SLURM)'
 	@echo 'make verify     do the committed tables and figures follow from their rows? (PROFILE: one of them)'
 	@echo 'make report     the run of a profile as one HTML file that opens offline'
 	@echo 'make docs       the documentation site: texts, results, notebooks, API reference, to site/'
 	@echo 'make bench      speed of this machine, to figures/bench.json'
-	@echo 'make lab        JupyterLab in the same environment'
+	@echo 'make lab        JupyterLab in the same environment, on the quickstart'
 	@echo 'make lock       resolve requirements.lock anew'
 	@echo 'make clean      delete runs/, site/ and caches (keeps .venv and figures/)'
-	@echo 'knobs: PROFILE=smoke|laptop|desk|gpu|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)'
+	@echo 'knobs: PROFILE=smoke|laptop|desk|gpu|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)  EXECUTOR=local|slurm (local)'
 
 # Before the environment is made: a typing slip should not cost the minutes of an installation.
 knobs:
@@ -50,6 +52,13 @@ test: $(STAMP)
 	$(PY) -m pytest
 	tests/end_to_end.sh $(PY)
 
+# CHROMIUM=path names the browser; pictures go to runs/browser/.
+test-slurm: $(STAMP)
+	$(PY) -m pytest -q tests/slurm
+
+test-browser: $(STAMP)
+	@tests/browser/run.sh $(PY)
+
 # All of them, unless the user names some: the default of PROFILE is not meant.
 verify: $(STAMP)
 	@$(PY) -m dollkit.verify $(if $(filter-out file,$(origin PROFILE)),$(PROFILE))
@@ -65,8 +74,14 @@ docs: knobs $(STAMP)
 bench: $(STAMP)
 	$(PY) -m dollkit.bench
 
+# The quickstart beside its table of contents; all of the repository, so that links out of notebooks/
+# lead somewhere. The layout is a workspace of its own in runs/lab/: it
+# neither shows nor changes the one in the user's home, whose settings hold here too.
+lab: export JUPYTERLAB_WORKSPACES_DIR := $(CURDIR)/runs/lab
+lab: export DOLLKIT_DEVICE := $(DEVICE)
 lab: $(STAMP)
-	DOLLKIT_DEVICE='$(DEVICE)' $(VENV)/bin/jupyter lab notebooks
+	@$(PY) -m jupyterlab workspaces import notebooks/dollkit.jupyterlab-workspace > /dev/null
+	$(PY) -m jupyterlab --LabApp.default_url=/lab/workspaces/dollkit
 
 # GiB that an environment takes, and its wheels in the temporary folder meanwhile: measured on Linux
 # (CUDA build of PyTorch); guessed for platforms that have smaller wheels.

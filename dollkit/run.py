@@ -95,21 +95,39 @@ def run(
     manifest = folder / name / stage.MANIFEST
     manifest.unlink(missing_ok=True)
     try:
-        # In /tmp itself: the path of a socket may have no more than about 100 characters.
-        place = "/tmp" if Path("/tmp").is_dir() else None
-        with tempfile.TemporaryDirectory(prefix="dollkit-", dir=place) as private:
-            _own_kernel(Path(private))
-            notebook = _execute(instance, executed, Path(private), log, part)
+        execute(instance, executed, log, part)
         if part is not None:
-            if notebook is not None:
-                raise StageError(f"{executed} went on after its part")
             return None
-        _check_cells(notebook, executed)
         _check_manifest(manifest, instance, executed)
     except BaseException:
         manifest.unlink(missing_ok=True)  # a failed stage leaves no valid artefact
         raise
     return manifest
+
+
+def execute(
+    instance: pipeline.Instance, executed: Path, log: Path | None, part: Part | None = None
+) -> None:
+    """Execute a notebook in a kernel of this interpreter, and check that it went to its end.
+
+    Args:
+        instance: its notebook and parameters count.
+        executed: file that gets the executed notebook.
+        log, part: as for `run`.
+
+    Raises:
+        InputError: raised by the notebook.
+        StageError: it failed or stopped early.
+    """
+    # In /tmp itself: the path of a socket may have no more than about 100 characters.
+    place = "/tmp" if Path("/tmp").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="dollkit-", dir=place) as private:
+        _own_kernel(Path(private))
+        notebook = _execute(instance, executed, Path(private), log, part)
+    if part is None:
+        _check_cells(notebook, executed)
+    elif notebook is not None:
+        raise StageError(f"{executed} went on after its part")
 
 
 def _own_kernel(folder: Path) -> None:

@@ -35,7 +35,7 @@ def handle(handler: Handler) -> dict[int, Any]:
     Returns:
         The earlier handlers, for `restore`.
     """
-    found = {s: signal.getsignal(s) for s in SIGNALS}
+    found: dict[int, Any] = {s: signal.getsignal(s) for s in SIGNALS}
     earlier = {s: h for s, h in found.items() if h is not signal.SIG_IGN}
     for signum in earlier:
         signal.signal(signum, handler)

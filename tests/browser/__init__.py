@@ -1,0 +1,1 @@
+"""The notebooks in JupyterLab in a browser: for `make test-browser`, not for `make test`."""

@@ -1,0 +1,106 @@
+"""One JupyterLab and one Chromium for all tests here; without a browser they are skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dollkit import paths
+from tests.browser import server
+from tests.browser.book import HEIGHT, WIDTH, Book
+
+SECONDS = 120.0  # to show a notebook, on a machine in use
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = [
+    "--no-sandbox",  # it cannot be had as root in a container; the pages are our own
+    "--no-proxy-server",
+    # No network.
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
+]
+Opener = Callable[..., Book]
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Path:
+    """Where screenshots go, for people to look at."""
+    return paths.ROOT / "runs" / "browser"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium: ``CHROMIUM``, else the first of the usual names on the path."""
+    api = pytest.importorskip("playwright.sync_api")
+    named = os.environ.get("CHROMIUM")
+    found = next(filter(None, map(shutil.which, [named] if named else NAMES)), None)
+    if found is None:
+        pytest.skip("no Chromium: install it, or name it in CHROMIUM")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Lab]:
+    """JupyterLab over copies of the notebooks and what they link to; ``executed/`` has those of the
+    smoke run, if any.
+
+    Kernels see that run by links: what they put beside its stages stays out of it.
+    """
+    home = tmp_path_factory.mktemp("lab")
+    folder, finished, seen = home / "copy", paths.runs() / "smoke", home / "runs" / "smoke"
+    for copied in (paths.NOTEBOOKS, paths.ROOT / "docs"):
+        shutil.copytree(copied, folder / copied.name, ignore=shutil.ignore_patterns(".*"))
+    seen.mkdir(parents=True)
+    for entry in finished.glob("*"):
+        if entry.name != "explorer":  # maps that were kept; they are to be made here
+            (seen / entry.name).symlink_to(entry)
+    if (finished / "notebooks").is_dir():
+        shutil.copytree(finished / "notebooks", folder / "executed")
+    with server.serve(home, folder, home / "runs") as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """An empty page that has seen nothing before."""
+    context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def opened(lab: server.Lab, page: Any) -> Iterator[Opener]:
+    """A function that opens one notebook of the lab, named by its path there."""
+    books: list[Book] = []
+
+    def opener(name: str, seconds: float = SECONDS) -> Book:
+        books.append(Book(page, lab, name, seconds))
+        books[-1].open()
+        return books[-1]
+
+    yield opener
+    for book in books:
+        book.close()
+
+
+@pytest.fixture
+def written(lab: server.Lab) -> Callable[..., str]:
+    """A function that writes a notebook of (kind, source) cells beside the others."""
+    import nbformat
+
+    def write(name: str, *cells: tuple[str, str]) -> str:
+        make = {"md": nbformat.v4.new_markdown_cell, "py": nbformat.v4.new_code_cell}
+        kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        book = nbformat.v4.new_notebook(
+            cells=[make[kind](source) for kind, source in cells], metadata={"kernelspec": kernel}
+        )
+        nbformat.write(book, lab.folder / "notebooks" / name)
+        return f"notebooks/{name}"
+
+    return write
