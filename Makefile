@@ -11,7 +11,7 @@ ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
-DEV := pytest nbval ruff mypy hypothesis datasets pandas-stubs types-PyYAML types-tqdm docutils mkdocs-material mkdocstrings-python playwright
+DEV := pytest pytest-xdist nbval ruff mypy hypothesis datasets pandas-stubs types-PyYAML types-tqdm docutils mkdocs-material mkdocstrings-python playwright
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -49,7 +49,7 @@ test: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal
 	tests/end_to_end.sh $(PY)
 
 # CHROMIUM=path names the browser; pictures go to runs/browser/.

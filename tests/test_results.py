@@ -41,6 +41,8 @@ def test_no_radiograph_and_no_picture_of_one_is_tracked() -> None:
         suffix = path.suffix.lower()
         assert suffix not in ARRAYS, path
         if suffix in PICTURES:
+            if path.as_posix() == "docs/explorer.png":  # of the phantom: drawn from laptop's run
+                continue
             assert path.parts[0] == "figures", path
             if path.parts[1] in REAL:
                 # Curves and dots only: figures 1 to 3 and S2 show films.
