@@ -88,7 +88,7 @@ for instance, done in [(i, d) for i in PLAN for d in parts(i)]:
         resources:
             **resources(instance.name),
         shell:
-            f"{PYTHON} -m dollkit.run {{params.instance}} --part {{params.part}} {KNOBS} --log {{log}} --threads {{threads}}"
+            f"{PYTHON} -m dollkit.run {{params.instance}} --with-parent --part {{params.part}} {KNOBS} --log {{log}} --threads {{threads}}"
 
 
 for instance in PLAN:
@@ -129,4 +129,4 @@ for instance in PLAN:
             "evidence" if REQUESTS and instance.name in ("tables", "figures", "claims") else None
         shell:
             # Evaluated when the job runs: only what is the same for all rules may stand here.
-            f"{PYTHON} -m dollkit.run {{params.instance}} {KNOBS} --log {{log}} --threads {{threads}}"
+            f"{PYTHON} -m dollkit.run {{params.instance}} --with-parent {KNOBS} --log {{log}} --threads {{threads}}"

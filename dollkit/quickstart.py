@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import types
 from dataclasses import dataclass
 
@@ -45,7 +46,8 @@ def phantom_films(n: int, size: int, seed: int) -> Few:
     people = phantom.sample_population(n, seed, "ward", protocol)
     drawn = phantom.render(people, size, seed, protocol)
     states = people[list(FINDINGS)].to_numpy().astype(np.int8)
-    titles = [", ".join(f for f, s in zip(FINDINGS, row, strict=True) if s)[:34] for row in states]
+    named = [", ".join(f for f, s in zip(FINDINGS, row, strict=True) if s) for row in states]
+    titles = [textwrap.shorten(names, 34, placeholder=" …") for names in named]
     _, patient = np.unique(people["patient_id"], return_inverse=True)
     share = patient / patient.max()
     split = np.where(share > 0.75, "test", np.where(share > 0.625, "valid", "train"))

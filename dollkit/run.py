@@ -236,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder of data sets")
     parser.add_argument("--log", type=Path, help="write what is shown to this file too")
     parser.add_argument("--part", metavar="K/N", help="do this share of its work and leave it")
+    parser.add_argument("--with-parent", action="store_true", help="end when the caller is gone")
     parser.add_argument("--threads", type=int, help="CPU threads of the stage")
     given = parser.parse_args(arguments)
     if given.threads:
@@ -243,6 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Idle threads sleep: spinning ones cost the other stages several times their share.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stopping.handle(_terminate)
+    if given.with_parent:
+        stopping.end_with_parent()
     try:
         part = Part.parse(given.part) if given.part else None
         run(given.instance, given.profile, given.data, given.log, part)

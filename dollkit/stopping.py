@@ -6,8 +6,12 @@ notice. The stages are told too: each shuts its kernel down and keeps its checkp
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
@@ -16,6 +20,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+PR_SET_PDEATHSIG = 1
 GRACE = 25.0
 """Seconds for an orderly end: less than the 30 that schedulers give."""
 Handler = Callable[[int, FrameType | None], Any]
@@ -68,7 +73,7 @@ def run(
 
     earlier = handle(ask)
     try:
-        with subprocess.Popen(command, env=environment) as running:
+        with subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent) as running:
             try:
                 return _wait(running)
             except Asked as asked:
@@ -77,6 +82,27 @@ def run(
                 return 128 + asked.signum
     finally:
         restore(earlier)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_with_parent(seconds: float = 2.0) -> None:
+    """From now on, end this process by SIGTERM once its parent is gone: Snakemake was killed.
+
+    Args:
+        seconds: between two looks.
+    """
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, name="parent", daemon=True).start()
 
 
 def _wait(running: subprocess.Popen[bytes]) -> int:

@@ -75,6 +75,23 @@ def test_a_run_that_is_told_to_end_takes_all_of_it_along(toy: Path, signum: sign
     assert (toy / "runs/toy/data/manifest.json").is_file()
 
 
+@pytest.mark.parametrize("word", ["dollkit.reproduce", "snakemake", "dollkit.run", "ipykernel"])
+def test_whoever_is_killed_none_is_left_behind(toy: Path, word: str) -> None:
+    mark, book = toy / "mark", toy / "notebooks/01_data.ipynb"
+    body, end = BODY.format(stage="data", imports=""), END.format(result=1)
+    write_notebook(book, body, SLOW.format(mark=mark, wait="time.sleep(600)"), end)
+    running = start()
+    until(mark.exists)
+    top = psutil.Process(running.pid)
+    everyone = [top, *top.children(recursive=True)]
+    (victim, *_) = [p for p in everyone if word in " ".join(p.cmdline())]
+    victim.kill()
+    running.communicate(timeout=PATIENCE)
+    assert running.returncode != 0
+    assert psutil.wait_procs(everyone, timeout=PATIENCE)[1] == []
+    assert not (toy / "runs/toy/data/manifest.json").exists()
+
+
 def test_a_signal_that_is_ignored_stays_so() -> None:
     earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
