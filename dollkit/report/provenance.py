@@ -11,6 +11,9 @@ from dollkit.errors import InputError
 from dollkit.readers.datasets import PHANTOM, named
 
 ENVIRONMENT = ("code", "versions", "python", "platform", "cpus", "threads", "device")
+KEPT = (
+    "parameters", "inputs", "seeds", "precision", "started", "seconds", "peak_mb", "code_files",
+)  # fmt: skip
 WEIGHTS = (".safetensors", ".pt", ".ckpt")
 
 
@@ -24,7 +27,7 @@ def collect(run: Path, only: Collection[str] | None = None) -> dict[str, Any]:
     Returns:
         profile; commit (None where stages differ: each names its own then); environment (what all
         stages agree on); stages: instance -> parameters, inputs, seeds, precision, started,
-        seconds, and what differs from the environment; data
+        seconds, peak_mb (most memory held, MiB), and what differs from the environment; data
         and weights: file -> sha256; seconds (sum).
 
     Raises:
@@ -59,8 +62,7 @@ def collect(run: Path, only: Collection[str] | None = None) -> dict[str, Any]:
     data: dict[str, str] = {}
     weights: dict[str, str] = {}
     for name, manifest in found.items():
-        kept = ("parameters", "inputs", "seeds", "precision", "started", "seconds", "code_files")
-        stages[name] = {k: manifest[k] for k in kept if k in manifest}
+        stages[name] = {k: manifest[k] for k in KEPT if k in manifest}
         given = manifest["parameters"]
         if given.get("data_dir"):  # where the data lay is nobody's business
             stages[name]["parameters"] = given | {"data_dir": Path(given["data_dir"]).name}
