@@ -83,13 +83,17 @@ def _parts(known: Survey, instance: Instance, minutes: float) -> int:
 
 
 def _peaks() -> dict[str, tuple[float, Mapping[str, Any]]]:
-    """Family to peak and parameters of its largest stage of the base run; {} if not recorded."""
+    """Family to peak (MiB) of its largest stage of the base run, with its parameters and `size`.
+
+    {} if the base run has none on record.
+    """
     base = rates.recorded(f"{rates.BASE}/provenance.json")
     out: dict[str, tuple[float, Mapping[str, Any]]] = {}
     for name, record in (base[1]["stages"] if base else {}).items():
         peak = float(record.get("peak_mb", 0))
         if peak > out.get(rates.family(name), (0.0, {}))[0]:
-            out[rates.family(name)] = peak, record["parameters"]
+            side = base[1]["stages"]["data"]["parameters"]["size"] if base else 0
+            out[rates.family(name)] = peak, {**record["parameters"], "size": side}
     return out
 
 
