@@ -54,7 +54,7 @@ test: $(STAMP)
 
 # CHROMIUM=path names the browser; pictures go to runs/browser/.
 test-slurm: $(STAMP)
-	$(PY) -m pytest -q tests/slurm
+	$(PY) -m pytest -q -o norecursedirs='.*' tests/slurm
 
 test-browser: $(STAMP)
 	@tests/browser/run.sh $(PY)

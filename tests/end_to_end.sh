@@ -2,7 +2,7 @@
 # The smoke profile from data to claims in a fresh folder, then every notebook by nbval against a
 # copy of what it made (02, 04 and 05 run once there; their other instances come from the copy),
 # the documentation site with that run in it, then the same chain over CheXpert, JSRT, Montgomery,
-# Shenzhen and COVID-QU-Ex trees on disk.
+# Shenzhen and COVID-QU-Ex trees on disk. DOLLKIT_KEEP names a folder that gets the smoke run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$1
@@ -15,6 +15,7 @@ grep -q '^nothing to do' <<< "$again" || { echo "$again"; echo 'a second run exe
 "$python" -m dollkit.report.onefile --profile smoke
 PROFILE=smoke NO_MKDOCS_2_WARNING=1 "$python" -W error -m mkdocs build --strict --quiet --site-dir "$folder/site"
 "$python" -m tests.site_loads "$folder/site"
+if [[ -n ${DOLLKIT_KEEP:-} ]]; then cp -r "$folder/runs" "$folder/figures" "$DOLLKIT_KEEP"; fi
 mkdir "$folder/nbval"
 cp -r "$DOLLKIT_RUNS" "$DOLLKIT_FIGURES" "$folder/nbval"
 export DOLLKIT_RUNS=$folder/nbval/runs DOLLKIT_FIGURES=$folder/nbval/figures
