@@ -67,8 +67,11 @@ def drop_damaged(names: Sequence[str], profile: str) -> list[str]:
     return dropped
 
 
-def release_stale_lock(folder: Path) -> bool:
+def release_stale_lock(folder: Path, jobs: bool = True) -> bool:
     """Remove Snakemake's lock if the run that took it was killed; True if there was one.
+
+    Args:
+        jobs: a stage at work here counts too; otherwise only who hands out the jobs of a cluster.
 
     Raises:
         InputError: that run is still alive.
@@ -78,6 +81,8 @@ def release_stale_lock(folder: Path) -> bool:
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
         command = " ".join(process.info["cmdline"] or ())
         ours = any(word in command for word in ("snakemake", "dollkit.run", "ipykernel"))
+        if not jobs:  # Snakemake runs itself once more in each job
+            ours = "-m snakemake" in command and "--target-jobs" not in command
         if ours and process.info["cwd"] == str(folder):
             raise InputError(
                 f"another run works in {folder} (process {process.info['pid']}): "
@@ -183,6 +188,12 @@ def reproduce(
     run_folder = paths.runs() / profile
     stage.make_writable(run_folder)
     stage.make_writable(paths.figures() / profile)
+    if executor != "local":
+        from dollkit import cluster
+
+        release_stale_lock(run_folder, jobs=False)
+        if ended := cluster.cancel(run_folder):
+            print(f"{ended} jobs of an earlier call were ended; they have kept what they had done")
     if release_stale_lock(run_folder):
         print("an earlier run was killed: its lock is released, its checkpoints are used")
     for line in drop_damaged(names, profile):
@@ -194,10 +205,6 @@ def reproduce(
         early.check(plan)
     asked = None
     if executor != "local":
-        from dollkit import cluster
-
-        if ended := cluster.cancel(run_folder):
-            print(f"{ended} jobs of an earlier call were ended; they have kept what they had done")
         asked = cluster.write(profile, folder, device, requests)
     mark = run_folder / ".started"
     mark.touch()

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dollkit import cluster, paths
@@ -149,22 +150,14 @@ def test_a_killed_controller_leaves_nothing_that_stands_in_the_way(place: Path) 
     running = start(place)
     until(lambda: list(place.glob("try-*")))
     (job,) = jobs(place, "RUNNING")
-    for name in ("snakemake", ""):
-        for process in _below(running.pid, name):
-            process.send_signal(signal.SIGKILL)
+    top = psutil.Process(running.pid)
+    for process in [top, *top.children(recursive=True)]:
+        process.kill()
     running.communicate(timeout=PATIENCE)
     assert jobs(place, "RUNNING") == [job], "the cluster does not know that nobody waits"
     said = finished(start(place), place)
     assert "1 jobs of an earlier call were ended" in said
     assert len(list(place.glob("try-*"))) == 2
-
-
-def _below(pid: int, word: str) -> list[object]:
-    import psutil
-
-    top = psutil.Process(pid)
-    found = [top, *top.children(recursive=True)]
-    return [p for p in found if word in " ".join(p.cmdline())]
 
 
 def test_sigterm_cancels_the_jobs(place: Path) -> None:
