@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from docutils.utils.math.latex2mathml import tex2mathml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -24,7 +23,7 @@ from nbconvert.exporters import MarkdownExporter
 from dollkit import paths, pipeline
 from dollkit.errors import InputError
 from dollkit.report import index
-from dollkit.report.onefile import NOTICE, WIDGET
+from dollkit.report.onefile import NOTICE, WIDGET, read_notebook
 
 GROUPS = {
     "Data": "data readers decode images findings films quality",
@@ -147,10 +146,9 @@ def notebook(path: Path, stem: str, profile: str) -> tuple[str, dict[str, bytes]
         PluginError: not a notebook.
     """
     try:
-        book: Any = nbformat.read(path, as_version=4)
-    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
-        raise PluginError(f"{path}: not a notebook ({error}); run its stage again") from error
-    book.metadata.pop("widgets", None)
+        book = read_notebook(path)
+    except InputError as error:
+        raise PluginError(str(error)) from error
     for cell in (c for c in book.cells if c.cell_type == "code"):
         # Bars of progress and warnings of libraries tell a reader nothing.
         cell.outputs = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import time
 from collections.abc import Mapping
@@ -89,11 +88,14 @@ def _peaks() -> dict[str, tuple[float, Mapping[str, Any]]]:
     """
     base = rates.recorded(f"{rates.BASE}/provenance.json")
     out: dict[str, tuple[float, Mapping[str, Any]]] = {}
-    for name, record in (base[1]["stages"] if base else {}).items():
+    if base is None:
+        return out
+    stages = base[1]["stages"]
+    size = stages["data"]["parameters"]["size"]
+    for name, record in stages.items():
         peak = float(record.get("peak_mb", 0))
         if peak > out.get(rates.family(name), (0.0, {}))[0]:
-            side = base[1]["stages"]["data"]["parameters"]["size"] if base else 0
-            out[rates.family(name)] = peak, {**record["parameters"], "size": side}
+            out[rates.family(name)] = peak, {**record["parameters"], "size": size}
     return out
 
 
@@ -189,7 +191,7 @@ def cancel(run: Path) -> int:
     """End what an earlier controller left running; it keeps its checkpoints. Returns how many."""
     found = leftovers(run)
     if found:
-        subprocess.run(["scancel", *found], check=False, env=os.environ)
+        subprocess.run(["scancel", *found], check=False)
     while leftovers(run):
         time.sleep(2)
     return len(found)

@@ -97,6 +97,20 @@ def results(folder: Path) -> str:
     return re.sub(r'<a class="anchor-link".*?</a>', "", html)
 
 
+def read_notebook(path: Path) -> Any:
+    """A notebook without the state of its widgets.
+
+    Raises:
+        InputError: not a notebook.
+    """
+    try:
+        book: Any = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
+        raise InputError(f"{path}: not a notebook ({error}); run its stage again") from error
+    book.metadata.pop("widgets", None)
+    return book
+
+
 def notebook(path: Path, shown: Mapping[str, str]) -> tuple[str, str]:
     """Title and HTML of an executed notebook, without scripts, widgets and repeated pictures.
 
@@ -107,11 +121,7 @@ def notebook(path: Path, shown: Mapping[str, str]) -> tuple[str, str]:
     Raises:
         InputError: not a notebook.
     """
-    try:
-        book: Any = nbformat.read(path, as_version=4)
-    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
-        raise InputError(f"{path}: not a notebook ({error}); run its stage again") from error
-    book.metadata.pop("widgets", None)
+    book = read_notebook(path)
     for cell in book.cells:
         if cell.cell_type == "code":
             # Bars of progress are widgets: nothing without their scripts.
