@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ from dollkit.losses import IGNORE
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#0072B2")
 """Okabe and Ito's colour-blind safe palette, those that show on a grey film first."""
+
+
+LETTERS = 16
+"""Of a film's title, on an inch."""
 
 
 def _axes(n: int, columns: int, side: float) -> tuple[Figure, list[Axes]]:
@@ -35,32 +40,37 @@ def films(
     classes: Sequence[str] = (),
     columns: int = 6,
     side: float = 1.9,
+    heading: str = "",
 ) -> Figure:
     """A sheet of films, with the outlines of their masks.
 
     Args:
         images: (n, S, S) uint8.
-        titles: one per film, or none.
+        titles: one per film, or none; long ones are broken between words.
         masks: (n, C, S, S) in {0, 1}, drawn as contours.
         classes: names of the C masks, for the legend.
+        columns: films in a row, at most.
+        side: of a film, in inches.
+        heading: above all of them.
     """
     figure, axes = _axes(len(images), columns, side)
     for i, image in enumerate(images):
         axes[i].imshow(image, cmap="gray", vmin=0, vmax=255)
         if i < len(titles):
-            axes[i].set_title(titles[i], fontsize=7)
+            axes[i].set_title(textwrap.fill(titles[i], round(LETTERS * side)), fontsize=7)
         for c in range(masks.shape[1] if masks is not None else 0):
             if masks is not None and masks[i, c].any():
                 axes[i].contour(masks[i, c], [0.5], colors=[COLOURS[c % 7]], linewidths=1)
+    # In inches, so that legend and heading clear the films whatever the number of rows.
+    below = 0.1 + 0.16 * -(-len(classes) // 5) if len(classes) else 0
+    above = 0.3 if heading else 0
     if len(classes):
         handles = [Line2D([], [], color=COLOURS[c % 7]) for c in range(len(classes))]
-        # In inches, so that the legend clears the films whatever the number of rows.
-        lines = -(-len(classes) // 5)
-        share = (0.1 + 0.16 * lines) / figure.get_figheight()
-        figure.tight_layout(rect=(0, share, 1, 1))
         figure.legend(handles, classes, ncols=5, loc="lower center", fontsize=7, frameon=False)
-    else:
-        figure.tight_layout()
+    if heading:
+        figure.suptitle(heading, fontsize=10, y=1 - 0.05 / figure.get_figheight(), va="top")
+    height = figure.get_figheight()
+    figure.tight_layout(rect=(0, below / height, 1, 1 - above / height))
     return figure
 
 

@@ -15,6 +15,7 @@ from dollkit.report import (
     agreement,
     cases,
     claims,
+    claimsfigure,
     evidence,
     figures,
     index,
@@ -124,6 +125,7 @@ def make(folder: Path) -> Path:
         "figure_s1": figures.figure_s1(graded, quality, profile=profile),
         "figure_s3": figures.figure_s3(ablation, lost, profile=profile),
         "figure_s4": robustfigure.figure_s4(broken, plain, profile=profile),
+        "figure_s5": claimsfigure.figure_s5(verdicts, profile=profile),
     }
     for name, figure in drawn.items():
         cases.write_csv(figure.data, folder / f"{name}.csv")

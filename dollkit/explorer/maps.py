@@ -103,7 +103,7 @@ def _make(
     where = compute.device()
     models = weights.load_classifiers(source.classifiers, where)
     total = sum(len(source.sets[name]) for name, _, _ in missing)
-    bar = tqdm(total=total, desc="maps", unit="film", disable=None)
+    bar = tqdm(total=total, desc="maps", unit="film", disable=None, leave=False)
     for name, how, key in missing:
         films = source.sets[name]
         targets = _targets(films)

@@ -17,6 +17,7 @@ from dollkit.report import (
     agreement,
     cases,
     claims,
+    claimsfigure,
     contrasts,
     evidence,
     figures,
@@ -231,6 +232,13 @@ def _figure_s3(rows: Rows) -> Drawn:
     return figures.figure_s3(rows.ablation, _stored_losses(rows), profile=rows.profile)
 
 
+def _figure_s5(rows: Rows) -> Drawn:
+    """From the stored contrasts, which are an artefact of their own and checked as such."""
+    numbers = ("effect", "lo", "hi", "relevance", "decides", "n_patients", "n_seeds")
+    found = rows.read("claims.csv", numbers)
+    return claimsfigure.figure_s5(found, profile=rows.profile)
+
+
 def _index(rows: Rows) -> Derived:
     """The page follows from the files beside it, which are checked on their own."""
 
@@ -269,6 +277,7 @@ MAKERS: dict[str, Maker] = {
         lambda r: robustfigure.figure_s4(r.robust, r.cases, profile=r.profile),
         exact=True,
     ),
+    "figure_s5": _drawn("figure_s5", _figure_s5, exact=True),
     "index": _index,
 }
 """Artefact (name of its files without suffix) to what makes it anew."""

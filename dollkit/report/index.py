@@ -31,6 +31,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Tables and figures in the order of the argument; a profile need not have all of them."""
 
+CONTRASTS = "figure_s5"
+"""The verdicts as a picture."""
+
 FILMS = {
     "figure1": "Figure 1, the approach",
     "figure2": "Figure 2, labels beside the truth",
@@ -102,7 +105,8 @@ def page(folder: Path) -> str:
             raise InputError(f"{path}: no such file; run the claims stage first")
     hidden = set(FILMS) if shows_real_films(record) else set()
     parts = [_head(record, about), _verdicts(pd.read_csv(verdicts))]
-    placed = {"index", "claims"}
+    parts += filter(None, [_item(folder, CONTRASTS, hidden)])
+    placed = {"index", "claims", CONTRASTS}
     for title, stems in SECTIONS.items():
         shown = [_item(folder, stem, hidden) for stem in stems]
         placed |= set(stems)
