@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
@@ -104,13 +105,16 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
     place = np.arange(len(part))[::-1]
     mixed = part["network"].nunique() > 1
     names = []
-    for y, row in zip(place, part.itertuples(), strict=True):
-        colour, marker, face = LOOKS[str(row.verdict)]
-        if not pd.isna(row.lo):
-            ax.plot([row.lo, row.hi], [y, y], color=colour, linewidth=1.2)
-        ax.plot(row.effect, y, marker, color=colour, markerfacecolor=face, markersize=4.5)
-        where = "" if row.task == "labels" else f"{row.task}: "
-        names.append(where + (f"{row.network}, " if mixed else "") + _short(str(row.contrast)))
+    spans = part[["effect", "lo", "hi"]].to_numpy(np.float64)
+    texts = part[["task", "network", "contrast", "verdict"]].astype(str).to_numpy().tolist()
+    for y, (effect, lo, hi), words in zip(place, spans, texts, strict=True):
+        task, network, contrast, verdict = words
+        colour, marker, face = LOOKS[verdict]
+        if np.isfinite(lo):
+            ax.plot([lo, hi], [y, y], color=colour, linewidth=1.2)
+        ax.plot(effect, y, marker, color=colour, markerfacecolor=face, markersize=4.5)
+        where = "" if task == "labels" else f"{task}: "
+        names.append(where + (f"{network}, " if mixed else "") + _short(contrast))
     ax.axvline(0, color=style.BLACK, linewidth=0.7)
     ax.axvline(float(part["relevance"].iloc[0]), color=style.GREY, linewidth=0.8, linestyle=":")
     ax.set_yticks(place, names, fontsize=6)
@@ -135,7 +139,7 @@ def _short(contrast: str) -> str:
     return contrast
 
 
-def _legend_of_verdicts(fig: style.Figure) -> None:
+def _legend_of_verdicts(fig: Figure) -> None:
     handles = [
         Line2D([], [], color=colour, marker=marker, markerfacecolor=face, linewidth=1.2, label=name)
         for name, (colour, marker, face) in LOOKS.items()

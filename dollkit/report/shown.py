@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from IPython.display import Image, Markdown, display
 
@@ -61,10 +62,11 @@ def arms(table1: pd.DataFrame) -> Image:
         fig = style.canvas(style.PAGE, 0.2 * len(names) + 0.6)
         axes = fig.subplots(1, len(blocks), squeeze=False, sharey=True)[0]
         for ax, ((task, network), part) in zip(axes, blocks, strict=True):
-            for row in part.itertuples():
-                look, y = style.ARM_LOOKS[str(row.arm)], names.index(str(row.arm))
-                ax.plot([row.miou_lo, row.miou_hi], [y, y], color=look.color, linewidth=1.2)
-                ax.plot(row.miou, y, look.marker, color=look.color)
+            spans = part[["miou", "miou_lo", "miou_hi"]].to_numpy(np.float64)
+            for arm, (mean, lo, hi) in zip(part["arm"].astype(str), spans, strict=True):
+                look, y = style.ARM_LOOKS[arm], names.index(arm)
+                ax.plot([lo, hi], [y, y], color=look.color, linewidth=1.2)
+                ax.plot(mean, y, look.marker, color=look.color)
             ax.set_title(f"{task}, {network}", fontweight="bold")
             ax.set_xlabel("mIoU")
             ax.set_yticks(range(len(names)), [style.ARM_LOOKS[a].label for a in names])

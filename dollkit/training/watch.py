@@ -98,9 +98,9 @@ class Live:
             return
         from IPython.display import Image, display
 
-        picture = Image(data=_picture(history, self._columns), format="png")  # type: ignore[no-untyped-call]
+        picture = Image(data=_picture(history, self._columns), format="png")
         if self._handle is None:
-            self._handle = display(picture, display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = display(picture, display_id=True)
         else:
             self._handle.update(picture)
         self._drawn = time.monotonic()
