@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 from dollkit.errors import InputError
+from dollkit.findings import FINDINGS
 from dollkit.own import __main__ as command
 from dollkit.own import comparing, source
+from dollkit.own.header import renamed
 from dollkit.own.listing import films_below
 from dollkit.own.stranger import COLUMNS, write_example
 
@@ -277,3 +280,67 @@ def test_an_example_is_not_written_over_something_else(tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
     with pytest.raises(InputError, match="holds something else"):
         write_example(tmp_path)
+
+
+def as_list(folder: Path, between: str = "|", blank: int = 0) -> pd.DataFrame:
+    """The example's table with its findings in one column, and the table as it was."""
+    path = folder / "findings.csv"
+    before = pd.read_csv(path, dtype=str, keep_default_na=False)
+    found = [c for c in before if c in FINDINGS or c in COLUMNS]
+    said = [
+        between.join(f for f in found if row[f] == "1") or "Hernia" for _, row in before.iterrows()
+    ]
+    said[:blank] = [""] * blank
+    before.drop(columns=found).assign(**{"Finding Labels": said}).to_csv(path, index=False)
+    return before
+
+
+@pytest.mark.parametrize(("between", "asked"), [("|", {}), ("; ", {"Finding Labels": "findings"})])
+def test_a_column_that_lists_findings(folder: Path, between: str, asked: dict[str, str]) -> None:
+    whole = read(folder).films.films.set_index("image_id")
+    before = as_list(folder, between)
+    own = read(folder, COLUMNS | asked | {"Hernia": ""}).films.films.set_index("image_id")
+    assert (own.index == whole.index).all()
+    for finding in {COLUMNS.get(c, c) for c in before.columns} & set(FINDINGS):
+        positive = whole[finding] == 1
+        assert ((own[finding] == 1) == positive).all(), finding
+        # Who lists findings says of all others that they are not there.
+        assert not positive.any() or (own.loc[~positive, finding] == 0).all(), finding
+
+
+def test_a_blank_list_says_nothing(folder: Path) -> None:
+    as_list(folder, blank=40)
+    with pytest.raises(InputError, match="no column of a finding"):
+        read(folder, COLUMNS)
+
+
+def test_lists_are_refused_by_name(folder: Path) -> None:
+    as_list(folder)
+    with pytest.raises(InputError, match=r"column 'Effusion' looks like a finding .*'Pleural Eff"):
+        read(folder, {})
+    edit(folder, lambda t: t.assign(Effusion="0"))
+    with pytest.raises(InputError, match="names 'Effusion', which is a column too"):
+        read(folder)
+    words = [f"word {i}" for i in range(40)]
+    edit(folder, lambda t: t.assign(Report=[f"{w}; {w} more" for w in words]))
+    with pytest.raises(InputError, match="column 'Report' names 80 findings"):
+        read(folder, {"Report": "findings", "Finding Labels": ""})
+
+
+def test_nih_table_as_it_was_released(shared_dir: Path) -> None:
+    path = shared_dir / "layouts" / "nih_chestxray14" / "Data_Entry_2017_v2020.csv"
+    columns = {"Image Index": "image", "Patient ID": "patient", "Patient Gender": "sex"}
+    columns |= {"View Position": "view", "Effusion": "Pleural Effusion"}
+    with pytest.raises(InputError, match="'Infiltration': 'Lung Opacity'"):
+        renamed(path, columns)
+    columns |= {"Infiltration": "Lung Opacity", "Mass": "Lung Lesion", "Nodule": "Lung Lesion"}
+    rows = pd.read_csv(path, header=None, skiprows=1, dtype=str)
+    said = sorted({f for lists in rows[1] for f in lists.split("|")})
+    columns |= {f: "" for f in said if f not in (*FINDINGS, *columns)}
+    text, names = renamed(path, columns)
+    made = pd.read_csv(io.StringIO(text), dtype=str)
+    assert {"image", "patient", "Pleural Effusion", "Lung Opacity"} <= names
+    for theirs, ours in (("Effusion", "Pleural Effusion"), ("Edema", "Edema")):
+        there = rows[1].map(lambda v, name=theirs: name in v.split("|"))
+        assert (made[ours] == "1").tolist() == there.tolist()
+        assert there.any()

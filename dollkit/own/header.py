@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS
 from dollkit.own.listing import near
-from dollkit.readers.csvfile import CsvTable, read_csv
+from dollkit.readers.csvfile import read_csv
 from dollkit.readers.own import FIELDS, HINT
 
 ALIKE = {
@@ -31,6 +34,15 @@ ALIKE = {
 }
 """Names that other label sets give to findings; offered, never taken without being asked."""
 
+LIST = "findings"
+"""What parameter 'columns' calls a column that names a film's findings, as NIH's tables do."""
+
+BETWEEN = re.compile(r"[|;]")
+"""Between the findings of such a column."""
+
+MOST = 60
+"""Names in such a column above which it is no list of findings but free text."""
+
 _KNOWN = {name.lower(): name for name in (*FIELDS, *FINDINGS)}
 
 
@@ -41,25 +53,36 @@ def renamed(path: Path, columns: Mapping[str, str]) -> tuple[str, set[str]]:
 
     Args:
         path: the file.
-        columns: column of the file to what it is; "" leaves it out.
+        columns: column of the file to what it is; "" leaves it out, `LIST` is a column that names
+            a film's findings (``Effusion|Mass``), whose names may be mapped like columns.
 
     Raises:
         InputError: no table, a mapping that maps nothing, a column that looks like a finding and
             is none, or no finding at all.
     """
     table = read_csv(path, hint=HINT)
-    header = [c for c in table.frame.columns if c != "row"]
+    listed = [
+        c
+        for c in map(str, table.frame)
+        if columns.get(c, "").lower() == LIST or _is_list(c, columns)
+    ]
+    text, frame = _spread(path, table.frame, listed)
+    columns = {**columns, **dict.fromkeys(listed, "")}
+    header = [c for c in frame.columns if c != "row"]
     for theirs, ours in columns.items():
-        if theirs not in header:
+        # A label set's names are mapped as a whole, though not each may occur in this file.
+        unseen = bool(listed) and (not ours or _KNOWN.get(ours.lower()) in FINDINGS)
+        if theirs not in header and not unseen:
             raise InputError(f"{path}: no column {theirs!r}, parameter 'columns' names it"
                              f"{near(theirs, header)}")  # fmt: skip
         if ours and ours.lower() not in _KNOWN:
             raise InputError(
                 f"parameter 'columns' takes {theirs!r} for {ours!r}{near(ours, _KNOWN.values())}: "
-                f"use one of {', '.join(_KNOWN.values())}, or '' to leave it out"
+                f"use one of {', '.join(_KNOWN.values())}, {LIST!r} for a column that lists "
+                "findings (A|B), or '' to leave it out"
             )
     names = {c: _name(c, columns) for c in header}
-    odd = [c for c in header if names[c] is None and _like_finding(table, c)]
+    odd = [c for c in header if names[c] is None and _like_finding(frame[c])]
     if odd:
         offer = ", ".join(f"{c!r}: {_offer(c)!r}" for c in odd)
         raise InputError(
@@ -73,16 +96,59 @@ def renamed(path: Path, columns: Mapping[str, str]) -> tuple[str, set[str]]:
             f"{path}: no column of a finding among {', '.join(header)}: use {', '.join(FINDINGS)}, "
             "or say by parameter 'columns' what a column is"
         )
-    return _rewritten(path, names, {c for c in columns if not columns[c]}), used
+    return _rewritten(text, names, {c for c in columns if not columns[c]}), used
 
 
-def _rewritten(path: Path, names: Mapping[str, str | None], left_out: Collection[str]) -> str:
+def _is_list(column: str, columns: Mapping[str, str]) -> bool:
+    """NIH's own column, unless the user says what it is."""
+    return column not in columns and " ".join(column.lower().split()) == "finding labels"
+
+
+def _spread(path: Path, frame: pd.DataFrame, listed: Sequence[str]) -> tuple[str, pd.DataFrame]:
+    """The file's text and cells, with a column of 1 and 0 for every finding that a list names.
+
+    A film whose list is blank has blanks: nothing was said about it.
+    """
+    text = path.read_bytes().decode("utf-8-sig")
+    if not listed:
+        return text, frame
+    records = list(csv.reader(io.StringIO(text, newline="")))
+    first, header = [c.strip() for c in records[0]], list(frame.columns)
+    frame = frame.copy()
+    for column in listed:
+        lists = [[w.strip() for w in BETWEEN.split(v) if w.strip()] for v in frame[column]]
+        names = list(dict.fromkeys(name for some in lists for name in some))
+        if len(names) > MOST:
+            raise InputError(
+                f"{path}: column {column!r} names {len(names)} findings: a list of findings has "
+                "A|B in a cell; is this free text?"
+            )
+        twice = [name for name in names if name in header]
+        if twice:
+            raise InputError(
+                f"{path}: column {column!r} names {twice[0]!r}, which is a column too: leave one "
+                "of them out by parameter 'columns'"
+            )
+        header += names
+        at = first.index(column)
+        records[0] += names
+        for cells in records[1:]:
+            if cells:
+                some = {w.strip() for w in BETWEEN.split(cells[at]) if w.strip()}
+                cells += [str(int(name in some)) if some else "" for name in names]
+        for name in names:
+            frame[name] = [str(int(name in some)) if some else "" for some in lists]
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n").writerows(records)
+    return out.getvalue(), frame
+
+
+def _rewritten(text: str, names: Mapping[str, str | None], left_out: Collection[str]) -> str:
     """The file with the reader's words as header, record by record.
 
     Several columns of one finding become one: positive where any is, else uncertain where any
     is, else negative where any is.
     """
-    text = path.read_bytes().decode("utf-8-sig")
     records = list(csv.reader(io.StringIO(text, newline="")))
     first = [c.strip() for c in records[0]]
     same: dict[str, list[int]] = {}
@@ -119,9 +185,9 @@ def _name(column: str, columns: Mapping[str, str]) -> str | None:
     return "" if words.startswith("note") else _KNOWN.get(words)
 
 
-def _like_finding(table: CsvTable, column: str) -> bool:
-    values = {v.strip().removesuffix(".0") for v in table.frame[column].unique()}
-    return bool(column) and "1" in values and values <= {"1", "0", "-1", ""}
+def _like_finding(cells: pd.Series) -> bool:
+    values = {v.strip().removesuffix(".0") for v in cells.unique()}
+    return bool(cells.name) and "1" in values and values <= {"1", "0", "-1", ""}
 
 
 def _offer(column: str) -> str:
