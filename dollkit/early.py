@@ -1,7 +1,8 @@
 """What a run would only find out after hours, found out before it starts.
 
-Parameters of late stages are checked by the same functions that the stages call. What only data
-can tell (how many masks there are, whether an arm has weights that fit) is still told late.
+Each parameter is held against its limit (`limits`), and those that hang together are given to
+the same functions that the stages call. What only data can tell (how many masks there
+are, whether an arm has weights that fit) is still told late.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dollkit import limits
 from dollkit.errors import InputError
 from dollkit.pipeline import Instance
 
 
 def check(instances: Iterable[Instance]) -> None:
-    """Check the parameters of pre-training and fine-tuning of a whole plan.
+    """Check the parameters of a whole plan.
 
     Args:
         instances: from `pipeline.plan`.
@@ -27,7 +29,18 @@ def check(instances: Iterable[Instance]) -> None:
     built: set[tuple[Any, ...]] = set()
     data = next((i.parameters for i in plan if i.stage.family == "data"), {})
     for instance in plan:
+        limits.check(instance)
         given = instance.parameters
+        family = instance.stage.family
+        try:
+            if family == "data" and "protocol" in given:
+                _data(given)
+            elif family == "classifiers" and "pooling" in given:
+                _classifier(given)
+            elif family == "labels" and "explainer" in given:
+                _labels(given)
+        except InputError as error:
+            raise InputError(f"{instance.name}: {error}") from None
         if instance.stage.family not in ("pretrain", "finetune") or "encoder_depth" not in given:
             continue
         try:
@@ -45,6 +58,40 @@ def check(instances: Iterable[Instance]) -> None:
                 _finetuning(given, taught.get(network, set()))
         except InputError as error:
             raise InputError(f"{instance.name}: {error}") from None
+
+
+def _data(given: Mapping[str, Any]) -> None:
+    from dollkit.phantom import Protocol
+    from dollkit.readers.datasets import PHANTOM, check_stores, named
+
+    Protocol.from_json(given["protocol"])
+    check_stores(given["stores"], given["source"])
+    if given["source"] not in (PHANTOM, "auto"):
+        for name in given["source"].split("+"):
+            named(name)
+
+
+def _classifier(given: Mapping[str, Any]) -> None:
+    import torch
+
+    from dollkit.classifiers import Classifier
+
+    with torch.device("meta"):
+        Classifier(*(given[name] for name in ("architecture", "depth", "activation", "pooling")))
+
+
+def _labels(given: Mapping[str, Any]) -> None:
+    from dollkit import labelling
+    from dollkit.attribution import engine
+    from dollkit.labels import Distil, rules
+
+    limits = {name: given[name] for name in ("max_error", "most_steps", "budget_mb", "unsettled")}
+    path = [given[name] for name in ("explainer", "baseline", "steps", "rule", "precision")]
+    labelling.Explain(*path, **limits)
+    engine.check(*(given[name] for name in ("steps", "rule", "max_error", "most_steps")))
+    names = ("part", "percentile", "trust", "smooth", "guide", "ignore")
+    cut: dict[str, Any] = {**rules.settings(given["threshold"]), **{n: given[n] for n in names}}
+    Distil(**cut)
 
 
 def _build(network: str, encoder: str, depth: int, activation: str) -> None:

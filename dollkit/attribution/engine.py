@@ -34,7 +34,7 @@ import torch
 from torch import nn
 
 from dollkit.attribution.pairs import Attribution, check_films, check_logits, check_targets
-from dollkit.attribution.path import added_nodes, baseline, path_rule
+from dollkit.attribution.path import RULES, added_nodes, baseline, path_rule
 from dollkit.attribution.prepared import Prepared, prepare
 from dollkit.attribution.settle import agreement
 from dollkit.attribution.walk import Walker
@@ -95,7 +95,7 @@ def integrated_gradients(
     Raises:
         InputError: bad targets or parameters, films or logits that are not finite.
     """
-    _check(steps, rule, max_error, most_steps)
+    check(steps, rule, max_error, most_steps)
     check_films(x)
     base = baseline(x, kind)
     if not any(targets) or not len(x):
@@ -201,7 +201,10 @@ def _nothing(x: torch.Tensor) -> Attribution:
     return Attribution(x.new_zeros(0, *x.shape[2:]), none, none, none.long(), none.bool())
 
 
-def _check(steps: int, rule: str, max_error: float, most_steps: int) -> None:
+def check(steps: int, rule: str, max_error: float, most_steps: int) -> None:
+    """Refuse settings of a path that `integrated_gradients`, which explains them, cannot walk."""
+    if rule not in RULES:
+        raise InputError(f"parameter 'rule' is {rule!r}: use {' or '.join(RULES)}")
     if steps < 0:
         raise InputError(f"parameter 'steps' is {steps}: use 0 (as many as needed) or more")
     if steps == 0 and rule != "midpoint":
