@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 
 class InputError(ValueError):
     """Something outside the program is wrong, and the user can mend it.
@@ -12,3 +14,9 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).split()))
+
+
+def brief(error: BaseException) -> str:
+    """The first line of an error's message, for the middle of one of ours; its type without one."""
+    lines = str(error).strip().splitlines()
+    return textwrap.shorten(lines[0], 160) if lines else type(error).__name__

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from torch import nn
 
 from dollkit import paths
 from dollkit.classifiers import encoder
-from dollkit.errors import InputError
+from dollkit.errors import InputError, brief
 
 HEADS = ("fc.", "classifier.", "head.", "last_linear.")
 """Beginnings of names that belong to ImageNet's classifier; such tensors are left out."""
@@ -92,7 +93,7 @@ def download(architecture: str) -> ImageNet:
     try:
         found = smp.encoders.get_encoder(architecture, in_channels=3, depth=5, weights="imagenet")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        why = brief(error)
         raise Unavailable(f"{architecture} cannot be downloaded ({why})") from None
     timms = architecture.startswith("tu-")
     state = {k.removeprefix("model.") if timms else k: v for k, v in found.state_dict().items()}
@@ -164,9 +165,13 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch tells of pickles that it does not run
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises its own types
-        raise InputError(f"{path}: not readable as tensors without code ({error})") from error
+        raise InputError(
+            f"{path}: not readable as tensors without code ({brief(error)})"
+        ) from error
     for inner in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(inner), dict):
             found = found[inner]

@@ -156,7 +156,9 @@ def open_store(path: Path | str, verify: bool = False) -> Store:
         return Store(path, meta, hashlib.sha256(text).hexdigest())
     except OSError as error:
         raise _broken(path, f"{error.filename or path} cannot be read") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError):
         raise _broken(path / "store.json", "is not a store's description") from None
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -14,9 +14,12 @@ from torch import nn
 
 from dollkit import adapters, networks
 from dollkit.classifiers import Classifier
-from dollkit.errors import InputError
+from dollkit.errors import InputError, brief
 
 FILE = "weights.safetensors"
+
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def save(net: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
@@ -38,11 +41,21 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         config = json.loads((folder / "model.json").read_text())
         state = load_file(folder / FILE)
     except Exception as error:  # safetensors raises its own types
-        raise InputError(f"{folder}: no readable network there ({error})") from error
+        raise InputError(f"{folder}: no readable network there ({brief(error)})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{folder}/model.json: not the description of a network: train it again")
     for key, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{folder}/weights.safetensors: tensor {key} holds NaN or infinity")
     return config, state
+
+
+def _described(folder: Path, make: Callable[..., Net], config: Mapping[str, Any]) -> Net:
+    """What ``model.json`` describes; what it does not describe well is an `InputError`."""
+    try:
+        return make(**config)
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}/model.json: describes no network ({brief(error)})") from None
 
 
 def _fit(net: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
@@ -61,7 +74,7 @@ def _fit(net: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
 def load_classifier(folder: Path, where: torch.device) -> Classifier:
     """A trained classifier in eval mode; weights that do not fit are an `InputError`."""
     config, state = read(folder)
-    model = Classifier(**config)
+    model = _described(folder, Classifier, config)
     _fit(model, state, folder)
     model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval()
@@ -75,7 +88,7 @@ def load_classifiers(folders: Mapping[str, Path], where: torch.device) -> dict[s
 def load_network(folder: Path, where: torch.device) -> nn.Module:
     """A segmentation network in eval mode; weights that do not fit are an `InputError`."""
     config, state = read(folder)
-    net = networks.build(**config)
+    net = _described(folder, networks.build, config)
     _fit(net, state, folder)
     net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()
@@ -122,7 +135,7 @@ def load_tuned(net: nn.Module, path: Path, made_by: str = "") -> list[str]:
             state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         tuning, rank = header["tuning"], int(header["rank"])
     except Exception as error:  # safetensors raises its own types
-        raise InputError(f"{path}: no readable adapter checkpoint ({error})") from error
+        raise InputError(f"{path}: no readable adapter checkpoint ({brief(error)})") from error
     if made_by and header.get("made_by") != made_by:
         raise InputError(f"{path}: made by {header.get('made_by')!r}, not by {made_by!r}")
     for key, tensor in state.items():

@@ -2,13 +2,16 @@
 # The smoke profile from data to claims in a fresh folder, then every notebook by nbval against a
 # copy of what it made (02, 04 and 05 run once there; their other instances come from the copy),
 # the documentation site with that run in it, then the same chain over CheXpert, JSRT, Montgomery,
-# Shenzhen and COVID-QU-Ex trees on disk. DOLLKIT_KEEP names a folder that gets the smoke run.
+# Shenzhen and COVID-QU-Ex trees on disk. No process may speak to another machine meanwhile.
+# DOLLKIT_KEEP names a folder that gets the smoke run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$1
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 export DOLLKIT_RUNS=$folder/runs DOLLKIT_FIGURES=$folder/figures
+export DOLLKIT_OFFLINE=$folder/network.txt
+export PYTHONPATH=$PWD/tests/offline${PYTHONPATH:+:$PYTHONPATH}
 "$python" -m dollkit.reproduce --profile smoke --jobs 2
 again=$("$python" -m dollkit.reproduce --profile smoke --jobs 2 2>&1)
 grep -q '^nothing to do' <<< "$again" || { echo "$again"; echo 'a second run executed something'; exit 1; }
@@ -29,3 +32,4 @@ for name in chexpert jsrt nlm covid_qu_ex; do
 done
 "$python" -m dollkit.reproduce --profile disk-smoke --data "$folder/sets" --jobs 2
 grep -q 'JSRT with SCR masks (organs)' "$folder/figures/disk-smoke/claims.md"
+if [[ -e $DOLLKIT_OFFLINE ]]; then cat "$DOLLKIT_OFFLINE"; echo 'something asked for the network'; exit 1; fi

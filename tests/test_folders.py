@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dollkit.errors import InputError
 from dollkit.readers import folders
 from dollkit.readers.folders import child, descend, files_of, holds
 
@@ -47,7 +48,7 @@ def test_descend_goes_step_by_step(tmp_path: Path) -> None:
 def test_files_have_the_form_and_broken_links_count(tmp_path: Path) -> None:
     for name in ("a2.png", "a1.PNG", "._a1.png", "a1.png.txt", "Thumbs.db"):
         (tmp_path / name).touch()
-    (tmp_path / "a3.png").mkdir()
+    (tmp_path / "a3").mkdir()
     (tmp_path / "a4.png").symlink_to(tmp_path / "nowhere")
     found = files_of(tmp_path, FORM)
     assert [(match[1], file.name) for match, file in found] == [
@@ -56,5 +57,8 @@ def test_files_have_the_form_and_broken_links_count(tmp_path: Path) -> None:
         ("a4", "a4.png"),
     ]
     assert holds(tmp_path, FORM)
-    assert not holds(tmp_path / "a3.png", FORM)
+    assert not holds(tmp_path / "a3", FORM)
     assert files_of(None, FORM) == files_of(tmp_path / "none", FORM) == []
+    (tmp_path / "a5.png").mkdir()
+    with pytest.raises(InputError, match=r"a5\.png: a folder with the name of a file"):
+        files_of(tmp_path, FORM)

@@ -11,9 +11,11 @@ from dollkit.errors import InputError
 from dollkit.images import probe
 from dollkit.own.listing import files_below, near, plain
 from dollkit.readers.masks import MaskFile, check_grid
+from dollkit.readers.own_masks import CLASSES
 
 ENDINGS = (".png", ".tif", ".tiff", ".gif")
 LOSSY = (".jpg", ".jpeg")
+CLASS_WORDS = {name.lower() for name in CLASSES}
 INDEX = "predictions."
 """Start of the names of what `predict.predict` writes beside the folders of classes."""
 
@@ -86,7 +88,8 @@ def _folders(masks: Path, classes: Sequence[str]) -> dict[str, Path]:
     wanted = [_words(name) for name in classes]
     if len(set(wanted)) < len(wanted):
         raise InputError(f"parameter 'classes' is {list(classes)}: each class once")
-    if len(wanted) == 1 and wanted[0] not in own and files:
+    # Films lie in folders too, so that those of a single class's masks may be named like them.
+    if len(wanted) == 1 and wanted[0] not in own and files and not set(own) & CLASS_WORDS:
         return {wanted[0]: masks}
     for name in wanted:
         if name not in own:

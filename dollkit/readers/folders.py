@@ -41,15 +41,19 @@ def files_of(folder: Path | None, form: re.Pattern[str]) -> list[Found]:
     Broken links count as files: they are told when they are looked for, not passed over.
 
     Raises:
-        InputError: the folder cannot be read.
+        InputError: the folder cannot be read, or a folder in it has such a name.
     """
     if folder is None or not folder.is_dir():
         return []
     try:
         with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if form.fullmatch(e.name) and not e.is_dir())
+            found = sorted((e.name, _is_folder(e)) for e in entries if form.fullmatch(e.name))
     except OSError as error:
         raise _unreadable(folder, error) from None
+    wrong = [name for name, is_folder in found if is_folder]
+    if wrong:
+        raise InputError(f"{folder / wrong[0]}: a folder with the name of a file: rename it")
+    names = [name for name, _ in found]
     return [(match, folder / name) for name in names if (match := form.fullmatch(name))]
 
 
@@ -72,8 +76,15 @@ def _below(folder: Path) -> list[Path]:
             few = list(islice(entries, MANY + 1))
     except OSError as error:
         raise _unreadable(folder, error) from None
-    names = sorted(e.name for e in few if e.is_dir()) if len(few) <= MANY else []
+    names = sorted(e.name for e in few if _is_folder(e)) if len(few) <= MANY else []
     return [folder / name for name in names]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; whoever opens it tells
+        return False
 
 
 def _plain(name: str) -> str:

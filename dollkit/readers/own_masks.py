@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dollkit.errors import InputError
 from dollkit.findings import PATHOLOGIES
 from dollkit.readers.csvfile import BadRows, reject
 from dollkit.readers.masks import Mask, MaskFile, Union
@@ -118,6 +119,9 @@ def _files(folder: Path) -> dict[str, Path]:
     out: dict[str, Path] = {}
     for here, below, names in os.walk(folder):
         below[:] = [b for b in below if not _litter(b)]
+        for name in below:
+            if name.lower().endswith(".png"):
+                raise InputError(f"{here}/{name}: a folder with the name of a mask: rename it")
         for name in names:
             if not _litter(name):
                 path = Path(here, name)

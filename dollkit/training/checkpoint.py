@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dollkit.errors import InputError
+from dollkit.errors import InputError, brief
 from dollkit.training.average import Average
 from dollkit.training.gradients import Gradients
 from dollkit.training.processes import Processes
@@ -138,11 +138,12 @@ class Checkpoint:
             return None
         try:  # on the CPU first: each process has its own device
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            made_by, step = state["recipe"], int(state["fit"]["history"][-1]["step"])
         except Exception as error:
-            raise InputError(f"{path}: not a readable checkpoint ({error}); delete it") from error
-        if state["recipe"] != self.made_by:
+            what = f"not a readable checkpoint ({brief(error)})"
+            raise InputError(f"{path}: {what}; delete it") from error
+        if made_by != self.made_by:
             log.info("%s was made by other settings, data or code: starting afresh", path)
             return None
-        step = int(state["fit"]["history"][-1]["step"])
         log.info("resumed at step %d of %d from %s", step, self.made_by["steps"], path)
         return state

@@ -1,0 +1,185 @@
+"""What must not happen: code from files, words from headers, secrets in the repository."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import Dataset
+from pydicom.datadict import DicomDictionary
+from pydicom.tag import Tag
+
+from dollkit import paths
+from dollkit.own import source
+from dollkit.readers.build import build_store
+from dollkit.readers.own import read_own
+from tests.test_dicom import film, save
+
+PLANTED = "XANTHOPOULOS"
+TEXT = ("PN", "LO", "SH", "ST", "LT", "UT", "UC", "AE", "CS", "UR")
+OFFLINE = paths.ROOT / "tests" / "offline"
+FORBIDDEN = {
+    "eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "pd.read_pickle",
+    "os.system", "os.popen", "shutil.unpack_archive", "joblib.load", "yaml.unsafe_load",
+    "yaml.full_load",
+}  # fmt: skip
+"""Calls that run what a file says, or unpack it wherever it says."""
+
+SECRETS = re.compile(
+    r"gh[pousr]_[A-Za-z0-9]{30}|github_pat_\w{20}|hf_[A-Za-z0-9]{30}|AKIA[0-9A-Z]{16}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY|xox[abp]-\w{10}|sk-[A-Za-z0-9]{32}"
+    r"|eyJ[\w-]{20,}\.eyJ[\w-]{20,}"
+)
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def dangers(text: str) -> list[str]:
+    """What in a module's text runs or unpacks what a file says."""
+    found = []
+    for name, node in calls(ast.parse(text)):
+        given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        wrong = name in FORBIDDEN or name.endswith((".extractall", ".extract"))
+        wrong |= name == "torch.load" and given.get("weights_only") != "True"
+        wrong |= name == "np.load" and given.get("allow_pickle") != "False"
+        safe = len(node.args) > 1 and ast.unparse(node.args[1]) in (
+            "_UniqueKeys",
+            "yaml.SafeLoader",
+        )
+        wrong |= name == "yaml.load" and not safe
+        wrong |= given.get("shell") == "True"
+        if wrong:
+            found.append(f"line {node.lineno}: {ast.unparse(node)[:60]}")
+    return found
+
+
+def test_no_module_runs_what_a_file_says() -> None:
+    found = {
+        str(path.relative_to(paths.ROOT)): dangers(path.read_text(encoding="utf-8"))
+        for path in sorted((paths.ROOT / "dollkit").rglob("*.py"))
+    }
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["torch.load(f)", "torch.load(f, weights_only=False)", "np.load(f)", "yaml.load(f)",
+     "yaml.load(f, yaml.Loader)", "eval(x)", "z.extractall()", "run(x, shell=True)",
+     "pickle.loads(x)"],
+)  # fmt: skip
+def test_each_danger_is_seen(text: str) -> None:
+    assert len(dangers(text)) == 1
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=paths.ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip("no git checkout: the files of the repository cannot be told from others")
+    return [paths.ROOT / name for name in listed.stdout.split("\0") if name]
+
+
+def test_no_secret_in_the_repository() -> None:
+    assert SECRETS.search("x = 'hf_" + "a" * 34 + "'")
+    found = []
+    for path in tracked():
+        if path.is_file() and path.suffix in {".ipynb", ".py", ".md", ".yaml", ".yml", ".toml", ""}:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found += [f"{path}: {m[0][:12]}" for m in SECRETS.finditer(text)]
+    assert found == []
+
+
+def planted(values: np.ndarray) -> Dataset:
+    """A film with the name in every text tag of DICOM, in a private one and in a sequence."""
+    data = film(values)
+    # What these say is how to read the rest.
+    kept = {Tag(k) for k in ("PhotometricInterpretation", "SpecificCharacterSet")}
+    inner = Dataset()
+    for tag, (vr, *_, retired, keyword) in DicomDictionary.items():
+        if vr in TEXT and keyword and not retired and tag >> 16 > 2 and tag not in kept:
+            setattr(data, keyword, PLANTED)
+            setattr(inner, keyword, PLANTED)
+    data.RequestAttributesSequence = [inner]
+    block = data.private_block(0x0009, PLANTED, create=True)
+    block.add_new(0x01, "LO", PLANTED)
+    data.PatientID = PLANTED
+    return data
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_no_name_of_a_header_reaches_an_output(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(0)
+    root, out = tmp_path / "own", tmp_path / "out"
+    (root / "images").mkdir(parents=True)
+    out.mkdir()
+    draw = np.random.default_rng(0)
+    lines = ["image,patient,split,Edema,Pneumonia"]
+    for number in range(6):
+        data = planted(draw.integers(0, 4096, (48, 40)).astype(np.uint16))
+        save(data, root / "images" / f"{number}.dcm")
+        split = ("train", "valid", "test")[number % 3]
+        lines.append(f"{number}.dcm,p{number},{split},{number % 2},1")
+        mask = root / "masks" / "lungs" / f"{number}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((48, 40), 255 * (number % 2), np.uint8)).save(mask)
+    (root / "films.csv").write_text("\n".join(lines) + "\n")
+    raw = (root / "images" / "0.dcm").read_bytes()
+    assert raw.count(PLANTED.encode()) > 500
+
+    for store, table in read_own(root).items():
+        build_store(table, out / store, 32, workers=1)
+    own = source.read(root / "images", root / "films.csv", root / "masks")
+    build_store(own.films, out / "stranger", 32, workers=1)
+    # A header that cannot be read, too: its message must not quote it.
+    (root / "images" / "0.dcm").write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(ValueError, match=r"0\.dcm") as error:
+        build_store(read_own(root)["films"], out / "broken", 32, workers=1)
+
+    written = outputs(out)
+    assert len(written) > 8
+    told = caplog.text + str(error.value) + "".join(capfd.readouterr())
+    for name, content in {**written, "messages": told.encode()}.items():
+        for form in (PLANTED.encode(), PLANTED.encode("utf-16-le"), PLANTED.lower().encode()):
+            assert form not in content, name
+
+
+def test_the_network_is_off_where_it_should_be(tmp_path: Path) -> None:
+    """The guard of the end-to-end run refuses other machines, and lets loopback through."""
+    log = tmp_path / "log"
+    code = (
+        "import socket\n"
+        "s = socket.create_server(('127.0.0.1', 0))\n"
+        "socket.create_connection(s.getsockname()).close()\n"
+        "for call in (lambda: socket.create_connection(('192.0.2.1', 80), 1),\n"
+        "             lambda: socket.getaddrinfo('example.org', 80)):\n"
+        "    try:\n"
+        "        call()\n"
+        "    except OSError as error:\n"
+        "        print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(OFFLINE), "DOLLKIT_OFFLINE": str(log)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.count("the network is off") == 2, done.stdout + done.stderr
+    assert len(log.read_text().splitlines()) == 2
