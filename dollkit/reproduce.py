@@ -6,13 +6,14 @@ import argparse
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from dollkit import params, paths, pipeline, stage, stopping
+from dollkit import params, paths, pipeline, stage, stopping, trouble
 from dollkit.errors import InputError
 from dollkit.machine import cores
 
@@ -65,6 +66,21 @@ def drop_damaged(names: Sequence[str], profile: str) -> list[str]:
             (folder / stage.MANIFEST).unlink()
             dropped.append(f"{name}: {gone[0]} is gone, so the stage runs again")
     return dropped
+
+
+def settle_clock(names: Sequence[str], profile: str) -> None:
+    """Give manifests of the future, as a clock that was set back leaves them, the time of now.
+
+    Else what is made of them would always be older than they are, and be made in every run.
+
+    Args:
+        names: instances, each after its inputs.
+    """
+    now = time.time_ns()
+    for place, name in enumerate(names):
+        manifest = paths.runs() / profile / name / stage.MANIFEST
+        if manifest.is_file() and manifest.stat().st_mtime_ns > now:
+            os.utime(manifest, ns=(now + 1000 * place, now + 1000 * place))
 
 
 def release_stale_lock(folder: Path, jobs: bool = True) -> bool:
@@ -198,6 +214,7 @@ def reproduce(
         print("an earlier run was killed: its lock is released, its checkpoints are used")
     for line in drop_damaged(names, profile):
         print(line)
+    settle_clock(names, profile)
     before = stamps(names, profile)
     if len(before) < len(names):
         from dollkit import early  # torch: seconds that a run with nothing to do need not pay
@@ -242,6 +259,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        if machine := trouble.words(f"{type(error).__name__}: {error}"):
+            print(machine, file=sys.stderr)
+            return 1
+        raise
 
 
 if __name__ == "__main__":

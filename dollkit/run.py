@@ -8,6 +8,7 @@ for success.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dollkit import params, parts, paths, pipeline, stage, stopping
+from dollkit import params, parts, paths, pipeline, stage, stopping, trouble
 from dollkit.errors import InputError
 from dollkit.parts import Part
 
@@ -200,9 +201,14 @@ def _execute(
             return None
         lines = [x for x in ANSI.sub("", "\n".join(error.traceback)).splitlines() if x.strip()]
         last = lines[-1] if lines else f"{error.ename}: {error.evalue}"
+        if machine := trouble.words(f"{error.ename}: {error.evalue}"):
+            raise StageError(machine) from None
         raise StageError(f"{last} (cell {error.exec_count} of {executed})") from None
     except DeadKernelError:
-        raise StageError(f"the kernel died, perhaps out of memory (see {executed})") from None
+        raise StageError(
+            f"the kernel died (killed, perhaps out of memory: take fewer JOBS); {trouble.KEPT} "
+            f"(see {executed})"
+        ) from None
 
 
 def _check_cells(notebook: Any, executed: Path) -> None:
@@ -249,12 +255,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         part = Part.parse(given.part) if given.part else None
         run(given.instance, given.profile, given.data, given.log, part)
-    except (InputError, StageError, SystemExit, KeyboardInterrupt) as error:
+    except (InputError, StageError, SystemExit, KeyboardInterrupt, OSError, MemoryError) as error:
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
-        line = f"{given.instance}: {'stopped from outside' if stopped else error}"
+        # What papermill or we ourselves could not write, as well as the notebook.
+        machine = trouble.words(f"{type(error).__name__}: {error}")
+        if isinstance(error, OSError | MemoryError) and not machine:
+            raise
+        line = f"{given.instance}: {'stopped from outside' if stopped else machine or error}"
         print(line, file=sys.stderr, flush=True)
         if given.log is not None and given.log.parent.is_dir():
-            with given.log.open("a", encoding="utf-8") as stream:
+            with contextlib.suppress(OSError), given.log.open("a", encoding="utf-8") as stream:
                 stream.write(f"{line}\n")
         return 2 if isinstance(error, InputError) else 1
     return 0

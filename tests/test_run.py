@@ -65,7 +65,14 @@ def test_a_stage_runs_in_this_interpreter_whatever_kernels_there_are(toy: Path) 
             "data: row 3 is bad\n",
         ),
         ((BEGIN + "stage.params['size'] = 5", "stage.finish()"), 1, "changed a parameter"),
-        ((BEGIN, "import os\nos._exit(1)"), 1, "kernel died"),
+        ((BEGIN, "import os\nos._exit(1)"), 1, "kernel died (killed, perhaps out of memory"),
+        (
+            (BEGIN, "from pathlib import Path\nPath('/dev/full').write_text('x' * 9)"),
+            1,
+            "data: no room left on the disk: free some ('make plan' says what a run takes); all",
+        ),
+        ((BEGIN, "raise OSError(24, 'Too many open files', 'a.npy')"), 1, "data: a.npy: too many"),
+        ((BEGIN, "bytearray(1 << 62)"), 1, "data: out of memory: take fewer JOBS"),
     ],
 )
 def test_what_papermill_lets_pass_fails_in_one_line(

@@ -1,0 +1,76 @@
+"""Trouble of the machine is told as what it is, and a clock that was set back starts nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dollkit import reproduce, trouble
+
+NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENOMEM, errno.EIO)
+
+
+def told(error: BaseException) -> str:
+    return trouble.words(f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_errors_of_the_system(number: int) -> None:
+    line = told(OSError(number, os.strerror(number), "runs/a.npy"))
+    assert line.startswith("runs/a.npy: ")
+    assert line.endswith(trouble.KEPT)
+    assert told(OSError(number, os.strerror(number))) == line.removeprefix("runs/a.npy: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("MemoryError: ", "out of memory"),
+        ("RuntimeError: [enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate "
+         "memory: you tried to allocate 99 bytes.", "out of memory"),
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "out of memory"),
+        ("SafetensorError: Error while serializing: IoError(Os { code: 28, kind: StorageFull, "
+         "message: \"No space left on device\" })", "no room left"),
+        ("PytorchStreamWriter: No space left on device", "no room left"),
+        ("SafetensorError: I/O error: No space left on device (os error 28)", "no room left"),
+    ],
+)  # fmt: skip
+def test_words_of_libraries(text: str, part: str) -> None:
+    assert part in trouble.words(text)
+
+
+def test_numpy_without_memory() -> None:
+    with pytest.raises(MemoryError) as error:
+        np.zeros(1 << 55)
+    assert "out of memory" in told(error.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("row 3"), FileNotFoundError(2, "No such file or directory", "a"), KeyError("28")],
+)
+def test_other_errors_are_left_alone(error: BaseException) -> None:
+    assert told(error) == ""
+
+
+def test_manifests_of_the_future_get_the_time_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path))
+    day = 86_400 * 10**9
+    start = time.time_ns()
+    given = {"data": start + day, "labels": start + day + 5, "tables": start - day}
+    for name, stamp in given.items():
+        manifest = tmp_path / "toy" / name / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.touch()
+        os.utime(manifest, ns=(stamp, stamp))
+    reproduce.settle_clock([*given, "not made yet"], "toy")
+    after = reproduce.stamps(list(given), "toy")
+    assert start <= after["data"] < after["labels"] < time.time_ns() + 10**6
+    assert after["tables"] == given["tables"]
