@@ -57,13 +57,15 @@ def films(
     for i, image in enumerate(images):
         axes[i].imshow(image, cmap="gray", vmin=0, vmax=255)
         if i < len(titles):
-            axes[i].set_title(textwrap.fill(titles[i], round(LETTERS * side)), fontsize=7)
+            lines = textwrap.wrap(titles[i], round(LETTERS * side), max_lines=3, placeholder=" …")
+            axes[i].set_title("\n".join(lines), fontsize=7)
         for c in range(masks.shape[1] if masks is not None else 0):
             if masks is not None and masks[i, c].any():
                 axes[i].contour(masks[i, c], [0.5], colors=[COLOURS[c % 7]], linewidths=1)
     # In inches, so that legend and heading clear the films whatever the number of rows.
     below = 0.1 + 0.16 * -(-len(classes) // 5) if len(classes) else 0
     above = 0.3 if heading else 0
+    figure.set_figheight(figure.get_figheight() + below + above)
     if len(classes):
         handles = [Line2D([], [], color=COLOURS[c % 7]) for c in range(len(classes))]
         figure.legend(handles, classes, ncols=5, loc="lower center", fontsize=7, frameon=False)

@@ -73,6 +73,15 @@ def test_intervals_lie_where_they_should_and_verdicts_have_their_looks() -> None
     assert len(spans) == 3
 
 
+def test_one_interval_without_end_hides_no_other() -> None:
+    wide = contrast("C2", 0.0, -1e6, 1e6, task="infection")
+    ax = claimsfigure.figure_s5(pd.DataFrame([*ROWS.to_dict("records"), wide]), profile="p").figure
+    assert np.ptp(ax.axes[0].get_xlim()) < 1
+    same = pd.DataFrame([contrast("C2", 0.0, 0.0, 0.0), contrast("C2", 0.1, -9.0, 9.0)])
+    low, high = claimsfigure.figure_s5(same, profile="p").figure.axes[0].get_xlim()
+    assert -1 < low < 0 < 0.1 < high < 1
+
+
 def test_networks_are_named_where_there_are_several() -> None:
     two = pd.concat([ROWS, ROWS.assign(network="unet")], ignore_index=True)
     left = claimsfigure.figure_s5(two, profile="p").figure.axes[0]

@@ -15,6 +15,7 @@ from dollkit.errors import InputError
 from dollkit.report import claims, style
 from dollkit.report.render import span
 from dollkit.report.style import Drawn
+from dollkit.stats import Floats
 
 COLUMNS = [
     "claim", "task", "network", "n_train", "contrast", "effect", "lo", "hi", "relevance",
@@ -40,6 +41,10 @@ SHORT = (
 
 FACTORS = ((0.5, 0.7, 1, 1.5, 2, 3), (0.1, 0.2, 0.5, 1, 2, 5, 10), (0.001, 0.01, 0.1, 1, 10, 100))
 """Ticks of C3, whose effect is a log ratio; the first that are few enough."""
+
+
+WIDEST = 2.0
+"""How far a panel reaches beyond its effects, in median widths of its intervals."""
 
 
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +94,8 @@ def figure_s5(rows: pd.DataFrame, *, profile: str) -> Drawn:
         f"Figure S5 (profile {profile}). Every contrast that decides a claim: effect and 95 % "
         "interval; right of the line at zero speaks for the claim, the dotted line is the "
         "smallest effect worth having. C1 and C5: IoU of labels with the truth at matched area; "
-        "C2 and C4: mIoU; C3: how many times the steps of DoLL the other start needs. A verdict "
+        "C2 and C4: mIoU; an interval much wider than the others runs out of its panel; "
+        "C3: how many times the steps of DoLL the other start needs. A verdict "
         "also asks for Holm's p < 0.05 over all of them."
     )
     trained = data[data["n_seeds"] > 0]
@@ -117,6 +123,7 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
         names.append(where + (f"{network}, " if mixed else "") + _short(contrast))
     ax.axvline(0, color=style.BLACK, linewidth=0.7)
     ax.axvline(float(part["relevance"].iloc[0]), color=style.GREY, linewidth=0.8, linestyle=":")
+    _cut_off(ax, spans, float(part["relevance"].iloc[0]))
     ax.set_yticks(place, names, fontsize=6)
     ax.set_ylim(-0.7, len(part) - 0.3)
     ax.tick_params(axis="y", length=0)
@@ -131,6 +138,16 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
         ax.xaxis.set_major_locator(FixedLocator([float(np.log(f)) for f in ticks]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{np.exp(v):.3g}x"))
         ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _cut_off(ax: Axes, spans: Floats, relevance: float) -> None:
+    """One seed too few gives an interval of any width, beside which nothing else would show."""
+    widths = spans[:, 2] - spans[:, 1]
+    if np.isfinite(widths).any():
+        usual = float(np.nanquantile(widths, 0.5, method="lower"))
+        room = max(WIDEST * usual, float(np.ptp(spans[:, 0])), 2 * relevance)
+        if np.nanmax(widths) > 3 * room:
+            ax.set_xlim(spans[:, 0].min() - room, spans[:, 0].max() + room)
 
 
 def _short(contrast: str) -> str:
