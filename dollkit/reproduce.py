@@ -204,6 +204,9 @@ def reproduce(
     run_folder = paths.runs() / profile
     stage.make_writable(run_folder)
     stage.make_writable(paths.figures() / profile)
+    for place in (run_folder, paths.figures()):
+        trouble.check_room(place)
+    trouble.check_files()
     if executor != "local":
         from dollkit import cluster
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
+from pathlib import Path
+
+from dollkit.errors import InputError
 
 KEPT = "all that is done is kept, the same command goes on"
 
@@ -28,6 +32,37 @@ _SAID = (
     (re.compile(r"^MemoryError|can't allocate memory|CUDA out of memory|Cannot allocate memory"
                 r"|^(numpy\.\S*)?_ArrayMemoryError|Unable to allocate"), errno.ENOMEM),
 )  # fmt: skip
+
+
+FILES = 256
+"""Open files that a run may need at once, kernels and their sockets included."""
+
+LITTLE = 50
+"""MB of free disk below which no run is started: its bookkeeping alone would not fit."""
+
+
+def check_room(folder: Path) -> None:
+    """Refuse a folder on a disk that is all but full, before anything is begun."""
+    free = shutil.disk_usage(folder).free // 10**6
+    if free < LITTLE:
+        raise InputError(f"{folder}: {free} MB left, {_ROOM}; {KEPT}")
+
+
+def check_files() -> None:
+    """Raise the limit on open files to what a run needs; where that is forbidden, say so."""
+    try:
+        import resource
+    except ImportError:  # not POSIX: no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < FILES:
+        if hard != unlimited and hard < FILES:
+            raise InputError(
+                f"only {hard} open files are allowed here, a run may need {FILES}: raise the hard "
+                "limit ('ulimit -Hn 4096', or ask who runs the machine)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
 
 
 def words(error: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dollkit import reproduce, trouble
+from dollkit.errors import InputError
 
 NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENOMEM, errno.EIO)
 
@@ -56,6 +57,28 @@ def test_numpy_without_memory() -> None:
 )
 def test_other_errors_are_left_alone(error: BaseException) -> None:
     assert told(error) == ""
+
+
+def test_no_run_is_started_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trouble.check_room(tmp_path)
+    full = trouble.shutil._ntuple_diskusage(10**9, 10**9 - 10**7, 10**7)  # type: ignore[attr-defined]
+    monkeypatch.setattr(trouble.shutil, "disk_usage", lambda path: full)
+    with pytest.raises(InputError, match=f"{tmp_path}: 10 MB left, no room left on the disk"):
+        trouble.check_room(tmp_path)
+
+
+def test_the_limit_on_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    for limits, raised in (((64, 4096), [(256, 4096)]), ((1024, 4096), []), ((64, 99), None)):
+        seen: list[tuple[int, int]] = []
+        monkeypatch.setattr(resource, "getrlimit", lambda which, limits=limits: limits)
+        monkeypatch.setattr(resource, "setrlimit", lambda which, to, seen=seen: seen.append(to))
+        if raised is None:
+            with pytest.raises(InputError, match="only 99 open files are allowed here"):
+                trouble.check_files()
+        else:
+            trouble.check_files()
+            assert seen == raised
 
 
 def test_manifests_of_the_future_get_the_time_of_now(
