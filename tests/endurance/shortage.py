@@ -28,8 +28,8 @@ from tests.endurance.kills import PROFILE, Trial, half_written, manifests, table
 SIZES = (2, 60, 80, 120, 180, 260, 400, 900)
 """MiB of the disk, one after the other."""
 
-FILES = (48, 160)
-"""Limits on open files, below what a run needs."""
+FILES = (48, 256)
+"""Limits on open files: one below what a run needs, and what it asks for."""
 
 ROOM, READ_ONLY, OPEN = "no room left", "read-only", "open files are allowed"
 
