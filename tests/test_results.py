@@ -46,7 +46,7 @@ def test_no_radiograph_and_no_picture_of_one_is_tracked() -> None:
             assert path.parts[0] == "figures", path
             if path.parts[1] in REAL:
                 # Curves and dots only: figures 1 to 3 and S2 show films.
-                curves = {f"figure{n}" for n in ("4", "5", "6", "_s1", "_s3", "_s4")}
+                curves = {f"figure{n}" for n in ("4", "5", "6", "_s1", "_s3", "_s4", "_s5")}
                 assert path.stem in curves, path
         if suffix == ".ipynb":
             assert "image/png" not in (paths.ROOT / path).read_text(), path
