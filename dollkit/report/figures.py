@@ -229,7 +229,8 @@ def figure3(
     rows: list[dict[str, object]] = []
     with style.context():
         wide = style.PAGE / (len(arms) + 1)
-        fig = style.canvas(style.PAGE, wide * len(chosen) + 0.35)
+        narrow = len(arms) > 6  # for two words side by side
+        fig = style.canvas(style.PAGE, wide * len(chosen) + (0.47 if narrow else 0.35))
         axes = fig.subplots(len(chosen), len(arms) + 1, squeeze=False)
         for r, (task, q, i) in enumerate(chosen):
             t = loaded[task]
@@ -255,7 +256,8 @@ def figure3(
                         | {"arm": arm, "iou": value}
                     )
                 if r == 0:
-                    ax.set_title("truth" if arm is None else style.ARM_LOOKS[arm].label)
+                    title = "truth" if arm is None else style.ARM_LOOKS[arm].label
+                    ax.set_title(_wrap(title) if narrow else title)
     counts = ", ".join(f"{task} {len(t['image'])}" for task, t in loaded.items())
     caption = (
         f"Figure 3 (profile {profile}, {network}). Predictions (colours) of the pre-training arms "
