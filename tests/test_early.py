@@ -29,7 +29,7 @@ def changed(name: str, **more: Any) -> list[Instance]:
     ]
 
 
-@pytest.mark.parametrize("profile", ["smoke", "laptop", "desk", "gpu", "open", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "desk", "scratch", "gpu", "open", "paper"])
 def test_shipped_profiles_pass(profile: str) -> None:
     early.check(planned(profile))
 

@@ -19,7 +19,7 @@ REAL = ("open", "to-real", "to-phantom")
 
 COMMITTED = [
     p
-    for p in ("laptop", "desk", "gpu", *REAL)
+    for p in ("laptop", "desk", "scratch", "gpu", *REAL)
     if (paths.ROOT / "figures" / p / "claims.csv").exists()
 ]
 PICTURES = {".png", ".jpg", ".jpeg", ".svg", ".gif", ".tif", ".tiff", ".bmp", ".webp", ".pdf"}
