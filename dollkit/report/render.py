@@ -15,6 +15,7 @@ _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "–": "--", "−": "$-$", "×": r"$\times$",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$",
 }  # fmt: skip
 _TEX_PATTERN = re.compile("|".join(re.escape(k) for k in _TEX))
 
