@@ -108,20 +108,22 @@ def known() -> dict[str, dict[str, Limit]]:
     from dollkit.training.recipe import SCHEDULES
 
     count, natural = least(1), least(0)
-    same = {"profile": FREE, "precision": among(compute.PRECISIONS), "seed": natural}
-    trained = same | {"steps": count, "batch": count, "evaluate_every": count}
+    named = {"profile": FREE}
+    precise = named | {"precision": among(compute.PRECISIONS)}
+    trained = precise | {"steps": count, "batch": count, "evaluate_every": count}
     lists = {"grow_films": count, "grow_targets": within(1, len(FINDINGS)), "grow_steps": count}
     return {
-        "data": same
+        "data": named
         | dict.fromkeys(("n_films", "n_train_pool", "n_valid", "n_test"), count)
         | dict.fromkeys(("valid_fraction", "test_fraction"), between(0, 1))
         | dict.fromkeys(("source", "stores", "options", "protocol"), CALLED)
-        | {"data_dir": FREE, "skip_bad": FREE, "size": side(), "fill_from": among(("", "phantom"))},
+        | {"data_dir": FREE, "skip_bad": FREE, "size": side(), "fill_from": among(("", "phantom"))}
+        | {"seed": natural},
         "classifiers": trained
         | {"architecture": CALLED, "depth": within(1, 5), "activation": among(("relu", "silu"))}
         | {"pooling": among(("avg", "lse")), "policy": among(POLICIES), "lr": above(0)}
-        | {"weight_decay": natural, "small": side(zero=True), "draws": count},
-        "labels": same
+        | {"weight_decay": natural, "small": side(zero=True), "draws": count, "seed": natural},
+        "labels": precise
         | dict.fromkeys(("explainer", "baseline", "steps", "rule", "max_error"), CALLED)
         | dict.fromkeys(("most_steps", "unsettled", "part", "percentile", "trust"), CALLED)
         | dict.fromkeys(("smooth", "guide", "threshold", "ignore"), CALLED)
@@ -133,6 +135,7 @@ def known() -> dict[str, dict[str, Limit]]:
         | {"encoder_depth": CALLED, "activation": among(("relu", "silu"))}
         | {"start": among(pretraining.STARTS), "preset": among(presets.PRESETS)}
         | {"optimizer": maybe(among(("adamw", "sgd"))), "schedule": maybe(among(SCHEDULES))}
+        | {"seed": natural}
         | dict.fromkeys(("lr", "weight_decay", "background", "dice", "backbone", "ema"), CALLED),
         "finetune": trained
         | {"task": FREE, "network": among(networks.NETWORKS), "encoder": CALLED}
@@ -142,10 +145,10 @@ def known() -> dict[str, dict[str, Limit]]:
         | {"lora_rank": count, "transfer": among(networks.PARTS), "weight_decay": natural}
         | {"n_train": count, "sizes": each(natural), "n_valid": count, "n_examples": count}
         | {"seeds": each(natural, 1), "folds": each(natural, 1)},
-        "tables": {"profile": FREE, "reference": FREE},
-        "figures": {"profile": FREE, "arm": among(ARMS), "columns": count},
-        "claims": {"profile": FREE, "population": FREE},
-        "cost": same
+        "tables": named | {"reference": FREE},
+        "figures": named | {"arm": among(ARMS), "columns": count},
+        "claims": named | {"population": FREE},
+        "cost": precise
         | dict.fromkeys(("n_films", "steps", "rounds", "captum_films", "reference_steps"), count)
         | {"kind": among(BASELINES), "matmul_sides": each(count, 1), "budget_mb": count}
         | {"gpu_tflops": above(0), "grow_sides": each(side(), 2)}
@@ -163,6 +166,8 @@ def check(instance: Instance) -> None:
         InputError: one line that names the instance, the parameter, and what to use.
     """
     limits = known().get(instance.stage.family, {})
+    if not set(limits) <= set(instance.parameters):  # a notebook in the place of ours
+        return
     for name, value in instance.parameters.items():
         limit = limits.get(name, FREE)
         if not limit.holds(value):
