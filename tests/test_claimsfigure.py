@@ -115,6 +115,11 @@ def test_a_number_and_its_interval_stay_together(tmp_path: Path) -> None:
     (tmp_path / "t.md").write_text("| 0.8 [0.7, 0.9] | [a link](b) |")
     text = shown.table(tmp_path / "t.md").data
     assert text == "| 0.8\u00a0[0.7,\u00a00.9] | [a link](b) |"
+    (tmp_path / "w.md").write_text(
+        "**T.**\n\n| a | b | c |\n| --- | --- | --- |\n| 1 | 2 | 3 |\n\n- x\n"
+    )
+    narrow = shown.table(tmp_path / "w.md", without=("b",)).data
+    assert narrow == "**T.**\n\n| a | c |\n| --- | --- |\n| 1 | 3 |\n\n- x\n"
     absent = shown.table(tmp_path / "u.md", there=False, otherwise="no films")
     assert absent.data == "No table here: no films."
 

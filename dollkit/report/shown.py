@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +35,31 @@ def figure(
         display(Markdown(f"No figure here: {otherwise}."))
 
 
-def table(path: Path, there: bool = True, otherwise: str = "") -> Markdown:
+def table(
+    path: Path, there: bool = True, otherwise: str = "", without: Collection[str] = ()
+) -> Markdown:
     """A table of the run; a number and its interval stay on one line.
 
     Args:
         path: its Markdown.
         there: whether the run has it; a file of an earlier run is not shown.
         otherwise: said if it has not.
+        without: columns that are left out, for want of room; the caption or the file has them.
     """
     if not there:
         return Markdown(f"No table here: {otherwise}.")
+    lines = path.read_text(encoding="utf-8").split("\n")
+    head = next((line for line in lines if line.startswith("| ")), "")
+    kept = [i for i, name in enumerate(head.split(" | ")) if name.strip("| ") not in without]
+    if without:
+        lines = [_columns(line, kept) if line.startswith("| ") else line for line in lines]
     whole = "\\1\u00a0[\\2,\u00a0\\3]"
-    return Markdown(_INTERVAL.sub(whole, path.read_text(encoding="utf-8")))
+    return Markdown(_INTERVAL.sub(whole, "\n".join(lines)))
+
+
+def _columns(line: str, kept: Sequence[int]) -> str:
+    cells = line.removeprefix("| ").removesuffix(" |").split(" | ")
+    return f"| {' | '.join(cells[i] for i in kept)} |"
 
 
 def arms(table1: pd.DataFrame) -> Image:
