@@ -29,33 +29,30 @@ def check(instances: Iterable[Instance]) -> None:
     built: set[tuple[Any, ...]] = set()
     data = next((i.parameters for i in plan if i.stage.family == "data"), {})
     for instance in plan:
-        limits.check(instance)
-        given = instance.parameters
-        family = instance.stage.family
-        try:
-            if family == "data" and "protocol" in given:
-                _data(given)
-            elif family == "classifiers" and "pooling" in given:
-                _classifier(given)
-            elif family == "labels" and "explainer" in given:
-                _labels(given)
-        except InputError as error:
-            raise InputError(f"{instance.name}: {error}") from None
-        if instance.stage.family not in ("pretrain", "finetune") or "encoder_depth" not in given:
+        if not limits.ours(instance):
             continue
+        limits.check(instance)
+        given, family = instance.parameters, instance.stage.family
         try:
-            network = str(given["network"])
-            kind: tuple[Any, ...] = (
-                network, given["encoder"], given["encoder_depth"], given["activation"],
-            )  # fmt: skip
-            if kind not in built:
-                _build(*kind)
-                built.add(kind)
-            if instance.stage.family == "pretrain":
-                _pretraining(given, data)
-                taught.setdefault(network, set()).add(str(given["arm"]))
-            else:
-                _finetuning(given, taught.get(network, set()))
+            if family == "data":
+                _data(given)
+            elif family == "classifiers":
+                _classifier(given)
+            elif family == "labels":
+                _labels(given)
+            elif family in ("pretrain", "finetune"):
+                network = str(given["network"])
+                kind: tuple[Any, ...] = (
+                    network, given["encoder"], given["encoder_depth"], given["activation"],
+                )  # fmt: skip
+                if kind not in built:
+                    _build(*kind)
+                    built.add(kind)
+                if family == "pretrain":
+                    _pretraining(given, data)
+                    taught.setdefault(network, set()).add(str(given["arm"]))
+                else:
+                    _finetuning(given, taught.get(network, set()))
         except InputError as error:
             raise InputError(f"{instance.name}: {error}") from None
 

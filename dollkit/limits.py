@@ -156,8 +156,13 @@ def known() -> dict[str, dict[str, Limit]]:
     }
 
 
+def ours(instance: Instance) -> bool:
+    """Whether a stage has all the parameters of the shipped one: another may stand in its place."""
+    return set(known().get(instance.stage.family, {})) <= set(instance.parameters)
+
+
 def check(instance: Instance) -> None:
-    """Refuse a planned stage with a value that it cannot work with.
+    """Refuse a planned stage with a value that it cannot work with; for `ours` alone.
 
     Args:
         instance: from `pipeline.plan`.
@@ -166,8 +171,6 @@ def check(instance: Instance) -> None:
         InputError: one line that names the instance, the parameter, and what to use.
     """
     limits = known().get(instance.stage.family, {})
-    if not set(limits) <= set(instance.parameters):  # a notebook in the place of ours
-        return
     for name, value in instance.parameters.items():
         limit = limits.get(name, FREE)
         if not limit.holds(value):
