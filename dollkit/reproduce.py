@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from dollkit import params, paths, pipeline, stage, stopping, trouble
+from dollkit import params, paths, pipeline, runlock, stage, stopping, trouble
 from dollkit.errors import InputError
 from dollkit.machine import cores
 
@@ -200,13 +200,24 @@ def reproduce(
     """Run a profile; returns the exit status. Bad knobs or parameters raise `InputError`."""
     folder, workers = check_knobs(profile, data, jobs, device, executor)
     plan = pipeline.plan(profile, folder)
-    names = [instance.name for instance in plan]
     run_folder = paths.runs() / profile
     stage.make_writable(run_folder)
     stage.make_writable(paths.figures() / profile)
     for place in (run_folder, paths.figures()):
         trouble.check_room(place)
     trouble.check_files()
+    knobs = folder, workers, device
+    with runlock.hold(run_folder):
+        return _held(profile, plan, knobs, more, executor, requests, threads)
+
+
+def _held(
+    profile: str, plan: Sequence[pipeline.Instance], knobs: tuple[Path | None, int, str],
+    more: Sequence[str], executor: str, requests: str, threads: int,
+) -> int:  # fmt: skip
+    """`reproduce`, once no other run can work in its folder."""
+    folder, workers, device = knobs
+    names, run_folder = [instance.name for instance in plan], paths.runs() / profile
     if executor != "local":
         from dollkit import cluster
 

@@ -14,6 +14,7 @@ KEPT = "all that is done is kept, the same command goes on"
 _ROOM = "no room left on the disk: free some ('make plan' says what a run takes)"
 _FILES = "too many open files: raise the limit ('ulimit -n 4096') or take fewer JOBS"
 _MEMORY = "out of memory: take fewer JOBS, or a smaller 'batch' or 'budget_mb' in the profile"
+_WORKER = "a worker process was killed from outside, most often for want of memory: take fewer JOBS"
 _BY_NUMBER = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM.replace("on the disk", "in your quota"),
@@ -33,6 +34,9 @@ _SAID = (
                 r"|^(numpy\.\S*)?_ArrayMemoryError|Unable to allocate"), errno.ENOMEM),
 )  # fmt: skip
 
+
+POOL = "BrokenProcessPool"
+"""Error of a pool one of whose processes was killed."""
 
 FILES = 256
 """Open files that a run may need at once, kernels and their sockets included."""
@@ -75,6 +79,8 @@ def words(error: str) -> str:
     code = int(number[1] or number[2]) if number else 0
     if code not in _BY_NUMBER:
         code = next((c for pattern, c in _SAID if pattern.search(error)), 0)
+    if error.startswith(POOL):
+        return f"{_WORKER}; {KEPT}"
     if not code:
         return ""
     place = re.search(r": '([^']+)'$", error)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +52,15 @@ def test_numpy_without_memory() -> None:
     with pytest.raises(MemoryError) as error:
         np.zeros(1 << 55)
     assert "out of memory" in told(error.value)
+
+
+def test_a_worker_that_is_killed() -> None:
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        pytest.raises(BrokenProcessPool) as error,
+    ):
+        pool.submit(os._exit, 1).result()
+    assert told(error.value).startswith("a worker process was killed")
 
 
 @pytest.mark.parametrize(

@@ -1,148 +1,188 @@
-"""Scripted trial: the smoke run on a disk that is too small, read-only, and with few open files.
+"""Scripted trial: the smoke run short of disk, memory or files, and with processes that die.
 
     python -m tests.endurance.shortage --folder /tmp/shortage
 
-Needs root and Linux: the disk is a tmpfs, which grows from try to try. Each start that lacks
-something must end by itself and say so in a line of its own; the next one must keep every stage
-that stood, and the last one must give the tables of a run in peace.
+Needs root and Linux: the disk is a tmpfs and the memory a cgroup, each of which grows from try to
+try. Each start that lacks something must end by itself and say so in a line of its own; the next
+one must keep every stage that stood, and the last one must give the tables of a run in peace.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
-import resource
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.endurance.kills import PROFILE, Trial, half_written, manifests, tables
+from tests.endurance.trial import Run, kinds, parser, tell
 
-SIZES = (2, 60, 80, 120, 180, 260, 400, 900)
+DISK = (2, 60, 80, 120, 180, 260, 400, 900)
 """MiB of the disk, one after the other."""
+
+MEMORY = (600, 1200, 1800, 2400, 3600, 8000)
+"""MiB of all processes of a run together."""
 
 FILES = (48, 256)
 """Limits on open files: one below what a run needs, and what it asks for."""
 
-ROOM, READ_ONLY, OPEN = "no room left", "read-only", "open files are allowed"
+PRIVATE_MB = 500
+"""Memory of one process, of which importing torch takes most."""
+
+ROOM, READ_ONLY, OPEN, SHORT = "no room left", "read-only", "open files are allowed", "memory"
+Hit = Callable[[psutil.Popen], None]
 
 
 def tmpfs(place: Path, mb: int, *, again: bool = False, mode: str = "rw") -> None:
+    """Mount a disk of `mb` MiB, or change the one that is there."""
     options = f"{'remount,' if again else ''}{mode},size={mb}m"
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
     subprocess.run(command, check=True)
 
 
-class Shortage(Trial):
+class Group:
+    """A control group with a limit on memory, version 1 or 2."""
+
+    def __init__(self, name: str) -> None:
+        root = Path("/sys/fs/cgroup")
+        old = (root / "memory").is_dir()
+        self.path = (root / "memory" if old else root) / name
+        self.limit = self.path / ("memory.limit_in_bytes" if old else "memory.max")
+        self.path.mkdir(exist_ok=True)
+
+    def allow(self, mb: int) -> None:
+        """Set the limit."""
+        self.limit.write_text(str(mb << 20))
+
+    def remove(self) -> None:
+        """Take it away, if nothing runs in it."""
+        with suppress(OSError):
+            self.path.rmdir()
+
+
+class Shortage:
     """Starts that lack something, and what they said."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, 0)
+        self.folder = folder
         self.told: list[dict[str, Any]] = []
 
-    def attempt(self, place: Path, what: str, *words: str, during: Callable[[], None] | None = None,
-                files: int = 0) -> int:  # fmt: skip
+    def attempt(self, run: Run, what: str, *words: str, hit: Hit | None = None,
+                after: float = 15.0, **limits: Any) -> int:  # fmt: skip
         """Start once more; note how it ended, what it said, and what stands.
 
         Its log lies on another disk, for that of the run may be full.
+
+        Args:
+            words: one of them stands in the line that tells what is wrong.
+            hit: done to the run while it is under way, `after` seconds.
+            limits: of `Run.start`.
         """
-        before, log = manifests(place), self.folder / f"{place.name}-{len(self.told)}.txt"
-        own = {"DOLLKIT_RUNS": f"{place}/runs", "DOLLKIT_FIGURES": f"{place}/figures"}
+        before, log = run.manifests(), self.folder / f"{len(self.told):02d}.txt"
+        log.unlink(missing_ok=True)
         began = time.monotonic()
-        running = self.started(own, log, files)
-        if during is not None:
-            threading.Timer(15, during).start()
-        status = running.wait(timeout=1800)
+        running = run.start(log, **limits)
+        if hit is not None:
+            threading.Timer(after, hit, [running]).start()
+        status = int(running.wait(timeout=1800))
         text = log.read_text(errors="replace")
         lines = [x for x in text.splitlines() if any(w in x for w in words)]
-        after = manifests(place)
-        self.remade += [n for n, stamp in before.items() if after.get(n) != stamp]
         self.told.append({
             "what": what, "status": status, "seconds": round(time.monotonic() - began),
-            "told": bool(lines), "line": lines[-1][-160:] if lines else text[-300:] * bool(status),
-            "tracebacks": len(re.findall(r"^Traceback", text, re.MULTILINE)), "stand": len(after),
+            "told": bool(lines), "line": lines[-1][-200:] if lines else text[-300:] * bool(status),
+            "tracebacks": len(re.findall(r"^Traceback", text, re.MULTILINE)),
+            "stood": len(before), "stand": run.compare(before),
         })  # fmt: skip
         print(self.told[-1], flush=True)
-        return int(status)
+        return status
 
-    def started(self, own: dict[str, str], log: Path, files: int) -> psutil.Popen:
-        import os
+    def disk(self, run: Run) -> None:
+        """A disk that grows."""
+        run.place.mkdir(exist_ok=True)
+        tmpfs(run.place, DISK[0])
+        for mb in DISK:
+            tmpfs(run.place, mb, again=True)
+            if self.attempt(run, f"disk of {mb} MiB", ROOM) == 0:
+                return
 
-        from dollkit import paths
+    def lock_and_files(self, run: Run) -> None:
+        """A disk that becomes read-only, and few open files."""
+        run.place.mkdir(exist_ok=True)
+        tmpfs(run.place, DISK[-1])
+        lock: Hit = lambda _: tmpfs(run.place, DISK[-1], again=True, mode="ro")  # noqa: E731
+        self.attempt(run, "disk that becomes read-only", READ_ONLY, hit=lock)
+        tmpfs(run.place, DISK[-1], again=True)
+        for files in FILES:
+            self.attempt(run, f"{files} open files", OPEN, files=files)
 
-        def limited() -> None:
-            if files:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    def memory(self, run: Run) -> None:
+        """Memory that grows: the kernel of the system kills what asks for too much."""
+        group = Group(f"dollkit-{self.folder.name}")
+        try:
+            for mb in MEMORY:
+                group.allow(mb)
+                if self.attempt(run, f"memory of {mb} MiB", SHORT, group=group.path) == 0:
+                    return
+        finally:
+            group.remove()
 
-        with log.open("wb") as stream:
-            return psutil.Popen(
-                [sys.executable, "-m", "dollkit.reproduce", "--profile", PROFILE, "--jobs", "2"],
-                env=os.environ | own | {"PYTHONPATH": str(paths.ROOT)}, cwd=self.folder,
-                stdout=stream, stderr=subprocess.STDOUT, preexec_fn=limited,
-            )  # fmt: skip
+    def deaths(self, run: Run) -> None:
+        """Processes that die, and a scheduler that asks to end."""
+        self.attempt(run, f"{PRIVATE_MB} MiB for each process", SHORT, memory_mb=PRIVATE_MB)
+        self.attempt(run, "a rendering worker dies", "worker", hit=lambda r: _end(r, "worker"),
+                     after=9.0)  # fmt: skip
+        self.attempt(run, "a kernel dies", "kernel died", hit=lambda r: _end(r, "kernel"))
+        self.attempt(run, "SIGTERM", "the same command goes on",
+                     hit=lambda r: r.send_signal(signal.SIGTERM))  # fmt: skip
+        first = run.start(self.folder / "first.txt")
+        time.sleep(12)
+        self.attempt(run, "two at once", "another run works in")
+        first.wait()
+        self.attempt(run, "what was left")
+
+
+def _end(running: psutil.Popen, kind: str) -> None:
+    """Kill one process of a kind, once there is one."""
+    for _ in range(600):
+        found = kinds([running, *running.children(recursive=True)]).get(kind)
+        if found:
+            found[0].kill()
+            return
+        time.sleep(0.1)
 
 
 def main() -> int:
     """Run the trial; 0 if every shortage was told and nothing lost."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="file for the summary (JSON)")
-    given = parser.parse_args()
+    given = parser(__doc__).parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     trial = Shortage(given.folder.resolve())
-    peace, disk = trial.folder / "peace", trial.folder / "disk"
-    peace.mkdir(exist_ok=True)
-    disk.mkdir(exist_ok=True)
+    names = ("peace", "disk", "disk2", "memory", "deaths")
+    peace, *others = (Run(trial.folder / name) for name in names)
     if trial.attempt(peace, "in peace"):
         return 1
-    wanted = tables(peace)
-    tmpfs(disk, SIZES[0])
-    try:
-        for number, mb in enumerate(SIZES):
-            tmpfs(disk, mb, again=number > 0)
-            if trial.attempt(disk, f"disk of {mb} MiB", ROOM) == 0:
-                break
-        differing = [n for n in wanted if tables(disk).get(n) != wanted[n]]
-        broken = half_written(disk)
-    finally:
-        subprocess.run(["umount", str(disk)], check=False)
-    tmpfs(disk, 900)
-    try:
-        lock = lambda: tmpfs(disk, 900, again=True, mode="ro")  # noqa: E731
-        trial.attempt(disk, "disk that becomes read-only", READ_ONLY, during=lock)
-        tmpfs(disk, 900, again=True)
-        for files in FILES:
-            trial.attempt(disk, f"{files} open files", OPEN, files=files)
-        first = trial.started(
-            {"DOLLKIT_RUNS": f"{disk}/runs", "DOLLKIT_FIGURES": f"{disk}/figures"},
-            trial.folder / "first.txt", 0,
-        )  # fmt: skip
-        time.sleep(12)
-        trial.attempt(disk, "two at once", "another run works in")
-        first.wait()
-        trial.attempt(disk, "what was left")
-        differing += [n for n in wanted if tables(disk).get(n) != wanted[n]]
-        broken += half_written(disk)
-    finally:
-        subprocess.run(["umount", str(disk)], check=False)
-    failed = [t for t in trial.told if t["status"]]
-    result = {
-        "starts": trial.told, "tables_compared": 2 * len(wanted), "tables_that_differ": differing,
-        "half_written": broken, "stages_run_twice": trial.remade,
-    }  # fmt: skip
-    text = json.dumps(result, indent=1) + "\n"
-    print(text)
-    if given.out:
-        given.out.write_text(text, encoding="utf-8")
-    untold = [t["what"] for t in failed if not t["told"]]
-    return int(bool(differing or broken or trial.remade or untold or trial.told[-1]["status"]))
+    wanted, differing, broken = peace.tables(), [], []
+    steps = (trial.disk, trial.lock_and_files, trial.memory, trial.deaths)
+    for run, step in zip(others, steps, strict=True):
+        try:
+            step(run)
+            own = run.tables()
+            differing += [f"{run.place.name}/{n}" for n in wanted if own.get(n) != wanted[n]]
+            broken += run.half_written()
+        finally:
+            subprocess.run(["umount", "--quiet", str(run.place)], check=False)
+    remade = [name for run in others for name in run.remade]
+    untold = [t["what"] for t in trial.told if t["status"] and not t["told"]]
+    lost = {"tables_that_differ": differing, "half_written": broken, "stages_run_twice": remade,
+            "not_told": untold}  # fmt: skip
+    tell({"starts": trial.told, "tables_compared": len(others) * len(wanted), **lost}, given.out)
+    return int(any(lost.values()))
 
 
 if __name__ == "__main__":
