@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dollkit import imagenet, networks, weights
 from dollkit.armnames import ARMS, PRETRAINED
 from dollkit.errors import InputError
 from dollkit.finetuning import Start
+from dollkit.pretraining import made_in
 from dollkit.sources import sha256
 
 NO_WEIGHTS = "no weights"
@@ -37,7 +39,7 @@ def starts(
     Args:
         arms: names, in the order of the tables.
         classifiers: folder of the encoder's classifier, by name.
-        pretrained: folder of every pre-trained network, by arm.
+        pretrained: folder of every pre-trained network, by arm; see `pretraining.made_in`.
         network: kind of the network to fill, see `networks.build`.
         config: its encoder, depth and activation.
         transfer: ``all`` or ``encoder``: what the pre-trained arms copy.
@@ -76,15 +78,21 @@ def starts(
                     f"parameter 'arms' names {arm!r}, which the run does not pre-train: add it to "
                     "'arms' of the profile's matrix"
                 )
-            made, state = weights.read(pretrained[arm])
-            _same(pretrained[arm], made, wanted, transfer)
-            out[arm] = Start(
-                lambda net, s=state: networks.transfer(net, s, transfer),  # type: ignore[misc]
-                key=sha256(pretrained[arm] / weights.FILE),
+            first, *others = (
+                _pretrained(folder, wanted, transfer) for folder in made_in(pretrained[arm])
             )
+            out[arm] = replace(first, others=tuple(others))
         else:
             raise InputError(f"parameter 'arms' names {arm!r}: use some of {', '.join(ARMS)}")
     return out
+
+
+def _pretrained(folder: Path, wanted: Mapping[str, Any], transfer: str) -> Start:
+    made, state = weights.read(folder)
+    _same(folder, made, wanted, transfer)
+    return Start(
+        lambda net: networks.transfer(net, state, transfer), key=sha256(folder / weights.FILE)
+    )
 
 
 def _imagenet(path: str, wanted: Mapping[str, Any]) -> Start:

@@ -42,7 +42,7 @@ class Job:
 
     def made_by(self, start: Start) -> str:
         """What the file of its tensors says of itself."""
-        return f"{self.task} {self.network} {self.name} {start.key}".strip()
+        return f"{self.task} {self.network} {self.name} {start.of(self.seed).key}".strip()
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,19 @@ class Start:
         reason: why the arm cannot run; empty if it can.
         key: fingerprint of weights that are no artefact of the run.
         note: what a reader should know of them.
+        others: the same arm, pre-trained again with other seeds.
     """
 
     load: Callable[[nn.Module], list[str]]
     reason: str = ""
     key: str = ""
     note: str = ""
+    others: tuple[Start, ...] = ()
+
+    def of(self, seed: int) -> Start:
+        """What a run with `seed` starts from: they are taken in turns."""
+        every = (self, *self.others)
+        return every[seed % len(every)]
 
 
 def network(
@@ -165,7 +172,7 @@ def network(
     """
     with compute.seeded(job.seed, 7):
         net = networks.build(job.network, classes=classes, **config)
-        start.load(net)
+        start.of(job.seed).load(net)
         names = adapters.prepare(net, job.tuning, rank=rank)
     return net, names
 

@@ -262,7 +262,7 @@ def _changes(grid: Grid, job: Job) -> Mapping[str, Sequence[float]]:
 
 
 def _key(grid: Grid, job: Job) -> str:
-    return grid.key + grid.starts[job.arm].key + json.dumps(_changes(grid, job))
+    return grid.key + grid.starts[job.arm].of(job.seed).key + json.dumps(_changes(grid, job))
 
 
 def done(grid: Grid, job: Job) -> dict[str, Any] | None:

@@ -135,7 +135,7 @@ def known() -> dict[str, dict[str, Limit]]:
         | {"encoder_depth": CALLED, "activation": among(("relu", "silu"))}
         | {"start": among(pretraining.STARTS), "preset": among(presets.PRESETS)}
         | {"optimizer": maybe(among(("adamw", "sgd"))), "schedule": maybe(among(SCHEDULES))}
-        | {"seed": natural}
+        | {"repeats": count, "seed": natural}
         | dict.fromkeys(("lr", "weight_decay", "background", "dice", "backbone", "ema"), CALLED),
         "finetune": trained
         | {"task": FREE, "network": among(networks.NETWORKS), "encoder": CALLED}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from dollkit.losses import IGNORE, weighted_bce_dice
 from dollkit.store import Store
 
 STARTS = ("classifier", "random")
+REPEAT = "repeat"
 Rows = npt.NDArray[np.int64]
 Targets = Callable[[Rows], npt.NDArray[np.uint8]]
 
@@ -120,6 +122,26 @@ def taught_iou(targets: Targets, truth: Targets, rows: Rows) -> float:
         some = rows[i : i + 32]
         parts.append(_overlap(targets(some) == 1, truth(some)))
     return _mean(parts)
+
+
+def folders_of(folder: Path, repeats: int) -> list[Path]:
+    """Where the networks of an arm go that are trained alike but for their seed.
+
+    The first one lies in the folder itself, so that who needs one network need not know of more.
+    What is left of a run with more of them is deleted.
+    """
+    wanted = [folder, *(folder / f"{REPEAT}{number}" for number in range(1, repeats))]
+    for old in set(folder.glob(f"{REPEAT}*")) - set(wanted):
+        shutil.rmtree(old)
+    for one in wanted:
+        one.mkdir(parents=True, exist_ok=True)
+    return wanted
+
+
+def made_in(folder: Path) -> list[Path]:
+    """Folders of an arm's networks, in the order of their seeds."""
+    found = [f.parent for f in folder.glob(f"{REPEAT}*/{weights.FILE}")]
+    return [folder, *sorted(found, key=lambda f: int(f.name.removeprefix(REPEAT)))]
 
 
 def parts(store: Store, labels: LabelStore) -> tuple[Rows, Rows]:

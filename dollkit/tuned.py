@@ -58,6 +58,6 @@ def restored(
     """
     with compute.seeded(job.seed, 7):
         net = networks.build(job.network, classes=classes, **config)
-        start.load(net)
+        start.of(job.seed).load(net)
         weights.load_tuned(net, path, made_by=job.made_by(start))
     return net.eval()

@@ -205,7 +205,7 @@ def test_claims_page_says_it_all(true_effect: pd.DataFrame, tmp_path: Path) -> N
         assert claim.statement in text
         assert claims.sentence(true_effect, claim.key) in text
     assert "made-up films" in text
-    assert "Seeds per trained network: 3." in text
+    assert "Seeds per trained network: 3; pre-training runs per arm: 1." in text
     back = pd.read_csv(paths[0])
     first = ["claim", "contrast", "task", "effect", "lo", "hi"]
     assert back.columns.tolist()[:6] == first

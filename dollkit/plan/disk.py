@@ -46,7 +46,8 @@ def artefact_bytes(
     if kind == "labels":
         return made
     if kind == "pretrain":
-        return 4 * _numbers(given) * (1 + STATES) + (made if given["arm"] in OWN_LABELS else 0)
+        networks_made = int(given.get("repeats", 1)) * 4 * _numbers(given) * (1 + STATES)
+        return networks_made + (made if given["arm"] in OWN_LABELS else 0)
     if kind == "finetune":
         films = stores[given["task"]]
         found = runs_of(given, films)

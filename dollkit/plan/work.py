@@ -137,7 +137,8 @@ class Work:
         depth = networks.depth_of(given.get("network", "pspnet"), given["encoder_depth"])
         up = network(given.get("network", "pspnet"), given["encoder"], depth, 14, self.size)
         n_hold = self.given["n_hold"]
-        total = float(3 * up * given["batch"] * given["steps"] + _evaluations(given) * n_hold * up)
+        one = 3 * up * given["batch"] * given["steps"] + _evaluations(given) * n_hold * up
+        total = float(given.get("repeats", 1) * one)
         if given["arm"] in OWN_LABELS:
             rows = self.stores["films"].labelled(self.given["n_label"], n_hold)
             how = Explain(

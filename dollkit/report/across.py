@@ -218,7 +218,7 @@ def _caption(frame: pd.DataFrame, names: tuple[str, str], what: str) -> str:
     return (
         f"Profiles {told[0]} and {told[1]}: {what} Same test films and seeds in both: {films} "
         f"films of {patients} patients per task, {seeds} seeds; brackets: 95 % interval over "
-        "patients and training runs (crossed random effects)."
+        "patients and seeds (crossed random effects)."
     )
 
 

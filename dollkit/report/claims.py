@@ -210,7 +210,9 @@ def sentence(rows: pd.DataFrame, claim: str) -> str:
     return text
 
 
-def write_claims(rows: pd.DataFrame, folder: Path, *, profile: str, population: str) -> list[Path]:
+def write_claims(
+    rows: pd.DataFrame, folder: Path, *, profile: str, population: str, repeats: int = 1
+) -> list[Path]:
     """Write ``claims.csv`` and ``claims.md``.
 
     Args:
@@ -224,12 +226,13 @@ def write_claims(rows: pd.DataFrame, folder: Path, *, profile: str, population: 
         raise InputError(f"claims: column {missing[0]!r} is missing; pass the result of evaluate()")
     write_csv(rows, folder / "claims.csv")
     seeds = rows.loc[rows["n_seeds"] > 0, "n_seeds"]
+    pretrained = f"; pre-training runs per arm: {repeats}" if repeats else ""
     lines = [
         f"# Claims, profile {profile}",
         "",
         f"Population: {population}. Seeds per trained network: "
         + ("-".join(str(n) for n in sorted({seeds.min(), seeds.max()})) if len(seeds) else "none")
-        + ". A verdict speaks for this population and these settings only.",
+        + f"{pretrained}. A verdict speaks for this population and these settings only.",
         "",
         "| claim | verdict | |",
         "| --- | --- | --- |",
@@ -249,18 +252,28 @@ def write_claims(rows: pd.DataFrame, folder: Path, *, profile: str, population: 
             some = part[(part["decides"] == decides) & (part["decides"] | part["effect"].notna())]
             if len(some):
                 lines += ["", *([title, ""] if title else []), _claim_table(some)]
-    lines += ["", "## How to read this", "", *_NOTES]
+    lines += ["", "## How to read this", "", *_notes(seeds, repeats)]
     path = folder / "claims.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return [folder / "claims.csv", path]
+
+
+def _notes(seeds: pd.Series, repeats: int) -> list[str]:
+    covered = "patients and other fine-tuning runs; each arm was pre-trained once, so not another"
+    covered += " pre-training"
+    if repeats > 1:
+        whole = len(seeds) > 0 and repeats >= seeds.max()
+        covered = "patients and other training runs, pre-training included"
+        covered += "" if whole else f" ({repeats} pre-training runs of each arm, taken in turns)"
+    return [line.replace("COVERED", covered) for line in _NOTES]
 
 
 _NOTES = (
     "- Effects are signed so that positive speaks for the claim; brackets are 95 % intervals; "
     "p is Holm-adjusted over all deciding contrasts of the profile (details: over all details).",
     "- mde: smallest true effect found with 80 % power at 5 %, before that adjustment.",
-    f"- Contrasts between trained networks need {MIN_SEEDS} seeds; their intervals cover both "
-    "other patients and other training runs.",
+    f"- Contrasts between trained networks need {MIN_SEEDS} seeds; their intervals cover other "
+    "COVERED.",
     "- Undecided means that the data fit both an effect and none; it is not evidence for none.",
 )
 

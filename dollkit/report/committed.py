@@ -17,7 +17,7 @@ import pandas as pd
 
 from dollkit import labelquality
 from dollkit.errors import InputError
-from dollkit.report import cases, reference, robust, settings
+from dollkit.report import cases, labelarms, reference, robust, settings
 
 DIGITS = 6
 """Significant digits of stored rows (`dollkit.report.cases.write_csv`)."""
@@ -126,6 +126,13 @@ class Rows:
         start = "Population: "
         found = [x for x in self.text("claims.md").splitlines() if x.startswith(start)]
         return found[0].removeprefix(start).partition(". Seeds per")[0] if found else ""
+
+    @cached_property
+    def repeats(self) -> int:
+        """Pre-training runs of each arm."""
+        if not self.has("pretraining.csv"):
+            return 0
+        return labelarms.repeats(self.read("pretraining.csv", labelarms.COLUMNS))
 
     @cached_property
     def published(self) -> pd.DataFrame | None:

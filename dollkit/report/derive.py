@@ -207,7 +207,7 @@ def _claims(rows: Rows) -> Derived:
     return Derived(
         frame,
         lambda made, folder: claims.write_claims(
-            made, folder, profile=rows.profile, population=rows.population
+            made, folder, profile=rows.profile, population=rows.population, repeats=rows.repeats
         ),
         redo=lambda: _redone(rows, made),
     )

@@ -16,15 +16,16 @@ import pandas as pd
 from dollkit import paths
 from dollkit.armnames import ARMS
 from dollkit.errors import InputError
-from dollkit.report import claims
-from dollkit.report.cases import TASKS
+from dollkit.report import claims, labelarms
+from dollkit.report.cases import TASKS, read_table
 from dollkit.report.render import write_table
 
 CLAIM = "C2"
 START = "doll - "
 KEY = ["profile", "network", "n_train", "task"]
 MARKS = {claims.CONFIRMED: " ↑", claims.CONTRADICTED: " ↓", claims.UNDECIDED: ""}
-COLUMNS = [*KEY, "arm", "effect", "lo", "hi", "verdict", "decides", "n_patients", "n_seeds"]
+COLUMNS = [*KEY, "arm", "effect", "lo", "hi", "verdict", "decides", "n_patients", "n_seeds",
+           "n_pretrained"]  # fmt: skip
 
 
 def contrasts(profiles: Sequence[str]) -> pd.DataFrame:
@@ -45,7 +46,9 @@ def contrasts(profiles: Sequence[str]) -> pd.DataFrame:
         named = rows["contrast"].str.startswith(START) & (rows["claim"] == CLAIM)
         some = rows[named & rows["effect"].notna()]
         arm = some["contrast"].str.removeprefix(START)
-        parts.append(some.assign(profile=profile, arm=arm)[COLUMNS])
+        made = path.with_name("pretraining.csv")
+        runs = labelarms.repeats(read_table(made, labelarms.COLUMNS)) if made.is_file() else 0
+        parts.append(some.assign(profile=profile, arm=arm, n_pretrained=runs)[COLUMNS])
     frame = pd.concat(parts, ignore_index=True)
     frame["n_train"] = frame["n_train"].astype(int)
     ranks = {"profile": list(profiles), "task": TASKS, "arm": ARMS}
@@ -73,8 +76,8 @@ def wide(frame: pd.DataFrame) -> pd.DataFrame:
         own = dict(zip(part["arm"], part["text"], strict=True))
         row: dict[str, object] = dict(zip(KEY, key, strict=True))
         row |= {arm: own.get(arm, "–") for arm in arms}
-        seeds, patients = part["n_seeds"].max(), part["n_patients"].max()
-        rows.append(row | {"patients": int(patients), "seeds": int(seeds)})
+        counts = {"patients": "n_patients", "seeds": "n_seeds", "pre-trained": "n_pretrained"}
+        rows.append(row | {name: int(part[column].max()) for name, column in counts.items()})
     return pd.DataFrame(rows)
 
 
@@ -84,8 +87,10 @@ def write(profiles: Sequence[str], folder: Path) -> list[Path]:
     table = wide(frame)
     caption = (
         "C2 in every profile: mIoU of DoLL minus that of each other start, all weights tuned, with "
-        "its 95 % interval over patients and training runs. ↑: confirmed (Holm's p < 0.05 among "
-        "the contrasts of its kind in its profile, effect of 0.005 or more); ↓: contradicted."
+        "its 95 % interval over patients and seeds. Pre-trained: networks of each arm that differ "
+        "in their seed; with one, the interval covers fine-tuning runs alone. ↑: confirmed "
+        "(Holm's p < 0.05 among the contrasts of its kind in its profile, effect of 0.005 or "
+        "more); ↓: contradicted."
     )
     same = [c for c in ("n_train",) if table[c].nunique() == 1]
     made = write_table(table, folder / "c2", caption, hide=same, names={"n_train": "n train"})

@@ -38,6 +38,16 @@ def load(run: Path, only: Collection[str] | None = None) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
+def repeats(pretraining: pd.DataFrame) -> int:
+    """Fewest networks that an arm was pre-trained with alike but for the seed; 0 without rows.
+
+    Args:
+        pretraining: result of `load`. The upper bound, which no claim is about, does not count.
+    """
+    some = pretraining[pretraining["arm"] != "truth"]
+    return int(some.groupby(["network", "arm"])["seed"].nunique().min()) if len(some) else 0
+
+
 def table(pretraining: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """One row per network, task and arm that was taught labels of some kind.
 
@@ -52,7 +62,9 @@ def table(pretraining: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """
     full = main_size(rows[rows["tuning"] == "full"])
     means = {(r["network"], r["task"], r["arm"]): r for r in _records(summarise(full))}
-    taught = {(r["network"], r["arm"]): r for r in _records(pretraining)}
+    iou = ["label_iou", "true_iou"]
+    repeats = pretraining.astype(dict.fromkeys(iou, float)).groupby(["network", "arm"])[iou].mean()
+    taught = {(r["network"], r["arm"]): r for r in _records(repeats.reset_index())}
     made: list[dict[str, object]] = []
     for network in sorted({str(n) for n, _ in taught} & set(full["network"])):
         for task in cases.TASKS:
