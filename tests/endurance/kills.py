@@ -42,7 +42,7 @@ class Killer:
             _kill(process)
         self.killed[kind] += 1
         began = time.monotonic()
-        _, left = psutil.wait_procs(tree, timeout=120)
+        _, left = psutil.wait_procs(tree, timeout=300)
         self.seconds.append(time.monotonic() - began)
         for process in left:
             self.orphans.append(names[process.pid])
@@ -74,7 +74,7 @@ def main() -> int:
     known = parser(__doc__)
     known.add_argument("--kills", type=int, default=50)
     known.add_argument("--seed", type=int, default=0)
-    known.add_argument("--longest", type=float, default=25.0, help="seconds until a kill, at most")
+    known.add_argument("--longest", type=float, default=45.0, help="seconds until a kill, at most")
     given = known.parse_args()
     folder, killer = given.folder.resolve(), Killer(given.seed)
     peace = Run(folder / "peace")
