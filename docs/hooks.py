@@ -39,7 +39,7 @@ GROUPS = {
     "Evidence": "report stats compare verify labelloss show",
     "Cost": "plan cost growth bench",
     "Exploring": "explorer quickstart own",
-    "Cluster": "cluster parts stopping",
+    "Cluster": "cluster parts stopping runlock trouble",
     "Stages": "pipeline stage run reproduce params paths sources errors",
 }
 """Top-level modules and packages by the stage of the paper that they serve; the rest is "More"."""
