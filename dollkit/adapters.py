@@ -18,9 +18,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from dollkit.armnames import TUNINGS as TUNINGS
 from dollkit.errors import InputError
 
-TUNINGS = ("full", "head", "adapter", "lora", "bn", "bias")
 RANK = 4
 """Rank of LoRA's updates where none is given."""
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)

@@ -1,4 +1,4 @@
-"""Names of the arms: where a network's weights come from before fine-tuning."""
+"""Names of arms (where weights come from before fine-tuning) and of tunings (what is trained)."""
 
 from __future__ import annotations
 
@@ -12,3 +12,6 @@ ARMS = ("random", "imagenet", "classifier", *PRETRAINED)
 
 OPTIONAL = ("single", "plain")
 """They take one step of the labels away each; tables do not miss them where they were not run."""
+
+TUNINGS = ("full", "head", "adapter", "lora", "bn", "bias")
+"""What fine-tuning trains, in the order of the tables; see `dollkit.adapters`."""

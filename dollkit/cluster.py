@@ -73,7 +73,9 @@ def _parts(known: Survey, instance: Instance, minutes: float) -> int:
         return 1
     if instance.stage.family == "labels":
         given = instance.parameters
-        films, _ = known.stores["films"].labelled(_int(given["n_label"]), _int(given["n_hold"]))
+        films, _ = known.stores["films"].labelled(
+            *(jobs.whole(given[n]) for n in ("n_label", "n_hold"))
+        )
         pieces = math.ceil(films / LABEL_SHARD)
     else:
         found = jobs.runs_of(instance.parameters, known.stores[str(instance.parameters["task"])])
@@ -122,12 +124,6 @@ def _step(family: str, given: Mapping[str, Any], size: int) -> float:
         kind = given["network"], given["encoder"], given["encoder_depth"]
         return float(given["batch"] * network(*kind, 14, size))
     return float(size**2)
-
-
-def _int(value: object) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{value!r} is no whole number")
-    return value
 
 
 def write(profile: str, data: Path | None, device: str, given: str = "") -> Path:

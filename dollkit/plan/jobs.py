@@ -128,13 +128,13 @@ def finetuning_of(instance: Instance, stores: Mapping[str, Films]) -> dict[str, 
     table, seeds = films.masked, _list(given["seeds"])
     most = len(table)
     for fold in _list(given["folds"]):
-        own = finetuning.split(table, fold, 0, _int(given["n_valid"]), seeds[0])
+        own = finetuning.split(table, fold, 0, whole(given["n_valid"]), seeds[0])
         sizes = {"pool": len(own.pool), "valid": len(own.valid), "test": len(own.test)}
         most = min(most, len(own.pool))
         parts.append({"fold": fold, **sizes})
     jobs = paths.runs() / str(given["profile"]) / instance.name / "jobs"
     asked = _list(given["sizes"]) if given["size_arms"] else []
-    further: list[Json] = [*sorted({c.n_train for c, _, _ in found} - {_int(given["n_train"])})]
+    further: list[Json] = [*sorted({c.n_train for c, _, _ in found} - {whole(given["n_train"])})]
     beyond: list[Json] = [size for size in asked if size > most]
     return {
         "name": instance.name,
@@ -158,9 +158,10 @@ def finetuning_of(instance: Instance, stores: Mapping[str, Films]) -> dict[str, 
 
 def _list(value: Json) -> list[int]:
     assert isinstance(value, list)
-    return [_int(v) for v in value]
+    return [whole(v) for v in value]
 
 
-def _int(value: Json) -> int:
+def whole(value: Json) -> int:
+    """A parameter that is a whole number."""
     assert isinstance(value, int)
     return value

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 
 from dollkit.armnames import ARMS
+from dollkit.armnames import TUNINGS as TUNINGS
 from dollkit.errors import InputError
 from dollkit.stats import Floats, patient_values
 
 TASKS = ("lungs", "infection", "organs")
-TUNINGS = ("full", "head", "adapter", "lora", "bn", "bias")
 
 SETTING = ["task", "network", "n_train", "tuning", "arm"]
 """What one row of a table is about; seeds, folds, films and classes are averaged over."""
