@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dollkit.errors import InputError
+from dollkit.readers import read
 from dollkit.readers.build import build_store
 from dollkit.readers.check import surplus
 from dollkit.readers.chexlocalize import DATASET, read_chexlocalize
@@ -27,6 +28,14 @@ from tests.chexpert_trees import (
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return localized_tree(tmp_path)
+
+
+def test_a_set_that_is_named_gives_all_that_it_has(root: Path) -> None:
+    tables = read("chexlocalize", root)
+    assert {store: table.source for store, table in tables.items()} == {"films": "chexlocalize"}
+    # Unasked it is no set to train on: it has no training films.
+    with pytest.raises(InputError, match="gives no films"):
+        read("auto", root)
 
 
 @pytest.mark.parametrize("truth", ["segmentations", "annotations"])

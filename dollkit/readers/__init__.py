@@ -66,7 +66,9 @@ def read(
     empty: set[tuple[str, str]] = set()
     while True:
         # A set may have a store in principle and not in this copy: the next one is asked then.
-        free = {s: n for s, n in assign(places, stores, empty).items() if s not in out}
+        # A set that somebody names is wanted for all that it has.
+        chosen = assign(places, stores, empty, others=source != "auto")
+        free = {s: n for s, n in chosen.items() if s not in out}
         if not free:
             break
         for store, name in free.items():

@@ -110,6 +110,8 @@ def assign(
     available: Mapping[str, Path],
     wanted: Mapping[str, str] | None = None,
     without: Collection[tuple[str, str]] = (),
+    *,
+    others: bool = False,
 ) -> dict[str, str]:
     """Which data set gives which store.
 
@@ -118,6 +120,7 @@ def assign(
         wanted: store -> data set, where the order of `PREFERRED` is not what is meant; a store
             that is the phantom's gets no data set.
         without: pairs of a store and a data set whose copy here lacks it.
+        others: sets that `PREFERRED` leaves out for a store give it too, where no other does.
 
     Raises:
         InputError: an unknown store, or a data set that is not there or has no such store.
@@ -129,9 +132,10 @@ def assign(
         if asked == PHANTOM:
             continue
         if asked is None:
+            spare = [n for n in available if store in DATASETS[n].stores] if others else []
             ranked = [
                 name
-                for name in PREFERRED[store]
+                for name in (*PREFERRED[store], *spare)
                 if name in available and (store, name) not in without
             ]
             chosen |= {store: ranked[0]} if ranked else {}
