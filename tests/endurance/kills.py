@@ -4,8 +4,9 @@
 
 Runs the smoke profile once in peace. Then starts it again and again, each time killing one of its
 processes (the caller, Snakemake, a stage, a kernel, a rendering worker) or all of them at once
-after a random time; once it has come to its end, the next one begins in a new folder. Every folder
-is finished in the end, and its tables compared with those of the run in peace.
+after a random time, which grows while no stage gets done, so that kills meet all stages; once it
+has come to its end, the next one begins in a new folder. Every folder is finished in the end, and
+its tables compared with those of the run in peace.
 """
 
 from __future__ import annotations
@@ -49,16 +50,22 @@ class Killer:
             _kill(process)
 
     def disturb(self, run: Run, kills: int, longest: float) -> None:
-        """One folder: kill until the run has come to its end, or `kills` are done."""
+        """One folder: kill until the run has come to its end, or `kills` are done.
+
+        Args:
+            longest: seconds until a kill, at most, in the beginning.
+        """
+        most = longest
         for _ in range(kills):
             before, running = run.manifests(), run.start()
             try:
-                if running.wait(timeout=self.draw.uniform(1.0, longest)) == 0:
+                if running.wait(timeout=self.draw.uniform(1.0, most)) == 0:
                     return
                 raise SystemExit(f"failed by itself: {run.said()}")
             except psutil.TimeoutExpired:
                 self.kill(running)
             stand = run.compare(before)
+            most = longest if stand > len(before) else 1.4 * most
             print(f"{sum(self.killed.values()):3d} kills, {stand} stages stand", flush=True)
 
 
@@ -74,7 +81,9 @@ def main() -> int:
     known = parser(__doc__)
     known.add_argument("--kills", type=int, default=50)
     known.add_argument("--seed", type=int, default=0)
-    known.add_argument("--longest", type=float, default=45.0, help="seconds until a kill, at most")
+    known.add_argument(
+        "--longest", type=float, default=20.0, help="seconds until a kill, see above"
+    )
     given = known.parse_args()
     folder, killer = given.folder.resolve(), Killer(given.seed)
     peace = Run(folder / "peace")
