@@ -7,12 +7,40 @@ are, whether an arm has weights that fit) is still told late.
 
 from __future__ import annotations
 
+import argparse
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from dollkit import limits
+from dollkit import limits, paths, pipeline
 from dollkit.errors import InputError
 from dollkit.pipeline import Instance
+
+
+def check_apart(profile: str, data: Path | None) -> None:
+    """`check` of a profile in a process of its own.
+
+    Networks are built for it, and who waits for a run need not hold a gigabyte of torch meanwhile.
+
+    Raises:
+        InputError: as `check`.
+        ChildProcessError: that process was killed.
+    """
+    command = [sys.executable, "-m", "dollkit.early", "--profile", profile]
+    command += ["--data", str(data)] if data else []
+    path = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+    said = done.stderr.strip().splitlines()[-1:] or [f"the check ended with {done.returncode}"]
+    if done.returncode == 2:
+        raise InputError(said[0])
+    if done.returncode:
+        raise ChildProcessError(said[0])
 
 
 def check(instances: Iterable[Instance]) -> None:
@@ -135,3 +163,21 @@ def _finetuning(given: Mapping[str, Any], taught: set[str]) -> None:
         )  # fmt: skip
     if given["imagenet_weights"] not in ("", imagenet.DOWNLOAD) and "imagenet" in given["arms"]:
         imagenet.read(imagenet.located(given["imagenet_weights"]), given["encoder"])
+
+
+def main() -> int:
+    """Command line of `check_apart`: 0, or 2 with one line."""
+    parser = argparse.ArgumentParser(prog="python -m dollkit.early", description=check.__doc__)
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--data", type=Path)
+    given = parser.parse_args()
+    try:
+        check(pipeline.plan(given.profile, given.data))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from dollkit import params, paths, pipeline, runlock, stage, stopping, trouble
+from dollkit import early, params, paths, pipeline, runlock, stage, stopping, trouble
 from dollkit.errors import InputError
 from dollkit.machine import cores
 
@@ -231,9 +231,7 @@ def _held(
     settle_clock(names, profile)
     before = stamps(names, profile)
     if len(before) < len(names):
-        from dollkit import early  # torch: seconds that a run with nothing to do need not pay
-
-        early.check(plan)
+        early.check_apart(profile, folder)
     asked = None
     if executor != "local":
         asked = cluster.write(profile, folder, device, requests)

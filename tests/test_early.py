@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,10 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dollkit import early, paths, pipeline
+from dollkit import early, paths, pipeline, reproduce
 from dollkit.errors import InputError
 from dollkit.pipeline import Instance
-from dollkit.reproduce import main
 
 
 @cache  # a plan looks up what every notebook imports, which takes seconds
@@ -70,14 +72,37 @@ def test_imagenet_weights_of_another_encoder(tmp_path: Path) -> None:
         early.check(changed("finetune/", **given, imagenet_weights=str(tmp_path / "w.safetensors")))
 
 
-def test_nothing_runs_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of the smoke profile, in a copy of the notebooks that may be changed."""
+    shutil.copytree(paths.NOTEBOOKS, tmp_path / "notebooks")
+    monkeypatch.setenv("DOLLKIT_NOTEBOOKS", str(tmp_path / "notebooks"))
     monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("DOLLKIT_FIGURES", str(tmp_path / "figures"))
-    plan = changed("finetune/", transfer="most")
-    monkeypatch.setattr(pipeline, "plan", lambda profile, data: plan)
-    assert main(["--profile", "smoke"]) == 2
+    return tmp_path / "notebooks" / "params" / "smoke.yaml"
+
+
+def test_nothing_runs_before(
+    smoke: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "snakemake", lambda *_, **__: 3)  # it must not come to that
+    smoke.write_text(smoke.read_text() + "finetuning:\n  transfer: most\n")
+    assert reproduce.main(["--profile", "smoke"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("finetune/pspnet-lungs: parameter 'transfer' is 'most'")
     assert not list((tmp_path / "runs").rglob("*.npy"))
+
+
+def test_the_check_in_a_process_of_its_own(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    early.check_apart("smoke", None)
+    smoke.write_text(smoke.read_text() + "pretraining:\n  dice: 2.0\n")
+    with pytest.raises(InputError, match=r"^pretrain/pspnet-doll: parameter 'dice' is 2\.0"):
+        early.check_apart("smoke", None)
+    monkeypatch.setattr(early.sys, "executable", "/bin/false")
+    with pytest.raises(ChildProcessError, match="the check ended with 1"):
+        early.check_apart("smoke", None)
+
+
+def test_who_waits_for_a_run_holds_no_networks() -> None:
+    code = "import sys, dollkit.reproduce; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)
