@@ -31,11 +31,12 @@ help:
 	@echo 'make lab        JupyterLab in the same environment, on the quickstart'
 	@echo 'make lock       resolve requirements.lock anew'
 	@echo 'make clean      delete runs/, site/ and caches (keeps .venv and figures/)'
-	@echo 'knobs: PROFILE=smoke|laptop|desk|gpu|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)  EXECUTOR=local|slurm (local)'
+	@echo 'knobs: PROFILE=smoke|laptop|desk|scratch|gpu|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)  EXECUTOR=local|slurm (local)'
 
 # Before the environment is made: a typing slip should not cost the minutes of an installation.
 knobs:
 	@test -f 'notebooks/params/$(PROFILE).yaml' || { echo "unknown profile '$(PROFILE)': use one of $$(cd notebooks/params && ls *.yaml | sed 's/.yaml$$//' | paste -sd ' ')" >&2; exit 2; }
+	@case '$(DEVICE)' in auto|cpu|cuda) ;; *) echo 'DEVICE=$(DEVICE): use one of auto, cpu, cuda' >&2; exit 2;; esac
 	@test -z '$(DATA)' || test -d '$(DATA)' || { echo "DATA=$(DATA): no such folder; data/README.md shows the expected tree" >&2; exit 2; }
 
 reproduce: knobs $(STAMP)

@@ -36,9 +36,9 @@ def variants(
 ) -> list[Variant]:
     """The shipped settings first, then one factor changed at a time.
 
-    Every subset of the classifiers; the other explainers; fixed numbers of steps; the other
-    baselines; and each step of `labels.Distil` switched. Variants that differ in `distil` or
-    `classifiers` alone share their explanations.
+    Every subset of the classifiers; the other explainers; fixed numbers of steps and the other
+    baselines, where there is a path; and each step of `labels.Distil` switched. Variants that
+    differ in `distil` or `classifiers` alone share their explanations.
 
     Args:
         occluded: films to judge occlusion on, which is slow; 0 leaves it out.
@@ -49,13 +49,23 @@ def variants(
     for k in range(1, len(every)):
         for some in itertools.combinations(every, k):
             out.append(Variant("classifiers", "+".join(some), some, how, settings))
-    for other in ("gradient", "gradcam"):
+    for other in ("ig", "gradient", "gradcam"):
         if other != how.explainer:
             changed = replace(how, explainer=other)
             out.append(Variant("explainer", other, every, changed, settings))
     if occluded:
         hidden = replace(how, explainer="occlusion")
         out.append(Variant("explainer", "occlusion", every, hidden, settings, occluded))
+    if how.explainer == "ig":  # the others have no path
+        out += _paths(every, how, settings, few)
+    for field, value, new in _switched(settings):
+        out.append(Variant(field, value, every, how, new))
+    return out
+
+
+def _paths(every: tuple[str, ...], how: Explain, settings: Distil, few: int) -> list[Variant]:
+    """Fixed numbers of steps, and the other baselines."""
+    out = []
     for steps, films in ((1, 0), (4, 0), (16, few)):
         if steps != how.steps:
             changed = replace(how, steps=steps)
@@ -63,8 +73,6 @@ def variants(
     for kind, films in ((baselines.BY_FINDING, 0), ("black", 0), ("white", few), ("blur", few)):
         if kind != how.kind:
             out.append(Variant("baseline", kind, every, replace(how, kind=kind), settings, films))
-    for field, value, new in _switched(settings):
-        out.append(Variant(field, value, every, how, new))
     return out
 
 

@@ -57,7 +57,10 @@ def verify(folder: Path) -> list[Line]:
         InputError: no such folder, or no per-case rows in it.
     """
     if not (folder / NEEDED).is_file():
-        raise InputError(f"{folder / NEEDED}: no such file: run the profile, or mend its name")
+        stored = ", ".join(committed_profiles()) or "none"
+        raise InputError(
+            f"{folder / NEEDED}: no such file: run the profile, or mend its name (stored: {stored})"
+        )
     rows = Rows(folder)
     stems = {p.name.partition(".")[0] for p in folder.iterdir() if p.is_file()}
     # What is written only beside another artefact is checked with it.

@@ -13,6 +13,8 @@ from dollkit import paths
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, PATHOLOGIES
 from dollkit.finetuning import split
+from dollkit.plan import films
+from dollkit.plan.survey import survey
 from dollkit.readers import build
 from dollkit.readers.build import build_store
 from dollkit.readers.check import surplus
@@ -336,3 +338,15 @@ def test_skip_bad_leaves_wrong_rows_out(tables: Path) -> None:
 def test_no_radiograph_in_the_data_folder() -> None:
     kinds = {p.suffix for p in paths.DATA.rglob("*") if p.is_file()}
     assert kinds <= {".csv", ".md"}
+
+
+@pytest.mark.parametrize("profile", ["open", "to-real"])
+def test_the_plan_knows_the_packs_tasks(profile: str, pack: Path) -> None:
+    known = survey(profile, pack)
+    given = known.given["data"]
+    found = films.sets(given, films.stores_of(given)[1])
+    assert [row["name"] for row in found] == ["open"]
+    gives = found[0]["gives"]
+    assert isinstance(gives, list)
+    assert set(gives) >= {"lungs", "infection", "organs"}
+    assert found[0]["whole"] is True

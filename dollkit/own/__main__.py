@@ -40,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
         "--column", action="append", default=[], metavar="THEIRS=OURS",
         help="what a column of the CSV file is; OURS blank: leave it out",
     )  # fmt: skip
+    add.add_argument("--folds", type=int, default=2, help="parts to judge in turns (%(default)s)")
+    add.add_argument("--decode", action="store_true", help="read every film too, not masks alone")
     add.set_defaults(run=_check)
 
     add = commands.add_parser("run", help="notebook 11, from classifiers to masks and the report")
@@ -76,13 +78,20 @@ def _pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def _check(given: argparse.Namespace) -> None:
-    from dollkit.own import source
+    from dollkit.own import looking, source
 
     columns = _pairs(given.column, "--column")
-    own = source.read(given.films, given.findings, given.masks, columns, given.classes)
+    paths = given.films, given.findings, given.masks
+    own = source.read(*paths, columns, given.classes, given.folds)
+    masks, notes = looking.at_masks(own)
     for name, value in own.facts.items():
         print(f"{name}: {value}")
-    for note in own.notes:
+    for row in masks.to_dict("records"):
+        print(f"masks of {row['class']}: {row['masks']}, {row['empty']} of them empty, the others "
+              f"cover {row['share']:.1%} of their film on average")  # fmt: skip
+    if given.decode:
+        print(f"films read: {looking.at_films(own)}")
+    for note in (*own.notes, *notes):
         print(f"note: {note}")
 
 

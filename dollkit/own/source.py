@@ -123,10 +123,16 @@ def _read(films: Path, findings: Path, text: str) -> FilmTable:
 
 def _check_there(table: FilmTable, findings: Path, films: Path, there: Sequence[str]) -> None:
     lost = lost_files(table)
+    first = Path(str(table.films["path"].iloc[0]))
+    if len(lost) == len(table) and first.is_symlink():
+        raise InputError(
+            f"{first}: a link that leads out of {films}, and such links are not followed: name the "
+            "folder that the films themselves lie in"
+        )
     if len(lost) == len(table):
         raise InputError(
             f"{findings}: none of its {len(table)} films is in {films}: its first is "
-            f"{Path(table.films['path'].iloc[0]).relative_to(films).as_posix()!r}, the folder's "
+            f"{first.relative_to(films).as_posix()!r}, the folder's "
             f"is {there[0]!r}: column 'image' holds paths below the folder"
         )
     if len(lost):
@@ -144,9 +150,16 @@ def _task(
     else:
         patients = frame["patient_id"].tolist()
         if not 2 <= folds <= len(set(patients)):
+            count = len(set(patients))
+            use = f"use 2 to {count}" if count > 1 else "draw masks of at least 2 patients"
+            some = int(found.notna().any(axis=1).sum()) - len(frame)
+            why = (
+                f"; {some} films more have some of {', '.join(found.columns)} only" if some else ""
+            )
             raise InputError(
-                f"parameter 'folds' is {folds}: masks of {len(set(patients))} patients can be "
-                f"divided into 2 to {len(set(patients))} parts ({masks})"
+                f"parameter 'folds' is {folds}: all masks are there for films of {count} "
+                f"{'patient' if count == 1 else 'patients'} "
+                f"({masks}{why}): {use}"
             )
         frame["fold"] = draw_parts(patients, np.zeros((len(frame), 0)), [1.0] * folds)
     files = tuple(f for row in own.to_numpy() for mask in row for f in mask.files)
@@ -202,6 +215,9 @@ def _notes(
         notes.append(f"{partly} films have some of the masks only: they are left out")
     counts = {f: int((kept.films.loc[kept.films["split"] == "train", f] == 1).sum())
               for f in FINDINGS}  # fmt: skip
+    n = int((kept.films["split"] == "train").sum())
+    if alike := [f for f, count in counts.items() if count == n]:
+        notes.append(f"every film to learn from has {', '.join(alike)}: give films without, too")
     if rare := [f"{f} ({n})" for f, n in counts.items() if 0 < n < FEW]:
         notes.append(f"fewer than {FEW} positive films to learn from: {', '.join(rare)}")
     return notes

@@ -152,10 +152,10 @@ def sets(given: Mapping[str, Any], tables: Mapping[str, FilmTable]) -> list[Json
     root = Path(given["data_dir"])
     places = found(root) if given["source"] == "auto" else {}
     for table in tables.values():
-        places.setdefault(table.source, table.root)
+        places.setdefault(_set_of(table), table.root)
     out: list[Json] = []
     for name, place in places.items():
-        gives = [store for store, table in tables.items() if table.source == name]
+        gives = [store for store, table in tables.items() if _set_of(table) == name]
         report = _report(name, place, given) if gives else None
         faults, counts = ([], []) if report is None else _faults(report)
         out.append(
@@ -171,6 +171,11 @@ def sets(given: Mapping[str, Any], tables: Mapping[str, FilmTable]) -> list[Json
             }
         )
     return out
+
+
+def _set_of(table: FilmTable) -> str:
+    """Data set of a table, some of which say which of its tasks they are (``open-lungs``)."""
+    return table.source if table.source in DATASETS else table.source.partition("-")[0]
 
 
 def _report(name: str, place: Path, given: Mapping[str, Any]) -> Report:

@@ -59,7 +59,7 @@ class MaskFile:
         path: of the file.
         inside, outside, ignore: grey values of each; any other is an error, because a mask that
             was resized with smoothing or saved as JPEG is no longer the mask that was drawn.
-        threshold: take any grey instead: inside above 127, or the 1 of a file of 0 and 1.
+        threshold: take any grey instead: inside is the one value beside 0, or else all above 127.
         own_grid: see `Mask`.
     """
 
@@ -82,7 +82,7 @@ class MaskFile:
         grey = load_image(self.path, depths=(8,))
         check_grid(self.path, grey.shape, (height, width), self.own_grid)
         if self.threshold:
-            return (grey > (0 if grey.max(initial=0) <= 1 else 127)).astype(np.uint8)
+            return _inside(self.path, grey)
         meaning = np.full(256, 2, np.uint8)
         for values, code in ((self.outside, 0), (self.inside, 1), (self.ignore, IGNORE)):
             meaning[list(values)] = code
@@ -95,6 +95,20 @@ class MaskFile:
                 "released, not resized or saved as JPEG"
             )
         return mask
+
+
+def _inside(path: Path, grey: U8) -> U8:
+    """Pixels inside of a mask drawn anyhow: the one value beside 0, or else all above 127."""
+    values = np.unique(grey)
+    if len(values) <= 2 and values.min(initial=0) == 0:
+        return (grey > 0).astype(np.uint8)
+    if values.max() <= 127:
+        shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
+        raise InputError(
+            f"{path}: mask of values {shown}: several labels in one file are not read; write a "
+            "file for each class, 255 (or 1) inside and 0 outside"
+        )
+    return (grey > 127).astype(np.uint8)
 
 
 @dataclass(frozen=True)

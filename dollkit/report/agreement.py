@@ -13,6 +13,7 @@ from scipy import stats as sps
 from dollkit.errors import InputError
 from dollkit.findings import PATHOLOGIES
 from dollkit.report import style
+from dollkit.report.cases import explainer_of
 from dollkit.report.naming import name_points
 from dollkit.report.style import Drawn
 from dollkit.stats import N_BOOT
@@ -68,14 +69,15 @@ def points(classifiers: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         classifiers: rows of classifiers.csv.
-        labels: rows of labels.csv; IG with the most classifiers, the labels as shipped.
+        labels: rows of labels.csv; the labels as shipped, with the most classifiers.
 
     Returns:
         `COLUMNS`: auroc (mean over classifiers), auroc_lo and _hi (lowest and highest of them),
         n_classifiers, n_auroc (test films), iou (label and truth at matched area) with its
         interval, iou_prior, n (films judged).
     """
-    ig = labels[(labels["explainer"] == "ig") & labels["iou_matched"].notna()]
+    own = labels["explainer"] == explainer_of(labels)
+    ig = labels[own & labels["iou_matched"].notna()]
     ig = ig[ig["n_classifiers"] == ig["n_classifiers"].max()]
     if "variant" in ig and (ig["variant"] == "shipped").any():
         ig = ig[ig["variant"] == "shipped"]

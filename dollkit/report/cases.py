@@ -281,3 +281,18 @@ def case_means(cases: pd.DataFrame) -> pd.DataFrame:
     """One row per film and trained network: iou and dice averaged over the defined classes."""
     key = [*SETTING, "seed", "fold", "image_id", "patient_id"]
     return cases.groupby(key, as_index=False, sort=True)[["iou", "dice"]].mean()
+
+
+def explainer_of(labels: pd.DataFrame) -> str:
+    """Explainer of the labels that a run teaches.
+
+    Args:
+        labels: rows of label_cases.csv.gz, where variant ``shipped`` tells it; or of labels.csv,
+            where it is the one that was tried with fewer classifiers too (of several, IG).
+    """
+    shipped = labels[labels["variant"] == "shipped"] if "variant" in labels else labels[:0]
+    if len(shipped):
+        return str(shipped["explainer"].iloc[0])
+    counts = labels.groupby("explainer")["n_classifiers"].nunique()
+    first = counts.index[counts == counts.max()].tolist() if len(counts) else []
+    return "ig" if "ig" in first or not first else str(first[0])

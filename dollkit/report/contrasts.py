@@ -54,6 +54,16 @@ def _label_row(
     return _row(claim, contrast, task, paired(units), **(counts | more))
 
 
+def _explained(
+    setups: Sequence[tuple[str, str, pd.DataFrame]], explainer: str
+) -> pd.DataFrame | None:
+    """Rows of the labels of an explainer, all else as shipped; None: it was not tried."""
+    if (setups[0][2]["explainer"] == explainer).all():
+        return setups[0][2]
+    found = (p for f, v, p in setups if f == "explainer" and v.startswith(explainer))
+    return next(found, None)
+
+
 def label_rows(labels: pd.DataFrame) -> list[dict[str, object]]:
     """Contrasts of C1 (mobile findings) and C5 (all findings) from label_cases.csv.gz."""
     setups = configurations(labels)
@@ -72,12 +82,14 @@ def label_rows(labels: pd.DataFrame) -> list[dict[str, object]]:
             if len(part):
                 one = _label_row("C1", contrast, part, gap[part.index], finding, decides=False)
                 rows.append(one)
-    cam = labels[labels["explainer"] == "gradcam"]
-    if cam.empty:
-        rows.append(missing("C1", "IG - Grad-CAM", "labels", "no Grad-CAM labels"))
+    kinds = {"ig": "IG", "gradcam": "Grad-CAM"}
+    paths, cam = (_explained(setups, name) for name in kinds)
+    if paths is None or cam is None:
+        absent = kinds["ig" if paths is None else "gradcam"]
+        rows.append(missing("C1", "IG - Grad-CAM", "labels", f"no {absent} labels"))
     else:
-        first = next(p for f, v, p in setups if f == "explainer" and v.startswith("gradcam"))
-        both = mobile.merge(first, on=["image_id", "finding"], suffixes=("", "_b"))
+        some = paths[paths["finding"].isin(MOBILE)]
+        both = some.merge(cam, on=["image_id", "finding"], suffixes=("", "_b"))
         gap = both["iou_matched"] - both["iou_matched_b"]
         rows.append(_label_row("C1", "IG - Grad-CAM", both, gap, "labels"))
     single = (p for p in setups if p[0] == "classifiers" and not p[1].startswith("any "))

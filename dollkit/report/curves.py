@@ -128,12 +128,12 @@ def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) 
 
     Args:
         classifiers: rows of classifiers.csv.
-        labels: rows of labels.csv; IG with the most classifiers is shown.
+        labels: rows of labels.csv; the shipped explainer with the most classifiers is shown.
 
     Returns:
         The figure; data: finding, panel (auroc, iou), series, value, lo, hi.
     """
-    ig = labels[labels["explainer"] == "ig"]
+    ig = labels[labels["explainer"] == cases.explainer_of(labels)]
     ig = ig[ig["n_classifiers"] == ig["n_classifiers"].max()]
     if "variant" in ig and (ig["variant"] == "shipped").any():
         ig = ig[ig["variant"] == "shipped"]

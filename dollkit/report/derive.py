@@ -169,7 +169,8 @@ def _losses(rows: Rows) -> Derived:
     frame = _stored_losses(rows)
     shipped = rows.label_cases[rows.label_cases["variant"] == "shipped"]
     shipped = shipped[shipped["n_classifiers"] == shipped["n_classifiers"].max()]
-    own = shipped[shipped["explainer"] == "ig"].groupby("finding").agg(
+    taught = shipped[shipped["explainer"] == cases.explainer_of(shipped)]
+    own = taught.groupby("finding").agg(
         iou_label=("iou_label", "mean"), iou_area=("iou_matched", "mean"), n=("hit", "size")
     )  # fmt: skip
     single = frame["finding"] != "mean"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dollkit.armnames import ARMS, OPTIONAL
 from dollkit.errors import InputError
-from dollkit.report.cases import SETTING, TASKS, TUNINGS, contributions
+from dollkit.report.cases import SETTING, TASKS, TUNINGS, contributions, explainer_of
 from dollkit.report.reference import load_reference
 from dollkit.report.render import span, write_table
 from dollkit.report.settings import main_size
@@ -166,16 +166,17 @@ def configurations(labels: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     and averaged per film and finding over all subsets of one size.
     """
     most = labels["n_classifiers"].max()
-    ig = labels[labels["explainer"] == "ig"]
-    shipped = ig[(ig["variant"] == "shipped") & (ig["n_classifiers"] == most)]
+    own = explainer_of(labels)
+    mine = labels[labels["explainer"] == own]
+    shipped = mine[(mine["variant"] == "shipped") & (mine["n_classifiers"] == most)]
     if shipped.empty:
         raise InputError(
-            "label_cases.csv.gz: no row of explainer 'ig' with all classifiers and variant "
+            f"label_cases.csv.gz: no row of explainer {own!r} with all classifiers and variant "
             "'shipped'; run the labels stage again"
         )
     found = [("shipped", "shipped", shipped)]
-    subsets = ig["variant"].str.startswith("classifiers=") | (ig["variant"] == "shipped")
-    fewer = ig[(ig["n_classifiers"] < most) & subsets]
+    subsets = mine["variant"].str.startswith("classifiers=") | (mine["variant"] == "shipped")
+    fewer = mine[(mine["n_classifiers"] < most) & subsets]
     for name, part in fewer.groupby("classifiers", sort=True):
         found.append(("classifiers", str(name), part))
     for count, part in fewer.groupby("n_classifiers", sort=True):
@@ -185,15 +186,15 @@ def configurations(labels: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
             (
                 "classifiers",
                 f"any {count} of {most}",
-                mean.assign(n_classifiers=count, explainer="ig"),
+                mean.assign(n_classifiers=count, explainer=own),
             )
         )
-    for name, part in labels[labels["explainer"] != "ig"].groupby("explainer", sort=True):
+    for name, part in labels[labels["explainer"] != own].groupby("explainer", sort=True):
         part = part[part["n_classifiers"] == part["n_classifiers"].max()]
         for variant, rows in part.groupby("variant", sort=True):
             plain = variant in ("shipped", f"explainer={name!s}")
             found.append(("explainer", str(name) if plain else f"{name!s} ({variant!s})", rows))
-    changed = ig[(ig["variant"] != "shipped") & (ig["n_classifiers"] == most)]
+    changed = mine[(mine["variant"] != "shipped") & (mine["n_classifiers"] == most)]
     for variant, part in changed.groupby("variant", sort=True):
         factor, _, value = str(variant).partition("=")
         found.append((factor, value or "changed", part))

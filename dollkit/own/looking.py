@@ -1,0 +1,75 @@
+"""What only decoding tells about one's own films and masks, before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from dollkit.errors import InputError
+from dollkit.images import load_image
+from dollkit.own.source import Own
+from dollkit.readers.table import FilmTable
+
+MOST = 0.6
+"""Share of a film above which a class covers more than anatomy would: inside and outside may have
+changed places."""
+
+
+def at_masks(own: Own) -> tuple[pd.DataFrame, list[str]]:
+    """Decode the films with masks, and their masks.
+
+    Args:
+        own: from `source.read`.
+
+    Returns:
+        Per class: masks, empty (those without a pixel inside), share (of the film that the others
+        cover, mean); and notes on what looks wrong.
+
+    Raises:
+        InputError: the first film or mask that cannot be read, or a mask of another size.
+    """
+    table = own.task
+    names = [str(name) for name in table.masks.columns]
+    shares = np.zeros((len(table), len(names)))
+    for film in tqdm(range(len(table)), desc="masks", unit="film", disable=None):
+        size = _size(table, film)
+        shares[film] = [
+            float((table.masks[name].iloc[film].load(*size) == 1).mean()) for name in names
+        ]
+    empty = (shares == 0).sum(0)
+    drawn = np.divide(shares.sum(0), len(shares) - empty, where=empty < len(shares),
+                      out=np.zeros(len(names)))  # fmt: skip
+    frame = pd.DataFrame({"class": names, "masks": len(table), "empty": empty, "share": drawn})
+    notes = [f"no mask of {name} has a pixel inside" for name in frame.loc[drawn == 0, "class"]]
+    notes += [
+        f"masks of {row['class']} cover {row['share']:.0%} of their films: is 255 inside in them?"
+        for row in frame[drawn > MOST].to_dict("records")
+    ]
+    return frame, notes
+
+
+def at_films(own: Own) -> int:
+    """Decode all films that classifiers learn from; returns how many.
+
+    Raises:
+        InputError: the first film that cannot be read, and how many more cannot.
+    """
+    wrong: list[str] = []
+    table = own.films
+    for film in tqdm(range(len(table)), desc="films", unit="film", disable=None):
+        try:
+            _size(table, film)
+        except InputError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise InputError(wrong[0] + (f" (and {len(wrong) - 1} films more)" if wrong[1:] else ""))
+    return len(table)
+
+
+def _size(table: FilmTable, film: int) -> tuple[int, int]:
+    path = Path(str(table.films["path"].iloc[film]))
+    height, width = load_image(path, table.depths, table.any_ending).shape
+    return height, width
