@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dollkit import baselines
+from dollkit.attribution import EXPLAINERS
 from dollkit.explaining import Explain
 from dollkit.labels import Distil
 from dollkit.labels.rules import OTHER, RULES
+
+OCCLUSION = "occlusion"
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,13 @@ def variants(
     for k in range(1, len(every)):
         for some in itertools.combinations(every, k):
             out.append(Variant("classifiers", "+".join(some), some, how, settings))
-    for other in ("ig", "gradient", "gradcam"):
-        if other != how.explainer:
+    for other in EXPLAINERS:
+        if other not in (how.explainer, OCCLUSION):
             changed = replace(how, explainer=other)
             out.append(Variant("explainer", other, every, changed, settings))
     if occluded:
-        hidden = replace(how, explainer="occlusion")
-        out.append(Variant("explainer", "occlusion", every, hidden, settings, occluded))
+        hidden = replace(how, explainer=OCCLUSION)
+        out.append(Variant("explainer", OCCLUSION, every, hidden, settings, occluded))
     if how.explainer == "ig":  # the others have no path
         out += _paths(every, how, settings, few)
     for field, value, new in _switched(settings):

@@ -23,6 +23,11 @@ EXPLAINERS = {
 }  # fmt: skip
 
 
+def titled(explainer: str) -> str:
+    """What an explainer is called in pictures."""
+    return EXPLAINERS.get(explainer, explainer)
+
+
 @dataclass(frozen=True)
 class Panel:
     """One square: (S, S, 3) colours in [0, 1], outlines with their colours, a title, a corner."""
@@ -40,7 +45,7 @@ def explained(view: View) -> list[Panel]:
     missing = "not explained here" if view.map is None else ""
     who = view.choice.classifier
     who = who if who == CONSENSUS else short(who)
-    kind = EXPLAINERS[view.choice.explainer]
+    kind = titled(view.choice.explainer)
     truth = view.truth if view.truth is not None and view.truth.any() else None
     edge = () if truth is None else ((truth, GREEN),)
     score = view.scores.get("IoU of the label")

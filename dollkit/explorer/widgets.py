@@ -14,7 +14,7 @@ from typing import Any
 from dollkit.errors import InputError
 from dollkit.explorer import draw, maps, saving, sets
 from dollkit.explorer.controls import SMOOTH_MOST, Controls, fill, read, snapped, table, told
-from dollkit.explorer.panels import EXPLAINERS
+from dollkit.explorer.panels import titled
 from dollkit.explorer.sets import Source
 from dollkit.explorer.view import Choice, Cut, View, counts, cut_of, look, names_of, order
 from dollkit.labels.rules import Rule
@@ -43,7 +43,7 @@ class Explorer(Controls):
         titles = [(f"{f.title} ({len(f)})", name) for name, f in source.sets.items()]
         fill(self.pick_set, titles)
         kinds = dict.fromkeys(explainer for _, explainer in atlas)
-        fill(self.pick_explainer, [(EXPLAINERS[kind], kind) for kind in kinds])
+        fill(self.pick_explainer, [(titled(kind), kind) for kind in kinds])
         fill(self.pick_classifier, [(short(name), name) for name in names_of(source)])
         self.ignore.value = source.distil.ignore
         self._enter_set()
