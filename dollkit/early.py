@@ -31,10 +31,9 @@ def check_apart(profile: str, data: Path | None) -> None:
     """
     command = [sys.executable, "-m", "dollkit.early", "--profile", profile]
     command += ["--data", str(data)] if data else []
-    path = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         command, stderr=subprocess.PIPE, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": paths.python_path()},
     )  # fmt: skip
     said = done.stderr.strip().splitlines()[-1:] or [f"the check ended with {done.returncode}"]
     if done.returncode == 2:

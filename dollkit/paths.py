@@ -26,3 +26,8 @@ def runs() -> Path:
 def figures() -> Path:
     """Folder of regenerated tables and figures; ``DOLLKIT_FIGURES`` moves it."""
     return Path(os.environ.get("DOLLKIT_FIGURES") or ROOT / "figures").resolve()
+
+
+def python_path() -> str:
+    """PYTHONPATH for a process of this checkout: the repository, then what is set here."""
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

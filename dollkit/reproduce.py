@@ -143,8 +143,7 @@ def snakemake(
         from dollkit import cluster  # torch
 
         command += [*cluster.arguments(executor, paths.runs() / profile, jobs), *more]
-    path = os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"DOLLKIT_DEVICE": device, "PYTHONPATH": path}
+    environment = os.environ | {"DOLLKIT_DEVICE": device, "PYTHONPATH": paths.python_path()}
     # On Ctrl-C it cancels a cluster's jobs; on SIGTERM it would wait for them.
     end = signal.SIGTERM if executor == "local" else signal.SIGINT
     return stopping.run(command, environment, "dollkit.run", end)

@@ -220,6 +220,7 @@ def write_claims(
         folder: ``figures/<profile>``.
         profile: its name.
         population: one phrase saying whose films these are, e.g. "synthetic chest phantom".
+        repeats: pre-training runs of each arm, see `labelarms.repeats`; 0: not known.
     """
     missing = [c for c in COLUMNS if c not in rows.columns]
     if missing:
