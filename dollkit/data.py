@@ -115,6 +115,7 @@ def _check(given: argparse.Namespace) -> int:
 def _print(report: Report) -> None:
     print(f"{report.root}")
     width = max((len(what) for what in report.counts["what"]), default=0)
+    print(f"  {'':<{width}} {'here':>10} {'documented':>10}")
     for what, here, stated, ok in report.counts.itertuples(index=False):
         beside = "" if pd.isna(stated) else f"{stated:>10,}"
         print(f"  {what:<{width}} {here:>10,} {beside} {'' if ok else '  <- off'}".rstrip())

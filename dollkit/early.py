@@ -64,7 +64,7 @@ def check(instances: Iterable[Instance]) -> None:
             if family == "data":
                 _data(given)
             elif family == "classifiers":
-                _classifier(given)
+                classifier(given)
             elif family == "labels":
                 _labels(given)
             elif family in ("pretrain", "finetune"):
@@ -73,7 +73,7 @@ def check(instances: Iterable[Instance]) -> None:
                     network, given["encoder"], given["encoder_depth"], given["activation"],
                 )  # fmt: skip
                 if kind not in built:
-                    _build(*kind)
+                    build(*kind)
                     built.add(kind)
                 if family == "pretrain":
                     _pretraining(given, data)
@@ -95,7 +95,8 @@ def _data(given: Mapping[str, Any]) -> None:
             named(name)
 
 
-def _classifier(given: Mapping[str, Any]) -> None:
+def classifier(given: Mapping[str, Any]) -> None:
+    """Build a classifier without weights, or raise `InputError`."""
     import torch
 
     from dollkit.classifiers import Classifier
@@ -118,7 +119,8 @@ def _labels(given: Mapping[str, Any]) -> None:
     Distil(**cut)
 
 
-def _build(network: str, encoder: str, depth: int, activation: str) -> None:
+def build(network: str, encoder: str, depth: int, activation: str) -> None:
+    """Build a segmentation network, or raise `InputError`."""
     from dollkit import networks
 
     networks.build(network, encoder, 1, depth=depth, activation=activation)

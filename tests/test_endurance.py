@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
+from dollkit import labels
+from dollkit.labels.making import SHARD
+from dollkit.labels.store import merge, write_shard
 from tests.endurance import determinism, scaling, shards, trial
 
 
@@ -117,3 +122,26 @@ def test_processes_by_kind() -> None:
     here = psutil.Process()
     assert trial.kinds([here]) == {}
     assert "python" in trial.line(here)
+
+
+def test_a_join_is_measured_on_as_many_shards_as_asked(tmp_path: Path) -> None:
+    pairs = pd.DataFrame(
+        {"row": [4, 4, 9], "image_id": ["a", "a", "b"], "finding": ["Edema", "Fracture", "Edema"],
+         "threshold": 0.5, "error": 0.0, "probability": 1.0}
+    )  # fmt: skip
+    planes = np.zeros((3, 16, 16), np.uint8)
+    write_shard(tmp_path / "a.npz", pairs, planes)
+    like = merge([tmp_path / "a.npz"], tmp_path / "store", {"size": 16})
+    found = scaling.join(tmp_path, 3, like)
+    assert (found["shards"], found["films"]) == (3, 3 * SHARD)
+    assert found["seconds"] > 0
+    assert found["peak_mb"] >= found["idle_mb"] > 0
+    joined = labels.open(tmp_path / "join3" / "store")
+    assert len(joined) == 9
+    assert len(joined.rows) == 6
+
+
+def test_rounds_that_were_made_are_kept(tmp_path: Path) -> None:
+    made = {name: [1.0, 2.0] for name in ("one", "parts", "strangers", "joined", "start", "shard")}
+    (tmp_path / "rounds.json").write_text(json.dumps(made))
+    assert scaling.rounds(tmp_path / "no run", tmp_path, 64, 2) == made

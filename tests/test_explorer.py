@@ -164,6 +164,20 @@ def test_a_missing_run_names_what_makes_it(tmp_path: Path, monkeypatch: pytest.M
         sets.open_run("laptop", 4)
 
 
+def test_without_a_name_the_newest_labels_are_shown(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="no run here has labels"):
+        sets.open_run("", 4)
+    for name, when in (("later", 3), ("early", 1), ("torso", 9)):
+        shutil.copytree(runs / PROFILE, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "labels" / "manifest.json", (when, when))
+    (tmp_path / "runs" / "torso" / "data" / "manifest.json").unlink()
+    monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
+    assert sets.open_run("", 4).name == "later"
+
+
 @pytest.mark.parametrize("gone", ["labels/manifest.json", "classifiers/b/manifest.json"])
 def test_an_unfinished_run_names_what_is_missing(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str

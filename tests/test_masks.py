@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from dollkit.errors import InputError
-from dollkit.readers.masks import Crop, MaskFile, Polygons, Runs, Union, check_grid
+from dollkit.readers.masks import Crop, MaskFile, Union, check_grid
+from dollkit.readers.outlines import Polygons, Runs
 
 
 def save(path: Path, values: object, mode: str | None = None) -> Path:

@@ -63,7 +63,7 @@ def test_house_rules(name: str) -> None:
 def test_parameters_are_declared_and_explained(name: str) -> None:
     found = declared(paths.NOTEBOOKS / name)
     assert [p.name for p in found.values() if not p.comment] == []
-    if name in (*STAGES, EXPLORER):
+    if name in STAGES:
         assert found["profile"].default == "smoke"
 
 

@@ -109,6 +109,27 @@ def test_masks_of_labels_fail_and_others_are_asked_about(
     assert f"{files[0].name}: mask of values 0, 1, 2" in capsys.readouterr().err
 
 
+def test_its_words_are_those_of_the_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(folder, "--folds", "40") == 2
+    assert "error: --folds is 40: all masks" in capsys.readouterr().err
+    assert check(folder, "--column", "nowhere=image") == 2
+    assert "no column 'nowhere', --column names it" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_told_once_and_by_the_users_own_names(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "findings.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.drop(columns="patient").to_csv(path, index=False)
+    assert check(folder) == 0
+    said = capsys.readouterr().out
+    assert said.count("no column 'patient'") == 1
+    assert caplog.text == ""
+
+
 def test_a_film_cut_short_is_found_where_asked(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,8 +135,18 @@ def test_disk_and_what_is_off(
         size**2 + classes * size**2 // 8 + classes + disk.ROW
     )
     # The paper's profile wants 16 films to train on: JSRT has 16 in all.
-    line = refused(capsys, "--profile", "paper", "--data", str(more))
-    assert line.startswith("finetune/pspnet-organs: parameter 'n_train' is 16")
+    # What is known of the films is told all the same, and what would help.
+    out = tmp_path / "stopped.json"
+    given = ["--profile", "paper", "--data", str(more), "--json", str(out)]
+    assert main(given) == 2
+    told = capsys.readouterr()
+    assert "organs, from jsrt: 16" in told.out
+    assert "Time" not in told.out
+    stop = "finetune/pspnet-organs: parameter 'n_train' is 16"
+    assert told.err.startswith(f"cannot run: {stop}")
+    assert "'stores: {organs: phantom}'" in told.err
+    assert told.err.count("\n") == 1
+    assert json.loads(out.read_text())["stop"].startswith(stop)
     lost = next((more / CHEXPERT).rglob("view1_frontal.jpg"))
     lost.unlink()
     line = refused(capsys, "--profile", "disk", "--data", str(more))

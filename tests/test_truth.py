@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 
 from dollkit.errors import InputError
 from dollkit.readers.csvfile import BadRows
-from dollkit.readers.masks import Polygons, Runs
+from dollkit.readers.outlines import Polygons, Runs
 from dollkit.readers.truth import load_truth
 from tests.chexpert_trees import FULL, KEY, SQUARE, runs, square, write_truth
 

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status (2 for bad input)."""
     parser = argparse.ArgumentParser(prog="python -m dollkit.explorer", description=main.__doc__)
     parser.description = "Prepare the maps of a finished run for notebook 10, and measure a change."
-    parser.add_argument("--profile", default="smoke", help="name of the run (%(default)s)")
+    parser.add_argument("--profile", default="", help="name of the run (the newest with labels)")
     parser.add_argument("--films", type=int, default=24, help="most films a set (%(default)s)")
     parser.add_argument(
         "--explainers", nargs="+", default=["ig", "gradcam", "gradient"], metavar="NAME",

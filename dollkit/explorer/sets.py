@@ -20,7 +20,7 @@ from dollkit.labelling import rows_to_label
 from dollkit.labels import Distil
 from dollkit.labels.making import find_classifiers
 from dollkit.report.examples import TASK_ARRAYS, load_examples
-from dollkit.stage import check_artefact, read_manifest
+from dollkit.stage import MANIFEST, check_artefact, read_manifest
 from dollkit.store import Store, open_store
 from dollkit.storewriter import sha256
 
@@ -109,7 +109,7 @@ def open_run(profile: str, n_films: int, folder: Path | None = None) -> Source:
     pre-trained on), and one per fine-tuning task, named as its folder (``pspnet-lungs``).
 
     Args:
-        profile: name of the run.
+        profile: name of the run; "": the one whose labels were made last.
         n_films: most films of each set, at least 1.
         folder: for maps and exports; default ``runs/<profile>/explorer``.
 
@@ -117,6 +117,7 @@ def open_run(profile: str, n_films: int, folder: Path | None = None) -> Source:
         InputError: no such run, its labels or what they were made of are missing or incomplete.
     """
     _at_least_one(n_films)
+    profile = profile or newest()
     run = paths.runs() / profile
     for instance in ("data", "labels"):
         check_artefact(instance, profile, needed_by=NEEDED_BY)
@@ -143,6 +144,21 @@ def open_run(profile: str, n_films: int, folder: Path | None = None) -> Source:
         _settings(Distil, meta["distil"]),
         folder or run / "explorer",
     )
+
+
+def newest() -> str:
+    """Name of the run whose labels were made last.
+
+    Raises:
+        InputError: no run here has labels.
+    """
+    made = {
+        f.parent.parent: f.stat().st_mtime_ns for f in paths.runs().glob(f"*/labels/{MANIFEST}")
+    }
+    made = {run: when for run, when in made.items() if (run / "data" / MANIFEST).is_file()}
+    if not made:
+        raise InputError(f"{paths.runs()}: no run here has labels: `make reproduce` makes one")
+    return max(made, key=lambda run: made[run]).name
 
 
 def open_labels(

@@ -11,6 +11,9 @@ from pathlib import Path
 from dollkit.errors import InputError
 from dollkit.run import StageError
 
+OPTIONS = {"columns": "--column", "classes": "--classes", "folds": "--folds"}
+"""Parameters of notebook 11 and what `check` calls them."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 2 for bad input, 1 if the notebook failed."""
@@ -82,7 +85,13 @@ def _check(given: argparse.Namespace) -> None:
 
     columns = _pairs(given.column, "--column")
     paths = given.films, given.findings, given.masks
-    own = source.read(*paths, columns, given.classes, given.folds)
+    try:
+        own = source.read(*paths, columns, given.classes, given.folds)
+    except InputError as error:
+        text = str(error)
+        for parameter, flag in OPTIONS.items():
+            text = text.replace(f"parameter '{parameter}'", flag)
+        raise InputError(text) from None
     masks, notes = looking.at_masks(own)
     for name, value in own.facts.items():
         print(f"{name}: {value}")

@@ -11,6 +11,7 @@ import yaml
 from dollkit import params, pipeline, stage
 from dollkit import run as runner
 from dollkit.errors import InputError
+from dollkit.own import settings as own_settings
 from dollkit.own.steps import work_folder
 
 NOTEBOOK = "11_your_radiographs.ipynb"
@@ -21,7 +22,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Settings of notebook 11 by name; relative folders count from the file's own place.
 
     Raises:
-        InputError: no such file, no mapping, an unknown name or a value of another type.
+        InputError: no such file, no mapping, an unknown name, or a value that cannot work.
     """
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -35,6 +36,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     for name in ("films", "findings", "masks", "classifiers"):
         if text := values[name]:
             values[name] = str((path.parent / Path(str(text)).expanduser()).resolve())
+    try:
+        own_settings.check(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return values
 
 

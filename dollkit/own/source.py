@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -107,10 +108,15 @@ def _read(films: Path, findings: Path, text: str) -> FilmTable:
         root = Path(made)
         (root / "films.csv").write_text(text, encoding="utf-8", newline="")
         (root / "images").symlink_to(films.resolve(), target_is_directory=True)
+        told = logging.getLogger(read_own.__module__)
+        before = told.level
+        told.setLevel(logging.ERROR)  # `Own.notes` tell the same, without the temporary file
         try:
             table = read_own(root)["films"]
         except InputError as error:
             raise InputError(str(error).replace(str(root / "films.csv"), str(findings))) from None
+        finally:
+            told.setLevel(before)
         frame = table.films.copy()
         inside = [Path(p).relative_to(root) for p in frame["path"]]
         frame["path"] = [str(films.joinpath(*p.parts[p.parts[0] == "images" :])) for p in inside]

@@ -1,6 +1,7 @@
 """``make plan``: ``python -m dollkit.plan --profile P --data DIR [--json FILE]``; runs nothing.
 
-Ends with 0 if the profile can run with these data, with 2 and one line if not.
+Ends with 0 if the profile can run with these data. If not, with 2 and one line that says why; what
+is known of the films stands before it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from dollkit import params, paths
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, POSITIVE
 from dollkit.params import Json
+from dollkit.pipeline import Instance
 from dollkit.plan import against, disk, films, hours, jobs, text
 from dollkit.plan.survey import survey
+from dollkit.readers.datasets import PHANTOM
 
 GPU_TFLOPS = 50.0
 """Sustained rate that is assumed where the profile has no ``gpu_tflops``."""
@@ -34,31 +37,51 @@ def account(profile: str, data: Path | None, tflops: float | None = None) -> dic
 
     Returns:
         profile, data, sets, stores, notes, stages (instance to why it runs; "": up to date),
-        finetuning, disk, time.
+        finetuning, disk, time. Where the films do not suffice: profile, data, sets, stores and
+        stop, the first reason in one line.
 
     Raises:
-        InputError: the profile or the data cannot work: the first reason, in one line.
+        InputError: the profile or the data cannot be read: the first reason, in one line.
     """
     known = survey(profile, data)
     plan, given, stores, stale = known.plan, known.given, known.stores, known.stale
-    notes = _notes(given, stores)
-    tuned = [jobs.finetuning_of(i, stores) for i in plan if i.stage.family == "finetune"]
+    here: dict[str, Json] = {
+        "profile": profile,
+        "data": None if data is None else str(data.resolve()),
+        "sets": films.sets(given["data"], known.tables),
+        "stores": films.account(stores),
+    }
+    try:
+        notes = _notes(given, stores)
+        tuned = [_tuned(i, stores) for i in plan if i.stage.family == "finetune"]
+    except InputError as error:
+        return here | {"stop": str(error)}
     if tflops is None:
         tflops = float(given.get("cost", {}).get("gpu_tflops", GPU_TFLOPS))
     if not tflops > 0:
         raise InputError(f"--tflops is {tflops}: it must be above 0")
     size = int(given["data"]["size"])
-    return {
-        "profile": profile,
-        "data": None if data is None else str(data.resolve()),
-        "sets": films.sets(given["data"], known.tables),
-        "stores": films.account(stores),
+    return here | {
         "notes": [*notes],
         "stages": dict(stale),
         "finetuning": [*tuned],
         "disk": disk.account(plan, stores, size, given["labels"], paths.runs()),
         "time": hours.account(plan, stale, known.work, known.rates, tflops),
     }
+
+
+def _tuned(instance: Instance, stores: dict[str, films.Films]) -> dict[str, Json]:
+    """A fine-tuning stage, or what of its films stops it and what would help."""
+    try:
+        return jobs.finetuning_of(instance, stores)
+    except InputError as error:
+        task = str(instance.parameters["task"])
+        if task not in stores or stores[task].source == PHANTOM:
+            raise
+        raise InputError(
+            f"{error}; or take the phantom's films for this task: 'stores: {{{task}: {PHANTOM}}}' "
+            "in section 'data' of the profile"
+        ) from None
 
 
 def _notes(given: Mapping[str, dict[str, Any]], stores: dict[str, films.Films]) -> list[str]:
@@ -70,7 +93,11 @@ def _notes(given: Mapping[str, dict[str, Any]], stores: dict[str, films.Films]) 
         )
     for split in ("train", "valid", "test"):
         if not stores["films"].count(split):
-            raise InputError(f"films: no film of {stores['films'].source} in split {split!r}")
+            more = ", or a larger 'valid_fraction'" if split == "valid" else ""
+            raise InputError(
+                f"films: no film of {stores['films'].source} in split {split!r}: add films of more "
+                f"patients{more}"
+            )
     asked = given["labels"]
     made, _ = stores["films"].labelled(asked["n_label"], 0)
     if not made or not stores["films"].labelled(0, asked["n_hold"])[0]:
@@ -116,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         params.profile_file(given.profile)
         folder = Path(given.data) if given.data else None
+        if sys.stderr.isatty():
+            print("reading tables", end="\r", file=sys.stderr, flush=True)
         found = account(given.profile, folder, given.tflops)
         if given.json is not None:
             try:
@@ -128,6 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logging.disable(logging.NOTSET)
     print("\n".join(text.lines(found)))
+    if "stop" in found:
+        print(f"cannot run: {found['stop']}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -15,6 +15,8 @@ def lines(plan: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from _sets(plan)
     yield from _stores(plan)
+    if "stop" in plan:
+        return
     yield from _jobs(plan)
     yield from _disk(plan["disk"])
     yield from _hours(plan["time"])
@@ -63,7 +65,7 @@ def _stores(plan: Mapping[str, Any]) -> Iterator[str]:
             )
         for finding, count in row.get("positives", {}).items():
             yield f"    {finding + ':':<28} {_three(count)} positive"
-    for note in plan["notes"]:
+    for note in plan.get("notes", []):
         yield f"  note: {note}"
     yield ""
 

@@ -288,7 +288,7 @@ def _find(folder: Path) -> Path | None:
 
 DATASET = DataSet(
     name="folder",
-    title="a folder of one's own",
+    title="folder of your own",
     stores=("films", "lungs", "infection", "organs"),
     find=_find,
     read=read_own,

@@ -14,7 +14,8 @@ import pandas as pd
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS
 from dollkit.readers.csvfile import BadRows, reject
-from dollkit.readers.masks import Mask, Polygons, Runs
+from dollkit.readers.masks import Mask
+from dollkit.readers.outlines import Polygons, Runs
 
 LOCALIZED: tuple[str, ...] = (
     "Enlarged Cardiomediastinum",

@@ -260,23 +260,20 @@ def write_claims(
 
 
 def _notes(seeds: pd.Series, repeats: int) -> list[str]:
-    covered = "patients and other fine-tuning runs; each arm was pre-trained once, so not another"
-    covered += " pre-training"
+    covered = "fine-tuning runs; each arm was pre-trained once, so not another pre-training"
     if repeats > 1:
         whole = len(seeds) > 0 and repeats >= seeds.max()
-        covered = "patients and other training runs, pre-training included"
+        covered = "training runs, pre-training included"
         covered += "" if whole else f" ({repeats} pre-training runs of each arm, taken in turns)"
-    return [line.replace("COVERED", covered) for line in _NOTES]
-
-
-_NOTES = (
-    "- Effects are signed so that positive speaks for the claim; brackets are 95 % intervals; "
-    "p is Holm-adjusted over all deciding contrasts of the profile (details: over all details).",
-    "- mde: smallest true effect found with 80 % power at 5 %, before that adjustment.",
-    f"- Contrasts between trained networks need {MIN_SEEDS} seeds; their intervals cover other "
-    "COVERED.",
-    "- Undecided means that the data fit both an effect and none; it is not evidence for none.",
-)
+    return [
+        "- Effects are signed so that positive speaks for the claim; brackets are 95 % intervals; "
+        "p is Holm-adjusted over all deciding contrasts of the profile "
+        "(details: over all details).",
+        "- mde: smallest true effect found with 80 % power at 5 %, before that adjustment.",
+        f"- Contrasts between trained networks need {MIN_SEEDS} seeds; their intervals cover other "
+        f"patients and other {covered}.",
+        "- Undecided means that the data fit both an effect and none; it is not evidence for none.",
+    ]
 
 
 def _claim_table(rows: pd.DataFrame) -> str:

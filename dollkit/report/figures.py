@@ -127,7 +127,8 @@ def maps_of(
         ax = fig.add_axes((x, y, 0.48 * width, 0.48 * height))
         style.film(ax, image)
         style.heat(ax, maps[k])
-        style.tag(ax, name, 4.5)
+        shown = style.short(name)
+        style.tag(ax, shown, min(4.5, 72 / len(shown)))  # not wider than its film
 
 
 def _mean_iou(t: Arrays, arm: str, j: int) -> float:

@@ -29,6 +29,7 @@ from dollkit.bench.memory import peak_mb
 from dollkit.cluster import MOST_PARTS
 from dollkit.labels.making import SHARD
 from dollkit.labels.shards import write_shard
+from dollkit.labels.store import merge
 from tests.endurance.trial import parser, tell
 
 JOINED = (125, 500, 2000)
@@ -137,7 +138,7 @@ def join(folder: Path, shards: int, like: labels.LabelStore) -> dict[str, float]
 def joined(place: Path) -> int:
     """Join what `join` has written; prints seconds and memory."""
     began, before = time.monotonic(), peak_mb()
-    labels.merge(sorted(place.glob("*.npz")), place / "store", {})
+    merge(sorted(place.glob("*.npz")), place / "store", {})
     print(
         json.dumps({"seconds": time.monotonic() - began, "peak_mb": peak_mb(), "idle_mb": before})
     )
@@ -145,10 +146,13 @@ def joined(place: Path) -> int:
 
 
 def rounds(run: Path, folder: Path, films: int, count: int) -> dict[str, list[float]]:
-    """Measured seconds; the order changes from round to round."""
+    """Measured seconds; the order changes from round to round. Rounds that were made are kept."""
     names = ("one", "parts", "strangers", "joined", "start", "shard")
     found: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(count):
+    kept = folder / "rounds.json"
+    if kept.is_file():
+        found = json.loads(kept.read_text(encoding="utf-8"))
+    for number in range(len(found["shard"]), count):
         order = ["one", "parts", "strangers"]
         for what in order[number % 3 :] + order[: number % 3]:
             out = folder / f"{what}{number}"
@@ -170,6 +174,7 @@ def rounds(run: Path, folder: Path, films: int, count: int) -> dict[str, list[fl
         start, shard = shard_times(folder / f"kept{number}", began)
         found["start"].append(start)
         found["shard"].append(shard)
+        kept.write_text(json.dumps(found), encoding="utf-8")
     return found
 
 
