@@ -128,7 +128,7 @@ def maps_of(
         style.film(ax, image)
         style.heat(ax, maps[k])
         shown = style.short(name)
-        style.tag(ax, shown, min(4.5, 72 / len(shown)))  # not wider than its film
+        style.tag(ax, shown, min(4.5, 64 / len(shown)))  # not wider than its film
 
 
 def _mean_iou(t: Arrays, arm: str, j: int) -> float:
