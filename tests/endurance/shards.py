@@ -35,15 +35,22 @@ neighbours share would make its interval too narrow."""
 
 
 def watch(running: psutil.Popen, shards: Path) -> list[dict[str, float]]:
-    """State of a process after each shard: private memory (MB), files, threads, children."""
+    """State of a process after each shard: memory (MB), files, threads, children.
+
+    ``written_mb`` is what the process itself holds; ``private_mb`` counts the pages of the film
+    store too, which is mapped, and whose pages come in shard by shard and go when others need room.
+    """
     out: list[dict[str, float]] = []
     while running.poll() is None:
         done = len(list(shards.glob("[0-9]*[0-9].npz")))
         if done > (out[-1]["shards"] if out else 0):
             try:
+                maps = running.memory_maps()
+                written = sum(m.private_dirty for m in maps)
                 out.append({
                     "shards": done,
-                    "private_mb": running.memory_full_info().uss / 2**20,
+                    "written_mb": written / 2**20,
+                    "private_mb": (written + sum(m.private_clean for m in maps)) / 2**20,
                     "files": running.num_fds(),
                     "threads": running.num_threads(),
                     "children": len(running.children(recursive=True)),
@@ -93,14 +100,15 @@ def main() -> int:
     if status:
         raise SystemExit((folder / "log.txt").read_text()[-2000:])
     left = [p.pid for p in psutil.process_iter() if str(out) in line(p)]
-    grown = {what: slope(seen, what) for what in ("private_mb", "files", "threads", "children")}
+    held = ("written_mb", "files", "threads", "children")
+    grown = {what: slope(seen, what) for what in (*held, "private_mb")}
     labels = open_labels(out)
     result: dict[str, Any] = {
         "shards": given.shards, "films": len(labels.rows), "labels": len(labels),
         "seen": len(seen), "settled_after": SETTLED, "growth": grown, "processes_left": left,
     }  # fmt: skip
     tell(result, given.out)
-    flat = all(growth["low"] <= 0 for growth in grown.values())
+    flat = all(grown[what]["low"] <= 0 for what in held)
     return int(not flat or bool(left) or len(labels.rows) != films)
 
 
