@@ -37,6 +37,7 @@ PRIVATE_MB = 500
 """Memory of one process, of which importing torch takes most."""
 
 ROOM, READ_ONLY, OPEN, SHORT = "no room left", "read-only", "open files are allowed", "memory"
+GOES_ON = "the same command goes on"
 Hit = Callable[[psutil.Popen], None]
 
 
@@ -113,11 +114,16 @@ class Shortage:
                 return
 
     def lock_and_files(self, run: Run) -> None:
-        """A disk that becomes read-only, and few open files."""
+        """A disk that is read-only when the run goes on, and few open files.
+
+        A mount with files open for writing cannot be made read-only: the run is ended first.
+        """
         run.place.mkdir(exist_ok=True)
         tmpfs(run.place, DISK[-1])
-        lock: Hit = lambda _: tmpfs(run.place, DISK[-1], again=True, mode="ro")  # noqa: E731
-        self.attempt(run, "disk that becomes read-only", READ_ONLY, hit=lock)
+        end: Hit = lambda r: r.send_signal(signal.SIGTERM)  # noqa: E731
+        self.attempt(run, "SIGTERM, before the disk is read-only", GOES_ON, hit=end)
+        tmpfs(run.place, DISK[-1], again=True, mode="ro")
+        self.attempt(run, "disk that is read-only", READ_ONLY)
         tmpfs(run.place, DISK[-1], again=True)
         for files in FILES:
             self.attempt(run, f"{files} open files", OPEN, files=files)
@@ -139,8 +145,7 @@ class Shortage:
         self.attempt(run, "a rendering worker dies", "worker", hit=lambda r: _end(r, "worker"),
                      after=9.0)  # fmt: skip
         self.attempt(run, "a kernel dies", "kernel died", hit=lambda r: _end(r, "kernel"))
-        self.attempt(run, "SIGTERM", "the same command goes on",
-                     hit=lambda r: r.send_signal(signal.SIGTERM))  # fmt: skip
+        self.attempt(run, "SIGTERM", GOES_ON, hit=lambda r: r.send_signal(signal.SIGTERM))
         first = run.start(self.folder / "first.txt")
         time.sleep(12)
         self.attempt(run, "two at once", "another run works in")
@@ -160,18 +165,20 @@ def _end(running: psutil.Popen, kind: str) -> None:
 
 def main() -> int:
     """Run the trial; 0 if every shortage was told and nothing lost."""
-    given = parser(__doc__).parse_args()
+    known = parser(__doc__)
+    steps = {"disk": Shortage.disk, "locked": Shortage.lock_and_files, "memory": Shortage.memory,
+             "deaths": Shortage.deaths}  # fmt: skip
+    known.add_argument("--only", nargs="+", choices=steps, default=list(steps))
+    given = known.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     trial = Shortage(given.folder.resolve())
-    names = ("peace", "disk", "disk2", "memory", "deaths")
-    peace, *others = (Run(trial.folder / name) for name in names)
+    peace, others = Run(trial.folder / "peace"), [Run(trial.folder / n) for n in given.only]
     if trial.attempt(peace, "in peace"):
         return 1
     wanted, differing, broken = peace.tables(), [], []
-    steps = (trial.disk, trial.lock_and_files, trial.memory, trial.deaths)
-    for run, step in zip(others, steps, strict=True):
+    for run, name in zip(others, given.only, strict=True):
         try:
-            step(run)
+            steps[name](trial, run)
             own = run.tables()
             differing += [f"{run.place.name}/{n}" for n in wanted if own.get(n) != wanted[n]]
             broken += run.half_written()
