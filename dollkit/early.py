@@ -27,7 +27,7 @@ def check_apart(profile: str, data: Path | None) -> None:
 
     Raises:
         InputError: as `check`.
-        ChildProcessError: that process was killed.
+        ChildProcessError: that process was killed, or failed; its last line.
     """
     command = [sys.executable, "-m", "dollkit.early", "--profile", profile]
     command += ["--data", str(data)] if data else []
@@ -36,6 +36,8 @@ def check_apart(profile: str, data: Path | None) -> None:
         env=os.environ | {"PYTHONPATH": paths.python_path()},
     )  # fmt: skip
     said = done.stderr.strip().splitlines()[-1:] or [f"the check ended with {done.returncode}"]
+    if done.returncode < 0:
+        said = [f"killed by signal {-done.returncode}, perhaps out of memory"]
     if done.returncode == 2:
         raise InputError(said[0])
     if done.returncode:

@@ -271,10 +271,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        if machine := trouble.words(f"{type(error).__name__}: {error}"):
-            print(machine, file=sys.stderr)
-            return 1
-        raise
+        machine = trouble.words(f"{type(error).__name__}: {error}")
+        if not machine and not isinstance(error, ChildProcessError):
+            raise
+        print(machine or f"the parameters could not be checked: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -204,7 +204,9 @@ def _execute(
         if machine := trouble.words(f"{error.ename}: {error.evalue}"):
             raise StageError(machine) from None
         raise StageError(f"{last} (cell {error.exec_count} of {executed})") from None
-    except DeadKernelError:
+    except RuntimeError as error:  # one that dies while it starts is no DeadKernelError
+        if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
+            raise
         raise StageError(
             f"the kernel died (killed, perhaps out of memory: take fewer JOBS); {trouble.KEPT} "
             f"(see {executed})"

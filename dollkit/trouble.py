@@ -31,6 +31,7 @@ _SAID = (
     (re.compile(r"No space left on device|disk is full", re.IGNORECASE), errno.ENOSPC),
     (re.compile(r"Too many open files"), errno.EMFILE),
     (re.compile(r"^MemoryError|can't allocate memory|CUDA out of memory|Cannot allocate memory"
+                r"|failed to map segment from shared object"
                 r"|^(numpy\.\S*)?_ArrayMemoryError|Unable to allocate"), errno.ENOMEM),
 )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dollkit import early, paths, pipeline, reproduce
+from dollkit import early, paths, pipeline, reproduce, trouble
 from dollkit.errors import InputError
 from dollkit.pipeline import Instance
 
@@ -106,3 +107,25 @@ def test_the_check_in_a_process_of_its_own(smoke: Path, monkeypatch: pytest.Monk
 def test_who_waits_for_a_run_holds_no_networks() -> None:
     code = "import sys, dollkit.reproduce; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("killed by signal 9", "the parameters could not be checked: killed by signal 9\n"),
+        (
+            "ImportError: /lib/_C.so: failed to map segment from shared object",
+            f"out of memory: take fewer JOBS, .*; {trouble.KEPT}\n",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("smoke")
+def test_a_check_that_fails_is_one_line(
+    error: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(*_: object) -> None:
+        raise ChildProcessError(error)
+
+    monkeypatch.setattr(early, "check_apart", failed)
+    assert reproduce.main(["--profile", "smoke"]) == 1
+    assert re.fullmatch(line, capsys.readouterr().err)

@@ -89,6 +89,19 @@ def test_what_papermill_lets_pass_fails_in_one_line(
     assert not (toy / "runs/toy/data/manifest.json").exists()
 
 
+def test_a_kernel_that_dies_while_it_starts_is_one_line(toy: Path) -> None:
+    hook = toy / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import os, sys\nif any('ipykernel' in a for a in sys.orig_argv):\n    os._exit(1)\n"
+    )
+    write_notebook(toy / "notebooks/01_data.ipynb", BEGIN, "stage.finish()")
+    done = run("data", PYTHONPATH=f"{hook}{os.pathsep}{paths.ROOT}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "data: the kernel died (killed, perhaps" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("instance", "message"),
     [

@@ -37,6 +37,8 @@ def test_errors_of_the_system(number: int) -> None:
         ("MemoryError: ", "out of memory"),
         ("RuntimeError: [enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate "
          "memory: you tried to allocate 99 bytes.", "out of memory"),
+        ("ChildProcessError: ImportError: /lib/_C.so: failed to map segment from shared object",
+         "out of memory"),
         ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "out of memory"),
         ("SafetensorError: Error while serializing: IoError(Os { code: 28, kind: StorageFull, "
          "message: \"No space left on device\" })", "no room left"),

@@ -94,7 +94,7 @@ class Shortage:
             threading.Timer(after, hit, [running]).start()
         status = int(running.wait(timeout=1800))
         text = log.read_text(errors="replace")
-        lines = [x for x in text.splitlines() if any(w in x for w in words)]
+        lines = [x for x in text.splitlines() if any(w.lower() in x.lower() for w in words)]
         self.told.append({
             "what": what, "status": status, "seconds": round(time.monotonic() - began),
             "told": bool(lines), "line": lines[-1][-200:] if lines else text[-300:] * bool(status),
