@@ -19,9 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
-
-from dollkit import paths
+from dollkit import paths, yamlfile
 from dollkit.errors import InputError
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -220,17 +218,6 @@ def _comments(source: str) -> dict[int, str]:
     return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice (YAML silently keeps the last)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        for twice in {k for k in keys if keys.count(k) > 1}:
-            line = node.start_mark.line + 1
-            raise InputError(f"key {twice!r} stands twice in the block from line {line}; drop one")
-        return super().construct_mapping(node, deep)
-
-
 def profile_file(profile: str) -> Path:
     """Path of a profile's YAML file; an unknown profile is an `InputError` naming those there."""
     folder = notebooks() / "params"
@@ -242,16 +229,7 @@ def profile_file(profile: str) -> Path:
 
 def read_profile(profile: str) -> dict[str, Any]:
     """Top level of a profile's YAML file: section name -> content."""
-    path = profile_file(profile)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must be a mapping of sections such as 'common:' and 'matrix:'")
-    return content
+    return yamlfile.read(profile_file(profile), "sections such as 'common:' and 'matrix:'")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -19,10 +19,10 @@ from tests.badinput.case import CLEAR, HANG, SILENT, TRACEBACK, UNCLEAR, Case, j
 
 PAGE = paths.ROOT / "docs" / "safety.md"
 GROUPS = (
-    "parameter out of range", "parameter of another type", "profile", "knob", "parameters cell",
-    "notebook file", "rows of results", "image file", "mask file", "data set file", "own table",
-    "own masks", "own films", "own folder", "film store", "label store", "classifier", "network",
-    "adapter", "ImageNet weights", "export", "explorer",
+    "parameter out of range", "parameter of another type", "profile", "knob", "own settings",
+    "parameters cell", "notebook file", "rows of results", "image file", "mask file",
+    "data set file", "own table", "own masks", "own films", "own folder", "film store",
+    "label store", "classifier", "network", "adapter", "ImageNet weights", "export", "explorer",
 )  # fmt: skip
 
 

@@ -94,6 +94,7 @@ def test_the_wrong_element_is_named() -> None:
         ("data", {"source": "nih+chexprt"}, "'chexprt'"),
         ("data", {"stores": {"film": "phantom"}}, "'film'"),
         ("classifiers", {"architecture": "tu-resnet11t"}, "no encoder 'tu-resnet11t'"),
+        ("classifiers", {"architecture": "resnet51"}, "did you mean 'resnet50'"),
         ("labels", {"explainer": "shap"}, "'explainer' is 'shap'"),
         ("labels", {"baseline": "red"}, "'baseline' is 'red'"),
         ("labels", {"steps": -1}, "'steps' is -1"),

@@ -34,7 +34,12 @@ def test_settings_are_those_of_the_notebook(tmp_path: Path) -> None:
         ("film: /data", "unknown parameter 'film'.*did you mean 'films'"),
         ("size: big", "parameter 'size' is 'big'"),
         ("- a", "must hold lines like"),
+        ("false", "must hold lines like"),
         ("a: [", "cannot be read as YAML"),
+        ("size: 64\nsize: 96", "key 'size' stands twice in the block from line 1"),
+        ("? [size]\n: 64\n? [size]\n: 96", "stands twice"),
+        ("run: 2026-13-01", "cannot be read as YAML: month must be in 1..12"),
+        ("a: " + "[" * 5000, "cannot be read as YAML"),
     ],
 )
 def test_wrong_settings(tmp_path: Path, text: str, message: str) -> None:

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dollkit import params, pipeline, stage
+from dollkit import params, pipeline, stage, yamlfile
 from dollkit import run as runner
 from dollkit.errors import InputError
 from dollkit.own import settings as own_settings
@@ -24,14 +22,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, no mapping, an unknown name, or a value that cannot work.
     """
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as YAML: {error}") from None
-    if not isinstance(given, dict):
-        raise InputError(f"{path}: must hold lines like 'films: /data/films'")
+    given = yamlfile.read(path, "lines like 'films: /data/films'", empty=True)
     values = params.resolve(params.notebooks() / NOTEBOOK, [(str(path), given, True)])
     for name in ("films", "findings", "masks", "classifiers"):
         if text := values[name]:

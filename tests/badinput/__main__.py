@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from tests.badinput import artefacts, datasets, notebooks, parameters, pictures
+from tests.badinput import artefacts, datasets, notebooks, own, parameters, pictures
 from tests.badinput.case import CLEAR, OUTCOMES, Case, judge
 
 
 def corpus() -> Iterator[Case]:
-    for part in (parameters, notebooks, pictures, datasets, artefacts):
+    for part in (parameters, own, notebooks, pictures, datasets, artefacts):
         yield from part.cases()
 
 

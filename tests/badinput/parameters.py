@@ -29,6 +29,10 @@ PROFILES = {
     "no YAML": "data: [",
     "tab": "data:\n\tn_films: 3\n",
     "key twice": "data:\n  size: 64\n  size: 96\n",
+    "key twice, a list": "? [data]\n: 64\n? [data]\n: 96\n",
+    "no date": "data: 2026-13-01\n",
+    "deep": "data: " + "[" * 5000,
+    "empty": "",
     "a list": "- data\n- labels\n",
     "text": "hello\n",
     "unknown section": "dta:\n  size: 64\n",
@@ -71,6 +75,13 @@ def _other_type(family: str, name: str, value: Any) -> Callable[[Path], object]:
         return params.resolve(notebook, [("bad.yaml: section", {name: value}, True)])
 
     return run
+
+
+def slip(parameter: params.Parameter) -> Any:
+    """One value of another type for each parameter, another one for the next of its type."""
+    wrong = OTHER_TYPES[parameter.kind.name]
+    value = wrong[parameter.line % len(wrong)]
+    return [1] if value is None and parameter.kind.optional else value
 
 
 @contextmanager
@@ -120,11 +131,7 @@ def cases() -> Iterator[Case]:
                 run = _out_of_range(family, name, value)
                 yield Case("parameter out of range", told, run, (f"parameter {name!r}",))
         for name, parameter in declared.items():
-            wrong = OTHER_TYPES[parameter.kind.name]
-            # One slip for each parameter, another one for the next of its type.
-            value = wrong[parameter.line % len(wrong)]
-            if value is None and parameter.kind.optional:
-                value = [1]
+            value = slip(parameter)
             told = f"{family}.{name} = {value!r}"
             run = _other_type(family, name, value)
             yield Case("parameter of another type", told, run, (f"'{name}'",))
