@@ -53,10 +53,10 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal
 	tests/end_to_end.sh $(PY)
 
-# CHROMIUM=path names the browser; pictures go to runs/browser/.
 test-slurm: $(STAMP)
 	$(PY) -m pytest -q -o norecursedirs='.*' tests/slurm
 
+# CHROMIUM=path names the browser; pictures go to runs/browser/.
 test-browser: $(STAMP)
 	@tests/browser/run.sh $(PY)
 

@@ -1,4 +1,4 @@
-"""Data sets on disk: ``python -m dollkit.data list | check NAME DIR | build NAME DIR OUT``.
+"""Data sets on disk: ``python -m dollkit.data list | find DIR | check | build``.
 
 ``check`` ends with 0 if the tree is what its authors released, 1 if something is off, 2 for a
 call that makes no sense.

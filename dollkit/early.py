@@ -170,7 +170,9 @@ def _finetuning(given: Mapping[str, Any], taught: set[str]) -> None:
 
 def main() -> int:
     """Command line of `check_apart`: 0, or 2 with one line."""
-    parser = argparse.ArgumentParser(prog="python -m dollkit.early", description=check.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dollkit.early", description="Check the parameters of a profile."
+    )
     parser.add_argument("--profile", required=True)
     parser.add_argument("--data", type=Path)
     given = parser.parse_args()

@@ -225,6 +225,11 @@ def test_a_split_of_ones_own_rules(folder: Path) -> None:
     assert own.task.films["fold"].unique().tolist() == [0]
     table = pd.read_csv(folder / "findings.csv")
     assert own.films.films["split"].tolist() == table["split"].tolist()
+    masked = table["patient"].isin(own.task.films["patient_id"])
+    seen = int((masked & (table["split"] != "test")).sum())
+    told = [n for n in own.notes if n.startswith("the column 'split' rules")]
+    assert seen > 0
+    assert [f"see {seen} films of patients with masks" in n for n in told] == [True]
 
 
 def test_without_patients_it_says_so(folder: Path) -> None:

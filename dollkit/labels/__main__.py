@@ -1,4 +1,4 @@
-"""The label set: ``python -m dollkit.labels make | show | card | export``."""
+"""The label set: ``python -m dollkit.labels make | show | card | export | score``."""
 
 from __future__ import annotations
 

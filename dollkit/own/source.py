@@ -190,6 +190,12 @@ def _classification(table: FilmTable, masked: set[str], split: bool) -> tuple[Fi
                 f"{int(held.sum())} films with findings belong to patients with masks: classifiers "
                 "and pre-training do not see them"
             )
+    else:
+        seen = frame["patient_id"].isin(masked) & frame["split"].ne("test")
+        notes.append(
+            "the column 'split' rules: parameter 'folds' is not used, and classifiers and "
+            f"pre-training see {int(seen.sum())} films of patients with masks"
+        )
     train = frame[frame["split"] == "train"]
     if not len(train) or not (train[list(FINDINGS)] == 1).any(axis=None):
         raise InputError(

@@ -54,12 +54,13 @@ def read_own(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
     name is an error, since a misspelt finding would be read as absent from every film;
     columns that start with ``note``, and others, are passed over (told once in the log).
 
-    Masks: grey, one class per file, inside above 127 (or the 1 of a file of 0 and 1), on the
-    grid of their film. ``masks/<finding>/`` gives mask classes of ``films``; ``masks/lungs/`` (or
-    left and right lung, joined where a film has both) the store ``lungs``; ``masks/infection/``
-    the store ``infection``; two classes or more of lungs, left lung, right lung, heart,
-    cardiomediastinum, clavicles, left clavicle, right clavicle give the store ``organs``. A film
-    without a file has no such mask (unknown); an all-black file says that nothing is there.
+    Masks: grey, one class per file, on the grid of their film. Of two values the one beside 0 is
+    inside (1, 77 or 255), of more all above 127; a file of several labels (0, 1, 2) is refused.
+    ``masks/<finding>/`` gives mask classes of ``films``; ``masks/lungs/`` (or left and right
+    lung, joined where a film has both) the store ``lungs``; ``masks/infection/`` the store
+    ``infection``; two classes or more of lungs, left lung, right lung, heart, cardiomediastinum,
+    clavicles, left clavicle, right clavicle give the store ``organs``. A film without a file has
+    no such mask (unknown); an all-black file says that nothing is there.
 
     Splits: the column ``split``, never blank, or else drawn by the sha256 of the patient: 0.7
     train, 0.1 valid, 0.2 test. Without the column, films with masks are drawn for each task
