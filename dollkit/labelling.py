@@ -17,6 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from dollkit import compute
+from dollkit.buildkey import code_of
 from dollkit.classifiers import Classifier
 from dollkit.errors import InputError
 from dollkit.explaining import Explain, Explained, explain_all, pair_settled, positives
@@ -77,6 +78,8 @@ def make_labels(
 ) -> labelstore.LabelStore:
     """Label films shard by shard; a killed call goes on where it stopped.
 
+    A shard that other settings, classifiers, films or modules have made is made anew.
+
     Args:
         models: the classifiers by name.
         rows: rows of `store` to label.
@@ -106,13 +109,14 @@ def make_labels(
     }
     if keep_maps:
         meta["maps"] = True
+    code = code_of([__name__])
     paths, began, done = [], time.perf_counter(), 0
     bar = tqdm(total=len(rows), desc="labels", unit="film", disable=None)
     for number, start in enumerate(range(0, len(rows), shard)):
         if part is not None and not part.takes(number):
             continue
         some = rows[start : start + shard]
-        key = fingerprint(meta, some.tolist())
+        key = fingerprint(meta, code, some.tolist())
         path = folder / "shards" / f"{number:05d}.npz"
         paths.append(path)
         if labelstore.shard_key(path) != key:

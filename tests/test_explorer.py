@@ -128,16 +128,21 @@ def test_maps_are_made_once(
     np.testing.assert_array_equal(again[key].made.maps, atlas[key].made.maps)
 
 
-@pytest.mark.parametrize("harm", ["gone", "cut off", "other weights", "other settings"])
+@pytest.mark.parametrize(
+    "harm", ["gone", "cut off", "other code", "other weights", "other settings"]
+)
 def test_maps_that_do_not_fit_are_made_anew(
-    source: sets.Source, atlas: maps.Atlas, harm: str, tmp_path: Path
-) -> None:
+    source: sets.Source, atlas: maps.Atlas, harm: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     path = source.folder / "judged-ig.npz"
     before = path.read_bytes()
     if harm == "gone":
         path.unlink()
     elif harm == "cut off":
         path.write_bytes(before[:1000])
+    elif harm == "other code":
+        monkeypatch.setattr(maps, "code_of", lambda _: {"dollkit/explaining.py": "another"})
     elif harm == "other weights":
         others = explorer_run.models(tmp_path / "others", "ba")
         source = replace(source, classifiers={name: others[name] for name in "ab"})
@@ -145,8 +150,8 @@ def test_maps_that_do_not_fit_are_made_anew(
         source = replace(source, explain=replace(source.explain, steps=3))
     made = maps.prepare(source, ["ig"])["judged", "ig"].made.maps
     same = np.array_equal(made, atlas["judged", "ig"].made.maps)
-    assert same == (harm in ("gone", "cut off"))
-    assert (path.read_bytes() == before) == same
+    assert same == (harm in ("gone", "cut off", "other code"))
+    assert (path.read_bytes() == before) == (harm in ("gone", "cut off"))
     assert [f.name for f in source.folder.glob("*.part")] == []
 
 

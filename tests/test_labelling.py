@@ -107,6 +107,22 @@ def test_parts_write_the_shards_of_the_whole(
     assert all((whole.label(i) == alone.label(i)).all() for i in range(len(alone.pairs)))
 
 
+def test_shards_of_other_code_are_made_anew(
+    films: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_of(films, Explain(), tmp_path, a=Weighted())
+    (shard,) = (tmp_path / "shards").glob("*.npz")
+    read = labelling.code_of([labelling.__name__])
+    assert {"dollkit/labelling.py", "dollkit/labels/steps.py", "dollkit/explaining.py"} <= set(read)
+    first = shard.stat().st_mtime_ns
+    made_of(films, Explain(), tmp_path, a=Weighted())
+    assert shard.stat().st_mtime_ns == first
+    other = read | {"dollkit/labels/steps.py": "another"}
+    monkeypatch.setattr(labelling, "code_of", lambda _: other)
+    made_of(films, Explain(), tmp_path, a=Weighted())
+    assert shard.stat().st_mtime_ns > first
+
+
 def test_fixed_steps_are_told(films: SimpleNamespace, tmp_path: Path) -> None:
     how = Explain(steps=3, rule="gausslegendre")
     assert made_of(films, how, tmp_path, a=Weighted()).pairs["steps"].tolist() == [3] * 4

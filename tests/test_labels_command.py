@@ -202,6 +202,7 @@ def test_a_killed_run_loses_nothing_and_does_nothing_twice(
         ("steps", "another steps (2, now 3)"),
         ("distil", "another smooth (0.02, now 0.05)"),
         ("limit", "other limit"),
+        ("code", "another dollkit/labels/steps.py"),
         ("part", "1 parts, not 2"),
     ],
 )
@@ -221,6 +222,11 @@ def test_labels_of_two_makings_are_not_mixed(
     elif change == "films":
         text = (tmp_path / "films" / "store.json").read_text()
         (tmp_path / "films" / "store.json").write_text(text + "\n")
+    elif change == "code":
+        whole = Path(shutil.copytree(whole, tmp_path / "whole"))
+        begun = json.loads((whole / making.BEGUN).read_text())
+        begun["code"]["dollkit/labels/steps.py"] = "0" * 64
+        (whole / making.BEGUN).write_text(json.dumps(begun))
     else:
         more = {
             "steps": ["--steps", "3"],

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
-from dollkit import compute, npz, weights
+from dollkit import compute, explaining, npz, weights
 from dollkit.attribution import EXPLAINERS
+from dollkit.buildkey import code_of
 from dollkit.errors import InputError
 from dollkit.explaining import Explain, Explained, explain_all, positives
 from dollkit.explorer.sets import FilmSet, Source
@@ -133,7 +134,8 @@ def _key(films: FilmSet, how: Explain, hashes: Mapping[str, str]) -> str:
     if how.explainer != "ig":
         settings = {"explainer": how.explainer, "precision": how.precision}
     pixels = fingerprint(films.images.shape, films.images.tobytes().hex())
-    return fingerprint(list(hashes.items()), settings, pixels, _targets(films))
+    code = code_of([explaining.__name__])
+    return fingerprint(list(hashes.items()), settings, code, pixels, _targets(films))
 
 
 def _path(source: Source, name: str, explainer: str) -> Path:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dollkit import compute, weights
+from dollkit import compute, labelling, weights
+from dollkit.buildkey import code_of
 from dollkit.errors import InputError
 from dollkit.explaining import Explain
 from dollkit.findings import POSITIVE
@@ -148,6 +149,7 @@ def make(
         "positives": positives,
         "limit": limit,
         "maps": keep_maps,
+        "code": code_of([labelling.__name__, __name__]),
     }
     if findings is not None:
         begun["findings"] = sha256(findings)
@@ -248,7 +250,8 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name):
                 if key != "classifiers":
-                    return f"another {name} ({before.get(name)}, now {now.get(name)})"
+                    short = str(before.get(name))[:20], str(now.get(name))[:20]
+                    return f"another {name} ({short[0]}, now {short[1]})"
                 if name not in now or name not in before:
                     return f"other classifiers ({name} is in one of the two)"
                 return f"other weights of classifier {name} ({before[name][:12]})"
