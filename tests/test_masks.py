@@ -38,6 +38,40 @@ def test_threshold_takes_the_ones_of_a_file_of_zeros_and_ones(tmp_path: Path) ->
     assert MaskFile(path, threshold=True).load(2, 2).tolist() == [[0, 1], [1, 0]]
 
 
+@pytest.mark.parametrize(("outside", "inside"), [(10, 255), (100, 128), (0, 3)])
+def test_what_is_outside_need_not_be_zero(tmp_path: Path, outside: int, inside: int) -> None:
+    grey = np.full((8, 6), outside, np.uint8)
+    grey[2:4, 1:3] = inside
+    Image.fromarray(grey).save(tmp_path / "m.png")
+    found = MaskFile(tmp_path / "m.png", threshold=True).load(8, 6)
+    np.testing.assert_array_equal(found, grey == inside)
+
+
+@pytest.mark.parametrize(
+    ("outside", "inside", "message"),
+    [
+        ((1,), (2,), "several labels in one file"),
+        ((128,), (255,), "without a pixel outside"),
+        ((255, 0), (255, 255), "stands in the transparency alone"),
+        ((9, 9, 9, 0), (9, 9, 9, 200), "stands in the transparency alone"),
+    ],
+)
+def test_masks_that_would_be_inside_throughout_are_refused(
+    tmp_path: Path, outside: tuple[int, ...], inside: tuple[int, ...], message: str
+) -> None:
+    pixels = np.full((8, 6, len(outside)), outside, np.uint8)
+    pixels[2:4, 1:3] = inside
+    Image.fromarray(pixels.squeeze()).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match=rf"m\.png: .*{message}"):
+        MaskFile(tmp_path / "m.png", threshold=True).load(8, 6)
+
+
+@pytest.mark.parametrize("value", [0, 1, 77, 255])
+def test_a_mask_of_one_value_is_empty_or_full(tmp_path: Path, value: int) -> None:
+    Image.fromarray(np.full((8, 6), value, np.uint8)).save(tmp_path / "m.png")
+    assert (MaskFile(tmp_path / "m.png", threshold=True).load(8, 6) == (value > 0)).all()
+
+
 def test_sixteen_bits_are_no_mask(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 2), 65535, np.uint16)).save(tmp_path / "m.png")
     with pytest.raises(InputError, match=r"m\.png: 16.bit"):

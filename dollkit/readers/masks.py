@@ -5,12 +5,14 @@ A mask is read when the store is built, film by film; making one of these reads 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from dollkit.errors import InputError
 from dollkit.images import IGNORE, load_image
@@ -98,8 +100,14 @@ class MaskFile:
 def _inside(path: Path, grey: U8) -> U8:
     """Pixels inside of a mask drawn anyhow: the one value beside 0, or else all above 127."""
     values = np.unique(grey)
-    if len(values) <= 2 and values.min(initial=0) == 0:
+    if len(values) == 1 and values[0] and _varies_in_alpha(path):
+        raise InputError(
+            f"{path}: mask that stands in the transparency alone: save it as grey, 255 inside"
+        )
+    if len(values) == 1 or (len(values) == 2 and values[0] == 0):
         return (grey > 0).astype(np.uint8)
+    if values[0] > 127:
+        raise InputError(f"{path}: mask without a pixel outside (none below 128): use 0 outside")
     if values.max() <= 127:
         shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
         raise InputError(
@@ -107,6 +115,14 @@ def _inside(path: Path, grey: U8) -> U8:
             "file for each class, 255 (or 1) inside and 0 outside"
         )
     return (grey > 127).astype(np.uint8)
+
+
+def _varies_in_alpha(path: Path) -> bool:
+    with suppress(OSError), Image.open(path) as picture:
+        if "A" in picture.getbands():
+            lo, hi = picture.getchannel("A").getextrema()
+            return lo != hi
+    return False
 
 
 @dataclass(frozen=True)
