@@ -68,6 +68,10 @@ def smooth(net: nn.Module, activation: str) -> None:
                     setattr(module, name, nn.SiLU(inplace=True))
 
 
+METRICS = ["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", "ap", "n_pos", "n"]
+"""Columns of ``metrics.csv``."""
+
+
 class Classifier(nn.Module):
     """Encoder, pooling over places, one logit per observation.
 
@@ -248,7 +252,8 @@ def evaluate(
 
     Returns:
         Columns classifier, finding, auroc, auroc_lo, auroc_hi, ap, n_pos, n; one row per finding
-        with both classes, then ``macro``: the mean over the pathologies among them.
+        with both classes, then ``macro``: the mean over the pathologies among them. No row where
+        no finding has both.
     """
     where = next(model.parameters()).device
     rows = split_rows(store, split)
@@ -294,4 +299,4 @@ def evaluate(
                 "n": len(rows),
             }
         )
-    return pd.DataFrame(table)
+    return pd.DataFrame(table, columns=METRICS)

@@ -105,7 +105,8 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
     are split by patient; otherwise the table's own split column rules. The training films are
     the first `n_train` of an order drawn from `seed`: the same for every arm, and a smaller set
     lies inside a larger one. Test and validation films do not depend on the seed; of the latter
-    there are at most `n_valid`, fewer where a data set has fewer or patients do not divide so.
+    there are at most `n_valid`, fewer where a data set has fewer or patients do not divide so;
+    more only where every patient has more, who are not divided.
 
     Raises:
         InputError: fewer training films than asked for, or none to validate or test.
@@ -122,6 +123,9 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
             own = [int(r) for r in rest if who[r] == patient]
             if len(valid) + len(own) <= n_valid:
                 valid += own
+        if not valid and n_valid and len(patients) > 1:  # each has more films than asked for
+            counts = [int((who[rest] == patient).sum()) for patient in turned]
+            valid = rest[who[rest] == turned[int(np.argmin(counts))]].tolist()
         pool = np.array([r for r in rest if r not in set(valid)])
         tested, held = np.flatnonzero(test), np.array(sorted(valid), np.int64)
     else:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from dollkit import finetuning
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS
 from dollkit.own import __main__ as command
@@ -264,12 +265,75 @@ def test_dicom_without_ending_is_a_film(folder: Path) -> None:
     ],
 )
 def test_too_few_masks(patients: int, compare: bool, message: str | None) -> None:
-    films = pd.DataFrame({"patient_id": [str(p) for p in range(patients)]})
+    names = [str(p) for p in range(patients)]
+    films = pd.DataFrame({"patient_id": names, "fold": [p % 2 for p in range(patients)]})
     if message is None:
         assert comparing.check_masks(films, compare, 1)
         return
     with pytest.raises(InputError, match=message):
         comparing.check_masks(films, compare, 1)
+
+
+@pytest.mark.parametrize(
+    ("per_patient", "folds", "n_valid", "fits"),
+    [(1, 4, 4, False), (1, 4, 2, True), (3, 2, 2, True), (3, 2, 9, False)],
+)
+def test_folds_that_no_film_is_left_in_are_told_first(
+    per_patient: int, folds: int, n_valid: int, fits: bool
+) -> None:
+    """Six patients: what the folds are asked for is what they are checked for."""
+    rows = [(str(p), p % folds) for p in range(6) for _ in range(per_patient)]
+    films = pd.DataFrame(rows, columns=["patient_id", "fold"])
+    if fits:
+        assert comparing.check_masks(films, True, n_valid)
+        parts = finetuning.split(films, 0, 1, n_valid, 0)
+        who = films["patient_id"].to_numpy()
+        assert 1 <= len(parts.valid) <= max(n_valid, per_patient)
+        assert not set(who[parts.valid]) & (set(who[parts.pool]) | set(who[parts.test]))
+        return
+    with pytest.raises(InputError, match=rf"'n_valid' \({n_valid}\) and 'folds' \({folds}\)"):
+        comparing.check_masks(films, True, n_valid)
+
+
+@pytest.mark.parametrize(
+    ("parts", "compare", "message"),
+    [
+        (["train"] * 5 + ["test"] * 3, True, "train 5, valid 0, test 3: put some into each of tra"),
+        (["train"] * 5 + ["test"] * 3, False, "put some into each of train and valid"),
+        (["train"] * 5 + ["valid"] * 3, True, "train 5, valid 3, test 0"),
+        (["train"] * 5 + ["valid"] * 3, False, None),
+    ],
+)
+def test_a_split_of_ones_own_needs_its_parts(
+    parts: list[str], compare: bool, message: str | None
+) -> None:
+    names = [str(p) for p in range(8)]
+    films = pd.DataFrame({"patient_id": names, "fold": 0, "split": parts})
+    if message is None:
+        assert comparing.check_masks(films, compare, 1)
+        return
+    with pytest.raises(InputError, match=message):
+        comparing.check_masks(films, compare, 1)
+
+
+def test_no_finding_alone_teaches_no_place(folder: Path) -> None:
+    edit(folder, lambda t: t[["image", "patient"]].assign(**{"No Finding": "1"}))
+    with pytest.raises(InputError, match="left to learn from, none with a positive one that can"):
+        read(folder, {})
+
+
+def test_validation_needs_a_positive_film(folder: Path) -> None:
+    def rare(table: pd.DataFrame) -> pd.DataFrame:
+        split = source.read(*(folder / n for n in ("films", "findings.csv", "masks")), COLUMNS)
+        learning = split.films.films
+        first = str(learning.loc[learning["split"] == "train", "patient_id"].iloc[0])
+        return table.assign(Edema=[str(int(p == first)) for p in table["patient"]])[
+            ["image", "patient", "Edema"]
+        ]
+
+    edit(folder, rare)
+    with pytest.raises(InputError, match="films with findings are left for validation, none with"):
+        read(folder, {})
 
 
 def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,10 +99,24 @@ def test_too_few(patients: int, seeds: int) -> None:
     assert "too few to tell anything" in table["why"].iloc[0]
 
 
+@pytest.mark.parametrize("level", [0.0, 0.005])
+def test_starts_that_draw_nothing_are_not_alike(level: float) -> None:
+    rows = cases({arm: {4: 0.0, 8: 0.0} for arm in ("random", "doll")}).assign(iou=level)
+    table = verdict.contrasts(rows, MARGIN)
+    assert set(table["verdict"]) == {verdict.UNKNOWN}
+    assert "neither start reaches an mIoU of 0.01" in table["why"].iloc[0]
+    assert "Start from random weights" not in verdict.sentence(table)
+    (told,) = advice.advice(rows, table, MARGIN)
+    assert told.startswith("With no number of masks the DoLL start reaches an mIoU of 0.01")
+    alike = verdict.contrasts(rows.assign(iou=0.5), MARGIN)
+    assert set(alike["verdict"]) == {verdict.NOT}
+
+
 def test_several_starts_are_corrected_for() -> None:
     """p of 0.03 alone is no longer beyond chance beside a second start."""
     row = pd.Series({"n_cases": 30, "n_patients": 30, "n_seeds": 3, "effect": 0.02, "lo": 0.002,
-                     "hi": 0.038, "p": 0.03, "p_holm": 0.06, "mde": 0.025, "df": 20})  # fmt: skip
+                     "hi": 0.038, "p": 0.03, "p_holm": 0.06, "mde": 0.025, "df": 20,
+                     "best": 0.5})  # fmt: skip
     assert verdict.judged(row, MARGIN).verdict == verdict.UNKNOWN
     assert verdict.judged(pd.Series({**row, "p_holm": 0.03}), MARGIN).verdict == verdict.PAID
 

@@ -111,6 +111,11 @@ def advice(
     own = means[means["arm"] == "doll"]
     if own.empty:
         return ["DoLL was not among the starts: no advice on its masks."]
+    if own["miou"].max() < margin:
+        return [
+            f"With no number of masks the DoLL start reaches an mIoU of {margin:g}: how many are "
+            f"needed {OPEN}."
+        ]
     out = [*_equal(equal_to(cases, contrasts))]
     walked = steps(cases)
     if walked.empty:

@@ -60,7 +60,7 @@ def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
         One sentence on what the comparison can be expected to tell.
 
     Raises:
-        InputError: too few patients.
+        InputError: too few patients, or a part (of a fold, or of the table's split) without films.
     """
     patients = films["patient_id"].nunique()
     if not compare:
@@ -69,6 +69,8 @@ def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
                 f"masks of {patients} patient: draw masks of at least 2, one to train on and one "
                 "to choose the step by"
             )
+        if _one_fold(films) and not {"train", "valid"} <= set(films["split"]):
+            raise InputError(_parts_told(films, "train and valid"))
         return f"masks of {patients} patients, all to train with: nothing is held out to judge on"
     if patients < LEAST:
         raise InputError(
@@ -78,12 +80,36 @@ def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
         )
     if n_valid < 1:
         raise InputError(f"parameter 'n_valid' is {n_valid}: rate and step need at least one film")
+    for fold in sorted(films["fold"].unique()):
+        try:
+            finetuning.split(films, int(fold), 1, n_valid, 0)
+        except InputError:
+            if _one_fold(films):
+                raise InputError(_parts_told(films, "train, valid and test")) from None
+            raise InputError(
+                f"parameters 'n_valid' ({n_valid}) and 'folds' ({films['fold'].nunique()}): masks "
+                f"of {len(films)} films of {patients} patients leave a fold without training or "
+                "validation films: take a smaller 'n_valid' or other 'folds', or draw more masks"
+            ) from None
     strength = (
         "only large effects will show"
         if patients < 20
         else "a moderate effect may show, a small one will not"
     )
     return f"masks of {len(films)} films of {patients} patients: {strength}"
+
+
+def _one_fold(films: pd.DataFrame) -> bool:
+    return films["fold"].nunique() == 1
+
+
+def _parts_told(films: pd.DataFrame, wanted: str) -> str:
+    kinds = films["split"].value_counts()
+    there = ", ".join(f"{kind} {kinds.get(kind, 0)}" for kind in ("train", "valid", "test"))
+    return (
+        f"column 'split': films with masks are {there}: put some into each of {wanted}, or leave "
+        'the column out (\'columns\': {"split": ""})'
+    )
 
 
 def check_starts(
@@ -228,6 +254,6 @@ def _all(of: Setup) -> Parts:
     kind = films["split"].to_numpy()
     held = np.flatnonzero(kind == "valid")
     if not len(held):
-        raise InputError("no film with masks is in split 'valid': put a few of the patients there")
+        raise InputError(_parts_told(films, "train and valid"))
     rest = np.flatnonzero(kind != "valid")
     return Parts(rest, held, held, rest)

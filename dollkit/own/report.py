@@ -87,7 +87,7 @@ def _compared(of: Inputs, cases: pd.DataFrame, folder: Path) -> list[str]:
         "![Learning curves](figure_curve.png)",
         drawn.caption,
         "## The comparison",
-        _table(table.drop(columns=["why", "df"])),
+        _table(table.drop(columns=["why", "df", "best"])),
         "Paired differences in mean IoU over the foreground classes, on films of patients that no "
         "network had seen in training; 95 % intervals and p over patients and seeds. With "
         "cross-validation the networks of different folds share training films, so that intervals "

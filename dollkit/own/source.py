@@ -24,6 +24,9 @@ from dollkit.readers.table import FilmTable, lost_files
 FEW = 10
 """Positive films below which a finding is told as too rare to learn."""
 
+PLACED = [name for name in FINDINGS if name != "No Finding"]
+"""Findings that lie somewhere in the film."""
+
 MANY, SHARES = 300, (0.75, 0.15, 0.1)
 """Patients from which splits are drawn by hash, and the shares of fewer (train, valid, test)."""
 
@@ -196,16 +199,14 @@ def _classification(table: FilmTable, masked: set[str], split: bool) -> tuple[Fi
             "the column 'split' rules: parameter 'folds' is not used, and classifiers and "
             f"pre-training see {int(seen.sum())} films of patients with masks"
         )
-    train = frame[frame["split"] == "train"]
-    if not len(train) or not (train[list(FINDINGS)] == 1).any(axis=None):
-        raise InputError(
-            f"{len(train)} films with findings are left to learn from, none with a positive one: "
-            "give films of patients without masks, with findings"
-        )
-    if not (frame["split"] == "valid").any():
-        raise InputError(
-            "no film with findings is left for validation: give films of more patients"
-        )
+    for part, use in (("train", "to learn from"), ("valid", "for validation")):
+        films = frame[frame["split"] == part]
+        if not len(films) or not (films[PLACED] == 1).any(axis=None):
+            raise InputError(
+                f"{len(films)} films with findings are left {use}, none with a positive one that "
+                "can be drawn (No Finding has no place): give films of more patients without "
+                "masks, with findings"
+            )
     return replace(table, films=frame), notes
 
 

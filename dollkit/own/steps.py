@@ -181,7 +181,6 @@ def judge_given(
 
     They are new to those classifiers, unless these were trained on the very same films.
     """
-    tables = []
     for name, one in folders.items():
         place = folder / name
         key = fingerprint(store.digest, sha256(one / weights.FILE), code_of("classifiers"))
@@ -191,12 +190,11 @@ def judge_given(
             table = classifiers.evaluate(model, store, "train", precision=precision)
             table.assign(classifier=name).to_csv(place / "metrics.csv", index=False)
             finish(place, key)
-        tables.append(pd.read_csv(place / "metrics.csv"))
-    return pd.concat(tables, ignore_index=True)
+    return aurocs({name: folder / name for name in folders})
 
 
 def aurocs(folders: Mapping[str, Path]) -> pd.DataFrame:
-    """``metrics.csv`` of the classifiers that have one, below each other."""
+    """``metrics.csv`` of the classifiers that have one, below each other; may be empty."""
     files = [f / "metrics.csv" for f in folders.values() if (f / "metrics.csv").is_file()]
     tables = [t for t in map(pd.read_csv, files) if len(t)]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

@@ -17,7 +17,7 @@ MARGIN = 0.01
 
 COLUMNS = [
     "n_train", "against", "effect", "lo", "hi", "p", "p_holm", "mde", "df", "n_cases", "n_patients",
-    "n_seeds", "verdict", "why",
+    "n_seeds", "best", "verdict", "why",
 ]  # fmt: skip
 
 
@@ -42,7 +42,8 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     Returns:
         `COLUMNS`, one row per size and start; ``effect`` in mIoU (mean over foreground classes),
         positive where DoLL is better; ``mde`` the smallest true effect that this design finds in
-        four of five cases. Empty without DoLL or without another start.
+        four of five cases; ``best`` the mean IoU of the better of the two. Empty without DoLL or
+        without another start.
     """
     rows = []
     for n, part in cases.groupby("n_train", sort=True):
@@ -58,6 +59,7 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
                     "hi": effect.hi, "p": effect.p, "df": effect.df,
                     "mde": smallest_effect(effect.se, effect.df),
                     "n_cases": films, "n_patients": a.shape[-1], "n_seeds": len(seeds),
+                    "best": max(a.mean(), b.mean()) if a.size else np.nan,
                 }
             )  # fmt: skip
         for row, p in zip(own, holm([r["p"] for r in own]), strict=True):
@@ -71,12 +73,19 @@ def judged(row: pd.Series[float], margin: float) -> Words:
 
     ``paid``: the effect is above zero beyond chance (Holm-adjusted p < 0.05) and the interval
     reaches the margin. ``did not pay``: the whole interval is below the margin. Everything else
-    cannot be told: the interval holds both nothing and a gain that would be worth it.
+    cannot be told: the interval holds both nothing and a gain that would be worth it, or neither
+    start draws anything, so that being alike tells nothing.
     """
     n = f"{int(row['n_cases'])} films of {int(row['n_patients'])} patients"
     if row["n_patients"] < LEAST or row["n_seeds"] < 2 or not np.isfinite(row["lo"]):
         seeds = f"{int(row['n_seeds'])} seed" + ("s" if row["n_seeds"] != 1 else "")
         return Words(UNKNOWN, f"{n} and {seeds} are too few to tell anything")
+    if row["best"] < margin:
+        return Words(
+            UNKNOWN,
+            f"neither start reaches an mIoU of {margin:g}, so that nothing was learnt that could "
+            "be compared: look at the masks, and take more steps or other rates",
+        )
     if row["hi"] < 0:
         return Words(NOT, "it was worse beyond chance")
     if row["hi"] < margin:
