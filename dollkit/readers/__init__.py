@@ -11,6 +11,7 @@ from typing import Any
 from dollkit.errors import InputError
 from dollkit.phantom import Protocol
 from dollkit.phantom.render import check_size
+from dollkit.readers.apart import keep_apart
 from dollkit.readers.build import build_store
 from dollkit.readers.dataset import STORES, DataSet
 from dollkit.readers.datasets import DATASETS, PHANTOM, assign, check_stores, found, named, place
@@ -36,6 +37,8 @@ def read(
     stores: Mapping[str, str] | None = None,
 ) -> dict[str, FilmTable]:
     """Tables of the data sets in a folder, by the name of the store that they become.
+
+    Patients that judge a task are kept out of training on findings, see `apart.keep_apart`.
 
     Args:
         source: ``auto`` (every data set that lies in the folder or one below), or names of data
@@ -89,7 +92,7 @@ def read(
         )
     if not out:
         raise InputError(f"{root}: {source} gives no films; data/README.md shows the trees")
-    return {store: out[store] for store in STORES if store in out}
+    return keep_apart({store: out[store] for store in STORES if store in out})
 
 
 def build(

@@ -63,8 +63,8 @@ def read_own(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
     no such mask (unknown); an all-black file says that nothing is there.
 
     Splits: the column ``split``, never blank, or else drawn by the sha256 of the patient: 0.7
-    train, 0.1 valid, 0.2 test. Without the column, films with masks are drawn for each task
-    from those that are there (0.6, 0.15, 0.25), with films in all three from three patients on.
+    train, 0.1 valid, 0.2 test. Films with masks are then drawn for each task (0.6, 0.15, 0.25;
+    each has some from three patients on), and `readers.read` keeps who judges one out of training.
 
     Folder variants: none but the above.
 
