@@ -231,8 +231,9 @@ def _check_manifest(manifest: Path, instance: pipeline.Instance, executed: Path)
         raise StageError(f"{executed} changed a parameter after its parameters cell")
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)  # unwinds, so that the kernel is shut down
+def terminate(signum: int, frame: FrameType | None) -> None:
+    """Handler of a signal that ends: unwinds, so that the kernel is shut down."""
+    raise SystemExit(128 + signum)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -251,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
     # Idle threads sleep: spinning ones cost the other stages several times their share.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    stopping.handle(_terminate)
+    stopping.handle(terminate)
     if given.with_parent:
         stopping.end_with_parent()
     try:

@@ -27,6 +27,8 @@ BEAT = 10.0
 """Seconds between two signs of life."""
 SILENCE = 60.0
 """Seconds without one after which the holder on another machine is taken for dead."""
+_held: set[Path] = set()
+"""Notes of this very process."""
 
 
 def here() -> str:
@@ -50,12 +52,14 @@ def hold(folder: Path) -> Iterator[None]:
     path, own = folder / FILE, _self()
     while not _created(path, own):
         _remove_stale(path, _dead(path, folder))
+    _held.add(path)
     ended = threading.Event()
     thread = threading.Thread(target=_beat, args=(path, own, ended), daemon=True)
     thread.start()
     try:
         yield
     finally:
+        _held.discard(path)
         ended.set()
         thread.join()
         if _read(path) == own:
@@ -101,8 +105,10 @@ def _dead(path: Path, folder: Path) -> dict[str, Any] | None:
     holder = note or {}
     who = f"process {holder.get('pid')} on {holder.get('host')}"
     if holder.get("where") == here():
+        # A container that starts again gives the same command the same number.
+        reborn = holder.get("pid") == os.getpid() and path not in _held
         with contextlib.suppress(psutil.Error):
-            if psutil.Process(holder["pid"]).cmdline() == holder["command"]:
+            if not reborn and psutil.Process(holder["pid"]).cmdline() == holder["command"]:
                 raise InputError(f"another run works in {folder} ({who}): wait for it or stop it")
         return note
     age = _age(path)

@@ -98,12 +98,14 @@ def test_masks_of_labels_fail_and_others_are_asked_about(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     redraw(folder, "lungs", lambda p: 255 - p)
-    redraw(folder, "heart", lambda p: p * 0)
     assert check(folder) == 0
     said = capsys.readouterr().out
-    assert "note: no mask of heart has a pixel inside" in said
+    assert "note: masks of 15 films of " in said
     assert "note: masks of lungs cover" in said
     assert "is 255 inside in them?" in said
+    redraw(folder, "heart", lambda p: p * 0)
+    assert check(folder) == 2
+    assert "error: no mask of heart has a pixel inside: mend them" in capsys.readouterr().err
     files = redraw(folder, "heart", lambda p: np.arange(p.size).reshape(p.shape).astype("u1") % 3)
     assert check(folder) == 2
     assert f"{files[0].name}: mask of values 0, 1, 2" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,27 @@ def test_an_error_of_the_notebook_is_one_line(
     assert command.main(["run", str(path)]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1] == ("error: parameter 'findings' is empty: give films, findings and masks")
+
+
+def test_one_run_at_a_time_and_a_notice_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
+    path, begun = settings(tmp_path, ""), []
+
+    def execute(*_: object) -> None:
+        begun.append(True)
+        if len(begun) == 1:
+            assert command.main(["run", str(path)]) == 2  # a second one
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(running.runner, "execute", execute)
+    before = signal.getsignal(signal.SIGTERM)
+    assert command.main(["run", str(path)]) == 128 + signal.SIGTERM
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"error: another run works in {tmp_path / 'runs' / 'own'}")
+    assert said[1] == "stopped: what is done is kept, the same command goes on"
+    assert command.main(["run", str(path)]) == 0
+    assert len(begun) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not (tmp_path / "runs/own/.running.json").exists()

@@ -55,6 +55,16 @@ def test_nothing_stays_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_note_of_this_very_process_number_is_a_dead_ones(tmp_path: Path) -> None:
+    """As after a restart of a container, where the same command gets the same number."""
+    (tmp_path / runlock.FILE).write_text(json.dumps(runlock._self()))
+    with runlock.hold(tmp_path):
+        again = runlock.hold(tmp_path)
+        with pytest.raises(InputError, match="another run works in"):
+            again.__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_error_inside_gives_it_back(tmp_path: Path) -> None:
     with pytest.raises(KeyError), runlock.hold(tmp_path):
         raise KeyError

@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (SystemExit, KeyboardInterrupt) as ended:
+        print("stopped: what is done is kept, the same command goes on", file=sys.stderr)
+        return int(ended.code or 0) if isinstance(ended, SystemExit) else 130
     return 0
 
 
@@ -81,18 +84,18 @@ def _pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def _check(given: argparse.Namespace) -> None:
-    from dollkit.own import looking, source
+    from dollkit.own import comparing, looking, source
 
     columns = _pairs(given.column, "--column")
     paths = given.films, given.findings, given.masks
     try:
         own = source.read(*paths, columns, given.classes, given.folds)
+        masks, notes = looking.at_masks(own)
     except InputError as error:
         text = str(error)
         for parameter, flag in OPTIONS.items():
             text = text.replace(f"parameter '{parameter}'", flag)
         raise InputError(text) from None
-    masks, notes = looking.at_masks(own)
     for name, value in own.facts.items():
         print(f"{name}: {value}")
     for row in masks.to_dict("records"):
@@ -100,7 +103,11 @@ def _check(given: argparse.Namespace) -> None:
               f"cover {row['share']:.1%} of their film on average")  # fmt: skip
     if given.decode:
         print(f"films read: {looking.at_films(own)}")
-    for note in (*own.notes, *notes):
+    try:
+        told = comparing.check_masks(own.task.films, True, 1)
+    except InputError as error:
+        told = f"starts cannot be compared: {error}"
+    for note in (*own.notes, *notes, told):
         print(f"note: {note}")
 
 

@@ -29,7 +29,8 @@ def at_masks(own: Own) -> tuple[pd.DataFrame, list[str]]:
         cover, mean); and notes on what looks wrong.
 
     Raises:
-        InputError: the first film or mask that cannot be read, or a mask of another size.
+        InputError: the first film or mask that cannot be read, a mask of another size, or a class
+            without a pixel inside in any mask.
     """
     table = own.task
     names = [str(name) for name in table.masks.columns]
@@ -42,9 +43,14 @@ def at_masks(own: Own) -> tuple[pd.DataFrame, list[str]]:
     empty = (shares == 0).sum(0)
     drawn = np.divide(shares.sum(0), len(shares) - empty, where=empty < len(shares),
                       out=np.zeros(len(names)))  # fmt: skip
+    if (drawn == 0).any():
+        name = names[int(np.argmax(drawn == 0))]
+        raise InputError(
+            f"no mask of {name} has a pixel inside: mend them (255 inside), or leave the class out "
+            "by parameter 'classes'"
+        )
     frame = pd.DataFrame({"class": names, "masks": len(table), "empty": empty, "share": drawn})
-    notes = [f"no mask of {name} has a pixel inside" for name in frame.loc[drawn == 0, "class"]]
-    notes += [
+    notes = [
         f"masks of {row['class']} cover {row['share']:.0%} of their films: is 255 inside in them?"
         for row in frame[drawn > MOST].to_dict("records")
     ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dollkit import params, pipeline, stage, yamlfile
+from dollkit import params, pipeline, runlock, stage, stopping, yamlfile
 from dollkit import run as runner
 from dollkit.errors import InputError
 from dollkit.own import settings as own_settings
@@ -41,7 +41,7 @@ def run(settings: Mapping[str, Any]) -> Path:
         The executed notebook, ``runs/<run>/executed.ipynb``.
 
     Raises:
-        InputError: bad settings or data, in the notebook's own words.
+        InputError: bad settings or data, in the notebook's own words; or another run is there.
         run.StageError: the notebook failed.
     """
     work = work_folder(str(settings["run"]))
@@ -49,5 +49,10 @@ def run(settings: Mapping[str, Any]) -> Path:
     stage.make_writable(work)
     notebook = params.notebooks() / NOTEBOOK
     instance = pipeline.Instance("own", STAGE, notebook, dict(settings), (), ())
-    runner.execute(instance, executed, work / "log.txt")
+    earlier = stopping.handle(runner.terminate)
+    try:
+        with runlock.hold(work):
+            runner.execute(instance, executed, work / "log.txt")
+    finally:
+        stopping.restore(earlier)
     return executed
