@@ -212,6 +212,12 @@ def test_the_report_without_a_comparison(tmp_path: Path) -> None:
     inputs = report.Inputs({}, [], None, None, pd.DataFrame())
     assert "cannot be told" in report.write(inputs, tmp_path)
     assert [f.name for f in tmp_path.iterdir()] == ["report.md"]
+    (tmp_path / "mine.csv").touch()
+    compared = report.Inputs({}, [], cases(CURVES), None, pd.DataFrame())
+    report.write(compared, tmp_path)
+    assert (tmp_path / "contrasts.csv").is_file()
+    report.write(inputs, tmp_path)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["mine.csv", "report.md"]
 
 
 def test_rates_at_the_end_of_their_grid_are_told(tmp_path: Path) -> None:

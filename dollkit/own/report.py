@@ -15,6 +15,8 @@ from dollkit.report import style
 from dollkit.report.cases import write_csv
 from dollkit.report.render import display, markdown
 
+TABLES = ("cases", "contrasts", "curve", "steps", "masks_saved", "classifiers")
+FIGURE = "figure_curve"
 WARNING = "Research software. Not a medical device, not for clinical use."
 NAMES = {
     "n_train": "masks", "against": "DoLL minus", "p_holm": "p (Holm)", "mde": "smallest visible",
@@ -53,6 +55,9 @@ def write(of: Inputs, folder: Path) -> str:
     film and patient names are the user's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # Those of an earlier call, which may have compared what this one did not.
+    for path in (*(folder / f"{name}.csv" for name in TABLES), *folder.glob(f"{FIGURE}.*")):
+        path.unlink(missing_ok=True)
     text = ["# Did DoLL pay on these films?", f"> {WARNING}"]
     if of.cases is None:
         text.append(
@@ -78,7 +83,7 @@ def _compared(of: Inputs, cases: pd.DataFrame, folder: Path) -> list[str]:
     for name, frame in {**frames, "masks_saved": equal}.items():
         write_csv(frame, folder / f"{name}.csv")
     drawn = curve_figure(means)
-    drawn.save(folder / "figure_curve")
+    drawn.save(folder / FIGURE)
     shown = means[["arm", "n_train", "miou", "miou_lo", "miou_hi", "dice", "dice_lo", "dice_hi"]]
     text = [
         verdict.sentence(table),
