@@ -138,6 +138,13 @@ def test_a_table_of_other_films(folder: Path) -> None:
         read(folder)
 
 
+def test_columns_without_a_name_are_passed_over(folder: Path) -> None:
+    before = read(folder).films.films
+    lines = (folder / "findings.csv").read_text().splitlines()
+    (folder / "findings.csv").write_text("\n".join(f"{line},," for line in lines) + "\n")
+    assert read(folder).films.films.equals(before)
+
+
 def test_no_finding_at_all(folder: Path) -> None:
     edit(folder, lambda t: t[["image", "patient", "sex"]])
     with pytest.raises(InputError, match=r"no column of a finding among image, patient, sex"):

@@ -68,7 +68,7 @@ def renamed(path: Path, columns: Mapping[str, str]) -> tuple[str, set[str]]:
     ]
     text, frame = _spread(path, table.frame, listed)
     columns = {**columns, **dict.fromkeys(listed, "")}
-    header = [c for c in frame.columns if c != "row"]
+    header = [c for c in frame.columns if c not in ("row", "")]  # spreadsheets leave nameless ones
     for theirs, ours in columns.items():
         # A label set's names are mapped as a whole, though not each may occur in this file.
         unseen = bool(listed) and (not ours or _KNOWN.get(ours.lower()) in FINDINGS)
