@@ -320,6 +320,18 @@ def test_a_column_that_lists_findings(folder: Path, between: str, asked: dict[st
         assert not positive.any() or (own.loc[~positive, finding] == 0).all(), finding
 
 
+@pytest.mark.parametrize("blank", [",", " "])
+def test_a_blank_row_of_a_list_is_passed_over(folder: Path, blank: str) -> None:
+    as_list(folder)
+    columns = COLUMNS | {"Hernia": ""}
+    before = read(folder, columns).films.films.drop(columns="where")
+    lines = (folder / "findings.csv").read_text().splitlines()
+    (folder / "findings.csv").write_text("\n".join([*lines[:3], blank, *lines[3:], blank]))
+    after = read(folder, columns).films.films
+    assert after.drop(columns="where").equals(before)
+    assert after["where"].iloc[-1].endswith(f"row {len(lines) + 1}")
+
+
 def test_a_blank_list_says_nothing(folder: Path) -> None:
     as_list(folder, blank=40)
     with pytest.raises(InputError, match="no column of a finding"):

@@ -130,10 +130,10 @@ def _spread(path: Path, frame: pd.DataFrame, listed: Sequence[str]) -> tuple[str
                 "of them out by parameter 'columns'"
             )
         header += names
-        at = first.index(column)
+        at, width = first.index(column), len(records[0])
         records[0] += names
         for cells in records[1:]:
-            if cells:
+            if len(cells) == width:  # shorter ones are blank: `read_csv` refuses all others
                 some = {w.strip() for w in BETWEEN.split(cells[at]) if w.strip()}
                 cells += [str(int(name in some)) if some else "" for name in names]
         for name in names:
