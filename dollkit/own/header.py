@@ -91,7 +91,7 @@ def renamed(path: Path, columns: Mapping[str, str]) -> tuple[str, set[str]]:
             "one finding are joined)"
         )
     used = {n for n in names.values() if n}
-    if len(header) > 1 and not used & set(FINDINGS):
+    if not used & set(FINDINGS):
         raise InputError(
             f"{path}: no column of a finding among {', '.join(header)}: use {', '.join(FINDINGS)}, "
             "or say by parameter 'columns' what a column is"

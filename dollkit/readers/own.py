@@ -134,8 +134,6 @@ def _read_table(path: Path, bad: BadRows | None) -> tuple[CsvTable, set[str]]:
     """Rows with the columns that are read, under their own names, and which those are."""
     table = read_csv(path, (), bad, hint=HINT)
     header = [c for c in table.frame.columns if c != "row"]
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-        raise InputError(f"{path}: not separated by commas: {HINT}")
     names: dict[str, str] = {}
     passed = []
     for column in header:
