@@ -100,6 +100,50 @@ def test_a_strange_finding_is_asked_about(folder: Path) -> None:
     assert own.facts["positive: Pleural Effusion"] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("Effusion", "1 0 NA"),
+        ("Effusion", "yes no"),
+        ("Effusion", "small large none"),
+        ("nodules", "0"),
+        ("Mass", "-1 -1"),
+        ("Hernia", "True False"),
+        ("Hernia", "1.0 0.0 nan"),
+        ("Hernia", "x -"),
+        ("smoker", "Yes No ?"),
+    ],
+)
+def test_a_strange_finding_in_words_is_asked_about(tmp_path: Path, name: str, cells: str) -> None:
+    rows = "".join(f"{i}.png,1,{cell}\n" for i, cell in enumerate(cells.split()))
+    (tmp_path / "f.csv").write_text(f"image,Edema,{name}\n{rows}")
+    with pytest.raises(InputError, match=rf"f\.csv: column '{name}' looks like a finding"):
+        renamed(tmp_path / "f.csv", {})
+    assert renamed(tmp_path / "f.csv", {name: ""})[1] == {"image", "Edema"}
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("sex", "M F"),
+        ("gender", "m f"),
+        ("side", "left right none"),
+        ("follow-up", "0 1 2"),
+        ("hospital", "A B"),
+        ("race", "white black unknown"),
+        ("position", "standing supine"),
+        ("comment", "none normal"),
+        ("note on effusion", "yes no"),
+        ("Effusion", "NA -"),
+        ("died", "no no"),
+    ],
+)
+def test_columns_of_another_kind_are_not_asked_about(tmp_path: Path, name: str, cells: str) -> None:
+    rows = "".join(f"{i}.png,1,{cell}\n" for i, cell in enumerate(cells.split()))
+    (tmp_path / "f.csv").write_text(f"image,Edema,{name}\n{rows}")
+    assert renamed(tmp_path / "f.csv", {})[1] - {"sex"} == {"image", "Edema"}
+
+
 def test_several_columns_of_one_finding_are_joined(folder: Path) -> None:
     def spread(table: pd.DataFrame) -> pd.DataFrame:
         n = len(table)

@@ -43,6 +43,12 @@ BETWEEN = re.compile(r"[|;]")
 MOST = 60
 """Names in such a column above which it is no list of findings but free text."""
 
+YES = {"1", "yes", "y", "true", "positive", "pos", "present", "x", "+"}
+NO = {"0", "no", "n", "false", "negative", "neg", "absent", "-1", "uncertain"}
+NOTHING = {"", "-", "?", ".", "na", "n/a", "nan", "none", "null", "unknown"}
+"""Words of a column that says what is there, what is not (or not surely), and what was not said;
+in small letters."""
+
 _KNOWN = {name.lower(): name for name in (*FIELDS, *FINDINGS)}
 
 
@@ -181,17 +187,33 @@ def _name(column: str, columns: Mapping[str, str]) -> str | None:
     """What a column is to the reader; "" if left out, None if nobody said."""
     if column in columns:
         return _KNOWN[columns[column].lower()] if columns[column] else ""
-    words = " ".join(column.lower().replace("_", " ").split())
-    return "" if words.startswith("note") else _KNOWN.get(words)
+    return "" if _words(column).startswith("note") else _KNOWN.get(_words(column))
 
 
 def _like_finding(cells: pd.Series) -> bool:
-    values = {v.strip().removesuffix(".0") for v in cells.unique()}
-    return bool(cells.name) and "1" in values and values <= {"1", "0", "-1", ""}
+    """Whether a column that nobody explained may be a finding.
+
+    By its name: one of `ALIKE`, or its plural, with more than `NOTHING` in its cells. By its
+    cells: words of `YES`, `NO` and `NOTHING` alone, of `YES` one at least. A name that is
+    only similar to a finding's does not count: so are ``race``, ``position`` and ``condition``.
+    """
+    values = {re.sub(r"\.0+$", "", v.strip().lower()) for v in cells.unique()}
+    if _synonym(str(cells.name)):
+        return not values <= NOTHING
+    return not values.isdisjoint(YES) and values <= YES | NO | NOTHING
 
 
 def _offer(column: str) -> str:
     """The finding that a strange column may mean; "" if none is alike."""
-    words = " ".join(column.lower().replace("_", " ").split())
-    alike = near(words, [f.lower() for f in FINDINGS]).split("'")
-    return ALIKE.get(words) or (_KNOWN[alike[1]] if len(alike) > 1 else "")
+    alike = near(_words(column), [f.lower() for f in FINDINGS]).split("'")
+    return _synonym(column) or (_KNOWN[alike[1]] if len(alike) > 1 else "")
+
+
+def _synonym(column: str) -> str:
+    """The finding that other label sets call so, or by the singular; "" if none does."""
+    words = _words(column)
+    return ALIKE.get(words) or ALIKE.get(words.removesuffix("s"), "")
+
+
+def _words(column: str) -> str:
+    return " ".join(column.lower().replace("_", " ").split())
