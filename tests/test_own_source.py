@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -303,6 +304,58 @@ def test_dicom_without_ending_is_a_film(folder: Path) -> None:
     names = films_below(folder / "films")
     assert len(names) == 40
     assert any(name.endswith("/1.2.840.113") for name in names)
+
+
+def test_linked_folders_are_not_followed_and_told(folder: Path, tmp_path: Path) -> None:
+    films = folder / "films"
+    before = films_below(films)
+    inner = sorted(p for p in films.iterdir() if p.is_dir())[0]
+    (films / "again").symlink_to(inner)
+    (films / "round").symlink_to(films)
+    assert films_below(films) == before
+    (films / "again").unlink()
+    (films / "round").unlink()
+    for real in (tmp_path / "elsewhere", films / ".hidden"):
+        inner.rename(real)
+        inner.symlink_to(real)
+        with pytest.raises(InputError, match=rf"{inner}: a link to a folder, .*are not followed"):
+            read(folder)
+        inner.unlink()
+        real.rename(inner)
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = sorted(p for p in (folder / "films").iterdir() if p.is_dir())[0]
+    scandir = os.scandir
+
+    def scan(path: str) -> object:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(InputError, match=rf"^{closed}: cannot be read \(Permission denied\): let"):
+        films_below(folder / "films")
+
+
+@pytest.mark.parametrize("some", [1, 40])
+def test_a_film_that_cannot_be_looked_up_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, some: int
+) -> None:
+    closed = set(films_below(folder / "films")[:some])
+    is_file = Path.is_file
+
+    def look(path: Path) -> bool:
+        if "/".join(path.parts[-2:]) in closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", look)
+    message = rf"findings\.csv, row \d+: {folder / 'films'}/.* cannot be read \(Permission denied\)"
+    with pytest.raises(InputError, match=message):
+        read(folder)
 
 
 @pytest.mark.parametrize(

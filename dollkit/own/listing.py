@@ -35,14 +35,24 @@ def plain(name: str) -> str:
 def files_below(folder: Path) -> list[str]:
     """All files below a folder by relative path, with slashes; hidden ones and litter left out.
 
+    Links to folders are not followed. One that leads to what is listed anyway is passed over.
+
     Raises:
-        InputError: no such folder.
+        InputError: no such folder, or one below it that cannot be read or is a link that leads
+            elsewhere.
     """
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:
+        raise unreadable(folder, error) from None
+    if not there:
         raise InputError(f"{folder}: no such folder: give the folder of the films or masks")
     found = []
-    for here, below, names in os.walk(folder):
+    for here, below, names in os.walk(folder, onerror=_closed):
         below[:] = sorted(b for b in below if not _litter(b))
+        for name in below:
+            if (Path(here) / name).is_symlink():
+                _check_link(Path(here) / name, folder)
         inner = Path(here).relative_to(folder)
         found += [(inner / name).as_posix() for name in names if not _litter(name)]
     return sorted(found)
@@ -92,6 +102,26 @@ def near(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the end of a message, "" if nothing is alike."""
     found = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def unreadable(path: Path | str, error: OSError) -> InputError:
+    """What to raise for a file or folder that may not be looked at."""
+    return InputError(f"{path}: cannot be read ({error.strerror}): let it be read, or move it "
+                      "elsewhere")  # fmt: skip
+
+
+def _closed(error: OSError) -> None:
+    raise unreadable(error.filename, error) from None
+
+
+def _check_link(link: Path, folder: Path) -> None:
+    # What it leads to is listed under its own name, unless that is outside or passed over.
+    top, real = Path(os.path.realpath(folder)), Path(os.path.realpath(link))
+    if not real.is_relative_to(top) or any(map(_litter, real.relative_to(top).parts)):
+        raise InputError(
+            f"{link}: a link to a folder, and such links are not followed: put the folder itself "
+            f"there, or the link outside of {folder}"
+        )
 
 
 def _known(name: str) -> bool:

@@ -16,7 +16,7 @@ from dollkit.readers.csvfile import BadRows, CsvTable, clean, read_csv, reject
 from dollkit.readers.dataset import DataSet
 from dollkit.readers.own_masks import read_masks, task_masks
 from dollkit.readers.steps import draw_task_split, split_by_share
-from dollkit.readers.table import FilmTable, blank_films
+from dollkit.readers.table import FilmTable, blank_films, is_there
 
 log = logging.getLogger(__name__)
 
@@ -236,11 +236,11 @@ def _drop(table: CsvTable, wrong: dict[int, str]) -> None:
 
 def _place(root: Path, rel: PurePosixPath) -> tuple[PurePosixPath, Path]:
     images = root / "images"
-    if (images / rel).is_file():
+    if is_there(images / rel):
         return rel, images / rel
     if rel.parts[0] == "images" and len(rel.parts) > 1:
         return rel.relative_to("images"), root / rel
-    if (root / rel).is_file() or not images.is_dir():
+    if is_there(root / rel) or not images.is_dir():
         return rel, root / rel
     return rel, images / rel
 
