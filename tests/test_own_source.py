@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dollkit.findings import FINDINGS
 from dollkit.own import __main__ as command
 from dollkit.own import comparing, source
 from dollkit.own.header import renamed
-from dollkit.own.listing import films_below
+from dollkit.own.listing import chosen, films_below
 from dollkit.own.stranger import COLUMNS, write_example
 
 Folder = dict[str, str]
@@ -304,6 +305,47 @@ def test_dicom_without_ending_is_a_film(folder: Path) -> None:
     names = films_below(folder / "films")
     assert len(names) == 40
     assert any(name.endswith("/1.2.840.113") for name in names)
+
+
+def in_form(form: str, top: Path) -> None:
+    """All below a folder renamed, with an umlaut for the word patient, in a Unicode form."""
+    for path in sorted(top.rglob("*"), reverse=True):
+        name = unicodedata.normalize(form, path.name.replace("patient", "Mü"))  # type: ignore[arg-type]
+        path.rename(path.with_name(name))
+
+
+@pytest.mark.parametrize(
+    ("films", "table", "masks"),
+    [("NFD", "NFC", "NFD"), ("NFC", "NFD", "NFC"), ("NFC", "NFC", "NFD"), ("NFD", "NFC", "NFC")],
+)
+def test_names_are_the_same_in_each_unicode_form(
+    folder: Path, films: str, table: str, masks: str
+) -> None:
+    before = read(folder)
+    in_form(films, folder / "films")
+    in_form(masks, folder / "masks")
+    listed = films_below(folder / "films")
+    path = folder / "findings.csv"
+    text = path.read_text().replace("patient0", "Mü0")
+    path.write_text(unicodedata.normalize(table, text))  # type: ignore[arg-type]
+    own = read(folder)
+    assert own.facts == before.facts
+    assert set(source.films_names(own.films, folder / "films")) <= set(listed)
+    assert own.films.films["image_id"].tolist() == [
+        Path(n).with_suffix("").as_posix().replace("/", "__")
+        for n in source.films_names(own.films, folder / "films")
+    ]
+    asked = unicodedata.normalize(table, listed[0])  # type: ignore[arg-type]
+    assert chosen(listed, [asked], folder) == [listed[0]]
+
+
+def test_one_film_in_two_unicode_forms_stands_there_twice(folder: Path) -> None:
+    in_form("NFD", folder / "films")
+    path = folder / "findings.csv"
+    lines = path.read_text().replace("patient0", "Mü0").splitlines()
+    path.write_text("\n".join([*lines, unicodedata.normalize("NFD", lines[1])]))
+    with pytest.raises(InputError, match=r"row 42: .* stands in row 2 too: keep one row"):
+        read(folder)
 
 
 def test_linked_folders_are_not_followed_and_told(folder: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS
-from dollkit.own.listing import near
-from dollkit.readers.csvfile import read_csv
+from dollkit.own.listing import Spelling, near
+from dollkit.readers.csvfile import clean, read_csv
 from dollkit.readers.own import FIELDS, HINT
 
 ALIKE = {
@@ -105,6 +105,26 @@ def renamed(path: Path, columns: Mapping[str, str]) -> tuple[str, set[str]]:
     return _rewritten(text, names, {c for c in columns if not columns[c]}), used
 
 
+def as_listed(text: str, there: Sequence[str]) -> str:
+    """A table in the reader's words with its films spelt as in the folder, see `Spelling`.
+
+    Args:
+        text: from `renamed`.
+        there: the folder's films.
+    """
+    if text.isascii():  # such names have one form
+        return text
+    records = list(csv.reader(io.StringIO(text, newline="")))
+    head = [c.strip() for c in records[0]]
+    if "image" not in head:
+        return text
+    at, spelt = head.index("image"), Spelling([*there, *(f"images/{name}" for name in there)])
+    for cells in records[1:]:
+        if len(cells) == len(head) and (found := spelt(name := str(clean(cells[at])))) != name:
+            cells[at] = found
+    return _written(records)
+
+
 def _is_list(column: str, columns: Mapping[str, str]) -> bool:
     """NIH's own column, unless the user says what it is."""
     return column not in columns and " ".join(column.lower().split()) == "finding labels"
@@ -144,9 +164,13 @@ def _spread(path: Path, frame: pd.DataFrame, listed: Sequence[str]) -> tuple[str
                 cells += [str(int(name in some)) if some else "" for name in names]
         for name in names:
             frame[name] = [str(int(name in some)) if some else "" for some in lists]
+    return _written(records), frame
+
+
+def _written(records: Sequence[Sequence[str]]) -> str:
     out = io.StringIO(newline="")
     csv.writer(out, lineterminator="\n").writerows(records)
-    return out.getvalue(), frame
+    return out.getvalue()
 
 
 def _rewritten(text: str, names: Mapping[str, str | None], left_out: Collection[str]) -> str:
@@ -165,15 +189,11 @@ def _rewritten(text: str, names: Mapping[str, str | None], left_out: Collection[
     for at in joined.values():
         for i in at[1:]:
             head[i] = f"note {first[i]}"
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
     for cells in records[1:]:
         for at in joined.values():
             if len(cells) == len(first):
                 cells[at[0]] = _any([cells[i].strip() for i in at])
-        writer.writerow(cells)
-    return out.getvalue()
+    return _written([head, *records[1:]])
 
 
 def _any(values: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -51,8 +52,9 @@ def files_below(folder: Path) -> list[str]:
     for here, below, names in os.walk(folder, onerror=_closed):
         below[:] = sorted(b for b in below if not _litter(b))
         for name in below:
-            if (Path(here) / name).is_symlink():
-                _check_link(Path(here) / name, folder)
+            link = Path(here) / name
+            if os.path.islink(link):  # noqa: PTH114 (`is_symlink` fails in a folder half closed)
+                _check_link(link, folder)
         inner = Path(here).relative_to(folder)
         found += [(inner / name).as_posix() for name in names if not _litter(name)]
     return sorted(found)
@@ -89,19 +91,52 @@ def chosen(names: Sequence[str], wanted: Iterable[str], folder: Path) -> list[st
         InputError: a name that no film has.
     """
     by_name = {plain(name): name for name in names} | {name: name for name in names}
+    spelt = Spelling(by_name)
     out: dict[str, None] = {}
     for text in wanted:
-        asked = text.strip().replace("\\", "/")
+        asked = spelt(text.strip().replace("\\", "/"))
         if asked not in by_name:
             raise InputError(f"{folder}: no film {text!r}{near(asked, by_name)}")
         out[by_name[asked]] = None
     return list(out) or list(names)
 
 
+class Spelling:
+    """Finds names as a folder has them, whichever Unicode form they are asked for in.
+
+    A Mac's files often have an umlaut as two characters, tables have it as one: both look the same.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = set(names)
+        self._alike: dict[str, list[str]] = {}
+        for name in self._names:
+            self._alike.setdefault(composed(name), []).append(name)
+
+    def __call__(self, name: str) -> str:
+        """The name as it is there; as asked for, if none is alike or several are."""
+        alike = [name] if name in self._names else self._alike.get(composed(name), [])
+        return alike[0] if len(alike) == 1 else name
+
+
+def composed(name: str) -> str:
+    """A name in the Unicode form that most tables have (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the end of a message, "" if nothing is alike."""
     found = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _known(name: str) -> bool:
+    # Tables and notes lie beside films; reading their first bytes would be for nothing.
+    return PurePosixPath(name).suffix.lower() in (".csv", ".txt", ".json", ".md", ".xml", ".zip")
+
+
+def _litter(name: str) -> bool:
+    return name.startswith(".") or name in LITTER
 
 
 def unreadable(path: Path | str, error: OSError) -> InputError:
@@ -122,12 +157,3 @@ def _check_link(link: Path, folder: Path) -> None:
             f"{link}: a link to a folder, and such links are not followed: put the folder itself "
             f"there, or the link outside of {folder}"
         )
-
-
-def _known(name: str) -> bool:
-    # Tables and notes lie beside films; reading their first bytes would be for nothing.
-    return PurePosixPath(name).suffix.lower() in (".csv", ".txt", ".json", ".md", ".xml", ".zip")
-
-
-def _litter(name: str) -> bool:
-    return name.startswith(".") or name in LITTER

@@ -14,7 +14,7 @@ import pandas as pd
 
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS
-from dollkit.own.header import renamed
+from dollkit.own.header import as_listed, renamed
 from dollkit.own.listing import films_below, plain
 from dollkit.own.maskfiles import read_masks
 from dollkit.readers.own import read_own
@@ -76,7 +76,7 @@ def read(
     """
     there = films_below(films)
     text, names = renamed(findings, columns or {})
-    table = _read(films, findings, text)
+    table = _read(films, findings, as_listed(text, there))
     _check_there(table, findings, films, there)
     given = films_names(table, films)
     found = read_masks(masks, films, given, there, classes)
