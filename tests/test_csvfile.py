@@ -53,6 +53,21 @@ def test_what_is_no_table_is_told_in_one_line(tmp_path: Path, content: bytes, wo
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text", ["a;age\nx;63,5\n", "a\tb\nx, y\tz\n", '"a";"b"\n', "a;age, years;b\nx;63,5;y\n"]
+)
+def test_a_table_of_semicolons_or_tabs_is_told_as_such(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"a\.csv: not separated by commas: use commas"):
+        read_csv(write(tmp_path / "a.csv", text), hint="use commas")
+
+
+def test_names_may_hold_semicolons(tmp_path: Path) -> None:
+    for header in ("a,note (x; y; z)", "note (x; y),a"):
+        assert len(read_csv(write(tmp_path / "a.csv", f"{header}\n1,2\n"), ("a",))) == 1
+    table = read_csv(write(tmp_path / "a.csv", "x;y;z,v\n1,2\n"), names=("a", "b"))
+    assert table.frame["b"].tolist() == ["2"]
+
+
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv: no such file: ask Stanford"):
         read_csv(tmp_path / "none.csv", hint="ask Stanford")

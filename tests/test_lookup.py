@@ -86,3 +86,11 @@ def test_a_file_that_is_there_has_no_fault(root: Path) -> None:
     look = Lookup(root)
     assert look.fault(root / "images" / "a.png") == ""
     assert look.fault(root / "images" / ".." / ".." / "elsewhere" / "d.png") != ""
+
+
+def test_a_name_that_cannot_be_looked_up_is_told(root: Path) -> None:
+    long = "a" * 300 + ".png"
+    with (root / "films.csv").open("a") as file:
+        file.write(f"{long},x\n")
+    with pytest.raises(InputError, match=rf"row 6: .*{long} cannot be read \(File name too long\)"):
+        check_files(DATASET.tables(root)["films"])

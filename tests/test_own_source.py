@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from dollkit.findings import FINDINGS
 from dollkit.own import __main__ as command
 from dollkit.own import comparing, source
 from dollkit.own.header import renamed
-from dollkit.own.listing import films_below
+from dollkit.own.listing import chosen, films_below
 from dollkit.own.stranger import COLUMNS, write_example
 
 Folder = dict[str, str]
@@ -101,6 +103,50 @@ def test_a_strange_finding_is_asked_about(folder: Path) -> None:
     assert own.facts["positive: Pleural Effusion"] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("Effusion", "1 0 NA"),
+        ("Effusion", "yes no"),
+        ("Effusion", "small large none"),
+        ("nodules", "0"),
+        ("Mass", "-1 -1"),
+        ("Hernia", "True False"),
+        ("Hernia", "1.0 0.0 nan"),
+        ("Hernia", "x -"),
+        ("smoker", "Yes No ?"),
+    ],
+)
+def test_a_strange_finding_in_words_is_asked_about(tmp_path: Path, name: str, cells: str) -> None:
+    rows = "".join(f"{i}.png,1,{cell}\n" for i, cell in enumerate(cells.split()))
+    (tmp_path / "f.csv").write_text(f"image,Edema,{name}\n{rows}")
+    with pytest.raises(InputError, match=rf"f\.csv: column '{name}' looks like a finding"):
+        renamed(tmp_path / "f.csv", {})
+    assert renamed(tmp_path / "f.csv", {name: ""})[1] == {"image", "Edema"}
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("sex", "M F"),
+        ("gender", "m f"),
+        ("side", "left right none"),
+        ("follow-up", "0 1 2"),
+        ("hospital", "A B"),
+        ("race", "white black unknown"),
+        ("position", "standing supine"),
+        ("comment", "none normal"),
+        ("note on effusion", "yes no"),
+        ("Effusion", "NA -"),
+        ("died", "no no"),
+    ],
+)
+def test_columns_of_another_kind_are_not_asked_about(tmp_path: Path, name: str, cells: str) -> None:
+    rows = "".join(f"{i}.png,1,{cell}\n" for i, cell in enumerate(cells.split()))
+    (tmp_path / "f.csv").write_text(f"image,Edema,{name}\n{rows}")
+    assert renamed(tmp_path / "f.csv", {})[1] - {"sex"} == {"image", "Edema"}
+
+
 def test_several_columns_of_one_finding_are_joined(folder: Path) -> None:
     def spread(table: pd.DataFrame) -> pd.DataFrame:
         n = len(table)
@@ -137,6 +183,13 @@ def test_a_table_of_other_films(folder: Path) -> None:
     edit(folder, lambda t: t.assign(image="x/" + t["image"]))
     with pytest.raises(InputError, match=r"none of its 40 films is in .*column 'image' holds"):
         read(folder)
+
+
+def test_columns_without_a_name_are_passed_over(folder: Path) -> None:
+    before = read(folder).films.films
+    lines = (folder / "findings.csv").read_text().splitlines()
+    (folder / "findings.csv").write_text("\n".join(f"{line},," for line in lines) + "\n")
+    assert read(folder).films.films.equals(before)
 
 
 def test_no_finding_at_all(folder: Path) -> None:
@@ -253,6 +306,99 @@ def test_dicom_without_ending_is_a_film(folder: Path) -> None:
     names = films_below(folder / "films")
     assert len(names) == 40
     assert any(name.endswith("/1.2.840.113") for name in names)
+
+
+def in_form(form: str, top: Path) -> None:
+    """All below a folder renamed, with an umlaut for the word patient, in a Unicode form."""
+    for path in sorted(top.rglob("*"), reverse=True):
+        name = unicodedata.normalize(form, path.name.replace("patient", "Mü"))  # type: ignore[arg-type]
+        path.rename(path.with_name(name))
+
+
+@pytest.mark.parametrize(
+    ("films", "table", "masks"),
+    [("NFD", "NFC", "NFD"), ("NFC", "NFD", "NFC"), ("NFC", "NFC", "NFD"), ("NFD", "NFC", "NFC")],
+)
+def test_names_are_the_same_in_each_unicode_form(
+    folder: Path, films: str, table: str, masks: str
+) -> None:
+    before = read(folder)
+    in_form(films, folder / "films")
+    in_form(masks, folder / "masks")
+    listed = films_below(folder / "films")
+    path = folder / "findings.csv"
+    text = path.read_text().replace("patient0", "Mü0")
+    path.write_text(unicodedata.normalize(table, text))  # type: ignore[arg-type]
+    own = read(folder)
+    assert own.facts == before.facts
+    assert set(source.films_names(own.films, folder / "films")) <= set(listed)
+    assert own.films.films["image_id"].tolist() == [
+        Path(n).with_suffix("").as_posix().replace("/", "__")
+        for n in source.films_names(own.films, folder / "films")
+    ]
+    asked = unicodedata.normalize(table, listed[0])  # type: ignore[arg-type]
+    assert chosen(listed, [asked], folder) == [listed[0]]
+
+
+def test_one_film_in_two_unicode_forms_stands_there_twice(folder: Path) -> None:
+    in_form("NFD", folder / "films")
+    path = folder / "findings.csv"
+    lines = path.read_text().replace("patient0", "Mü0").splitlines()
+    path.write_text("\n".join([*lines, unicodedata.normalize("NFD", lines[1])]))
+    with pytest.raises(InputError, match=r"row 42: .* stands in row 2 too: keep one row"):
+        read(folder)
+
+
+def test_linked_folders_are_not_followed_and_told(folder: Path, tmp_path: Path) -> None:
+    films = folder / "films"
+    before = films_below(films)
+    inner = sorted(p for p in films.iterdir() if p.is_dir())[0]
+    (films / "again").symlink_to(inner)
+    (films / "round").symlink_to(films)
+    assert films_below(films) == before
+    (films / "again").unlink()
+    (films / "round").unlink()
+    for real in (tmp_path / "elsewhere", films / ".hidden"):
+        inner.rename(real)
+        inner.symlink_to(real)
+        with pytest.raises(InputError, match=rf"{inner}: a link to a folder, .*are not followed"):
+            read(folder)
+        inner.unlink()
+        real.rename(inner)
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = sorted(p for p in (folder / "films").iterdir() if p.is_dir())[0]
+    scandir = os.scandir
+
+    def scan(path: str) -> object:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(InputError, match=rf"^{closed}: cannot be read \(Permission denied\): let"):
+        films_below(folder / "films")
+
+
+@pytest.mark.parametrize("some", [1, 40])
+def test_a_film_that_cannot_be_looked_up_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, some: int
+) -> None:
+    closed = set(films_below(folder / "films")[:some])
+    is_file = Path.is_file
+
+    def look(path: Path) -> bool:
+        if "/".join(path.parts[-2:]) in closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", look)
+    message = rf"findings\.csv, row \d+: {folder / 'films'}/.* cannot be read \(Permission denied\)"
+    with pytest.raises(InputError, match=message):
+        read(folder)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +521,18 @@ def test_a_column_that_lists_findings(folder: Path, between: str, asked: dict[st
         assert ((own[finding] == 1) == positive).all(), finding
         # Who lists findings says of all others that they are not there.
         assert not positive.any() or (own.loc[~positive, finding] == 0).all(), finding
+
+
+@pytest.mark.parametrize("blank", [",", " "])
+def test_a_blank_row_of_a_list_is_passed_over(folder: Path, blank: str) -> None:
+    as_list(folder)
+    columns = COLUMNS | {"Hernia": ""}
+    before = read(folder, columns).films.films.drop(columns="where")
+    lines = (folder / "findings.csv").read_text().splitlines()
+    (folder / "findings.csv").write_text("\n".join([*lines[:3], blank, *lines[3:], blank]))
+    after = read(folder, columns).films.films
+    assert after.drop(columns="where").equals(before)
+    assert after["where"].iloc[-1].endswith(f"row {len(lines) + 1}")
 
 
 def test_a_blank_list_says_nothing(folder: Path) -> None:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS
-from dollkit.own.listing import near
-from dollkit.readers.csvfile import read_csv
+from dollkit.own.listing import Spelling, near
+from dollkit.readers.csvfile import clean, read_csv
 from dollkit.readers.own import FIELDS, HINT
 
 ALIKE = {
@@ -43,6 +43,12 @@ BETWEEN = re.compile(r"[|;]")
 MOST = 60
 """Names in such a column above which it is no list of findings but free text."""
 
+YES = {"1", "yes", "y", "true", "positive", "pos", "present", "x", "+"}
+NO = {"0", "no", "n", "false", "negative", "neg", "absent", "-1", "uncertain"}
+NOTHING = {"", "-", "?", ".", "na", "n/a", "nan", "none", "null", "unknown"}
+"""Words of a column that says what is there, what is not (or not surely), and what was not said;
+in small letters."""
+
 _KNOWN = {name.lower(): name for name in (*FIELDS, *FINDINGS)}
 
 
@@ -68,7 +74,7 @@ def renamed(path: Path, columns: Mapping[str, str]) -> tuple[str, set[str]]:
     ]
     text, frame = _spread(path, table.frame, listed)
     columns = {**columns, **dict.fromkeys(listed, "")}
-    header = [c for c in frame.columns if c != "row"]
+    header = [c for c in frame.columns if c not in ("row", "")]  # spreadsheets leave nameless ones
     for theirs, ours in columns.items():
         # A label set's names are mapped as a whole, though not each may occur in this file.
         unseen = bool(listed) and (not ours or _KNOWN.get(ours.lower()) in FINDINGS)
@@ -91,12 +97,32 @@ def renamed(path: Path, columns: Mapping[str, str]) -> tuple[str, set[str]]:
             "one finding are joined)"
         )
     used = {n for n in names.values() if n}
-    if len(header) > 1 and not used & set(FINDINGS):
+    if not used & set(FINDINGS):
         raise InputError(
             f"{path}: no column of a finding among {', '.join(header)}: use {', '.join(FINDINGS)}, "
             "or say by parameter 'columns' what a column is"
         )
     return _rewritten(text, names, {c for c in columns if not columns[c]}), used
+
+
+def as_listed(text: str, there: Sequence[str]) -> str:
+    """A table in the reader's words with its films spelt as in the folder, see `Spelling`.
+
+    Args:
+        text: from `renamed`.
+        there: the folder's films.
+    """
+    if text.isascii():  # such names have one form
+        return text
+    records = list(csv.reader(io.StringIO(text, newline="")))
+    head = [c.strip() for c in records[0]]
+    if "image" not in head:
+        return text
+    at, spelt = head.index("image"), Spelling([*there, *(f"images/{name}" for name in there)])
+    for cells in records[1:]:
+        if len(cells) == len(head) and (found := spelt(name := str(clean(cells[at])))) != name:
+            cells[at] = found
+    return _written(records)
 
 
 def _is_list(column: str, columns: Mapping[str, str]) -> bool:
@@ -130,17 +156,21 @@ def _spread(path: Path, frame: pd.DataFrame, listed: Sequence[str]) -> tuple[str
                 "of them out by parameter 'columns'"
             )
         header += names
-        at = first.index(column)
+        at, width = first.index(column), len(records[0])
         records[0] += names
         for cells in records[1:]:
-            if cells:
+            if len(cells) == width:  # shorter ones are blank: `read_csv` refuses all others
                 some = {w.strip() for w in BETWEEN.split(cells[at]) if w.strip()}
                 cells += [str(int(name in some)) if some else "" for name in names]
         for name in names:
             frame[name] = [str(int(name in some)) if some else "" for some in lists]
+    return _written(records), frame
+
+
+def _written(records: Sequence[Sequence[str]]) -> str:
     out = io.StringIO(newline="")
     csv.writer(out, lineterminator="\n").writerows(records)
-    return out.getvalue(), frame
+    return out.getvalue()
 
 
 def _rewritten(text: str, names: Mapping[str, str | None], left_out: Collection[str]) -> str:
@@ -159,15 +189,11 @@ def _rewritten(text: str, names: Mapping[str, str | None], left_out: Collection[
     for at in joined.values():
         for i in at[1:]:
             head[i] = f"note {first[i]}"
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
     for cells in records[1:]:
         for at in joined.values():
             if len(cells) == len(first):
                 cells[at[0]] = _any([cells[i].strip() for i in at])
-        writer.writerow(cells)
-    return out.getvalue()
+    return _written([head, *records[1:]])
 
 
 def _any(values: Sequence[str]) -> str:
@@ -181,17 +207,33 @@ def _name(column: str, columns: Mapping[str, str]) -> str | None:
     """What a column is to the reader; "" if left out, None if nobody said."""
     if column in columns:
         return _KNOWN[columns[column].lower()] if columns[column] else ""
-    words = " ".join(column.lower().replace("_", " ").split())
-    return "" if words.startswith("note") else _KNOWN.get(words)
+    return "" if _words(column).startswith("note") else _KNOWN.get(_words(column))
 
 
 def _like_finding(cells: pd.Series) -> bool:
-    values = {v.strip().removesuffix(".0") for v in cells.unique()}
-    return bool(cells.name) and "1" in values and values <= {"1", "0", "-1", ""}
+    """Whether a column that nobody explained may be a finding.
+
+    By its name: one of `ALIKE`, or its plural, with more than `NOTHING` in its cells. By its
+    cells: words of `YES`, `NO` and `NOTHING` alone, of `YES` one at least. A name that is
+    only similar to a finding's does not count: so are ``race``, ``position`` and ``condition``.
+    """
+    values = {re.sub(r"\.0+$", "", v.strip().lower()) for v in cells.unique()}
+    if _synonym(str(cells.name)):
+        return not values <= NOTHING
+    return not values.isdisjoint(YES) and values <= YES | NO | NOTHING
 
 
 def _offer(column: str) -> str:
     """The finding that a strange column may mean; "" if none is alike."""
-    words = " ".join(column.lower().replace("_", " ").split())
-    alike = near(words, [f.lower() for f in FINDINGS]).split("'")
-    return ALIKE.get(words) or (_KNOWN[alike[1]] if len(alike) > 1 else "")
+    alike = near(_words(column), [f.lower() for f in FINDINGS]).split("'")
+    return _synonym(column) or (_KNOWN[alike[1]] if len(alike) > 1 else "")
+
+
+def _synonym(column: str) -> str:
+    """The finding that other label sets call so, or by the singular; "" if none does."""
+    words = _words(column)
+    return ALIKE.get(words) or ALIKE.get(words.removesuffix("s"), "")
+
+
+def _words(column: str) -> str:
+    return " ".join(column.lower().replace("_", " ").split())

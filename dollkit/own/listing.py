@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -35,14 +36,25 @@ def plain(name: str) -> str:
 def files_below(folder: Path) -> list[str]:
     """All files below a folder by relative path, with slashes; hidden ones and litter left out.
 
+    Links to folders are not followed. One that leads to what is listed anyway is passed over.
+
     Raises:
-        InputError: no such folder.
+        InputError: no such folder, or one below it that cannot be read or is a link that leads
+            elsewhere.
     """
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:
+        raise unreadable(folder, error) from None
+    if not there:
         raise InputError(f"{folder}: no such folder: give the folder of the films or masks")
     found = []
-    for here, below, names in os.walk(folder):
+    for here, below, names in os.walk(folder, onerror=_closed):
         below[:] = sorted(b for b in below if not _litter(b))
+        for name in below:
+            link = Path(here) / name
+            if os.path.islink(link):  # noqa: PTH114 (`is_symlink` fails in a folder half closed)
+                _check_link(link, folder)
         inner = Path(here).relative_to(folder)
         found += [(inner / name).as_posix() for name in names if not _litter(name)]
     return sorted(found)
@@ -79,13 +91,37 @@ def chosen(names: Sequence[str], wanted: Iterable[str], folder: Path) -> list[st
         InputError: a name that no film has.
     """
     by_name = {plain(name): name for name in names} | {name: name for name in names}
+    spelt = Spelling(by_name)
     out: dict[str, None] = {}
     for text in wanted:
-        asked = text.strip().replace("\\", "/")
+        asked = spelt(text.strip().replace("\\", "/"))
         if asked not in by_name:
             raise InputError(f"{folder}: no film {text!r}{near(asked, by_name)}")
         out[by_name[asked]] = None
     return list(out) or list(names)
+
+
+class Spelling:
+    """Finds names as a folder has them, whichever Unicode form they are asked for in.
+
+    A Mac's files often have an umlaut as two characters, tables have it as one: both look the same.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = set(names)
+        self._alike: dict[str, list[str]] = {}
+        for name in self._names:
+            self._alike.setdefault(composed(name), []).append(name)
+
+    def __call__(self, name: str) -> str:
+        """The name as it is there; as asked for, if none is alike or several are."""
+        alike = [name] if name in self._names else self._alike.get(composed(name), [])
+        return alike[0] if len(alike) == 1 else name
+
+
+def composed(name: str) -> str:
+    """A name in the Unicode form that most tables have (NFC)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -101,3 +137,23 @@ def _known(name: str) -> bool:
 
 def _litter(name: str) -> bool:
     return name.startswith(".") or name in LITTER
+
+
+def unreadable(path: Path | str, error: OSError) -> InputError:
+    """What to raise for a file or folder that may not be looked at."""
+    return InputError(f"{path}: cannot be read ({error.strerror}): let it be read, or move it "
+                      "elsewhere")  # fmt: skip
+
+
+def _closed(error: OSError) -> None:
+    raise unreadable(error.filename, error) from None
+
+
+def _check_link(link: Path, folder: Path) -> None:
+    # What it leads to is listed under its own name, unless that is outside or passed over.
+    top, real = Path(os.path.realpath(folder)), Path(os.path.realpath(link))
+    if not real.is_relative_to(top) or any(map(_litter, real.relative_to(top).parts)):
+        raise InputError(
+            f"{link}: a link to a folder, and such links are not followed: put the folder itself "
+            f"there, or the link outside of {folder}"
+        )

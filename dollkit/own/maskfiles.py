@@ -9,7 +9,7 @@ import pandas as pd
 
 from dollkit.errors import InputError
 from dollkit.images import probe
-from dollkit.own.listing import files_below, near, plain
+from dollkit.own.listing import Spelling, composed, files_below, near, plain
 from dollkit.readers.masks import MaskFile, check_grid
 from dollkit.readers.own_masks import CLASSES
 
@@ -43,6 +43,7 @@ def read_masks(
     """
     row_of = {plain(name): i for i, name in enumerate(given)}
     in_folder = {plain(name) for name in there}
+    spelt = Spelling([*row_of, *in_folder])
     columns: dict[str, list[MaskFile | None]] = {}
     for name, folder in _folders(masks, classes).items():
         column: list[MaskFile | None] = [None] * len(given)
@@ -52,7 +53,7 @@ def read_masks(
                 raise InputError(f"{path}: a mask saved as JPEG has lost its outline: use PNG")
             if ending not in ENDINGS:
                 raise InputError(f"{path}: no mask ({', '.join(ENDINGS)}): move it elsewhere")
-            film = file[: -len(ending)]
+            film = spelt(file[: -len(ending)])
             if film not in row_of:
                 what = "has no row in the CSV file: add one, for its patient"
                 if film not in in_folder:
@@ -101,4 +102,4 @@ def _folders(masks: Path, classes: Sequence[str]) -> dict[str, Path]:
 
 
 def _words(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())
+    return " ".join(composed(name).lower().replace("_", " ").split())

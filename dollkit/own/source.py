@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import pandas as pd
 
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS
-from dollkit.own.header import renamed
+from dollkit.own.header import as_listed, renamed
 from dollkit.own.listing import films_below, plain
 from dollkit.own.maskfiles import read_masks
 from dollkit.readers.own import read_own
@@ -78,7 +79,7 @@ def read(
     """
     there = films_below(films)
     text, names = renamed(findings, columns or {})
-    table = _read(films, findings, text)
+    table = _read(films, findings, as_listed(text, there))
     _check_there(table, findings, films, there)
     given = films_names(table, films)
     found = read_masks(masks, films, given, there, classes)
@@ -133,12 +134,14 @@ def _read(films: Path, findings: Path, text: str) -> FilmTable:
 def _check_there(table: FilmTable, findings: Path, films: Path, there: Sequence[str]) -> None:
     lost = lost_files(table)
     first = Path(str(table.films["path"].iloc[0]))
-    if len(lost) == len(table) and first.is_symlink():
+    # Films that are listed and cannot be had have a fault of their own, which the reason tells.
+    nowhere = len(lost) == len(table) and set(films_names(table, films)).isdisjoint(there)
+    if len(lost) == len(table) and os.path.islink(first):  # noqa: PTH114 (never raises)
         raise InputError(
             f"{first}: a link that leads out of {films}, and such links are not followed: name the "
             "folder that the films themselves lie in"
         )
-    if len(lost) == len(table):
+    if nowhere:
         raise InputError(
             f"{findings}: none of its {len(table)} films is in {films}: its first is "
             f"{first.relative_to(films).as_posix()!r}, the folder's "

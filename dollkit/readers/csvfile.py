@@ -156,8 +156,9 @@ def read_csv(
         names: columns to use in place of the file's own first line, for headers that lie.
 
     Raises:
-        InputError: no such file, not UTF-8, no table, a NUL byte, a column missing or there twice;
-            without `bad` also a row with more or fewer cells than the header.
+        InputError: no such file, not UTF-8, no table, a NUL byte, a header with semicolons or tabs
+            for commas, a column missing or there twice; without `bad` also a row with more or
+            fewer cells than the header.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -169,6 +170,8 @@ def read_csv(
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}): {hint}") from None
     if "\0" in text:
         raise InputError(f"{path}: holds NUL bytes, so it is no CSV file: {hint}")
+    if names is None and sep == "," and _separated_otherwise(text):
+        raise InputError(f"{path}: not separated by commas: {hint}")
     header, records = _parse(path, text, sep, hint)
     if names is not None:
         header = list(names)
@@ -190,6 +193,12 @@ def read_csv(
         else:
             kept.append((*cells, row))
     return CsvTable(path, pd.DataFrame(kept, columns=[*header, "row"]), bad)
+
+
+def _separated_otherwise(text: str) -> bool:
+    """Whether semicolons or tabs part the header's names; commas may stand in cells (``63,5``)."""
+    found = re.match(r"[^,;\t\r\n]*([;\t])[^\r\n]*", text)
+    return found is not None and found[0].count(found[1]) > found[0].count(",")
 
 
 def _parse(path: Path, text: str, sep: str, hint: str) -> tuple[list[str], list[Record]]:

@@ -16,7 +16,7 @@ from dollkit.readers.csvfile import BadRows, CsvTable, clean, read_csv, reject
 from dollkit.readers.dataset import DataSet
 from dollkit.readers.own_masks import read_masks, task_masks
 from dollkit.readers.steps import draw_task_split, split_by_share
-from dollkit.readers.table import FilmTable, blank_films
+from dollkit.readers.table import FilmTable, blank_films, is_there
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +134,6 @@ def _read_table(path: Path, bad: BadRows | None) -> tuple[CsvTable, set[str]]:
     """Rows with the columns that are read, under their own names, and which those are."""
     table = read_csv(path, (), bad, hint=HINT)
     header = [c for c in table.frame.columns if c != "row"]
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-        raise InputError(f"{path}: not separated by commas: {HINT}")
     names: dict[str, str] = {}
     passed = []
     for column in header:
@@ -238,11 +236,11 @@ def _drop(table: CsvTable, wrong: dict[int, str]) -> None:
 
 def _place(root: Path, rel: PurePosixPath) -> tuple[PurePosixPath, Path]:
     images = root / "images"
-    if (images / rel).is_file():
+    if is_there(images / rel):
         return rel, images / rel
     if rel.parts[0] == "images" and len(rel.parts) > 1:
         return rel.relative_to("images"), root / rel
-    if (root / rel).is_file() or not images.is_dir():
+    if is_there(root / rel) or not images.is_dir():
         return rel, root / rel
     return rel, images / rel
 

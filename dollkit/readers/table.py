@@ -116,6 +116,14 @@ def check_files(table: FilmTable) -> None:
         raise InputError(f"{lost.iloc[0]['reason']}{more}: fetch it, mend the row or use skip_bad")
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file; where nobody may look, `Lookup` tells why."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 class Lookup:
     """Looks files of one data set up, each folder resolved once."""
 
@@ -126,6 +134,12 @@ class Lookup:
 
     def fault(self, file: Path) -> str:
         """What is wrong with a file's place, one phrase; "" if nothing."""
+        try:
+            return self._fault(file)
+        except OSError as error:
+            return f"{file} cannot be read ({error.strerror})"
+
+    def _fault(self, file: Path) -> str:
         if not self._inside(file):
             return f"{file} leads out of {self._root} (a link): put the file itself there"
         if file.is_file():
