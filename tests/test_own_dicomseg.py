@@ -48,7 +48,9 @@ def masks_for(film: Path) -> list[np.ndarray]:
 
 def write(film: Path, out: Path) -> Path:
     concepts = dicomseg.check(film.parent, [film.name], CLASSES)
-    return dicomseg.write(out, film, masks_for(film), CLASSES, concepts, NETWORK)
+    out.parent.mkdir(exist_ok=True)
+    out.write_bytes(dicomseg.encode(film, masks_for(film), CLASSES, concepts, NETWORK))
+    return out
 
 
 @pytest.mark.parametrize("spacing", ["PixelSpacing", "none", "SliceThickness"])
@@ -132,8 +134,8 @@ def test_names_reach_no_message(film: Path, tmp_path: Path, caplog: pytest.LogCa
         source.Rows = 3
         source.save_as(tmp_path / "odd.dcm")
         with pytest.raises(InputError) as error:
-            dicomseg.write(
-                tmp_path / "b.dcm", tmp_path / "odd.dcm", masks_for(film), CLASSES,
+            dicomseg.encode(
+                tmp_path / "odd.dcm", masks_for(film), CLASSES,
                 dicomseg.check(film.parent, [film.name], CLASSES), NETWORK,
             )  # fmt: skip
     said = caplog.text + str(error.value) + "".join(str(w.message) for w in told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -68,18 +69,17 @@ def check(folder: Path, names: Sequence[str], classes: Sequence[str],
     return found
 
 
-def write(
-    path: Path, source: Path, masks: Sequence[U8], classes: Sequence[str],
-    concepts: Sequence[Concept], network: str,
-) -> Path:  # fmt: skip
-    """Write the masks of one film.
+def encode(
+    source: Path, masks: Sequence[U8], classes: Sequence[str], concepts: Sequence[Concept],
+    network: str,
+) -> bytes:  # fmt: skip
+    """The masks of one film as a DICOM file.
 
     The patient and study modules are those of the film, as the standard demands of derived
     objects: whoever gets this file can read whatever name stands in the film. Equal films, classes
     and network give equal UIDs.
 
     Args:
-        path: file to write.
         source: the film's DICOM file.
         masks: one (Rows, Columns) uint8 in {0, 1} per class; they may overlap and be empty.
         classes: segment labels.
@@ -130,11 +130,9 @@ def write(
         raise InputError(
             f"{source}: no DICOM segmentation can refer to it ({type(error).__name__}): ask for PNG"
         ) from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    made.save_as(part)
-    part.replace(path)
-    return path
+    file = io.BytesIO()
+    made.save_as(file)
+    return file.getvalue()
 
 
 def _silently(**settings: Any) -> hd.seg.Segmentation:
