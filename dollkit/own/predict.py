@@ -24,7 +24,7 @@ from dollkit.labels.filmset import image_id_of
 from dollkit.own import drawnindex, ongrid
 from dollkit.own.concepts import Concept
 from dollkit.own.journal import Journal, Rows, State, state_of
-from dollkit.own.listing import chosen, films_below, plain
+from dollkit.own.listing import chosen, films_below, is_dicom, plain
 from dollkit.readers.fingerprint import batched
 from dollkit.sources import sha256
 
@@ -202,6 +202,30 @@ def _read(
             yield ongrid.read_film(films, name, size), state_of(films / name)
         except InputError as error:
             journal.fail(name, str(error))
+
+
+def formats(
+    films: Path, to: Sequence[str], classes: Sequence[str],
+    codes: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, list[str]]:  # fmt: skip
+    """Formats that masks of a folder can be written in, with the films to ask for; none: all.
+
+    DICOM segmentations are of DICOM films; where there is none they are left out.
+
+    Raises:
+        InputError: no format is left, or see `check`.
+    """
+    dicom = [name for name in films_below(films) if is_dicom(films / name)]
+    found = {kind: dicom if kind == "dicom-seg" else [] for kind in to}
+    if not dicom:
+        found.pop("dicom-seg", None)
+    if not found:
+        raise InputError(
+            f"parameter 'to' is {list(to)}, and no film in {films} is DICOM: add 'png' or 'values'"
+        )
+    for kind, names in found.items():
+        check(films, names, classes, kind, codes)
+    return found
 
 
 def check(
