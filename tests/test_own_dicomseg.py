@@ -123,6 +123,12 @@ def test_a_film_that_nothing_can_refer_to(film: Path) -> None:
         dicomseg.check(film.parent, [film.name], CLASSES)
 
 
+def test_a_damaged_film_is_left_to_who_draws(film: Path) -> None:
+    """It stops no other: its header tells nothing, but neither does it show a film."""
+    (film.parent / "cut.dcm").write_bytes(film.read_bytes()[:400])
+    assert len(dicomseg.check(film.parent, ["cut.dcm", film.name], CLASSES)) == len(CLASSES)
+
+
 def test_names_reach_no_message(film: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     changed(film, PatientName="Secretname", PatientID="secret-id")

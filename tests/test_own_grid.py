@@ -348,6 +348,35 @@ def test_bad_calls_say_so_first(world: Path, tmp_path: Path,
     assert "1 films, 2 classes" in capsys.readouterr().out
 
 
+def test_segmentations_are_asked_of_dicom_films_only(world: Path, tmp_path: Path) -> None:
+    """Where there is none, a class without a code is nobody's worry."""
+    films, both = plain_films(tmp_path / "films", "a b"), ["png", "dicom-seg"]
+    assert predict.formats(films, both, ["infection"]) == {"png": []}
+    with pytest.raises(InputError, match=r"'to' is \['dicom-seg'\], and no film in"):
+        predict.formats(films, ["dicom-seg"], ["infection"])
+    mixed = world / "example" / "films"
+    found = predict.formats(mixed, both, ["lungs"])
+    assert found["png"] == []
+    assert [name.endswith(".dcm") for name in found["dicom-seg"]] == [True] * 3
+    with pytest.raises(InputError, match="'infection' has no code"):
+        predict.formats(mixed, both, ["infection"])
+
+
+def test_dicom_without_preamble_is_dicom(world: Path, tmp_path: Path) -> None:
+    """In the list of films, for its spacing, and to refer to."""
+    film = dcmread(sorted((world / "example" / "films").rglob("*.dcm"))[0])
+    del film.file_meta
+    (tmp_path / "films").mkdir()
+    film.save_as(tmp_path / "films" / "1.2.840", implicit_vr=False, little_endian=True)
+    for to in ("png", "dicom-seg"):
+        index = predict.predict(
+            predict.load(world / "network"), tmp_path / "films", tmp_path / to, to=to
+        )
+        assert index["spacing_from"].tolist() == ["PixelSpacing"] * 2
+    made = dcmread(tmp_path / "dicom-seg" / index["mask"].iloc[0])
+    assert made.pixel_array.sum(axis=(1, 2)).tolist() == index["pixels"].tolist()
+
+
 def test_nih_originals(world: Path, shared_dir: Path, tmp_path: Path) -> None:
     """Films as NIH released them, in its folders: 1024 px, some of them RGBA."""
     root = shared_dir / "layouts" / "nih_chestxray14"

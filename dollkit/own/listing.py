@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from dollkit import decode
 from dollkit.errors import InputError
 from dollkit.readers.own import ENDINGS
 
@@ -15,14 +16,11 @@ LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
 DIRECTORY = "DICOMDIR"
 """Table of contents of a CD from a hospital: DICOM, and no film."""
 
-_MARK = slice(128, 132)
-
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file has the mark of DICOM (``DICM`` after 128 bytes), whatever its ending."""
+    """Whether a file is DICOM by its first bytes, as `decode.load_image` takes it."""
     try:
-        with path.open("rb") as file:
-            return file.read(_MARK.stop)[_MARK] == b"DICM"
+        return decode.is_dicom(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
