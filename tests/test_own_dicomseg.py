@@ -165,6 +165,8 @@ def test_classes_without_a_code() -> None:
     assert concept("wibble", given).kind.value == "W1"
     with pytest.raises(InputError, match="scheme, value and meaning"):
         concept("wibble", {"wibble": ["99LOCAL", "W1"]})
+    arch = {"Aortic_Arch": ["SCT", "57034009", "Aortic arch"]}
+    assert concept("aortic arch", arch).kind.value == "57034009"
     assert concept("Right_Clavicle").modifier is not None
     assert concept("lungs").modifier is None
 

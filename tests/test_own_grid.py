@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dollkit.errors import InputError
 from dollkit.images import fit, fit_mask, frame, load_image
 from dollkit.own import __main__ as command
 from dollkit.own import drawnindex, ongrid, predict
-from dollkit.own.journal import JOURNAL
+from dollkit.own.journal import JOURNAL, Journal
 from dollkit.own.stranger import SPACING, write_example
 
 SHAPES = [(96, 96), (97, 131), (400, 150), (150, 400), (33, 501), (41, 40), (1201, 903)]
@@ -375,6 +376,30 @@ def test_dicom_without_preamble_is_dicom(world: Path, tmp_path: Path) -> None:
         assert index["spacing_from"].tolist() == ["PixelSpacing"] * 2
     made = dcmread(tmp_path / "dicom-seg" / index["mask"].iloc[0])
     assert made.pixel_array.sum(axis=(1, 2)).tolist() == index["pixels"].tolist()
+
+
+@pytest.mark.parametrize(
+    "note", ["[1]", "{", '{"classes": null, "size": 64}', '{"classes": ["a", "b"], "size": "64"}']
+)
+def test_a_note_that_is_none(note: str, world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "network", tmp_path / "network")
+    (tmp_path / "network" / predict.NOTE).write_text(note)
+    with pytest.raises(InputError, match=r"segmenter\.json: not like"):
+        predict.load(tmp_path / "network")
+
+
+def test_a_full_disk_is_one_line(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    films = plain_films(tmp_path / "films", "a b")
+    monkeypatch.setattr(Journal, "_add", full)
+    for name in ("a", "b"):
+        with pytest.raises(InputError, match=r"cannot write here .No space left on device"):
+            predict.predict(predict.load(world / "network"), films, tmp_path / name)
+        (films / "a.png").write_bytes(b"no film")
 
 
 def test_nih_originals(world: Path, shared_dir: Path, tmp_path: Path) -> None:

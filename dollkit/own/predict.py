@@ -25,6 +25,7 @@ from dollkit.own import drawnindex, ongrid
 from dollkit.own.concepts import Concept
 from dollkit.own.journal import Journal, Rows, State, state_of
 from dollkit.own.listing import chosen, films_below, is_dicom, plain
+from dollkit.own.note import read_note
 from dollkit.readers.fingerprint import batched
 from dollkit.sources import sha256
 
@@ -68,12 +69,8 @@ def load(folder: Path, classes: Sequence[str] = (), size: int | None = None) -> 
     """
     where = compute.device()
     net = weights.load_network(folder, where)
-    try:
-        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        note = {}
-    names = tuple(classes) or tuple(note.get("classes", ()))
-    side = size or note.get("size")
+    noted, noted_size = read_note(folder / NOTE)
+    names, side = tuple(classes) or noted, size or noted_size
     channels = networks.config_of(net)["classes"]
     if len(names) != channels or not side:
         raise InputError(
@@ -82,7 +79,7 @@ def load(folder: Path, classes: Sequence[str] = (), size: int | None = None) -> 
         )
     if side < 32 or side % 32:
         raise InputError(f"parameter 'size' is {side}: use a multiple of 32")
-    return Segmenter(net, names, int(side), sha256(folder / weights.FILE))
+    return Segmenter(net, names, side, sha256(folder / weights.FILE))
 
 
 def predict(
