@@ -277,6 +277,14 @@ def test_masks_half_written_when_killed_are_no_corrected_ones(
     assert len(predict.predict(other(segmenter), films, out)) == 4
 
 
+def test_a_journal_that_is_none_stops_nothing(world: Path, tmp_path: Path) -> None:
+    films = plain_films(tmp_path / "films", "a")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / JOURNAL).write_text('{"key": 1}\n{"file": "a"}\n')
+    index = predict.predict(predict.load(world / "network"), films, tmp_path / "out")
+    assert len(index) == 2
+
+
 def test_no_mask_outlives_its_film_or_class(world: Path, tmp_path: Path) -> None:
     films, out = plain_films(tmp_path / "films", "a deep/b c"), tmp_path / "out"
     segmenter = predict.load(world / "network")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -53,10 +54,15 @@ class Journal:
         self.failed: dict[str, str] = {}
         self.files: dict[str, Written] = {}
         self._state: dict[str, State] = {}
+        # A line that somebody else wrote ends it, as one cut off does.
+        with contextlib.suppress(KeyError, TypeError, AttributeError):
+            self._read()
+
+    def _read(self) -> None:
         known = False
         for line in _lines(self.path):
             if "key" in line:
-                known = line["key"] == key
+                known = line["key"] == self.key
             elif "file" in line:
                 one = self.files.setdefault(line["file"], Written(line["film"], line["to"]))
                 one.sums += line["sums"]
