@@ -145,6 +145,16 @@ def test_a_film_cut_short_is_found_where_asked(
     assert loose.name in capsys.readouterr().err
 
 
+def test_films_without_a_row_are_read_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Predictions will be made on them."""
+    (folder / "films" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert check(folder, "--decode") == 0
+    assert "films read: 40\n" in capsys.readouterr().out
+    (folder / "films" / "loose.png").write_bytes(b"no film")
+    assert check(folder, "--decode") == 2
+    assert "loose.png" in capsys.readouterr().err
+
+
 def test_links_out_of_the_folder_are_named_as_such(folder: Path, tmp_path: Path) -> None:
     (folder / "films").rename(tmp_path / "elsewhere")
     for path in sorted((tmp_path / "elsewhere").rglob("*")):

@@ -48,7 +48,9 @@ def masks_for(film: Path) -> list[np.ndarray]:
 
 def write(film: Path, out: Path) -> Path:
     concepts = dicomseg.check(film.parent, [film.name], CLASSES)
-    return dicomseg.write(out, film, masks_for(film), CLASSES, concepts, NETWORK)
+    out.parent.mkdir(exist_ok=True)
+    out.write_bytes(dicomseg.encode(film, masks_for(film), CLASSES, concepts, NETWORK))
+    return out
 
 
 @pytest.mark.parametrize("spacing", ["PixelSpacing", "none", "SliceThickness"])
@@ -121,6 +123,12 @@ def test_a_film_that_nothing_can_refer_to(film: Path) -> None:
         dicomseg.check(film.parent, [film.name], CLASSES)
 
 
+def test_a_damaged_film_is_left_to_who_draws(film: Path) -> None:
+    """It stops no other: its header tells nothing, but neither does it show a film."""
+    (film.parent / "cut.dcm").write_bytes(film.read_bytes()[:400])
+    assert len(dicomseg.check(film.parent, ["cut.dcm", film.name], CLASSES)) == len(CLASSES)
+
+
 def test_names_reach_no_message(film: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     changed(film, PatientName="Secretname", PatientID="secret-id")
@@ -132,8 +140,8 @@ def test_names_reach_no_message(film: Path, tmp_path: Path, caplog: pytest.LogCa
         source.Rows = 3
         source.save_as(tmp_path / "odd.dcm")
         with pytest.raises(InputError) as error:
-            dicomseg.write(
-                tmp_path / "b.dcm", tmp_path / "odd.dcm", masks_for(film), CLASSES,
+            dicomseg.encode(
+                tmp_path / "odd.dcm", masks_for(film), CLASSES,
                 dicomseg.check(film.parent, [film.name], CLASSES), NETWORK,
             )  # fmt: skip
     said = caplog.text + str(error.value) + "".join(str(w.message) for w in told)
@@ -157,6 +165,8 @@ def test_classes_without_a_code() -> None:
     assert concept("wibble", given).kind.value == "W1"
     with pytest.raises(InputError, match="scheme, value and meaning"):
         concept("wibble", {"wibble": ["99LOCAL", "W1"]})
+    arch = {"Aortic_Arch": ["SCT", "57034009", "Aortic arch"]}
+    assert concept("aortic arch", arch).kind.value == "57034009"
     assert concept("Right_Clavicle").modifier is not None
     assert concept("lungs").modifier is None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from dollkit import compute, networks, weights
 from dollkit.errors import InputError
 from dollkit.images import fit, fit_mask, frame, load_image
 from dollkit.own import __main__ as command
-from dollkit.own import ongrid, predict
+from dollkit.own import drawnindex, ongrid, predict
+from dollkit.own.journal import JOURNAL, Journal
 from dollkit.own.stranger import SPACING, write_example
 
 SHAPES = [(96, 96), (97, 131), (400, 150), (150, 400), (33, 501), (41, 40), (1201, 903)]
@@ -167,7 +170,7 @@ def test_a_killed_call_goes_on(world: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ongrid, "read_film", counted)
     with pytest.raises(KeyboardInterrupt):
         predict.predict(segmenter, films, out)
-    with (out / predict.JOURNAL).open("a") as file:
+    with (out / JOURNAL).open("a") as file:
         file.write('{"film": "cut o')
     resumed = predict.predict(segmenter, films, out)
     assert len(seen) == 11 + 16 - predict.BATCH
@@ -176,6 +179,141 @@ def test_a_killed_call_goes_on(world: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(seen) == 11 + 16 - predict.BATCH
     predict.predict(segmenter, films, out, to="values")
     assert len(seen) == 11 + 2 * 16 - predict.BATCH
+
+
+def plain_films(root: Path, names: str) -> Path:
+    for i, name in enumerate(names.split()):
+        path = root / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(corners(40 + i, 48)).save(path)
+    return root
+
+
+def test_a_film_that_cannot_be_read_stops_no_other(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    films, out = plain_films(tmp_path / "films", "a b c"), tmp_path / "out"
+    (films / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (films / "b.png").write_bytes(b"no film")
+    call = ["predict", "--network", str(world / "network"), "--films", str(films)]
+    assert command.main([*call, "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {films / 'b.png'}: ")
+    assert "(1 of 3 films could not be read" in said
+    assert said.count("\n") == 1
+    assert pd.read_csv(out / "predictions.csv")["file"].unique().tolist() == ["a.png", "c.png"]
+    assert pd.read_csv(out / drawnindex.FAILED)["file"].tolist() == ["b.png"]
+    stored = json.loads((out / "predictions.json").read_text())
+    assert [f["file"] for f in stored["failed"]] == ["b.png"]
+    plain_films(films, "x b")
+    before = (out / "lungs" / "a.png").stat().st_mtime_ns
+    assert command.main([*call, "--out", str(out)]) == 0
+    assert (out / "lungs" / "a.png").stat().st_mtime_ns == before
+    assert pd.read_csv(out / "predictions.csv")["file"].nunique() == 4
+    assert not (out / drawnindex.FAILED).exists()
+
+
+def test_who_takes_the_unreadable_films_gets_no_error(world: Path, tmp_path: Path) -> None:
+    films, failed = plain_films(tmp_path / "films", "a b"), {"other": "reason"}
+    segmenter = predict.load(world / "network")
+    predict.predict(segmenter, films, tmp_path / "out")
+    (films / "b.png").write_bytes(b"no film")
+    index = predict.predict(segmenter, films, tmp_path / "out", failed=failed)
+    assert list(failed) == ["other", "b.png"]
+    assert index["file"].unique().tolist() == ["a.png"]
+    assert not list((tmp_path / "out").rglob("b.png"))  # of the film as it was
+    (films / "a.png").write_bytes(b"no film")
+    assert predict.predict(segmenter, films, tmp_path / "out", failed=failed).empty
+    with pytest.raises(InputError, match="2 of 2 films"):
+        predict.predict(segmenter, films, tmp_path / "out")
+
+
+def other(segmenter: predict.Segmenter, *classes: str) -> predict.Segmenter:
+    """The same, as if it were another network."""
+    return replace(segmenter, digest="f" * 64, classes=classes or segmenter.classes)
+
+
+def test_corrected_masks_are_never_overwritten(world: Path, tmp_path: Path) -> None:
+    films, out = plain_films(tmp_path / "films", "a b c"), tmp_path / "out"
+    segmenter = predict.load(world / "network")
+    predict.predict(segmenter, films, out)
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((5, 5), np.uint8)).save(out / "lungs" / f"{name}.png")
+    corrected = (out / "lungs" / "a.png").read_bytes()
+    predict.predict(segmenter, films, out)
+    before = {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    with pytest.raises(InputError, match=r"lungs/a\.png \(and 1 more\).*move it to your masks"):
+        predict.predict(other(segmenter), films, out)
+    assert {f: f.read_bytes() for f in out.rglob("*") if f.is_file()} == before
+    assert (out / "lungs" / "a.png").read_bytes() == corrected
+    for name in ("a", "b"):
+        (out / "lungs" / f"{name}.png").unlink()
+    assert len(predict.predict(other(segmenter), films, out)) == 6
+    (tmp_path / "own" / "heart").mkdir(parents=True)
+    (tmp_path / "own" / "heart" / "b.png").write_bytes(b"drawn by hand")
+    with pytest.raises(InputError, match=r"heart/b\.png: not as it was written"):
+        predict.predict(segmenter, films, tmp_path / "own")
+
+
+def test_masks_half_written_when_killed_are_no_corrected_ones(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    films, out = plain_films(tmp_path / "films", "a b"), tmp_path / "out"
+    segmenter = predict.load(world / "network")
+    predict.predict(segmenter, films, out)
+    real = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        real(self, target)
+        if Path(target) == out / "lungs" / "a.png":
+            raise KeyboardInterrupt
+        return Path(target)
+
+    (films / "a.png").write_bytes((films / "b.png").read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict.predict(segmenter, films, out)
+    assert len(predict.predict(other(segmenter), films, out)) == 4
+
+
+def test_a_journal_that_is_none_stops_nothing(world: Path, tmp_path: Path) -> None:
+    films = plain_films(tmp_path / "films", "a")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / JOURNAL).write_text('{"key": 1}\n{"file": "a"}\n')
+    index = predict.predict(predict.load(world / "network"), films, tmp_path / "out")
+    assert len(index) == 2
+
+
+def test_no_mask_outlives_its_film_or_class(world: Path, tmp_path: Path) -> None:
+    films, out = plain_films(tmp_path / "films", "a deep/b c"), tmp_path / "out"
+    segmenter = predict.load(world / "network")
+    predict.predict(segmenter, films, out)
+    (films / "deep" / "b.png").unlink()
+    (films / "c.png").unlink()
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(out / "heart" / "c.png")
+    predict.predict(segmenter, films, out, to="values")
+    assert (out / "lungs" / "deep").is_dir()  # another format says nothing of these
+    predict.predict(segmenter, films, out)
+    masks = sorted(f.relative_to(out).as_posix() for f in out.rglob("*.png"))
+    assert masks == ["heart/a.png", "heart/c.png", "lungs/a.png", "values/a.png"]
+    assert not (out / "lungs" / "deep").exists()
+    predict.predict(other(segmenter, "lungs", "aorta"), films, out)
+    assert not (out / "heart" / "a.png").exists()
+    assert (out / "heart" / "c.png").exists()
+
+
+def test_some_films_are_drawn_beside_the_others(world: Path, tmp_path: Path) -> None:
+    films, out = plain_films(tmp_path / "films", "a b"), tmp_path / "out"
+    segmenter = predict.load(world / "network")
+    predict.predict(segmenter, films, out, trained_on=["b"])
+    whole = pd.read_csv(out / "predictions.csv")
+    index = predict.predict(segmenter, films, out, only=["a"])
+    assert index["file"].unique().tolist() == ["a.png"]
+    pd.testing.assert_frame_equal(pd.read_csv(out / "predictions.csv"), whole)
+    with pytest.raises(InputError, match=r"another network.*masks of 1 film that is not asked"):
+        predict.predict(other(segmenter), films, out, only=["a"])
+    pd.testing.assert_frame_equal(pd.read_csv(out / "predictions.csv"), whole)
 
 
 def test_values_and_chosen_films(world: Path) -> None:
@@ -217,6 +355,59 @@ def test_bad_calls_say_so_first(world: Path, tmp_path: Path,
     assert command.main([*call, "--out", str(tmp_path / "o"), "--only", "patient00001/film0000"])\
         == 0  # fmt: skip
     assert "1 films, 2 classes" in capsys.readouterr().out
+
+
+def test_segmentations_are_asked_of_dicom_films_only(world: Path, tmp_path: Path) -> None:
+    """Where there is none, a class without a code is nobody's worry."""
+    films, both = plain_films(tmp_path / "films", "a b"), ["png", "dicom-seg"]
+    assert predict.formats(films, both, ["infection"]) == {"png": []}
+    with pytest.raises(InputError, match=r"'to' is \['dicom-seg'\], and no film in"):
+        predict.formats(films, ["dicom-seg"], ["infection"])
+    mixed = world / "example" / "films"
+    found = predict.formats(mixed, both, ["lungs"])
+    assert found["png"] == []
+    assert [name.endswith(".dcm") for name in found["dicom-seg"]] == [True] * 3
+    with pytest.raises(InputError, match="'infection' has no code"):
+        predict.formats(mixed, both, ["infection"])
+
+
+def test_dicom_without_preamble_is_dicom(world: Path, tmp_path: Path) -> None:
+    """In the list of films, for its spacing, and to refer to."""
+    film = dcmread(sorted((world / "example" / "films").rglob("*.dcm"))[0])
+    del film.file_meta
+    (tmp_path / "films").mkdir()
+    film.save_as(tmp_path / "films" / "1.2.840", implicit_vr=False, little_endian=True)
+    for to in ("png", "dicom-seg"):
+        index = predict.predict(
+            predict.load(world / "network"), tmp_path / "films", tmp_path / to, to=to
+        )
+        assert index["spacing_from"].tolist() == ["PixelSpacing"] * 2
+    made = dcmread(tmp_path / "dicom-seg" / index["mask"].iloc[0])
+    assert made.pixel_array.sum(axis=(1, 2)).tolist() == index["pixels"].tolist()
+
+
+@pytest.mark.parametrize(
+    "note", ["[1]", "{", '{"classes": null, "size": 64}', '{"classes": ["a", "b"], "size": "64"}']
+)
+def test_a_note_that_is_none(note: str, world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "network", tmp_path / "network")
+    (tmp_path / "network" / predict.NOTE).write_text(note)
+    with pytest.raises(InputError, match=r"segmenter\.json: not like"):
+        predict.load(tmp_path / "network")
+
+
+def test_a_full_disk_is_one_line(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    films = plain_films(tmp_path / "films", "a b")
+    monkeypatch.setattr(Journal, "_add", full)
+    for name in ("a", "b"):
+        with pytest.raises(InputError, match=r"cannot write here .No space left on device"):
+            predict.predict(predict.load(world / "network"), films, tmp_path / name)
+        (films / "a.png").write_bytes(b"no film")
 
 
 def test_nih_originals(world: Path, shared_dir: Path, tmp_path: Path) -> None:

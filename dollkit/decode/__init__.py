@@ -112,6 +112,16 @@ def probe(
         return picture_size(path, kind, file, depths)
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file is read as DICOM, with or without preamble.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with path.open("rb") as file:
+        return _found(path, file.read(_HEAD)) == "DICOM"
+
+
 def _dicom() -> ModuleType:
     # Few need it, and pydicom takes a third of a second to import.
     from dollkit.decode import dicom
@@ -121,11 +131,7 @@ def _dicom() -> ModuleType:
 
 def _kind(path: Path, head: bytes, any_ending: bool) -> str:
     """Format of a file by its first bytes, one of `FORMATS`; its ending has to agree."""
-    named = ENDINGS.get(path.suffix.lower())
-    found = _sniff(head)
-    if found is None:
-        # A raw film has no mark of its own; its first pixels may look like anything short.
-        found = RAW if named == RAW else "DICOM" if _is_bare_dicom(head) else None
+    named, found = ENDINGS.get(path.suffix.lower()), _found(path, head)
     if found is None:
         raise InputError(f"{path}: not a PNG, JPEG, GIF, TIFF or DICOM image: {AGAIN}")
     if named not in (None, found) and not any_ending:
@@ -134,6 +140,14 @@ def _kind(path: Path, head: bytes, any_ending: bool) -> str:
             "rename it or fetch it again"
         )
     return found
+
+
+def _found(path: Path, head: bytes) -> str | None:
+    found = _sniff(head)
+    if found is None:
+        # A raw film has no mark of its own; its first pixels may look like anything short.
+        found = RAW if ENDINGS.get(path.suffix.lower()) == RAW else None
+    return found or ("DICOM" if _is_bare_dicom(head) else None)
 
 
 def _sniff(head: bytes) -> str | None:

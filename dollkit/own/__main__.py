@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what a column of the CSV file is; OURS blank: leave it out",
     )  # fmt: skip
     add.add_argument("--folds", type=int, default=2, help="parts to judge in turns (%(default)s)")
-    add.add_argument("--decode", action="store_true", help="read every film too, not masks alone")
+    add.add_argument("--decode", action="store_true", help="read every film of the folder too")
     add.set_defaults(run=_check)
 
     add = commands.add_parser("run", help="notebook 11, from classifiers to masks and the report")
@@ -102,7 +102,7 @@ def _check(given: argparse.Namespace) -> None:
         print(f"masks of {row['class']}: {row['masks']}, {row['empty']} of them empty, the others "
               f"cover {row['share']:.1%} of their film on average")  # fmt: skip
     if given.decode:
-        print(f"films read: {looking.at_films(own)}")
+        print(f"films read: {looking.at_films(given.films)}")
     try:
         told = comparing.check_masks(own.task.films, True, 1)
     except InputError as error:

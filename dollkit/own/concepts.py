@@ -60,8 +60,8 @@ def concept(name: str, given: Mapping[str, Sequence[str]] | None = None) -> Conc
     Raises:
         InputError: a class that has no code here, or a code that is not three texts.
     """
-    own = {k.lower(): v for k, v in (given or {}).items()}
-    plain = " ".join(name.lower().replace("_", " ").split())
+    own = {_words(k): v for k, v in (given or {}).items()}
+    plain = _words(name)
     if plain in own:
         parts = list(own[plain])
         if len(parts) != 3 or not all(isinstance(p, str) and p.strip() for p in parts):
@@ -86,3 +86,7 @@ def concept(name: str, given: Mapping[str, Sequence[str]] | None = None) -> Conc
             "'CLASS=SCT:VALUE:MEANING'), or write PNG"
         )
     return Concept(codes.SCT.AnatomicalStructure, getattr(codes.SCT, organ), modifier)
+
+
+def _words(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").split())

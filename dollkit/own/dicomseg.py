@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pydicom.uid import generate_uid
 import dollkit
 from dollkit.decode.imagefile import quiet
 from dollkit.errors import InputError
+from dollkit.images import probe
 from dollkit.own.concepts import Concept, concept
 from dollkit.own.listing import is_dicom
 
@@ -57,9 +60,12 @@ def check(folder: Path, names: Sequence[str], classes: Sequence[str],
             "ask for PNG, or give DICOM films alone"
         )
     for name in names:
-        with quiet():
-            film = dcmread(folder / name, stop_before_pixels=True, specific_tags=list(_NEEDED))
-        lacking = [tag for tag in _NEEDED if not film.get(tag)]
+        lacking: list[str] = []
+        # One that cannot be read at all stops no other: who draws will tell.
+        with contextlib.suppress(InputError):
+            if absent := _lacking(folder / name):
+                probe(folder / name)
+                lacking = absent
         if lacking:
             raise InputError(
                 f"{folder / name}: DICOM without {lacking[0]}, which a segmentation refers to: "
@@ -68,18 +74,17 @@ def check(folder: Path, names: Sequence[str], classes: Sequence[str],
     return found
 
 
-def write(
-    path: Path, source: Path, masks: Sequence[U8], classes: Sequence[str],
-    concepts: Sequence[Concept], network: str,
-) -> Path:  # fmt: skip
-    """Write the masks of one film.
+def encode(
+    source: Path, masks: Sequence[U8], classes: Sequence[str], concepts: Sequence[Concept],
+    network: str,
+) -> bytes:  # fmt: skip
+    """The masks of one film as a DICOM file.
 
     The patient and study modules are those of the film, as the standard demands of derived
     objects: whoever gets this file can read whatever name stands in the film. Equal films, classes
     and network give equal UIDs.
 
     Args:
-        path: file to write.
         source: the film's DICOM file.
         masks: one (Rows, Columns) uint8 in {0, 1} per class; they may overlap and be empty.
         classes: segment labels.
@@ -130,11 +135,9 @@ def write(
         raise InputError(
             f"{source}: no DICOM segmentation can refer to it ({type(error).__name__}): ask for PNG"
         ) from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    made.save_as(part)
-    part.replace(path)
-    return path
+    file = io.BytesIO()
+    made.save_as(file)
+    return file.getvalue()
 
 
 def _silently(**settings: Any) -> hd.seg.Segmentation:
@@ -145,8 +148,7 @@ def _silently(**settings: Any) -> hd.seg.Segmentation:
 
 def _header(source: Path) -> Dataset:
     """The film's header, with blanks where the standard demands an attribute that it lacks."""
-    with quiet():
-        film = dcmread(source, stop_before_pixels=True)
+    film = _read(source)
     for tag in _BLANK:
         if tag not in film:
             setattr(film, tag, None)
@@ -155,6 +157,29 @@ def _header(source: Path) -> Dataset:
         # grid is that of the film that the segments refer to, and so is its spacing.
         del film.PixelSpacing
     return film
+
+
+def _lacking(path: Path) -> list[str]:
+    film = _read(path, list(_NEEDED))
+    with _reading(path):  # pydicom makes values when they are asked for
+        return [tag for tag in _NEEDED if not film.get(tag)]
+
+
+def _read(path: Path, tags: list[str] | None = None) -> Dataset:
+    with _reading(path):
+        # By force: a film may lack the preamble.
+        return dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        with quiet():
+            yield
+    except Exception as error:  # pydicom may raise anything over damaged bytes
+        raise InputError(
+            f"{path}: DICOM file corrupt or cut off ({type(error).__name__}): leave it out"
+        ) from None
 
 
 def _series(film: Dataset) -> int:

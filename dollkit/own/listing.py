@@ -8,18 +8,20 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from dollkit import decode
 from dollkit.errors import InputError
 from dollkit.readers.own import ENDINGS
 
+BESIDE = (".csv", ".txt", ".json", ".md", ".xml", ".zip")
 LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
-_MARK = slice(128, 132)
+DIRECTORY = "DICOMDIR"
+"""Table of contents of a CD from a hospital: DICOM, and no film."""
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file has the mark of DICOM (``DICM`` after 128 bytes), whatever its ending."""
+    """Whether a file is DICOM by its first bytes, as `decode.load_image` takes it."""
     try:
-        with path.open("rb") as file:
-            return file.read(_MARK.stop)[_MARK] == b"DICM"
+        return decode.is_dicom(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -70,7 +72,7 @@ def films_below(folder: Path) -> list[str]:
         name
         for name in files_below(folder)
         if PurePosixPath(name).suffix.lower() in ENDINGS
-        or (not _known(name) and is_dicom(folder / name))
+        or (not _no_film(name) and is_dicom(folder / name))
     ]
     if not found:
         raise InputError(f"{folder}: no film here ({', '.join(ENDINGS)}): check the folder")
@@ -130,9 +132,10 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
-def _known(name: str) -> bool:
+def _no_film(name: str) -> bool:
     # Tables and notes lie beside films; reading their first bytes would be for nothing.
-    return PurePosixPath(name).suffix.lower() in (".csv", ".txt", ".json", ".md", ".xml", ".zip")
+    path = PurePosixPath(name)
+    return path.name.upper() == DIRECTORY or path.suffix.lower() in BESIDE
 
 
 def _litter(name: str) -> bool:

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from dollkit.errors import InputError
 from dollkit.images import load_image
+from dollkit.own.listing import films_below
 from dollkit.own.source import Own
 from dollkit.readers.table import FilmTable
 
@@ -57,22 +58,22 @@ def at_masks(own: Own) -> tuple[pd.DataFrame, list[str]]:
     return frame, notes
 
 
-def at_films(own: Own) -> int:
-    """Decode all films that classifiers learn from; returns how many.
+def at_films(folder: Path) -> int:
+    """Decode all films of a folder, as predictions will; returns how many.
 
     Raises:
         InputError: the first film that cannot be read, and how many more cannot.
     """
     wrong: list[str] = []
-    table = own.films
-    for film in tqdm(range(len(table)), desc="films", unit="film", disable=None):
+    names = films_below(folder)
+    for name in tqdm(names, desc="films", unit="film", disable=None):
         try:
-            _size(table, film)
+            load_image(folder / name)
         except InputError as error:
             wrong.append(str(error))
     if wrong:
         raise InputError(wrong[0] + (f" (and {len(wrong) - 1} films more)" if wrong[1:] else ""))
-    return len(table)
+    return len(names)
 
 
 def _size(table: FilmTable, film: int) -> tuple[int, int]:

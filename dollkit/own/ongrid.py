@@ -115,7 +115,8 @@ def spacing_of(path: Path) -> Spacing | None:
     if not is_dicom(path):
         return None
     with quiet():
-        found = dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
+        # By force: a film may lack the preamble.
+        found = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(tags))
         for tag in tags:
             try:
                 rows, columns = (float(v) for v in found.get(tag) or ())

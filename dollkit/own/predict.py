@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,24 +21,17 @@ from dollkit import compute, networks, weights
 from dollkit.errors import InputError
 from dollkit.labelling import fingerprint
 from dollkit.labels.filmset import image_id_of
-from dollkit.own import ongrid
+from dollkit.own import drawnindex, ongrid
 from dollkit.own.concepts import Concept
-from dollkit.own.listing import chosen, films_below, plain
+from dollkit.own.journal import Journal, Rows, State, state_of
+from dollkit.own.listing import chosen, films_below, is_dicom, plain
+from dollkit.own.note import read_note
 from dollkit.readers.fingerprint import batched
 from dollkit.sources import sha256
-from dollkit.storewriter import unwritable
-
-log = logging.getLogger(__name__)
 
 NOTE = "segmenter.json"
-INDEX = "predictions"
-JOURNAL = "predictions.part"
 TO = ("png", "values", "dicom-seg")
 BATCH = 8
-COLUMNS = [
-    "file", "class", "mask", "value", "pixels", "area_mm2", "spacing_from", "mean_probability",
-    "trained_on",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,12 +69,8 @@ def load(folder: Path, classes: Sequence[str] = (), size: int | None = None) -> 
     """
     where = compute.device()
     net = weights.load_network(folder, where)
-    try:
-        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        note = {}
-    names = tuple(classes) or tuple(note.get("classes", ()))
-    side = size or note.get("size")
+    noted, noted_size = read_note(folder / NOTE)
+    names, side = tuple(classes) or noted, size or noted_size
     channels = networks.config_of(net)["classes"]
     if len(names) != channels or not side:
         raise InputError(
@@ -90,7 +79,7 @@ def load(folder: Path, classes: Sequence[str] = (), size: int | None = None) -> 
         )
     if side < 32 or side % 32:
         raise InputError(f"parameter 'size' is {side}: use a multiple of 32")
-    return Segmenter(net, names, int(side), sha256(folder / weights.FILE))
+    return Segmenter(net, names, side, sha256(folder / weights.FILE))
 
 
 def predict(
@@ -102,8 +91,12 @@ def predict(
     only: Sequence[str] = (),
     trained_on: Collection[str] = (),
     codes: Mapping[str, Sequence[str]] | None = None,
+    failed: dict[str, str] | None = None,
 ) -> pd.DataFrame:
     """Draw masks on the films of a folder, each on its own grid. A killed call goes on.
+
+    A mask that was corrected by hand is never overwritten or removed. Masks of earlier calls whose
+    film or class is gone are removed.
 
     Args:
         segmenter: from `load`.
@@ -113,52 +106,123 @@ def predict(
             corrected and trained on); ``values``: ``values/<film>.png`` with the number of the
             class, the likelier one where classes overlap (areas are then of what is drawn); or
             ``dicom-seg``: ``dicom-seg/<film>.dcm``.
-        only: films by name; none: all.
+        only: films by name; none: all. What `out` has of others stays, in the index too.
         trained_on: ids of films that the network saw with their masks (`comparing.final`): marked
             in the index, because such a mask says nothing of how good others are.
         codes: see `concepts.concept`.
+        failed: gets the films that could not be read, with the reason; None: they are an error,
+            at the end.
 
     Returns:
-        The index, one row per film and class: `COLUMNS`. ``area_mm2`` is blank where the film
-        does not say its spacing; ``spacing_from`` names the attribute it came from.
+        The index of the films asked for, one row per film and class: `drawnindex.COLUMNS`.
+        ``area_mm2`` is blank where the film does not say its spacing; ``spacing_from`` names the
+        attribute it came from. A mask corrected by hand has the numbers of what was drawn.
 
     Raises:
         InputError: before anything is computed: no films, an unknown name, DICOM segmentations
-            of films that are no DICOM, or of a class without code; later: a film that cannot be
-            read, or `out` cannot be written.
+            of films that are no DICOM, or of a class without code, or a corrected mask that would
+            be overwritten; later: `out` cannot be written; at the end, when all else is written:
+            films that could not be read, where nobody takes them as `failed`.
     """
-    names = chosen(films_below(films), only, films)
+    there = films_below(films)
+    names = chosen(there, only, films)
     if out.resolve() == films.resolve() or films.resolve() in out.resolve().parents:
         raise InputError(f"{out}: lies in the folder of the films: choose another to write to")
     concepts = check(films, names, segmenter.classes, to, codes)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(out, error) from None
     settings = [segmenter.digest, list(segmenter.classes), segmenter.size, to]
     key = fingerprint(settings, dict(codes or {}), dollkit.__version__)
-    journal = _Journal(out / JOURNAL, key)
-    waiting = [name for name in names if not journal.stands(out, films, name)]
+    journal = Journal(out, key)
+    waiting = [name for name in names if not journal.stands(films, name)]
+    journal.guard(f for name in waiting for f in _files(segmenter.classes, name, to))
+    keep = {f for name in names for f in _files(segmenter.classes, name, to)}
+    stale = journal.stale(keep, names, there, to)
+    for name in {*names, *(set(journal.failed) - set(there))}:
+        journal.failed.pop(name, None)
+    journal.save()
+    journal.remove(stale)
     where = next(segmenter.net.parameters()).device
     bar = tqdm(total=len(names), initial=len(names) - len(waiting), desc="predict", unit="film",
                disable=None)  # fmt: skip
     for some in batched(waiting, BATCH):
-        read = [ongrid.read_film(films, name, segmenter.size) for name in some]
-        for film, logits in zip(read, ongrid.logits_of(segmenter.net, read, where), strict=True):
+        read = list(_read(films, some, segmenter.size, journal))
+        grids = [film for film, _ in read]
+        logits = ongrid.logits_of(segmenter.net, grids, where) if read else ()
+        for (film, state), values in zip(read, logits, strict=True):
             try:
-                rows = list(_write(segmenter, films, out, film, logits, to, concepts))
-            except OSError as error:
-                raise unwritable(out, error) from None
-            journal.add(films, film.name, rows)
-            bar.update()
+                rows, made = _draw(segmenter, films, film, values, to, concepts)
+            except InputError as error:
+                journal.fail(film.name, str(error))
+                continue
+            journal.write(film.name, state, rows, made, to)
+        bar.update(len(some))
     bar.close()
-    rows = [row for name in names for row in journal.rows[name]]
-    index = pd.DataFrame(rows)
     seen = set(trained_on)
-    index["trained_on"] = [image_id_of(name) in seen for name in index["file"]]
-    index = index[COLUMNS]
-    _write_index(index, out, segmenter, to)
-    return index
+    for name in names:
+        for row in journal.rows.get(name, ()):
+            row["trained_on"] = image_id_of(name) in seen
+    unread = {name: journal.failed[name] for name in names if name in journal.failed}
+    journal.remove([f for name in unread for f in journal.files_of(name, to)])
+    journal.save()
+    head = {
+        "made_by": f"dollkit {dollkit.__version__}",
+        "use": "research software, not for clinical use",
+        "network_sha256": segmenter.digest,
+        "size": segmenter.size,
+        "classes": {name: k for k, name in enumerate(segmenter.classes, start=1)},
+        "to": to,
+    }
+    index = drawnindex.write(journal, there, head)
+    if failed is not None:
+        failed |= unread
+    elif unread:
+        raise InputError(
+            f"{next(iter(unread.values()))} ({len(unread)} of {len(names)} films could not be "
+            f"read, {out / drawnindex.FAILED} lists them; masks of the others are written)"
+        )
+    return index[index["file"].isin(names)].reset_index(drop=True)
+
+
+def _files(classes: Sequence[str], name: str, to: str) -> list[str]:
+    """The files of a film's masks, one per class, below the folder of a call."""
+    stem = plain(name)
+    if to == "png":
+        return [f"{one}/{stem}.png" for one in classes]
+    return [f"{to}/{stem}.{'dcm' if to == 'dicom-seg' else 'png'}"] * len(classes)
+
+
+def _read(
+    films: Path, names: Sequence[str], size: int, journal: Journal
+) -> Iterator[tuple[ongrid.Film, State]]:
+    """Films that can be read; the others are noted."""
+    for name in names:
+        try:
+            yield ongrid.read_film(films, name, size), state_of(films / name)
+        except InputError as error:
+            journal.fail(name, str(error))
+
+
+def formats(
+    films: Path, to: Sequence[str], classes: Sequence[str],
+    codes: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, list[str]]:  # fmt: skip
+    """Formats that masks of a folder can be written in, with the films to ask for; none: all.
+
+    DICOM segmentations are of DICOM films; where there is none they are left out.
+
+    Raises:
+        InputError: no format is left, or see `check`.
+    """
+    dicom = [name for name in films_below(films) if is_dicom(films / name)]
+    found = {kind: dicom if kind == "dicom-seg" else [] for kind in to}
+    if not dicom:
+        found.pop("dicom-seg", None)
+    if not found:
+        raise InputError(
+            f"parameter 'to' is {list(to)}, and no film in {films} is DICOM: add 'png' or 'values'"
+        )
+    for kind, names in found.items():
+        check(films, names, classes, kind, codes)
+    return found
 
 
 def check(
@@ -179,107 +243,46 @@ def check(
     return dicomseg.check(films, names, classes, codes)
 
 
-def _write(
-    segmenter: Segmenter, films: Path, out: Path, film: ongrid.Film,
+def _draw(
+    segmenter: Segmenter, films: Path, film: ongrid.Film,
     logits: npt.NDArray[np.float32], to: str, concepts: Sequence[Concept],
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Write the masks of one film; yields a row per class."""
+) -> tuple[Rows, dict[str, bytes]]:  # fmt: skip
+    """Masks of one film: a row per class, and the files by path."""
     spacing = ongrid.spacing_of(films / film.name)
     masks: list[ongrid.U8] = []
+    rows: Rows = []
+    made: dict[str, bytes] = {}
+    files = _files(segmenter.classes, film.name, to)
     values = None
     if to == "values":
         values = ongrid.values_of(logits, film.height, film.width)
-        _save(values, out / "values" / f"{plain(film.name)}.png")
-    for k, name in enumerate(segmenter.classes):
+        made[files[0]] = _png(values)
+    for k, (name, file) in enumerate(zip(segmenter.classes, files, strict=True)):
         one = next(ongrid.drawn(logits[k : k + 1], film.height, film.width))
-        where, mask, value = f"dicom-seg/{plain(film.name)}.dcm", one.mask, k + 1
+        mask, value = one.mask, k + 1
         if values is not None:
-            where, mask = f"values/{plain(film.name)}.png", (values == value).astype(np.uint8)
+            mask = (values == value).astype(np.uint8)
         elif to == "png":
-            where, value = f"{name}/{plain(film.name)}.png", 255
-            _save(mask * np.uint8(255), out / where)
+            value = 255
+            made[file] = _png(mask * np.uint8(255))
         else:
             masks.append(mask)
         pixels = int(mask.sum())
-        yield {
-            "file": film.name, "class": name, "mask": where, "value": value, "pixels": pixels,
+        rows.append({
+            "file": film.name, "class": name, "mask": file, "value": value, "pixels": pixels,
             "area_mm2": None if spacing is None else round(pixels * spacing.area, 3),
             "spacing_from": "" if spacing is None else spacing.source,
             "mean_probability": None if np.isnan(one.probability) else round(one.probability, 5),
-        }  # fmt: skip
+        })  # fmt: skip
     if to == "dicom-seg":
         from dollkit.own import dicomseg
 
-        path = out / "dicom-seg" / f"{plain(film.name)}.dcm"
         source, classes = films / film.name, segmenter.classes
-        dicomseg.write(path, source, masks, classes, concepts, segmenter.digest)
+        made[files[0]] = dicomseg.encode(source, masks, classes, concepts, segmenter.digest)
+    return rows, made
 
 
-def _save(picture: ongrid.U8, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(picture).save(part, format="PNG")
-    part.replace(path)
-
-
-def _write_index(index: pd.DataFrame, out: Path, segmenter: Segmenter, to: str) -> None:
-    head = {
-        "made_by": f"dollkit {dollkit.__version__}",
-        "use": "research software, not for clinical use",
-        "network_sha256": segmenter.digest,
-        "size": segmenter.size,
-        "classes": {name: k for k, name in enumerate(segmenter.classes, start=1)},
-        "to": to,
-    }
-    rows = index.astype(object).where(index.notna(), None).to_dict("records")
-    text = json.dumps({**head, "predictions": rows}, indent=1, ensure_ascii=False)
-    try:
-        index.to_csv(out / f"{INDEX}.csv", index=False, lineterminator="\n")
-        (out / f"{INDEX}.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise unwritable(out, error) from None
-
-
-class _Journal:
-    """Rows of the films that are done, one line each, under the key of what made them."""
-
-    def __init__(self, path: Path, key: str) -> None:
-        self.path = path
-        self.rows: dict[str, list[dict[str, Any]]] = {}
-        self._state: dict[str, list[int]] = {}
-        lines: list[Any] = []
-        if path.is_file():
-            for text in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    lines.append(json.loads(text))
-                except ValueError:
-                    break  # cut off where the process was killed
-        if lines and lines[0] == {"key": key}:
-            for line in lines[1:]:
-                self.rows[line["film"]], self._state[line["film"]] = line["rows"], line["state"]
-        try:
-            head: list[dict[str, Any]] = [{"key": key}]
-            head += [{"film": f, "state": self._state[f], "rows": r} for f, r in self.rows.items()]
-            path.write_text("".join(json.dumps(h) + "\n" for h in head), encoding="utf-8")
-        except OSError as error:
-            raise unwritable(path.parent, error) from None
-
-    def stands(self, out: Path, films: Path, name: str) -> bool:
-        """Whether a film has not changed since it was done, and its masks are there."""
-        rows = self.rows.get(name)
-        return (
-            rows is not None
-            and self._state[name] == _state(films / name)
-            and all((out / row["mask"]).is_file() for row in rows)
-        )
-
-    def add(self, films: Path, name: str, rows: list[dict[str, Any]]) -> None:
-        state = _state(films / name)
-        self.rows[name], self._state[name] = rows, state
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"film": name, "state": state, "rows": rows}) + "\n")
-
-
-def _state(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
+def _png(picture: ongrid.U8) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return file.getvalue()
