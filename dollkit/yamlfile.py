@@ -14,7 +14,8 @@ class _UniqueKeys(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice (YAML silently keeps the last)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        named = [k for k, _ in node.value if k.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(k, deep=True) for k in named]
         for twice in (k for k in keys if keys.count(k) > 1):
             line = node.start_mark.line + 1
             raise InputError(f"key {twice!r} stands twice in the block from line {line}; drop one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from pathlib import Path
@@ -177,3 +178,17 @@ def test_what_is_copied(film: Path, tmp_path: Path) -> None:
     about.InstitutionName, about.OperatorsName = "Secret hospital", "Secret^Operator"
     about.save_as(film)
     assert "Secret" not in str(dcmread(write(film, tmp_path / "a.dcm")))
+
+
+@pytest.mark.parametrize("charset", ["", "ISO_IR 100", "ISO_IR 192"])
+def test_classes_are_written_in_any_letters(film: Path, charset: str) -> None:
+    """Whatever letters the film itself can hold, and its patient's name stays."""
+    patient = "Müller^Jörg" if charset else "Mueller^Joerg"
+    changed(film, SpecificCharacterSet=charset, PatientName=patient)
+    labels, shape = ["Herz ä", "心"], (dcmread(film).Rows, dcmread(film).Columns)
+    one = np.ones(shape, np.uint8)
+    made = dicomseg.encode(film, [one, one], labels, [concept("heart")] * 2, NETWORK)
+    read = dcmread(io.BytesIO(made))
+    assert [s.SegmentLabel for s in read.SegmentSequence] == labels
+    assert str(read.PatientName) == patient
+    assert read.SpecificCharacterSet == "ISO_IR 192"

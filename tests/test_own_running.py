@@ -27,6 +27,9 @@ def test_settings_are_those_of_the_notebook(tmp_path: Path) -> None:
     assert found["sizes"] == [8]
     assert found["findings"] == ""
     assert running.read_settings(settings(tmp_path, ""))["run"] == "own"
+    merged = "doll:\n  <<: &a {train: 7, valid: 8}\n  <<: *a\n  steps: 9\n"
+    found = running.read_settings(settings(tmp_path, merged))
+    assert found["doll"] == {"train": 7, "valid": 8, "steps": 9}
 
 
 @pytest.mark.parametrize(

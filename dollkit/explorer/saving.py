@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,8 @@ def save_thresholds(source: Source, corrected: Mapping[str, Cut], name: str) -> 
         make_writable(source.folder)
         rules = source.folder / f"{name}-{digest}.csv"
         _write(rules, text.encode())
-        more = f"--distil threshold=tuned thresholds={rules.resolve()} ignore={ignore:g}"
+        table = shlex.quote(f"thresholds={rules.resolve()}")
+        more = f"--distil threshold=tuned {table} ignore={ignore:g}"
         return Saved(rules, None, f"python -m dollkit.labels make ... {more}")
     folder = params.profile_file(source.profile).parent
     profile = folder / f"{name}.yaml"

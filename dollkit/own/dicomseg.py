@@ -135,6 +135,8 @@ def encode(
         raise InputError(
             f"{source}: no DICOM segmentation can refer to it ({type(error).__name__}): ask for PNG"
         ) from None
+    if not "".join(classes).isascii():  # the film's own character set need not have them
+        made.SpecificCharacterSet = "ISO_IR 192"
     file = io.BytesIO()
     made.save_as(file)
     return file.getvalue()
@@ -149,6 +151,8 @@ def _silently(**settings: Any) -> hd.seg.Segmentation:
 def _header(source: Path) -> Dataset:
     """The film's header, with blanks where the standard demands an attribute that it lacks."""
     film = _read(source)
+    if "SpecificCharacterSet" in film and not film.SpecificCharacterSet:
+        del film.SpecificCharacterSet  # blank: the default, which highdicom refuses to copy
     for tag in _BLANK:
         if tag not in film:
             setattr(film, tag, None)
