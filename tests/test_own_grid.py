@@ -21,6 +21,7 @@ from dollkit.own import __main__ as command
 from dollkit.own import drawnindex, ongrid, predict
 from dollkit.own.journal import JOURNAL, Journal
 from dollkit.own.stranger import SPACING, write_example
+from dollkit.sources import sha256
 
 SHAPES = [(96, 96), (97, 131), (400, 150), (150, 400), (33, 501), (41, 40), (1201, 903)]
 SIZE = 64
@@ -283,6 +284,20 @@ def test_a_journal_that_is_none_stops_nothing(world: Path, tmp_path: Path) -> No
     (tmp_path / "out" / JOURNAL).write_text('{"key": 1}\n{"file": "a"}\n')
     index = predict.predict(predict.load(world / "network"), films, tmp_path / "out")
     assert len(index) == 2
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_journal_removes_nothing_outside_its_folder(
+    world: Path, tmp_path: Path, up: bool
+) -> None:
+    films, out = plain_films(tmp_path / "films", "a"), tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "precious").write_text("mine")
+    file = "../precious" if up else str(tmp_path / "precious")
+    line = {"file": file, "film": "gone.png", "to": "png", "sums": [sha256(tmp_path / "precious")]}
+    (out / JOURNAL).write_text(f'{{"key": "k"}}\n{json.dumps(line)}\n')
+    predict.predict(predict.load(world / "network"), films, out)
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_no_mask_outlives_its_film_or_class(world: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dollkit.errors import InputError
@@ -64,6 +64,9 @@ class Journal:
             if "key" in line:
                 known = line["key"] == self.key
             elif "file" in line:
+                # What stands here may be removed later: nothing outside, whoever wrote it.
+                if PurePosixPath(line["file"]).is_absolute() or ".." in line["file"].split("/"):
+                    return
                 one = self.files.setdefault(line["file"], Written(line["film"], line["to"]))
                 one.sums += line["sums"]
             elif known and "failed" in line:
