@@ -18,7 +18,7 @@ from dollkit import compute, networks, weights
 from dollkit.errors import InputError
 from dollkit.images import fit, fit_mask, frame, load_image
 from dollkit.own import __main__ as command
-from dollkit.own import drawnindex, ongrid, predict
+from dollkit.own import drawnindex, looking, ongrid, predict
 from dollkit.own.journal import JOURNAL, Journal
 from dollkit.own.stranger import SPACING, write_example
 from dollkit.sources import sha256
@@ -242,6 +242,8 @@ def test_corrected_masks_are_never_overwritten(world: Path, tmp_path: Path) -> N
         Image.fromarray(np.zeros((5, 5), np.uint8)).save(out / "lungs" / f"{name}.png")
     corrected = (out / "lungs" / "a.png").read_bytes()
     predict.predict(segmenter, films, out)
+    (told,) = looking.at_drawn(tmp_path)
+    assert told.startswith(f"2 masks in {out} were corrected by hand, the first is lungs/a.png")
     before = {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
     with pytest.raises(InputError, match=r"lungs/a\.png \(and 1 more\).*move it to your masks"):
         predict.predict(other(segmenter), films, out)
@@ -249,6 +251,7 @@ def test_corrected_masks_are_never_overwritten(world: Path, tmp_path: Path) -> N
     assert (out / "lungs" / "a.png").read_bytes() == corrected
     for name in ("a", "b"):
         (out / "lungs" / f"{name}.png").unlink()
+    assert looking.at_drawn(tmp_path) == []
     assert len(predict.predict(other(segmenter), films, out)) == 6
     (tmp_path / "own" / "heart").mkdir(parents=True)
     (tmp_path / "own" / "heart" / "b.png").write_bytes(b"drawn by hand")

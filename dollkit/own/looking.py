@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from dollkit.errors import InputError
 from dollkit.images import load_image
+from dollkit.own.journal import JOURNAL, Journal
 from dollkit.own.listing import films_below
 from dollkit.own.source import Own
 from dollkit.readers.table import FilmTable
@@ -74,6 +75,19 @@ def at_films(folder: Path) -> int:
     if wrong:
         raise InputError(wrong[0] + (f" (and {len(wrong) - 1} films more)" if wrong[1:] else ""))
     return len(names)
+
+
+def at_drawn(folder: Path) -> list[str]:
+    """What to know before masks are drawn below a folder again: those corrected by hand."""
+    out = []
+    for path in sorted(folder.glob(f"*/{JOURNAL}")):
+        if found := Journal(path.parent, "").corrected():
+            out.append(
+                f"{len(found)} masks in {path.parent} were corrected by hand, the first is "
+                f"{found[0]}: another network will not draw there until you have moved them to "
+                "your masks"
+            )
+    return out
 
 
 def _size(table: FilmTable, film: int) -> tuple[int, int]:
