@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from dollkit.findings import MOBILE, PATHOLOGIES
-from dollkit.stats import bootstrap_interval, patient_values
+from dollkit.stats import bootstrap_interval, patient_values, seen_enough
 
 SUMMARY_COLUMNS = [
     "finding", "explainer", "n_classifiers", "iou_matched", "iou_matched_lo", "iou_matched_hi",
@@ -32,11 +32,20 @@ def _mean(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
     return (float(units.mean()), *bootstrap_interval(units))
 
 
+def judged(cases: pd.DataFrame) -> pd.DataFrame:
+    """Cases of the findings that enter a mean over findings.
+
+    Those that at least `stats.FEWEST` patients have; all, where no finding has so many.
+    """
+    enough = seen_enough(cases["patient_id"], cases["finding"])
+    return cases[enough] if enough.any() else cases
+
+
 def summarise(cases: pd.DataFrame) -> pd.DataFrame:
     """Label quality per finding, explainer and number of classifiers.
 
     The shipped labels, the same with fewer classifiers (mean over all subsets of that size) and
-    the other explainers; row ``mean`` averages the findings.
+    the other explainers; row ``mean`` averages the findings that are `judged`.
 
     Returns:
         `SUMMARY_COLUMNS`: iou_matched at the truth's own area, iou_label at the label's own
@@ -49,7 +58,7 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
     for (explainer, count), setting in chosen.groupby(["explainer", "n_classifiers"]):
         found = [f for f in PATHOLOGIES if (setting["finding"] == f).any()]
         for finding in (*found, "mean"):
-            part = setting if finding == "mean" else setting[setting["finding"] == finding]
+            part = judged(setting) if finding == "mean" else setting[setting["finding"] == finding]
             row: dict[str, object] = {"finding": finding, "explainer": explainer}
             row["n_classifiers"] = count
             for name, column, stem in (
@@ -68,7 +77,7 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
 
 def _gap(part: pd.DataFrame, other: pd.DataFrame) -> tuple[tuple[float, float, float], int]:
     """Mean IoU at matched area minus that of other labels of the same cases, and their number."""
-    both = part.merge(other[[*CASE, "iou_matched"]], on=CASE, suffixes=("", "_other"))
+    both = judged(part).merge(other[[*CASE, "iou_matched"]], on=CASE, suffixes=("", "_other"))
     if both.empty:
         return (np.nan, np.nan, np.nan), 0
     return _mean(both.assign(gap=both["iou_matched"] - both["iou_matched_other"]), "gap"), len(both)
@@ -84,7 +93,8 @@ def ablation(cases: pd.DataFrame) -> pd.DataFrame:
     """
     shipped = cases[cases["factor"] == "shipped"]
     rows: list[dict[str, object]] = []
-    for (factor, value), part in cases.groupby(["factor", "value"], sort=False):
+    for (factor, value), every in cases.groupby(["factor", "value"], sort=False):
+        part = judged(every)
         mean, lo, hi = _mean(part, "iou_matched")
         per_finding = part.groupby("finding")[["hit", "iou_label", "precision", "recall"]].mean()
         means = per_finding.mean()
@@ -121,13 +131,16 @@ def goals(
     shipped = cases[cases["variant"] == "shipped"]
     able = classifiers.groupby("finding")["auroc"].mean()
     good = [f for f in PATHOLOGIES if able.get(f, 0) > auroc]
-    part = shipped[shipped["finding"].isin(good)]
+    # A finding of few patients tells nothing of others, see `stats.seen_enough`.
+    shown_enough = shipped[seen_enough(shipped["patient_id"], shipped["finding"])]
+    part = shown_enough[shown_enough["finding"].isin(good)]
     value = _mean(part, "hit") if len(part) else (np.nan,) * 3
     shown = part["finding"].nunique()
     text = f"hit rate at least {hit_rate:g}, {shown} findings with AUROC above {auroc:g}"
     rows = [(text, *value, _verdict(value[0] >= hit_rate, value[0]), len(part))]
     for finding in MOBILE:
-        part = shipped[(shipped["finding"] == finding) & shipped["iou_prior"].notna()]
+        known = shown_enough["iou_prior"].notna()
+        part = shown_enough[(shown_enough["finding"] == finding) & known]
         gap = part.assign(gap=part["iou_matched"] - part["iou_prior"])
         value = _mean(gap, "gap") if len(gap) else (np.nan,) * 3
         text = f"IoU above that of the mean-mask prior: {finding}"
@@ -145,7 +158,7 @@ def _committee(
     if singles.empty or shipped.empty:
         text = "IoU of all classifiers above that of the best single one"
         return text, np.nan, np.nan, np.nan, _verdict(False, np.nan), 0
-    means = {str(k): _mean(p, "iou_matched")[0] for k, p in singles.groupby("classifiers")}
+    means = {str(k): _mean(judged(p), "iou_matched")[0] for k, p in singles.groupby("classifiers")}
     best = max(means, key=means.__getitem__)
     gap, n = _gap(shipped, singles[singles["classifiers"] == best])
     text = (

@@ -118,10 +118,26 @@ def test_no_gain_leaves_the_adapter_undecided_with_a_note() -> None:
 def test_too_few_cases_are_undecided() -> None:
     cases = synthetic.segmentation_cases(patients=2, noise=0.05)
     rows = _evaluate(cases, synthetic.label_cases(patients=4))
-    # Four patients: 2^4 sign patterns, p cannot fall below 1/8, however large the effect.
-    assert rows[rows["claim"] == "C1"]["p"].min() >= 0.125
+    # Four patients: 2^4 sign patterns, p could not fall below 1/8, however large the effect.
+    labels = rows[rows["claim"] == "C1"]
+    assert labels["p"].isna().all()
+    assert labels["note"].str.startswith("not run: fewer than 5 patients with ").all()
     assert claims.overall(rows, "C1") == claims.UNDECIDED
     assert claims.overall(rows, "C2") == claims.UNDECIDED
+
+
+def test_a_finding_of_one_patient_decides_nothing() -> None:
+    labels = synthetic.label_cases(patients=12)
+    one = labels["finding"] == labels["finding"].iloc[0]
+    lone = one & (labels["patient_id"] != labels.loc[one, "patient_id"].iloc[0])
+    rare = str(labels["finding"].iloc[0])
+    rows = _evaluate(synthetic.segmentation_cases(), labels[~lone])
+    without = _evaluate(synthetic.segmentation_cases(), labels[~one])
+    for claim in ("C1", "C5"):
+        ours, theirs = (r[(r["claim"] == claim) & r["decides"]] for r in (rows, without))
+        np.testing.assert_array_equal(ours["effect"], theirs["effect"])
+        told = [n for n in ours["note"] if n == f"left out, in fewer than 5 patients: {rare}"]
+        assert told or claim == "C1"
 
 
 def test_two_seeds_are_undecided_however_clear() -> None:

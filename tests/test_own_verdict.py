@@ -59,7 +59,11 @@ def test_did_not_pay() -> None:
     table = verdict.contrasts(cases(flat(random=0.55, classifier=0.56, doll=0.55)), MARGIN)
     assert words(table) == {"random": verdict.NOT, "classifier": verdict.NOT}
     assert "worse beyond chance" in table.set_index("against").loc["classifier", "why"]
-    assert "Start from random weights" in verdict.sentence(table)
+    assert "Against random weights it gave nothing" not in verdict.sentence(table)
+    assert "Start from the classifier's backbone" in verdict.sentence(table)
+    alone = verdict.contrasts(cases(flat(random=0.55, doll=0.55)), MARGIN)
+    assert "Against random weights it gave nothing" in verdict.sentence(alone)
+    assert "classifier" not in verdict.sentence(alone)
 
 
 def test_a_gain_too_small_to_matter_did_not_pay() -> None:
@@ -105,7 +109,7 @@ def test_starts_that_draw_nothing_are_not_alike(level: float) -> None:
     table = verdict.contrasts(rows, MARGIN)
     assert set(table["verdict"]) == {verdict.UNKNOWN}
     assert "neither start reaches an mIoU of 0.01" in table["why"].iloc[0]
-    assert "Start from random weights" not in verdict.sentence(table)
+    assert "it gave nothing" not in verdict.sentence(table)
     (told,) = advice.advice(rows, table, MARGIN)
     assert told.startswith("With no number of masks the DoLL start reaches an mIoU of 0.01")
     alike = verdict.contrasts(rows.assign(iou=0.5), MARGIN)

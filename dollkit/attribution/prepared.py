@@ -133,9 +133,16 @@ def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
 def _fingerprint(model: nn.Module) -> _Key:
     """Changes whenever a layer is exchanged or a weight changes, by whatever means."""
     layers = tuple((id(m), m.training) for m in model.modules())
-    sums = [t.detach().double().sum() for t in (*model.parameters(), *model.buffers())]
-    values = torch.stack(sums).cpu().numpy().tobytes() if sums else b""
+    sums = [_checksum(t.detach()) for t in (*model.parameters(), *model.buffers())]
+    values = torch.cat(sums).cpu().numpy().tobytes() if sums else b""
     return (*layers, values)
+
+
+def _checksum(values: torch.Tensor) -> torch.Tensor:
+    # By place too: rows of a head that change places leave the plain sum as it is.
+    flat = values.double().flatten()
+    place = torch.arange(1, len(flat) + 1, dtype=flat.dtype, device=flat.device)
+    return torch.stack([flat.sum(), flat @ place])
 
 
 def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:

@@ -130,8 +130,10 @@ def sentence(table: pd.DataFrame) -> str:
             "Whether the labels add anything to the classifier's own backbone is open; that start "
             "is cheaper."
         )
-    elif word.get("random") == NOT:
-        said.append("Start from random weights: it is simpler, and costs nothing here.")
+    elif word.get("random") == NOT and not (main["hi"] < 0).drop("random").any():
+        said.append("Against random weights it gave nothing: they are the simpler start.")
+    if "classifier" in word and main.loc["classifier", "hi"] < 0:
+        said.append("Start from the classifier's backbone: DoLL is worse than that alone.")
     if all(v == UNKNOWN for v in word.values()):
         said.append(f"With {films} held-out films this comparison decides nothing either way.")
     if word.get("shuffled") in (NOT, UNKNOWN) and word.get("random") == PAID:

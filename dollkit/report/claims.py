@@ -21,12 +21,11 @@ import pandas as pd
 
 from dollkit.errors import InputError
 from dollkit.report.cases import write_csv
+from dollkit.report.claimtext import MIN_SEEDS, claim_table, reading
 from dollkit.report.contrasts import NO_GAIN, label_rows, missing, segmentation_rows
-from dollkit.report.render import format_value, markdown, p_value
 from dollkit.stats import holm
 
 ALPHA = 0.05
-MIN_SEEDS = 3
 CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "undecided"
 
 
@@ -206,7 +205,8 @@ def sentence(rows: pd.DataFrame, claim: str) -> str:
         text += f" Not tested: {', '.join(named)}."
     mde = tested.loc[tested["verdict"] == UNDECIDED, "mde"].dropna()
     if len(mde):
-        text += f" The undecided ones could have shown effects of {mde.min():.3f} at best."
+        best = f"{np.exp(mde.min()):.2f} times" if claim == "C3" else f"{mde.min():.3f}"
+        text += f" The undecided ones could have shown effects of {best} at best."
     return text
 
 
@@ -252,51 +252,8 @@ def write_claims(
         for decides, title in ((True, ""), (False, "Details (they decide nothing):")):
             some = part[(part["decides"] == decides) & (part["decides"] | part["effect"].notna())]
             if len(some):
-                lines += ["", *([title, ""] if title else []), _claim_table(some)]
-    lines += ["", "## How to read this", "", *_notes(seeds, repeats)]
+                lines += ["", *([title, ""] if title else []), claim_table(some)]
+    lines += ["", "## How to read this", "", *reading(seeds, repeats)]
     path = folder / "claims.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return [folder / "claims.csv", path]
-
-
-def _notes(seeds: pd.Series, repeats: int) -> list[str]:
-    covered = "fine-tuning runs; each arm was pre-trained once, so not another pre-training"
-    if repeats > 1:
-        whole = len(seeds) > 0 and repeats >= seeds.max()
-        covered = "training runs, pre-training included"
-        covered += "" if whole else f" ({repeats} pre-training runs of each arm, taken in turns)"
-    return [
-        "- Effects are signed so that positive speaks for the claim; brackets are 95 % intervals; "
-        "p is Holm-adjusted over all deciding contrasts of the profile "
-        "(details: over all details).",
-        "- mde: smallest true effect found with 80 % power at 5 %, before that adjustment.",
-        f"- Contrasts between trained networks need {MIN_SEEDS} seeds; their intervals cover other "
-        f"patients and other {covered}.",
-        "- Undecided means that the data fit both an effect and none; it is not evidence for none.",
-    ]
-
-
-def _claim_table(rows: pd.DataFrame) -> str:
-    def number(value: float) -> str:
-        return "–" if pd.isna(value) else f"{value:+.3f}"
-
-    shown = pd.DataFrame(
-        {
-            "task": rows["task"],
-            "contrast": rows["contrast"],
-            "effect [95 %]": [
-                number(e) if pd.isna(lo) else f"{number(e)} [{number(lo)}, {number(hi)}]"
-                for e, lo, hi in zip(rows["effect"], rows["lo"], rows["hi"], strict=True)
-            ],
-            "p (Holm)": [p_value(float(p)) for p in rows["p_holm"]],
-            "mde": [format_value(float(m)) for m in rows["mde"]],
-            "cases": rows["n_cases"].astype(str),
-            "patients": rows["n_patients"].astype(str),
-            "seeds": rows["n_seeds"].astype(str),
-            "verdict": rows["verdict"],
-            "note": rows["note"],
-        }
-    )
-    if rows["network"].nunique() > 1 or rows["n_train"].nunique() > 1:
-        shown.insert(1, "network, n train", rows["network"] + ", " + rows["n_train"].astype(str))
-    return markdown(shown)

@@ -18,12 +18,14 @@ from dollkit.report.settings import main_size
 from dollkit.report.speed import paired_speed
 from dollkit.report.tables import configurations
 from dollkit.stats import (
+    FEWEST,
     NO_EFFECT,
     Effect,
     Floats,
     crossed_effect,
     paired,
     patient_values,
+    seen_enough,
     smallest_effect,
 )
 
@@ -49,9 +51,15 @@ def missing(claim: str, contrast: str, task: str, reason: str, **more: object) -
 def _label_row(
     claim: str, contrast: str, rows: pd.DataFrame, gap: pd.Series, task: str, **more: object
 ) -> dict[str, object]:
+    enough = seen_enough(rows["patient_id"], rows["finding"])
+    few = ", ".join(sorted(rows["finding"][~enough].unique()))
+    rows, gap = rows[enough], gap[enough]
+    if rows.empty:
+        return missing(claim, contrast, task, f"fewer than {FEWEST} patients with {few}", **more)
     _, units = patient_values(gap, rows["patient_id"], rows["finding"])
     counts = {"n_cases": len(rows), "n_patients": len(units)}
-    return _row(claim, contrast, task, paired(units), **(counts | more))
+    note = {"note": f"left out, in fewer than {FEWEST} patients: {few}"} if few else {}
+    return _row(claim, contrast, task, paired(units), **(counts | note | more))
 
 
 def _explained(
@@ -97,8 +105,9 @@ def label_rows(labels: pd.DataFrame) -> list[dict[str, object]]:
     if not singles:
         rows.append(missing("C5", "K - best single", "labels", "no single-classifier labels"))
         return rows
+    judged = [p[seen_enough(p["patient_id"], p["finding"])] for _, p in singles]
     means = [float(patient_values(p["iou_matched"], p["patient_id"], p["finding"])[1].mean())
-             for _, p in singles]  # fmt: skip
+             if len(p) else 0.0 for p in judged]  # fmt: skip
     best = int(np.argmax(means))
     k = int(shipped["n_classifiers"].iloc[0])
     for position, (name, part) in enumerate(singles):

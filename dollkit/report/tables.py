@@ -9,6 +9,7 @@ import pandas as pd
 
 from dollkit.armnames import ARMS, OPTIONAL
 from dollkit.errors import InputError
+from dollkit.labelquality import judged
 from dollkit.report.cases import SETTING, TASKS, TUNINGS, contributions, explainer_of
 from dollkit.report.reference import load_reference
 from dollkit.report.render import span, write_table
@@ -212,11 +213,11 @@ def table3(labels: pd.DataFrame, ablation: pd.DataFrame | None = None) -> pd.Dat
     Returns:
         factor, value, explainer, n_classifiers, iou_matched, iou_matched_lo, iou_matched_hi,
         hit_rate, delta, delta_lo, delta_hi (minus shipped, over the films and findings that
-        both have), n (films x findings), n_patients. Means are over findings of means over
-        films; intervals are 95 % bootstraps over patients.
+        both have), n (films x findings), n_patients. Means are over findings (see
+        `labelquality.judged`) of means over films; intervals are 95 % bootstraps over patients.
     """
     rows: list[dict[str, object]] = []
-    setups = configurations(labels)
+    setups = configurations(judged(labels))
     shipped = setups[0][2][["image_id", "finding", "iou_matched"]]
     for position, (factor, value, part) in enumerate(setups):
         _, units = patient_values(part["iou_matched"], part["patient_id"], part["finding"])
