@@ -77,14 +77,14 @@ def labels_of(
 
 
 def validation_auroc(folder: Path) -> float:
-    """Macro AUROC on validation films of a classifier's last weights, from its history.
+    """Macro AUROC on validation films of a classifier's kept weights, the best of its history.
 
     Raises:
         InputError: no history with it in `folder`.
     """
     path = folder / "history.csv"
     try:
-        return float(pd.read_csv(path)["valid_auroc"].iloc[-1])
+        return max(pd.read_csv(path)["valid_auroc"].dropna().astype(float))
     except (OSError, KeyError, IndexError, ValueError) as error:
         raise InputError(
             f"{path}: no validation AUROC ({error}); arm 'single' picks the best classifier by "

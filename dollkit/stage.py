@@ -82,14 +82,15 @@ class RunningStage:
         return out
 
     def key(self, *without: str) -> str:
-        """Fingerprint of parameters, inputs and code: what a checkpoint must match.
+        """Fingerprint of parameters, inputs, modules and the notebook's code: what a checkpoint
+        must match.
 
         Args:
             without: parameters and families of inputs that do not touch what is resumed.
         """
         settings = {k: v for k, v in self.params.items() if k not in without}
         inputs = {k: v for k, v in self.input_hashes.items() if k.split("/")[0] not in without}
-        text = json.dumps([settings, inputs, self.code], sort_keys=True)
+        text = json.dumps([settings, inputs, self.code, _cells(self.notebook)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -212,6 +213,11 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
         part=mine(),
         input_hashes=hashes,
     )
+
+
+def _cells(notebook: Path) -> list[str]:
+    """Code of a notebook: its cells hold settings, too. Values of parameters count as such."""
+    return [source for source, tags in params.code_cells(notebook) if "parameters" not in tags]
 
 
 def _values(notebook: Path, namespace: Mapping[str, Any]) -> dict[str, Json]:

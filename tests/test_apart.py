@@ -75,3 +75,23 @@ def test_a_folder_of_ones_own_is_kept_apart(tmp_path: Path) -> None:
     assert judged.sum() == 12  # 0.4 of 30
     assert set(both.loc[judged, "split_x"]) == {"test"}
     assert {"train", "valid"} <= set(tables["films"].films["split"])
+
+
+def test_a_store_whose_data_set_has_gone_is_not_learnt_from(tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    for place in ("images", "masks/lungs"):
+        (root / place).mkdir(parents=True)
+    for i in range(30):
+        Image.fromarray(np.full((8, 8), 90 + i, np.uint8)).save(root / f"images/p{i}.png")
+        Image.fromarray(np.full((8, 8), 255, np.uint8)).save(root / f"masks/lungs/p{i}.png")
+    rows = [f"p{i}.png,p{i},{i % 2}" for i in range(30)]
+    (root / "films.csv").write_text("\n".join(["image,patient,Edema", *rows]))
+    assert list(readers.build("folder", root, out, 8, workers=1, alone=True)) == ["films", "lungs"]
+    for mask in (root / "masks/lungs").iterdir():
+        mask.unlink()
+    (root / "masks/lungs").rmdir()
+    (root / "masks").rmdir()
+    assert list(readers.build("folder", root, out, 8, workers=1)) == ["films"]
+    assert (out / "lungs").is_dir()  # a folder of stores from several calls
+    assert list(readers.build("folder", root, out, 8, workers=1, alone=True)) == ["films"]
+    assert sorted(f.name for f in out.iterdir()) == ["films"]

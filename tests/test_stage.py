@@ -59,6 +59,29 @@ def test_manifest_tells_what_was_made_from_what(toy: Path) -> None:
     assert not list(running.path.glob("*.tmp"))
 
 
+def test_what_a_checkpoint_must_match(toy: Path) -> None:
+    make("data")
+
+    def key() -> str:
+        return begin("classifiers", VALUES | {"architecture": "a"}).key()
+
+    first = key()
+    notebook = begin("classifiers", VALUES | {"architecture": "a"}).notebook
+    cells = json.loads(notebook.read_text())
+    assert key() == first
+    for cell in cells["cells"]:  # what was printed, and the defaults of parameters
+        if cell["cell_type"] == "code":
+            cell["execution_count"] = 7
+            if "parameters" in cell["metadata"].get("tags", ()):
+                cell["source"] = [*cell["source"], "\n", "# a remark"]
+    notebook.write_text(json.dumps(cells))
+    assert key() == first
+    cells["cells"].append({"cell_type": "code", "source": ["steps = 3"], "metadata": {}})
+    notebook.write_text(json.dumps(cells))
+    assert key() != first
+    assert key() != begin("classifiers", VALUES | {"architecture": "a", "size": 4}).key()
+
+
 def test_a_folder_without_manifest_is_not_there(toy: Path) -> None:
     with pytest.raises(InputError, match="stage labels needs data") as error:
         begin("labels", VALUES)

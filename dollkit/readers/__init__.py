@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ def build(
     stores: Mapping[str, str] | None = None,
     fill_from: str = "",
     phantom: Mapping[str, Any] | None = None,
+    alone: bool = False,
 ) -> dict[str, Path]:
     """Build the stores of a run.
 
@@ -125,6 +127,8 @@ def build(
             it are looked for or decoded.
         fill_from: ``phantom``: stores that the data sets do not give come from there; "": none.
         phantom: fields of `PhantomPlan` that differ from its defaults.
+        alone: `out` is to hold these stores and no other: one of an earlier call, whose data set
+            has gone since, is removed, so that nothing goes on learning from it.
 
     Returns:
         path of each store by name.
@@ -156,6 +160,10 @@ def build(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(out, error) from None
+    for name in STORES if alone else ():
+        if name not in tables and name not in asked and (out / name).is_dir():
+            shutil.rmtree(out / name)
+            log.info("%s: removed, no data set gives it now", out / name)
     built: dict[str, Path] = {}
     for name in STORES:
         if name in tables:
