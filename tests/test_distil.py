@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import baselines, labels, quality
+from dollkit import baselines, labels, paths, quality
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, PATHOLOGIES
 from dollkit.labels import Distil, rules, steps, tuning
@@ -185,7 +185,7 @@ def tuning_case(n: int = 6) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarr
     return np.stack(maps)[None], names, films, np.stack(truth)
 
 
-def test_threshold_settings_from_one_text(tmp_path: Path) -> None:
+def test_threshold_settings_from_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rules.settings("otsu") == {"threshold": "otsu"}
     assert rules.settings("peak 0.4") == {"threshold": "peak", "level": 0.4}
     assert rules.settings("quantile 0.05") == {"threshold": "quantile", "area": 0.05}
@@ -194,6 +194,8 @@ def test_threshold_settings_from_one_text(tmp_path: Path) -> None:
     path.write_text("finding,rule\nother,peak 0.3\n")
     own = Distil(**rules.settings(str(path)))  # type: ignore[arg-type]
     assert own.rule("Edema") == Rule("peak", 0.3)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)  # wherever a kernel works
+    assert Distil(**rules.settings("mine.csv")) == own  # type: ignore[arg-type]
     for bad in ("peak", "tune", "quantile 2"):
         with pytest.raises(InputError, match="parameter 'threshold' is"):
             rules.settings(bad)

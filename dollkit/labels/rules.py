@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from skimage.filters import threshold_otsu
 
+from dollkit import paths
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS
 
@@ -66,10 +67,11 @@ def settings(text: str) -> dict[str, str | float]:
 
     Args:
         text: ``otsu``, ``peak 0.5``, ``quantile 0.02``; ``tuned``: the phantom's rules; or the
-            path of a CSV file of rules.
+            path of a CSV file of rules, from the root of the repository: kernels work elsewhere.
     """
     if text == "tuned" or text.endswith(".csv"):
-        return {"threshold": "tuned", "thresholds": "" if text == "tuned" else text}
+        file = "" if text == "tuned" else str(paths.ROOT / text)
+        return {"threshold": "tuned", "thresholds": file}
     rule = parse(text, "parameter 'threshold'")
     value = {"peak": "level", "quantile": "area"}.get(rule.kind)
     return {"threshold": rule.kind} | ({} if value is None else {value: rule.value})
