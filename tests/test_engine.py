@@ -171,6 +171,12 @@ def test_a_changed_weight_is_noticed() -> None:
     second = prepare(model, "float32", x)
     assert second is not first
     torch.testing.assert_close(second.logits(x), model(x).detach(), rtol=1e-4, atol=1e-5)
+    # Two findings that change places in the head leave every sum over weights as it is.
+    for tensor in (model.head.weight, model.head.bias):
+        tensor.data[[0, 1]] = tensor.data[[1, 0]]
+    third = prepare(model, "float32", x)
+    assert third is not second
+    torch.testing.assert_close(third.logits(x), model(x).detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_fold_that_changes_logits_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

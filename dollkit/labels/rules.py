@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,11 @@ def checked(thresholds: Mapping[str, float | str], smooths: Mapping[str, float])
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of `tuning.tune`, columns `COLUMNS`."""
-    table[COLUMNS].round(4).to_csv(path, index=False, lineterminator="\n")
+    """Write a table of `tuning.tune`, columns `COLUMNS`: whole or not at all, since the parts of
+    a stage write the same one at a time."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    table[COLUMNS].round(4).to_csv(part, index=False, lineterminator="\n")
+    part.replace(path)
 
 
 def read(path: Path | str) -> dict[str, dict[str, float | str]]:

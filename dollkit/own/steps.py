@@ -52,9 +52,11 @@ DEPTH = 3
 
 @cache
 def code_of(family: str) -> str:
-    """Fingerprint of the modules that a stage of the pipeline depends on."""
+    """Fingerprint of the modules that a stage of the pipeline depends on, and of those here that
+    do as its notebook does."""
     state = hashlib.sha256()
-    for path in files_of(STAGES[family]):
+    here = Path(__file__)
+    for path in (*files_of(STAGES[family]), here, here.with_name("comparing.py")):
         state.update(sha256(path).encode())
     return state.hexdigest()[:16]
 
@@ -183,7 +185,8 @@ def judge_given(
     """
     for name, one in folders.items():
         place = folder / name
-        key = fingerprint(store.digest, sha256(one / weights.FILE), code_of("classifiers"))
+        digest = sha256(one / weights.FILE)
+        key = fingerprint(store.digest, digest, precision, code_of("classifiers"))
         if not is_done(place, key):
             begin(place)
             model = weights.load_classifier(one, compute.device())
