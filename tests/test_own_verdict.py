@@ -86,21 +86,35 @@ def test_cannot_be_told() -> None:
 
 def test_seeds_that_differ_are_named_as_what_limits() -> None:
     """One run of DoLL far above, one far below: more films would not help."""
-    rows = cases(flat(random=0.5, doll=0.53), patients=60, seeds=2)
-    shift = rows["seed"].map({0: 0.1, 1: -0.1}).where(rows["arm"] == "doll", 0.0)
+    rows = cases(flat(random=0.5, doll=0.53), patients=60, seeds=3)
+    shift = rows["seed"].map({0: 0.1, 1: -0.1, 2: 0.0}).where(rows["arm"] == "doll", 0.0)
     for known, spread in ((True, 1.0), (False, 0.0)):
         moved = rows.assign(iou=rows["iou"] + spread * shift)
         why = verdict.contrasts(moved, MARGIN)["why"].iloc[0]
         assert ("more seeds would tell more" in why) is known
 
 
-@pytest.mark.parametrize(("patients", "seeds"), [(5, 3), (40, 1)])
+@pytest.mark.parametrize(("patients", "seeds"), [(5, 3), (40, 1), (40, 2)])
 def test_too_few(patients: int, seeds: int) -> None:
     """An effect as large as may be: five patients, or one seed, tell nothing."""
     rows = cases(flat(random=0.2, doll=0.8), patients=patients, seeds=seeds)
     table = verdict.contrasts(rows, MARGIN)
     assert words(table) == {"random": verdict.UNKNOWN}
     assert "too few to tell anything" in table["why"].iloc[0]
+
+
+def test_a_class_of_one_patient_decides_nothing(tmp_path: Path) -> None:
+    """Alike in the lungs; in the one patient with a device DoLL happens to be better."""
+    lungs = cases(flat(random=0.5, doll=0.5), patients=24)
+    device = lungs[lungs["patient_id"] == "3"].assign(**{"class": "device"})
+    device["iou"] += 0.1 * (device["arm"] == "doll")
+    rows = pd.concat([lungs, device], ignore_index=True)
+    table = verdict.contrasts(rows, MARGIN)
+    assert words(table) == {"random": verdict.NOT}
+    pd.testing.assert_frame_equal(table, verdict.contrasts(lungs, MARGIN))
+    assert verdict.rare(rows) == ["device"]
+    page = report.write(report.Inputs({}, [], rows, None, pd.DataFrame()), tmp_path)
+    assert "fewer than 6 patients have them: device." in page
 
 
 @pytest.mark.parametrize("level", [0.0, 0.005])

@@ -11,6 +11,7 @@ import pandas as pd
 
 from dollkit.findings import PATHOLOGIES
 from dollkit.own import advice, verdict
+from dollkit.own.comparing import LEAST
 from dollkit.report import style
 from dollkit.report.cases import write_csv
 from dollkit.report.render import display, markdown
@@ -85,8 +86,11 @@ def _compared(of: Inputs, cases: pd.DataFrame, folder: Path) -> list[str]:
     drawn = curve_figure(means)
     drawn.save(folder / FIGURE)
     shown = means[["arm", "n_train", "miou", "miou_lo", "miou_hi", "dice", "dice_lo", "dice_hi"]]
+    few = verdict.rare(cases)
+    left = f"Left out of it, since fewer than {LEAST} patients have them: {', '.join(few)}."
     text = [
         verdict.sentence(table),
+        *([left] if set(few) < set(cases["class"]) and few else []),
         "## How many masks?",
         _list(advice.advice(cases, table, of.margin, of.target)),
         "![Learning curves](figure_curve.png)",

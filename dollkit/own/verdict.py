@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dollkit.own.comparing import LEAST
+from dollkit.report.claimtext import MIN_SEEDS
 from dollkit.report.contrasts import aligned
 from dollkit.stats import NO_EFFECT, crossed_effect, holm, smallest_effect
 
@@ -35,6 +36,9 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     (`stats.crossed`): the interval speaks of other patients and other seeds. p is corrected by
     Holm over the starts of one size.
 
+    A class that is `rare` does not count, unless all are: it would weigh as much as the others,
+    and nothing tells how it varies from patient to patient (`stats.seen_enough`).
+
     Args:
         cases: rows of `grid.execute`, all weights tuned.
         margin: gain in mIoU that would be worth it.
@@ -45,7 +49,9 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
         four of five cases; ``best`` the mean IoU of the better of the two. Empty without DoLL or
         without another start.
     """
-    rows = []
+    rows, few = [], rare(cases)
+    if set(few) < set(cases["class"]):
+        cases = cases[~cases["class"].isin(few)]
     for n, part in cases.groupby("n_train", sort=True):
         doll = part[part["arm"] == "doll"]
         others = [a for a in part["arm"].unique() if a != "doll"] if len(doll) else []
@@ -68,6 +74,13 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def rare(cases: pd.DataFrame) -> list[str]:
+    """Classes that fewer than `LEAST` patients have on the films to judge by."""
+    has = cases[cases["tp"] + cases["fn"] > 0]
+    patients = has.groupby("class")["patient_id"].nunique()
+    return sorted(c for c in cases["class"].unique() if patients.get(c, 0) < LEAST)
+
+
 def judged(row: pd.Series[float], margin: float) -> Words:
     """Verdict on one contrast.
 
@@ -77,9 +90,10 @@ def judged(row: pd.Series[float], margin: float) -> Words:
     start draws anything, so that being alike tells nothing.
     """
     n = f"{int(row['n_cases'])} films of {int(row['n_patients'])} patients"
-    if row["n_patients"] < LEAST or row["n_seeds"] < 2 or not np.isfinite(row["lo"]):
+    if row["n_patients"] < LEAST or row["n_seeds"] < MIN_SEEDS or not np.isfinite(row["lo"]):
         seeds = f"{int(row['n_seeds'])} seed" + ("s" if row["n_seeds"] != 1 else "")
-        return Words(UNKNOWN, f"{n} and {seeds} are too few to tell anything")
+        least = f"{LEAST} patients and {MIN_SEEDS} seeds are the least"
+        return Words(UNKNOWN, f"{n} and {seeds} are too few to tell anything ({least})")
     if row["best"] < margin:
         return Words(
             UNKNOWN,
