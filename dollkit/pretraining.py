@@ -33,9 +33,9 @@ def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets
     ``doll``: its labels. ``gradcam``, ``single``, ``plain``: the same, with `labels` from
     `armlabels`. ``shuffled``: the labels of another film (a fixed permutation without fixed
     points): same shapes, same frequencies, no relation to the film. ``prior``: for each positive
-    finding the mean label of that finding, cut at the finding's mean area: the anatomy, but
-    nothing of this film. ``truth``: the true masks, where a data set has them (the phantom): the
-    upper bound.
+    finding the mean label of that finding, cut at the finding's mean area: the anatomy, and of
+    this film no more than any of the up to 500 labels in the mean. ``truth``: the true masks,
+    where a data set has them (the phantom): the upper bound.
 
     Returns:
         rows (n,) -> (n, 14, S, S) uint8 in {0, 1, 255}.
