@@ -169,7 +169,11 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
         jobs = [Job(grid.task, grid.network, arm, tuning, n_train, first, fold, lr) for lr in lrs]
         scores = []
         for job in jobs:
-            scores.append(_job(grid, job)["run"]["best_val_miou"])
+            try:
+                scores.append(_job(grid, job)["run"]["best_val_miou"])
+            except FloatingPointError as error:  # a rate too high for any result
+                log.warning("%s: %s, so that this rate is not chosen", job.name, error)
+                scores.append(np.nan)
             bar.update()
         # NaN: nothing to judge by. Overlaps are not negative.
         best = jobs[int(np.argmax(np.nan_to_num(scores, nan=-1.0)))]

@@ -376,6 +376,26 @@ def test_fewer_validation_films_than_asked_for_are_told(
     assert f"fold 0: {there} validation films, 'n_valid' is 500" in caplog.text
 
 
+def test_a_rate_that_diverges_is_not_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "out").mkdir()
+    run = grid.run
+
+    def diverging(job: finetuning.Job, *more: object, **named: object) -> dict[str, object]:
+        if job.lr == 3e-3:
+            raise FloatingPointError("loss is not finite at step 2")
+        return run(job, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(grid, "run", diverging)
+    frames = grid.execute(make_grid(tmp_path, **SHORT))
+    chosen = frames["selection"].set_index("lr")["selected"]
+    assert chosen[1e-4]
+    assert not chosen[3e-3]
+    assert set(frames["runs"]["lr"]) == {1e-4}
+    assert "loss is not finite at step 2, so that this rate is not chosen" in caplog.text
+
+
 def test_validation_films_without_a_pixel_to_judge_by(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     data = task(tmp_path)
