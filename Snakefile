@@ -58,6 +58,19 @@ def parts(instance):
     return [f"parts/{instance.slug}-{number}-of-{count}" for number in range(1, count + 1)]
 
 
+# What a stage is made by, beside the inputs that Snakemake watches.
+def made_by(instance):
+    files = (instance.notebook, *instance.files)
+    # Text, so that Snakemake's reason reads "epochs = 4" -> "epochs = 5".
+    own = {f"p_{key}": f"{key} = {value!r}" for key, value in instance.parameters.items()}
+    # Snakemake takes checksums of inputs when a job ends, and compares them only for files newer
+    # than the output: a file edited while the job ran, or put back with an older date, is noticed
+    # by these.
+    own |= {f"f_{i}": f"{relative(file)} {sha256(file)[:16]}" for i, file in enumerate(files)}
+    # Nor does Snakemake see into the data folder: a film added there is noticed by this.
+    return own | ({} if instance.inputs else DATA_STATE)
+
+
 workdir: str(WORKDIR)
 
 
@@ -82,6 +95,7 @@ for instance, done in [(i, d) for i in PLAN for d in parts(i)]:
         params:
             instance=instance.name,
             part=Path(done).name.removeprefix(f"{instance.slug}-").replace("-of-", "/"),
+            **made_by(instance),
         log:
             f"logs/{Path(done).name}.log",
         threads: int(config.get("threads", 1))
@@ -107,17 +121,7 @@ for instance in PLAN:
             instance=instance.name,
             # Not by the files above: parts come and go with the place where a stage runs.
             inputs=" ".join(instance.inputs),
-            # Text, so that Snakemake's reason reads "epochs = 4" -> "epochs = 5".
-            **{f"p_{key}": f"{key} = {value!r}" for key, value in instance.parameters.items()},
-            # Snakemake takes checksums of inputs when a job ends, and compares them only for files
-            # newer than the output: a file edited while the job ran, or put back with an older
-            # date, is noticed by these.
-            **{
-                f"f_{number}": f"{relative(file)} {sha256(file)[:16]}"
-                for number, file in enumerate((instance.notebook, *instance.files))
-            },
-            # Nor does Snakemake see into the data folder: a film added there is noticed by this.
-            **({} if instance.inputs else DATA_STATE),
+            **made_by(instance),
         log:
             f"logs/{instance.slug}.log",
         # A stage that runs alone gets every core; of those with several instances each its share.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from dollkit.parts import VARIABLE, Done, Part, mine
 from dollkit.plan.survey import Survey, survey
 from dollkit.reproduce import check_knobs
 from dollkit.run import run
+from tests.toys import BODY, write_notebook
 
 _survey = cache(survey)
 
@@ -150,3 +153,29 @@ def test_a_stage_in_one_piece_has_no_parts(toy: Path) -> None:
     with pytest.raises(InputError, match="data is done in one piece; labels, finetune have parts"):
         run("data", "toy", None, part=Part(1, 2))
     assert [s.family for s in pipeline.STAGES.values() if s.shared] == ["labels", "finetune"]
+
+
+def test_parts_of_another_making_do_not_count(toy: Path, tmp_path: Path) -> None:
+    """Their marks stay where a controller dies before the stage that joins them."""
+    book = toy / "notebooks/03_labels.ipynb"
+    write_notebook(book, BODY.format(stage="labels", imports=""), "stage.part.end()")
+    wanted = {"labels": {"mem_mb": 1, "runtime": 1, "gpus": 0, "parts": 2}}
+    asked = tmp_path / "requests.json"
+    asked.write_text(json.dumps(wanted))
+    marks = [f"parts/labels-{k}-of-2" for k in (1, 2)]
+
+    def snakemake(*more: str) -> str:
+        command = f"from dollkit.reproduce import snakemake as s; from pathlib import Path; " \
+                  f"raise SystemExit(s('toy', None, 1, 'cpu', *{[*marks, *more]!r}, " \
+                  f"requests=Path({str(asked)!r})))"  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(paths.ROOT)})  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    snakemake("--notemp")
+    assert all((toy / "runs/toy" / mark).is_file() for mark in marks)
+    assert "labels_1_of_2" not in snakemake("--dry-run", "--notemp")
+    profile = toy / "notebooks/params/toy.yaml"
+    profile.write_text(profile.read_text() + "labels:\n  size: 5\n")
+    assert "labels_1_of_2" in snakemake("--dry-run", "--notemp")
