@@ -7,7 +7,6 @@ used is not known to us; all are parameters here.
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from torch import nn
 
 from dollkit import compute, metrics
 from dollkit.augment import Augmentation, augment
-from dollkit.errors import InputError, brief
+from dollkit.errors import InputError, brief, near
 from dollkit.findings import FINDINGS, PATHOLOGIES, apply_policy
 from dollkit.loop import Fit, Recipe, fit, order
 from dollkit.store import Store
@@ -47,11 +46,9 @@ def encoder(name: str, depth: int, activation: str) -> nn.Module:
             )
     except (KeyError, RuntimeError, ValueError) as error:
         own = [] if name.startswith("tu-") else smp.encoders.get_encoder_names()
-        close = difflib.get_close_matches(name, own, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InputError(
             f"parameter 'architecture': no encoder {name!r} of depth {depth} in "
-            f"segmentation-models-pytorch{hint} ({brief(error)})"
+            f"segmentation-models-pytorch{near(name, own)} ({brief(error)})"
         ) from error
     smooth(net, activation)
     return net

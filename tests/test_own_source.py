@@ -52,6 +52,12 @@ def edit(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
 
 
+def beside_edema(folder: Path, name: str, cells: str) -> None:
+    """A table of a known finding and one more column."""
+    rows = "".join(f"{i}.png,1,{cell}\n" for i, cell in enumerate(cells.split()))
+    (folder / "f.csv").write_text(f"image,Edema,{name}\n{rows}")
+
+
 def first_mask(folder: Path, kind: str = "heart") -> Path:
     return sorted((folder / "masks" / kind).rglob("*.png"))[0]
 
@@ -118,8 +124,7 @@ def test_a_strange_finding_is_asked_about(folder: Path) -> None:
     ],
 )
 def test_a_strange_finding_in_words_is_asked_about(tmp_path: Path, name: str, cells: str) -> None:
-    rows = "".join(f"{i}.png,1,{cell}\n" for i, cell in enumerate(cells.split()))
-    (tmp_path / "f.csv").write_text(f"image,Edema,{name}\n{rows}")
+    beside_edema(tmp_path, name, cells)
     with pytest.raises(InputError, match=rf"f\.csv: column '{name}' looks like a finding"):
         renamed(tmp_path / "f.csv", {})
     assert renamed(tmp_path / "f.csv", {name: ""})[1] == {"image", "Edema"}
@@ -142,8 +147,7 @@ def test_a_strange_finding_in_words_is_asked_about(tmp_path: Path, name: str, ce
     ],
 )
 def test_columns_of_another_kind_are_not_asked_about(tmp_path: Path, name: str, cells: str) -> None:
-    rows = "".join(f"{i}.png,1,{cell}\n" for i, cell in enumerate(cells.split()))
-    (tmp_path / "f.csv").write_text(f"image,Edema,{name}\n{rows}")
+    beside_edema(tmp_path, name, cells)
     assert renamed(tmp_path / "f.csv", {})[1] - {"sex"} == {"image", "Edema"}
 
 

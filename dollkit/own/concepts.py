@@ -9,6 +9,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from dollkit.errors import InputError
+from dollkit.readers.csvfile import words
 
 LATERALITY = {"left": "Left", "right": "Right"}
 
@@ -60,8 +61,8 @@ def concept(name: str, given: Mapping[str, Sequence[str]] | None = None) -> Conc
     Raises:
         InputError: a class that has no code here, or a code that is not three texts.
     """
-    own = {_words(k): v for k, v in (given or {}).items()}
-    plain = _words(name)
+    own = {words(k): v for k, v in (given or {}).items()}
+    plain = words(name)
     if plain in own:
         parts = list(own[plain])
         if len(parts) != 3 or not all(isinstance(p, str) and p.strip() for p in parts):
@@ -86,7 +87,3 @@ def concept(name: str, given: Mapping[str, Sequence[str]] | None = None) -> Conc
             "'CLASS=SCT:VALUE:MEANING'), or write PNG"
         )
     return Concept(codes.SCT.AnatomicalStructure, getattr(codes.SCT, organ), modifier)
-
-
-def _words(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from dollkit.errors import InputError
+from dollkit.errors import InputError, near
 from dollkit.findings import FINDINGS
-from dollkit.own.listing import Spelling, near
-from dollkit.readers.csvfile import clean, read_csv
+from dollkit.own.listing import Spelling
+from dollkit.readers.csvfile import clean, read_csv, words
 from dollkit.readers.own import FIELDS, HINT
 
 ALIKE = {
@@ -207,7 +207,7 @@ def _name(column: str, columns: Mapping[str, str]) -> str | None:
     """What a column is to the reader; "" if left out, None if nobody said."""
     if column in columns:
         return _KNOWN[columns[column].lower()] if columns[column] else ""
-    return "" if _words(column).startswith("note") else _KNOWN.get(_words(column))
+    return "" if words(column).startswith("note") else _KNOWN.get(words(column))
 
 
 def _like_finding(cells: pd.Series) -> bool:
@@ -225,15 +225,11 @@ def _like_finding(cells: pd.Series) -> bool:
 
 def _offer(column: str) -> str:
     """The finding that a strange column may mean; "" if none is alike."""
-    alike = near(_words(column), [f.lower() for f in FINDINGS]).split("'")
+    alike = near(words(column), [f.lower() for f in FINDINGS]).split("'")
     return _synonym(column) or (_KNOWN[alike[1]] if len(alike) > 1 else "")
 
 
 def _synonym(column: str) -> str:
     """The finding that other label sets call so, or by the singular; "" if none does."""
-    words = _words(column)
-    return ALIKE.get(words) or ALIKE.get(words.removesuffix("s"), "")
-
-
-def _words(column: str) -> str:
-    return " ".join(column.lower().replace("_", " ").split())
+    plain = words(column)
+    return ALIKE.get(plain) or ALIKE.get(plain.removesuffix("s"), "")

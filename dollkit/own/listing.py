@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from dollkit import decode
-from dollkit.errors import InputError
+from dollkit.errors import InputError, near
 from dollkit.readers.own import ENDINGS
 
 BESIDE = (".csv", ".txt", ".json", ".md", ".xml", ".zip")
@@ -124,12 +123,6 @@ class Spelling:
 def composed(name: str) -> str:
     """A name in the Unicode form that most tables have (NFC)."""
     return unicodedata.normalize("NFC", name)
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for the end of a message, "" if nothing is alike."""
-    found = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _no_film(name: str) -> bool:

@@ -7,9 +7,10 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from dollkit.errors import InputError
+from dollkit.errors import InputError, near
 from dollkit.images import probe
-from dollkit.own.listing import Spelling, composed, files_below, near, plain
+from dollkit.own.listing import Spelling, composed, files_below, plain
+from dollkit.readers.csvfile import words
 from dollkit.readers.masks import MaskFile, check_grid
 from dollkit.readers.own_masks import CLASSES
 
@@ -102,4 +103,4 @@ def _folders(masks: Path, classes: Sequence[str]) -> dict[str, Path]:
 
 
 def _words(name: str) -> str:
-    return " ".join(composed(name).lower().replace("_", " ").split())
+    return words(composed(name))

@@ -123,6 +123,11 @@ class CsvTable:
 INSIDE = "a relative path inside the data set's folder, without '..'"
 
 
+def words(name: str) -> str:
+    """A name of a column, class or folder in small letters, with single blanks, ``_`` as such."""
+    return " ".join(name.lower().replace("_", " ").split())
+
+
 def clean(text: str) -> PurePosixPath:
     """A path as a table gives it, with slashes."""
     return PurePosixPath(text.strip().replace("\\", "/"))

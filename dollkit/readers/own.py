@@ -12,7 +12,7 @@ import pandas as pd
 from dollkit.errors import InputError
 from dollkit.films import SPLITS
 from dollkit.findings import FINDINGS
-from dollkit.readers.csvfile import BadRows, CsvTable, clean, read_csv, reject
+from dollkit.readers.csvfile import BadRows, CsvTable, clean, read_csv, reject, words
 from dollkit.readers.dataset import DataSet
 from dollkit.readers.own_masks import read_masks, task_masks
 from dollkit.readers.steps import draw_task_split, split_by_share
@@ -161,7 +161,7 @@ def _read_table(path: Path, bad: BadRows | None) -> tuple[CsvTable, set[str]]:
 def _column(path: Path, column: str) -> str | None:
     """What a column is; None if it is to be passed over."""
     known = {name.lower(): name for name in (*FIELDS, *FINDINGS)}
-    plain = " ".join(column.lower().replace("_", " ").split())
+    plain = words(column)
     if plain in known:
         return known[plain]
     if plain and not plain.startswith("note"):

@@ -12,7 +12,7 @@ import pandas as pd
 
 from dollkit.errors import InputError
 from dollkit.findings import PATHOLOGIES
-from dollkit.readers.csvfile import BadRows, reject
+from dollkit.readers.csvfile import BadRows, reject, words
 from dollkit.readers.masks import Mask, MaskFile, Union
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def read_masks(root: Path, names: Sequence[str], bad: BadRows | None) -> tuple[p
         if not path.is_dir():
             loose.append(path)
             continue
-        name = _KNOWN.get(" ".join(path.name.lower().replace("_", " ").split()))
+        name = _KNOWN.get(words(path.name))
         if name is None or name in found:
             reject(bad, path, str(path), _wrong(path.name, name))
             continue
