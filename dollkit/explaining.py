@@ -33,8 +33,8 @@ class Explain:
         steps: integration steps; 0: as many as each pair needs, see
             `dollkit.attribution.engine`.
         rule: ``midpoint``, or ``gausslegendre`` with a number of steps.
-        precision: of the path's gradients: ``bfloat16`` is fast where the machine computes in
-            it, ``float32`` exact.
+        precision: of the path's gradients: ``bfloat16``, ``float32``, or ``auto``, which becomes
+            one of the two (`compute.resolve_precision`), so that labels know what computed them.
         max_error: completeness error above which a map has not settled.
         most_steps: of a pair, if `steps` is 0.
         budget_mb: memory of one pass, in MiB; changes maps by rounding only.
@@ -47,7 +47,7 @@ class Explain:
     kind: str = baselines.BY_FINDING
     steps: int = 0
     rule: str = "midpoint"
-    precision: str = "float32"
+    precision: str = "auto"
     max_error: float = MAX_ERROR
     most_steps: int = MOST_STEPS
     budget_mb: int = BUDGET_MB
@@ -65,6 +65,8 @@ class Explain:
             )
         if self.unsettled not in ("ignore", "keep"):
             raise InputError(f"parameter 'unsettled' is {self.unsettled!r}: use ignore or keep")
+        if self.precision != "float64":  # to check against
+            object.__setattr__(self, "precision", compute.resolve_precision(self.precision))
 
 
 def positives(states: npt.NDArray[np.int8]) -> list[list[int]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dollkit import params, paths
@@ -27,21 +28,31 @@ def source_files(notebook: Path) -> tuple[Path, ...]:
             tree = ast.parse(plain)
         except SyntaxError as error:
             raise InputError(f"{notebook}: a code cell does not parse: {error}") from None
-        _follow(tree, "", roots, found)
+        _follow(_imported(tree, ""), roots, found)
     return tuple(sorted(found))
 
 
-def _follow(tree: ast.AST, package: str, roots: list[Path], found: dict[Path, None]) -> None:
-    for module in _imported(tree, package):
+def _follow(modules: Iterable[str], roots: list[Path], found: dict[Path, None]) -> None:
+    for module in modules:
         for path, owner in _resolve(module, roots):
             if path in found:
                 continue
             found[path] = None
-            try:
-                inner = ast.parse(path.read_text(encoding="utf-8"))
-            except SyntaxError as error:
-                raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
-            _follow(inner, owner, roots, found)
+            _follow(_imports(path, path.stat().st_mtime_ns, owner), roots, found)
+
+
+@functools.cache
+def _imports(path: Path, changed: int, package: str) -> tuple[str, ...]:
+    """What a module imports; a plan asks for the same modules once for every stage.
+
+    Args:
+        changed: when the file last was, so that an edited one is read again.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
+    return tuple(_imported(tree, package))
 
 
 def _imported(tree: ast.AST, package: str) -> Iterator[str]:

@@ -89,9 +89,19 @@ class RunningStage:
             without: parameters and families of inputs that do not touch what is resumed.
         """
         settings = {k: v for k, v in self.params.items() if k not in without}
+        settings["precision"] = self.precision
         inputs = {k: v for k, v in self.input_hashes.items() if k.split("/")[0] not in without}
         text = json.dumps([settings, inputs, self.code, _cells(self.notebook)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def precision(self) -> str:
+        """Format of the heavy arithmetic: the parameter, with ``auto`` resolved."""
+        if "precision" not in self.params:
+            return "float32"
+        from dollkit import compute  # imports torch, which stages of tables do without
+
+        return compute.resolve_precision(str(self.params["precision"]))
 
     @property
     def planned(self) -> frozenset[str]:
@@ -108,7 +118,6 @@ class RunningStage:
         self,
         *,
         seeds: Sequence[int] = (),
-        precision: str = "float32",
         notes: Mapping[str, Any] | None = None,
         outputs: Iterable[Path] = (),
     ) -> Path:
@@ -116,7 +125,6 @@ class RunningStage:
 
         Args:
             seeds: every seed that the stage's results depend on.
-            precision: floating-point format of its heavy arithmetic.
             notes: anything else worth keeping, as plain JSON.
             outputs: files written outside the artefact folder (tables and figures); what the
                 stage wrote there the time before and not now is deleted.
@@ -148,7 +156,7 @@ class RunningStage:
             "cpus": os.cpu_count(),
             "threads": machine.threads(),
             "device": machine.device(),
-            "precision": precision,
+            "precision": self.precision,
             "seeds": list(seeds),
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self.clock, 3),

@@ -37,7 +37,7 @@ def test_manifest_tells_what_was_made_from_what(toy: Path) -> None:
     table = paths.figures() / "toy" / "table1.csv"
     table.parent.mkdir(parents=True)
     table.write_text("a,b\n")
-    running.finish(seeds=[1, 2], precision="bfloat16", notes={"best": 0.5}, outputs=[table])
+    running.finish(seeds=[1, 2], notes={"best": 0.5}, outputs=[table])
     manifest = json.loads((running.path / "manifest.json").read_text())
     assert manifest["instance"] == "classifiers/a"
     assert manifest["parameters"] == running.params
@@ -48,7 +48,7 @@ def test_manifest_tells_what_was_made_from_what(toy: Path) -> None:
     }
     assert list(manifest["report"]) == ["toy/table1.csv"]
     assert manifest["seeds"] == [1, 2]
-    assert manifest["precision"] == "bfloat16"
+    assert manifest["precision"] == "float32"
     assert manifest["notes"] == {"best": 0.5}
     assert manifest["device"] == "cpu" or manifest["device"].startswith("cuda")
     assert manifest["seconds"] >= 0

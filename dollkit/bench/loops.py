@@ -47,8 +47,7 @@ def run(
         - ``loop_wait_share``: share of training time spent waiting for data, with augmentation
           (goal: below 0.05).
         - ``loop_bf16_speedup``: loop in bfloat16 with channels last over loop in float32 with
-          channels first, films held in memory. Below 1 where the processor has no arithmetic in
-          bfloat16.
+          channels first, films held in memory; None where the hardware computes no bfloat16.
         - ``loop_setting``: what was measured.
     """
     where = compute.device() if where is None else where
@@ -113,9 +112,12 @@ def run(
         "loop": fitting("loop", own, sample),
         "augmented": fitting("augmented", own, augmented),
         "bare": stepping,
-        "bf16": fitting("bf16", half, lambda _: held, replace(recipe, precision="bfloat16")),
-        "float32": fitting("float32", full, lambda _: first, replace(recipe, precision="float32")),
     }
+    both = compute.computes_bfloat16(where)
+    if both:
+        narrow, wide = (replace(recipe, precision=p) for p in ("bfloat16", "float32"))
+        tasks["bf16"] = fitting("bf16", half, lambda _: held, narrow)
+        tasks["float32"] = fitting("float32", full, lambda _: first, wide)
     rates = interleaved(tasks, rounds)
     measured = fits["augmented"][1:]  # as in `interleaved`, the first turn is not
     return {
@@ -126,7 +128,7 @@ def run(
         "loop_wait_share": round(
             sum(f.waited for f in measured) / sum(f.trained for f in measured), 4
         ),
-        "loop_bf16_speedup": round(ratio(rates, "bf16", "float32"), 3),
+        "loop_bf16_speedup": round(ratio(rates, "bf16", "float32"), 3) if both else None,
         "loop_setting": {
             "architecture": architecture, "batch": recipe.batch, "size": store.size,
             "precision": recipe.precision, "device": where.type, "steps": steps, "rounds": rounds,

@@ -147,6 +147,7 @@ def made_how(record: Mapping[str, Any]) -> dict[str, str]:
     seeds = sorted({s for stage in stages.values() for s in stage.get("seeds") or []})
     versions = shared.get("versions") or {}
     cpus = shared.get("cpus")
+    walked = {str(s["precision"]) for s in stages.values() if "precision" in s["parameters"]}
     return {
         "commit": ", ".join(sorted(commits)),
         "started": min(starts, default="–"),
@@ -154,6 +155,7 @@ def made_how(record: Mapping[str, Any]) -> dict[str, str]:
         "side)",
         "seeds": ", ".join(map(str, seeds)) or "none",
         "device": ", ".join(devices) + (f", {cpus} CPU cores" if cpus else ""),
+        "precision": ", ".join(sorted(walked)) or "float32",
         "software": ", ".join(
             [f"Python {shared.get('python', '–')}"]
             + [f"{k} {versions[k]}" for k in ("torch", "timm", "captum") if k in versions]

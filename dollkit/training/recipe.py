@@ -33,7 +33,8 @@ class Recipe:
         optimizer: ``adamw``, or ``sgd`` with momentum 0.9 (PSSL).
         clip: largest gradient norm.
         evaluate_every: steps between evaluations (the last step is always evaluated).
-        precision: ``bfloat16`` (autocast) or ``float32``.
+        precision: ``bfloat16`` (autocast) or ``float32``; given as ``auto``, it becomes what
+            `compute.resolve_precision` says, so that a checkpoint knows what computed it.
         ema: decay of an exponential moving average of the weights, in [0, 1); 0 is off. If on,
             the average is what is evaluated and returned.
         at_once: most films in one pass; a larger batch is accumulated. 0: the whole batch, and
@@ -52,7 +53,7 @@ class Recipe:
     optimizer: str = "adamw"
     clip: float = 1.0
     evaluate_every: int = 100
-    precision: str = "bfloat16"
+    precision: str = "auto"
     seed: int = 0
     schedule: str = "cosine"
     ema: float = 0.0
@@ -83,7 +84,7 @@ class Recipe:
             raise InputError(
                 f"parameter 'schedule' is {self.schedule!r}: use one of {', '.join(SCHEDULES)}"
             )
-        compute.check_precision(self.precision)
+        object.__setattr__(self, "precision", compute.resolve_precision(self.precision))
 
     def rate(self, step: int) -> float:
         """Learning rate of optimiser step `step` (0-based)."""
