@@ -16,9 +16,6 @@ from dollkit.finetuning import Start
 from dollkit.pretraining import made_in
 from dollkit.sources import sha256
 
-NO_WEIGHTS = "no weights"
-"""Why the ImageNet arm does not run where no file of weights is given."""
-
 
 def starts(
     arms: Sequence[str],
@@ -28,11 +25,11 @@ def starts(
     config: Mapping[str, Any],
     *,
     transfer: str = "all",
-    imagenet_weights: str = "",
+    imagenet_weights: str = imagenet.PACKAGED,
 ) -> dict[str, Start]:
     """How each arm fills a fresh network.
 
-    ``random`` leaves it as drawn; ``imagenet`` copies a file of the user's into the encoder, see
+    ``random`` leaves it as drawn; ``imagenet`` copies published weights into the encoder, see
     `dollkit.imagenet`; ``classifier`` copies the classifier's backbone; the pre-trained arms copy
     every tensor but the output layer, or the encoder alone, or fail.
 
@@ -43,8 +40,8 @@ def starts(
         network: kind of the network to fill, see `networks.build`.
         config: its encoder, depth and activation.
         transfer: ``all`` or ``encoder``: what the pre-trained arms copy.
-        imagenet_weights: path of the file, relative to the repository; ``download``: smp's own,
-            or the arm is not run where there is no network; "": the arm is not run.
+        imagenet_weights: ``packaged``, ``download``, a path or "", as `imagenet.find` takes it;
+            without weights the arm is not run, and its start says why.
 
     Raises:
         InputError: unknown arm, listed twice, its weights were not made by this run, or they are
@@ -95,25 +92,12 @@ def _pretrained(folder: Path, wanted: Mapping[str, Any], transfer: str) -> Start
     )
 
 
-def _imagenet(path: str, wanted: Mapping[str, Any]) -> Start:
-    if not path:
-        return Start(lambda net: [], reason=NO_WEIGHTS)
-    encoder = str(wanted["encoder"])
-    if path == imagenet.DOWNLOAD:
-        try:
-            found, name = imagenet.download(encoder), f"smp's {encoder}"
-            key = found.digest()
-        except imagenet.Unavailable as error:
-            return Start(lambda net: [], reason=f"{NO_WEIGHTS}: {error}")
-    else:
-        file = imagenet.located(path)
-        found, name, key = imagenet.read(file, encoder), file.name, sha256(file)
-    note = f"{name}; left out: {', '.join(found.ignored) or 'nothing'}"
-    if found.summed:
-        note += f"; {found.summed} summed over its three input channels"
-    if wanted["activation"] != "relu":
-        note += f"; trained with another activation than {wanted['activation']}"
-    return Start(found.into, key=key, note=note)
+def _imagenet(source: str, wanted: Mapping[str, Any]) -> Start:
+    try:
+        found = imagenet.find(source, str(wanted["encoder"]))
+    except imagenet.Unavailable as error:
+        return Start(lambda net: [], reason=str(error))
+    return Start(found.into, key=found.digest(), note=found.note(str(wanted["activation"])))
 
 
 def _same(folder: Path, made: Mapping[str, Any], wanted: Mapping[str, Any], transfer: str) -> None:

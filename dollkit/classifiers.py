@@ -26,14 +26,15 @@ from dollkit.loop import Fit, Recipe, fit, order
 from dollkit.store import Store
 
 
-def encoder(name: str, depth: int, activation: str) -> nn.Module:
-    """One-channel smp encoder without weights.
+def encoder(name: str, depth: int, activation: str, channels: int = 1) -> nn.Module:
+    """smp encoder without weights, of one input channel if not said otherwise.
 
     Args:
         name: smp encoder name, ``tu-...`` for timm's.
         depth: number of stride-2 stages kept.
         activation: ``relu`` leaves the architecture as it is; ``silu`` puts SiLU in place of
             every ReLU. Smooth networks need far fewer integration steps for the same labels.
+        channels: input channels.
 
     Raises:
         InputError: unknown encoder or activation.
@@ -42,7 +43,7 @@ def encoder(name: str, depth: int, activation: str) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             net: nn.Module = smp.encoders.get_encoder(
-                name, in_channels=1, depth=depth, weights=None
+                name, in_channels=channels, depth=depth, weights=None
             )
     except (KeyError, RuntimeError, ValueError) as error:
         own = [] if name.startswith("tu-") else smp.encoders.get_encoder_names()

@@ -8,6 +8,7 @@ are, whether an arm has weights that fit) is still told late.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -164,8 +165,9 @@ def _finetuning(given: Mapping[str, Any], taught: set[str]) -> None:
             steps=given["steps"], batch=given["batch"], lr=lr, weight_decay=given["weight_decay"],
             evaluate_every=given["evaluate_every"], precision=given["precision"],
         )  # fmt: skip
-    if given["imagenet_weights"] not in ("", imagenet.DOWNLOAD) and "imagenet" in given["arms"]:
-        imagenet.read(imagenet.located(given["imagenet_weights"]), given["encoder"])
+    if "imagenet" in given["arms"] and given["imagenet_weights"] != imagenet.DOWNLOAD:
+        with contextlib.suppress(imagenet.Unavailable):  # the arm is shown as not run
+            imagenet.find(given["imagenet_weights"], given["encoder"])
 
 
 def main() -> int:

