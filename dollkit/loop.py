@@ -28,7 +28,7 @@ from dollkit.training.gauge import Feed, Memory
 from dollkit.training.gradients import Gradients
 from dollkit.training.processes import Batch, Processes
 from dollkit.training.recipe import Recipe, optimiser_of, order, parameter_groups
-from dollkit.training.watch import Board, Live
+from dollkit.training.watch import Live
 
 __all__ = ["Batch", "Fit", "Recipe", "fit", "order", "parameter_groups"]
 
@@ -48,7 +48,6 @@ def fit(
     label: str = "",
     quiet: bool = False,
     key: str = "",
-    tensorboard: bool = True,
     live: bool | None = None,
     ahead: bool | None = None,
 ) -> Fit:
@@ -75,7 +74,6 @@ def fit(
         label: shown in progress lines.
         quiet: no progress lines and no live plot.
         key: fingerprint of all else that decides the result: data, code, the loss's settings.
-        tensorboard: event files in ``checkpoints/tensorboard`` of `folder`, if there is one.
         live: a plot under the cell, drawn anew every few seconds; None: if a person runs it.
         ahead: draw the next batch in a thread during a step, the same batches; None: on CUDA.
 
@@ -107,7 +105,6 @@ def fit(
     bar: Iterable[int] = range(start, recipe.steps)
     if not quiet and sys.stderr.isatty():
         bar = tqdm(bar, initial=start, total=recipe.steps, desc=label)
-    board = Board(folder if tensorboard and ranks.first and start < recipe.steps else None, start)
     plot = Live(("train_loss", score), False if quiet else live)
     ahead = where.type == "cuda" if ahead is None else ahead
     feed = Feed(sample, start, recipe.steps, where, ahead)
@@ -154,12 +151,10 @@ def fit(
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "films")
                 log.info("%s  %s / %d", label, shown, recipe.steps)
             if ranks.first:
-                board.add(row)
                 checkpoint.save()
             plot.draw(done.history, last)
     finally:
         feed.close()
-        board.close()
     if average is not None:
         model.load_state_dict(average.state)
     if not quiet:

@@ -127,7 +127,7 @@ def test_a_killed_run_ends_in_the_same_bits(
     killed_at: int,
 ) -> None:
     whole = small(most=most)
-    done = go(whole, tmp_path / "whole", loop={"tensorboard": False}, **more)
+    done = go(whole, tmp_path / "whole", **more)
 
     def dying(step: int) -> Batch:
         if step == killed_at:
@@ -136,10 +136,10 @@ def test_a_killed_run_ends_in_the_same_bits(
 
     cut = small(most=most)
     with pytest.raises(Killed):
-        go(cut, tmp_path / "cut", dying, {"tensorboard": False}, **more)
+        go(cut, tmp_path / "cut", dying, **more)
     caplog.clear()
     cut = small(most=most)
-    again = go(cut, tmp_path / "cut", loop={"tensorboard": False}, **more)
+    again = go(cut, tmp_path / "cut", **more)
     assert same(whole.state_dict(), cut.state_dict())
     assert same(done.best_state, again.best_state)
     for key in ("step", "train_loss", "score"):
@@ -267,46 +267,15 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert {**first["again"], "evaluations": 4} == first["plain"]
     # One process alone ran out of memory; the first one says it once and writes alone.
     assert ran.stderr.count("out of memory with 4 films at once") == 1
-    assert len(list((tmp_path / "plain").glob("checkpoints/tensorboard/*"))) == 1
     refused = "parameter 'batch' is 1: 2 processes need as many films at least"
     assert first["refused"] == second["refused"] == refused
 
 
-def test_tensorboard_files_hold_the_history(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    def dying(step: int) -> Batch:
-        if step == 7:
-            raise Killed
-        return draw(Recipe(steps=12, batch=6, lr=0.01))(step)
-
-    with pytest.raises(Killed):
-        go(small(), tmp_path, dying)
+def test_history_csv_holds_the_history(tmp_path: Path) -> None:
     done = go(small(), tmp_path)
-    place = tmp_path / "checkpoints" / "tensorboard"
-    assert len(list(place.glob("events.out.tfevents.*"))) == 2
-    events = EventAccumulator(str(place)).Reload()
-    for name in ("train_loss", "score", "wait_share"):
-        shown = [(e.step, e.value) for e in events.Scalars(name)]
-        assert shown == [(r["step"], np.float32(r[name])) for r in done.history]
     with (tmp_path / "history.csv").open() as f:
-        assert [float(r["score"]) for r in csv.DictReader(f)] == [r["score"] for r in done.history]
-    go(small(), tmp_path, steps=3)  # another run: the old files are gone
-    assert len(list(place.glob("events.out.tfevents.*"))) == 1
-    go(small(), tmp_path / "off", loop={"tensorboard": False})
-    assert [p.name for p in (tmp_path / "off" / "checkpoints").iterdir()] == ["last.pt"]
-
-
-def test_without_tensorboard_a_line_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    done = go(small(), tmp_path)
-    assert len(done.history) == 4
-    (line,) = (r.message for r in caplog.records)
-    assert line.startswith("no TensorBoard files: ")
-    assert line.endswith("`pip install tensorboard`")
-    assert "\n" not in line
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+    assert rows == done.history
 
 
 class Screen:
