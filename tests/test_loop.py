@@ -1,4 +1,4 @@
-"""The training loop against a plain one; resuming, averages, memory, processes, what is watched."""
+"""The training loop against a plain one; resuming, averages, memory, what is watched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,6 @@ from dollkit.errors import InputError
 from dollkit.loop import Batch, Fit, Recipe, fit, order, parameter_groups
 from dollkit.training import gradients, watch
 from dollkit.training.gauge import Feed
-from tests.two_processes import train as shared_run
 
 X = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = (X > 0.3).float()
@@ -237,38 +235,6 @@ def test_no_room_for_one_film_and_other_errors() -> None:
         go(small(), sample=odd)
     assert gradients.out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"))
     assert not gradients.out_of_memory(RuntimeError("shapes differ"))
-
-
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """Same loss curve within 1e-5 and weights within 1e-4 of one process, in float32."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        "--local_addr", "127.0.0.1",
-        "-m", "tests.two_processes", str(tmp_path),
-    ]  # fmt: skip
-    ours = {"DOLLKIT_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(paths.ROOT)}
-    if sys.platform == "linux":  # no look-up of the machine's name
-        ours["GLOO_SOCKET_IFNAME"] = "lo"
-    ran = subprocess.run(
-        command, cwd=paths.ROOT, env={**os.environ, **ours}, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    alone = shared_run(tmp_path / "alone")
-    assert first["plain"]["evaluations"] == alone["evaluations"] == 4
-    assert second["plain"]["evaluations"] == 0
-    for name, at_once in (("plain", 0), ("tight", 2), ("again", 0)):
-        of = first[name]
-        assert {**of, "evaluations": 0} == {**second[name], "evaluations": 0}  # to the bit
-        assert of["at_once"] == at_once
-        for key, tolerance in (("train_loss", 1e-5), ("score", 1e-5), ("weights", 1e-4)):
-            np.testing.assert_allclose(of[key], alone[key], rtol=0, atol=tolerance)
-    assert {**first["again"], "evaluations": 4} == first["plain"]
-    # One process alone ran out of memory; the first one says it once and writes alone.
-    assert ran.stderr.count("out of memory with 4 films at once") == 1
-    refused = "parameter 'batch' is 1: 2 processes need as many films at least"
-    assert first["refused"] == second["refused"] == refused
 
 
 def test_history_csv_holds_the_history(tmp_path: Path) -> None:
