@@ -11,7 +11,7 @@ ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
-DEV := pytest pytest-xdist nbval ruff mypy hypothesis datasets pandas-stubs types-PyYAML types-tqdm docutils mkdocs-material mkdocstrings-python playwright
+DEV_STAMP := $(VENV)/.ready-dev
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -29,7 +29,7 @@ help:
 	@echo 'make docs       the documentation site: texts, results, notebooks, API reference, to site/'
 	@echo 'make bench      speed of this machine, to figures/bench.json'
 	@echo 'make lab        JupyterLab in the same environment, on the quickstart'
-	@echo 'make lock       resolve requirements.lock anew'
+	@echo 'make lock       resolve both lock files again'
 	@echo 'make clean      delete runs/, site/ and caches (keeps .venv and figures/)'
 	@echo 'knobs: PROFILE=smoke|laptop|desk|scratch|gpu|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)  EXECUTOR=local|slurm (local)'
 
@@ -46,18 +46,18 @@ reproduce: knobs $(STAMP)
 plan: knobs $(STAMP)
 	@$(PY) -m dollkit.plan --profile '$(PROFILE)' --data '$(DATA)'
 
-test: $(STAMP)
+test: $(DEV_STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal
 	tests/end_to_end.sh $(PY)
 
-test-slurm: $(STAMP)
+test-slurm: $(DEV_STAMP)
 	$(PY) -m pytest -q -o norecursedirs='.*' tests/slurm
 
 # CHROMIUM=path names the browser; pictures go to runs/browser/.
-test-browser: $(STAMP)
+test-browser: $(DEV_STAMP)
 	@tests/browser/run.sh $(PY)
 
 # All of them, unless the user names some: the default of PROFILE is not meant.
@@ -68,7 +68,7 @@ report: knobs $(STAMP)
 	@$(PY) -m dollkit.report.onefile --profile '$(PROFILE)'
 
 # Warnings of Python and of mkdocs (a link that leads nowhere) are errors.
-docs: knobs $(STAMP)
+docs: knobs $(DEV_STAMP)
 	@PROFILE='$(PROFILE)' NO_MKDOCS_2_WARNING=1 $(PY) -W error -m mkdocs build --strict --quiet
 	@echo 'site/index.html opens in a browser; with search: $(PY) -m http.server --directory site'
 
@@ -84,40 +84,64 @@ lab: $(STAMP)
 	@$(PY) -m jupyterlab workspaces import notebooks/dollkit.jupyterlab-workspace > /dev/null
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/workspaces/dollkit
 
-# GiB that an environment takes, and its wheels in the temporary folder meanwhile: measured on Linux
-# (CUDA build of PyTorch); guessed for platforms that have smaller wheels.
+# GiB that a lock's packages take, and their wheels in the temporary folder meanwhile: measured on
+# Linux (CUDA build of PyTorch); guessed for platforms that have smaller wheels.
 SPACE := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),7 4,3 1)
+DEV_SPACE := 1 1
+
+# $(call room,GiB here and for wheels)
+define room
+@df -Pk . "$${TMPDIR:-/tmp}" | awk -v space='$(1)' \
+  'NR == 1 { split(space, part, " ") } NR > 1 { need[$$6] += part[NR - 1]; free[$$6] = $$4 / 2^20 } \
+   END { for (m in need) if (free[m] < need[m]) { printf "installing needs %d GiB on %s and %.1f are free: make room, or let TMPDIR name a folder elsewhere for the wheels (%d GiB)\n", \
+   need[m], m, free[m], part[2] > "/dev/stderr"; exit 2 } }'
+endef
+
+# $(call install,lock file). A lock names all that it needs, so pip has nothing to resolve. The log
+# is kept only if installing fails.
+define install
+@$(PY) -m pip install --disable-pip-version-check --progress-bar off --log $(VENV)/install.log --no-deps \
+  -r $(1) 2> >(grep -v '^WARNING' >&2) | awk -v all=$$(wc -l < $(1)) \
+  '/^(Collecting|Requirement already)/ { if (++n % 20 == 0 || n == all) { printf "  %d of %d packages found\n", n, all; fflush() } } \
+   /^Installing collected/ { print "  installing them (some minutes)"; fflush() }'
+@rm -f $(VENV)/install.log
+endef
 
 # $(STAMP) is written last. .installing marks an installation that was cut short: start it afresh.
 $(STAMP): requirements.lock
-	@test -e $@ || { df -Pk . "$${TMPDIR:-/tmp}" | awk -v space='$(SPACE)' \
-	  'NR == 1 { split(space, part, " ") } NR > 1 { need[$$6] += part[NR - 1]; free[$$6] = $$4 / 2^20 } \
-	   END { for (m in need) if (free[m] < need[m]) { printf "installing needs %d GiB on %s and %.1f are free: make room, or let TMPDIR name a folder elsewhere for the wheels (%d GiB)\n", \
-	   need[m], m, free[m], part[2] > "/dev/stderr"; exit 2 } }'; }
+	$(if $(wildcard $@),,$(call room,$(SPACE)))
 	@python=''; for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 	  "$$p" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && { python=$$p; break; }; done; \
 	test -n "$$python" || { echo 'no Python >= 3.11 with venv on the path: install one, or say PYTHON=/path/to/python3' >&2; exit 2; }; \
 	if test ! -e $(VENV)/.installing && $(VENV)/bin/python -m pip --version > /dev/null 2>&1; then \
 	  echo "updating $(VENV)"; else echo "making $(VENV) with $$("$$python" --version)"; "$$python" -m venv --clear $(VENV); fi
 	@rm -f $@; touch $(VENV)/.installing
-	@$(PY) -m pip install --disable-pip-version-check --progress-bar off --log $(VENV)/install.log \
-	  -r requirements.lock 2> >(grep -v '^WARNING' >&2) | awk -v all=$$(wc -l < requirements.lock) \
-	  '/^(Collecting|Requirement already)/ { if (++n % 20 == 0 || n == all) { printf "  %d of %d packages found\n", n, all; fflush() } } \
-	   /^Installing collected/ { print "  installing them (some minutes)"; fflush() }'
+	$(call install,requirements.lock)
 	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installing; touch $@; echo '  $(VENV) is ready'
 
-# Pins of CUDA packages carry a marker, since other platforms have no such wheels. aiohttp is named
+# What checks and the site need besides.
+$(DEV_STAMP): requirements-dev.lock $(STAMP)
+	$(if $(wildcard $@),,$(call room,$(DEV_SPACE)))
+	@echo 'adding tools of the checks to $(VENV)'
+	$(call install,requirements-dev.lock)
+	@touch $@; echo '  $(VENV) is ready for checks'
+
+# One environment resolves both: first what a run needs, then, with those versions, the rest. Pins
+# of CUDA packages carry a marker, since other platforms have no such wheels. aiohttp is named
 # because papermill wants it on Python 3.12 only: so the lock is whole whatever Python resolves it.
+LOCK := .venv-lock/bin/python -m pip --disable-pip-version-check
+FREEZE := $(LOCK) freeze --all --exclude pip --exclude-editable \
+  | sed -E 's/^((nvidia|cuda)-.*|triton==.*)$$/\1 ; sys_platform == "linux" and platform_machine == "x86_64"/' \
+  | LC_ALL=C sort -f
 lock:
 	rm -rf .venv-lock
 	python3 -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --disable-pip-version-check --quiet --upgrade 'setuptools>=77' aiohttp $(DEV) \
-	  $$(.venv-lock/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"])')
-	.venv-lock/bin/python -m pip freeze --all --disable-pip-version-check | grep -v '^pip==' \
-	  | sed -E 's/^((nvidia|cuda)-.*|triton==.*)$$/\1 ; sys_platform == "linux" and platform_machine == "x86_64"/' \
-	  | LC_ALL=C sort -f > requirements.lock.new
-	mv requirements.lock.new requirements.lock
+	$(LOCK) install --quiet --upgrade 'setuptools>=77' aiohttp -e .
+	$(FREEZE) > requirements.lock.new
+	$(LOCK) install --quiet --constraint requirements.lock.new -e '.[dev]'
+	$(FREEZE) | grep -vxFf requirements.lock.new > requirements-dev.lock.new
+	for name in requirements requirements-dev; do mv $$name.lock.new $$name.lock; done
 	rm -rf .venv-lock
 
 clean:

@@ -4,7 +4,7 @@ The paper's own design is not known to us. ``full`` (A) puts a new output layer 
 tunes everything; ``head`` (B, after FSEFT, arXiv 2303.17051) tunes a small residual head on the
 frozen network; ``adapter`` (C, after Conv-Adapter, arXiv 2208.07463) puts bottlenecks parallel to
 the spatial convolutions of the frozen encoder. Beside them, three that are in wide use: ``lora``
-(arXiv 2106.09685, by Hugging Face's peft) adds low-rank updates to the encoder's convolutions;
+(arXiv 2106.09685) adds low-rank updates to the encoder's convolutions;
 ``bn`` tunes the scales and shifts of the normalisation layers (arXiv 2003.00152); ``bias`` tunes
 the biases (BitFit, arXiv 2106.10199). All of them tune the new output layer. Frozen means frozen:
 batch-norm statistics too.
@@ -12,7 +12,7 @@ batch-norm statistics too.
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Iterator
 
 import torch
@@ -58,6 +58,34 @@ class ConvAdapter(nn.Module):
         """(n, in, h, w) -> (n, out, h / stride, w / stride)."""
         side = self.up(self.act(self.down(x)))
         out: torch.Tensor = self.conv(x) + self.scale.view(1, -1, 1, 1) * side
+        return out
+
+
+class LowRank(nn.Module):
+    """A frozen convolution with a low-rank update beside it (LoRA, scaled by one).
+
+    ``y = conv(x) + up(down(x))`` with `down` a convolution of the same kernel to `rank` channels
+    and `up` 1x1. `up` starts at zero, so the network starts as it was pre-trained.
+
+    Args:
+        conv: convolution to stand beside, without groups and dilation; its stride is kept.
+        rank: channels between `down` and `up`.
+    """
+
+    def __init__(self, conv: nn.Conv2d, rank: int) -> None:
+        super().__init__()
+        kind = type(conv)  # timm's Conv2dSame pads by itself
+        side, stride, pad = conv.kernel_size, conv.stride, conv.padding
+        self.conv = conv
+        self.down = kind(conv.in_channels, rank, side, stride, pad, bias=False)  # type: ignore[arg-type]
+        self.up = kind(rank, conv.out_channels, 1, bias=False)
+        # Drawn a second time, as by Hugging Face's peft: with the same seed, the same bits.
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, in, h, w) -> (n, out, h / stride, w / stride)."""
+        out: torch.Tensor = self.conv(x) + self.up(self.down(x))
         return out
 
 
@@ -125,20 +153,16 @@ def prepare(net: nn.Module, tuning: str, gamma: int = 4, rank: int = RANK) -> li
     elif tuning == "adapter":
         for path, conv in _convolutions(net, used):
             if conv.kernel_size[0] % 2 and conv.kernel_size[0] > 1 and conv.in_channels > 1:
-                parent, _, name = path.rpartition(".")
-                setattr(net.get_submodule(parent), name, ConvAdapter(conv, gamma))
-        chosen = [n for n, _ in net.named_parameters() if _added(net, n)]
+                _replace(net, path, ConvAdapter(conv, gamma))
     elif tuning == "lora":
-        # peft's update knows neither groups nor dilation (DeepLabV3+'s last stage).
-        plain = [
-            path
-            for path, conv in _convolutions(net, used)
-            if conv.groups == 1 and conv.dilation == (1, 1)
-        ]
-        _lora(net, plain, rank)
-        chosen = [n for n, _ in net.named_parameters() if ".lora_" in n]
-    if tuning in ("adapter", "lora") and not chosen:
-        raise InputError(f"parameter 'tunings': {tuning!r} finds no convolution in this encoder")
+        for path, conv in _convolutions(net, used):
+            if conv.groups == 1 and conv.dilation == (1, 1):  # not DeepLabV3+'s last stage
+                _replace(net, path, LowRank(conv, rank))
+    if tuning in ("adapter", "lora"):
+        chosen = [n for n, _ in net.named_parameters() if _added(net, n)]
+        if not chosen:
+            what = f"{tuning!r} finds no convolution in this encoder"
+            raise InputError(f"parameter 'tunings': {what}")
     if tuning != "full":
         kept = set(chosen)
         for name, p in net.named_parameters():
@@ -158,12 +182,19 @@ def _norms(net: nn.Module) -> list[str]:
 
 
 def _added(net: nn.Module, name: str) -> bool:
-    """Is a parameter one of a Conv-Adapter's own, not of the convolution that it stands beside?"""
+    """Does a parameter belong to what the tuning added, not to the convolution beside it?"""
     parts = name.split(".")
     return any(
-        isinstance(net.get_submodule(".".join(parts[:i])), ConvAdapter) and parts[i] != "conv"
+        isinstance(net.get_submodule(".".join(parts[:i])), ConvAdapter | LowRank)
+        and parts[i] != "conv"
         for i in range(1, len(parts))
     )
+
+
+def _replace(net: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module in the place of the one at `path`."""
+    parent, _, name = path.rpartition(".")
+    setattr(net.get_submodule(parent), name, module)
 
 
 def _convolutions(net: nn.Module, used: set[str]) -> Iterator[tuple[str, nn.Conv2d]]:
@@ -175,21 +206,6 @@ def _convolutions(net: nn.Module, used: set[str]) -> Iterator[tuple[str, nn.Conv
             and f"{path}.weight" in used
         ):
             yield path, module
-
-
-def _lora(net: nn.Module, paths: list[str], rank: int) -> None:
-    """Low-rank updates beside some convolutions, scaled by one; they start at zero (peft)."""
-    # Here, because peft imports transformers: seconds that the other tunings need not pay.
-    from peft import LoraConfig, inject_adapter_in_model
-
-    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=paths)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft's advice about its own saving
-        inject_adapter_in_model(config, net)
-    # peft matches by the ends of names.
-    placed = [n.removesuffix(".lora_A") for n, _ in net.named_modules() if n.endswith(".lora_A")]
-    if sorted(placed) != sorted(paths):
-        raise AssertionError("LoRA stands beside other convolutions than the ones asked for")
 
 
 def train_mode(net: nn.Module, tuning: str) -> None:

@@ -6,12 +6,10 @@ import contextlib
 import os
 import platform
 from collections.abc import Iterator
-from datetime import timedelta
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import PartialState
 
 from dollkit.errors import InputError
 
@@ -22,41 +20,18 @@ PRECISIONS = ("auto", "bfloat16", "float32")
 """What parameter `precision` may be; see `resolve_precision`."""
 
 
-PATIENCE = timedelta(hours=6)
-"""How long processes wait for the first one, which evaluates alone."""
-
-
-def launched() -> PartialState | None:
-    """accelerate's state of this process if it was launched as one of several, else None.
-
-    The launcher (``accelerate launch``, ``torchrun``, ``notebook_launcher``) says so in
-    ``WORLD_SIZE``. The first call joins the others: gloo on the CPU, NCCL on CUDA.
-    """
-    count = os.environ.get("WORLD_SIZE", "1")
-    if not count.isdigit() or int(count) < 2:
-        return None
-    return PartialState(cpu=_kind() == "cpu", timeout=PATIENCE)
-
-
 def device() -> torch.device:
     """Device named by ``DOLLKIT_DEVICE`` (auto, cpu, cuda); auto takes CUDA where there is one.
-
-    Each of several processes has its own, see `launched`.
 
     Raises:
         InputError: an unknown name, or CUDA asked for where there is none.
     """
-    kind, state = _kind(), launched()
-    return torch.device(kind) if state is None else torch.device(state.device)
-
-
-def _kind() -> str:
     name = os.environ.get("DOLLKIT_DEVICE") or "auto"
     if name not in {"auto", "cpu", "cuda"}:
         raise InputError(f"DOLLKIT_DEVICE is {name!r}: use auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("DEVICE=cuda but torch sees no CUDA device: use DEVICE=cpu or auto")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def computes_bfloat16(device: torch.device) -> bool:

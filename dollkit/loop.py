@@ -21,14 +21,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dollkit import compute
-from dollkit.training import processes
 from dollkit.training.average import Average, copy_of
 from dollkit.training.checkpoint import Checkpoint, Fit
 from dollkit.training.gauge import Feed, Memory
 from dollkit.training.gradients import Gradients
-from dollkit.training.processes import Batch, Processes
-from dollkit.training.recipe import Recipe, optimiser_of, order, parameter_groups
-from dollkit.training.watch import Board, Live
+from dollkit.training.recipe import Batch, Recipe, optimiser_of, order, parameter_groups
+from dollkit.training.watch import Live
 
 __all__ = ["Batch", "Fit", "Recipe", "fit", "order", "parameter_groups"]
 
@@ -48,16 +46,13 @@ def fit(
     label: str = "",
     quiet: bool = False,
     key: str = "",
-    tensorboard: bool = True,
     live: bool | None = None,
     ahead: bool | None = None,
 ) -> Fit:
     """Train `model` in place.
 
-    Launched as several processes (see `dollkit.training.processes`), each takes its share of
-    every batch's films; the first one alone evaluates, logs and writes, and all return the same
-    `Fit` but for times and memory. When memory runs out, the batch is cut in halves and its
-    gradient accumulated (see `dollkit.training.gradients`, also for where that is not exact).
+    When memory runs out, the batch is cut in halves and its gradient accumulated (see
+    `dollkit.training.gradients`, also for where that is not exact).
 
     Args:
         model: on its device already.
@@ -75,7 +70,6 @@ def fit(
         label: shown in progress lines.
         quiet: no progress lines and no live plot.
         key: fingerprint of all else that decides the result: data, code, the loss's settings.
-        tensorboard: event files in ``checkpoints/tensorboard`` of `folder`, if there is one.
         live: a plot under the cell, drawn anew every few seconds; None: if a person runs it.
         ahead: draw the next batch in a thread during a step, the same batches; None: on CUDA.
 
@@ -84,30 +78,26 @@ def fit(
         load `best_state` for the best.
 
     Raises:
-        InputError: a checkpoint in `folder` cannot be read, memory runs out with one film at
-            once, or a batch has fewer films than there are processes.
+        InputError: a checkpoint in `folder` cannot be read, or memory runs out with one film at
+            once.
         FloatingPointError: the loss stopped being finite.
     """
     where = next(model.parameters()).device
-    ranks = processes.here()
-    quiet = quiet or not ranks.first
     began = time.perf_counter()
     done, optimiser = Fit(at_once=recipe.at_once), optimiser_of(model, recipe)
     memory = Memory(where)  # a first optimiser loads much of torch: no memory of this run
     trainable = [p for g in optimiser.param_groups for p in g["params"]]
-    ranks.copy_first([*model.parameters(), *model.buffers()])
     average = Average(model, recipe.ema) if recipe.ema else None
-    gradients = Gradients(model, loss, recipe, ranks, label)
+    gradients = Gradients(model, loss, recipe, label)
     made_by = {"key": key, **asdict(recipe)}
     checkpoint = Checkpoint(folder, made_by, model, optimiser, average, gradients, done)
-    start = checkpoint.resume(ranks)
+    start = checkpoint.resume()
     began, peak = began - done.seconds, done.peak_mb
     train_mode = set_mode or (lambda m: m.train() and None)
     # A bar for people; one line per evaluation in logs.
     bar: Iterable[int] = range(start, recipe.steps)
     if not quiet and sys.stderr.isatty():
         bar = tqdm(bar, initial=start, total=recipe.steps, desc=label)
-    board = Board(folder if tensorboard and ranks.first and start < recipe.steps else None, start)
     plot = Live(("train_loss", score), False if quiet else live)
     ahead = where.type == "cuda" if ahead is None else ahead
     feed = Feed(sample, start, recipe.steps, where, ahead)
@@ -133,7 +123,7 @@ def fit(
                 continue
             if not math.isfinite(running):
                 raise FloatingPointError(f"{label}: loss is not finite at step {step + 1}")
-            found = _judge(model, average, ranks, step + 1, evaluate, score, recipe, done)
+            found = _judge(model, average, step + 1, evaluate, score, recipe, done)
             train_mode(model)
             done.seconds = time.perf_counter() - began
             done.peak_mb, done.at_once = max(peak, memory.peak_mb()), gradients.at_once
@@ -153,13 +143,10 @@ def fit(
             if not quiet:
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "films")
                 log.info("%s  %s / %d", label, shown, recipe.steps)
-            if ranks.first:
-                board.add(row)
-                checkpoint.save()
+            checkpoint.save()
             plot.draw(done.history, last)
     finally:
         feed.close()
-        board.close()
     if average is not None:
         model.load_state_dict(average.state)
     if not quiet:
@@ -168,22 +155,15 @@ def fit(
 
 
 def _judge(
-    model: nn.Module, average: Average | None, ranks: Processes, step: int,
+    model: nn.Module, average: Average | None, step: int,
     evaluate: Callable[[nn.Module], dict[str, float]], score: str, recipe: Recipe, done: Fit,
 ) -> dict[str, float]:  # fmt: skip
     """Evaluate the model, or its average, and keep its state in `done` if it is the best."""
-    # Batch norm's running statistics are each process's own: those of the first one are judged.
-    ranks.copy_first(list(model.buffers()))
-    if average is not None:
-        ranks.copy_first([average.state[k] for k, _ in model.named_buffers() if k in average.state])
     with average.inside(model) if average is not None else nullcontext():
         model.eval()
-        row: dict[str, float] = {}
-        if ranks.first:
-            where = next(model.parameters()).device
-            with torch.inference_mode(), compute.autocast(where, recipe.precision):
-                row = evaluate(model)
-        row = ranks.tell(row)
+        where = next(model.parameters()).device
+        with torch.inference_mode(), compute.autocast(where, recipe.precision):
+            row = evaluate(model)
         if row[score] > done.best_score:
             done.best_score, done.best_step = row[score], step
             done.best_state = copy_of(model)

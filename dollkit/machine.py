@@ -17,7 +17,6 @@ LIBRARIES = (
     "matplotlib",
     "numpy",
     "pandas",
-    "peft",
     "pillow",
     "scikit-image",
     "scikit-learn",

@@ -1,4 +1,4 @@
-"""One source of versions: requirements.lock; pyproject, conda and Binder agree with it."""
+"""One source of versions: the two lock files; pyproject, conda and Binder agree with them."""
 
 from __future__ import annotations
 
@@ -13,37 +13,63 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from dollkit import __version__, paths
 
 MARKER = ' ; sys_platform == "linux" and platform_machine == "x86_64"'
 LINE = re.compile(r"([A-Za-z0-9._-]+)==([0-9][0-9A-Za-z.+!]*)(" + re.escape(MARKER) + ")?")
-PINS = {
-    found[1].lower().replace("_", "-"): found[2]
-    for line in (paths.ROOT / "requirements.lock").read_text().splitlines()
-    if (found := LINE.fullmatch(line))
+LINES = {
+    kind: (paths.ROOT / f"{kind}.lock").read_text().splitlines()
+    for kind in ("requirements", "requirements-dev")
 }
+PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_the_lock_holds_names_and_versions_only() -> None:
-    lines = (paths.ROOT / "requirements.lock").read_text().splitlines()
+def plain(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    return {plain(m[1]): m[2] for line in lines if (m := LINE.fullmatch(line))}
+
+
+RUN = pins(LINES["requirements"])
+PINS = RUN | pins(LINES["requirements-dev"])
+
+
+def test_the_locks_hold_names_and_versions_only() -> None:
+    lines = [line for part in LINES.values() for line in part]
     assert [line for line in lines if not LINE.fullmatch(line)] == []
     assert len(PINS) == len(lines), "a name stands twice"
 
 
 def test_packages_of_one_platform_carry_a_marker() -> None:
-    for line in (paths.ROOT / "requirements.lock").read_text().splitlines():
+    for line in (line for part in LINES.values() for line in part):
         one_platform = re.match(r"(nvidia|cuda)-|triton==", line) is not None
         assert line.endswith(MARKER) is one_platform, line
 
 
 def test_every_dependency_is_pinned() -> None:
-    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
-    makefile = (paths.ROOT / "Makefile").read_text()
-    tools = re.search(r"^DEV := (.*)$", makefile, re.MULTILINE)
-    assert tools is not None
-    wanted = [*project["dependencies"], *tools[1].split(), "setuptools"]
-    assert [name for name in wanted if name.lower().replace("_", "-") not in PINS] == []
+    run = [*PROJECT["dependencies"], "setuptools"]
+    assert [name for name in run if plain(name) not in RUN] == []
+    dev = PROJECT["optional-dependencies"]["dev"]
+    assert [name for name in dev if plain(name) not in PINS] == []
+
+
+def test_a_run_needs_nothing_of_the_checks_lock() -> None:
+    """pip installs the locks without resolving: the first must name all that its packages need."""
+    missing = []
+    for name in RUN:
+        try:
+            needs = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another platform
+        for need in map(Requirement, needs):
+            applies = need.marker is None or need.marker.evaluate({"extra": ""})
+            if applies and plain(need.name) not in RUN:
+                missing.append((name, str(need)))
+    assert missing == []
 
 
 def test_conda_and_binder_take_their_versions_from_the_lock() -> None:
@@ -53,18 +79,14 @@ def test_conda_and_binder_take_their_versions_from_the_lock() -> None:
     python = conda.pop(0)
     assert conda == ["pip"], "a version here would be a second source of pins"
     minor = int(re.fullmatch(r"python=3\.(\d+)", python)[1])  # type: ignore[index]
-    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
-    assert minor >= int(project["requires-python"].removeprefix(">=3."))
+    assert minor >= int(PROJECT["requires-python"].removeprefix(">=3."))
 
 
 @pytest.mark.skipif(
     not sys.prefix.startswith(str(paths.ROOT)), reason="not the environment that make sets up"
 )
 def test_installed_versions_are_the_pinned_ones() -> None:
-    installed = {
-        d.metadata["Name"].lower().replace("_", "-"): d.version
-        for d in importlib.metadata.distributions()
-    }
+    installed = {plain(d.metadata["Name"]): d.version for d in importlib.metadata.distributions()}
     wrong = {n: v for n, v in PINS.items() if n in installed and installed[n] != v}
     assert wrong == {}
 
@@ -92,12 +114,48 @@ def test_every_target_of_the_makefile_is_in_its_help() -> None:
     assert told == set(phony[1].split()) - {"help", "knobs"}
 
 
+def folder_with(folder: Path, *stamps: str) -> Path:
+    """Makefile and locks, and an environment in which these stamps are the newest files."""
+    for name in ("Makefile", "requirements.lock", "requirements-dev.lock"):
+        shutil.copy(paths.ROOT / name, folder)
+    (folder / ".venv").mkdir()
+    for name in stamps:
+        (folder / ".venv" / name).touch()
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("free", "message"), [(5.0, "needs 11 GiB on /disk and 5.0 are free"), (12.0, "")]
+    ("stamps", "installs"),
+    [
+        ((), {"verify": {"requirements"}, "test": {"requirements", "requirements-dev"}}),
+        ((".ready",), {"verify": set(), "test": {"requirements-dev"}}),
+        ((".ready", ".ready-dev"), {"verify": set(), "test": set(), "docs": set()}),
+    ],
 )
-def test_make_asks_for_room_before_it_installs(tmp_path: Path, free: float, message: str) -> None:
-    for name in ("Makefile", "requirements.lock"):
-        shutil.copy(paths.ROOT / name, tmp_path)
+def test_each_target_installs_what_it_lacks(
+    tmp_path: Path, stamps: tuple[str, ...], installs: dict[str, set[str]]
+) -> None:
+    folder_with(tmp_path, *stamps)
+    (tmp_path / "notebooks").symlink_to(paths.ROOT / "notebooks")  # the knobs look for profiles
+    for target, locks in installs.items():
+        done = subprocess.run(
+            ["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert set(re.findall(r" -r (\S+)\.lock", done.stdout)) == locks
+
+
+@pytest.mark.parametrize(
+    ("stamps", "free", "message"),
+    [
+        ((), 5.0, "needs 11 GiB on /disk and 5.0 are free"),
+        ((), 12.0, ""),
+        ((".ready",), 1.0, "needs 2 GiB on /disk and 1.0 are free"),
+    ],
+)
+def test_make_asks_for_room_before_it_installs(
+    tmp_path: Path, stamps: tuple[str, ...], free: float, message: str
+) -> None:
+    folder_with(tmp_path, *stamps)
     tools = {
         "df": f"echo header; for i in 1 2; do echo disk 0 0 {int(free * 2**20)} 0% /disk; done",
         "uname": "echo Linux x86_64",
@@ -108,7 +166,7 @@ def test_make_asks_for_room_before_it_installs(tmp_path: Path, free: float, mess
         tool.write_text(f"#!/bin/sh\n{body}\n")
         tool.chmod(0o755)
     done = subprocess.run(
-        ["make", "verify", f"PYTHON={tmp_path}/fake_python"],
+        ["make", "test", f"PYTHON={tmp_path}/fake_python"],
         cwd=tmp_path,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
@@ -123,11 +181,7 @@ def test_the_list_for_cpu_builds_lacks_torch_and_its_cuda_libraries_alone() -> N
     text = (paths.ROOT / "docs" / "running.md").read_text()
     pattern = re.search(r"^grep -vE '([^']+)' requirements.lock > cpu.txt$", text, re.MULTILINE)
     assert pattern is not None
-    left_out = {name for name in PINS if re.match(pattern[1], name)}
+    left_out = {name for name in RUN if re.match(pattern[1], name)}
     assert {"torch", "torchvision"} <= left_out
-    cuda = {
-        line.partition("==")[0]
-        for line in (paths.ROOT / "requirements.lock").read_text().splitlines()
-        if line.endswith(MARKER)
-    }
+    cuda = {line.partition("==")[0] for line in LINES["requirements"] if line.endswith(MARKER)}
     assert left_out == {"torch", "torchvision"} | cuda

@@ -1,4 +1,4 @@
-"""The training loop against a plain one; resuming, averages, memory, processes, what is watched."""
+"""The training loop against a plain one; resuming, averages, memory, what is watched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,6 @@ from dollkit.errors import InputError
 from dollkit.loop import Batch, Fit, Recipe, fit, order, parameter_groups
 from dollkit.training import gradients, watch
 from dollkit.training.gauge import Feed
-from tests.two_processes import train as shared_run
 
 X = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = (X > 0.3).float()
@@ -127,7 +125,7 @@ def test_a_killed_run_ends_in_the_same_bits(
     killed_at: int,
 ) -> None:
     whole = small(most=most)
-    done = go(whole, tmp_path / "whole", loop={"tensorboard": False}, **more)
+    done = go(whole, tmp_path / "whole", **more)
 
     def dying(step: int) -> Batch:
         if step == killed_at:
@@ -136,10 +134,10 @@ def test_a_killed_run_ends_in_the_same_bits(
 
     cut = small(most=most)
     with pytest.raises(Killed):
-        go(cut, tmp_path / "cut", dying, {"tensorboard": False}, **more)
+        go(cut, tmp_path / "cut", dying, **more)
     caplog.clear()
     cut = small(most=most)
-    again = go(cut, tmp_path / "cut", loop={"tensorboard": False}, **more)
+    again = go(cut, tmp_path / "cut", **more)
     assert same(whole.state_dict(), cut.state_dict())
     assert same(done.best_state, again.best_state)
     for key in ("step", "train_loss", "score"):
@@ -239,74 +237,11 @@ def test_no_room_for_one_film_and_other_errors() -> None:
     assert not gradients.out_of_memory(RuntimeError("shapes differ"))
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """Same loss curve within 1e-5 and weights within 1e-4 of one process, in float32."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        "--local_addr", "127.0.0.1",
-        "-m", "tests.two_processes", str(tmp_path),
-    ]  # fmt: skip
-    ours = {"DOLLKIT_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(paths.ROOT)}
-    if sys.platform == "linux":  # no look-up of the machine's name
-        ours["GLOO_SOCKET_IFNAME"] = "lo"
-    ran = subprocess.run(
-        command, cwd=paths.ROOT, env={**os.environ, **ours}, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    alone = shared_run(tmp_path / "alone")
-    assert first["plain"]["evaluations"] == alone["evaluations"] == 4
-    assert second["plain"]["evaluations"] == 0
-    for name, at_once in (("plain", 0), ("tight", 2), ("again", 0)):
-        of = first[name]
-        assert {**of, "evaluations": 0} == {**second[name], "evaluations": 0}  # to the bit
-        assert of["at_once"] == at_once
-        for key, tolerance in (("train_loss", 1e-5), ("score", 1e-5), ("weights", 1e-4)):
-            np.testing.assert_allclose(of[key], alone[key], rtol=0, atol=tolerance)
-    assert {**first["again"], "evaluations": 4} == first["plain"]
-    # One process alone ran out of memory; the first one says it once and writes alone.
-    assert ran.stderr.count("out of memory with 4 films at once") == 1
-    assert len(list((tmp_path / "plain").glob("checkpoints/tensorboard/*"))) == 1
-    refused = "parameter 'batch' is 1: 2 processes need as many films at least"
-    assert first["refused"] == second["refused"] == refused
-
-
-def test_tensorboard_files_hold_the_history(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    def dying(step: int) -> Batch:
-        if step == 7:
-            raise Killed
-        return draw(Recipe(steps=12, batch=6, lr=0.01))(step)
-
-    with pytest.raises(Killed):
-        go(small(), tmp_path, dying)
+def test_history_csv_holds_the_history(tmp_path: Path) -> None:
     done = go(small(), tmp_path)
-    place = tmp_path / "checkpoints" / "tensorboard"
-    assert len(list(place.glob("events.out.tfevents.*"))) == 2
-    events = EventAccumulator(str(place)).Reload()
-    for name in ("train_loss", "score", "wait_share"):
-        shown = [(e.step, e.value) for e in events.Scalars(name)]
-        assert shown == [(r["step"], np.float32(r[name])) for r in done.history]
     with (tmp_path / "history.csv").open() as f:
-        assert [float(r["score"]) for r in csv.DictReader(f)] == [r["score"] for r in done.history]
-    go(small(), tmp_path, steps=3)  # another run: the old files are gone
-    assert len(list(place.glob("events.out.tfevents.*"))) == 1
-    go(small(), tmp_path / "off", loop={"tensorboard": False})
-    assert [p.name for p in (tmp_path / "off" / "checkpoints").iterdir()] == ["last.pt"]
-
-
-def test_without_tensorboard_a_line_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    done = go(small(), tmp_path)
-    assert len(done.history) == 4
-    (line,) = (r.message for r in caplog.records)
-    assert line.startswith("no TensorBoard files: ")
-    assert line.endswith("`pip install tensorboard`")
-    assert "\n" not in line
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+    assert rows == done.history
 
 
 class Screen:

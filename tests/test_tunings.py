@@ -105,7 +105,7 @@ def test_what_each_tuning_trains() -> None:
         found[tuning] = set(adapters.prepare(net, tuning))
     head = {"segmentation_head.0.weight", "segmentation_head.0.bias"}
     assert all(head <= names for tuning, names in found.items() if tuning != "head")
-    assert all("lora_" in n for n in found["lora"] - head)
+    assert all(".down." in n or ".up." in n for n in found["lora"] - head)
     assert all(n.startswith("encoder.") for n in found["adapter"] - head)
     norms = {n for n, m in network().named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert {n.rpartition(".")[0] for n in found["bn"] - head} <= norms
@@ -123,13 +123,25 @@ def test_rank_decides_the_size() -> None:
     assert counts[1] == 4 * counts[0]
 
 
+def test_lora_is_a_change_of_the_weight_of_low_rank() -> None:
+    with compute.seeded(1):
+        conv = nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        beside = adapters.LowRank(conv, 2)
+        nn.init.normal_(beside.up.weight)
+        x = torch.randn(2, 6, 9, 9)
+    change = torch.einsum("or,rikl->oikl", beside.up.weight[:, :, 0, 0], beside.down.weight)
+    assert torch.linalg.matrix_rank(change.flatten(1)) == 2
+    whole = nn.functional.conv2d(x, conv.weight + change, conv.bias, stride=2, padding=1)
+    torch.testing.assert_close(beside(x), whole, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["pspnet", "unet"])
 def test_lora_finds_the_encoders_convolutions_and_no_others(kind: str) -> None:
     net = networks.build(kind, "densenet121", 2)
     used = {n for n, p in net.named_parameters() if p.requires_grad and n.startswith("encoder.")}
     wanted = {n for n in used if net.get_parameter(n).ndim == 4}
     names = adapters.prepare(net, "lora")
-    downs = {n.replace("lora_A.default.", "") for n in names if "lora_A" in n}
+    downs = {n.replace(".down.", ".") for n in names if ".down." in n}
     assert downs == wanted
     assert len(wanted) > (60 if kind == "unet" else 20)
 

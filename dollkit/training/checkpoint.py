@@ -15,7 +15,6 @@ from torch import nn
 from dollkit.errors import InputError, brief
 from dollkit.training.average import Average
 from dollkit.training.gradients import Gradients
-from dollkit.training.processes import Processes
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ class Fit:
         trained: seconds of steps, waiting included, evaluations not.
         films: shown in those.
         peak_mb: most memory, see `dollkit.training.gauge.Memory`.
-        at_once: most films of one pass in one process; 0: the whole batch.
+        at_once: most films of one pass; 0: the whole batch.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -56,7 +55,7 @@ class Fit:
 
     @property
     def images_per_s(self) -> float:
-        """Films per second of training time, over all processes."""
+        """Films per second of training time."""
         return self.films / self.trained if self.trained else 0.0
 
     @property
@@ -109,8 +108,8 @@ class Checkpoint:
         torch.save(state, part)
         part.replace(self.folder / "checkpoints" / "last.pt")
 
-    def resume(self, processes: Processes) -> int:
-        """Take up what the first process finds in the folder.
+    def resume(self) -> int:
+        """Continue from the checkpoint in the folder, if there is one.
 
         Returns:
             Steps done already; 0 without a checkpoint, or if other settings made it.
@@ -118,7 +117,7 @@ class Checkpoint:
         Raises:
             InputError: the file cannot be read.
         """
-        state = processes.tell(self._read() if processes.first else None)
+        state = self._read()
         if state is None:
             return 0
         self.model.load_state_dict(state["model"])
@@ -136,7 +135,7 @@ class Checkpoint:
         path = self.folder / "checkpoints" / "last.pt" if self.folder is not None else None
         if path is None or not path.exists():
             return None
-        try:  # on the CPU first: each process has its own device
+        try:  # on the CPU first: another machine may have no GPU
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             made_by, step = state["recipe"], int(state["fit"]["history"][-1]["step"])
         except Exception as error:

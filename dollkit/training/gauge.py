@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from dollkit.training.processes import Batch
+from dollkit.training.recipe import Batch
 
 MB = 1024**2
 

@@ -1,4 +1,4 @@
-"""The gradient of a batch, in as few passes as memory allows, over all processes.
+"""The gradient of a batch, in as few passes as memory allows.
 
 A batch cut into parts of n_i of n films has the gradient ``sum(n_i / n * gradient_i)``: that of
 the whole, up to rounding, where the loss is a mean over films. It is not where something spans the
@@ -9,28 +9,33 @@ classes or pixels); and dropout draws other masks.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import math
 from collections.abc import Callable
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 
 from dollkit import compute
 from dollkit.errors import InputError
-from dollkit.training.processes import Batch, Processes
-from dollkit.training.recipe import Recipe
+from dollkit.training.recipe import Batch, Recipe
 
 log = logging.getLogger(__name__)
 
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
+NO_ROOM = (
+    " out of memory.",  # CUDA, where it is not torch.OutOfMemoryError
+    "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED.",  # cuDNN without room for its workspace
+    "DefaultCPUAllocator: can't allocate memory",
+)
+"""Parts of messages by which torch says that memory ran out."""
 
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory ran out, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in NO_ROOM)
 
 
 class Gradients:
@@ -40,18 +45,15 @@ class Gradients:
         model: on its device.
         loss: mean over the films of a batch.
         recipe: precision, seed, films at once.
-        processes: those that share each batch.
         label: of messages.
 
     Attributes:
-        at_once: most films of one pass in one process; 0: no limit yet. It only falls.
+        at_once: most films of one pass; 0: no limit yet. It only falls.
     """
 
-    def __init__(
-        self, model: nn.Module, loss: Loss, recipe: Recipe, processes: Processes, label: str = ""
-    ) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, recipe: Recipe, label: str = "") -> None:
         self.model, self.loss, self.recipe = model, loss, recipe
-        self.processes, self.label = processes, label or "training"
+        self.label = label or "training"
         self.at_once = recipe.at_once
         self._where = next(model.parameters()).device
         self._trained = [p for p in model.parameters() if p.requires_grad]
@@ -61,92 +63,54 @@ class Gradients:
     def of(self, batch: Batch, step: int) -> torch.Tensor:
         """Gradient of `batch`, all of it, in step `step`.
 
-        When memory runs out in any process, all of them start the batch afresh with half the
-        films at once, and keep to that.
+        When memory runs out, the batch starts afresh with half the films at once, and so do
+        later ones.
 
         Returns:
-            The loss of the batch, a detached scalar, the same in all processes.
+            The loss of the batch, a detached scalar.
 
         Raises:
-            InputError: memory runs out with one film, or fewer films than processes.
+            InputError: memory runs out with one film at once.
         """
-        whole = len(batch[0])
-        own = self.processes.share(batch)
-        widest = -(-whole // self.processes.count)
+        films = len(batch[0])
         if self._buffers:
             with torch.no_grad():
                 torch._foreach_copy_(self._kept, self._buffers)
         while True:
-            passes = math.ceil(widest / self.at_once) if self.at_once else 1
-            value, reason = None, "in another process"
+            passes = math.ceil(films / self.at_once) if self.at_once else 1
             try:
-                value = self._passes(own, passes, whole, step)
+                return self._passes(batch, passes, step)
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise InputError(
                     f"{self.label}: one film at once is too few for this network's batch norm: "
-                    "use a larger 'batch', fewer processes or smaller films"
+                    "use a larger 'batch' or smaller films"
                 ) from None
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
                 reason = (str(error).splitlines() or ["no reason given"])[0]
             # Not within `except`: there the traceback holds on to the tensors.
-            if self.processes.count > 1:
-                value = self._total(value)
-            if value is not None:
-                return value
-            self._halve(-(-widest // passes), reason)
+            self._halve(-(-films // passes), reason)
 
-    def _passes(self, own: Batch, passes: int, whole: int, step: int) -> torch.Tensor:
+    def _passes(self, batch: Batch, passes: int, step: int) -> torch.Tensor:
         for p in self._trained:
             p.grad = None
-        rank, n = self.processes.rank, len(own[0])
-        bounds = [n * i // passes for i in range(passes + 1)]
+        films = len(batch[0])
+        bounds = [films * i // passes for i in range(passes + 1)]
         total: torch.Tensor | None = None
-        with compute.seeded(self.recipe.seed, 2, step, *([rank] if rank else [])):
+        with compute.seeded(self.recipe.seed, 2, step):
             for first, stop in itertools.pairwise(bounds):
-                if first == stop:  # this process has a film less than others
-                    continue
-                part = own if stop - first == n else tuple(t[first:stop] for t in own)
+                part = batch if passes == 1 else tuple(t[first:stop] for t in batch)
                 with compute.autocast(self._where, self.recipe.precision):
                     value = self.loss(self.model, part)
-                if stop - first != whole:
-                    value = value * ((stop - first) / whole)
+                if passes > 1:
+                    value = value * ((stop - first) / films)
                 value.backward()
                 total = value.detach() if total is None else total + value.detach()
         assert total is not None
         return total
-
-    def _total(self, value: torch.Tensor | None) -> torch.Tensor | None:
-        """Sum over the processes of gradients and loss; None if memory ran out in any."""
-        grads = [p.grad for p in self._trained]
-        # One message: gradients, who has one, loss, who failed.
-        flat = torch.cat(
-            [
-                *(
-                    (torch.zeros_like(p) if g is None or value is None else g).flatten().float()
-                    for p, g in zip(self._trained, grads, strict=True)
-                ),
-                torch.tensor([float(g is not None) for g in grads], device=self._where),
-                torch.zeros(1, device=self._where) if value is None else value.float().view(1),
-                torch.tensor([float(value is None)], device=self._where),
-            ]
-        )
-        flat = self.processes.total(flat)
-        count = len(self._trained)
-        *has, failed = torch.cat([flat[-count - 2 : -2], flat[-1:]]).tolist()
-        if failed:
-            return None
-        pieces = flat[: -count - 2].split([p.numel() for p in self._trained])
-        for p, piece, any_has in zip(self._trained, pieces, has, strict=True):
-            if not any_has:
-                continue
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-            p.grad.copy_(piece.view(p.shape))
-        return flat[-2]
 
     def _halve(self, size: int, reason: str) -> None:
         for p in self._trained:
@@ -154,15 +118,15 @@ class Gradients:
         if self._buffers:  # passes that got through moved running statistics
             with torch.no_grad():
                 torch._foreach_copy_(self._buffers, self._kept)
-        clear_device_cache(garbage_collection=True)
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing without CUDA
         if size == 1:
             raise InputError(
                 f"{self.label}: out of memory with one film at once ({reason}): use smaller "
                 "films, a smaller network or precision bfloat16"
             )
         self.at_once = size // 2
-        if self.processes.first:
-            log.warning(
-                "%s: out of memory with %d films at once (%s): %d from here on, their gradients "
-                "accumulated to the same batch", self.label, size, reason, self.at_once,
-            )  # fmt: skip
+        log.warning(
+            "%s: out of memory with %d films at once (%s): %d from here on, their gradients "
+            "accumulated to the same batch", self.label, size, reason, self.at_once,
+        )  # fmt: skip

@@ -12,6 +12,8 @@ from torch import nn
 from dollkit import compute
 from dollkit.errors import InputError
 
+Batch = tuple[torch.Tensor, ...]
+"""Films and targets of a step; films come first in every tensor."""
 SCHEDULES = ("cosine", "poly", "constant")
 POLY_POWER = 0.9
 """Power of the polynomial schedule, as in PaddleSeg."""
@@ -23,7 +25,7 @@ class Recipe:
 
     Attributes:
         steps: optimiser steps.
-        batch: films per step, over all processes together.
+        batch: films per step.
         lr: peak learning rate (linear warm-up, then down to zero by `schedule`).
         backbone: rate of the encoder as a share of `lr` (PSSL: 0.1).
         weight_decay: decoupled for AdamW, L2 for SGD; not applied to biases and norms.

@@ -1,61 +1,18 @@
-"""How a run is watched: TensorBoard files, and a plot in a notebook that someone looks at."""
+"""How a run is watched: a plot in a notebook that a person looks at."""
 
 from __future__ import annotations
 
 import io
-import logging
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-log = logging.getLogger(__name__)
-
 EVERY = 3.0
 """Least seconds between two drawings of the live plot."""
-
-
-class Board:
-    """TensorBoard event files in ``checkpoints/tensorboard`` of a run's folder.
-
-    They stand beside the checkpoint because they are no result: the name of each holds the
-    machine's. ``tensorboard --logdir runs`` finds them all.
-
-    Args:
-        folder: of the run; None: no files.
-        start: steps done already; later ones of an earlier try are hidden. 0 removes the files.
-    """
-
-    def __init__(self, folder: Path | None, start: int) -> None:
-        self._writer: Any = None
-        if folder is None:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            log.warning("no TensorBoard files: %s; `pip install tensorboard`", error)
-            return
-        place = folder / "checkpoints" / "tensorboard"
-        for old in () if start else place.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._writer = SummaryWriter(str(place), purge_step=start + 1 if start else None)
-
-    def add(self, row: dict[str, float]) -> None:
-        """Write a row of the history, each number under its name at its step."""
-        if self._writer is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._writer.add_scalar(name, value, int(row["step"]))
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
 
 
 def someone_looks() -> bool:
