@@ -68,6 +68,8 @@ def check(instances: Iterable[Instance]) -> None:
                 _data(given)
             elif family == "classifiers":
                 classifier(given)
+                if given["init"] == "imagenet":
+                    _imagenet(str(given["imagenet_weights"]), str(given["architecture"]))
             elif family == "labels":
                 _labels(given)
             elif family in ("pretrain", "finetune"):
@@ -106,6 +108,18 @@ def classifier(given: Mapping[str, Any]) -> None:
 
     with torch.device("meta"):
         Classifier(*(given[name] for name in ("architecture", "depth", "activation", "pooling")))
+
+
+def _imagenet(source: str, architecture: str) -> None:
+    """Refuse a start from ImageNet for which there are no weights."""
+    from dollkit import imagenet
+
+    if source == imagenet.DOWNLOAD:  # tried when it is needed
+        return
+    try:
+        imagenet.find(source, architecture)
+    except imagenet.Unavailable as error:
+        raise InputError(f"parameter 'init' is 'imagenet', and there are {error}") from None
 
 
 def _labels(given: Mapping[str, Any]) -> None:

@@ -20,6 +20,8 @@ from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, POSITIVE
 
 FloatMaps = npt.NDArray[np.float32]
+FILMS = 8
+"""Films that one thread explains at a time on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -109,31 +111,45 @@ def explain_all(
     for name, model in models.items():
         with _named(name):
             _check_outputs(model, x)
-    if how.explainer != "ig" or how.kind != baselines.BY_FINDING:
-        return _explain(models, x, targets, how)
-    parts = baselines.parts(targets)
-    if not parts:
-        return _explain(models, x, targets, replace(how, kind="black"))
-    made = [_explain(models, x, own, replace(how, kind=kind)) for kind, own, _ in parts]
-    order = np.argsort(np.concatenate([places for _, _, places in parts]))
-    return Explained(*(np.concatenate(part, 1)[:, order] for part in zip(*made, strict=True)))
+    step = FILMS if x.device.type == "cpu" else max(1, len(x))
+    parts = [slice(i, i + step) for i in range(0, max(1, len(x)), step)]
+
+    def explain_part(job: tuple[str, slice]) -> Explained:
+        name, part = job
+        with _named(name):
+            return _explain(models[name], x[part], targets[part], how)
+
+    jobs = [(name, part) for name in models for part in parts]
+    made = iter(compute.side_by_side(explain_part, jobs, x.device))
+    whole = [_joined([next(made) for _ in parts]) for _ in models]
+    return Explained._make(np.stack(field) for field in zip(*whole, strict=True))
 
 
 def _explain(
-    models: Mapping[str, nn.Module], x: torch.Tensor, targets: list[list[int]], how: Explain
+    model: nn.Module, x: torch.Tensor, targets: list[list[int]], how: Explain
 ) -> Explained:
+    """What one classifier says: `Explained` without the first axis."""
     options = {k: v for k, v in asdict(how).items() if k not in ("explainer", "unsettled")}
-    made = []
-    for name, model in models.items():
-        with _named(name):
-            made.append(explain(how.explainer, model, x, targets, **options))
-    return Explained(
-        np.stack([a.maps.float().cpu().numpy() for a in made]),
-        np.stack([torch.sigmoid(a.logit).cpu().numpy() for a in made]),
-        np.stack([a.error.cpu().numpy() for a in made]),
-        np.stack([a.steps.cpu().numpy() for a in made]),
-        np.stack([a.settled.cpu().numpy() for a in made]),
-    )
+    if how.kind != baselines.BY_FINDING or how.explainer != "ig":
+        a = explain(how.explainer, model, x, targets, **options)
+        return Explained(
+            a.maps.float().cpu().numpy(),
+            torch.sigmoid(a.logit).cpu().numpy(),
+            a.error.cpu().numpy(),
+            a.steps.cpu().numpy(),
+            a.settled.cpu().numpy(),
+        )
+    parts = baselines.parts(targets)
+    if not parts:
+        return _explain(model, x, targets, replace(how, kind="black"))
+    made = [_explain(model, x, own, replace(how, kind=kind)) for kind, own, _ in parts]
+    order = np.argsort(np.concatenate([places for _, _, places in parts]))
+    return Explained._make(field[order] for field in _joined(made))
+
+
+def _joined(parts: list[Explained]) -> Explained:
+    """Pairs of several parts below each other."""
+    return Explained._make(np.concatenate(field) for field in zip(*parts, strict=True))
 
 
 @contextlib.contextmanager

@@ -168,7 +168,8 @@ def packaged_tensors(architecture: str) -> tuple[dict[str, torch.Tensor], str]:
         installed = distribution(package)
     except PackageNotFoundError:
         raise InputError(
-            f"parameter 'imagenet_weights': package {package} is not installed: run make setup"
+            f"parameter 'imagenet_weights': package {package} is not installed: "
+            "install what requirements.lock names"
         ) from None
     path = Path(str(installed.locate_file(file)))
     tensors, own = read_tensors(path), _timms(architecture)

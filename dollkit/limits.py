@@ -120,7 +120,12 @@ def known() -> dict[str, dict[str, Limit]]:
         | {"data_dir": FREE, "skip_bad": FREE, "size": side(), "fill_from": among(("", "phantom"))}
         | {"seed": natural},
         "classifiers": trained
-        | {"architecture": CALLED, "depth": within(1, 5), "activation": among(("relu", "silu"))}
+        | {
+            "architecture": CALLED,
+            "init": among(("random", "imagenet")),
+            "imagenet_weights": CALLED,
+        }
+        | {"depth": within(1, 5), "activation": among(("relu", "silu"))}
         | {"pooling": among(("avg", "lse")), "policy": among(POLICIES), "lr": above(0)}
         | {"weight_decay": natural, "small": side(zero=True), "draws": count, "seed": natural},
         "labels": precise

@@ -20,7 +20,7 @@ def source_files(notebook: Path) -> tuple[Path, ...]:
     Imports are found with `ast`, wherever they stand; a module is our own if it lies beside the
     notebooks' folder or in the repository. Packages count with their ``__init__.py``.
     """
-    roots = list(dict.fromkeys((params.notebooks().parent, paths.ROOT)))
+    roots = tuple(dict.fromkeys((params.notebooks().parent, paths.ROOT)))
     found: dict[Path, None] = {}
     for source, _ in params.code_cells(notebook):
         plain = re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source)
@@ -28,22 +28,24 @@ def source_files(notebook: Path) -> tuple[Path, ...]:
             tree = ast.parse(plain)
         except SyntaxError as error:
             raise InputError(f"{notebook}: a code cell does not parse: {error}") from None
-        _follow(_imported(tree, ""), roots, found)
+        _follow(_ours(tree, "", roots), roots, found)
     return tuple(sorted(found))
 
 
-def _follow(modules: Iterable[str], roots: list[Path], found: dict[Path, None]) -> None:
-    for module in modules:
-        for path, owner in _resolve(module, roots):
-            if path in found:
-                continue
+def _follow(
+    modules: Iterable[tuple[Path, str]], roots: tuple[Path, ...], found: dict[Path, None]
+) -> None:
+    for path, owner in modules:
+        if path not in found:
             found[path] = None
-            _follow(_imports(path, path.stat().st_mtime_ns, owner), roots, found)
+            _follow(_imports(path, path.stat().st_mtime_ns, owner, roots), roots, found)
 
 
 @functools.cache
-def _imports(path: Path, changed: int, package: str) -> tuple[str, ...]:
-    """What a module imports; a plan asks for the same modules once for every stage.
+def _imports(
+    path: Path, changed: int, package: str, roots: tuple[Path, ...]
+) -> tuple[tuple[Path, str], ...]:
+    """Our files that a module imports; a plan asks for the same modules once for every stage.
 
     Args:
         changed: when the file last was, so that an edited one is read again.
@@ -52,7 +54,13 @@ def _imports(path: Path, changed: int, package: str) -> tuple[str, ...]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
-    return tuple(_imported(tree, package))
+    return _ours(tree, package, roots)
+
+
+def _ours(tree: ast.AST, package: str, roots: tuple[Path, ...]) -> tuple[tuple[Path, str], ...]:
+    """Our files behind the imports of a tree, each once."""
+    names = dict.fromkeys(_imported(tree, package))
+    return tuple(dict.fromkeys(file for name in names for file in _resolve(name, roots)))
 
 
 def _imported(tree: ast.AST, package: str) -> Iterator[str]:
@@ -67,7 +75,7 @@ def _imported(tree: ast.AST, package: str) -> Iterator[str]:
             yield from (f"{stem}.{alias.name}" for alias in node.names)
 
 
-def _resolve(module: str, roots: list[Path]) -> Iterator[tuple[Path, str]]:
+def _resolve(module: str, roots: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """Files behind a dotted name, each with the package that its relative imports start from."""
     parts = module.split(".")
     for root in roots:
