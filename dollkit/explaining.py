@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import product
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -114,14 +116,15 @@ def explain_all(
     step = FILMS if x.device.type == "cpu" else max(1, len(x))
     parts = [slice(i, i + step) for i in range(0, max(1, len(x)), step)]
 
-    def explain_part(job: tuple[str, slice]) -> Explained:
-        name, part = job
-        with _named(name):
+    free = {name: Lock() for name in models}  # hooks would mix the passes of two threads
+
+    def explain_part(job: tuple[slice, str]) -> Explained:
+        part, name = job
+        with _named(name), free[name]:
             return _explain(models[name], x[part], targets[part], how)
 
-    jobs = [(name, part) for name in models for part in parts]
-    made = iter(compute.side_by_side(explain_part, jobs, x.device))
-    whole = [_joined([next(made) for _ in parts]) for _ in models]
+    made = compute.side_by_side(explain_part, list(product(parts, models)), x.device)
+    whole = [_joined(made[i :: len(models)]) for i in range(len(models))]
     return Explained._make(np.stack(field) for field in zip(*whole, strict=True))
 
 

@@ -206,3 +206,22 @@ def test_each_finding_is_explained_from_its_own_baseline() -> None:
 def test_bad_explainers_are_named(change: dict[str, str], named: str) -> None:
     with pytest.raises(InputError, match=f"parameter '{named}' is"):
         Explain(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("explainer", ["ig", "gradient", "gradcam", "occlusion"])
+def test_the_number_of_threads_moves_no_explanation(explainer: str) -> None:
+    models = {
+        name: create("tu-test_resnet", 5, "silu", "lse", seed, torch.device("cpu")).eval()
+        for seed, name in enumerate("abc")
+    }
+    films = torch.randint(0, 255, (20, 32, 32), generator=torch.Generator().manual_seed(0))
+    x = compute.to_input(films.to(torch.uint8), torch.device("cpu"))
+    threads, made = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            made.append(explain_all(models, x, [[1, 2], [3]] * 10, Explain(explainer)))
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(*made, strict=True):
+        np.testing.assert_array_equal(one, other)
