@@ -201,8 +201,8 @@ def test_out_of_memory_halves_the_batch_and_keeps_its_gradient(
     assert set(tight.seen[5:]) == {1}
     lines = [r.message for r in caplog.records if "out of memory" in r.message]
     assert lines[0] == (
-        "small: out of memory with 7 films at once (no room for 7 films): 3 from here on, their "
-        "gradients accumulated to the same batch"
+        "small: out of memory with 7 films at once (OutOfMemoryError: no room for 7 films): "
+        "3 from here on, their gradients accumulated to the same batch"
     )
     assert len(lines) == 2
     set_once = go(given, batch=7, at_once=2)

@@ -19,7 +19,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 
 from dollkit import compute
-from dollkit.errors import InputError
+from dollkit.errors import InputError, brief
 from dollkit.training.processes import Batch, Processes
 from dollkit.training.recipe import Recipe
 
@@ -91,7 +91,7 @@ class Gradients:
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                reason = (str(error).splitlines() or ["no reason given"])[0]
+                reason = brief(error)
             # Not within `except`: there the traceback holds on to the tensors.
             if self.processes.count > 1:
                 value = self._total(value)
