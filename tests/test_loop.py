@@ -24,7 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from dollkit import compute, paths
 from dollkit.errors import InputError
 from dollkit.loop import Batch, Fit, Recipe, fit, order, parameter_groups
-from dollkit.training import gradients, watch
+from dollkit.training import watch
 from dollkit.training.gauge import Feed
 from tests import same
 from tests.two_processes import train as shared_run
@@ -232,8 +232,22 @@ def test_no_room_for_one_film_and_other_errors() -> None:
 
     with pytest.raises(ValueError, match="size"):
         go(small(), sample=odd)
-    assert gradients.out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"))
-    assert not gradients.out_of_memory(RuntimeError("shapes differ"))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: 9 bytes"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling create"), True),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_that_say_that_memory_ran_out(error: Exception, said: bool) -> None:
+    assert compute.out_of_memory(error) is said
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:

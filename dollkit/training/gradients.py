@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 
 from dollkit import compute
@@ -26,11 +25,6 @@ from dollkit.training.recipe import Recipe
 log = logging.getLogger(__name__)
 
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory ran out, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
 class Gradients:
@@ -89,7 +83,7 @@ class Gradients:
                     "use a larger 'batch', fewer processes or smaller films"
                 ) from None
             except RuntimeError as error:
-                if not out_of_memory(error):
+                if not compute.out_of_memory(error):
                     raise
                 reason = brief(error)
             # Not within `except`: there the traceback holds on to the tensors.
@@ -154,7 +148,7 @@ class Gradients:
         if self._buffers:  # passes that got through moved running statistics
             with torch.no_grad():
                 torch._foreach_copy_(self._buffers, self._kept)
-        clear_device_cache(garbage_collection=True)
+        compute.release_memory(self._where)
         if size == 1:
             raise InputError(
                 f"{self.label}: out of memory with one film at once ({reason}): use smaller "
