@@ -46,12 +46,16 @@ reproduce: knobs $(STAMP)
 plan: knobs $(STAMP)
 	@$(PY) -m dollkit.plan --profile '$(PROFILE)' --data '$(DATA)'
 
+# Every part runs, whatever failed before it; the last line names the parts that failed.
 test: $(DEV_STAMP)
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal
-	tests/end_to_end.sh $(PY)
+	@failed=; trap 'exit 130' INT TERM; \
+	part() { echo "== $$1"; "$${@:2}" || failed+="$${failed:+, }$$1"; }; \
+	part 'ruff check' $(VENV)/bin/ruff check .; \
+	part 'ruff format' $(VENV)/bin/ruff format --check .; \
+	part mypy $(VENV)/bin/mypy; \
+	part pytest env OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal; \
+	part end_to_end.sh tests/end_to_end.sh $(PY); \
+	test -z "$$failed" || { echo "make test failed in: $$failed" >&2; exit 1; }
 
 test-slurm: $(DEV_STAMP)
 	$(PY) -m pytest -q -o norecursedirs='.*' tests/slurm

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dollkit import paths
-from dollkit.errors import InputError
+from dollkit.errors import InputError, brief, brief_stderr
 from dollkit.pipeline import Instance
 from dollkit.plan import disk, hours, jobs, rates
 from dollkit.plan.survey import Survey, survey
@@ -177,8 +177,9 @@ def leftovers(run: Path) -> list[str]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        raise InputError(f"EXECUTOR=slurm: squeue fails: {said.strip()[-200:]}") from None
+        failed = isinstance(error, subprocess.CalledProcessError)
+        said = brief_stderr(error.stderr) if failed else ""
+        raise InputError(f"EXECUTOR=slurm: squeue fails: {said or brief(error)}") from None
     lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip()]
     return [job for job, name in lines if name.startswith(prefix(run))]
 

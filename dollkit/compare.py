@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dollkit import paths
+from dollkit.errors import brief
 from dollkit.report.cases import write_csv
 from dollkit.report.claims import CLAIMS, overall
 from dollkit.report.render import format_value
@@ -220,4 +221,4 @@ def report(profile: str, root: Path | None = None) -> list[str]:
     except Nothing as reason:
         return [f"not compared with committed results: {reason}"]
     except Exception as error:  # a run that came through must not fail for want of a comparison
-        return [f"not compared with committed results: {type(error).__name__}: {error}"]
+        return [f"not compared with committed results: {brief(error)}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -137,3 +138,65 @@ def to_input(films: npt.NDArray[np.uint8] | torch.Tensor, where: torch.device) -
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     """Pixel values in [0, 1] to network input."""
     return (pixels - MEAN) / STD
+
+
+# All that is asked of CUDA is asked here. On another device these do nothing, or say zero.
+
+_NO_MEMORY = (
+    "out of memory", "not enough memory", "to allocate", "allocate memory", "alloc_failed",
+    "bad_alloc", "cudnn_status_not_supported",
+)  # fmt: skip
+"""What a `RuntimeError` says, in small letters, when an allocator, cuBLAS or cuDNN has no room."""
+
+
+def cuda_devices() -> int:
+    """Number of CUDA devices that torch sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def device_name() -> str:
+    """Name of the current CUDA device, such as ``NVIDIA A100-SXM4-40GB``."""
+    return torch.cuda.get_device_name()
+
+
+def use_in_thread(where: torch.device) -> None:
+    """Make `where` the current device of the calling thread: a new one starts on the first."""
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+
+
+def synchronize(where: torch.device) -> None:
+    """Wait until `where` has done what it was given: a clock read before counts launches alone."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+
+
+def allocated_bytes(where: torch.device) -> int:
+    """Sum of the tensors on a CUDA device now."""
+    return torch.cuda.memory_allocated(where) if where.type == "cuda" else 0
+
+
+def peak_bytes(where: torch.device) -> int:
+    """Largest sum of the tensors on a CUDA device since `reset_peak`."""
+    return torch.cuda.max_memory_allocated(where) if where.type == "cuda" else 0
+
+
+def reset_peak(where: torch.device) -> None:
+    """Start `peak_bytes` at what is allocated now."""
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+
+
+def release_memory(where: torch.device) -> None:
+    """Give back what unreachable tensors hold, and what CUDA's allocator keeps for later."""
+    gc.collect()
+    if where.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(said in text for said in _NO_MEMORY)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dollkit import limits, paths, pipeline
-from dollkit.errors import InputError
+from dollkit.errors import InputError, brief_stderr
 from dollkit.pipeline import Instance
 
 
@@ -28,7 +28,7 @@ def check_apart(profile: str, data: Path | None) -> None:
 
     Raises:
         InputError: as `check`.
-        ChildProcessError: that process was killed, or failed; its last line.
+        ChildProcessError: that process was killed, or failed; its exception in one line.
     """
     command = [sys.executable, "-m", "dollkit.early", "--profile", profile]
     command += ["--data", str(data)] if data else []
@@ -36,13 +36,13 @@ def check_apart(profile: str, data: Path | None) -> None:
         command, stderr=subprocess.PIPE, text=True, check=False,
         env=os.environ | {"PYTHONPATH": paths.python_path()},
     )  # fmt: skip
-    said = done.stderr.strip().splitlines()[-1:] or [f"the check ended with {done.returncode}"]
+    said = brief_stderr(done.stderr) or f"the check ended with {done.returncode}"
     if done.returncode < 0:
-        said = [f"killed by signal {-done.returncode}, perhaps out of memory"]
+        said = f"killed by signal {-done.returncode}, perhaps out of memory"
     if done.returncode == 2:
-        raise InputError(said[0])
+        raise InputError(said)
     if done.returncode:
-        raise ChildProcessError(said[0])
+        raise ChildProcessError(said)
 
 
 def check(instances: Iterable[Instance]) -> None:

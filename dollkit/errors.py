@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import textwrap
+import re
 from collections.abc import Iterable
 
 
@@ -18,10 +18,50 @@ class InputError(ValueError):
         super().__init__(" ".join(str(message).split()))
 
 
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+"""Colours and movements of a terminal."""
+
+LONGEST = 300
+"""Characters of a foreign message that are shown: PyTorch's first lines may have thousands."""
+
+_TRACEBACK = "Traceback (most recent call last):"
+
+
 def brief(error: BaseException) -> str:
-    """The first line of an error's message, for the middle of one of ours; its type without one."""
-    lines = str(error).strip().splitlines()
-    return textwrap.shorten(lines[0], 160) if lines else type(error).__name__
+    """An exception in one line: ``Type: first line of its message``, the type alone without one.
+
+    Later lines are advice and details (CUDA's end with how PyTorch was compiled). An `InputError`
+    is one line already, and stays as it is.
+    """
+    return one_line(type(error).__name__, str(error))
+
+
+def one_line(kind: str, message: str) -> str:
+    """As `brief`, for an exception of another process: the name of its type, and its message."""
+    lines = [line.strip() for line in ANSI.sub("", message).splitlines() if line.strip()]
+    kind = kind.rpartition(".")[2]
+    if not lines:
+        return kind
+    if kind == InputError.__name__:
+        return " ".join(lines)
+    return f"{kind}: {lines[0]}" if len(lines[0]) <= LONGEST else f"{kind}: {lines[0][:LONGEST]} …"
+
+
+def brief_stderr(text: str) -> str:
+    """What a process said last on stderr, in one line; "" if it said nothing.
+
+    Of a Python traceback: the exception at its end, as `brief` shows it. Otherwise the last line.
+    """
+    lines = ANSI.sub("", text).rstrip().splitlines()
+    starts = [i for i, line in enumerate(lines) if line == _TRACEBACK]
+    if starts:
+        # Stack frames are indented; what follows them is the exception and, in lines of any shape,
+        # the rest of its message.
+        for i in range(starts[-1] + 1, len(lines)):
+            if re.match(r"[\w.]+(:|$)", lines[i]):
+                kind, _, first = lines[i].partition(":")
+                return one_line(kind, "\n".join([first, *lines[i + 1 :]]))
+    return lines[-1].strip() if lines else ""
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -76,8 +76,9 @@ def threads() -> int | None:
 
 
 def device() -> str:
-    """Device of the stage; one that never imported torch cannot have used another than the CPU."""
-    torch = sys.modules.get("torch")
-    if torch is None or os.environ.get("DOLLKIT_DEVICE") == "cpu" or not torch.cuda.is_available():
+    """Device of the stage; one without `compute` cannot have used another than the CPU."""
+    # Not imported: every stage's code would count it as its own.
+    compute = sys.modules.get("dollkit.compute")
+    if compute is None or os.environ.get("DOLLKIT_DEVICE") == "cpu" or not compute.cuda_devices():
         return "cpu"
-    return f"cuda ({torch.cuda.get_device_name()})"
+    return f"cuda ({compute.device_name()})"

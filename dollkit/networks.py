@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dollkit.classifiers import Classifier, smooth
-from dollkit.errors import InputError
+from dollkit.errors import InputError, brief
 
 NETWORKS = {
     "pspnet": smp.PSPNet,
@@ -67,7 +67,9 @@ def build(
                 encoder, encoder_weights=None, in_channels=1, classes=classes, **extra
             )
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"parameter 'encoder': no {network} on {encoder!r} ({error})") from error
+        raise InputError(
+            f"parameter 'encoder': no {network} on {encoder!r} ({brief(error)})"
+        ) from error
     smooth(net, activation)
     unused = _unused(net) if network == "pspnet" else []  # the others use all five stages
     for name in unused:

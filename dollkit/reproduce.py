@@ -40,9 +40,9 @@ def check_knobs(
     if executor not in EXECUTORS:
         raise InputError(f"EXECUTOR={executor}: use one of {', '.join(EXECUTORS)}")
     if device == "cuda" and executor == "local":  # a cluster's GPUs are not seen from here
-        import torch
+        from dollkit import compute  # it imports torch
 
-        if not torch.cuda.is_available():
+        if not compute.cuda_devices():
             raise InputError("DEVICE=cuda: torch sees no CUDA device here; use DEVICE=cpu or auto")
     if data and not Path(data).is_dir():
         raise InputError(f"DATA={data}: no such folder; data/README.md shows the expected tree")

@@ -21,10 +21,9 @@ from types import FrameType
 from typing import Any
 
 from dollkit import params, parts, paths, pipeline, stage, stopping, trouble
-from dollkit.errors import InputError
+from dollkit.errors import ANSI, InputError, one_line
 from dollkit.parts import Part
 
-ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BAR_SECONDS = 10.0
 """A progress bar redraws itself many times a second; a log takes one line in this time."""
 
@@ -199,11 +198,10 @@ def _execute(
             raise InputError(error.evalue) from None
         if part is not None and error.ename == "Done":
             return None
-        lines = [x for x in ANSI.sub("", "\n".join(error.traceback)).splitlines() if x.strip()]
-        last = lines[-1] if lines else f"{error.ename}: {error.evalue}"
         if machine := trouble.words(f"{error.ename}: {error.evalue}"):
             raise StageError(machine) from None
-        raise StageError(f"{last} (cell {error.exec_count} of {executed})") from None
+        said = one_line(error.ename, error.evalue)
+        raise StageError(f"{said} (cell {error.exec_count} of {executed})") from None
     except RuntimeError as error:  # one that dies while it starts is no DeadKernelError
         if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
             raise

@@ -17,7 +17,7 @@ from typing import Any
 
 import nbformat
 
-from dollkit.errors import InputError
+from dollkit.errors import InputError, brief
 
 CHECKED = re.compile(r"(?m)^\s*#\s*NBVAL_CHECK_OUTPUT\b")
 KEPT = {"kernelspec", "language_info"}
@@ -66,8 +66,9 @@ def tidy(path: Path) -> bool:
         book = json.loads(text)
         nbformat.validate(book, version=4)
     except (OSError, ValueError, nbformat.ValidationError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: not a notebook of format 4 ({reason}); save it again") from None
+        raise InputError(
+            f"{path}: not a notebook of format 4 ({brief(error)}); save it again"
+        ) from None
     after = json.dumps(tidied(book), ensure_ascii=False, indent=1) + "\n"
     if after == text:
         return False

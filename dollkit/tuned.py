@@ -15,7 +15,6 @@ from dollkit.finetuning import Films, Job, Start, network
 from dollkit.loop import Recipe
 from dollkit.losses import weighted_bce_dice
 from dollkit.training.footprint import footprint
-from dollkit.training.gradients import out_of_memory
 
 
 def step_mb(
@@ -39,7 +38,7 @@ def step_mb(
             lambda m: adapters.train_mode(m, job.tuning),
         )
     except RuntimeError as error:
-        if not out_of_memory(error):
+        if not compute.out_of_memory(error):
             raise
         return float("nan")
 

@@ -14,6 +14,7 @@ from dollkit import attribution, compute
 from dollkit.attribution import baseline, explain, gradcam, gradient, integrated_gradients
 from dollkit.classifiers import Classifier
 from dollkit.errors import InputError
+from tests import far
 
 TARGETS = [[1, 3], [2], [], [0, 5, 7]]
 
@@ -94,13 +95,18 @@ def test_agrees_with_captum(network: Classifier, films: torch.Tensor, rule: str)
 
 @pytest.mark.parametrize("kind", attribution.BASELINES)
 def test_completeness(network: Classifier, films: torch.Tensor, kind: str) -> None:
-    made = integrated_gradients(network, films, TARGETS, kind=kind, steps=64, rule="gausslegendre")
+    # In float64: some errors are as small as float32 rounding, and would pass for any other.
+    made = integrated_gradients(
+        network, films, TARGETS, kind=kind, steps=64, rule="gausslegendre", precision="float64"
+    )
+    wide = copy.deepcopy(network).double()
     with torch.no_grad():
-        moved = network(films) - network(baseline(films, kind))
+        moved = wide(films.double()) - wide(baseline(films, kind).double())
     pairs = [(i, t) for i, wanted in enumerate(TARGETS) for t in wanted]
     expected = torch.stack([moved[i, t] for i, t in pairs])
-    gap = (made.maps.sum((1, 2)) - expected).abs() / expected.abs().clamp_min(1e-6)
-    torch.testing.assert_close(made.error, gap, rtol=1e-2, atol=1e-4)
+    gap = (made.maps.sum((1, 2)) - expected).abs() / expected.abs()
+    assert gap.min() > 1e-6
+    np.testing.assert_allclose(made.error, gap, rtol=1e-3, atol=1e-7)  # what moved is float32
     if network.config["activation"] == "silu":
         assert made.error.max() < 0.01
 
@@ -121,7 +127,7 @@ def test_targets_do_not_mix(network: Classifier, films: torch.Tensor) -> None:
         for i, wanted in enumerate(TARGETS)
         for t in wanted
     ]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-6)
+    assert far(together, torch.cat(alone)) < 1e-5
 
 
 def test_bfloat16_maps_agree(network: Classifier, films: torch.Tensor) -> None:
@@ -160,13 +166,14 @@ def test_gradcam_agrees_with_captum(network: Classifier, films: torch.Tensor) ->
 
     whole = Whole()
     reference = captum.attr.LayerGradCam(whole, whole.layer)
-    pairs = [(i, t) for i, wanted in enumerate(TARGETS) for t in wanted]
-    for pair, (i, t) in enumerate(pairs):
+    theirs = []
+    for i, t in [(i, t) for i, wanted in enumerate(TARGETS) for t in wanted]:
         grid = reference.attribute(films[i : i + 1], target=t, relu_attributions=True)
-        theirs = torch.nn.functional.interpolate(
+        theirs += torch.nn.functional.interpolate(
             grid, size=(32, 32), mode="bilinear", align_corners=False
-        )[0, 0]
-        torch.testing.assert_close(made[pair], theirs.detach(), rtol=1e-3, atol=1e-7)
+        )[0].detach()
+    # All maps as one: some are zero throughout.
+    assert far(made[None], torch.stack(theirs)[None]) < 1e-5
 
 
 def test_gradient_agrees_with_captum(network: Classifier, films: torch.Tensor) -> None:
@@ -176,7 +183,7 @@ def test_gradient_agrees_with_captum(network: Classifier, films: torch.Tensor) -
     for pair, (i, t) in enumerate(pairs):
         x = films[i : i + 1].clone().requires_grad_()
         theirs = reference.attribute(x, target=t, abs=False)[0, 0]
-        torch.testing.assert_close(made.maps[pair], theirs, rtol=1e-3, atol=1e-6)
+        assert far(made.maps[pair][None], theirs[None]) < 1e-5
     assert made.error.isnan().all()
 
 

@@ -177,6 +177,31 @@ def test_make_asks_for_room_before_it_installs(
     assert ("started: -m venv --clear .venv" in done.stdout) is (message == "")
 
 
+@pytest.mark.parametrize("wrong", [(), ("pytest",), ("ruff format", "pytest", "end_to_end.sh")])
+def test_make_test_runs_every_part_and_names_those_that_failed(
+    tmp_path: Path, wrong: tuple[str, ...]
+) -> None:
+    shutil.copy(paths.ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements.lock").touch()
+    parts = {
+        "ruff check": ".venv/bin/ruff", "ruff format": ".venv/bin/ruff", "mypy": ".venv/bin/mypy",
+        "pytest": ".venv/bin/python", "end_to_end.sh": "tests/end_to_end.sh",
+    }  # fmt: skip
+    body = "\n".join(f'[[ "$0 $*" != *{name.split()[-1]}* ]] || exit 1' for name in wrong)
+    for tool in set(parts.values()):
+        (tmp_path / tool).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / tool).write_text(f'#!/bin/bash\necho "last line of $0 $*"\n{body}\n')
+        (tmp_path / tool).chmod(0o755)
+    (tmp_path / ".venv" / ".ready").touch()
+    done = subprocess.run(["make", "test"], cwd=tmp_path, capture_output=True, text=True)
+    for name, tool in parts.items():
+        assert f"== {name}\nlast line of {tool}" in done.stdout
+    assert bool(done.returncode) is bool(wrong)
+    told = f"make test failed in: {', '.join(wrong)}\n" if wrong else ""
+    assert done.stderr.startswith(told)
+    assert bool(done.stderr) is bool(told)
+
+
 def test_the_list_for_cpu_builds_lacks_torch_and_its_cuda_libraries_alone() -> None:
     text = (paths.ROOT / "docs" / "running.md").read_text()
     pattern = re.search(r"^grep -vE '([^']+)' requirements.lock > cpu.txt$", text, re.MULTILINE)

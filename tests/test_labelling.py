@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dollkit import compute, labelling
+from dollkit.classifiers import create
 from dollkit.errors import InputError
 from dollkit.explaining import Explained, explain_all, pair_settled
 from dollkit.findings import FINDINGS

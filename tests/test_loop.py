@@ -23,8 +23,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from dollkit import compute, paths
 from dollkit.errors import InputError
 from dollkit.loop import Batch, Fit, Recipe, fit, order, parameter_groups
-from dollkit.training import gradients, watch
+from dollkit.training import watch
 from dollkit.training.gauge import Feed
+from tests import same
 
 X = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = (X > 0.3).float()
@@ -78,10 +79,6 @@ def go(
         net, sample or draw(recipe), loss, recipe, score="score", folder=folder, label="small",
         evaluate=lambda m: {"score": -float(loss(m, (X, Y)))}, **{"quiet": True, **(loop or {})},
     )  # fmt: skip
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -167,7 +164,7 @@ def test_the_average_is_judged_and_returned() -> None:
     for k, v in net.state_dict().items():
         torch.testing.assert_close(v, wanted[k], rtol=1e-5, atol=1e-7)
     net.eval()
-    assert done.history[-1]["score"] == pytest.approx(-float(loss(net, (X, Y)).detach()))
+    assert done.history[-1]["score"] == pytest.approx(-float(loss(net, (X, Y)).detach()), rel=1e-5)
     assert done.best_step == 12
     assert same(done.best_state, net.state_dict())
     assert not same(net.state_dict(), live.state_dict())
@@ -202,8 +199,8 @@ def test_out_of_memory_halves_the_batch_and_keeps_its_gradient(
     assert set(tight.seen[5:]) == {1}
     lines = [r.message for r in caplog.records if "out of memory" in r.message]
     assert lines[0] == (
-        "small: out of memory with 7 films at once (no room for 7 films): 3 from here on, their "
-        "gradients accumulated to the same batch"
+        "small: out of memory with 7 films at once (OutOfMemoryError: no room for 7 films): "
+        "3 from here on, their gradients accumulated to the same batch"
     )
     assert len(lines) == 2
     set_once = go(given, batch=7, at_once=2)
@@ -233,8 +230,22 @@ def test_no_room_for_one_film_and_other_errors() -> None:
 
     with pytest.raises(ValueError, match="size"):
         go(small(), sample=odd)
-    assert gradients.out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"))
-    assert not gradients.out_of_memory(RuntimeError("shapes differ"))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: 9 bytes"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling create"), True),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_that_say_that_memory_ran_out(error: Exception, said: bool) -> None:
+    assert compute.out_of_memory(error) is said
 
 
 def test_history_csv_holds_the_history(tmp_path: Path) -> None:

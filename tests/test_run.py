@@ -72,6 +72,14 @@ def test_a_stage_runs_in_this_interpreter_whatever_kernels_there_are(toy: Path) 
             "data: no room left on the disk: free some ('make plan' says what a run takes); all",
         ),
         ((BEGIN, "raise OSError(24, 'Too many open files', 'a.npy')"), 1, "data: a.npy: too many"),
+        (
+            (
+                BEGIN,
+                "raise RuntimeError('CUDA error: assert triggered\\nDevice-side ...')",
+            ),
+            1,
+            "data: RuntimeError: CUDA error: assert triggered (cell ",
+        ),
         ((BEGIN, "bytearray(1 << 62)"), 1, "data: out of memory: take fewer JOBS"),
     ],
 )

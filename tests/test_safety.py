@@ -73,6 +73,15 @@ def test_no_module_runs_what_a_file_says() -> None:
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 
+def test_cuda_is_asked_in_one_module_alone() -> None:
+    asked = re.compile(r"\btorch\.cuda\b|\bfrom torch import [^\n]*\bcuda\b")
+    files = [*(paths.ROOT / "dollkit").rglob("*.py"), *paths.NOTEBOOKS.glob("*.ipynb")]
+    found = {
+        str(f.relative_to(paths.ROOT)) for f in files if asked.search(f.read_text(encoding="utf-8"))
+    }
+    assert found == {"dollkit/compute.py"}
+
+
 @pytest.mark.parametrize(
     "text",
     ["torch.load(f)", "torch.load(f, weights_only=False)", "np.load(f)", "yaml.load(f)",

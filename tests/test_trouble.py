@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+import traceback
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from dollkit import reproduce, trouble
-from dollkit.errors import InputError
+from dollkit.errors import LONGEST, InputError, brief, brief_stderr
 
 NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENOMEM, errno.EIO)
 
@@ -71,6 +72,57 @@ def test_a_worker_that_is_killed() -> None:
 )
 def test_other_errors_are_left_alone(error: BaseException) -> None:
     assert told(error) == ""
+
+
+CUDA = (
+    "CUDA error: device-side assert triggered\nSearch for `cudaErrorAssert' in https://docs.nvidia"
+    ".com for more information.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\n"
+    "Device-side assertions were explicitly omitted for this error check; the error probably arose "
+    "while initializing the DSA handlers.\n"
+)
+ATEN = (
+    "Could not run 'aten::_nested_view' with arguments from the 'CUDA' backend."
+    + " This could be because the operator doesn't exist." * 20
+    + "\n\nCPU: registered at /pytorch/RegisterCPU.cpp:31 [kernel]\nMeta: registered at null:1\n"
+)
+ONE_LINE = [
+    (RuntimeError(CUDA), "RuntimeError: CUDA error: device-side assert triggered"),
+    (RuntimeError("\n \n\x1b[31mred\x1b[0m: bad\nmore"), "RuntimeError: red: bad"),
+    (InputError("films.csv, row 3: no such film: mend the row"),
+     "films.csv, row 3: no such film: mend the row"),
+    (ValueError(), "ValueError"),
+    (KeyError("lungs"), "KeyError: 'lungs'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "line"), ONE_LINE)
+def test_an_exception_is_its_type_and_first_line(error: Exception, line: str) -> None:
+    assert brief(error) == line
+
+
+def test_a_first_line_without_end_is_cut() -> None:
+    line = brief(NotImplementedError(ATEN))
+    assert line.startswith("NotImplementedError: Could not run 'aten::_nested_view' with arguments")
+    assert len(line) == len("NotImplementedError: ") + LONGEST + len(" …")
+
+
+@pytest.mark.parametrize(("error", "line"), [*ONE_LINE, (NotImplementedError(ATEN), "")])
+def test_of_a_traceback_on_stderr_the_same_line(error: Exception, line: str) -> None:
+    try:
+        try:
+            raise KeyError("the first of two")
+        finally:
+            raise error
+    except Exception:
+        text = f"UserWarning: old\n  import a\n{traceback.format_exc()}"
+    assert text.count("Traceback (most recent call last):") == 2
+    assert brief_stderr(text) == (line or brief(error))
+
+
+def test_of_other_words_on_stderr_the_last_line() -> None:
+    assert brief_stderr("warning: slow\nsqueue: error: no answer\n\n") == "squeue: error: no answer"
+    assert brief_stderr("films.csv: no such file\n") == "films.csv: no such file"
+    assert brief_stderr(" \n") == ""
 
 
 def test_no_run_is_started_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

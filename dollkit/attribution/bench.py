@@ -19,6 +19,7 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import nn
 
+from dollkit import compute
 from dollkit.attribution.engine import BUDGET_MB, integrated_gradients
 from dollkit.attribution.pairs import Attribution
 from dollkit.attribution.path import baseline
@@ -209,16 +210,11 @@ def _told(dice: list[torch.Tensor]) -> dict[str, float]:
 
 def timed(work: Callable[[], Any], where: torch.device) -> tuple[float, Any]:
     """Seconds that `work` takes, a GPU's own included, and what it gives back."""
-    _wait(where)
+    compute.synchronize(where)
     began = time.perf_counter()
     out = work()
-    _wait(where)
+    compute.synchronize(where)
     return time.perf_counter() - began, out
-
-
-def _wait(where: torch.device) -> None:
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
 
 
 def peak_mb(work: Callable[[], Any], where: torch.device) -> float | None:
@@ -227,12 +223,12 @@ def peak_mb(work: Callable[[], Any], where: torch.device) -> float | None:
     None where the system does not tell (neither CUDA nor Linux).
     """
     if where.type == "cuda":
-        torch.cuda.synchronize(where)
-        torch.cuda.reset_peak_memory_stats(where)
-        held = torch.cuda.memory_allocated(where)
+        compute.synchronize(where)
+        compute.reset_peak(where)
+        held = compute.allocated_bytes(where)
         work()
-        torch.cuda.synchronize(where)
-        return (torch.cuda.max_memory_allocated(where) - held) / 2**20
+        compute.synchronize(where)
+        return (compute.peak_bytes(where) - held) / 2**20
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # freed memory that is still held would hide the peak
     try:

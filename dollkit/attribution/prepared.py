@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dollkit.attribution.pairs import check_logits
-from dollkit.errors import InputError
+from dollkit.errors import InputError, brief
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
             z = films.to(wide) if stem is None else stem(films.to(wide))
             check_logits(exact(z), len(films))
     except Exception as problem:  # a stranger's module may object to being copied in any way
-        log.info("classifier runs unprepared, in its own precision: %s", problem)
+        log.info("classifier runs unprepared, in its own precision: %s", brief(problem))
         wide = next((p.dtype for p in model.parameters()), wide)
         return Prepared(None, model, model, wide, wide, 0, False)
     walked = exact
@@ -187,7 +187,7 @@ def _narrowed(exact: nn.Module, z: torch.Tensor, narrow: torch.dtype) -> nn.Modu
         with torch.no_grad():
             check_logits(body(z.to(narrow)), len(z))
     except Exception as problem:  # see above
-        log.info("classifier walks in %s: %s", z.dtype, problem)
+        log.info("classifier walks in %s: %s", z.dtype, brief(problem))
         return exact
     return body
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dollkit import compute
 from dollkit.attribution.prepared import Prepared
 from dollkit.errors import InputError
 
@@ -69,7 +70,7 @@ class Walker:
                 with self.prepared.quiet():
                     made = self._pass(films, targets, nodes[part], columns[part])
             except (MemoryError, RuntimeError) as problem:
-                if not _out_of_memory(problem):
+                if not compute.out_of_memory(problem):
                     raise
                 made = None
             if made is None:  # outside the handler: it would keep the failed pass alive
@@ -100,8 +101,7 @@ class Walker:
                 "smaller classifier or a machine with more memory"
             )
         self.rows = max(1, min(self.rows, len(films) * points) // 2)
-        if self.x.is_cuda:
-            torch.cuda.empty_cache()
+        compute.release_memory(self.x.device)
         log.warning("out of memory: %d film-steps in a pass from here on", self.rows)
         if len(films) > 1:
             half = len(films) // 2
@@ -141,13 +141,6 @@ class Walker:
                     (total,) = torch.autograd.grad(top, x, total, retain_graph=True)
                 made[:, r, c] = ((x.detach() - base) * total).sum(1)
         return made
-
-
-def _out_of_memory(problem: BaseException) -> bool:
-    if isinstance(problem, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(problem).lower()
-    return "alloc" in text or "out of memory" in text or "not enough memory" in text
 
 
 def row_bytes(prepared: Prepared, x: torch.Tensor) -> int:

@@ -101,8 +101,7 @@ def run(
             optimiser.zero_grad(set_to_none=True)
             value.backward()
             optimiser.step()
-        if where.type == "cuda":
-            torch.cuda.synchronize(where)
+        compute.synchronize(where)
         return steps * recipe.batch
 
     own, half, full = (copy.deepcopy(model) for _ in range(3))

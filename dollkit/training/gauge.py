@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from dollkit import compute
 from dollkit.training.recipe import Batch
 
 MB = 1024**2
@@ -33,7 +35,7 @@ class Memory:
     def __init__(self, where: torch.device) -> None:
         self._where = where
         if where.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(where)
+            compute.reset_peak(where)
             return
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
@@ -42,7 +44,7 @@ class Memory:
     def peak_mb(self) -> float:
         """Peak in MB (2**20 bytes)."""
         if self._where.type == "cuda":
-            return round(torch.cuda.max_memory_allocated(self._where) / MB, 1)
+            return round(compute.peak_bytes(self._where) / MB, 1)
         return round(max(0.0, _highest() - self._start), 1)
 
 
@@ -73,15 +75,12 @@ class Feed:
         self, sample: Callable[[int], Batch], first: int, stop: int, where: torch.device,
         ahead: bool,
     ) -> None:  # fmt: skip
-        self._sample, self._stop, self._where = sample, stop, where
-        self._pool = ThreadPoolExecutor(1, initializer=self._enter) if ahead else None
+        self._sample, self._stop = sample, stop
+        enter = partial(compute.use_in_thread, where)
+        self._pool = ThreadPoolExecutor(1, initializer=enter) if ahead else None
         self._next: Future[Batch] | None = None
         if self._pool is not None and first < stop:
             self._next = self._pool.submit(sample, first)
-
-    def _enter(self) -> None:
-        if self._where.type == "cuda":  # a new thread starts on the first device
-            torch.cuda.set_device(self._where)
 
     def take(self, step: int) -> tuple[Batch, float]:
         """Batch of a step, and the seconds waited for it (all of `sample` if not `ahead`)."""

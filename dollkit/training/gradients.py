@@ -9,7 +9,6 @@ classes or pixels); and dropout draws other masks.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import logging
 import math
@@ -19,23 +18,12 @@ import torch
 from torch import nn
 
 from dollkit import compute
-from dollkit.errors import InputError
+from dollkit.errors import InputError, brief
 from dollkit.training.recipe import Batch, Recipe
 
 log = logging.getLogger(__name__)
 
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
-NO_ROOM = (
-    " out of memory.",  # CUDA, where it is not torch.OutOfMemoryError
-    "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED.",  # cuDNN without room for its workspace
-    "DefaultCPUAllocator: can't allocate memory",
-)
-"""Parts of messages by which torch says that memory ran out."""
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory ran out, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in NO_ROOM)
 
 
 class Gradients:
@@ -88,9 +76,9 @@ class Gradients:
                     "use a larger 'batch' or smaller films"
                 ) from None
             except RuntimeError as error:
-                if not out_of_memory(error):
+                if not compute.out_of_memory(error):
                     raise
-                reason = (str(error).splitlines() or ["no reason given"])[0]
+                reason = brief(error)
             # Not within `except`: there the traceback holds on to the tensors.
             self._halve(-(-films // passes), reason)
 
@@ -118,8 +106,7 @@ class Gradients:
         if self._buffers:  # passes that got through moved running statistics
             with torch.no_grad():
                 torch._foreach_copy_(self._buffers, self._kept)
-        gc.collect()
-        torch.cuda.empty_cache()  # does nothing without CUDA
+        compute.release_memory(self._where)
         if size == 1:
             raise InputError(
                 f"{self.label}: out of memory with one film at once ({reason}): use smaller "

@@ -1,0 +1,263 @@
+"""The inner step of every stage, on the CPU and, where there is one, on a GPU.
+
+Each test is a function of the device: the CPU keeps it from rotting where there is no GPU.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dollkit import adapters, compute, cost, finetuning, metrics, pretraining, robustness, tuned
+from dollkit.attribution import integrated_gradients
+from dollkit.augment import Augmentation
+from dollkit.classifiers import Classifier, create, evaluate, train
+from dollkit.explaining import Explain, explain_all, positives
+from dollkit.findings import FINDINGS, PATHOLOGIES
+from dollkit.labelling import make_labels
+from dollkit.labels.steps import Distil
+from dollkit.loop import Batch, Recipe, fit
+from dollkit.losses import IGNORE
+from dollkit.own import ongrid
+from dollkit.store import Store
+from dollkit.training.gauge import Memory
+from tests import far, same
+from tests.test_segmentation import label_some, make_store
+
+CPU = torch.device("cpu")
+ENCODER = "tu-resnet10t"
+NETWORK = {"encoder": ENCODER, "depth": 3, "activation": "silu"}
+MOVED = Augmentation(10, 0.1, 0.05, 0.1, 0.1)
+EDEMA, FRACTURE = FINDINGS.index("Edema"), FINDINGS.index("Fracture")
+
+gpu = pytest.param(
+    "cuda",
+    marks=[
+        pytest.mark.cuda,
+        pytest.mark.skipif(compute.cuda_devices() == 0, reason="no CUDA device here"),
+    ],
+)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(params=["cpu", gpu])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("films") / "store", 40, PATHOLOGIES)
+
+
+def recipe(**more: Any) -> Recipe:
+    given = {"steps": 1, "batch": 4, "lr": 1e-3, "evaluate_every": 1, "precision": "float32"}
+    return Recipe(**{**given, **more})  # type: ignore[arg-type]
+
+
+@cache
+def _classifier() -> Classifier:
+    return create(ENCODER, 4, "silu", "lse", 0, CPU).eval()
+
+
+def classifier(device: torch.device) -> Classifier:
+    """The same weights on every device."""
+    model = create(ENCODER, 4, "silu", "lse", 1, device)
+    model.load_state_dict(_classifier().state_dict())
+    return model.eval()
+
+
+def exactly() -> AbstractContextManager[None]:
+    """Convolutions on a GPU without TF32, whose sums have no other order in the next call."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)  # type: ignore[no-any-return]
+
+
+def finite(tensors: dict[str, torch.Tensor], device: torch.device) -> bool:
+    return all(t.device.type == device.type and bool(torch.isfinite(t).all())
+               for t in tensors.values() if t.is_floating_point())  # fmt: skip
+
+
+def test_films_become_input(device: torch.device, store: Store) -> None:
+    x = compute.to_input(store.images[:3], device)
+    assert x.device.type == device.type
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert far(x.cpu(), compute.to_input(store.images[:3], CPU)) < 1e-6
+
+
+def test_a_classifier_takes_a_step_and_is_scored(device: torch.device, store: Store) -> None:
+    for precision in ("float32", "bfloat16"):
+        model = classifier(device)
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        done = train(model, store, "U-Ones", recipe(precision=precision), MOVED, None, quiet=True)
+        assert done.history[-1]["step"] == 1
+        assert np.isfinite(done.history[-1]["train_loss"])
+        assert finite(model.state_dict(), device)
+        assert not same(model.state_dict(), before)
+    scores = evaluate(model, store, "test", 5)
+    assert scores["auroc"].between(0, 1).all()
+    assert "macro" in scores["finding"].tolist()
+
+
+@pytest.mark.parametrize(("precision", "most"), [("float32", 1e-3), ("bfloat16", 0.25)])
+def test_maps_are_those_of_the_cpu(
+    device: torch.device, store: Store, precision: str, most: float
+) -> None:
+    targets, images = [[EDEMA], [FRACTURE, EDEMA], []], store.images[:3]
+    with exactly():
+        there = integrated_gradients(
+            classifier(device), compute.to_input(images, device), targets, steps=3,
+            precision=precision,
+        )  # fmt: skip
+    here = integrated_gradients(
+        _classifier(), compute.to_input(images, CPU), targets, steps=3, precision="float64"
+    )
+    assert there.maps.device.type == device.type
+    assert far(there.maps.cpu(), here.maps) < most
+    swapped = here.maps[[1, 2, 0]]
+    assert far(swapped, here.maps) > 2 * most  # the tolerance tells maps apart
+
+
+def test_a_film_is_labelled(device: torch.device, store: Store, tmp_path: Path) -> None:
+    rows = np.flatnonzero(store.states[:, EDEMA] == 1)[:1]
+    how = Explain(kind="black", steps=3, unsettled="keep")
+    made = make_labels({"a": classifier(device)}, store, rows, how, Distil(), tmp_path, {"a": "0"})
+    assert sorted(made.pairs["finding"]) == sorted(FINDINGS[t] for t in np.flatnonzero(
+        store.states[rows[0]] == 1
+    ))  # fmt: skip
+    assert set(np.unique(made.label(0))) <= {0, 1, IGNORE}
+    assert (made.label(0) == 1).any()
+
+
+def test_the_explorer_explains_a_film(device: torch.device, store: Store) -> None:
+    x, targets = compute.to_input(store.images[:1], device), positives(store.states[:1])
+    made = explain_all({"a": classifier(device)}, x, targets, Explain(steps=3))
+    assert made.maps.shape == (1, len(targets[0]), store.size, store.size)
+    assert np.isfinite(made.maps).all()
+
+
+def test_pretraining_takes_a_step(device: torch.device, store: Store, tmp_path: Path) -> None:
+    labels = label_some(store, tmp_path / "labels")
+    rows, held = pretraining.parts(store, labels)
+    net = pretraining.network("pspnet", ENCODER, 3, "silu", "random", {}, 0, device)
+    done = pretraining.pretrain(
+        net, store, rows, held[:4], pretraining.targets_of("doll", store, labels, 0),
+        recipe(precision="bfloat16"), background=0.5, dice=0.5, augmentation=MOVED, folder=None,
+        truth=pretraining.truth_if_known(store, labels),
+    )  # fmt: skip
+    assert {"valid_loss", "valid_iou", "valid_true_iou"} <= set(done.history[-1])
+    assert finite(net.state_dict(), device)
+
+
+@pytest.mark.parametrize("tuning", adapters.TUNINGS)
+def test_every_tuning_takes_a_step_and_is_counted(
+    device: torch.device, store: Store, tuning: str
+) -> None:
+    pixels = store.masks(np.arange(40), ["Edema"])
+    data = finetuning.Films(store.images, pixels, store.films, ("Edema",))
+    parts = finetuning.split(store.films, 0, 4, 4, seed=0)
+    job = finetuning.Job("edema", "pspnet", "random", tuning, 4, 0, 0, 1e-3)
+    made = finetuning.run(
+        job, data, parts, NETWORK, finetuning.Start(lambda net: []), recipe(), MOVED, device,
+        changes={"noise": [5.0]},
+    )  # fmt: skip
+    tp, fp, fn = made["counts"]
+    assert tp.shape == (len(parts.test), 1)
+    np.testing.assert_array_equal(tp + fn, pixels[parts.test].sum((-2, -1)))
+    drawn = np.unpackbits(made["prediction"], axis=-1)
+    np.testing.assert_array_equal(metrics.counts(drawn, pixels[parts.test])[1], fp)
+    assert made["robust"].shape == (1, 3, len(parts.test), 1)
+    assert 0 < made["run"]["trainable"] <= made["run"]["total"]
+    if tuning == "full":
+        assert tuned.step_mb(job, data, NETWORK, recipe(), device) > 0
+
+
+def test_a_film_is_drawn_on_its_own_grid(device: torch.device, store: Store) -> None:
+    net = pretraining.network("pspnet", ENCODER, 3, "silu", "random", {}, 0, CPU)
+    film = ongrid.Film("a.png", 50, 64, store.images[0])
+    here = ongrid.logits_of(net, [film], CPU)
+    with exactly():
+        there = ongrid.logits_of(net.to(device), [film], device)
+    assert far(torch.from_numpy(there), torch.from_numpy(here)) < 1e-4
+    (first, *_) = ongrid.drawn(there[0], film.height, film.width)
+    assert first.mask.shape == (50, 64)
+
+
+def test_cost_and_memory_are_measured(device: torch.device, store: Store) -> None:
+    x = compute.to_input(store.images[:2], device)
+    memory = Memory(device)
+    (row,) = cost.use(
+        {"a": classifier(device)}, x, [[EDEMA], []], precision="float32", steps=2, sides=[32],
+        rounds=1,
+    ).to_dict("records")  # fmt: skip
+    assert row["seconds_per_pair"] > 0
+    assert row["gflop_pair"] == pytest.approx(2 * (row["gflop_forward"] + row["gflop_backward"]))
+    assert row["tflops"] == pytest.approx(row["gflop_pair"] / row["seconds_per_pair"] / 1e3)
+    assert memory.peak_mb() >= 0
+    if device.type == "cuda":
+        assert memory.peak_mb() > x.numel() * 4 / 2**20
+        compute.reset_peak(device)
+        assert compute.peak_bytes(device) == compute.allocated_bytes(device) > 0
+        assert compute.device_name()
+    compute.synchronize(device)
+    compute.release_memory(device)
+
+
+class Killed(Exception):
+    """In place of a signal."""
+
+
+def test_a_killed_run_ends_in_the_same_bits(device: torch.device, tmp_path: Path) -> None:
+    x = torch.randn(12, 1, 16, 16, generator=compute.generator(0)).to(device)
+    y = (x > 0.3).float()
+
+    def net() -> nn.Module:
+        with compute.seeded(1):
+            layers = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU(), nn.Dropout(0.3)
+            return nn.Sequential(*layers, nn.Conv2d(8, 1, 1)).to(device)
+
+    def go(model: nn.Module, folder: Path, killed_at: int = -1) -> None:
+        def sample(step: int) -> Batch:
+            if step == killed_at:
+                raise Killed
+            pick = torch.arange(4, device=device) + 4 * (step % 3)
+            return x[pick], y[pick]
+
+        def loss(m: nn.Module, batch: Batch) -> torch.Tensor:
+            return F.binary_cross_entropy_with_logits(m(batch[0]), batch[1])
+
+        fit(
+            model, sample, loss, recipe(steps=8, evaluate_every=2, ema=0.9), folder=folder,
+            evaluate=lambda m: {"score": -float(loss(m, (x, y)))}, score="score", quiet=True,
+            tensorboard=False,
+        )  # fmt: skip
+
+    whole, cut, again = net(), net(), net()
+    with exactly():
+        go(whole, tmp_path / "whole")
+        with pytest.raises(Killed):
+            go(cut, tmp_path / "cut", killed_at=5)
+        go(again, tmp_path / "cut")
+    assert not same(whole.state_dict(), net().state_dict())
+    assert same(again.state_dict(), whole.state_dict())
+    assert finite(again.state_dict(), device)
+
+
+def test_perturbed_films_are_judged_on_the_device(device: torch.device, store: Store) -> None:
+    net = pretraining.network("pspnet", ENCODER, 3, "silu", "random", {}, 0, device).eval()
+
+    def predict(films: Any) -> Any:
+        with torch.inference_mode(), compute.autocast(device, "bfloat16"):
+            return (net(compute.to_input(films, device)) > 0).to(torch.uint8).cpu().numpy()
+
+    rows = np.arange(2)
+    truth = np.zeros((2, len(FINDINGS), store.size, store.size), np.uint8)
+    found = robustness.judge(predict, store.images[rows], truth, {"noise": [5.0]}, rows)
+    assert found.shape == (1, 3, 2, len(FINDINGS))
