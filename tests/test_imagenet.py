@@ -139,7 +139,7 @@ MORE = (
 
 
 @pytest.mark.parametrize(
-    "name", [*FAMILIES, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)]
+    "name", [*FAMILIES, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE.split())]
 )
 def test_files_of_timm_give_timms_features(name: str, tmp_path: Path) -> None:
     path, cfg = tmp_path / "w.safetensors", timm.get_pretrained_cfg(name)
