@@ -61,8 +61,8 @@ class ImageNet:
         ignored: tensors of the source that belong to ImageNet's classifier.
         summed: convolutions whose three input channels were summed.
         source: where they come from, in words.
-        standardised: that convolution standardises its weights (timm's NFNet and BiT), so that
-            the sum answers as the three did but for a factor of every filter; timm does the same.
+        standardised: those convolutions standardise their weights (timm's NFNet and BiT): the
+            sum, which timm forms too, then differs from the three by a factor of every filter.
     """
 
     state: dict[str, torch.Tensor]
@@ -82,7 +82,7 @@ class ImageNet:
         """What a reader of the results has to know, in one line."""
         left_out = sorted({name.split(".")[0] for name in self.ignored})
         parts = [self.source, f"left out: {', '.join(left_out) or 'nothing'}"]
-        inexact = ", exact but for a scale of every filter" if self.standardised else ""
+        inexact = " (not exact: it standardises its weights)" if self.standardised else ""
         parts += [f"{n} summed over its three input channels{inexact}" for n in self.summed]
         if activation != "relu":
             parts.append(f"trained with another activation than {activation}")

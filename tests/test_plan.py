@@ -281,3 +281,11 @@ def _manifest(instance: Instance, inputs: dict[str, str], **more: Any) -> None:
         "code": {"files": code}, **more,
     }  # fmt: skip
     (folder / stage.MANIFEST).write_text(json.dumps(content))
+
+
+def test_an_imagenet_arm_without_weights_is_known_before_the_run() -> None:
+    given = {"arms": ["imagenet"], "encoder": "tu-resnet10t", "imagenet_weights": "packaged"}
+    assert jobs.not_run(given)["imagenet"].startswith("no weights: no package ships tu-resnet10t")
+    assert jobs.not_run({**given, "imagenet_weights": ""})["imagenet"].startswith("no weights")
+    assert not jobs.not_run({**given, "encoder": "tu-tf_efficientnet_lite0"})
+    assert not jobs.not_run({**given, "arms": ["random"]})
