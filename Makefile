@@ -16,12 +16,13 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help plan reproduce test test-browser test-slurm verify report docs bench lab lock clean knobs
+.PHONY: help plan reproduce test test-all test-browser test-slurm verify report docs bench lab lock clean knobs
 
 help:
 	@echo 'make reproduce  run a profile from data to claims (only what changed)'
 	@echo 'make plan       what a profile will do, need and cost; runs nothing'
 	@echo 'make test       all checks, and the smoke profile end to end'
+	@echo 'make test-all   the same with the tests marked slow'
 	@echo 'make test-browser  the notebooks in JupyterLab in headless Chromium; skipped without it'
 	@echo 'make test-slurm  stages as jobs of a SLURM on this machine (root, Debian packages of SLURM)'
 	@echo 'make verify     do the committed tables and figures follow from their rows? (PROFILE: one of them)'
@@ -47,15 +48,16 @@ plan: knobs $(STAMP)
 	@$(PY) -m dollkit.plan --profile '$(PROFILE)' --data '$(DATA)'
 
 # Every part runs, whatever failed before it; the last line names the parts that failed.
-test: $(DEV_STAMP)
+test: QUICK := -m 'not slow'
+test test-all: $(DEV_STAMP)
 	@failed=; trap 'exit 130' INT TERM; \
 	part() { echo "== $$1"; "$${@:2}" || failed+="$${failed:+, }$$1"; }; \
 	part 'ruff check' $(VENV)/bin/ruff check .; \
 	part 'ruff format' $(VENV)/bin/ruff format --check .; \
 	part mypy $(VENV)/bin/mypy; \
-	part pytest env OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal; \
+	part pytest env OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal $(QUICK); \
 	part end_to_end.sh tests/end_to_end.sh $(PY); \
-	test -z "$$failed" || { echo "make test failed in: $$failed" >&2; exit 1; }
+	test -z "$$failed" || { echo "make $@ failed in: $$failed" >&2; exit 1; }
 
 test-slurm: $(DEV_STAMP)
 	$(PY) -m pytest -q -o norecursedirs='.*' tests/slurm
