@@ -101,7 +101,7 @@ def make(name: str) -> nn.Module:
     with compute.seeded(5):
         if name == "convnext":
             return timm.create_model("convnext_atto", in_chans=1, num_classes=8).eval()
-        if name in ("resnet10t", "ese_vovnet19b_slim"):
+        if name in ("resnet10t", "ese_vovnet19b_slim", "tf_efficientnet_lite0"):
             return lively(Classifier(f"tu-{name}", 5, "silu", "lse"))
         kinds = {"pooled": Pooled, "shifted": Shifted, "around": Around, "uncopied": Uncopied}
         return lively(Loose() if name == "loose" else kinds[name]())
@@ -123,7 +123,7 @@ def plain(model: nn.Module, x: torch.Tensor, steps: int) -> torch.Tensor:
 
 NETWORKS = {  # BatchNorm layers folded, first convolution split off
     "resnet10t": (14, True), "ese_vovnet19b_slim": (19, True), "pooled": (2, True),
-    "convnext": (0, True), "shifted": (2, False), "around": (2, False), "loose": (0, True),
+    "tf_efficientnet_lite0": (48, True), "convnext": (0, True), "shifted": (2, False), "around": (2, False), "loose": (0, True),
     "uncopied": (0, False),
 }  # fmt: skip
 
