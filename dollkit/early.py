@@ -127,10 +127,11 @@ def _labels(given: Mapping[str, Any]) -> None:
     from dollkit.attribution import engine
     from dollkit.labels import Distil, rules
 
-    limits = {name: given[name] for name in ("max_error", "most_steps", "budget_mb", "unsettled")}
+    names = ("max_error", "most_steps", "budget_mb", "unsettled", "mode")
+    limits = {name: given[name] for name in names}
     path = [given[name] for name in ("explainer", "baseline", "steps", "rule", "precision")]
     labelling.Explain(*path, **limits)
-    engine.check(*(given[name] for name in ("steps", "rule", "max_error", "most_steps")))
+    engine.check(*(given[name] for name in ("steps", "rule", "max_error", "most_steps", "mode")))
     names = ("part", "percentile", "trust", "smooth", "guide", "ignore")
     cut: dict[str, Any] = {**rules.settings(given["threshold"]), **{n: given[n] for n in names}}
     Distil(**cut)

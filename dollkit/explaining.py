@@ -39,7 +39,9 @@ class Explain:
         rule: ``midpoint``, or ``gausslegendre`` with a number of steps.
         precision: of the path's gradients: ``bfloat16``, ``float32``, or ``auto``, which becomes
             one of the two (`compute.resolve_precision`), so that labels know what computed them.
-        max_error: completeness error above which a map has not settled.
+        mode: ``fast`` or ``exact``, see `dollkit.attribution.engine`.
+        max_error: completeness error above which a map has not settled; 0: the mode's, and
+            becomes that.
         most_steps: of a pair, if `steps` is 0.
         budget_mb: memory of one pass, in MiB; changes maps by rounding only.
         unsettled: what becomes of a label whose maps have not settled: ``ignore`` makes it all
@@ -52,10 +54,11 @@ class Explain:
     steps: int = 0
     rule: str = "midpoint"
     precision: str = "auto"
-    max_error: float = MAX_ERROR
+    max_error: float = 0.0
     most_steps: int = MOST_STEPS
     budget_mb: int = BUDGET_MB
     unsettled: str = "ignore"
+    mode: str = "fast"
 
     def __post_init__(self) -> None:
         if self.explainer not in EXPLAINERS:
@@ -69,6 +72,9 @@ class Explain:
             )
         if self.unsettled not in ("ignore", "keep"):
             raise InputError(f"parameter 'unsettled' is {self.unsettled!r}: use ignore or keep")
+        if self.mode not in MAX_ERROR:
+            raise InputError(f"parameter 'mode' is {self.mode!r}: use {' or '.join(MAX_ERROR)}")
+        object.__setattr__(self, "max_error", self.max_error or MAX_ERROR[self.mode])
         if self.precision != "float64":  # to check against
             object.__setattr__(self, "precision", compute.resolve_precision(self.precision))
 

@@ -129,7 +129,7 @@ def known() -> dict[str, dict[str, Limit]]:
         | {"pooling": among(("avg", "lse")), "policy": among(POLICIES), "lr": above(0)}
         | {"weight_decay": natural, "small": side(zero=True), "draws": count, "seed": natural},
         "labels": precise
-        | dict.fromkeys(("explainer", "baseline", "steps", "rule", "max_error"), CALLED)
+        | dict.fromkeys(("explainer", "baseline", "steps", "rule", "mode", "max_error"), CALLED)
         | dict.fromkeys(("most_steps", "unsettled", "part", "percentile", "trust"), CALLED)
         | dict.fromkeys(("smooth", "guide", "threshold", "ignore"), CALLED)
         | dict.fromkeys(("n_label", "n_hold", "n_judge", "budget_mb"), count)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
+import platform
+import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 from dollkit import paths
 from dollkit.params import Json
@@ -67,6 +70,21 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return installed
+
+
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""Instructions of x86 on which the rate of float32 and of bfloat16 depends."""
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Json]:
+    """CPU model and which of `FLAGS` it has; null where the system does not say (not Linux)."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return {"model": platform.processor() or None, "flags": None}
+    fields = dict(re.findall(r"^(.+?)\s*:\s*(.*)$", text, re.MULTILINE))
+    flags = fields.get("flags", "").split()
+    return {"model": fields.get("model name"), "flags": [f for f in FLAGS if f in flags]}
 
 
 def threads() -> int | None:

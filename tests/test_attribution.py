@@ -192,7 +192,9 @@ def test_gradient_agrees_with_captum(network: Classifier, films: torch.Tensor) -
     [
         ({"steps": -1}, "steps"),
         ({"steps": 0, "rule": "gausslegendre"}, "rule"),
-        ({"max_error": 0.0}, "max_error"),
+        ({"max_error": -0.1}, "max_error"),
+        ({"max_error": float("nan")}, "max_error"),
+        ({"mode": "quick"}, "mode"),
         ({"budget_mb": 0}, "budget_mb"),
         ({"precision": "float16"}, "precision"),
         ({"rule": "simpson"}, "rule"),

@@ -101,7 +101,7 @@ def make(name: str) -> nn.Module:
     with compute.seeded(5):
         if name == "convnext":
             return timm.create_model("convnext_atto", in_chans=1, num_classes=8).eval()
-        if name in ("resnet10t", "ese_vovnet19b_slim"):
+        if name in ("resnet10t", "ese_vovnet19b_slim", "tf_efficientnet_lite0"):
             return lively(Classifier(f"tu-{name}", 5, "silu", "lse"))
         kinds = {"pooled": Pooled, "shifted": Shifted, "around": Around, "uncopied": Uncopied}
         return lively(Loose() if name == "loose" else kinds[name]())
@@ -123,8 +123,8 @@ def plain(model: nn.Module, x: torch.Tensor, steps: int) -> torch.Tensor:
 
 NETWORKS = {  # BatchNorm layers folded, first convolution split off
     "resnet10t": (14, True), "ese_vovnet19b_slim": (19, True), "pooled": (2, True),
-    "convnext": (0, True), "shifted": (2, False), "around": (2, False), "loose": (0, True),
-    "uncopied": (0, False),
+    "tf_efficientnet_lite0": (48, True), "convnext": (0, True), "shifted": (2, False),
+    "around": (2, False), "loose": (0, True), "uncopied": (0, False),
 }  # fmt: skip
 
 
@@ -334,6 +334,34 @@ def test_refines_what_needs_it_and_marks_what_never_settles() -> None:
     few = integrated_gradients(Steps(), x, [[0, 1]], max_error=0.02, steps=6)
     assert few.settled.tolist() == [True, False]
     assert few.steps.tolist() == [6, 6]
+
+
+@pytest.mark.parametrize(("mode", "first"), [("fast", 4), ("exact", 6)])
+def test_a_mode_says_where_to_start_and_what_has_settled(mode: str, first: int) -> None:
+    x = torch.full((1, 1, 32, 32), 1.0) + 0.5 * draw(1, 1, 32, 32).clamp(-1, 1)
+    made = integrated_gradients(Steps(), x, [[0, 1, 3]], mode=mode)
+    assert made.steps.tolist()[0] == first
+    assert made.steps[1] > first  # the jump is missed by the first points of either mode
+    assert torch.equal(made.settled, made.error <= engine.MAX_ERROR[mode])
+    assert made.error[0] < 1e-5  # completeness of a linear output, to float32's rounding
+    model = Steps()
+    closed = (x + 2)[0, 0] * model.weight.detach().view(32, 32) / 32**2
+    torch.testing.assert_close(made.maps[0], closed)
+    given = integrated_gradients(Steps(), x, [[0, 1, 3]], mode=mode, max_error=0.02)
+    assert given.steps.tolist()[2] == first * 9  # what a caller asks for goes before the mode
+
+
+def test_the_labels_of_the_fast_mode_are_those_of_many_steps() -> None:
+    model, x = make("resnet10t"), draw(4, 1, 64, 64)
+    many = settle.masks(integrated_gradients(model, x, TARGETS, steps=96).maps)
+
+    def dice(**how: object) -> float:
+        made = settle.masks(integrated_gradients(model, x, TARGETS, **how).maps)  # type: ignore[arg-type]
+        return float((2 * (made & many).sum(2) / (made.sum(2) + many.sum(2))).mean())
+
+    fast, exact = dice(mode="fast"), dice(mode="exact")
+    assert 0.95 < fast < exact
+    assert dice(steps=1) < 0.9  # the bound tells good labels from bad ones
 
 
 class Turning(nn.Module):

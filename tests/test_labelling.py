@@ -67,7 +67,7 @@ def test_pairs_tell_steps_and_whether_they_settled(films: SimpleNamespace, tmp_p
     made = made_of(films, Explain(), tmp_path, a=Weighted(), b=Weighted(seed=1))
     assert made.pairs["finding"].tolist() == ["Edema", "Edema", "Fracture", "Edema"]
     assert made.pairs["settled"].tolist() == [True, True, False, True]
-    assert made.pairs["steps"].tolist() == [6, 6, 6, 6]
+    assert made.pairs["steps"].tolist() == [4, 4, 4, 4]
     assert made.pairs["error"].drop(2).max() < 1e-5
     assert made.pairs["threshold"].notna().all()
     # Nothing is trained on a label that has not settled.

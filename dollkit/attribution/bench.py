@@ -31,10 +31,19 @@ CAPTUM_STEPS = 50
 
 WIDE = ("float32", "float64")
 
-MODES: dict[str, dict[str, Any]] = {
-    "fast": {"precision": "bfloat16"},
-    "exact": {"precision": "float32"},
-}
+
+def modes_of(where: torch.device) -> dict[str, dict[str, Any]]:
+    """Settings of `integrated_gradients` to measure on a device, by name.
+
+    ``fast`` walks in what the device computes fastest; where that is bfloat16, ``fast_float32``
+    stands beside it. ``exact`` is float32.
+    """
+    fast = {"mode": "fast", "precision": "float32"}
+    exact = {"mode": "exact", "precision": "float32"}
+    if compute.computes_bfloat16(where):
+        short = fast | {"precision": "bfloat16"}
+        return {"fast": short, "fast_float32": fast, "exact": exact}
+    return {"fast": fast, "exact": exact}
 
 
 def measure(
@@ -58,7 +67,7 @@ def measure(
         rounds: measured rounds, after a warm-up, in which all ways take turns.
         captum_films: films that captum explains in a round, others in each round.
         reference_steps: midpoint steps, in float32, of the maps that labels are held against.
-        modes: settings of `integrated_gradients` by name; None: `MODES`.
+        modes: settings of `integrated_gradients` by name; None: `modes_of` the device.
 
     Returns:
         JSON-able: `models` -> name -> ``captum`` and each mode -> ``seconds_per_pair`` (median of
@@ -77,7 +86,7 @@ def measure(
         raise InputError("nothing to measure: give classifiers, films with targets, and rounds")
     x = x[wanted]
     targets = [targets[i] for i in wanted]
-    modes = MODES if modes is None else modes
+    modes = modes_of(x.device) if modes is None else modes
     table = {
         name: _one(model, x, targets, kind, rounds, captum_films, reference_steps, budget_mb, modes)
         for name, model in models.items()

@@ -20,6 +20,9 @@ overlap with the label of very many steps had next to no rank correlation (0.1 t
 overlap of two rules 0.3 to 0.6). Positive and negative attributions cancel: the sum of a map was
 a hundredth of the sum of its absolute values, so that the error says little about where they lie.
 
+Modes. ``exact`` starts with six points and allows an error of 0.3; ``fast`` starts with four
+and allows 0.5, in whatever precision. Fewer points are not enough: see `FIRST`.
+
 The paper names the method but neither steps nor baseline: both are parameters here. InterpretDL's
 zero baseline lies *on the normalised input*, which is mean grey; ours are defined in pixel space.
 """
@@ -40,8 +43,21 @@ from dollkit.attribution.settle import agreement
 from dollkit.attribution.walk import Walker
 from dollkit.errors import InputError
 
-FIRST = {"bfloat16": 4, "float32": 6, "float64": 6}
-"""Steps that every pair gets when `steps` is 0."""
+FIRST = {"exact": 6, "fast": 4}
+"""Steps that every pair gets, by mode, when `steps` is 0.
+
+Mean Dice with 100 points, 71 pairs of 24 validation films of 96 px, trained with SiLU: with 3, 4
+and 6 points 0.970, 0.987 and 0.994 for ResNet-10-T, 0.962, 0.980 and 0.995 for EfficientNet-Lite0.
+Four Gauss-Legendre points have less (0.978, 0.970). Points that lie denser near the film help the
+first network and harm the second (0.992, 0.970); Richardson's extrapolation of 1 and 3 points
+harms too (0.957 for ResNet-10-T). With ReLU6, four points give EfficientNet-Lite0 only 0.921.
+"""
+MAX_ERROR = {"exact": 0.3, "fast": 0.5}
+"""Completeness error above which a pair has not settled, by mode, when `max_error` is 0.
+
+After four points, 0.5 refines 8 % of EfficientNet-Lite0's pairs above, 0.3 would refine 25 %, for
+a mean Dice of 0.980 and 0.989.
+"""
 THIRDS = 0.8
 """Dice asked of the labels of n / 3 and n steps. Of pairs that pass with n = 6, no label had less
 than 0.96 with that of 162 steps (float32; 102 pairs, three trained classifiers)."""
@@ -52,7 +68,6 @@ trained classifiers). At 0.6, 6 % more of the pairs are refined for 0.001 of mea
 FLAT = 1e-3
 """Logits that a finding must move from baseline to film; of less, rounding is a large part."""
 MOST_STEPS = 54
-MAX_ERROR = 0.3
 BUDGET_MB = 512
 
 
@@ -65,7 +80,8 @@ def integrated_gradients(
     steps: int = 0,
     rule: str = "midpoint",
     precision: str = "float32",
-    max_error: float = MAX_ERROR,
+    mode: str = "exact",
+    max_error: float = 0.0,
     most_steps: int = MOST_STEPS,
     budget_mb: int = BUDGET_MB,
 ) -> Attribution:
@@ -78,10 +94,11 @@ def integrated_gradients(
         kind: baseline, see `path.baseline`.
         steps: of every pair; 0: as many as each pair needs, see above.
         rule: quadrature, see `path.path_rule`; ``midpoint`` if `steps` is 0.
-        precision: of the walk: ``bfloat16`` (fast), ``float32`` (exact) or ``float64`` (to check
-            against). End points, the first layer and all sums are float32 at least: the
-            completeness error of a bfloat16 sum means nothing.
-        max_error: completeness error above which a pair has not settled.
+        precision: of the walk: ``bfloat16``, ``float32`` or ``float64`` (to check against). End
+            points, the first layer and all sums are float32 at least: the completeness error of
+            a bfloat16 sum means nothing.
+        mode: ``exact`` or ``fast``, see above: where `steps` and `max_error` start if they are 0.
+        max_error: completeness error above which a pair has not settled; 0: the mode's.
         most_steps: of a pair, if `steps` is 0.
         budget_mb: memory of one pass, in MiB; changes the result by rounding only.
 
@@ -95,13 +112,13 @@ def integrated_gradients(
     Raises:
         InputError: bad targets or parameters, films or logits that are not finite.
     """
-    check(steps, rule, max_error, most_steps)
+    check(steps, rule, max_error, most_steps, mode)
     check_films(x)
     base = baseline(x, kind)
     if not any(targets) or not len(x):
         check_targets(x, targets, max((t + 1 for w in targets for t in w), default=0))
         return _nothing(x)
-    nodes, _ = path_rule(rule, steps or FIRST.get(precision, 6))
+    nodes, _ = path_rule(rule, steps or FIRST[mode])
     prepared = prepare(model, precision, x)
     x, base = x.detach().to(prepared.wide), base.detach().to(prepared.wide)
     walker = Walker(prepared, x, base, budget_mb)
@@ -113,7 +130,8 @@ def integrated_gradients(
     film, channel = _pairs(targets, x.device)
     moved = (end - start)[film, channel].float()
     most = most_steps if steps == 0 else steps
-    maps, used, settled = _rounds(walker, targets, nodes, rule, steps, moved, max_error, most)
+    allowed = max_error or MAX_ERROR[mode]
+    maps, used, settled = _rounds(walker, targets, nodes, rule, steps, moved, allowed, most)
     return Attribution(maps, _error(maps, moved), end[film, channel].float(), used, settled)
 
 
@@ -201,8 +219,10 @@ def _nothing(x: torch.Tensor) -> Attribution:
     return Attribution(x.new_zeros(0, *x.shape[2:]), none, none, none.long(), none.bool())
 
 
-def check(steps: int, rule: str, max_error: float, most_steps: int) -> None:
+def check(steps: int, rule: str, max_error: float, most_steps: int, mode: str = "exact") -> None:
     """Refuse settings of a path that `integrated_gradients`, which explains them, cannot walk."""
+    if mode not in FIRST:
+        raise InputError(f"parameter 'mode' is {mode!r}: use {' or '.join(FIRST)}")
     if rule not in RULES:
         raise InputError(f"parameter 'rule' is {rule!r}: use {' or '.join(RULES)}")
     if steps < 0:
@@ -212,7 +232,9 @@ def check(steps: int, rule: str, max_error: float, most_steps: int) -> None:
             f"parameter 'rule' is {rule!r} and 'steps' is 0: only midpoint can be refined; give "
             "a number of steps"
         )
-    if not max_error > 0:
-        raise InputError(f"parameter 'max_error' is {max_error}: it must be above 0")
+    if not max_error >= 0:
+        raise InputError(
+            f"parameter 'max_error' is {max_error}: use 0 (the mode's own) or a number above"
+        )
     if most_steps < 1:
         raise InputError(f"parameter 'most_steps' is {most_steps}: it must be at least 1")

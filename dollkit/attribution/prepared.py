@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-from timm.layers import BatchNormAct2d  # type: ignore[attr-defined]
+from timm.layers import BatchNormAct2d, Conv2dSame  # type: ignore[attr-defined]
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 PRECISIONS = {
     "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64,
 }  # fmt: skip
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+"""Layers that are a convolution and nothing else; timm's pads as TensorFlow does."""
 AGREE = 1e-5
 """Largest difference of logits, relative to the largest logit, that a change may make."""
 
@@ -180,7 +182,7 @@ def _narrowed(exact: nn.Module, z: torch.Tensor, narrow: torch.dtype) -> nn.Modu
     try:
         body = _as(exact, narrow)
         calls = _trace(exact, z)
-        weighted = [c for c in calls if type(c.module) in (nn.Conv2d, nn.Linear)]
+        weighted = [c for c in calls if type(c.module) in (*CONVOLUTIONS, nn.Linear)]
         if weighted:
             last = weighted[-1].name
             _replace(body, last, InFloat32(copy.deepcopy(exact.get_submodule(last))))
@@ -241,7 +243,7 @@ def _rewrite(model: nn.Module, films: torch.Tensor) -> tuple[nn.Module | None, n
         log.info("BatchNorm is not folded: the logits would change")
         folded, body = 0, plain
     calls = _trace(body, films)
-    first = next((c for c in calls if c.given is films and type(c.module) is nn.Conv2d), None)
+    first = next((c for c in calls if c.given is films and type(c.module) in CONVOLUTIONS), None)
     if first is None:
         return None, body, folded
     rest = copy.deepcopy(body)
@@ -268,7 +270,7 @@ def _fold(model: nn.Module, films: torch.Tensor) -> int:
     """Fold, in place, every BatchNorm that directly follows a convolution of its own."""
     calls = _trace(model, films)
     times = Counter(c.name for c in calls)
-    made_by = {id(c.made): c for c in calls if type(c.module) is nn.Conv2d}
+    made_by = {id(c.made): c for c in calls if type(c.module) in CONVOLUTIONS}
     readers = Counter(id(c.given) for c in calls)
     folded = 0
     for call in calls:

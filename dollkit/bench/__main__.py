@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dollkit import paths
 from dollkit.bench import attribution, loops, phantom, stores
 from dollkit.errors import InputError
-from dollkit.machine import cores
+from dollkit.machine import cores, processor
 
 PARTS = ("phantom", "store", "ig", "loop")
 TRAINED = ("ig", "loop")
@@ -57,7 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     record["workers"] = given.workers
-    record["machine"] = {"platform": platform.platform(), "cpus": os.cpu_count()}
+    record["machine"] = {
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "cpu": processor(),
+        "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
     record["python"] = platform.python_version()
     record["numpy"] = np.__version__
     given.out.parent.mkdir(parents=True, exist_ok=True)
