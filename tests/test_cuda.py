@@ -106,7 +106,7 @@ def test_a_classifier_takes_a_step_and_is_scored(device: torch.device, store: St
     assert "macro" in scores["finding"].tolist()
 
 
-@pytest.mark.parametrize(("precision", "most"), [("float32", 1e-3), ("bfloat16", 0.25)])
+@pytest.mark.parametrize(("precision", "most"), [("float32", 0.03), ("bfloat16", 0.25)])
 def test_maps_are_those_of_the_cpu(
     device: torch.device, store: Store, precision: str, most: float
 ) -> None:
@@ -236,7 +236,6 @@ def test_a_killed_run_ends_in_the_same_bits(device: torch.device, tmp_path: Path
         fit(
             model, sample, loss, recipe(steps=8, evaluate_every=2, ema=0.9), folder=folder,
             evaluate=lambda m: {"score": -float(loss(m, (x, y)))}, score="score", quiet=True,
-            tensorboard=False,
         )  # fmt: skip
 
     whole, cut, again = net(), net(), net()

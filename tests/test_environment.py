@@ -182,7 +182,8 @@ def test_make_test_runs_every_part_and_names_those_that_failed(
     tmp_path: Path, wrong: tuple[str, ...]
 ) -> None:
     shutil.copy(paths.ROOT / "Makefile", tmp_path)
-    (tmp_path / "requirements.lock").touch()
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        (tmp_path / name).touch()
     parts = {
         "ruff check": ".venv/bin/ruff", "ruff format": ".venv/bin/ruff", "mypy": ".venv/bin/mypy",
         "pytest": ".venv/bin/python", "end_to_end.sh": "tests/end_to_end.sh",
@@ -192,7 +193,8 @@ def test_make_test_runs_every_part_and_names_those_that_failed(
         (tmp_path / tool).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / tool).write_text(f'#!/bin/bash\necho "last line of $0 $*"\n{body}\n')
         (tmp_path / tool).chmod(0o755)
-    (tmp_path / ".venv" / ".ready").touch()
+    for stamp in (".ready", ".ready-dev"):
+        (tmp_path / ".venv" / stamp).touch()
     done = subprocess.run(["make", "test"], cwd=tmp_path, capture_output=True, text=True)
     for name, tool in parts.items():
         assert f"== {name}\nlast line of {tool}" in done.stdout
