@@ -326,4 +326,6 @@ def test_a_download_or_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smp.encoders, "get_encoder", offline)
     with pytest.raises(imagenet.Unavailable) as error:
         imagenet.find("download", ENCODER)
-    assert str(error.value) == f"no weights: {ENCODER} cannot be downloaded (cannot reach the hub)"
+    assert str(error.value) == (
+        f"no weights: {ENCODER} cannot be downloaded (FileNotFoundError: cannot reach the hub)"
+    )
