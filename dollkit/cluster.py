@@ -177,8 +177,9 @@ def leftovers(run: Path) -> list[str]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        failed = isinstance(error, subprocess.CalledProcessError)
-        said = brief_stderr(error.stderr) if failed else ""
+        said = (
+            brief_stderr(error.stderr) if isinstance(error, subprocess.CalledProcessError) else ""
+        )
         raise InputError(f"EXECUTOR=slurm: squeue fails: {said or brief(error)}") from None
     lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip()]
     return [job for job, name in lines if name.startswith(prefix(run))]

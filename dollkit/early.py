@@ -127,8 +127,8 @@ def _labels(given: Mapping[str, Any]) -> None:
     from dollkit.attribution import engine
     from dollkit.labels import Distil, rules
 
-    names = ("max_error", "most_steps", "budget_mb", "unsettled", "mode")
-    limits = {name: given[name] for name in names}
+    asked = ("max_error", "most_steps", "budget_mb", "unsettled", "mode")
+    limits = {name: given[name] for name in asked}
     path = [given[name] for name in ("explainer", "baseline", "steps", "rule", "precision")]
     labelling.Explain(*path, **limits)
     engine.check(*(given[name] for name in ("steps", "rule", "max_error", "most_steps", "mode")))
