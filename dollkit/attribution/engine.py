@@ -20,8 +20,9 @@ overlap with the label of very many steps had next to no rank correlation (0.1 t
 overlap of two rules 0.3 to 0.6). Positive and negative attributions cancel: the sum of a map was
 a hundredth of the sum of its absolute values, so that the error says little about where they lie.
 
-Modes. ``exact`` starts with six points and allows an error of 0.3; ``fast`` starts with four
-and allows 0.5, in whatever precision. Fewer points are not enough: see `FIRST`.
+Modes. ``exact`` starts with six points and allows an error of 0.3. ``fast`` starts with four and
+allows 0.5, or half a logit where a finding moves by less than one, in whatever precision. Fewer
+points are not enough: see `FIRST`.
 
 The paper names the method but neither steps nor baseline: both are parameters here. InterpretDL's
 zero baseline lies *on the normalised input*, which is mean grey; ours are defined in pixel space.
@@ -57,6 +58,13 @@ MAX_ERROR = {"exact": 0.3, "fast": 0.5}
 
 After four points, 0.5 refines 8 % of EfficientNet-Lite0's pairs above, 0.3 would refine 25 %, for
 a mean Dice of 0.980 and 0.989.
+"""
+LEAST_MOVE = {"exact": 1e-6, "fast": 1.0}
+"""Logits that the completeness gap is held against where a finding moves less, by mode.
+
+A finding that barely moves has a large relative error whatever its label is worth. Of 576 pairs of
+60 validation films and three classifiers, 59 had an error above 0.5 after four points. One logit
+spares 26 of them the refinement; their mean Dice with 64 points was 0.972 already.
 """
 THIRDS = 0.8
 """Dice asked of the labels of n / 3 and n steps. Of pairs that pass with n = 6, no label had less
@@ -130,8 +138,8 @@ def integrated_gradients(
     film, channel = _pairs(targets, x.device)
     moved = (end - start)[film, channel].float()
     most = most_steps if steps == 0 else steps
-    allowed = max_error or MAX_ERROR[mode]
-    maps, used, settled = _rounds(walker, targets, nodes, rule, steps, moved, allowed, most)
+    asked = max_error or MAX_ERROR[mode], LEAST_MOVE[mode]
+    maps, used, settled = _rounds(walker, targets, nodes, rule, steps, moved, *asked, most)
     return Attribution(maps, _error(maps, moved), end[film, channel].float(), used, settled)
 
 
@@ -143,6 +151,7 @@ def _rounds(
     steps: int,
     moved: torch.Tensor,
     max_error: float,
+    least_move: float,
     most: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Maps, steps used and whether settled, refined round by round."""
@@ -155,7 +164,8 @@ def _rounds(
 
     def calm(rows: torch.Tensor, coarse: torch.Tensor | None, least: float) -> torch.Tensor:
         m = maps[rows]
-        fine = (_error(m, moved[rows]) <= max_error) & (m.amax((1, 2)) > m.amin((1, 2)))
+        fine = _error(m, moved[rows], least_move) <= max_error
+        fine &= m.amax((1, 2)) > m.amin((1, 2))
         return fine if coarse is None else fine & (agreement(coarse, m) >= least)
 
     every = torch.arange(len(moved), device=moved.device)
@@ -196,9 +206,9 @@ def _columns(n: int, rule: str, steps: int) -> tuple[npt.NDArray[np.float64], fl
     return np.stack([whole * first, whole * ~first], 1), asked
 
 
-def _error(maps: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+def _error(maps: torch.Tensor, moved: torch.Tensor, least_move: float = 1e-6) -> torch.Tensor:
     gap = (maps.double().sum((1, 2)) - moved).abs()
-    return (gap / moved.abs().clamp_min(1e-6)).float()
+    return (gap / moved.abs().clamp_min(least_move)).float()
 
 
 def _logits(prepared: Prepared, x: torch.Tensor, rows: int) -> torch.Tensor:
