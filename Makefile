@@ -108,7 +108,7 @@ endef
 define install
 @$(PY) -m pip install --disable-pip-version-check --progress-bar off --log $(VENV)/install.log --no-deps \
   -r $(1) 2> >(grep -v '^WARNING' >&2) | awk -v all=$$(wc -l < $(1)) \
-  '/^(Collecting|Requirement already)/ { if (++n % 20 == 0 || n == all) { printf "  %d of %d packages found\n", n, all; fflush() } } \
+  '/^(Collecting|Processing|Requirement already)/ { if (++n % 20 == 0 || n == all) { printf "  %d of %d packages found\n", n, all; fflush() } } \
    /^Installing collected/ { print "  installing them (some minutes)"; fflush() }'
 @rm -f $(VENV)/install.log
 endef

@@ -56,14 +56,18 @@ def encoder(name: str, depth: int, activation: str, channels: int = 1) -> nn.Mod
 
 
 def smooth(net: nn.Module, activation: str) -> None:
-    """Put SiLU in place of every ReLU, in place, if `activation` is ``silu``."""
+    """Put SiLU in place of every ReLU if `activation` is ``silu``.
+
+    Never working in place, even where ReLU did: SiLU's gradient needs its input, of which autograd
+    would then keep a copy.
+    """
     if activation not in {"relu", "silu"}:
         raise InputError(f"parameter 'activation' is {activation!r}: use relu or silu")
     if activation == "silu":
         for module in net.modules():
             for name, child in module.named_children():
                 if isinstance(child, nn.ReLU | nn.ReLU6):
-                    setattr(module, name, nn.SiLU(inplace=True))
+                    setattr(module, name, nn.SiLU())
 
 
 METRICS = ["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", "ap", "n_pos", "n"]

@@ -45,8 +45,8 @@ def build(
 
     Returns:
         (n, 1, S, S) normalised films -> (n, classes, S, S) logits, S a multiple of 32; see
-        `config_of`. Parameters that no output depends on (stages of the encoder beyond `depth`,
-        which smp keeps) do not require gradients.
+        `config_of`. Stages of the encoder beyond `depth` are not run; those that smp keeps all the
+        same do not require gradients.
 
     Raises:
         InputError: unknown network, encoder or activation, or a pair that smp cannot build.
@@ -71,7 +71,7 @@ def build(
             f"parameter 'encoder': no {network} on {encoder!r} ({brief(error)})"
         ) from error
     smooth(net, activation)
-    unused = _unused(net) if network == "pspnet" else []  # the others use all five stages
+    unused = _cut(net, _unused(net)) if network == "pspnet" else []  # the others use all five
     for name in unused:
         net.get_parameter(name).requires_grad_(False)
     net.config_, net.unused_ = config, frozenset(unused)  # type: ignore[assignment]
@@ -88,6 +88,23 @@ def _unused(net: nn.Module) -> list[str]:
     ghost = copy.deepcopy(net).to("meta")
     ghost(torch.empty(2, 1, 64, 64, device="meta")).sum().backward()
     return [name for name, p in ghost.named_parameters() if p.grad is None]
+
+
+def _cut(net: nn.Module, unused: list[str]) -> list[str]:
+    """Remove last stages that timm's EfficientNets and MobileNets run for nothing.
+
+    Returns:
+        Those of `unused` that are left: stages that are kept and not run.
+    """
+    blocks = getattr(getattr(net.encoder, "model", None), "blocks", None)
+    if isinstance(blocks, nn.Sequential):
+        for place in reversed(range(len(blocks))):
+            prefix = f"encoder.model.blocks.{place}."
+            if not {n for n, _ in net.named_parameters() if n.startswith(prefix)} <= set(unused):
+                break
+            del blocks[place]
+    kept = dict(net.named_parameters())
+    return [name for name in unused if name in kept]
 
 
 def config_of(net: nn.Module) -> dict[str, Any]:

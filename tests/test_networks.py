@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dollkit import compute, networks, weights
+from dollkit.classifiers import encoder
 from dollkit.errors import InputError
 from tests import far, same
 
@@ -98,6 +99,15 @@ class TestPSPNet(Checks):
         assert networks.unused(net) == idle
         trained, total = networks.trainable(net)
         assert trained == total == sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+    def test_stages_that_timm_would_run_for_nothing_are_removed(self) -> None:
+        net = self.build("tu-tf_efficientnet_lite0")
+        whole = encoder("tu-tf_efficientnet_lite0", 5, "silu").eval()
+        kept = {k: v for k, v in whole.state_dict().items() if k in net.encoder.state_dict()}
+        net.encoder.load_state_dict(kept)
+        x = torch.rand(2, 1, 64, 64)
+        assert not networks.unused(net)
+        assert net.eval().encoder(x)[-1].equal(whole(x)[3])
 
 
 class TestDeepLabV3Plus(Checks):
