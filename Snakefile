@@ -15,7 +15,8 @@ from pathlib import Path
 
 from dollkit import paths, pipeline
 from dollkit.machine import cores
-from dollkit.sources import sha256, tree_state
+from dollkit.sources import tree_state
+from dollkit.machine import sha256
 
 PROFILE = str(config.get("profile", "laptop"))
 DATA = Path(str(config["data"])).resolve() if config.get("data") else None
@@ -126,6 +127,8 @@ for instance in PLAN:
             f"logs/{instance.slug}.log",
         # A stage that runs alone gets every core; of those with several instances each its share.
         threads: int(config.get("threads", 1)) if instance.stage.over or REQUESTS else min(workflow.cores or 1, cores())
+        # What others wait for goes first: else the cost of explanations would keep the labels waiting.
+        priority: sum(instance.name in other.inputs for other in PLAN)
         resources:
             **resources(instance.name),
         # Minutes of work that follow each other: on a cluster one job.

@@ -20,11 +20,12 @@ import torch
 
 from dollkit import weights
 from dollkit.armnames import OWN_LABELS
+from dollkit.classifiers import load_classifiers
 from dollkit.errors import InputError
 from dollkit.labelling import Explain, make_labels
 from dollkit.labels import Distil
 from dollkit.labels.store import LabelStore
-from dollkit.sources import sha256
+from dollkit.machine import sha256
 from dollkit.store import Store
 
 PLAIN = Distil(part="magnitude", trust="all", smooth=0.0, guide=0.0, threshold="otsu", ignore=1.0)
@@ -69,7 +70,7 @@ def labels_of(
         made = {best: made[best]}
     else:
         how, settings = replace(how, kind="black"), PLAIN
-    models = weights.load_classifiers({name: classifiers[name] for name in made}, where)
+    models = load_classifiers({name: classifiers[name] for name in made}, where)
     found = make_labels(models, store, labels.rows, how, settings, folder, made)
     if not np.array_equal(found.rows, labels.rows):
         raise AssertionError(f"arm {arm!r} labelled other films than the label set holds")

@@ -11,10 +11,11 @@ import torch
 
 from dollkit import imagenet, networks, weights
 from dollkit.armnames import ARMS, PRETRAINED
+from dollkit.classifiers import load_classifier, transfer_encoder
 from dollkit.errors import InputError
 from dollkit.finetuning import Start
+from dollkit.machine import sha256
 from dollkit.pretraining import made_in
-from dollkit.sources import sha256
 
 
 def starts(
@@ -64,9 +65,9 @@ def starts(
             out[arm] = _imagenet(imagenet_weights, wanted)
         elif arm == "classifier":
             folder = next(iter(classifiers.values()))
-            model = weights.load_classifier(folder, cpu)
+            model = load_classifier(folder, cpu)
             out[arm] = Start(
-                lambda net, m=model: networks.transfer_encoder(net, m),  # type: ignore[misc]
+                lambda net, m=model: transfer_encoder(net, m),  # type: ignore[misc]
                 key=sha256(folder / weights.FILE),
             )
         elif arm in PRETRAINED:

@@ -7,68 +7,23 @@ used is not known to us; all are parameters here.
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dollkit import compute, metrics
+from dollkit import compute, metrics, networks, weights
 from dollkit.augment import Augmentation, augment
-from dollkit.errors import InputError, brief, near
+from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, PATHOLOGIES, apply_policy
 from dollkit.loop import Fit, Recipe, fit, order
+from dollkit.networks import encoder
 from dollkit.store import Store
-
-
-def encoder(name: str, depth: int, activation: str, channels: int = 1) -> nn.Module:
-    """smp encoder without weights, of one input channel if not said otherwise.
-
-    Args:
-        name: smp encoder name, ``tu-...`` for timm's.
-        depth: number of stride-2 stages kept.
-        activation: ``relu`` leaves the architecture as it is; ``silu`` puts SiLU in place of
-            every ReLU. Smooth networks need far fewer integration steps for the same labels.
-        channels: input channels.
-
-    Raises:
-        InputError: unknown encoder or activation.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            net: nn.Module = smp.encoders.get_encoder(
-                name, in_channels=channels, depth=depth, weights=None
-            )
-    except (KeyError, RuntimeError, ValueError) as error:
-        own = [] if name.startswith("tu-") else smp.encoders.get_encoder_names()
-        raise InputError(
-            f"parameter 'architecture': no encoder {name!r} of depth {depth} in "
-            f"segmentation-models-pytorch{near(name, own)} ({brief(error)})"
-        ) from error
-    smooth(net, activation)
-    return net
-
-
-def smooth(net: nn.Module, activation: str) -> None:
-    """Put SiLU in place of every ReLU if `activation` is ``silu``.
-
-    Never working in place, even where ReLU did: SiLU's gradient needs its input, of which autograd
-    would then keep a copy.
-    """
-    if activation not in {"relu", "silu"}:
-        raise InputError(f"parameter 'activation' is {activation!r}: use relu or silu")
-    if activation == "silu":
-        for module in net.modules():
-            for name, child in module.named_children():
-                if isinstance(child, nn.ReLU | nn.ReLU6):
-                    setattr(module, name, nn.SiLU())
-
 
 METRICS = ["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", "ap", "n_pos", "n"]
 """Columns of ``metrics.csv``."""
@@ -302,3 +257,44 @@ def evaluate(
             }
         )
     return pd.DataFrame(table, columns=METRICS)
+
+
+def load_classifier(folder: Path, where: torch.device) -> Classifier:
+    """A trained classifier in eval mode; weights that do not fit are an `InputError`."""
+    return weights.load(folder, Classifier, where)
+
+
+def load_classifiers(folders: Mapping[str, Path], where: torch.device) -> dict[str, Classifier]:
+    """Several classifiers by name."""
+    return {name: load_classifier(folder, where) for name, folder in folders.items()}
+
+
+def transfer_encoder(target: nn.Module, classifier: Classifier) -> list[str]:
+    """Copy a classifier's backbone into the network's encoder; every encoder tensor must match.
+
+    Stages of the classifier beyond the network's encoder depth have no place there and stay
+    behind.
+
+    Returns:
+        Names of the copied tensors, as in the target.
+    """
+    encoder: nn.Module = target.encoder  # type: ignore[assignment]
+    own = encoder.state_dict()
+    source = classifier.encoder.state_dict()
+    # No tensor tells the activation: weights of one would load into the other without a word.
+    theirs, here = classifier.config["activation"], networks.config_of(target)["activation"]
+    if theirs != here:
+        raise InputError(
+            f"transfer: the classifier's activation is {theirs!r} and parameter 'activation' here "
+            f"is {here!r}; use the same for both"
+        )
+    for key, tensor in own.items():
+        if key not in source or source[key].shape != tensor.shape:
+            have = tuple(source[key].shape) if key in source else "missing"
+            raise InputError(
+                f"transfer: encoder tensor {key} is {have} in the classifier "
+                f"({classifier.config['architecture']}) and {tuple(tensor.shape)} here; use the "
+                "same architecture and activation for both"
+            )
+    encoder.load_state_dict({k: source[k] for k in own})
+    return [f"encoder.{k}" for k in own]

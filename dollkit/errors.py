@@ -68,3 +68,11 @@ def near(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the end of a message, "" if nothing is alike."""
     found = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' or the list of known names, for the end of an error message."""
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}known: {', '.join(known) or '(none)'}"

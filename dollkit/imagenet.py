@@ -25,8 +25,8 @@ from torch import nn
 
 from dollkit import compute, paths
 from dollkit.checkpoints import comparable, read_tensors
-from dollkit.classifiers import encoder
 from dollkit.errors import InputError, brief
+from dollkit.networks import encoder
 
 PACKAGED, DOWNLOAD = "packaged", "download"
 """In place of a file: what an installed package ships; what smp (or timm behind it) fetches."""

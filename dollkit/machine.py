@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -11,9 +12,11 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 from dollkit import paths
-from dollkit.params import Json
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 LIBRARIES = (
     "captum",
@@ -100,3 +103,9 @@ def device() -> str:
     if compute is None or os.environ.get("DOLLKIT_DEVICE") == "cpu" or not compute.cuda_devices():
         return "cpu"
     return f"cuda ({compute.device_name()})"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

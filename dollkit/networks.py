@@ -15,8 +15,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from dollkit.classifiers import Classifier, smooth
-from dollkit.errors import InputError, brief
+from dollkit.errors import InputError, brief, near
 
 NETWORKS = {
     "pspnet": smp.PSPNet,
@@ -27,6 +26,50 @@ NETWORKS = {
 PARTS = ("all", "encoder")
 HEAD = "segmentation_head."
 """Prefix of the output layer, the only part that transfer leaves alone."""
+
+
+def encoder(name: str, depth: int, activation: str, channels: int = 1) -> nn.Module:
+    """smp encoder without weights, of one input channel if not said otherwise.
+
+    Args:
+        name: smp encoder name, ``tu-...`` for timm's.
+        depth: number of stride-2 stages kept.
+        activation: ``relu`` leaves the architecture as it is; ``silu`` puts SiLU in place of
+            every ReLU. Smooth networks need far fewer integration steps for the same labels.
+        channels: input channels.
+
+    Raises:
+        InputError: unknown encoder or activation.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net: nn.Module = smp.encoders.get_encoder(
+                name, in_channels=channels, depth=depth, weights=None
+            )
+    except (KeyError, RuntimeError, ValueError) as error:
+        own = [] if name.startswith("tu-") else smp.encoders.get_encoder_names()
+        raise InputError(
+            f"parameter 'architecture': no encoder {name!r} of depth {depth} in "
+            f"segmentation-models-pytorch{near(name, own)} ({brief(error)})"
+        ) from error
+    smooth(net, activation)
+    return net
+
+
+def smooth(net: nn.Module, activation: str) -> None:
+    """Put SiLU in place of every ReLU if `activation` is ``silu``.
+
+    Never working in place, even where ReLU did: SiLU's gradient needs its input, of which autograd
+    would then keep a copy.
+    """
+    if activation not in {"relu", "silu"}:
+        raise InputError(f"parameter 'activation' is {activation!r}: use relu or silu")
+    if activation == "silu":
+        for module in net.modules():
+            for name, child in module.named_children():
+                if isinstance(child, nn.ReLU | nn.ReLU6):
+                    setattr(module, name, nn.SiLU())
 
 
 def build(
@@ -41,7 +84,7 @@ def build(
         classes: output channels (independent sigmoids).
         depth: encoder stages for PSPNet (3: stride 8, smp's default and PaddleSeg's stride);
             the others use five, whatever is given.
-        activation: as in `classifiers.encoder`.
+        activation: as in `networks.encoder`.
 
     Returns:
         (n, 1, S, S) normalised films -> (n, classes, S, S) logits, S a multiple of 32; see
@@ -152,37 +195,6 @@ def transfer(target: nn.Module, source: dict[str, torch.Tensor], part: str = "al
             raise InputError(f"transfer: the pre-trained tensor {key} has no place here")
     target.load_state_dict({k: source[k] for k in wanted}, strict=False)
     return wanted
-
-
-def transfer_encoder(target: nn.Module, classifier: Classifier) -> list[str]:
-    """Copy a classifier's backbone into the network's encoder; every encoder tensor must match.
-
-    Stages of the classifier beyond the network's encoder depth have no place there and stay
-    behind.
-
-    Returns:
-        Names of the copied tensors, as in the target.
-    """
-    encoder: nn.Module = target.encoder  # type: ignore[assignment]
-    own = encoder.state_dict()
-    source = classifier.encoder.state_dict()
-    # No tensor tells the activation: weights of one would load into the other without a word.
-    theirs, here = classifier.config["activation"], config_of(target)["activation"]
-    if theirs != here:
-        raise InputError(
-            f"transfer: the classifier's activation is {theirs!r} and parameter 'activation' here "
-            f"is {here!r}; use the same for both"
-        )
-    for key, tensor in own.items():
-        if key not in source or source[key].shape != tensor.shape:
-            have = tuple(source[key].shape) if key in source else "missing"
-            raise InputError(
-                f"transfer: encoder tensor {key} is {have} in the classifier "
-                f"({classifier.config['architecture']}) and {tuple(tensor.shape)} here; use the "
-                "same architecture and activation for both"
-            )
-    encoder.load_state_dict({k: source[k] for k in own})
-    return [f"encoder.{k}" for k in own]
 
 
 def trainable(net: nn.Module) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dollkit.machine import sha256
+
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
@@ -108,9 +110,3 @@ class NpyRows:
         self.cut(n)
         self.file.close()
         return self.hash.hexdigest() if self.rows == self.n == n else sha256(self.part)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

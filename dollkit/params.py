@@ -7,7 +7,6 @@ parameter, and its own inspection misses a line with a second ``=``, even in a c
 from __future__ import annotations
 
 import ast
-import difflib
 import io
 import json
 import math
@@ -17,12 +16,11 @@ import tokenize
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from dollkit import paths, yamlfile
-from dollkit.errors import InputError
-
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+from dollkit.errors import InputError, nearest
+from dollkit.machine import Json
 
 ONLY = "only lines like 'name: int = 3  # unit, meaning' may stand here"
 SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
@@ -230,14 +228,6 @@ def profile_file(profile: str) -> Path:
 def read_profile(profile: str) -> dict[str, Any]:
     """Top level of a profile's YAML file: section name -> content."""
     return yamlfile.read(profile_file(profile), "sections such as 'common:' and 'matrix:'")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' or the list of known names, for the end of an error message."""
-    known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}known: {', '.join(known) or '(none)'}"
 
 
 def resolve(

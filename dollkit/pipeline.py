@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dollkit import params, paths
-from dollkit.errors import InputError
-from dollkit.params import Json, nearest
+from dollkit.errors import InputError, nearest
+from dollkit.machine import Json
 from dollkit.sources import source_files
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from dollkit import compute, metrics, networks, weights
 from dollkit.armnames import OWN_LABELS, PRETRAINED
 from dollkit.augment import Augmentation, augment
+from dollkit.classifiers import load_classifier, transfer_encoder
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, PATHOLOGIES, UNCERTAIN
 from dollkit.labels.store import LabelStore
@@ -178,7 +179,7 @@ def network(
     if start == "classifier":
         if encoder not in classifiers:
             raise InputError(f"parameter 'encoder' is {encoder!r}: no classifier of that name ran")
-        networks.transfer_encoder(net, weights.load_classifier(classifiers[encoder], where))
+        transfer_encoder(net, load_classifier(classifiers[encoder], where))
     net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net
 

@@ -22,9 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from dollkit import compute, metrics
-from dollkit.errors import InputError
+from dollkit.errors import InputError, nearest
 from dollkit.images import IGNORE
-from dollkit.params import nearest
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dollkit import params, parts, paths, pipeline, stage, stopping, trouble
+from dollkit import errors, params, parts, paths, pipeline, stage, stopping, trouble
 from dollkit.errors import ANSI, InputError, one_line
 from dollkit.parts import Part
 
@@ -87,7 +87,7 @@ def run(
     """
     planned = {i.name: i for i in pipeline.plan(profile, data)}
     if name not in planned:
-        raise InputError(f"profile {profile} has no {name!r}; {params.nearest(name, planned)}")
+        raise InputError(f"profile {profile} has no {name!r}; {errors.nearest(name, planned)}")
     instance = planned[name]
     if part is not None and not instance.stage.shared:
         shared = [s.family for s in pipeline.STAGES.values() if s.shared]

@@ -91,12 +91,6 @@ def _resolve(module: str, roots: Iterable[Path]) -> Iterator[tuple[Path, str]]:
             folder = folder / part
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def tree_state(folder: Path) -> str:
     """Fingerprint of a folder of data: name, size and time of change of every file below it.
 

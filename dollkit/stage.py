@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import dollkit
-from dollkit import machine, params, paths, pipeline
+from dollkit import errors, machine, params, paths, pipeline
 from dollkit.errors import InputError
-from dollkit.params import Json
+from dollkit.machine import Json, sha256
 from dollkit.parts import Part, mine
-from dollkit.sources import sha256
 
 MANIFEST = "manifest.json"
 EARLIER = ".report.json"
@@ -58,7 +57,7 @@ class RunningStage:
         if name not in self.input_hashes:
             declared = pipeline.inputs_of(self.instance, self.matrix)
             raise InputError(
-                f"stage {self.instance} does not read {name!r}; {params.nearest(name, declared)}"
+                f"stage {self.instance} does not read {name!r}; {errors.nearest(name, declared)}"
             )
         return paths.runs() / self.profile / name
 
@@ -72,7 +71,7 @@ class RunningStage:
         if not names and family not in {f.split(":")[0] for f in self._families()}:
             raise InputError(
                 f"stage {self.instance} reads no {family!r}; "
-                f"{params.nearest(family, self._families())}"
+                f"{errors.nearest(family, self._families())}"
             )
         shared = self.matrix.chosen(self.instance)
         out: dict[str, Path] = {}

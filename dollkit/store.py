@@ -31,7 +31,7 @@ from dollkit.buildkey import Key, changed
 from dollkit.errors import InputError
 from dollkit.films import read_films, states_of
 from dollkit.images import IGNORE
-from dollkit.npyrows import sha256
+from dollkit.machine import sha256
 from dollkit.storewriter import StoreWriter, unwritable
 
 __all__ = ["Rows", "Store", "StoreWriter", "open_store", "standing", "unwritable"]

@@ -24,9 +24,10 @@ from dollkit.films import COLUMNS, check_films
 from dollkit.findings import FINDINGS
 from dollkit.images import IGNORE
 from dollkit.journal import Journal
-from dollkit.npyrows import NpyRows, sha256
+from dollkit.machine import sha256
+from dollkit.npyrows import NpyRows
 
-__all__ = ["JOURNAL", "OPTIONAL", "StoreWriter", "pack", "sha256", "sweep", "unwritable"]
+__all__ = ["JOURNAL", "OPTIONAL", "StoreWriter", "pack", "sweep", "unwritable"]
 
 OPTIONAL = ("masks.npy", "ignore.npy", "mask_valid.npy")
 """Arrays that not every store has."""

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dollkit import adapters, networks
-from dollkit.classifiers import Classifier
 from dollkit.errors import InputError, brief
 
 FILE = "weights.safetensors"
@@ -71,27 +70,22 @@ def _fit(net: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
     net.load_state_dict(state)
 
 
-def load_classifier(folder: Path, where: torch.device) -> Classifier:
-    """A trained classifier in eval mode; weights that do not fit are an `InputError`."""
+def load(folder: Path, build: Callable[..., Net], where: torch.device) -> Net:
+    """A network in eval mode; weights that do not fit are an `InputError`.
+
+    Args:
+        build: makes the network from what `folder` says of it.
+    """
     config, state = read(folder)
-    model = _described(folder, Classifier, config)
-    _fit(model, state, folder)
-    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model.eval()
-
-
-def load_classifiers(folders: Mapping[str, Path], where: torch.device) -> dict[str, Classifier]:
-    """Several classifiers by name."""
-    return {name: load_classifier(folder, where) for name, folder in folders.items()}
-
-
-def load_network(folder: Path, where: torch.device) -> nn.Module:
-    """A segmentation network in eval mode; weights that do not fit are an `InputError`."""
-    config, state = read(folder)
-    net = _described(folder, networks.build, config)
+    net = _described(folder, build, config)
     _fit(net, state, folder)
     net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()
+
+
+def load_network(folder: Path, where: torch.device) -> nn.Module:
+    """A segmentation network in eval mode, see `load`."""
+    return load(folder, networks.build, where)
 
 
 def save_tuned(

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import torch
 
 from dollkit import labelling, weights
-from dollkit.classifiers import create
+from dollkit.classifiers import create, load_classifiers
 from dollkit.explaining import Explain
 from dollkit.findings import FINDINGS
 from dollkit.labels import Distil
+from dollkit.machine import sha256
 from dollkit.readers.table import blank_films
 from dollkit.store import Store, StoreWriter, open_store
-from dollkit.storewriter import sha256
 
 SIDE, N = 32, 16
 MARKED = ("Lung Lesion", "Fracture")
@@ -77,7 +77,7 @@ def run(root: Path, profile: str, names: str = "ab", distil: Distil | None = Non
         _manifest(folder / "classifiers" / name)
     rows = labelling.rows_to_label(store, GIVEN["n_label"], GIVEN["n_hold"])
     hashes = {name: sha256(f / weights.FILE) for name, f in folders.items()}
-    nets = weights.load_classifiers(folders, torch.device("cpu"))
+    nets = load_classifiers(folders, torch.device("cpu"))
     labelling.make_labels(nets, store, rows, HOW, distil or Distil(), folder / "labels", hashes)
     _manifest(folder / "labels", GIVEN)
     (folder / "finetune" / "pspnet-lungs").mkdir(parents=True)

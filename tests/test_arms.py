@@ -32,13 +32,13 @@ from dollkit import (
     weights,
 )
 from dollkit.augment import NONE
-from dollkit.classifiers import create
+from dollkit.classifiers import create, load_classifiers
 from dollkit.errors import InputError
 from dollkit.findings import PATHOLOGIES
 from dollkit.labels import Distil
 from dollkit.loop import Recipe
 from dollkit.losses import IGNORE
-from dollkit.sources import sha256
+from dollkit.machine import sha256
 from tests.test_segmentation import make_store
 
 CPU = torch.device("cpu")
@@ -195,7 +195,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[s
     hashes = {n: sha256(f / "weights.safetensors") for n, f in folders.items()}
     how = labelling.Explain(kind="black", most_steps=6, unsettled="keep")
     labels = labelling.make_labels(
-        weights.load_classifiers(folders, CPU),
+        load_classifiers(folders, CPU),
         store,
         rows,
         how,

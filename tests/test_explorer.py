@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dollkit import labels, params, paths, pipeline, weights
+from dollkit import labels, params, paths, pipeline
+from dollkit.classifiers import load_classifiers
 from dollkit.errors import InputError
 from dollkit.explorer import draw, layout, maps, saving, sets, view, widgets
 from dollkit.explorer.__main__ import main as command
@@ -122,7 +123,7 @@ def test_maps_are_made_once(
     def never(*_: object) -> None:
         raise AssertionError("a network was read")
 
-    monkeypatch.setattr(weights, "load_classifiers", never)
+    monkeypatch.setattr(maps, "load_classifiers", never)
     again = maps.prepare(source, EXPLAINERS)
     key = ("judged", "ig")
     np.testing.assert_array_equal(again[key].made.maps, atlas[key].made.maps)
@@ -549,7 +550,7 @@ def test_thresholds_reach_the_labels_stage(
         cut_of(explorer.source.distil, "Fracture"), ignore=0.5
     )
     store = open_store(paths.runs() / PROFILE / "data" / "films")
-    nets = weights.load_classifiers(explorer.source.classifiers, torch.device("cpu"))
+    nets = load_classifiers(explorer.source.classifiers, torch.device("cpu"))
     rows = np.array([0])
     made = make_labels(nets, store, rows, HOW, own, tmp_path / "out", dict.fromkeys(nets, ""))
     assert explorer.shown.image_id == "film00"

@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dollkit import checkpoints, compute, imagenet, networks
-from dollkit.classifiers import Classifier, encoder
+from dollkit.classifiers import Classifier
 from dollkit.errors import InputError
+from dollkit.networks import encoder
 
 ENCODER = "tu-resnet10t"
 LITE = "tu-tf_efficientnet_lite0"

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from dollkit import compute, labels, paths, weights
-from dollkit.classifiers import create
+from dollkit.classifiers import create, load_classifiers
 from dollkit.errors import InputError
 from dollkit.films import COLUMNS
 from dollkit.findings import FINDINGS
@@ -253,7 +253,7 @@ def test_without_findings_the_classifiers_call(
     store = labels.open(out)
     films = open_store(out / "films")
     assert films.films["image_id"].tolist() == ["deep__x", "film00", "film01", "film02", "film03"]
-    models = weights.load_classifiers({n: work / "models" / n for n in "ab"}, CPU)
+    models = load_classifiers({n: work / "models" / n for n in "ab"}, CPU)
     with torch.inference_mode():
         x = compute.to_input(films.images[:], CPU)
         p = torch.stack([torch.sigmoid(m(x)) for m in models.values()]).mean(0).numpy()

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from dollkit import compute, networks, weights
-from dollkit.classifiers import encoder
 from dollkit.errors import InputError
+from dollkit.networks import encoder
 from tests import far, same
 
 CPU = torch.device("cpu")

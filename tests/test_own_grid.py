@@ -17,11 +17,11 @@ from pydicom import dcmread
 from dollkit import compute, networks, weights
 from dollkit.errors import InputError
 from dollkit.images import fit, fit_mask, frame, load_image
+from dollkit.machine import sha256
 from dollkit.own import __main__ as command
 from dollkit.own import drawnindex, looking, ongrid, predict
 from dollkit.own.journal import JOURNAL, Journal
 from dollkit.own.stranger import SPACING, write_example
-from dollkit.sources import sha256
 
 SHAPES = [(96, 96), (97, 131), (400, 150), (150, 400), (33, 501), (41, 40), (1201, 903)]
 SIZE = 64

@@ -24,7 +24,14 @@ from dollkit import (
     weights,
 )
 from dollkit.augment import NONE
-from dollkit.classifiers import Classifier, create, evaluate, train
+from dollkit.classifiers import (
+    Classifier,
+    create,
+    evaluate,
+    load_classifier,
+    train,
+    transfer_encoder,
+)
 from dollkit.errors import InputError
 from dollkit.films import COLUMNS
 from dollkit.findings import FINDINGS, PATHOLOGIES
@@ -106,14 +113,14 @@ def test_transfer_fails_on_the_first_mismatch(
 def test_classifier_backbone_moves_whole_or_not_at_all() -> None:
     model = Classifier(ENCODER, 5, "silu", "lse")
     net = network()
-    copied = networks.transfer_encoder(net, model)
+    copied = transfer_encoder(net, model)
     own = model.encoder.state_dict()
     assert copied
     assert all(torch.equal(net.state_dict()[k], own[k.removeprefix("encoder.")]) for k in copied)
     with pytest.raises(InputError, match="same architecture"):
-        networks.transfer_encoder(net, Classifier("tu-resnet10t", 5, "silu", "lse"))
+        transfer_encoder(net, Classifier("tu-resnet10t", 5, "silu", "lse"))
     with pytest.raises(InputError, match="activation is 'relu'"):
-        networks.transfer_encoder(net, Classifier(ENCODER, 5, "relu", "lse"))
+        transfer_encoder(net, Classifier(ENCODER, 5, "relu", "lse"))
 
 
 def test_classifier_learns_resumes_and_scores(tmp_path: Path) -> None:
@@ -127,7 +134,7 @@ def test_classifier_learns_resumes_and_scores(tmp_path: Path) -> None:
     inner = table.drop(index=["macro", "No Finding"], errors="ignore")["auroc"]
     assert table.loc["macro", "auroc"] == pytest.approx(inner.mean())
     weights.save(model, tmp_path, model.config)
-    again = weights.load_classifier(tmp_path, CPU)
+    again = load_classifier(tmp_path, CPU)
     assert same(again.state_dict(), model.state_dict())
     x = torch.randn(2, 1, 64, 64)
     with torch.no_grad():
@@ -137,17 +144,17 @@ def test_classifier_learns_resumes_and_scores(tmp_path: Path) -> None:
 def test_bad_classifier_weights_are_named(tmp_path: Path) -> None:
     model = Classifier("tu-resnet10t", 3, "silu", "lse")
     with pytest.raises(InputError, match="no readable network"):
-        weights.load_classifier(tmp_path, CPU)
+        load_classifier(tmp_path, CPU)
     model.head = nn.Conv2d(model.head.in_channels, 5, 1)
     weights.save(model, tmp_path, model.config)
     with pytest.raises(InputError, match=r"head.bias is \(5,\)"):
-        weights.load_classifier(tmp_path, CPU)
+        load_classifier(tmp_path, CPU)
     model.head = nn.Conv2d(model.head.in_channels, 14, 1)
     with torch.no_grad():
         model.head.bias[3] = float("nan")  # type: ignore[index]
     weights.save(model, tmp_path, model.config)
     with pytest.raises(InputError, match=r"head.bias holds NaN"):
-        weights.load_classifier(tmp_path, CPU)
+        load_classifier(tmp_path, CPU)
 
 
 @pytest.mark.parametrize(

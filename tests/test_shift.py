@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dollkit import paths, pipeline
-from dollkit.params import Json
+from dollkit.machine import Json
 
 BEFORE = ("classifiers", "pretrain")
 JUDGING = {"n_judge", "n_few", "n_occlude"}

@@ -16,11 +16,11 @@ import torch
 from dollkit import classifiers, compute, paths, weights
 from dollkit.attribution.bench import differences, measure
 from dollkit.augment import Augmentation
-from dollkit.classifiers import Classifier
+from dollkit.classifiers import Classifier, load_classifier, load_classifiers
 from dollkit.cost import films_of
 from dollkit.errors import InputError
 from dollkit.loop import Recipe
-from dollkit.sources import sha256
+from dollkit.machine import sha256
 from dollkit.stage import read_manifest
 from dollkit.store import Store, open_store
 
@@ -147,7 +147,7 @@ def run(
     where = compute.device() if where is None else where
     # Trained first, with all threads.
     relu, about_relu = relu_network(run, "resnet18", "avg", sizes.relu_steps, where)
-    models = weights.load_classifiers(run.folders, where)
+    models = load_classifiers(run.folders, where)
     x, targets = films_of(run.store, "test", sizes.films, where)
     how = {"rounds": sizes.rounds, "reference_steps": sizes.reference_steps}
     with one_thread():
@@ -204,7 +204,7 @@ def _twins(
 ) -> dict[str, Any]:
     """AUROC, speed and Dice of one member, smooth and not, at the same passes."""
     name = TWIN if TWIN in run.folders else next(iter(run.folders))
-    smooth = weights.load_classifier(run.folders[name], where)
+    smooth = load_classifier(run.folders[name], where)
     steps, pooling = run.parameters["steps"], str(smooth.config["pooling"])
     rough, about = relu_network(run, name, pooling, steps, where)
     pair = {str(smooth.config["activation"]): smooth, "relu": rough}

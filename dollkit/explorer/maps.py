@@ -19,13 +19,15 @@ from tqdm.auto import tqdm
 from dollkit import compute, explaining, npz, weights
 from dollkit.attribution import EXPLAINERS
 from dollkit.buildkey import code_of
+from dollkit.classifiers import load_classifiers
 from dollkit.errors import InputError
 from dollkit.explaining import Explain, Explained, explain_all, positives
 from dollkit.explorer.sets import FilmSet, Source
 from dollkit.findings import FINDINGS
 from dollkit.labelling import fingerprint
+from dollkit.machine import sha256
 from dollkit.stage import make_writable
-from dollkit.storewriter import sha256, unwritable
+from dollkit.storewriter import unwritable
 
 log = logging.getLogger(__name__)
 BATCH = 16
@@ -102,7 +104,7 @@ def _make(
     source: Source, missing: Sequence[tuple[str, Explain, str]], atlas: dict[tuple[str, str], Maps]
 ) -> None:
     where = compute.device()
-    models = weights.load_classifiers(source.classifiers, where)
+    models = load_classifiers(source.classifiers, where)
     total = sum(len(source.sets[name]) for name, _, _ in missing)
     bar = tqdm(total=total, desc="maps", unit="film", disable=None, leave=False)
     for name, how, key in missing:

@@ -19,10 +19,10 @@ from dollkit.judging import judged_rows
 from dollkit.labelling import rows_to_label
 from dollkit.labels import Distil
 from dollkit.labels.making import find_classifiers
+from dollkit.machine import sha256
 from dollkit.report.examples import TASK_ARRAYS, load_examples
 from dollkit.stage import MANIFEST, check_artefact, read_manifest
 from dollkit.store import Store, open_store
-from dollkit.storewriter import sha256
 
 Bytes = npt.NDArray[np.uint8]
 NEEDED_BY = "10_explorer"

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from dollkit import compute, labelling, weights
+from dollkit import compute, labelling
 from dollkit.buildkey import code_of
+from dollkit.classifiers import load_classifiers
 from dollkit.errors import InputError
 from dollkit.explaining import Explain
 from dollkit.findings import POSITIVE
@@ -24,9 +25,10 @@ from dollkit.labelling import make_labels
 from dollkit.labels import Distil, filmset
 from dollkit.labels.store import LabelStore, merge
 from dollkit.labels.store import open as open_labels
+from dollkit.machine import sha256
 from dollkit.parts import Part
 from dollkit.store import Store
-from dollkit.storewriter import sha256, unwritable
+from dollkit.storewriter import unwritable
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +137,7 @@ def make(
     except OSError as error:
         raise unwritable(out, error) from None
     store = filmset.open_films(films, out / "films", size, workers)
-    models = weights.load_classifiers(folders, compute.device())
+    models = load_classifiers(folders, compute.device())
     hashes = {name: sha256(folder / "weights.safetensors") for name, folder in folders.items()}
     how, distil = how or Explain(), distil or Distil()
     positives = _positives(store, findings)

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit import compute, localisation, weights
-from dollkit.classifiers import Classifier
+from dollkit import compute, localisation
+from dollkit.classifiers import Classifier, load_classifiers
 from dollkit.decode import load_image
 from dollkit.errors import InputError
 from dollkit.explaining import Explain, explain_all
@@ -75,7 +75,7 @@ def score(
     if not rows:
         raise InputError(f"{folder}: no film of split {split!r} has a mask of a finding")
     check_files(_part(table, rows))
-    models = weights.load_classifiers(folders, compute.device())
+    models = load_classifiers(folders, compute.device())
     how, distil = how or Explain(), distil or Distil()
     parts = []
     bar = tqdm(total=len(rows), desc="score", unit="film", disable=None)

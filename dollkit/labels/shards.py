@@ -20,8 +20,9 @@ from dollkit import findings, npz
 from dollkit.errors import InputError
 from dollkit.images import IGNORE
 from dollkit.labels.codec import encode
+from dollkit.machine import sha256
 from dollkit.npyrows import NpyRows
-from dollkit.storewriter import sha256, unwritable
+from dollkit.storewriter import unwritable
 
 PAIR_COLUMNS = ["row", "image_id", "finding", "threshold", "error", "probability"]
 """Columns that every pair has; others may follow."""

@@ -35,7 +35,7 @@ from dollkit.images import IGNORE
 from dollkit.labels.codec import decode
 from dollkit.labels.shards import PAIR_COLUMNS, TEXT, by_classifier, merge_into, shard_key
 from dollkit.labels.shards import write_shard as write_shard
-from dollkit.storewriter import sha256
+from dollkit.machine import sha256
 
 if TYPE_CHECKING:
     from dollkit.store import Store

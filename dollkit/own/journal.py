@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dollkit.errors import InputError
-from dollkit.sources import sha256
+from dollkit.machine import sha256
 from dollkit.storewriter import unwritable
 
 log = logging.getLogger(__name__)

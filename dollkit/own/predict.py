@@ -21,13 +21,13 @@ from dollkit import compute, networks, weights
 from dollkit.errors import InputError
 from dollkit.labelling import fingerprint
 from dollkit.labels.filmset import image_id_of
+from dollkit.machine import sha256
 from dollkit.own import drawnindex, ongrid
 from dollkit.own.concepts import Concept
 from dollkit.own.journal import Journal, Rows, State, state_of
 from dollkit.own.listing import chosen, films_below, is_dicom, plain
 from dollkit.own.note import read_note
 from dollkit.readers.fingerprint import batched
-from dollkit.sources import sha256
 
 NOTE = "segmenter.json"
 TO = ("png", "values", "dicom-seg")

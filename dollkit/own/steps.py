@@ -31,16 +31,17 @@ from dollkit import (
 )
 from dollkit.armnames import PRETRAINED
 from dollkit.augment import Augmentation
+from dollkit.classifiers import load_classifier, load_classifiers
 from dollkit.errors import InputError
 from dollkit.explaining import Explain
 from dollkit.labelling import fingerprint, make_labels, rows_to_label
 from dollkit.labels import Distil, making, rules
 from dollkit.labels.store import LabelStore
 from dollkit.loop import Recipe
+from dollkit.machine import sha256
 from dollkit.own.source import Own
 from dollkit.pipeline import STAGES, files_of
 from dollkit.readers.build import build_store
-from dollkit.sources import sha256
 from dollkit.stage import make_writable
 from dollkit.store import Store, open_store
 
@@ -171,7 +172,7 @@ def given_classifiers(folder: Path, first: str = "") -> dict[str, Path]:
     """
     found = making.find_classifiers([folder])
     for one in found.values():
-        weights.load_classifier(one, torch.device("cpu"))
+        load_classifier(one, torch.device("cpu"))
     order = sorted(found, key=lambda name: name != first)  # stable: the others stay as they are
     return {name: found[name] for name in order}
 
@@ -189,7 +190,7 @@ def judge_given(
         key = fingerprint(store.digest, digest, precision, code_of("classifiers"))
         if not is_done(place, key):
             begin(place)
-            model = weights.load_classifier(one, compute.device())
+            model = load_classifier(one, compute.device())
             table = classifiers.evaluate(model, store, "train", precision=precision)
             table.assign(classifier=name).to_csv(place / "metrics.csv", index=False)
             finish(place, key)
@@ -215,7 +216,7 @@ def label(
     how = Explain(most_steps=most_steps, precision=precision, unsettled="keep")
     cut: dict[str, Any] = dict(rules.settings(threshold))
     settings = Distil(**cut)
-    models = weights.load_classifiers(folders, compute.device())
+    models = load_classifiers(folders, compute.device())
     hashes = {name: sha256(f / weights.FILE) for name, f in folders.items()}
     rows = rows_to_label(store, n_label, n_hold)
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from typing import Any
 from dollkit import params, paths
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, POSITIVE
-from dollkit.params import Json
+from dollkit.machine import Json
 from dollkit.pipeline import Instance
 from dollkit.plan import against, disk, films, hours, jobs, text
 from dollkit.plan.survey import survey

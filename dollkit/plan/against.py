@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dollkit.errors import InputError
-from dollkit.params import Json
+from dollkit.machine import Json
 from dollkit.plan import rates
 from dollkit.plan.hours import stage_seconds
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dollkit import adapters, networks
 from dollkit.armnames import OWN_LABELS
-from dollkit.params import Json
+from dollkit.machine import Json
 from dollkit.pipeline import Instance
 from dollkit.plan.films import Films
 from dollkit.plan.jobs import runs_of

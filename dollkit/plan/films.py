@@ -15,7 +15,7 @@ from dollkit import readers
 from dollkit.errors import InputError
 from dollkit.films import SPLITS, states_of
 from dollkit.findings import FINDINGS, PATHOLOGIES, POSITIVE
-from dollkit.params import Json
+from dollkit.machine import Json
 from dollkit.readers.check import Report, survey
 from dollkit.readers.dataset import STORES
 from dollkit.readers.datasets import DATASETS, PHANTOM, check_stores, found

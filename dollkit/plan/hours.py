@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dollkit.machine import cores
-from dollkit.params import Json
+from dollkit.machine import Json, cores
 from dollkit.pipeline import Instance
 from dollkit.plan.films import Films
 from dollkit.plan.rates import NETWORK, Rates, family

@@ -8,10 +8,9 @@ from typing import Any
 
 from dollkit import cells, finetuning, imagenet, paths, pipeline, stage
 from dollkit.errors import InputError
-from dollkit.params import Json
+from dollkit.machine import Json, sha256
 from dollkit.pipeline import Instance
 from dollkit.plan.films import Films
-from dollkit.sources import sha256
 
 
 def stale(instances: Iterable[Instance], profile: str) -> dict[str, str]:

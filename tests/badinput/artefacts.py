@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dollkit import classifiers, export, imagenet, networks, weights
+from dollkit.classifiers import load_classifier
 from dollkit.explorer import sets
 from dollkit.labels import store as labels
 from dollkit.readers.phantom import PhantomPlan, build_phantom
@@ -90,7 +91,7 @@ def _read_labels(path: Path) -> object:
 KINDS: dict[str, tuple[Callable[[], Path], Reader]] = {
     "film store": (_store, _read_store),
     "label store": (_labels, _read_labels),
-    "classifier": (_classifier, lambda p: weights.load_classifier(p, CPU)),
+    "classifier": (_classifier, lambda p: load_classifier(p, CPU)),
     "network": (_network, lambda p: weights.load_network(p, CPU)),
 }
 
