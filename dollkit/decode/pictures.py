@@ -31,7 +31,7 @@ _ORIENTATION = 0x0112
 
 
 def load_picture(path: Path, kind: str, data: bytes, depths: Sequence[int]) -> U8:
-    """Pixels of a picture of the format `kind`, (H, W) uint8; see `dollkit.decode.load_image`."""
+    """Pixels of a picture of the format `kind`, (H, W) uint8; see `load_image`."""
     with quiet():
         image = _open(path, kind, io.BytesIO(data), depths)
         if kind == "PNG":
