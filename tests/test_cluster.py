@@ -165,7 +165,8 @@ def test_parts_of_another_making_do_not_count(toy: Path, tmp_path: Path) -> None
     marks = [f"parts/labels-{k}-of-2" for k in (1, 2)]
 
     def snakemake(*more: str) -> str:
-        command = f"from dollkit.reproduce import snakemake as s; from pathlib import Path; " \
+        command = "from pathlib import Path; " \
+                  "from dollkit.reproduce import snakemake as s; " \
                   f"raise SystemExit(s('toy', None, 1, 'cpu', *{[*marks, *more]!r}, " \
                   f"requests=Path({str(asked)!r})))"  # fmt: skip
         done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True,

@@ -1,4 +1,4 @@
-"""``python -m dollkit.own check``: what decoding tells of films and masks before a run."""
+"""``check``: what decoding tells of your films and masks before a run."""
 
 from __future__ import annotations
 

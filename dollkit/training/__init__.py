@@ -1,1 +1,1 @@
-"""Parts of the one training loop, `dollkit.loop.fit`: what it needs beside the step itself."""
+"""The one training loop, and the networks that it trains."""
