@@ -172,7 +172,7 @@ def test_a_failed_stage_is_named_last_and_leaves_no_manifest(toy: Path) -> None:
     (toy / "notebooks/params/toy.yaml").write_text(SMALL)
     write_notebook(
         toy / "notebooks/01_data.ipynb",
-        'from dollkit.errors import InputError as E\nraise E("films.csv row 3: no file x.png")',
+        'from dollkit.errors import *\nraise InputError("films.csv row 3: no file x.png")',
     )
     done = reproduce("--profile", "toy")
     assert done.returncode == 1
