@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dollkit.images import IGNORE
 
@@ -69,6 +68,8 @@ def auroc(
     s = np.asarray(scores, dtype=np.float64)
     _, who = np.unique(np.asarray(patients), return_inverse=True)
     n = int(who.max()) + 1
+    from sklearn.metrics import roc_auc_score  # seconds, and most stages need neither
+
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
     values = weighted_auroc(t, s, counts[:, who])
@@ -88,6 +89,8 @@ def interval(values: FloatArray) -> tuple[float, float]:
 
 def average_precision(truth: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     """Average precision (scikit-learn), NaN without positives."""
+    from sklearn.metrics import average_precision_score
+
     t = np.asarray(truth, dtype=bool)
     return float(average_precision_score(t, scores)) if t.any() else float("nan")
 

@@ -72,6 +72,10 @@ def smooth(net: nn.Module, activation: str) -> None:
                     setattr(module, name, nn.SiLU())
 
 
+_known_unused: dict[tuple[str, int], list[str]] = {}
+"""Encoder and depth to what `_unused` found: it takes longer than building the network."""
+
+
 def build(
     network: str, encoder: str, classes: int, *, depth: int = 3, activation: str = "silu"
 ) -> nn.Module:
@@ -114,7 +118,11 @@ def build(
             f"parameter 'encoder': no {network} on {encoder!r} ({brief(error)})"
         ) from error
     smooth(net, activation)
-    unused = _cut(net, _unused(net)) if network == "pspnet" else []  # the others use all five
+    unused: list[str] = []
+    if network == "pspnet":  # the others use all five
+        if (encoder, depth) not in _known_unused:
+            _known_unused[encoder, depth] = _unused(net)
+        unused = _cut(net, _known_unused[encoder, depth])
     for name in unused:
         net.get_parameter(name).requires_grad_(False)
     net.config_, net.unused_ = config, frozenset(unused)  # type: ignore[assignment]

@@ -45,7 +45,7 @@ def variants(
 
     Args:
         occluded: films to judge occlusion on, which is slow; 0 leaves it out.
-        few: films to judge the dear ones on, 16 steps and baselines unlike the shipped; 0: all.
+        few: films to judge other steps and baselines on, each of which explains anew; 0: all.
     """
     every = tuple(names)
     out = [Variant("shipped", "shipped", every, how, settings)]
@@ -69,13 +69,13 @@ def variants(
 def _paths(every: tuple[str, ...], how: Explain, settings: Distil, few: int) -> list[Variant]:
     """Fixed numbers of steps, and the other baselines."""
     out = []
-    for steps, films in ((1, 0), (4, 0), (16, few)):
+    for steps in (1, 4, 16):
         if steps != how.steps:
             changed = replace(how, steps=steps)
-            out.append(Variant("steps", str(steps), every, changed, settings, films))
-    for kind, films in ((baselines.BY_FINDING, 0), ("black", 0), ("white", few), ("blur", few)):
+            out.append(Variant("steps", str(steps), every, changed, settings, few))
+    for kind in (baselines.BY_FINDING, "black", "white", "blur"):
         if kind != how.kind:
-            out.append(Variant("baseline", kind, every, replace(how, kind=kind), settings, films))
+            out.append(Variant("baseline", kind, every, replace(how, kind=kind), settings, few))
     return out
 
 
