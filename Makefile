@@ -16,7 +16,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help plan reproduce test test-all test-browser test-slurm verify report docs bench lab lock clean knobs
+.PHONY: help plan reproduce test test-all test-browser test-slurm verify docs bench lab lock clean knobs
 
 help:
 	@echo 'make reproduce  run a profile from data to claims (only what changed)'
@@ -26,7 +26,6 @@ help:
 	@echo 'make test-browser  the notebooks in JupyterLab in headless Chromium; skipped without it'
 	@echo 'make test-slurm  stages as jobs of a SLURM on this machine (root, Debian packages of SLURM)'
 	@echo 'make verify     do the committed tables and figures follow from their rows? (PROFILE: one of them)'
-	@echo 'make report     the run of a profile as one HTML file that opens offline'
 	@echo 'make docs       the documentation site: texts, results, notebooks, API reference, to site/'
 	@echo 'make bench      speed of this machine, to figures/bench.json'
 	@echo 'make lab        JupyterLab in the same environment, on the quickstart'
@@ -69,9 +68,6 @@ test-browser: $(DEV_STAMP)
 # All of them, unless the user names some: the default of PROFILE is not meant.
 verify: $(STAMP)
 	@$(PY) -m dollkit.verify $(if $(filter-out file,$(origin PROFILE)),$(PROFILE))
-
-report: knobs $(STAMP)
-	@$(PY) -m dollkit.report.onefile --profile '$(PROFILE)'
 
 # Warnings of Python and of mkdocs (a link that leads nowhere) are errors.
 docs: knobs $(DEV_STAMP)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from docutils.utils.math.latex2mathml import tex2mathml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -23,7 +24,12 @@ from nbconvert.exporters import MarkdownExporter
 from dollkit import paths, pipeline
 from dollkit.errors import InputError
 from dollkit.report import index
-from dollkit.report.onefile import NOTICE, WIDGET, read_notebook
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+NOTICE = (
+    "This page shows films of the data sets that the run has read. Their terms hold for it too: do "
+    "not pass it on without looking them up."
+)
 
 GROUPS = {
     "Data": "data readers decode images findings films quality",
@@ -148,7 +154,7 @@ def notebook(path: Path, stem: str, profile: str) -> tuple[str, dict[str, bytes]
         PluginError: not a notebook.
     """
     try:
-        book = read_notebook(path)
+        book = _read(path)
     except InputError as error:
         raise PluginError(str(error)) from error
     for cell in (c for c in book.cells if c.cell_type == "code"):
@@ -216,3 +222,13 @@ def _tree(names: Sequence[str]) -> list[Any]:
         own = entries.setdefault(head or "dollkit", [])
         own.append({rest: page_of(name)} if rest else page_of(name))
     return [{head: own[0] if len(own) == 1 else own} for head, own in entries.items()]
+
+
+def _read(path: Path) -> Any:
+    """A notebook without the state of its widgets."""
+    try:
+        book: Any = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
+        raise InputError(f"{path}: not a notebook ({error}); run its stage again") from error
+    book.metadata.pop("widgets", None)
+    return book

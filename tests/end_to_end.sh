@@ -15,7 +15,6 @@ export PYTHONPATH=$PWD/tests/offline${PYTHONPATH:+:$PYTHONPATH}
 "$python" -m dollkit.reproduce --profile smoke --jobs 2
 again=$("$python" -m dollkit.reproduce --profile smoke --jobs 2 2>&1)
 grep -q '^nothing to do' <<< "$again" || { echo "$again"; echo 'a second run executed something'; exit 1; }
-"$python" -m dollkit.report.onefile --profile smoke
 PROFILE=smoke NO_MKDOCS_2_WARNING=1 "$python" -W error -m mkdocs build --strict --quiet --site-dir "$folder/site"
 "$python" -m tests.site_loads "$folder/site"
 if [[ -n ${DOLLKIT_KEEP:-} ]]; then cp -r "$folder/runs" "$folder/figures" "$DOLLKIT_KEEP"; fi
