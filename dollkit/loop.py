@@ -26,7 +26,6 @@ from dollkit.training.checkpoint import Checkpoint, Fit
 from dollkit.training.gauge import Feed, Memory
 from dollkit.training.gradients import Gradients
 from dollkit.training.recipe import Batch, Recipe, optimiser_of, order, parameter_groups
-from dollkit.training.watch import Live
 
 __all__ = ["Batch", "Fit", "Recipe", "fit", "order", "parameter_groups"]
 
@@ -46,7 +45,6 @@ def fit(
     label: str = "",
     quiet: bool = False,
     key: str = "",
-    live: bool | None = None,
     ahead: bool | None = None,
 ) -> Fit:
     """Train `model` in place.
@@ -68,9 +66,8 @@ def fit(
         set_mode: puts the model in training mode; the default is ``model.train()``. Adapters
             pass their own, because frozen batch norms must stay in eval mode.
         label: shown in progress lines.
-        quiet: no progress lines and no live plot.
+        quiet: no progress lines.
         key: fingerprint of all else that decides the result: data, code, the loss's settings.
-        live: a plot under the cell, drawn anew every few seconds; None: if a person runs it.
         ahead: draw the next batch in a thread during a step, the same batches; None: on CUDA.
 
     Returns:
@@ -98,7 +95,6 @@ def fit(
     bar: Iterable[int] = range(start, recipe.steps)
     if not quiet and sys.stderr.isatty():
         bar = tqdm(bar, initial=start, total=recipe.steps, desc=label)
-    plot = Live(("train_loss", score), False if quiet else live)
     ahead = where.type == "cuda" if ahead is None else ahead
     feed = Feed(sample, start, recipe.steps, where, ahead)
     running, before = 0.0, (done.waited, done.trained, done.films)
@@ -144,7 +140,6 @@ def fit(
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "films")
                 log.info("%s  %s / %d", label, shown, recipe.steps)
             checkpoint.save()
-            plot.draw(done.history, last)
     finally:
         feed.close()
     if average is not None:

@@ -1,4 +1,4 @@
-"""The training loop against a plain one; resuming, averages, memory, what is watched."""
+"""The training loop against a plain one; resuming, averages, memory, waiting for data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from dollkit import compute, paths
 from dollkit.errors import InputError
 from dollkit.loop import Batch, Fit, Recipe, fit, order, parameter_groups
-from dollkit.training import watch
 from dollkit.training.gauge import Feed
 from tests import same
 
@@ -253,58 +251,6 @@ def test_history_csv_holds_the_history(tmp_path: Path) -> None:
     with (tmp_path / "history.csv").open() as f:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
     assert rows == done.history
-
-
-class Screen:
-    """Stands for IPython's display: keeps what is shown."""
-
-    def __init__(self) -> None:
-        self.shown: list[bytes] = []
-
-    def __call__(self, picture: Any, display_id: bool) -> Screen:
-        assert display_id
-        assert not self.shown
-        self.update(picture)
-        return self
-
-    def update(self, picture: Any) -> None:
-        self.shown.append(picture.data)
-
-
-def cell(allow_stdin: object) -> SimpleNamespace:
-    """IPython as seen from a cell whose frontend can (or cannot) answer ``input()``."""
-    message = {"content": {} if allow_stdin is None else {"allow_stdin": allow_stdin}}
-    kernel = SimpleNamespace(get_parent=lambda: message)
-    return SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=kernel))
-
-
-def test_the_plot_is_drawn_for_people_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    import IPython.display
-
-    screen = Screen()
-    monkeypatch.setattr(IPython.display, "display", screen)
-    assert not watch.someone_looks()  # no kernel
-    for module, looks in (
-        (cell(True), True), (cell(False), False), (cell(None), False),
-        (SimpleNamespace(get_ipython=lambda: None), False),
-        (SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=SimpleNamespace())), False),
-    ):  # fmt: skip
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, "IPython", module)
-            assert watch.someone_looks() is looks
-    rows = [{"step": s, "train_loss": 1.0 / s, "score": float("nan")} for s in (1.0, 2.0, 3.0)]
-    for shown, every, count in ((False, 0.0, 0), (True, 100.0, 2), (True, 0.0, 3)):
-        screen.shown.clear()
-        plot = watch.Live(("train_loss", "score"), shown, every)
-        for n in (1, 2, 3):
-            plot.draw(rows[:n], last=n == 3)
-        assert len(screen.shown) == count
-        assert all(data.startswith(b"\x89PNG") for data in screen.shown)
-    screen.shown.clear()
-    go(small(), loop={"live": True, "quiet": False})
-    assert len(screen.shown) == 2  # the first and the last: the run takes less than EVERY
-    go(small(), loop={"live": True, "quiet": True})
-    assert len(screen.shown) == 2
 
 
 def test_waiting_for_data_is_measured_and_told(caplog: pytest.LogCaptureFixture) -> None:
