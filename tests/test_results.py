@@ -164,12 +164,18 @@ def test_provenance_names_what_made_it(profile: str) -> None:
 
 @pytest.mark.skipif("laptop" not in COMMITTED, reason="no committed laptop results")
 def test_readme_shows_the_real_table_1() -> None:
+    """One row per start, one column per task: mean IoU and its interval."""
     readme = (paths.ROOT / "README.md").read_text()
-    table = (paths.ROOT / "figures" / "laptop" / "table1.md").read_text()
-    rows = [line for line in table.splitlines() if line.startswith("|")]
-    assert len(rows) > 12
-    missing = [row for row in rows if row not in readme]
-    assert not missing, missing[0]
+    table = pd.read_csv(paths.ROOT / "figures" / "laptop" / "table1.csv")
+    ran = table[table["miou"].notna()]
+    assert {"random", "imagenet", "classifier", "doll", "shuffled", "truth"} <= set(ran["arm"])
+    for arm, rows in ran.groupby("arm"):
+        by_task = rows.set_index("task")
+        cells = [
+            "{miou:.3f} [{miou_lo:.3f}, {miou_hi:.3f}]".format(**by_task.loc[task])
+            for task in ("lungs", "infection", "organs")
+        ]
+        assert f"| {' | '.join(cells)} |" in readme, arm
 
 
 def test_readme_pictures_and_links_exist() -> None:
