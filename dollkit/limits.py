@@ -141,7 +141,7 @@ def known() -> dict[str, dict[str, Limit]]:
         | {"start": among(pretraining.STARTS), "preset": among(presets.PRESETS)}
         | {"optimizer": maybe(among(("adamw", "sgd"))), "schedule": maybe(among(SCHEDULES))}
         | {"repeats": count, "seed": natural}
-        | dict.fromkeys(("lr", "weight_decay", "background", "dice", "backbone", "ema"), CALLED),
+        | dict.fromkeys(("lr", "weight_decay", "background", "dice", "backbone"), CALLED),
         "finetune": trained
         | {"task": FREE, "network": among(networks.NETWORKS), "encoder": CALLED}
         | {"encoder_depth": CALLED, "activation": among(("relu", "silu"))}

@@ -12,7 +12,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dollkit import compute
-from dollkit.training.average import Average, copy_of
 from dollkit.training.checkpoint import Checkpoint, Fit
 from dollkit.training.gauge import Feed, Memory
 from dollkit.training.gradients import Gradients
@@ -71,7 +69,7 @@ def fit(
         ahead: draw the next batch in a thread during a step, the same batches; None: on CUDA.
 
     Returns:
-        The `Fit`. `model` ends with the *last* weights (their average if the recipe has one);
+        The `Fit`. `model` ends with the *last* weights;
         load `best_state` for the best.
 
     Raises:
@@ -84,10 +82,9 @@ def fit(
     done, optimiser = Fit(at_once=recipe.at_once), optimiser_of(model, recipe)
     memory = Memory(where)  # a first optimiser loads much of torch: no memory of this run
     trainable = [p for g in optimiser.param_groups for p in g["params"]]
-    average = Average(model, recipe.ema) if recipe.ema else None
     gradients = Gradients(model, loss, recipe, label)
     made_by = {"key": key, **asdict(recipe)}
-    checkpoint = Checkpoint(folder, made_by, model, optimiser, average, gradients, done)
+    checkpoint = Checkpoint(folder, made_by, model, optimiser, gradients, done)
     start = checkpoint.resume()
     began, peak = began - done.seconds, done.peak_mb
     train_mode = set_mode or (lambda m: m.train() and None)
@@ -108,8 +105,6 @@ def fit(
             value = gradients.of(batch, step)
             nn.utils.clip_grad_norm_(trainable, recipe.clip)
             optimiser.step()
-            if average is not None:
-                average.update(model, step)
             running += float(value)  # waits for the device, so that the clock sees the whole step
             done.waited += waited
             done.trained += time.perf_counter() - clock
@@ -119,7 +114,7 @@ def fit(
                 continue
             if not math.isfinite(running):
                 raise FloatingPointError(f"{label}: loss is not finite at step {step + 1}")
-            found = _judge(model, average, step + 1, evaluate, score, recipe, done)
+            found = _judge(model, step + 1, evaluate, score, recipe, done)
             train_mode(model)
             done.seconds = time.perf_counter() - began
             done.peak_mb, done.at_once = max(peak, memory.peak_mb()), gradients.at_once
@@ -142,24 +137,21 @@ def fit(
             checkpoint.save()
     finally:
         feed.close()
-    if average is not None:
-        model.load_state_dict(average.state)
     if not quiet:
         log.info("%s  %s", label, done.told)
     return done
 
 
 def _judge(
-    model: nn.Module, average: Average | None, step: int,
+    model: nn.Module, step: int,
     evaluate: Callable[[nn.Module], dict[str, float]], score: str, recipe: Recipe, done: Fit,
 ) -> dict[str, float]:  # fmt: skip
-    """Evaluate the model, or its average, and keep its state in `done` if it is the best."""
-    with average.inside(model) if average is not None else nullcontext():
-        model.eval()
-        where = next(model.parameters()).device
-        with torch.inference_mode(), compute.autocast(where, recipe.precision):
-            row = evaluate(model)
-        if row[score] > done.best_score:
-            done.best_score, done.best_step = row[score], step
-            done.best_state = copy_of(model)
+    """Evaluate the model, and keep its state in `done` if it is the best."""
+    model.eval()
+    where = next(model.parameters()).device
+    with torch.inference_mode(), compute.autocast(where, recipe.precision):
+        row = evaluate(model)
+    if row[score] > done.best_score:
+        done.best_score, done.best_step = row[score], step
+        done.best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
     return row

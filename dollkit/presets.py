@@ -27,17 +27,16 @@ class Preset:
     dice: float
     schedule: str
     backbone: float
-    ema: float
 
 
 PRESETS = {
     "modern": Preset(
         "adamw", lr=2e-3, weight_decay=1e-2, background=0.1, dice=0.5,
-        schedule="cosine", backbone=1.0, ema=0.0,
+        schedule="cosine", backbone=1.0,
     ),
     "pssl": Preset(
         "sgd", lr=1e-2, weight_decay=4e-5, background=0.1, dice=0.0,
-        schedule="constant", backbone=0.1, ema=0.0,
+        schedule="constant", backbone=0.1,
     ),
 }  # fmt: skip
 

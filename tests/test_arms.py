@@ -328,12 +328,6 @@ def test_presets() -> None:
     assert len({a.rate(s) for s in range(10)}) > 5
     assert pssl.dice == 0
     assert (a.backbone, b.backbone) == (1.0, 0.1)
-    assert (
-        presets.recipe(
-            presets.settings("modern", ema=0.9, schedule="poly"), 10, 4, 5, "float32", 0
-        ).ema
-        == 0.9
-    )
     assert presets.settings("pssl", lr=0.5, background=1.0).lr == 0.5
     with pytest.raises(InputError, match="'preset' is 'old'"):
         presets.settings("old")

@@ -234,7 +234,7 @@ def test_a_killed_run_ends_in_the_same_bits(device: torch.device, tmp_path: Path
             return F.binary_cross_entropy_with_logits(m(batch[0]), batch[1])
 
         fit(
-            model, sample, loss, recipe(steps=8, evaluate_every=2, ema=0.9), folder=folder,
+            model, sample, loss, recipe(steps=8, evaluate_every=2), folder=folder,
             evaluate=lambda m: {"score": -float(loss(m, (x, y)))}, score="score", quiet=True,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The training loop against a plain one; resuming, averages, memory, waiting for data."""
+"""The training loop against a plain one; resuming, memory, waiting for data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dollkit import compute, paths
 from dollkit.errors import InputError
@@ -110,7 +109,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("killed_at", [2, 4, 11])
 @pytest.mark.parametrize(
     ("most", "more"),
-    [(99, {"ema": 0.9}), (2, {"ema": 0.9}), (99, {"at_once": 4}), (3, {"schedule": "poly"})],
+    [(99, {}), (2, {}), (99, {"at_once": 4}), (3, {"schedule": "constant"})],
 )
 def test_a_killed_run_ends_in_the_same_bits(
     tmp_path: Path,
@@ -142,43 +141,7 @@ def test_a_killed_run_ends_in_the_same_bits(
     assert ("out of memory" in caplog.text) is (most < 6 and killed_at < 3)
 
 
-def test_the_average_is_judged_and_returned() -> None:
-    net, live = small(), small()
-    states: list[dict[str, torch.Tensor]] = []
-
-    def keep(optimiser: Any, *_: Any) -> None:
-        states.append({k: v.clone() for k, v in live.state_dict().items()})
-
-    handle = register_optimizer_step_post_hook(keep)
-    go(live)
-    handle.remove()
-    done = go(net, ema=0.5)
-    wanted = {k: v.clone() for k, v in small().state_dict().items()}
-    for step, state in enumerate(states):
-        decay = min(0.5, (1 + step) / (10 + step))
-        for k, v in state.items():
-            wanted[k] = v if k.endswith("tracked") else decay * wanted[k] + (1 - decay) * v
-    assert decay == 0.5
-    for k, v in net.state_dict().items():
-        torch.testing.assert_close(v, wanted[k], rtol=1e-5, atol=1e-7)
-    net.eval()
-    assert done.history[-1]["score"] == pytest.approx(-float(loss(net, (X, Y)).detach()), rel=1e-5)
-    assert done.best_step == 12
-    assert same(done.best_state, net.state_dict())
-    assert not same(net.state_dict(), live.state_dict())
-
-
-def test_polynomial_rate() -> None:
-    recipe = Recipe(steps=100, batch=1, lr=2.0, warmup=0.1, schedule="poly")
-    rates = [recipe.rate(s) for s in range(100)]
-    assert rates[:10] == pytest.approx([0.2 * (s + 1) for s in range(10)])
-    assert rates[10:] == pytest.approx([2 * (1 - s / 90) ** 0.9 for s in range(90)])
-    assert Recipe(steps=1, batch=1, lr=2.0, schedule="poly").rate(0) == 2.0
-
-
-@pytest.mark.parametrize(
-    "change", [{"ema": 1.0}, {"ema": -0.1}, {"schedule": "step"}, {"at_once": -1}]
-)
+@pytest.mark.parametrize("change", [{"schedule": "step"}, {"at_once": -1}])
 def test_bad_settings_are_named(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):
         Recipe(**{"steps": 1, "batch": 1, "lr": 0.1, **change})

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from dollkit.errors import InputError, brief
-from dollkit.training.average import Average
 from dollkit.training.gradients import Gradients
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ class Fit:
             the one before.
         best_step: optimiser steps at the best validation score.
         best_score: that score.
-        best_state: tensors then, by name; of the average if the recipe has one.
+        best_state: tensors then, by name.
         seconds: of the run, evaluations included.
         waited: seconds spent waiting for batches.
         trained: seconds of steps, waiting included, evaluations not.
@@ -74,14 +73,13 @@ class Checkpoint:
     Attributes:
         folder: of the run; None keeps nothing.
         made_by: all that decides the result; another value is another run.
-        model, optimiser, average, gradients, done: what is stored.
+        model, optimiser, gradients, done: what is stored.
     """
 
     folder: Path | None
     made_by: dict[str, Any]
     model: nn.Module
     optimiser: torch.optim.Optimizer
-    average: Average | None
     gradients: Gradients
     done: Fit
 
@@ -101,7 +99,6 @@ class Checkpoint:
             "recipe": self.made_by,
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "average": None if self.average is None else self.average.state,
             "fit": vars(self.done),
         }
         part = self.folder / "checkpoints" / "last.pt.part"
@@ -122,9 +119,6 @@ class Checkpoint:
             return 0
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        if self.average is not None:
-            for name, value in self.average.state.items():
-                value.copy_(state["average"][name])
         vars(self.done).update(state["fit"])
         where = next(self.model.parameters()).device
         self.done.best_state = {k: v.to(where) for k, v in self.done.best_state.items()}

@@ -14,9 +14,7 @@ from dollkit.errors import InputError
 
 Batch = tuple[torch.Tensor, ...]
 """Films and targets of a step; films come first in every tensor."""
-SCHEDULES = ("cosine", "poly", "constant")
-POLY_POWER = 0.9
-"""Power of the polynomial schedule, as in PaddleSeg."""
+SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -30,15 +28,12 @@ class Recipe:
         backbone: rate of the encoder as a share of `lr` (PSSL: 0.1).
         weight_decay: decoupled for AdamW, L2 for SGD; not applied to biases and norms.
         warmup: share of the steps with rising rate.
-        schedule: ``cosine``; ``poly``: ``(1 - done) ** 0.9``, PaddleSeg's; or ``constant``, which
-            has no warm-up either, as PSSL pre-trains.
+        schedule: ``cosine``; or ``constant``, which has no warm-up either, as PSSL pre-trains.
         optimizer: ``adamw``, or ``sgd`` with momentum 0.9 (PSSL).
         clip: largest gradient norm.
         evaluate_every: steps between evaluations (the last step is always evaluated).
         precision: ``bfloat16`` (autocast) or ``float32``; given as ``auto``, it becomes what
             `compute.resolve_precision` says, so that a checkpoint knows what computed it.
-        ema: decay of an exponential moving average of the weights, in [0, 1); 0 is off. If on,
-            the average is what is evaluated and returned.
         at_once: most films in one pass; a larger batch is accumulated. 0: the whole batch, and
             half of it each time that memory runs out.
         seed: of batch order, augmentation and dropout.
@@ -58,7 +53,6 @@ class Recipe:
     precision: str = "auto"
     seed: int = 0
     schedule: str = "cosine"
-    ema: float = 0.0
     at_once: int = 0
     backbone: float = 1.0
 
@@ -78,8 +72,6 @@ class Recipe:
             raise InputError(f"parameter 'clip' is {self.clip}: it must be above 0")
         if not 0 < self.backbone <= 1:
             raise InputError(f"parameter 'backbone' is {self.backbone}: it must lie in (0, 1]")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"parameter 'ema' is {self.ema}: it must be in [0, 1)")
         if self.optimizer not in {"adamw", "sgd"}:
             raise InputError(f"parameter 'optimizer' is {self.optimizer!r}: use adamw or sgd")
         if self.schedule not in SCHEDULES:
@@ -95,9 +87,6 @@ class Recipe:
         ramp = max(1, round(self.warmup * self.steps))
         if step < ramp:
             return self.lr * (step + 1) / ramp
-        if self.schedule == "poly":
-            left = 1 - (step - ramp) / max(1, self.steps - ramp)
-            return float(self.lr * left**POLY_POWER)
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, self.steps - ramp)))
 
 
