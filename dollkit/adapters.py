@@ -132,9 +132,6 @@ def prepare(net: nn.Module, tuning: str, gamma: int = 4, rank: int = RANK) -> li
 
     Returns:
         Names of the trainable parameters, in order; nothing else will move.
-
-    Raises:
-        InputError: unknown tuning, a rank below 1, or an encoder without what the tuning tunes.
     """
     if tuning not in TUNINGS:
         raise InputError(f"parameter 'tuning' is {tuning!r}: use one of {', '.join(TUNINGS)}")
@@ -224,11 +221,7 @@ def tuned_state(net: nn.Module, names: list[str]) -> dict[str, torch.Tensor]:
 
 
 def load_tuned(net: nn.Module, state: dict[str, torch.Tensor], names: list[str]) -> None:
-    """Put an adapter checkpoint back onto a prepared network with the same pre-trained weights.
-
-    Raises:
-        InputError: the checkpoint's tensors are not exactly the trainable ones.
-    """
+    """Put an adapter checkpoint back onto a prepared network with the same pre-trained weights."""
     if sorted(state) != sorted(names):
         odd = sorted(set(state) ^ set(names))[0]
         raise InputError(f"adapter checkpoint: tensor {odd} is on one side only")

@@ -48,10 +48,6 @@ def labels_of(
         labels: the label set of the run.
         classifiers: folders of the classifiers that made `labels`, by name.
         folder: gets the arm's labels.
-
-    Raises:
-        InputError: a classifier of the label set is missing or has changed, or, for ``single``,
-            has no validation AUROC.
     """
     if arm not in OWN_LABELS:
         return labels
@@ -78,11 +74,7 @@ def labels_of(
 
 
 def validation_auroc(folder: Path) -> float:
-    """Macro AUROC on validation films of a classifier's kept weights, the best of its history.
-
-    Raises:
-        InputError: no history with it in `folder`.
-    """
+    """Macro AUROC on validation films of a classifier's kept weights, the best of its history."""
     path = folder / "history.csv"
     try:
         return max(pd.read_csv(path)["valid_auroc"].dropna().astype(float))

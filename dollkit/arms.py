@@ -43,10 +43,6 @@ def starts(
         transfer: ``all`` or ``encoder``: what the pre-trained arms copy.
         imagenet_weights: ``packaged``, ``download``, a path or "", as `imagenet.find` takes it;
             without weights the arm is not run, and its start says why.
-
-    Raises:
-        InputError: unknown arm, listed twice, its weights were not made by this run, or they are
-            of another network than the one to fill.
     """
     if len(set(arms)) != len(arms):
         raise InputError(f"parameter 'arms' is {list(arms)}: each arm once")

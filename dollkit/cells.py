@@ -39,9 +39,6 @@ def tunings_of(
         tunings: starts under each of the other tunings.
         lrs: grid of peak learning rates of each tuning, the same for all of its arms; ``other``
             is for tunings without their own.
-
-    Raises:
-        InputError: a tuning that is not known, or that has arms but no rates.
     """
     known = {"tunings": adapters.TUNINGS[1:], "lrs": (*adapters.TUNINGS, OTHER)}
     for name, given in (("tunings", tunings), ("lrs", lrs)):
@@ -74,9 +71,6 @@ def sizes_of(
         sizes: as given.
         n_train: the number that every arm and tuning is run with.
         films: the task's films, see `finetuning.split`.
-
-    Raises:
-        InputError: a negative number.
     """
     most = min(len(split(films, fold, 0, n_valid, 0).pool) for fold in folds)
     found: set[int] = set()

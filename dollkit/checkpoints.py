@@ -22,11 +22,7 @@ OLD_DENSENET = re.compile(r"\.(norm|relu|conv)\.([12])\.")
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a ``.safetensors``, ``.pth`` or ``.pt`` file by the file's own names.
-
-    Raises:
-        InputError: no such file, another format, damaged, or objects that would run code.
-    """
+    """Tensors of a ``.safetensors``, ``.pth`` or ``.pt`` file by the file's own names."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.suffix not in SUFFIXES:

@@ -96,9 +96,6 @@ def train(
 
     Returns:
         The `Fit`; `model` holds the best weights.
-
-    Raises:
-        InputError: a split is empty, or a finding that is trained on has no positive.
     """
     if small and (small % 32 or not 32 <= small <= store.images.shape[-1]):
         raise InputError(

@@ -131,9 +131,6 @@ def write(profile: str, data: Path | None, device: str, given: str = "") -> Path
 
     Args:
         given: file of requests in place of the model's, such as an edited older one.
-
-    Raises:
-        InputError: the profile or the data cannot work, or `given` is no such file.
     """
     found = read(Path(given)) if given else requests(survey(profile, data), device)
     path = paths.runs() / profile / FILE
@@ -168,11 +165,7 @@ def prefix(run: Path) -> str:
 
 
 def leftovers(run: Path) -> list[str]:
-    """Jobs of this run that SLURM still holds: an earlier controller was killed.
-
-    Raises:
-        InputError: SLURM does not answer.
-    """
+    """Jobs of this run that SLURM still holds: an earlier controller was killed."""
     command = ["squeue", "--noheader", "--me", "--format", "%i %j"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

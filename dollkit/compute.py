@@ -28,11 +28,7 @@ PRECISIONS = ("auto", "bfloat16", "float32")
 
 
 def device() -> torch.device:
-    """Device named by ``DOLLKIT_DEVICE`` (auto, cpu, cuda); auto takes CUDA where there is one.
-
-    Raises:
-        InputError: an unknown name, or CUDA asked for where there is none.
-    """
+    """Device named by ``DOLLKIT_DEVICE`` (auto, cpu, cuda); auto takes CUDA where there is one."""
     name = os.environ.get("DOLLKIT_DEVICE") or "auto"
     if name not in {"auto", "cpu", "cuda"}:
         raise InputError(f"DOLLKIT_DEVICE is {name!r}: use auto, cpu or cuda")
@@ -63,9 +59,6 @@ def resolve_precision(precision: str) -> str:
 
     Args:
         precision: one of `PRECISIONS`; all but ``auto`` are returned as they are.
-
-    Raises:
-        InputError: unknown precision.
     """
     if precision not in PRECISIONS:
         raise InputError(

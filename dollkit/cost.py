@@ -172,9 +172,6 @@ def films_of(
 
     Returns:
         (n, 1, S, S) normalised films on `where`, and n lists of channels.
-
-    Raises:
-        InputError: no such film.
     """
     rows = split_rows(store, split)
     wanted = [[c for c in w if c != NO_FINDING] for w in positives(store.states[rows])]
@@ -212,9 +209,6 @@ def chexpert(
         where, size, classifiers, hours, basis (``measured``: seconds per pair times pairs;
         ``scaled``: by the exponent; ``assumed rate``: from operations alone). Classifiers: those
         of the run, and `GOAL_CLASSIFIERS` of their mean.
-
-    Raises:
-        InputError: a rate that is not positive.
     """
     if not gpu_tflops > 0:
         raise InputError(f"parameter 'gpu_tflops' is {gpu_tflops}: it must be above 0")

@@ -27,7 +27,6 @@ def check_apart(profile: str, data: Path | None) -> None:
     Networks are built for it, and who waits for a run need not hold a gigabyte of torch meanwhile.
 
     Raises:
-        InputError: as `check`.
         ChildProcessError: that process was killed, or failed; its exception in one line.
     """
     command = [sys.executable, "-m", "dollkit.early", "--profile", profile]
@@ -50,9 +49,6 @@ def check(instances: Iterable[Instance]) -> None:
 
     Args:
         instances: from `pipeline.plan`.
-
-    Raises:
-        InputError: one line that names the first instance and parameter that cannot work.
     """
     plan = list(instances)
     taught: dict[str, set[str]] = {}

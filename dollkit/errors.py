@@ -12,6 +12,7 @@ class InputError(ValueError):
 
     The message is one line: it names the file, row or parameter, says what is wrong with it,
     and what to do. Command-line entries print it without a traceback and exit with status 2.
+    Any function may raise it for what it is given: docstrings name other exceptions only.
     """
 
     def __init__(self, message: str) -> None:

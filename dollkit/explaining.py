@@ -110,10 +110,6 @@ def explain_all(
     Args:
         x: (n, 1, S, S) films as `compute.to_input` makes them.
         targets: per film, the findings to explain.
-
-    Raises:
-        InputError: films that are not finite or of another range, a classifier without 14
-            outputs or with logits that are not finite, or bad settings.
     """
     _check_films(x)
     for name, model in models.items():

@@ -68,9 +68,6 @@ def export(net: nn.Module, folder: Path, side: int, origin: str = "") -> None:
             is the architecture's own, ``config.json``.
         side: of the films, pixels; a multiple of 32.
         origin: instance of the stage that trained it (``pretrain/pspnet-doll``), for the card.
-
-    Raises:
-        InputError: a side that is no multiple of 32.
     """
     if side < 32 or side % 32:
         raise InputError(f"parameter 'side' is {side}: use a multiple of 32")

@@ -31,11 +31,7 @@ SPLITS: tuple[str, ...] = ("train", "valid", "test")
 
 
 def states_of(films: pd.DataFrame) -> npt.NDArray[np.int8]:
-    """Label states (n, 14) int8 of a films table; blank becomes ``NOT_MENTIONED`` (-2).
-
-    Raises:
-        InputError: a value outside {1, 0, -1, blank}, by row and column.
-    """
+    """Label states (n, 14) int8 of a films table; blank becomes ``NOT_MENTIONED`` (-2)."""
     values = films[list(FINDINGS)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     blank = films[list(FINDINGS)].isna().to_numpy()
     states = np.where(blank, float(NOT_MENTIONED), values)
@@ -50,11 +46,7 @@ def states_of(films: pd.DataFrame) -> npt.NDArray[np.int8]:
 
 
 def check_films(films: pd.DataFrame, name: str = "films table") -> None:
-    """Check a films table: columns, unique ids, known splits, no patient in two splits or folds.
-
-    Raises:
-        InputError: the first of these that does not hold.
-    """
+    """Check a films table: columns, unique ids, known splits, no patient in two splits or folds."""
     missing = [c for c in COLUMNS if c not in films.columns]
     if missing:
         raise InputError(f"{name}: column {missing[0]!r} is missing; needed: {', '.join(COLUMNS)}")

@@ -91,9 +91,6 @@ def apply_policy(
     Returns:
         targets (n, 14) float32 in {0, 1}; weights (n, 14) float32 in {0, 1}. Not mentioned
         counts as negative, as in CheXpert's own baseline.
-
-    Raises:
-        InputError: unknown policy, or a state outside {1, 0, -1, -2}.
     """
     if policy not in POLICIES:
         raise InputError(f"parameter 'policy' is {policy!r}: use one of {', '.join(POLICIES)}")

@@ -68,11 +68,7 @@ class Films:
 
 
 def load_films(store: Store) -> Films:
-    """All films of a task store whose masks are known, in memory.
-
-    Raises:
-        InputError: no class, or no film with all its masks.
-    """
+    """All films of a task store whose masks are known, in memory."""
     classes = list(store.mask_classes)
     rows = np.arange(len(store.films))
     if not classes:
@@ -107,9 +103,6 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
     lies inside a larger one. Test and validation films do not depend on the seed; of the latter
     there are at most `n_valid`, fewer where a data set has fewer or patients do not divide so;
     more only where every patient has more, who are not divided.
-
-    Raises:
-        InputError: fewer training films than asked for, or none to validate or test.
     """
     n_folds = films["fold"].nunique()
     if n_folds > 1:

@@ -103,9 +103,6 @@ def check(
 
     Args:
         arms: starts that there will be; the others as for `Grid`.
-
-    Raises:
-        InputError: an arm that is not listed, something named twice, or nothing to run.
     """
     uses = [("tunings", own, f" under {tuning!r}") for tuning, (own, _) in tunings.items()]
     uses += [("size_arms", own, "") for own in sizes.values()]
@@ -146,7 +143,6 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
         Frames ``cases``, ``curves``, ``selection``, ``runs`` and, with perturbations, ``robust``.
 
     Raises:
-        InputError: none of the arms can run.
         Done: after a part.
     """
     for name in ("jobs", NETWORKS):

@@ -42,9 +42,6 @@ def growth(
     Returns:
         One row per point: factor (see `FACTORS`), value, seconds (median of rounds in turns),
         peak_mb (of one walk, above what was held before; NaN where the system does not tell).
-
-    Raises:
-        InputError: a list without two different values of at least 1, or no round.
     """
     lists = dict(zip(FACTORS, (films, targets, steps, sides), strict=True))
     for name, values in lists.items():

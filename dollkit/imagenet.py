@@ -93,9 +93,6 @@ class ImageNet:
 
         Returns:
             Names of the copied tensors, as in the network.
-
-        Raises:
-            InputError: the network's encoder is of another architecture.
         """
         inner: nn.Module = net.encoder  # type: ignore[assignment]
         own = inner.state_dict()
@@ -118,7 +115,6 @@ def find(weights: str, architecture: str) -> ImageNet:
 
     Raises:
         Unavailable: there are none.
-        InputError: a file or package that cannot be read or does not fit, see `read`.
     """
     if not weights:
         raise Unavailable
@@ -151,7 +147,6 @@ def packaged(architecture: str) -> ImageNet:
 
     Raises:
         Unavailable: no package ships them.
-        InputError: the package is not installed, or not what it was.
     """
     tensors, source = packaged_tensors(architecture)
     return _fitted(tensors, architecture, source, compute.STD / PACKAGED_STD)
@@ -198,10 +193,6 @@ def read(path: Path, architecture: str) -> ImageNet:
     What the encoder has no place for must belong to the classification network: for timm's
     encoders, to timm's network of that name; for smp's, to one of `HEADS`. Counters of batches
     that old files lack stay zero.
-
-    Raises:
-        InputError: as `read_tensors`, or the first tensor that is missing, surplus, of another
-            shape or not finite.
     """
     return replace(_fitted(read_tensors(path), architecture, str(path)), source=path.name)
 

@@ -45,9 +45,6 @@ def load_mask(path: Path | str, height: int, width: int) -> U8:
     """One mask on the grid of its image, (H, W) uint8 in {0, 1}.
 
     Inside is grey above 127, or, in a file that holds only 0 and 1, the 1.
-
-    Raises:
-        InputError: as for `load_image`, or the mask's size is not the image's.
     """
     grey = load_image(path)
     if grey.shape != (height, width):

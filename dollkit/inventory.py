@@ -20,7 +20,6 @@ def write(folder: Path, grid: Grid) -> tuple[dict[str, Any], dict[str, Any]]:
         What the two files hold, see `transferred` and `trained`.
 
     Raises:
-        InputError: an arm's weights do not fit the network.
         AssertionError: an arm moved a tensor that it does not name.
     """
     found = transferred(grid), trained(grid)

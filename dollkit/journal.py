@@ -33,9 +33,6 @@ class Journal:
     Attributes:
         found: the finished steps that were there on opening.
         count: number of finished steps by now.
-
-    Raises:
-        InputError: another process has it open.
     """
 
     def __init__(self, path: Path, key: str, steps: Sequence[str]) -> None:

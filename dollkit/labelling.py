@@ -93,7 +93,6 @@ def make_labels(
         The label store.
 
     Raises:
-        InputError: no film has a positive finding, or see `explain_all`.
         Done: after a part.
     """
     where = next(next(iter(models.values())).parameters()).device

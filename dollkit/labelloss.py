@@ -68,9 +68,6 @@ def losses(arrays: Arrays, margin: float = MARGIN) -> pd.DataFrame:
           smallest and largest truth; NaN for findings with fewer than three.
 
         n: pairs of film and finding; n_called and so on: of each group.
-
-    Raises:
-        InputError: an array is missing or of another length, or no pair has a truth.
     """
     found = per_case(arrays, margin)
     rows = [_row(f, found[found["finding"] == f]) for f in PATHOLOGIES]

@@ -171,9 +171,6 @@ def check(instance: Instance) -> None:
 
     Args:
         instance: from `pipeline.plan`.
-
-    Raises:
-        InputError: one line that names the instance, the parameter, and what to use.
     """
     limits = known().get(instance.stage.family, {})
     for name, value in instance.parameters.items():

@@ -73,8 +73,6 @@ def fit(
         load `best_state` for the best.
 
     Raises:
-        InputError: a checkpoint in `folder` cannot be read, or memory runs out with one film at
-            once.
         FloatingPointError: the loss stopped being finite.
     """
     where = next(model.parameters()).device

@@ -37,9 +37,6 @@ def encoder(name: str, depth: int, activation: str, channels: int = 1) -> nn.Mod
         activation: ``relu`` leaves the architecture as it is; ``silu`` puts SiLU in place of
             every ReLU. Smooth networks need far fewer integration steps for the same labels.
         channels: input channels.
-
-    Raises:
-        InputError: unknown encoder or activation.
     """
     try:
         with warnings.catch_warnings():
@@ -94,9 +91,6 @@ def build(
         (n, 1, S, S) normalised films -> (n, classes, S, S) logits, S a multiple of 32; see
         `config_of`. Stages of the encoder beyond `depth` are not run; those that smp keeps all the
         same do not require gradients.
-
-    Raises:
-        InputError: unknown network, encoder or activation, or a pair that smp cannot build.
     """
     if network not in NETWORKS:
         raise InputError(f"parameter 'network' is {network!r}: use one of {', '.join(NETWORKS)}")
@@ -178,9 +172,6 @@ def transfer(target: nn.Module, source: dict[str, torch.Tensor], part: str = "al
 
     Returns:
         Names of the copied tensors.
-
-    Raises:
-        InputError: names the first tensor that is missing, surplus or of another shape.
     """
     if part not in PARTS:
         raise InputError(f"parameter 'transfer' is {part!r}: use one of {', '.join(PARTS)}")

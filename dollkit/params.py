@@ -71,13 +71,7 @@ def code_cells(notebook: Path) -> list[tuple[str, frozenset[str]]]:
 
 
 def declared(notebook: Path) -> dict[str, Parameter]:
-    """Parameters that a notebook declares, in order.
-
-    Raises:
-        InputError: not exactly one cell tagged ``parameters``, a statement in it that is not
-            ``name = value`` or ``name: type = value``, a value that is no plain JSON value, a
-            name given twice, or a default of another type than its annotation.
-    """
+    """Parameters that a notebook declares, in order."""
     tagged = [source for source, tags in code_cells(notebook) if "parameters" in tags]
     if len(tagged) != 1:
         raise InputError(
@@ -244,9 +238,6 @@ def resolve(
 
     Returns:
         Name -> value, in the order of the cell.
-
-    Raises:
-        InputError: unknown name in a strict layer, or a value of another type than declared.
     """
     known = declared(notebook)
     values: dict[str, Json] = {name: p.default for name, p in known.items()}

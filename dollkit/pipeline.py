@@ -207,10 +207,6 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
     Args:
         profile: name of a file in ``notebooks/params/``.
         data: folder with the data sets, for profiles whose file says ``needs_data: true``.
-
-    Raises:
-        InputError: unknown profile, section, parameter or matrix entry, a value of a wrong type,
-            a key of ``common`` that no notebook declares, or `data` missing or superfluous.
     """
     path, content = params.profile_file(profile), params.read_profile(profile)
     extra = _data_parameter(path, content, data)

@@ -47,10 +47,6 @@ def settings(preset: str, **given: float | str | None) -> Preset:
     Args:
         preset: name in `PRESETS`.
         given: fields of `Preset`.
-
-    Raises:
-        InputError: unknown preset, or a background weight or Dice share out of range. The
-            others are checked by `Recipe`.
     """
     if preset not in PRESETS:
         raise InputError(f"parameter 'preset' is {preset!r}: use one of {', '.join(PRESETS)}")

@@ -40,9 +40,6 @@ def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets
 
     Returns:
         rows (n,) -> (n, 14, S, S) uint8 in {0, 1, 255}.
-
-    Raises:
-        InputError: unknown arm, or ``truth`` without masks.
     """
     if arm in ("doll", *OWN_LABELS):
         return lambda rows: labels.targets(rows, store.states[rows])
@@ -167,11 +164,7 @@ def network(
     seed: int,
     where: torch.device,
 ) -> nn.Module:
-    """The network to pre-train, its backbone from the classifier or at random.
-
-    Raises:
-        InputError: unknown start, or no classifier of this encoder.
-    """
+    """The network to pre-train, its backbone from the classifier or at random."""
     if start not in STARTS:
         raise InputError(f"parameter 'start' is {start!r}: use {' or '.join(STARTS)}")
     with compute.seeded(seed, 9):

@@ -92,11 +92,7 @@ class Case:
 
 
 def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
-    """Label all positive test films and return the one with the median IoU.
-
-    Raises:
-        InputError: unknown finding, No Finding (it has no place), or no positive test film.
-    """
+    """Label all positive test films and return the one with the median IoU."""
     if finding not in PATHOLOGIES:
         index(finding)
         raise InputError(f"parameter 'finding' is {finding!r}: it has no place in the film")

@@ -27,11 +27,7 @@ TRIGGERS = ("mtime", "params")
 def check_knobs(
     profile: str, data: str, jobs: str, device: str, executor: str = "local"
 ) -> tuple[Path | None, int]:
-    """Data folder and number of jobs from the knobs of the Makefile, where "" means unset.
-
-    Raises:
-        InputError: one line that names the knob.
-    """
+    """Data folder and number of jobs from the knobs of the Makefile, where "" means unset."""
     params.profile_file(profile)
     if not jobs.isdecimal() or int(jobs) < 1:
         raise InputError(f"JOBS={jobs}: give the number of stages to run at once, 1 or more")
@@ -88,9 +84,6 @@ def release_stale_lock(folder: Path, jobs: bool = True) -> bool:
 
     Args:
         jobs: a stage at work here counts too; otherwise only who hands out the jobs of a cluster.
-
-    Raises:
-        InputError: that run is still alive.
     """
     if not any((folder / ".snakemake" / "locks").glob("*")):
         return False

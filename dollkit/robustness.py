@@ -99,10 +99,6 @@ def cells(given: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
     """The (name, level) pairs that a parameter like `PERTURBATIONS` asks for, in its order.
 
     ``{}`` asks for none.
-
-    Raises:
-        InputError: an unknown name, no level, a level that is no number, out of range, given twice
-            or that of the untouched film.
     """
     out: list[tuple[str, float]] = []
     for name, levels in given.items():
@@ -153,9 +149,6 @@ def perturb(images: U8, targets: U8, name: str, level: float, rows: npt.ArrayLik
 
     Returns:
         New films and masks of the same shapes; masks are `targets` itself where they stay.
-
-    Raises:
-        InputError: an unknown name or a level out of range.
     """
     if name not in KINDS:
         raise InputError(f"perturbation {name!r}: {nearest(name, KINDS)}")
@@ -216,7 +209,6 @@ def judge(
         (K, 3, n, C) int64: tp, fp, fn of film and class, for each of the K pairs of `cells`.
 
     Raises:
-        InputError: see `cells`.
         ValueError: films, targets, rows or what `predict` returns do not belong together.
     """
     wanted = cells(given)

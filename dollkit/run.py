@@ -82,7 +82,6 @@ def run(
         Path of the manifest; None after a part.
 
     Raises:
-        InputError: bad parameters or inputs, found here or by the notebook itself.
         StageError: the notebook failed, stopped early, or wrote no (or a wrong) manifest.
     """
     planned = {i.name: i for i in pipeline.plan(profile, data)}
@@ -123,7 +122,6 @@ def execute(
         log, part: as for `run`.
 
     Raises:
-        InputError: raised by the notebook.
         StageError: it failed or stopped early.
     """
     # In /tmp itself: the path of a socket may have no more than about 100 characters.

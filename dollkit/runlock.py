@@ -46,7 +46,6 @@ def hold(folder: Path) -> Iterator[None]:
     """Be the one run that works in `folder`, until the block ends or this process dies.
 
     Raises:
-        InputError: another run works there.
         OSError: the folder cannot be written.
     """
     path, own = folder / FILE, _self()

@@ -49,11 +49,7 @@ class RunningStage:
     input_hashes: dict[str, str] = field(default_factory=dict)
 
     def input(self, name: str) -> Path:
-        """Folder of one input artefact, such as ``data`` or ``classifiers/resnet18``.
-
-        Raises:
-            InputError: the stage does not declare this input, or it has not been made.
-        """
+        """Folder of one input artefact, such as ``data`` or ``classifiers/resnet18``."""
         if name not in self.input_hashes:
             declared = pipeline.inputs_of(self.instance, self.matrix)
             raise InputError(
@@ -181,10 +177,6 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
 
     Returns:
         The running stage; its folder exists, and an older manifest in it is gone.
-
-    Raises:
-        InputError: a parameter is missing or of a wrong type, an input artefact is missing or
-            incomplete, or the output folder cannot be written to.
     """
     kind = pipeline.family_of(stage)
     notebook = params.notebooks() / kind.notebook
@@ -239,11 +231,7 @@ def _values(notebook: Path, namespace: Mapping[str, Any]) -> dict[str, Json]:
 
 
 def check_artefact(instance: str, profile: str, needed_by: str) -> str:
-    """SHA-256 of an artefact's manifest, once every file that it lists is there in full size.
-
-    Raises:
-        InputError: no manifest, an unreadable one, or a listed file missing or of another size.
-    """
+    """SHA-256 of an artefact's manifest, once every file that it lists is there in full size."""
     folder = paths.runs() / profile / instance
     notebook = pipeline.family_of(instance).notebook
     cure = f"run `make reproduce PROFILE={profile}` or {notebook} first"

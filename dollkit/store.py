@@ -136,9 +136,6 @@ def open_store(path: Path | str, verify: bool = False) -> Store:
     Args:
         path: the store's folder.
         verify: also hash the arrays (reads all of them); the table is always hashed.
-
-    Raises:
-        InputError: no store there, or one of its files is missing, cut off or changed.
     """
     path = Path(path)
     try:

@@ -55,9 +55,6 @@ class StoreWriter:
     Attributes:
         notes: what an interrupted writer with this key had noted, in order.
         films: number of films that it had written then; go on from there.
-
-    Raises:
-        InputError: bad size, the folder cannot be written, or another process writes there.
     """
 
     def __init__(
@@ -205,7 +202,6 @@ class StoreWriter:
             left_out: number of films that were too bad to be read.
 
         Raises:
-            InputError: the table does not hold together (see `check_films`).
             ValueError: a film of the table was never written.
         """
         n = len(films)

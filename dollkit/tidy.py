@@ -56,11 +56,7 @@ def _outputs(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tidy(path: Path) -> bool:
-    """Put a notebook in order, in place; whether anything had to change.
-
-    Raises:
-        InputError: no such file, or not a notebook of format 4.
-    """
+    """Put a notebook in order, in place; whether anything had to change."""
     try:
         text = path.read_text(encoding="utf-8")
         book = json.loads(text)

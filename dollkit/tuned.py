@@ -51,9 +51,6 @@ def restored(
     Args:
         path: a file that `run` kept; it holds the trained tensors alone.
         job, config, classes, start: as for `run`.
-
-    Raises:
-        InputError: a file that is missing, unreadable, or of another job or start.
     """
     with compute.seeded(job.seed, 7):
         net = networks.build(job.network, classes=classes, **config)

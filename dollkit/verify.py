@@ -52,9 +52,6 @@ def verify(folder: Path) -> list[Line]:
 
     Returns:
         One line per artefact that is stored.
-
-    Raises:
-        InputError: no such folder, or no per-case rows in it.
     """
     if not (folder / NEEDED).is_file():
         stored = ", ".join(committed_profiles()) or "none"

@@ -31,11 +31,7 @@ def save(net: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Config and tensors of a folder written by `save`.
-
-    Raises:
-        InputError: a missing or unreadable file, or a tensor that is not finite.
-    """
+    """Config and tensors of a folder written by `save`."""
     try:
         config = json.loads((folder / "model.json").read_text())
         state = load_file(folder / FILE)
@@ -118,10 +114,6 @@ def load_tuned(net: nn.Module, path: Path, made_by: str = "") -> list[str]:
 
     Returns:
         Names of the tensors that were loaded.
-
-    Raises:
-        InputError: no such file, unreadable, not finite, made by another run or from another
-            start, or tensors that do not fit.
     """
     try:
         with safe_open(path, framework="pt") as file:

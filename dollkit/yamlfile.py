@@ -29,9 +29,6 @@ def read(path: Path, wanted: str, empty: bool = False) -> dict[str, Any]:
         path: the file, UTF-8.
         wanted: what its lines look like, for the message about a file that holds something else.
         empty: a file without a value is one that sets nothing.
-
-    Raises:
-        InputError: no file, no YAML, a key twice, or no mapping; names the file.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)

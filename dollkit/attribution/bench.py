@@ -77,9 +77,6 @@ def measure(
         ``peak_mb`` (above what was held before; None where the system does not tell);
         `overall` -> mode -> ``ratio`` (geometric mean over models), ``dice`` (mean);
         `pairs`, `films`, `size`, `threads`, `rounds`, `reference_steps`.
-
-    Raises:
-        InputError: no pair, no round, or see `integrated_gradients`.
     """
     wanted = [i for i, some in enumerate(targets) if some]
     if not wanted or rounds < 1 or not models:

@@ -116,9 +116,6 @@ def integrated_gradients(
         it is multiple of three, or four; else only the error is asked), if its map is not finite
         or constant, or if its logit moves less than `FLAT` from baseline to film, which makes
         the relative error meaningless; such a pair is not refined.
-
-    Raises:
-        InputError: bad targets or parameters, films or logits that are not finite.
     """
     check(steps, rule, max_error, most_steps, mode)
     check_films(x)

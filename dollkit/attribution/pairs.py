@@ -74,11 +74,7 @@ def check_films(x: torch.Tensor) -> None:
 
 
 def check_logits(logits: object, n: int, what: str = "the films") -> torch.Tensor:
-    """Logits as a (n, outputs) tensor without NaN or infinity.
-
-    Raises:
-        InputError: another shape, or a value that is not finite (broken weights).
-    """
+    """Logits as a (n, outputs) tensor without NaN or infinity."""
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != n:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise InputError(

@@ -113,10 +113,6 @@ def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
         model: (n, C, S, S) -> (n, outputs), in eval mode.
         precision: ``bfloat16``, ``float32`` or ``float64``, of the walk.
         films: (n, C, S, S) on the model's device; the first two are traced with.
-
-    Raises:
-        InputError: unknown precision, a classifier in training mode, or one whose logits of
-            these films are not (n, outputs) finite numbers.
     """
     if precision not in PRECISIONS:
         raise InputError(f"parameter 'precision' is {precision!r}: use one of {sorted(PRECISIONS)}")

@@ -57,9 +57,6 @@ class Walker:
 
         Returns:
             Per film (targets, c, S, S), multiplied by ``x - b`` and summed over input channels.
-
-        Raises:
-            InputError: one film at one point does not fit in memory.
         """
         size = self.x.shape[2:]
         out = [self.x.new_zeros(len(w), columns.shape[1], *size) for w in targets]

@@ -71,11 +71,7 @@ class TrainedRun:
 
 
 def find_run(name: str | None = None) -> TrainedRun:
-    """The named run, or the first of `RUNS` that has trained classifiers.
-
-    Raises:
-        InputError: there is none; the line says which command makes one.
-    """
+    """The named run, or the first of `RUNS` that has trained classifiers."""
     for candidate in RUNS if name is None else (name,):
         folder = paths.runs() / candidate
         made = sorted((folder / "classifiers").glob("*/manifest.json"))

@@ -66,9 +66,6 @@ def run(workers: int, sizes: Sizes, scratch: Path) -> dict[str, object]:
 
     Returns:
         JSON-able record; keys start with ``store_``, ratios are medians over rounds.
-
-    Raises:
-        InputError: too little room.
     """
     need, free = 1.1 * max(sizes.memory) * SIDE**2, shutil.disk_usage(scratch).free
     if free < need:

@@ -71,11 +71,6 @@ def load_image(path: Path | str, depths: Sequence[int] = (8, 16), any_ending: bo
         depths: bits per grey value that the data set has; 8 stands for up to 8, 16 for 9 to 16.
         any_ending: read the file as what it is, whatever its ending: for data sets that are
             known for it, such as ieee8023/covid-chestxray-dataset with PNG pictures in ``.jpg``.
-
-    Raises:
-        InputError: missing, empty, cut off, corrupt, not an image, of a kind that is no film, of
-            a depth not in `depths`, of another format than its ending, of several pages, or
-            larger than `imagefile.MAX_PIXELS`.
     """
     path = Path(path)
     with opened(path) as file:
@@ -94,10 +89,6 @@ def probe(
     """(height, width) in pixels of what `load_image` would give, from the header alone.
 
     Args: as for `load_image`.
-
-    Raises:
-        InputError: as for `load_image`, but for what only the pixels show: a file cut off or
-            corrupt past its header, further pages of a GIF, raw values out of range.
     """
     path = Path(path)
     with opened(path) as file:

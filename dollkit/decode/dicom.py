@@ -74,11 +74,6 @@ def load_dicom(path: Path, data: bytes, depths: Sequence[int]) -> U8:
     - Read: uncompressed of both byte orders, deflated, RLE, 8-bit JPEG, JPEG 2000, and through
       python-gdcm JPEG lossless and JPEG-LS. Other transfer syntaxes are refused by name.
     - A file without preamble, file meta or transfer syntax is read if it is uncompressed.
-
-    Raises:
-        InputError: corrupt or cut off; no pixels; several frames; CT, MR, ultrasound and what
-            else is no radiograph; bits or colour that a film does not have; a window or table
-            that says nothing; a depth not in `depths`; too large.
     """
     with _reading(path):
         film = _dataset(path, io.BytesIO(data), whole=True)
@@ -96,11 +91,7 @@ def load_dicom(path: Path, data: bytes, depths: Sequence[int]) -> U8:
 
 
 def dicom_size(path: Path, file: BinaryIO, depths: Sequence[int]) -> tuple[int, int]:
-    """(height, width) of the film in an open file, from its header.
-
-    Raises:
-        InputError: as for `load_dicom`, but for what only the pixels show.
-    """
+    """(height, width) of the film in an open file, from its header."""
     with _reading(path):
         header = _header(path, _dataset(path, file, whole=False), depths)
         return header.rows, header.columns

@@ -22,9 +22,6 @@ def grey_table(path: Path, film: Dataset, header: Header) -> tuple[U8, int]:
 
     Returns:
         (2^BitsStored,) uint8, and the stored value that its first entry is of.
-
-    Raises:
-        InputError: a table, slope or window that says nothing.
     """
     low = -(1 << (header.stored - 1)) if header.signed else 0
     stored = np.arange(low, low + (1 << header.stored))

@@ -64,12 +64,7 @@ _PLUGINS: dict[str, str] = {
 
 
 def decode_pixels(path: Path, film: Dataset, header: Header) -> npt.NDArray[Any]:
-    """Stored values of a grey film, or the luma of a colour one, (Rows, Columns) integer.
-
-    Raises:
-        InputError: a transfer syntax that is not read, or pixels that are damaged or do not have
-            the size that the header says.
-    """
+    """Stored values of a grey film, or the luma of a colour one, (Rows, Columns) integer."""
     syntax = UID(film.file_meta.TransferSyntaxUID)
     plugin = _PLUGINS.get(syntax)
     if plugin is None:

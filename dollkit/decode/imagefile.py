@@ -23,12 +23,7 @@ AGAIN = "fetch it again or use skip_bad"
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, open for reading.
-
-    Raises:
-        InputError: no such file, a folder, a device or pipe, not readable, empty, or larger than
-            `MAX_BYTES`; also where reading it fails inside the block.
-    """
+    """The file, open for reading."""
     try:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):

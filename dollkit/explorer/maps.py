@@ -71,10 +71,6 @@ def prepare(source: Source, explainers: Sequence[str]) -> dict[tuple[str, str], 
 
     Args:
         explainers: names in `EXPLAINERS`.
-
-    Raises:
-        InputError: unknown explainer, a classifier that cannot be read, or a folder that cannot be
-            written to.
     """
     for name in explainers:
         if name not in EXPLAINERS:

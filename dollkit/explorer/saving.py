@@ -60,11 +60,7 @@ def save_picture(source: Source, view: View, dark: bool = False) -> tuple[Path, 
 
 
 def rules_table(source: Source, corrected: Mapping[str, Cut]) -> pd.DataFrame:
-    """Columns finding, rule, smooth: corrected findings, those the run has rules for, ``other``.
-
-    Raises:
-        InputError: cuts with more than one `ignore`: a run has one for all findings.
-    """
+    """Columns finding, rule, smooth: corrected findings, those the run has rules for, ``other``."""
     ignore_of(source, corrected)
     own = source.distil.thresholds
     named = [f for f in PATHOLOGIES if f in corrected or (isinstance(own, Mapping) and f in own)]
@@ -94,10 +90,6 @@ def save_thresholds(source: Source, corrected: Mapping[str, Cut], name: str) -> 
     Args:
         corrected: finding to its cut; findings not in it keep the run's.
         name: of the new profile, or of the file.
-
-    Raises:
-        InputError: nothing was corrected, a bad name, a profile of that name that was not written
-            by this function, or a folder that cannot be written to.
     """
     if not corrected:
         raise InputError("no threshold was changed: move a slider first")

@@ -112,9 +112,6 @@ def open_run(profile: str, n_films: int, folder: Path | None = None) -> Source:
         profile: name of the run; "": the one whose labels were made last.
         n_films: most films of each set, at least 1.
         folder: for maps and exports; default ``runs/<profile>/explorer``.
-
-    Raises:
-        InputError: no such run, its labels or what they were made of are missing or incomplete.
     """
     _at_least_one(n_films)
     profile = profile or newest()
@@ -147,11 +144,7 @@ def open_run(profile: str, n_films: int, folder: Path | None = None) -> Source:
 
 
 def newest() -> str:
-    """Name of the run whose labels were made last.
-
-    Raises:
-        InputError: no run here has labels.
-    """
+    """Name of the run whose labels were made last."""
     made = {
         f.parent.parent: f.stat().st_mtime_ns for f in paths.runs().glob(f"*/labels/{MANIFEST}")
     }
@@ -176,9 +169,6 @@ def open_labels(
         n_films: most films, at least 1.
         films: the film store; default: the one that was built inside the label store.
         folder: for maps and exports; default ``<path>/explorer``.
-
-    Raises:
-        InputError: no label or film store there, other films, or other classifiers.
     """
     _at_least_one(n_films)
     store = open_store(path / "films" if films is None else films)

@@ -41,9 +41,6 @@ def open_films(films: Path, built: Path, size: int | None, workers: int | None =
         built: where to build the store of a folder; one that still stands is kept.
         size: side in pixels; of a packed store its own or None, of a folder 224 if None.
         workers: decoding threads.
-
-    Raises:
-        InputError: no such folder, no image there, another size, or an image that cannot be read.
     """
     if not films.is_dir():
         raise InputError(f"{films}: no such folder: give a folder of images or a film store")
@@ -91,9 +88,6 @@ def read_states(path: Path, store: Store) -> States:
     Columns: ``image`` (the film's `image_id`, or its path below the folder), any of the 14
     findings, and such columns as a folder's ``films.csv`` may have, which are not read. A film
     without a row, or a finding without a column, is not mentioned.
-
-    Raises:
-        InputError: no such file, an unknown column, value or film, or a film with two rows.
     """
     table = read_csv(path, ("image",), hint=HINT)
     columns = [c for c in table.frame.columns if c in FINDINGS]

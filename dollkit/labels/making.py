@@ -40,11 +40,7 @@ PARTS = "parts"
 
 
 def find_classifiers(folders: Sequence[Path]) -> dict[str, Path]:
-    """Folders of trained classifiers by name: those given, or all just below one given.
-
-    Raises:
-        InputError: no such folder, no classifier there, or two of one name.
-    """
+    """Folders of trained classifiers by name: those given, or all just below one given."""
     found: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -62,11 +58,7 @@ def find_classifiers(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def settings(kind: type[Any], given: Sequence[str], what: str) -> Any:
-    """A settings class from ``name=value`` texts, each value of its default's type.
-
-    Raises:
-        InputError: an unknown name, or a value of another type.
-    """
+    """A settings class from ``name=value`` texts, each value of its default's type."""
     known = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
     values: dict[str, Any] = {}
     for text in given:
@@ -126,10 +118,6 @@ def make(
 
     Returns:
         The label store, with ``positives`` and ``source`` in its `meta`; None after a `part`.
-
-    Raises:
-        InputError: something given is not there or does not fit, no film has a positive finding,
-            or `out` holds labels made in another way.
     """
     folders = find_classifiers(classifiers)
     try:

@@ -116,10 +116,6 @@ def read(path: Path | str) -> dict[str, dict[str, float | str]]:
 
     Returns:
         ``{"thresholds": {finding: rule}, "smooths": {finding: sigma}}``.
-
-    Raises:
-        InputError: no such file, no CSV, a column is missing, a finding stands there twice or is
-            unknown, or a value is wrong.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)

@@ -59,9 +59,6 @@ def score(
 
     Returns:
         Table of `localisation.table`, 1,000 bootstraps over patients.
-
-    Raises:
-        InputError: something given is not there or does not fit, or no film has a mask.
     """
     if not 0 <= cutoff < 1:
         raise InputError(f"parameter 'cutoff' is {cutoff}: it must lie in [0, 1)")

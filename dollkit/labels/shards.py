@@ -59,8 +59,6 @@ def write_shard(
         maps: (len(pairs), S, S) in [0, 1], kept as float16; None: not kept.
 
     Raises:
-        InputError: an unknown finding, a label that stands there twice, or the folder cannot be
-            written.
         ValueError: shapes or values that are not those above.
     """
     if len(labels) != len(pairs) or not len(pairs) or labels.ndim != 3:

@@ -110,7 +110,6 @@ class LabelStore:
 
         Raises:
             IndexError: no such pair.
-            InputError: its bytes are damaged.
         """
         n = len(self.pairs)
         if not -n <= pair < n:
@@ -146,11 +145,7 @@ class LabelStore:
         return out
 
     def for_image(self, image_id: str) -> dict[str, U8]:
-        """Labels of one film: finding -> (S, S) uint8 in {0, 1, 255}.
-
-        Raises:
-            InputError: no label of a film of that name.
-        """
+        """Labels of one film: finding -> (S, S) uint8 in {0, 1, 255}."""
         if image_id not in self._images:
             raise InputError(f"{self.path}: no label of film {image_id!r}: see pairs.csv there")
         pairs = self._images[image_id]
@@ -202,10 +197,6 @@ def merge(shards: list[Path], out: Path, meta: Mapping[str, Any]) -> LabelStore:
         shards: files of `write_shard`, in the order that their labels are to have.
         out: folder of the store; an older one in it stays whole until the new one is.
         meta: JSON-able account of what made the labels; with ``size``.
-
-    Raises:
-        InputError: a shard is missing, unreadable or of another kind than the first, a film
-            stands in two of them, or `out` cannot be written.
     """
     merge_into(shards, Path(out), meta)
     return open(out)
@@ -218,10 +209,6 @@ def open(path: Path | str, verify: bool = False, films: Store | None = None) -> 
         path: its folder.
         verify: also hash the planes and maps (reads all of them); the table is always hashed.
         films: the film store; with it, that the labels were made of these films is checked.
-
-    Raises:
-        InputError: not a label store, a file of it is missing, cut off or changed, an unknown
-            finding, or other films.
     """
     path = Path(path)
     try:

@@ -30,9 +30,6 @@ def by_finding(store: LabelStore, findings: Sequence[str] = FINDINGS) -> pd.Data
     ran out first); ``area`` and ``ignored``, median shares of the film, of labels that are not
     all ignored; ``error50``, ``error90``, ``error99``, quantiles of the completeness error. NaN
     where an explainer has no such number.
-
-    Raises:
-        InputError: the store's table lacks areas.
     """
     pairs = store.pairs
     for column in ("area", "ignored"):

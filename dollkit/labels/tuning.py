@@ -49,9 +49,6 @@ def tune(
     Returns:
         Columns finding, rule, smooth, iou (of the label, mean over tuning films), iou_otsu (the
         same under Otsu's rule), n; one row per finding, then ``other``.
-
-    Raises:
-        InputError: no mask at all to tune on.
     """
     seen = truth.reshape(len(truth), -1).any(1) if len(truth) else np.zeros(0, bool)
     if not seen.any():

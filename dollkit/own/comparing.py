@@ -58,9 +58,6 @@ def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
 
     Returns:
         One sentence on what the comparison can be expected to tell.
-
-    Raises:
-        InputError: too few patients, or a part (of a fold, or of the table's split) without films.
     """
     patients = films["patient_id"].nunique()
     if not compare:
@@ -115,11 +112,7 @@ def _parts_told(films: pd.DataFrame, wanted: str) -> str:
 def check_starts(
     arms: Sequence[str], predict_with: str, lrs: Sequence[float], seeds: Sequence[int]
 ) -> None:
-    """Whether the starts to compare and the one that draws go together, before anything starts.
-
-    Raises:
-        InputError: an unknown start, one named twice, or nothing to run.
-    """
+    """Whether the starts to compare and the one that draws go together, before anything starts."""
     for arm in arms:
         if arm not in STARTS:
             raise InputError(f"parameter 'arms' names {arm!r}: use some of {', '.join(STARTS)}")
@@ -139,9 +132,6 @@ def setup(
 
     Args:
         digest: of the store of films with masks.
-
-    Raises:
-        InputError: an unknown arm, or weights that do not fit.
     """
     first = encoder_of(folders)
     config = {"encoder": first["architecture"], "depth": depth, "activation": first["activation"]}
@@ -162,9 +152,6 @@ def compare(
 
     Returns:
         Frames ``cases``, ``curves``, ``selection``, ``runs``; written to `folder` too.
-
-    Raises:
-        InputError: too few films, or parameters that do not go together.
     """
     films, folds = of.data.films, of.folds
     most = min(len(finetuning.split(films, f, 0, of.n_valid, 0).pool) for f in folds)
@@ -203,9 +190,6 @@ def final(
 
     Returns:
         `folder`; and the ids of the films whose masks it saw.
-
-    Raises:
-        InputError: an unknown arm.
     """
     if arm not in of.starts:
         raise InputError(f"parameter 'predict_with' is {arm!r}: use one of {', '.join(of.starts)}")

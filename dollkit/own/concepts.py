@@ -57,9 +57,6 @@ def concept(name: str, given: Mapping[str, Sequence[str]] | None = None) -> Conc
         name: of the class, such as ``left lung``.
         given: class to coding scheme, value and meaning, such as ``{"aortic arch": ["SCT",
             "57034009", "Aortic arch"]}``; they come first.
-
-    Raises:
-        InputError: a class that has no code here, or a code that is not three texts.
     """
     own = {words(k): v for k, v in (given or {}).items()}
     plain = words(name)

@@ -46,10 +46,6 @@ def check(folder: Path, names: Sequence[str], classes: Sequence[str],
 
     Returns:
         The concept of each class.
-
-    Raises:
-        InputError: a film that is no DICOM file or lacks the identifiers that a segmentation
-            refers to, or a class without a code.
     """
     found = [concept(name, given) for name in classes]
     others = [name for name in names if not is_dicom(folder / name)]
@@ -90,9 +86,6 @@ def encode(
         classes: segment labels.
         concepts: from `check`.
         network: fingerprint of the weights.
-
-    Raises:
-        InputError: a film that highdicom refuses.
     """
     film = _header(source)
     algorithm = hd.AlgorithmIdentificationSequence(

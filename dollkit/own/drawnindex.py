@@ -29,9 +29,6 @@ def write(journal: Journal, there: Sequence[str], head: Mapping[str, Any]) -> pd
 
     Returns:
         The table, `COLUMNS`.
-
-    Raises:
-        InputError: the folder cannot be written.
     """
     out = journal.out
     rows = [row for name in there for row in journal.rows.get(name, ())]

@@ -61,10 +61,6 @@ def renamed(path: Path, columns: Mapping[str, str]) -> tuple[str, set[str]]:
         path: the file.
         columns: column of the file to what it is; "" leaves it out, `LIST` is a column that names
             a film's findings (``Effusion|Mass``), whose names may be mapped like columns.
-
-    Raises:
-        InputError: no table, a mapping that maps nothing, a column that looks like a finding and
-            is none, or no finding at all.
     """
     table = read_csv(path, hint=HINT)
     listed = [

@@ -92,11 +92,7 @@ class Journal:
             return False  # gone since the folder was listed: reading it will say so
 
     def guard(self, files: Iterable[str]) -> None:
-        """Refuse to write over what is not as it was written.
-
-        Raises:
-            InputError: the first such file, how many more, and what to do.
-        """
+        """Refuse to write over what is not as it was written."""
         found = [file for file in files if self._foreign(file)]
         if found:
             more = f" (and {len(found) - 1} more)" if found[1:] else ""
@@ -113,10 +109,6 @@ class Journal:
         Args:
             asked: files to write, of the films `names`.
             there: all films.
-
-        Raises:
-            InputError: films that are still there and not among `names` have masks of another
-                network: one index cannot speak of both.
         """
         keep = set(asked) | {r["mask"] for name in there for r in self.rows.get(name, ())}
         old = [file for file, one in self.files.items() if one.to == to and file not in keep]
@@ -166,11 +158,7 @@ class Journal:
     def write(
         self, name: str, state: State, rows: Rows, made: Mapping[str, bytes], to: str
     ) -> None:
-        """Write the files of a film and note it as done.
-
-        Raises:
-            InputError: the folder cannot be written.
-        """
+        """Write the files of a film and note it as done."""
         sums = {file: [hashlib.sha256(data).hexdigest()] for file, data in made.items()}
         try:
             # First: a file written and not noted would be taken for somebody's own.

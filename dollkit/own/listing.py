@@ -38,10 +38,6 @@ def files_below(folder: Path) -> list[str]:
     """All files below a folder by relative path, with slashes; hidden ones and litter left out.
 
     Links to folders are not followed. One that leads to what is listed anyway is passed over.
-
-    Raises:
-        InputError: no such folder, or one below it that cannot be read or is a link that leads
-            elsewhere.
     """
     try:
         there = folder.is_dir()
@@ -62,11 +58,7 @@ def files_below(folder: Path) -> list[str]:
 
 
 def films_below(folder: Path) -> list[str]:
-    """Films below a folder by relative path: files with an image's ending, and DICOM without.
-
-    Raises:
-        InputError: no such folder, no film in it, or two films that would share a mask's name.
-    """
+    """Films below a folder by relative path: files with an image's ending, and DICOM without."""
     found = [
         name
         for name in files_below(folder)
@@ -86,11 +78,7 @@ def films_below(folder: Path) -> list[str]:
 
 
 def chosen(names: Sequence[str], wanted: Iterable[str], folder: Path) -> list[str]:
-    """The films that someone names, by relative path with or without ending; none: all.
-
-    Raises:
-        InputError: a name that no film has.
-    """
+    """The films that someone names, by relative path with or without ending; none: all."""
     by_name = {plain(name): name for name in names} | {name: name for name in names}
     spelt = Spelling(by_name)
     out: dict[str, None] = {}

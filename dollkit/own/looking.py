@@ -29,10 +29,6 @@ def at_masks(own: Own) -> tuple[pd.DataFrame, list[str]]:
     Returns:
         Per class: masks, empty (those without a pixel inside), share (of the film that the others
         cover, mean); and notes on what looks wrong.
-
-    Raises:
-        InputError: the first film or mask that cannot be read, a mask of another size, or a class
-            without a pixel inside in any mask.
     """
     table = own.task
     names = [str(name) for name in table.masks.columns]
@@ -60,11 +56,7 @@ def at_masks(own: Own) -> tuple[pd.DataFrame, list[str]]:
 
 
 def at_films(folder: Path) -> int:
-    """Decode all films of a folder, as predictions will; returns how many.
-
-    Raises:
-        InputError: the first film that cannot be read, and how many more cannot.
-    """
+    """Decode all films of a folder, as predictions will; returns how many."""
     wrong: list[str] = []
     names = films_below(folder)
     for name in tqdm(names, desc="films", unit="film", disable=None):

@@ -37,10 +37,6 @@ def read_masks(
 
     Returns:
         A column per class, in the order asked for, with a `MaskFile` or None per film of `given`.
-
-    Raises:
-        InputError: no such folder or class, no mask, a mask whose film is not there or has no
-            row, a JPEG, a second mask of a film, or a mask that is not on its film's grid.
     """
     row_of = {plain(name): i for i, name in enumerate(given)}
     in_folder = {plain(name) for name in there}

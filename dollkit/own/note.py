@@ -9,11 +9,7 @@ from dollkit.errors import InputError, brief
 
 
 def read_note(path: Path) -> tuple[tuple[str, ...], int]:
-    """Classes and size as `predict.save_note` wrote them; none and 0 without a note.
-
-    Raises:
-        InputError: a file that is no such note.
-    """
+    """Classes and size as `predict.save_note` wrote them; none and 0 without a note."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

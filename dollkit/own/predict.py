@@ -63,9 +63,6 @@ def load(folder: Path, classes: Sequence[str] = (), size: int | None = None) -> 
     Args:
         folder: with ``weights.safetensors``, ``model.json`` and ``segmenter.json``.
         classes, size: what it draws, where there is no ``segmenter.json``.
-
-    Raises:
-        InputError: no network there, or nothing says what it draws.
     """
     where = compute.device()
     net = weights.load_network(folder, where)
@@ -117,12 +114,6 @@ def predict(
         The index of the films asked for, one row per film and class: `drawnindex.COLUMNS`.
         ``area_mm2`` is blank where the film does not say its spacing; ``spacing_from`` names the
         attribute it came from. A mask corrected by hand has the numbers of what was drawn.
-
-    Raises:
-        InputError: before anything is computed: no films, an unknown name, DICOM segmentations
-            of films that are no DICOM, or of a class without code, or a corrected mask that would
-            be overwritten; later: `out` cannot be written; at the end, when all else is written:
-            films that could not be read, where nobody takes them as `failed`.
     """
     there = films_below(films)
     names = chosen(there, only, films)
@@ -208,9 +199,6 @@ def formats(
     """Formats that masks of a folder can be written in, with the films to ask for; none: all.
 
     DICOM segmentations are of DICOM films; where there is none they are left out.
-
-    Raises:
-        InputError: no format is left, or see `check`.
     """
     dicom = [name for name in films_below(films) if is_dicom(films / name)]
     found = {kind: dicom if kind == "dicom-seg" else [] for kind in to}
@@ -229,11 +217,7 @@ def check(
     films: Path, names: Sequence[str], classes: Sequence[str], to: str,
     codes: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Concept]:  # fmt: skip
-    """Whether masks of some films can be written in a format; the codes of a segmentation.
-
-    Raises:
-        InputError: an unknown format, or see `dicomseg.check`.
-    """
+    """Whether masks of some films can be written in a format; the codes of a segmentation."""
     if to not in TO:
         raise InputError(f"parameter 'to' is {to!r}: use one of {', '.join(TO)}")
     if to != "dicom-seg":

@@ -17,11 +17,7 @@ STAGE = pipeline.Stage("own", "own", NOTEBOOK)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Settings of notebook 11 by name; relative folders count from the file's own place.
-
-    Raises:
-        InputError: no such file, no mapping, an unknown name, or a value that cannot work.
-    """
+    """Settings of notebook 11 by name; relative folders count from the file's own place."""
     given = yamlfile.read(path, "lines like 'films: /data/films'", empty=True)
     values = params.resolve(params.notebooks() / NOTEBOOK, [(str(path), given, True)])
     for name in ("films", "findings", "masks", "classifiers"):
@@ -41,7 +37,6 @@ def run(settings: Mapping[str, Any]) -> Path:
         The executed notebook, ``runs/<run>/executed.ipynb``.
 
     Raises:
-        InputError: bad settings or data, in the notebook's own words; or another run is there.
         run.StageError: the notebook failed.
     """
     work = work_folder(str(settings["run"]))

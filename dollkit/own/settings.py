@@ -50,9 +50,6 @@ def check(given: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
 
     Returns:
         ``steps`` and ``doll``, each number there.
-
-    Raises:
-        InputError: one line that names the first parameter and says what to use.
     """
     for name, limit in known().items():
         if not limit.holds(given[name]):

@@ -73,9 +73,6 @@ def read(
         columns: column of the file to what it is: a name above, or "" to leave it out.
         classes: classes to segment; none: all folders there.
         folds: parts for cross-validation, if the table has no split.
-
-    Raises:
-        InputError: the first thing that is wrong, by file, row or parameter.
     """
     there = films_below(films)
     text, names = renamed(findings, columns or {})

@@ -63,11 +63,7 @@ def code_of(family: str) -> str:
 
 
 def work_folder(run: str) -> Path:
-    """``runs/<run>``: everything that is made from the films stays below it.
-
-    Raises:
-        InputError: no plain name, or that of a profile, whose run lies there.
-    """
+    """``runs/<run>``: everything that is made from the films stays below it."""
     if not re.fullmatch(r"\w[\w.+-]*", run) or (paths.PARAMS / f"{run}.yaml").is_file():
         raise InputError(f"parameter 'run' is {run!r}: use a name of letters, no profile's")
     make_writable(paths.runs() / run)
@@ -75,11 +71,7 @@ def work_folder(run: str) -> Path:
 
 
 def numbers(name: str, given: Mapping[str, int], known: Sequence[str]) -> dict[str, int]:
-    """A parameter that holds several numbers, each one there and above zero.
-
-    Raises:
-        InputError: one is missing, unknown, or not above zero.
-    """
+    """A parameter that holds several numbers, each one there and above zero."""
     for key in (*known, *given):
         if key not in given or key not in known or given[key] < 1:
             raise InputError(
@@ -114,11 +106,7 @@ def finish(folder: Path, key: str, **more: Any) -> None:
 
 
 def stores(own: Own, folder: Path, size: int) -> tuple[Store, Store]:
-    """Packed stores of the films with findings and of the films with masks.
-
-    Raises:
-        InputError: a film or mask that cannot be read, or a size that no network takes.
-    """
+    """Packed stores of the films with findings and of the films with masks."""
     if size < 32 or size % 32:
         raise InputError(f"parameter 'size' is {size}: use a multiple of 32")
     films, task = (
@@ -136,9 +124,6 @@ def train_classifiers(
     Returns:
         Folder of each, with ``weights.safetensors``, ``model.json``, ``history.csv`` and, if films
         of split ``test`` have findings, ``metrics.csv``.
-
-    Raises:
-        InputError: no or unknown architecture, or a split without films.
     """
     if not architectures:
         raise InputError("parameter 'architectures' is empty: name at least one")
@@ -166,9 +151,6 @@ def given_classifiers(folder: Path, first: str = "") -> dict[str, Path]:
     Args:
         folder: of one classifier, or of several such folders.
         first: the one whose backbone the networks take, if it is there.
-
-    Raises:
-        InputError: none there, or one that cannot be read.
     """
     found = making.find_classifiers([folder])
     for one in found.values():
@@ -208,11 +190,7 @@ def label(
     store: Store, folders: Mapping[str, Path], folder: Path, *, n_label: int, n_hold: int,
     threshold: str = "otsu", most_steps: int = 54, precision: str = "float32",
 ) -> LabelStore:  # fmt: skip
-    """DoLL labels of films of splits ``train`` and ``valid`` (notebook 03).
-
-    Raises:
-        InputError: see `labelling.make_labels`.
-    """
+    """DoLL labels of films of splits ``train`` and ``valid`` (notebook 03)."""
     how = Explain(most_steps=most_steps, precision=precision, unsettled="keep")
     cut: dict[str, Any] = dict(rules.settings(threshold))
     settings = Distil(**cut)
@@ -232,9 +210,6 @@ def pretrain(
 
     Returns:
         Folder of each pre-trained arm.
-
-    Raises:
-        InputError: an arm that no label set can teach here, or too few labelled films.
     """
     how = presets.settings("modern")
     recipe = presets.recipe(how, steps, batch, max(1, steps // 4), precision, seed)

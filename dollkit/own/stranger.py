@@ -48,9 +48,6 @@ def write_example(folder: Path, n: int = 96, masked: int = 24, size: int = 64, s
 
     Returns:
         ``films``, ``findings``, ``masks``: their paths, as text.
-
-    Raises:
-        InputError: numbers that make no example, or a folder that holds something else.
     """
     if not 8 <= masked < n or not 0 <= dicom <= masked:
         raise InputError(f"parameters n={n}, masked={masked}: use 8 <= masked < n")

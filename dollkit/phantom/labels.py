@@ -62,9 +62,6 @@ def observe_labels(
 
     Returns:
         (n, 14) int8 of 1, 0, -1 (uncertain), -2 (not mentioned).
-
-    Raises:
-        InputError: wrong shape or values.
     """
     states = np.array(true, dtype=np.int8)
     if states.ndim != 2 or states.shape[1] != len(FINDINGS):

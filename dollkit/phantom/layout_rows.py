@@ -143,9 +143,6 @@ def truth(
     Returns:
         the columns of `sample_population`, and name (of the film in the layout), number (in its
         series, from 1), folder ("Train/COVID-19" for example; "" but for COVID-QU-Ex).
-
-    Raises:
-        InputError: as `write_layout`.
     """
     n = _count(layout, n, seed, names)
     if layout == "jsrt":

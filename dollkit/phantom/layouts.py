@@ -67,9 +67,6 @@ def write_layout(
     Returns:
         one row per film: image_id (its name in the layout), files (tuple of paths from `out`, the
         film first, with "/").
-
-    Raises:
-        InputError: bad parameter, or a folder that cannot be written or is not empty.
     """
     check_layout(layout, n, size, seed, names, doubled)
     prepare_folder(out)
@@ -99,9 +96,6 @@ def write_all(
 
     Returns:
         the tables of `write_layout` one below the other, with a column layout; paths from `out`.
-
-    Raises:
-        InputError: as `write_layout` and `write_tree`.
     """
     for layout in LAYOUTS:
         check_layout(layout, n, size, seed)

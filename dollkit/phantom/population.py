@@ -74,9 +74,6 @@ def sample_population(
     Returns:
         one row per film: image_id, patient_id, study_id, view ("PA" or "AP"), sex, age, cohort,
         infection (0 or 1), and the 14 findings by name, true states 0 or 1.
-
-    Raises:
-        InputError: negative `n` or `seed`, unknown cohort.
     """
     if n < 0:
         raise InputError(f"parameter 'n' is {n}: use 0 or more films")

@@ -221,9 +221,6 @@ def render(rows: pd.DataFrame, size: int, seed: int, protocol: Protocol | None =
         size: side in pixels, a multiple of 8 from 64 to 1024.
         seed: non-negative integer.
         protocol: knobs; None for the default.
-
-    Raises:
-        InputError: bad size, or a column that is missing.
     """
     check_size(size)
     missing = [

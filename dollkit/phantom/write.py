@@ -110,9 +110,6 @@ def write_tree(
         valid_fraction: share of patients in ``valid.csv``, in [0, 1).
         cohort: see `sample_population`.
         progress: show a progress bar.
-
-    Raises:
-        InputError: bad parameter, or a folder that cannot be written or is not empty.
     """
     check_size(size)
     if not 0 <= valid_fraction < 1:

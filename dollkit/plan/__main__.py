@@ -39,9 +39,6 @@ def account(profile: str, data: Path | None, tflops: float | None = None) -> dic
         profile, data, sets, stores, notes, stages (instance to why it runs; "": up to date),
         finetuning, disk, time. Where the films do not suffice: profile, data, sets, stores and
         stop, the first reason in one line.
-
-    Raises:
-        InputError: the profile or the data cannot be read: the first reason, in one line.
     """
     known = survey(profile, data)
     plan, given, stores, stale = known.plan, known.given, known.stores, known.stale

@@ -20,9 +20,6 @@ def held(path: Path, data: str) -> list[Json]:
     Returns:
         Per family: family, least, most, took (seconds of the whole machine), stages, left_out
         (stages whose parameters are of another version, which cannot be counted).
-
-    Raises:
-        InputError: nothing was measured, or the file is no provenance of a whole run.
     """
     found, run = rates.measured(), rates.read(path)
     if found is None:

@@ -94,9 +94,6 @@ def stores_of(given: Mapping[str, Any]) -> tuple[dict[str, Films], dict[str, Fil
 
     Returns:
         Stores by name, and the tables of those that come from data sets.
-
-    Raises:
-        InputError: whatever `readers.build` would stop at before it decodes a film.
     """
     source, wanted = given["source"], given["stores"]
     check_stores(wanted, source)

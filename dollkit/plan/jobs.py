@@ -79,9 +79,6 @@ def runs_of(given: Mapping[str, Any], films: Films) -> list[tuple[cells.Cell, in
 
     A cell tries every rate with the first seed and repeats the chosen one with the others, so it
     trains ``rates + seeds - 1`` times, which `grid` counts as ``rates + seeds``.
-
-    Raises:
-        InputError: fewer films with masks than its numbers ask for.
     """
     folds, seeds, n_valid = given["folds"], given["seeds"], given["n_valid"]
     table = films.masked
@@ -116,9 +113,6 @@ def finetuning_of(instance: Instance, stores: Mapping[str, Films]) -> dict[str, 
         test), n_train, sizes, left_out (numbers of `sizes` beyond the pool), arms, cells,
         counted (cells x (rates + seeds)), trainings, done (files of finished runs that lie
         there), not_run, doubtful.
-
-    Raises:
-        InputError: the stage cannot run; its name stands first.
     """
     given, task = instance.parameters, str(instance.parameters["task"])
     try:

@@ -37,11 +37,7 @@ class Survey:
 
 
 def survey(profile: str, data: Path | None) -> Survey:
-    """Check the parameters and the data of a profile, and count its films.
-
-    Raises:
-        InputError: the profile or the data cannot work: the first reason, in one line.
-    """
+    """Check the parameters and the data of a profile, and count its films."""
     plan = pipeline.plan(profile, data)
     early.check(plan)
     given: dict[str, dict[str, Any]] = {i.name: dict(i.parameters) for i in plan}

@@ -51,10 +51,6 @@ def read(
         options: ``<data set>.<option>`` -> value, see ``python -m dollkit.data list``.
         stores: store -> data set, where several could give it; a store whose name goes with
             ``phantom`` is read from none, and has no table here.
-
-    Raises:
-        InputError: unknown source, no such folder, nothing to read there, or what a reader finds
-            wrong.
     """
     check_stores(stores)
     root = Path(data_dir)
@@ -132,9 +128,6 @@ def build(
 
     Returns:
         path of each store by name.
-
-    Raises:
-        InputError: the first thing that is wrong, as far as possible before any long work.
     """
     if size < 8 or size % 8:
         raise InputError(f"parameter 'size' is {size}: use a positive multiple of 8")

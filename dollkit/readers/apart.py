@@ -27,9 +27,6 @@ def keep_apart(tables: Mapping[str, FilmTable]) -> dict[str, FilmTable]:
 
     Returns:
         The same tables; that of ``films`` with another column ``split``, if there is need.
-
-    Raises:
-        InputError: no film is left to train on or to validate.
     """
     out = dict(tables)
     if FILMS not in out:

@@ -51,10 +51,6 @@ def build_store(
 
     Returns:
         `path`.
-
-    Raises:
-        InputError: without `skip_bad` the first bad film, missing files before any decoding;
-            or no film is left; or `path` cannot be written.
     """
     path = Path(path)
     found = lost_files(table)

@@ -64,9 +64,6 @@ def survey(
         decode: read the pixels of every film and mask too; else only names and tables.
         subset: fewer films than documented are no fault (more still are).
         workers: decoding threads; None: one per core.
-
-    Raises:
-        InputError: the data set is not there, or a table of it cannot be read at all.
     """
     tables = data_set.tables(Path(folder), options, skip_bad=True)
     root = next(iter(tables.values())).root

@@ -73,10 +73,6 @@ def read_chexlocalize(
 
     Returns:
         films in the order of the two CSV files, val first; ten mask classes.
-
-    Raises:
-        InputError: a file is missing, a column, label or path is wrong, a patient in both parts,
-            or a truth file is wrong (see `dollkit.readers.truth.load_truth`).
     """
     if truth not in KINDS:
         raise InputError(f"parameter 'truth' is {truth!r}: use one of {', '.join(KINDS)}")

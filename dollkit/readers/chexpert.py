@@ -121,11 +121,6 @@ def read_chexpert(
     Returns:
         films in the order of the two files; ``image_id`` is
         ``patient00001_study1_view1_frontal``.
-
-    Raises:
-        InputError: no such folder or CSV file, a missing column, a label outside
-            {1, 0, -1, blank}, a path of another form, a film listed twice, a patient in both
-            files, a truth file that is wrong.
     """
     if not 0 <= valid_fraction < 1:
         raise InputError(f"parameter 'valid_fraction' is {valid_fraction}: use 0 to below 1")
@@ -180,9 +175,6 @@ def prevalence(table: pd.DataFrame | Path | str) -> pd.DataFrame:
 
     Returns:
         index `FINDINGS`; int columns positive, negative, uncertain, not mentioned.
-
-    Raises:
-        InputError: the file is missing or lacks a finding, or a value is no label state.
     """
     if not isinstance(table, pd.DataFrame):
         rows = read_csv(Path(table), FINDINGS, hint=HINT)

@@ -131,10 +131,6 @@ def read_ieee8023(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]
     Returns:
         ``films``; ``image_id`` is the file's stem (with its ending where two files share one),
         ``patient_id`` is ``ieee_<patientid>``.
-
-    Raises:
-        InputError: no such file, a column or patient id is missing, a path leads elsewhere, a file
-            stands under two patients, no film is left.
     """
     bad = BadRows()
     table = read_metadata(root / "metadata.csv", bad if skip_bad else None)

@@ -93,11 +93,6 @@ def read_covid_qu_ex(
     Returns:
         ``lungs`` (class "lungs") and, if its tree is there, ``infection`` (class "infection").
         image_id is the file's stem, with the class before it where two classes share the stem.
-
-    Raises:
-        InputError: neither tree, a tree without films or with none of the population, an unknown
-            option, a tree that is there once doubled and once not, or a film of one class in two
-            splits or twice in one.
     """
     if population not in POPULATIONS:
         raise InputError(f"option population={population!r}: use {' or '.join(POPULATIONS)}")

@@ -75,9 +75,6 @@ class CsvTable:
             good: (n,) bool, one per row of `frame`.
             column: whose value is at fault.
             allowed: what may stand there, for the message.
-
-        Raises:
-            InputError: naming the first such row, if there is no `bad`.
         """
         keep = np.asarray(good, bool)
         if keep.all():
@@ -159,11 +156,6 @@ def read_csv(
         sep: separator.
         hint: what to do about a missing file or column.
         names: columns to use in place of the file's own first line, for headers that lie.
-
-    Raises:
-        InputError: no such file, not UTF-8, no table, a NUL byte, a header with semicolons or tabs
-            for commas, a column missing or there twice; without `bad` also a row with more or
-            fewer cells than the header.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")

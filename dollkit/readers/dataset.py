@@ -68,9 +68,6 @@ class DataSet:
             options: see the attribute.
             skip_bad: note wrong rows in the tables' ``bad`` instead of stopping at the first.
             more: what else its reader takes.
-
-        Raises:
-            InputError: not there, an unknown option or value, or what the reader finds wrong.
         """
         for option, value in (options or {}).items():
             if option not in self.options:

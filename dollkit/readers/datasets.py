@@ -59,11 +59,7 @@ def named(name: str) -> DataSet:
 
 
 def place(folder: Path, name: str) -> Path | None:
-    """Root of one data set in a folder or else in one of its sub-folders; None if not there.
-
-    Raises:
-        InputError: it lies in two of the sub-folders.
-    """
+    """Root of one data set in a folder or else in one of its sub-folders; None if not there."""
     data_set = DATASETS[name]
     places = sorted(p for p in folder.iterdir() if p.is_dir())
     here = data_set.find(folder)
@@ -80,22 +76,14 @@ def place(folder: Path, name: str) -> Path | None:
 
 
 def found(folder: Path) -> dict[str, Path]:
-    """Data sets in a folder or in one of its sub-folders: name -> where it was found.
-
-    Raises:
-        InputError: no such folder, or a data set lies there twice.
-    """
+    """Data sets in a folder or in one of its sub-folders: name -> where it was found."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; data/README.md shows the expected trees")
     return {name: root for name in DATASETS if (root := place(folder, name))}
 
 
 def check_stores(wanted: Mapping[str, str] | None, source: str = "") -> None:
-    """What parameter ``stores`` says of itself: known stores, and no data set beside ``phantom``.
-
-    Raises:
-        InputError: an unknown store, or a data set's name where `source` is the phantom alone.
-    """
+    """What parameter ``stores`` says of itself: known stores, and no data set beside ``phantom``."""
     for store, name in (wanted or {}).items():
         if store not in STORES:
             raise InputError(f"parameter 'stores' has no {store!r}: use {', '.join(STORES)}")
@@ -121,9 +109,6 @@ def assign(
             that is the phantom's gets no data set.
         without: pairs of a store and a data set whose copy here lacks it.
         others: sets that `PREFERRED` leaves out for a store give it too, where no other does.
-
-    Raises:
-        InputError: an unknown store, or a data set that is not there or has no such store.
     """
     check_stores(wanted)
     chosen: dict[str, str] = {}

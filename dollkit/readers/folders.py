@@ -39,9 +39,6 @@ def files_of(folder: Path | None, form: re.Pattern[str]) -> list[Found]:
     """Files of a folder whose whole name has a form, by name.
 
     Broken links count as files: they are told when they are looked for, not passed over.
-
-    Raises:
-        InputError: the folder cannot be read, or a folder in it has such a name.
     """
     if folder is None or not folder.is_dir():
         return []

@@ -96,11 +96,6 @@ def read_generalblockchain(root: Path, *, skip_bad: bool = False) -> dict[str, F
 
     Returns:
         ``infection``, ``organs`` and ``lungs``, each with the films that have such a mask.
-
-    Raises:
-        InputError: a file or column is missing, a row's numbers or paths are wrong, a film is not
-            in ``metadata.csv``, no film is left; with `skip_bad` too, a row of ``structure.csv``
-            with more or fewer cells than its header.
     """
     bad = BadRows()
     collect = bad if skip_bad else None

@@ -106,11 +106,6 @@ def read_jsrt(
 
     Returns:
         ``organs`` and ``lungs`` (both lungs as one class), same films in the order of `NAMES`.
-
-    Raises:
-        InputError: no film or no mask at all, an unknown option, a film or mask that is there
-            twice, a film with masks in both folds or in another than its split says, a clinical
-            line of another form.
     """
     if organs not in CLASSES or split not in SPLITS:
         raise InputError(

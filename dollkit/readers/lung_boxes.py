@@ -30,9 +30,6 @@ def read_lung_boxes(json_path: Path) -> pd.DataFrame:
     Returns:
         `BOX_COLUMNS`: file name of the image, ``left`` or ``right`` (the patient's), and x, y, w,
         h in pixels of the image.
-
-    Raises:
-        InputError: not such a file, or an entry that is wrong.
     """
     data = read_json(json_path)
     images = {entry["id"]: entry for entry in _entries(json_path, data, "images", ("id",))}

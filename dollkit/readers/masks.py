@@ -43,10 +43,6 @@ class Mask(Protocol):
 
         Returns:
             (h, w) uint8 in {0, 1, 255 = ignore}; h, w are the film's unless `own_grid`.
-
-        Raises:
-            InputError: a file is missing, corrupt, of a wrong size, or holds values that the data
-                set does not document.
         """
         ...
 

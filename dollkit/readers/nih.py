@@ -83,11 +83,6 @@ def read_nih(root: Path | str, *, valid_fraction: float = 0.1, skip_bad: bool = 
 
     Returns:
         films in the order of the table; ``image_id`` is ``00000001_000``.
-
-    Raises:
-        InputError: a table or list is missing or has another header, a value that NIH does not
-            use, a film twice, in neither list or in both, a patient in both lists, a box of a
-            film that is not listed or on a film that is not square.
     """
     if not 0 <= valid_fraction < 1:
         raise InputError(f"parameter 'valid_fraction' is {valid_fraction}: use 0 to below 1")

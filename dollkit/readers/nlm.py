@@ -74,10 +74,6 @@ def read_montgomery_set(root: Path, *, skip_bad: bool = False) -> dict[str, Film
 
     Returns:
         ``lungs``, one class "lungs"; films by id.
-
-    Raises:
-        InputError: no film, a film or mask that is there twice, or a film that is both normal and
-            not.
     """
     bad = BadRows()
     images = locate_montgomery(root)

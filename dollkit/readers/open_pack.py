@@ -91,9 +91,6 @@ def read_films(
         data_dir: folder with ``images.csv``.
         splits: folder of the split CSV files; None: the repository's ``data/splits``.
         skip_bad: note wrong rows in ``bad`` and go on.
-
-    Raises:
-        InputError: a file or column is missing, or the split does not match the pack.
     """
     root, bad = Path(data_dir), BadRows()
     notes = bad if skip_bad else None
@@ -154,9 +151,6 @@ def read_task(
         task: lungs, infection or organs.
         splits: folder of the split CSV files; None: the repository's ``data/splits``.
         skip_bad: note wrong rows in ``bad`` and go on.
-
-    Raises:
-        InputError: unknown task, a file or column is missing, or the folds do not match the pack.
     """
     root, bad = Path(data_dir), BadRows()
     images, masks, patient_of = _task_images(root, task, bad if skip_bad else None)
@@ -188,9 +182,6 @@ def boxes(data_dir: Path | str, bad: BadRows | None = None) -> pd.DataFrame:
     Args:
         data_dir: folder of the pack.
         bad: where wrong rows go; None: the first is an error.
-
-    Raises:
-        InputError: a file or column is missing, or a label without counterpart.
     """
     root = Path(data_dir)
     parts = []

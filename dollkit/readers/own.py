@@ -85,10 +85,6 @@ def read_own(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
     Returns:
         ``films``, and ``lungs``, ``infection``, ``organs`` if at least one film has such a mask;
         ``image_id`` is the path without ending, ``__`` for ``/``.
-
-    Raises:
-        InputError: no table, a misspelt column, a wrong value, a path that leads elsewhere, two
-            rows of one film, a patient in two splits, an unknown mask folder.
     """
     bad = BadRows()
     table, given = _read_table(root / "films.csv", bad if skip_bad else None)

@@ -46,9 +46,6 @@ def read_masks(root: Path, names: Sequence[str], bad: BadRows | None) -> tuple[p
     Returns:
         one column per class that any film has, in the order of `CLASSES`, with a `MaskFile` or
         None per film; and the number of files below ``masks/`` that belong to no film.
-
-    Raises:
-        InputError: a folder whose name is no class, or two for one class.
     """
     folder = root / "masks"
     found: dict[str, dict[str, Path]] = {}

@@ -115,11 +115,7 @@ def phantom_films(store: str, plan: PhantomPlan, seed: int) -> tuple[pd.DataFram
 
 
 def fill_quotas(patients: pd.Series[str], quotas: Mapping[str, int]) -> npt.NDArray[np.object_]:
-    """Split of each film ("" for left out): whole patients, in order, until a split is full.
-
-    Raises:
-        InputError: too few films.
-    """
+    """Split of each film ("" for left out): whole patients, in order, until a split is full."""
     split = np.full(len(patients), "", dtype=object)
     names = iter(quotas.items())
     name, room = next(names)
@@ -158,9 +154,6 @@ def build_phantom(
 
     Returns:
         `path`.
-
-    Raises:
-        InputError: unknown store, bad size, seed or plan, or `path` cannot be written.
     """
     if store not in COHORT_OF:
         raise InputError(f"unknown store {store!r}: use one of {', '.join(COHORT_OF)}")

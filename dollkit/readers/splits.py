@@ -84,10 +84,6 @@ def read_split(
 
     Returns:
         `column` as str, indexed by image_id.
-
-    Raises:
-        InputError: no such file, a wrong column, a patient in two parts, films missing from it or
-            unknown to it, or another patient id.
     """
     path = Path(path)
     try:

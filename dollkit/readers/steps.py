@@ -20,11 +20,7 @@ FILM_SHARES = (0.7, 0.1, 0.2)
 
 
 def read_json(path: Path, hint: str = "fetch the file again") -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        InputError: no such file, not UTF-8, not JSON, or nested too deep to be data.
-    """
+    """What a JSON file holds."""
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:

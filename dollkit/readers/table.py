@@ -176,9 +176,6 @@ def require_positives(
         films: a films table.
         findings: names among the 14.
         split: look only there.
-
-    Raises:
-        InputError: an unknown finding, or the first without a positive.
     """
     channels = indices(findings)
     part = films if split is None else films[films["split"] == split]

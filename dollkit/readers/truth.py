@@ -68,10 +68,6 @@ def load_truth(path: Path, bad: BadRows | None = None) -> dict[str, dict[str, Ma
     Returns:
         image key (``patient64541_study1_view1_frontal``, lateral films too) -> finding -> mask.
         A key without an entry for a finding has no mask of it.
-
-    Raises:
-        InputError: no such file, not JSON, not one object; without `bad` also the first key that
-            stands there twice or of which form, finding, size, run lengths or contours are wrong.
     """
     data = _parse(path)
     out: dict[str, dict[str, Mask]] = {}
@@ -100,10 +96,6 @@ def truth_masks(
         films: films table; ``image_id`` is looked up.
         truth: of `load_truth`; path: its file.
         listed: all image ids that belong to it, films that were left out included.
-
-    Raises:
-        InputError: not one of its keys is listed, so that it belongs to other films (noted in
-            `bad` if given).
     """
     if truth and not any(key in listed for key in truth):
         fault = f"none of its {len(truth)} keys is a listed film (first: {next(iter(truth))!r})"

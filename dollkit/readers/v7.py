@@ -84,10 +84,6 @@ def read_v7(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
 
     Returns:
         ``lungs``; ``image_id`` is the number of the annotation file.
-
-    Raises:
-        InputError: a mask without or with a wrong annotation file, other codes in
-            ``class_mapping.csv``, no film is left.
     """
     bad = BadRows()
     _check_codes(root / MASKS / "class_mapping.csv")

@@ -64,10 +64,6 @@ def on_shared_films(
     Args:
         a, b: per-case rows.
         names: the profiles.
-
-    Raises:
-        InputError: no film in common; or a film that has another patient, fold, class or true
-            area there, so that it is not the same film or not tested after the same training.
     """
     films = [_films(rows) for rows in (a, b)]
     keys = [f[FILM[:2]].drop_duplicates() for f in films]
@@ -135,9 +131,6 @@ def transfer(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str]) -> pd.Dat
         `TRANSFER_COLUMNS`: mIoU of each; difference (a - b) with 95 % interval and p of the crossed
         random-effects design over seeds and patients; p_holm over all rows but `CONTROLS`; same:
         share of rows (film, class, seed) whose tp, fp and fn are equal; films, patients, seeds.
-
-    Raises:
-        InputError: no setting in common.
     """
     cells = _cells(a), _cells(b)
     rows: list[dict[str, object]] = []
@@ -239,11 +232,7 @@ def _control_note(frame: pd.DataFrame) -> str:
 
 
 def write(a: str, b: str, folder: Path) -> list[Path]:
-    """Write ``<a>_<b>`` (paired arms) and ``<a>_<b>_gains`` as CSV, Markdown and LaTeX.
-
-    Raises:
-        InputError: see `load`, `on_shared_films`, `transfer`; or `folder` cannot be written.
-    """
+    """Write ``<a>_<b>`` (paired arms) and ``<a>_<b>_gains`` as CSV, Markdown and LaTeX."""
     if a == b:
         raise InputError(f"profile {a!r} is named twice: name two profiles")
     names = (a, b)

@@ -107,9 +107,6 @@ def figure6(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) ->
 
     Returns:
         The figure; data as `points`.
-
-    Raises:
-        InputError: no finding was both classified and judged.
     """
     data = points(classifiers, labels)
     if data.empty:

@@ -50,9 +50,6 @@ def differences(a: Path, b: Path, stages: Iterable[tuple[str, str]]) -> list[str
     Args:
         a, b: ``figures/<profile>``; without provenance there is nothing to compare.
         stages: (network, task) of those to look at.
-
-    Raises:
-        InputError: a provenance that is none.
     """
     records = _record(a), _record(b)
     lines = []

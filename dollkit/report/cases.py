@@ -72,10 +72,6 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """One CSV (plain or gzip) with its columns and ranges checked.
 
     Text columns stay text, whatever they look like ("00012" is a name, not 12).
-
-    Raises:
-        InputError: no such file, unreadable, a column missing, an unknown arm, task or tuning,
-            text where a number belongs, or an IoU, Dice or AUROC outside [0, 1].
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; run the stage that writes it")

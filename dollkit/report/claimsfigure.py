@@ -52,9 +52,6 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rows: result of `claims.evaluate`, or what ``claims.csv`` holds.
-
-    Raises:
-        InputError: a column is missing.
     """
     gone = [c for c in claims.COLUMNS if c not in rows.columns]
     if gone:

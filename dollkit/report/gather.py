@@ -29,11 +29,7 @@ COLUMNS = [*KEY, "arm", "effect", "lo", "hi", "verdict", "decides", "n_patients"
 
 
 def contrasts(profiles: Sequence[str]) -> pd.DataFrame:
-    """DoLL minus every other start, all weights tuned: `COLUMNS`, in the order of `profiles`.
-
-    Raises:
-        InputError: a profile without ``claims.csv``, or one that is damaged.
-    """
+    """DoLL minus every other start, all weights tuned: `COLUMNS`, in the order of `profiles`."""
     parts = []
     for profile in profiles:
         path = paths.figures() / profile / "claims.csv"

@@ -73,11 +73,7 @@ def shows_real_films(record: Mapping[str, Any]) -> bool:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """``provenance.json`` of a profile's folder.
-
-    Raises:
-        InputError: no such file, or not one that `provenance.write_provenance` wrote.
-    """
+    """``provenance.json`` of a profile's folder."""
     path = folder / "provenance.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -94,9 +90,6 @@ def page(folder: Path) -> str:
     Args:
         folder: ``figures/<profile>``. Figures that show real films are named and not linked,
             whether or not they lie there: the page says the same where they must not be.
-
-    Raises:
-        InputError: no claims or no provenance in it.
     """
     record = read_record(folder)
     verdicts, about = folder / "claims.csv", folder / "claims.md"

@@ -40,9 +40,6 @@ def figure_s2(labels: Path, *, profile: str) -> Drawn:
         The figure; one row for each finding that has an example: that of median IoU at matched
         area or, where no truth is known, the first. Data: finding, image_id, iou (at matched
         area; NaN without truth), n (examples), probability of each classifier.
-
-    Raises:
-        InputError: no such file, an array is missing, or no example of any pathology.
     """
     a = load_examples(labels, (*LABEL_ARRAYS, "maps", "probability", "classifiers"))
     known = bool(a["truth"].any())
@@ -159,9 +156,6 @@ def figure_s3(ablation: pd.DataFrame, losses: pd.DataFrame, *, profile: str) -> 
     Returns:
         The figure; data: panel (change, loss), row, value, lo, hi, n. Variants that change no
         map (other threshold rules) have no difference and are left out.
-
-    Raises:
-        InputError: no changed factor to show, or no row ``mean``.
     """
     changed = ablation[(ablation["factor"] != "shipped") & ablation["delta"].notna()]
     changed = changed[(changed[["delta", "delta_lo", "delta_hi"]] != 0).any(axis=1)]

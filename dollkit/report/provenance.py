@@ -29,9 +29,6 @@ def collect(run: Path, only: Collection[str] | None = None) -> dict[str, Any]:
         stages agree on); stages: instance -> parameters, inputs, seeds, precision, started,
         seconds, peak_mb (most memory held, MiB), and what differs from the environment; data
         and weights: file -> sha256; seconds (sum).
-
-    Raises:
-        InputError: no manifest, or one that is not JSON or lacks its parameters.
     """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(run.rglob("manifest.json")):
@@ -87,11 +84,7 @@ def collect(run: Path, only: Collection[str] | None = None) -> dict[str, Any]:
 
 
 def population(run: Path) -> str:
-    """Whom a run's numbers are about, one phrase: what its stores were made from.
-
-    Raises:
-        InputError: no store below ``<run>/data``.
-    """
+    """Whom a run's numbers are about, one phrase: what its stores were made from."""
     stores_of: dict[str, list[str]] = {}
     for path in sorted((run / "data").glob("*/store.json")):
         source = json.loads(path.read_text(encoding="utf-8"))["made_from"]["source"]

@@ -34,9 +34,6 @@ def renewed(text: str, folder: Path) -> str:
     Args:
         text: Markdown.
         folder: where it lies; links to files start there.
-
-    Raises:
-        InputError: a file, column, key or row that a number is said to come from is not there.
     """
     lines = []
     for number, line in enumerate(text.split("\n"), start=1):

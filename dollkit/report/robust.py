@@ -38,12 +38,7 @@ NAMES = {
 
 
 def load(run: Path, only: Collection[str] | None = None) -> pd.DataFrame:
-    """All rows of ``finetune/*/robust.csv.gz`` of a run, checked; empty if there are none.
-
-    Raises:
-        InputError: a file that cannot be read, an unknown perturbation, a blank level, a doubled
-            row, or an IoU that does not follow from its counts.
-    """
+    """All rows of ``finetune/*/robust.csv.gz`` of a run, checked; empty if there are none."""
     found = []
     for path in cases.instances(run, "finetune", "robust.csv.gz", only):
         frame = cases.read_table(path, [*CASE_COLUMNS, "level"])
@@ -79,11 +74,7 @@ class Block:
 
 
 def blocks(rows: pd.DataFrame, plain: pd.DataFrame) -> list[Block]:
-    """Perturbed rows of tuning "full", and the untouched ones that belong to them.
-
-    Raises:
-        InputError: no perturbed row, or an arm with perturbed rows alone.
-    """
+    """Perturbed rows of tuning "full", and the untouched ones that belong to them."""
     rows, plain = (f[f["tuning"] == "full"] for f in (rows, plain))
     if rows.empty:
         raise InputError(
@@ -134,9 +125,6 @@ def table(rows: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
         _hi (the arm's drop minus that of the random start: negative where the arm loses less);
         n_cases (films), n_patients, n_seeds. Intervals of drops: 95 %, patients and seeds both
         random (`dollkit.stats.crossed`); no correction is made for the number of rows.
-
-    Raises:
-        InputError: no perturbed row, or an arm without rows of the untouched films.
     """
     out: list[dict[str, object]] = []
     for block in blocks(rows, plain):

@@ -127,9 +127,6 @@ def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
     Returns:
         The figure; data: `tables.summarise` of the rows of `main_network`. Bands: 95 % bootstrap
         intervals over patients.
-
-    Raises:
-        InputError: no arm was trained with several sizes.
     """
     kept = several_sizes(cases)
     if kept.empty:

@@ -110,9 +110,6 @@ class Checkpoint:
 
         Returns:
             Steps done already; 0 without a checkpoint, or if other settings made it.
-
-        Raises:
-            InputError: the file cannot be read.
         """
         state = self._read()
         if state is None:

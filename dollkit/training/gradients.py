@@ -56,9 +56,6 @@ class Gradients:
 
         Returns:
             The loss of the batch, a detached scalar.
-
-        Raises:
-            InputError: memory runs out with one film at once.
         """
         films = len(batch[0])
         if self._buffers:

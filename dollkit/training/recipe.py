@@ -37,9 +37,6 @@ class Recipe:
         at_once: most films in one pass; a larger batch is accumulated. 0: the whole batch, and
             half of it each time that memory runs out.
         seed: of batch order, augmentation and dropout.
-
-    Raises:
-        InputError: a value out of its range; the line names it.
     """
 
     steps: int

@@ -46,10 +46,6 @@ def export(
 
     Returns:
         `out`.
-
-    Raises:
-        InputError: unknown format or finding, no such label, other films, or `out` is not empty
-            or cannot be written.
     """
     out = Path(out)
     if to not in FORMATS:

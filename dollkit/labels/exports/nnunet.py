@@ -111,9 +111,6 @@ def check(folder: Path) -> int:
 
     Returns:
         number of training cases.
-
-    Raises:
-        InputError: the first rule that is broken.
     """
 
     def require(good: bool, what: str) -> None:

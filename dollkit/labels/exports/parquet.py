@@ -36,11 +36,7 @@ table. Films' own splits are known only if films were exported; else all is `tra
 
 
 def write(chosen: Selection, out: Path) -> str:
-    """Write ``data/``; returns the card's section.
-
-    Raises:
-        InputError: pyarrow is not installed.
-    """
+    """Write ``data/``; returns the card's section."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -74,11 +74,7 @@ def write_png(pixels: U8, path: Path | IO[bytes]) -> None:
 
 
 def file_names(image_ids: Sequence[str]) -> dict[str, str]:
-    """A file name without ending for each film: letters, digits, ``.``, ``_`` and ``-`` only.
-
-    Raises:
-        InputError: two films would have one name.
-    """
+    """A file name without ending for each film: letters, digits, ``.``, ``_`` and ``-`` only."""
     out: dict[str, str] = {}
     taken: dict[str, str] = {}
     for image_id in image_ids:
