@@ -83,7 +83,7 @@ def found(folder: Path) -> dict[str, Path]:
 
 
 def check_stores(wanted: Mapping[str, str] | None, source: str = "") -> None:
-    """What parameter ``stores`` says of itself: known stores, and no data set beside ``phantom``."""
+    """What parameter ``stores`` says of itself: known stores, no data set beside ``phantom``."""
     for store, name in (wanted or {}).items():
         if store not in STORES:
             raise InputError(f"parameter 'stores' has no {store!r}: use {', '.join(STORES)}")

@@ -3,19 +3,16 @@
 Findings of one film overlap, and a pixel of an nnU-Net label file holds one integer; its regions
 nest labels but cannot hold any overlap of 14. So each finding is a data set of its own, with 0
 background, 1 finding, 2 ``ignore``: the name and the highest value that nnU-Net gives a partial
-loss to. `check` holds a folder against nnU-Net's rules (its documentation of the data set format
-and of the ignore label).
+loss to (its documentation of the data set format and of the ignore label).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dollkit.errors import InputError
 from dollkit.findings import FINDINGS, NEGATIVE, NOT_MENTIONED
@@ -43,8 +40,6 @@ def write(chosen: Selection, out: Path) -> str:
         if cases:
             folder = out / f"Dataset{FIRST + FINDINGS.index(finding):03d}_DoLL_{_camel(finding)}"
             _write_one(chosen, finding, cases, folder)
-            if chosen.films is not None:
-                check(folder)
     return FILES
 
 
@@ -104,48 +99,3 @@ def _write_one(
 
 def _json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def check(folder: Path) -> int:
-    """Hold a data set folder against nnU-Net v2's rules for raw data.
-
-    Returns:
-        number of training cases.
-    """
-
-    def require(good: bool, what: str) -> None:
-        if not good:
-            raise InputError(f"{folder}: {what}: nnU-Net would refuse it; export it again")
-
-    require(bool(re.fullmatch(r"Dataset\d{3}_\w+", folder.name)), "is not named DatasetNNN_Name")
-    try:
-        given = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError(f"{folder}/dataset.json: missing or no JSON: export it again") from None
-    for key in ("channel_names", "labels", "numTraining", "file_ending"):
-        require(key in given, f"dataset.json lacks {key!r}")
-    ending, labels = given["file_ending"], dict(given["labels"])
-    require(ending in (".png", ".bmp", ".tif"), f"file ending {ending!r} is none of its 2D formats")
-    require(labels.get("background") == 0, "label 'background' is not 0")
-    values = list(range(len(labels)))
-    require(sorted(labels.values()) == values, "labels are not consecutive integers from 0")
-    require(labels.get("ignore", values[-1]) == values[-1], "label 'ignore' is not the highest")
-    channels = sorted(given["channel_names"])
-    require(channels == [str(c) for c in range(len(channels))], "channels are not '0', '1', ...")
-    images = {f.name for f in (folder / "imagesTr").glob(f"*{ending}")}
-    cases = sorted({name.removesuffix(ending)[:-5] for name in images})
-    wanted = {f"{case}_{int(c):04d}{ending}" for case in cases for c in channels}
-    require(images == wanted, "imagesTr holds other files than <case>_0000.png for each channel")
-    require(len(cases) == given["numTraining"], f"{len(cases)} cases, not {given['numTraining']}")
-    for case in cases:
-        path = folder / "labelsTr" / f"{case}{ending}"
-        require(path.is_file(), f"labelsTr lacks {path.name}")
-        with Image.open(path) as opened:
-            label = np.asarray(opened)
-        require(label.ndim == 2, f"{path.name} has colours")
-        require(set(np.unique(label).tolist()) <= set(values), f"{path.name} holds other labels")
-        for channel in channels:
-            with Image.open(folder / "imagesTr" / f"{case}_{int(channel):04d}{ending}") as image:
-                same = image.size == (label.shape[1], label.shape[0])
-            require(same, f"{path.name} is not of its image's size")
-    return len(cases)
