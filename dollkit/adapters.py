@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from dollkit.armnames import TUNINGS as TUNINGS
+from dollkit.armnames import TUNINGS
 from dollkit.errors import InputError
 
 RANK = 4

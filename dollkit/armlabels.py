@@ -22,7 +22,8 @@ from dollkit import weights
 from dollkit.armnames import OWN_LABELS
 from dollkit.classifiers import load_classifiers
 from dollkit.errors import InputError
-from dollkit.labelling import Explain, make_labels
+from dollkit.explaining import Explain
+from dollkit.labelling import make_labels
 from dollkit.labels import Distil
 from dollkit.labels.store import LabelStore
 from dollkit.machine import sha256

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dollkit import adapters
+from dollkit.armnames import TUNINGS
 from dollkit.errors import InputError
 from dollkit.finetuning import split
 
@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 def tunings_of(
     arms: Sequence[str], tunings: Mapping[str, Sequence[str]], lrs: Mapping[str, Sequence[float]]
 ) -> dict[str, tuple[Sequence[str], Sequence[float]]]:
-    """Every tuning that has arms, with them and its learning rates, in `adapters.TUNINGS`' order.
+    """Every tuning that has arms, with them and its learning rates, in `TUNINGS`' order.
 
     Args:
         arms: starts that are tuned in full.
@@ -40,7 +40,7 @@ def tunings_of(
         lrs: grid of peak learning rates of each tuning, the same for all of its arms; ``other``
             is for tunings without their own.
     """
-    known = {"tunings": adapters.TUNINGS[1:], "lrs": (*adapters.TUNINGS, OTHER)}
+    known = {"tunings": TUNINGS[1:], "lrs": (*TUNINGS, OTHER)}
     for name, given in (("tunings", tunings), ("lrs", lrs)):
         for tuning in given:
             if tuning not in known[name]:
@@ -49,7 +49,7 @@ def tunings_of(
                 )
     wanted = {"full": arms, **tunings}
     out: dict[str, tuple[Sequence[str], Sequence[float]]] = {}
-    for tuning in adapters.TUNINGS:
+    for tuning in TUNINGS:
         if wanted.get(tuning):
             rates = lrs.get(tuning, lrs.get(OTHER, ()))
             if not rates:

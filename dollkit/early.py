@@ -119,14 +119,14 @@ def _imagenet(source: str, architecture: str) -> None:
 
 
 def _labels(given: Mapping[str, Any]) -> None:
-    from dollkit import labelling
     from dollkit.attribution import engine
+    from dollkit.explaining import Explain
     from dollkit.labels import Distil, rules
 
     asked = ("max_error", "most_steps", "budget_mb", "unsettled", "mode")
     limits = {name: given[name] for name in asked}
     path = [given[name] for name in ("explainer", "baseline", "steps", "rule", "precision")]
-    labelling.Explain(*path, **limits)
+    Explain(*path, **limits)
     engine.check(*(given[name] for name in ("steps", "rule", "max_error", "most_steps", "mode")))
     names = ("part", "percentile", "trust", "smooth", "guide", "ignore")
     cut: dict[str, Any] = {**rules.settings(given["threshold"]), **{n: given[n] for n in names}}

@@ -28,7 +28,7 @@ from dollkit.losses import IGNORE
 from dollkit.parts import Part
 from dollkit.store import Store
 
-__all__ = ["Explain", "Rows", "batches", "fingerprint", "make_labels", "rows_to_label"]
+__all__ = ["Rows", "batches", "fingerprint", "make_labels", "rows_to_label"]
 
 log = logging.getLogger(__name__)
 Rows = npt.NDArray[np.int64]

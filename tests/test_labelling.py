@@ -16,9 +16,9 @@ from torch import nn
 from dollkit import compute, labelling
 from dollkit.classifiers import create
 from dollkit.errors import InputError
-from dollkit.explaining import Explained, explain_all, pair_settled
+from dollkit.explaining import Explain, Explained, explain_all, pair_settled
 from dollkit.findings import FINDINGS
-from dollkit.labelling import Explain, make_labels
+from dollkit.labelling import make_labels
 from dollkit.labels import Distil
 from dollkit.losses import IGNORE
 from dollkit.parts import Done, Part

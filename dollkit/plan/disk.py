@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dollkit import adapters, networks
-from dollkit.armnames import OWN_LABELS
+from dollkit import networks
+from dollkit.armnames import OWN_LABELS, TUNINGS
 from dollkit.machine import Json
 from dollkit.pipeline import Instance
 from dollkit.plan.films import Films
@@ -55,7 +55,7 @@ def artefact_bytes(
         # Of each arm and tuning one network is kept; in full only under `full`, taken as a tenth
         # under the others.
         kept = {(cell.arm, cell.tuning) for cell, _, _ in found if cell.n_train == given["n_train"]}
-        share = sum(1.0 if tuning == adapters.TUNINGS[0] else 0.1 for _, tuning in kept)
+        share = sum(1.0 if tuning == TUNINGS[0] else 0.1 for _, tuning in kept)
         return sum(n for _, _, n in found) * each + int(4 * _numbers(given) * share)
     return 0
 
