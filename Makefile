@@ -40,11 +40,11 @@ knobs:
 	@test -z '$(DATA)' || test -d '$(DATA)' || { echo "DATA=$(DATA): no such folder; data/README.md shows the expected tree" >&2; exit 2; }
 
 reproduce: knobs $(STAMP)
-	@$(PY) -m dollkit.reproduce --profile '$(PROFILE)' --data '$(DATA)' --jobs '$(JOBS)' --device '$(DEVICE)' \
+	@$(PY) -m dollkit.workflow.reproduce --profile '$(PROFILE)' --data '$(DATA)' --jobs '$(JOBS)' --device '$(DEVICE)' \
 	  --executor '$(EXECUTOR)' --threads '$(CPUS)' $(ARGS)
 
 plan: knobs $(STAMP)
-	@$(PY) -m dollkit.plan --profile '$(PROFILE)' --data '$(DATA)'
+	@$(PY) -m dollkit.workflow.plan --profile '$(PROFILE)' --data '$(DATA)'
 
 # Every part runs, whatever failed before it; the last line names the parts that failed.
 test: QUICK := -m 'not slow'
@@ -54,6 +54,7 @@ test test-all: $(DEV_STAMP)
 	part 'ruff check' $(VENV)/bin/ruff check .; \
 	part 'ruff format' $(VENV)/bin/ruff format --check .; \
 	part mypy $(VENV)/bin/mypy; \
+	part lint-imports $(VENV)/bin/lint-imports; \
 	part pytest env OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal $(QUICK); \
 	part end_to_end.sh tests/end_to_end.sh $(PY); \
 	test -z "$$failed" || { echo "make $@ failed in: $$failed" >&2; exit 1; }
@@ -67,7 +68,7 @@ test-browser: $(DEV_STAMP)
 
 # All of them, unless the user names some: the default of PROFILE is not meant.
 verify: $(STAMP)
-	@$(PY) -m dollkit.verify $(if $(filter-out file,$(origin PROFILE)),$(PROFILE))
+	@$(PY) -m dollkit.report.verify $(if $(filter-out file,$(origin PROFILE)),$(PROFILE))
 
 # Warnings of Python and of mkdocs (a link that leads nowhere) are errors.
 docs: knobs $(DEV_STAMP)
@@ -75,7 +76,7 @@ docs: knobs $(DEV_STAMP)
 	@echo 'site/index.html opens in a browser; with search: $(PY) -m http.server --directory site'
 
 bench: $(STAMP)
-	$(PY) -m dollkit.bench
+	$(PY) -m benchmarks
 
 # The quickstart beside its table of contents; all of the repository, so that links out of notebooks/
 # lead somewhere. The layout is a workspace of its own in runs/lab/: it

@@ -1,5 +1,5 @@
 # Which notebook, with which parameters, makes which artefact. The stages stand in
-# dollkit/pipeline.py; each instance of a profile becomes one rule here. `make reproduce` calls
+# dollkit/workflow/stages.py; each instance of a profile becomes one rule here. `make reproduce` calls
 # this; on a cluster, stages whose work can be shared get further rules, one for each part.
 import json
 import os
@@ -13,16 +13,16 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 from pathlib import Path
 
-from dollkit import paths, pipeline
-from dollkit.machine import cores
-from dollkit.sources import tree_state
-from dollkit.machine import sha256
+from dollkit.common import paths
+from dollkit.common.machine import cores, sha256
+from dollkit.workflow import stages
+from dollkit.workflow.sources import tree_state
 
 PROFILE = str(config.get("profile", "laptop"))
 DATA = Path(str(config["data"])).resolve() if config.get("data") else None
 WORKDIR = paths.runs() / PROFILE
-PLAN = pipeline.plan(PROFILE, DATA)
-# On a cluster: what each stage asks for, and how many jobs share its work (dollkit/cluster.py).
+PLAN = stages.plan(PROFILE, DATA)
+# On a cluster: what each stage asks for, and how many jobs share its work (dollkit/workflow/cluster.py).
 REQUESTS = json.loads(Path(config["requests"]).read_text()) if config.get("requests") else {}
 DATA_STATE = {"d_0": f"files in the data folder {tree_state(DATA)}"} if DATA else {}
 
@@ -103,7 +103,7 @@ for instance, done in [(i, d) for i in PLAN for d in parts(i)]:
         resources:
             **resources(instance.name),
         shell:
-            f"{PYTHON} -m dollkit.run {{params.instance}} --with-parent --part {{params.part}} {KNOBS} --log {{log}} --threads {{threads}}"
+            f"{PYTHON} -m dollkit.workflow.run {{params.instance}} --with-parent --part {{params.part}} {KNOBS} --log {{log}} --threads {{threads}}"
 
 
 for instance in PLAN:
@@ -136,4 +136,4 @@ for instance in PLAN:
             "evidence" if REQUESTS and instance.name in ("tables", "figures", "claims") else None
         shell:
             # Evaluated when the job runs: only what is the same for all rules may stand here.
-            f"{PYTHON} -m dollkit.run {{params.instance}} --with-parent {KNOBS} --log {{log}} --threads {{threads}}"
+            f"{PYTHON} -m dollkit.workflow.run {{params.instance}} --with-parent {KNOBS} --log {{log}} --threads {{threads}}"

@@ -21,9 +21,10 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbconvert.exporters import MarkdownExporter
 
-from dollkit import paths, pipeline
-from dollkit.errors import InputError
-from dollkit.report import index
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.report import page as index
+from dollkit.workflow import stages
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NOTICE = (
@@ -32,21 +33,17 @@ NOTICE = (
 )
 
 GROUPS = {
-    "Data": "data readers decode images findings films quality",
-    "Stores": "store storewriter npyrows npz buildkey",
-    "Phantom": "phantom",
-    "Classifiers": "classifiers augment difficulty",
-    "Explanations": "attribution baselines explaining",
-    "Labels": "labels labelling labelquality judging localisation variants",
-    "Pre-training": "pretraining presets armlabels armnames losses",
-    "Fine-tuning": "finetuning arms cells grid inventory outcome robustness",
-    "Networks": "networks adapters tuned imagenet weights",
-    "Training": "training loop compute machine metrics journal early",
-    "Evidence": "report stats compare verify labelloss show",
-    "Cost": "plan cost growth bench",
-    "Exploring": "explorer quickstart own",
-    "Cluster": "cluster parts stopping runlock trouble",
-    "Stages": "pipeline stage run reproduce params paths sources errors",
+    "Common": "common",
+    "Data": "data",
+    "Training": "training",
+    "Classifiers": "classifiers",
+    "Explanations": "explanations",
+    "Labels": "labels",
+    "Pre-training": "pretraining",
+    "Fine-tuning": "finetuning",
+    "Evidence": "report",
+    "Stages": "workflow",
+    "By hand": "interactive",
 }
 """Top-level modules and packages by the stage of the paper that they serve; the rest is "More"."""
 
@@ -136,7 +133,7 @@ def notebooks(profile: str) -> dict[str, dict[str, Path]]:
     That is each of its instances that a run of the profile has executed, or else the source.
     """
     run = paths.runs() / profile / "notebooks"
-    family = {Path(s.notebook).stem: s.family for s in pipeline.STAGES.values()}
+    family = {Path(s.notebook).stem: s.family for s in stages.STAGES.values()}
     found = {}
     for source in sorted(paths.NOTEBOOKS.glob("*.ipynb")):
         name = family.get(source.stem, source.stem)

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import nn
 
-from dollkit import compute, metrics, networks, weights
-from dollkit.armnames import OWN_LABELS, PRETRAINED
-from dollkit.augment import Augmentation, augment
-from dollkit.classifiers import load_classifier, transfer_encoder
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS, PATHOLOGIES, UNCERTAIN
+from dollkit.classifiers.model import load_classifier, load_classifiers, transfer_encoder
+from dollkit.common import compute
+from dollkit.common.arm_names import OWN_LABELS, PRETRAINED
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, PATHOLOGIES, UNCERTAIN
+from dollkit.common.machine import sha256
+from dollkit.data.images import IGNORE
+from dollkit.data.store import Store
+from dollkit.explanations.ensemble import Explain
+from dollkit.labels import Distil
+from dollkit.labels.make import make_labels
 from dollkit.labels.store import LabelStore
-from dollkit.loop import Fit, Recipe, fit, order
-from dollkit.losses import IGNORE, weighted_bce_dice
-from dollkit.store import Store
+from dollkit.training import metrics, networks, weights
+from dollkit.training.augment import Augmentation, augment
+from dollkit.training.checkpoint import Fit
+from dollkit.training.fit import fit
+from dollkit.training.losses import weighted_bce_dice
+from dollkit.training.recipe import Recipe, order
 
 STARTS = ("classifier", "random")
 REPEAT = "repeat"
@@ -266,3 +276,138 @@ def _overlap(
 
 def _mean(parts: list[npt.NDArray[np.float64]]) -> float:
     return metrics.mean_iou(np.concatenate(parts))
+
+
+# How to pre-train: a modern recipe, and that of PSSL, the predecessor whose code is public.
+#
+# The paper's own optimiser is not known to us. ``modern`` is our choice: AdamW, linear warm-up,
+# cosine. ``pssl`` takes from PaddleSeg's ``configs/pssl/stdc1_seg_pssl.yml`` (PSSL, arXiv
+# 2207.03335): SGD with momentum 0.9, rate 0.01 that stays as it is (its step decay comes after the
+# last step) and is a tenth of it in the backbone, weight decay 4e-5, cross-entropy alone,
+# background weight 0.1. Not taken over: the softmax (findings overlap), its crops, batch 96 and ten
+# passes; ours remain the clipped gradient and no weight decay of norms and biases.
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of a pre-training run that a preset decides; see `Recipe` and `losses`."""
+
+    optimizer: str
+    lr: float
+    weight_decay: float
+    background: float
+    dice: float
+    schedule: str
+    backbone: float
+
+
+PRESETS = {
+    "modern": Preset(
+        "adamw", lr=2e-3, weight_decay=1e-2, background=0.1, dice=0.5,
+        schedule="cosine", backbone=1.0,
+    ),
+    "pssl": Preset(
+        "sgd", lr=1e-2, weight_decay=4e-5, background=0.1, dice=0.0,
+        schedule="constant", backbone=0.1,
+    ),
+}  # fmt: skip
+
+
+def settings(preset: str, **given: float | str | None) -> Preset:
+    """A preset, with what is given in place of its own; None leaves it.
+
+    Args:
+        preset: name in `PRESETS`.
+        given: fields of `Preset`.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"parameter 'preset' is {preset!r}: use one of {', '.join(PRESETS)}")
+    chosen = replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    if not 0 < chosen.background <= 1:
+        raise InputError(f"parameter 'background' is {chosen.background}: it must lie in (0, 1]")
+    if not 0 <= chosen.dice < 1:  # alone it teaches nothing where a channel is empty
+        raise InputError(f"parameter 'dice' is {chosen.dice}: it must lie in [0, 1)")
+    return chosen
+
+
+def recipe(
+    chosen: Preset, steps: int, batch: int, evaluate_every: int, precision: str, seed: int
+) -> Recipe:
+    """The recipe of a pre-training run.
+
+    Args:
+        chosen: from `settings`.
+        steps, batch, evaluate_every, precision, seed: see `Recipe`.
+    """
+    own = {k: v for k, v in asdict(chosen).items() if k not in ("background", "dice")}
+    return Recipe(
+        steps=steps, batch=batch, evaluate_every=evaluate_every, precision=precision, seed=seed,
+        **own,
+    )  # fmt: skip
+
+
+# Labels of the pre-training arms that are not those of the label set.
+#
+# Each takes one thing away from DoLL and leaves the rest: films, findings, networks, steps. Arm
+# ``gradcam`` takes Integrated Gradients: Grad-CAM's coarse maps go through the same settings
+# (thresholds tuned on Integrated Gradients among them: nothing is tuned for Grad-CAM). ``single``
+# takes the committee: the classifier with the best validation AUROC stands alone. ``plain`` takes
+# what distils and boosts: mean over classifiers of the maps' magnitude from a black baseline,
+# Otsu's threshold, no smoothing, no guided filter, no ignore band.
+
+
+PLAIN = Distil(part="magnitude", trust="all", smooth=0.0, guide=0.0, threshold="otsu", ignore=1.0)
+
+
+def labels_of(
+    arm: str,
+    store: Store,
+    labels: LabelStore,
+    classifiers: Mapping[str, Path],
+    folder: Path,
+    where: torch.device,
+) -> LabelStore:
+    """The labels that an arm's targets are made from.
+
+    Args:
+        arm: one of `armnames.OWN_LABELS` explains anew, shard by shard: a killed call goes on
+            where it stopped; any other arm takes `labels` as they are.
+        store: the films.
+        labels: the label set of the run.
+        classifiers: folders of the classifiers that made `labels`, by name.
+        folder: gets the arm's labels.
+    """
+    if arm not in OWN_LABELS:
+        return labels
+    made = dict(labels.meta["classifiers"])
+    for name, digest in made.items():
+        if name not in classifiers or sha256(classifiers[name] / weights.FILE) != digest:
+            raise InputError(
+                f"arm {arm!r}: {labels.path} was made by classifier {name!r}, which is missing "
+                "or has changed; make the labels again"
+            )
+    how, settings = Explain(**labels.meta["explain"]), Distil(**labels.meta["distil"])
+    if arm == "gradcam":
+        how = replace(how, explainer="gradcam")
+    elif arm == "single":
+        best = max(made, key=lambda name: validation_auroc(classifiers[name]))
+        made = {best: made[best]}
+    else:
+        how, settings = replace(how, kind="black"), PLAIN
+    models = load_classifiers({name: classifiers[name] for name in made}, where)
+    found = make_labels(models, store, labels.rows, how, settings, folder, made)
+    if not np.array_equal(found.rows, labels.rows):
+        raise AssertionError(f"arm {arm!r} labelled other films than the label set holds")
+    return found
+
+
+def validation_auroc(folder: Path) -> float:
+    """Macro AUROC on validation films of a classifier's kept weights, the best of its history."""
+    path = folder / "history.csv"
+    try:
+        return max(pd.read_csv(path)["valid_auroc"].dropna().astype(float))
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"{path}: no validation AUROC ({error}); arm 'single' picks the best classifier by "
+            "it: train the classifier with notebook 02"
+        ) from error

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dollkit.readers.masks import MaskFile
-from dollkit.readers.table import BOX_COLUMNS, FilmTable, blank_films
+from dollkit.data.film_table import BOX_COLUMNS, FilmTable, blank_films
+from dollkit.data.masks import MaskFile
 
 SIZE = 16
 
@@ -54,7 +54,7 @@ def read(root: Path) -> FilmTable:
 
 def slow_build(root: Path, out: Path) -> None:
     """Build with a pause in every chunk, so that there is time to be killed."""
-    builder = importlib.import_module("dollkit.readers.build")  # not the function of that name
+    builder = importlib.import_module("dollkit.data.store_builder")  # not the function of that name
     decode = builder.decode
 
     def slow(*given: object) -> object:

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from dollkit.findings import FINDINGS
-from dollkit.readers.chexpert_rows import HEADER
-from dollkit.readers.truth import LOCALIZED
+from dollkit.common.findings import FINDINGS
+from dollkit.data.sets.chexlocalize_masks import LOCALIZED
+from dollkit.data.sets.chexpert import HEADER
 
 FULL = (60, 80)
 """Height and width of the full-size films that truth is drawn on."""

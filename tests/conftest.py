@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dollkit import paths
+from dollkit.common import paths
 from tests.toys import make_toy
 
 

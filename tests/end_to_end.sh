@@ -12,8 +12,8 @@ trap 'rm -rf "$folder"' EXIT
 export DOLLKIT_RUNS=$folder/runs DOLLKIT_FIGURES=$folder/figures
 export DOLLKIT_OFFLINE=$folder/network.txt
 export PYTHONPATH=$PWD/tests/offline${PYTHONPATH:+:$PYTHONPATH}
-"$python" -m dollkit.reproduce --profile smoke --jobs 2
-again=$("$python" -m dollkit.reproduce --profile smoke --jobs 2 2>&1)
+"$python" -m dollkit.workflow.reproduce --profile smoke --jobs 2
+again=$("$python" -m dollkit.workflow.reproduce --profile smoke --jobs 2 2>&1)
 grep -q '^nothing to do' <<< "$again" || { echo "$again"; echo 'a second run executed something'; exit 1; }
 PROFILE=smoke NO_MKDOCS_2_WARNING=1 "$python" -W error -m mkdocs build --strict --quiet --site-dir "$folder/site"
 "$python" -m tests.site_loads "$folder/site"
@@ -25,10 +25,10 @@ export DOLLKIT_RUNS=$folder/nbval/runs DOLLKIT_FIGURES=$folder/nbval/figures
     "${DOLLKIT_NOTEBOOKS:-notebooks}"
 
 export DOLLKIT_RUNS=$folder/runs DOLLKIT_FIGURES=$folder/figures
-"$python" -m dollkit.phantom --out "$folder/sets" --layout all --n 40 --size 64 2> /dev/null
+"$python" -m dollkit.data.phantom --out "$folder/sets" --layout all --n 40 --size 64 2> /dev/null
 for name in chexpert jsrt nlm covid_qu_ex; do
     "$python" -m dollkit.data check "$name" "$folder/sets" --subset --decode 2> /dev/null | tail -1
 done
-"$python" -m dollkit.reproduce --profile disk-smoke --data "$folder/sets" --jobs 2
+"$python" -m dollkit.workflow.reproduce --profile disk-smoke --data "$folder/sets" --jobs 2
 grep -q 'JSRT with SCR masks (organs)' "$folder/figures/disk-smoke/claims.md"
 if [[ -e $DOLLKIT_OFFLINE ]]; then cat "$DOLLKIT_OFFLINE"; echo 'something asked for the network'; exit 1; fi

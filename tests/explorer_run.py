@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dollkit import labelling, weights
-from dollkit.classifiers import create, load_classifiers
-from dollkit.explaining import Explain
-from dollkit.findings import FINDINGS
-from dollkit.labels import Distil
-from dollkit.machine import sha256
-from dollkit.readers.table import blank_films
-from dollkit.store import Store, StoreWriter, open_store
+from dollkit.classifiers.model import create, load_classifiers
+from dollkit.common.findings import FINDINGS
+from dollkit.common.machine import sha256
+from dollkit.data.film_table import blank_films
+from dollkit.data.store import Store, open_store
+from dollkit.data.store_writer import StoreWriter
+from dollkit.explanations.ensemble import Explain
+from dollkit.labels import Distil, make
+from dollkit.training import weights
 
 SIDE, N = 32, 16
 MARKED = ("Lung Lesion", "Fracture")
@@ -75,10 +76,10 @@ def run(root: Path, profile: str, names: str = "ab", distil: Distil | None = Non
     folders = models(folder / "classifiers", names)
     for name in names:
         _manifest(folder / "classifiers" / name)
-    rows = labelling.rows_to_label(store, GIVEN["n_label"], GIVEN["n_hold"])
+    rows = make.rows_to_label(store, GIVEN["n_label"], GIVEN["n_hold"])
     hashes = {name: sha256(f / weights.FILE) for name, f in folders.items()}
     nets = load_classifiers(folders, torch.device("cpu"))
-    labelling.make_labels(nets, store, rows, HOW, distil or Distil(), folder / "labels", hashes)
+    make.make_labels(nets, store, rows, HOW, distil or Distil(), folder / "labels", hashes)
     _manifest(folder / "labels", GIVEN)
     (folder / "finetune" / "pspnet-lungs").mkdir(parents=True)
     np.savez(folder / "finetune" / "pspnet-lungs" / "examples.npz", **_drawn(task))

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from dollkit.store import Store
+from dollkit.data.store import Store
 
 
 def digests(store: Store, seed: int, batches: int = 20) -> list[str]:

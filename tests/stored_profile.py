@@ -10,23 +10,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from dollkit import labelquality
+from dollkit.labels import summary
 from dollkit.report import (
     agreement,
-    cases,
     claims,
-    claimsfigure,
-    evidence,
+    claims_figure,
     figures,
-    index,
-    labelarms,
-    labeltables,
-    robust,
-    robustfigure,
-    settings,
-    sizes,
+    label_efficiency,
+    label_tables,
+    page,
+    robustness,
     tables,
 )
+from dollkit.report import rows as cases
+from dollkit.report import rows as settings
 from tests import synthetic_run as synthetic
 
 NOT_RUN = {"imagenet": "no weights"}
@@ -94,7 +91,7 @@ def make(folder: Path) -> Path:
     graded = pd.concat(
         [synthetic.classifier_rows(n, i) for i, n in enumerate(synthetic.CLASSIFIERS)]
     )
-    quality, ablation = labelquality.summarise(rows), labelquality.ablation(rows)
+    quality, ablation = summary.summarise(rows), summary.ablation(rows)
     stored = {
         "cases.csv.gz": plain, "curves.csv.gz": curves, "runs.csv": runs, "selection.csv": chosen,
         "robust.csv.gz": broken, "classifiers.csv": graded, "label_cases.csv.gz": rows,
@@ -109,23 +106,23 @@ def make(folder: Path) -> Path:
     ]
     notes = settings.at_the_edge(chosen)
     for number, table in enumerate(three, start=1):
-        evidence.write_numbered(number, table, folder, profile=profile, notes=notes)
-    worth = labelarms.table(synthetic.pretraining_rows(), plain)
-    labelarms.write(worth, folder, profile=profile)
-    robust.write(robust.table(broken, plain), folder, profile=profile)
-    sizes.write(sizes.table_sizes(plain), folder, profile=profile)
-    labeltables.write_goals(labelquality.goals(rows, graded), folder, profile=profile)
-    labeltables.write_losses(lost, folder, profile=profile)
+        tables.write_numbered(number, table, folder, profile=profile, notes=notes)
+    worth = label_tables.table(synthetic.pretraining_rows(), plain)
+    label_tables.write(worth, folder, profile=profile)
+    robustness.write(robustness.table(broken, plain), folder, profile=profile)
+    label_efficiency.write(label_efficiency.table_sizes(plain), folder, profile=profile)
+    label_tables.write_goals(summary.goals(rows, graded), folder, profile=profile)
+    label_tables.write_losses(lost, folder, profile=profile)
     verdicts = claims.evaluate(rows, plain, curves, runs, NOT_RUN)
     claims.write_claims(verdicts, folder, profile=profile, population="made-up films")
     drawn = {
         "figure4": figures.figure4(curves, profile=profile),
-        "figure5": sizes.figure5(plain, profile=profile),
+        "figure5": label_efficiency.figure5(plain, profile=profile),
         "figure6": agreement.figure6(graded, quality, profile=profile),
         "figure_s1": figures.figure_s1(graded, quality, profile=profile),
         "figure_s3": figures.figure_s3(ablation, lost, profile=profile),
-        "figure_s4": robustfigure.figure_s4(broken, plain, profile=profile),
-        "figure_s5": claimsfigure.figure_s5(verdicts, profile=profile),
+        "figure_s4": robustness.figure_s4(broken, plain, profile=profile),
+        "figure_s5": claims_figure.figure_s5(verdicts, profile=profile),
     }
     for name, figure in drawn.items():
         cases.write_csv(figure.data, folder / f"{name}.csv")
@@ -135,5 +132,5 @@ def make(folder: Path) -> Path:
     (folder / "provenance.json").write_text(json.dumps(record))
     (folder / "figure1.csv").write_text("panel\nfilm\n")
     (folder / "notes.txt").write_text("by hand\n")
-    index.write_index(folder)
+    page.write_index(folder)
     return folder

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dollkit.findings import FINDINGS, PATHOLOGIES
-from dollkit.report.cases import ABLATION_COLUMNS, write_csv
-from dollkit.report.labelarms import COLUMNS
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
+from dollkit.report.label_tables import COLUMNS
+from dollkit.report.rows import ABLATION_COLUMNS, write_csv
 
 Arrays = dict[str, Any]
 CLASSES = {

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dollkit.errors import InputError
-from dollkit.report import across, alike
-from dollkit.report.cases import write_csv
+from dollkit.common.errors import InputError
+from dollkit.report import compare_profiles
+from dollkit.report.rows import write_csv
 from tests import synthetic_run as synthetic
 
 NAMES = ("here", "there")
@@ -56,7 +56,7 @@ def test_known_differences_come_out_exactly() -> None:
     by = {"classifier": -0.02, "doll": 0.03, "shuffled": 0.0}
     there = cases()
     here = moved(there, by)
-    table = across.transfer(here, there, NAMES).set_index(["task", "arm"])
+    table = compare_profiles.transfer(here, there, NAMES).set_index(["task", "arm"])
     assert len(table) == 3 * len(synthetic.GAIN)
     for (_, arm), row in table.iterrows():
         assert row["difference"] == pytest.approx(by.get(arm, 0.0), abs=1e-12)
@@ -74,7 +74,7 @@ def test_interval_and_p_are_those_of_a_paired_t_test_when_there_is_one_seed() ->
     here = cases(seeds=1, tasks=["lungs"], patients=12, rng=1)
     films = dict(zip(there["image_id"], there["tp"] + there["fn"], strict=True))
     assert set(films.values()) == {65_000}
-    row = across.transfer(here, there, NAMES).query("arm == 'doll'").iloc[0]
+    row = compare_profiles.transfer(here, there, NAMES).query("arm == 'doll'").iloc[0]
     x, y = (f.query("arm == 'doll'").set_index("image_id")["iou"] for f in (here, there))
     gap = (x - y[x.index]).to_numpy()
     want = stats.ttest_1samp(gap, 0.0)
@@ -86,7 +86,7 @@ def test_interval_and_p_are_those_of_a_paired_t_test_when_there_is_one_seed() ->
 
 def test_holm_counts_no_control() -> None:
     there = cases(tasks=["lungs"])
-    table = across.transfer(cases(tasks=["lungs"], rng=1), there, NAMES).set_index("arm")
+    table = compare_profiles.transfer(cases(tasks=["lungs"], rng=1), there, NAMES).set_index("arm")
     others = table.drop(index="random")
     assert others["p_holm"].max() <= 1
     smallest = others["p"].idxmin()
@@ -97,7 +97,7 @@ def test_holm_counts_no_control() -> None:
 def test_gains_and_their_change_by_hand() -> None:
     there = cases(tasks=["organs"])
     here = moved(there, {"doll": 0.03, "random": 0.01})
-    table = across.gains(here, there, NAMES).set_index("contrast")
+    table = compare_profiles.gains(here, there, NAMES).set_index("contrast")
     mean = {
         (side, arm): part.groupby("class")["iou"].mean().mean()
         for side, rows in (("a", here), ("b", there))
@@ -121,8 +121,8 @@ def test_gains_and_their_change_by_hand() -> None:
 def test_what_only_one_has_is_left_out_of_pairs_and_blank_in_gains() -> None:
     there = cases(tasks=["lungs"])
     here = there[there["arm"] != "truth"]
-    assert "truth" not in set(across.transfer(here, there, NAMES)["arm"])
-    row = across.gains(here, there, NAMES).set_index("contrast").loc["truth - random"]
+    assert "truth" not in set(compare_profiles.transfer(here, there, NAMES)["arm"])
+    row = compare_profiles.gains(here, there, NAMES).set_index("contrast").loc["truth - random"]
     assert row["gain_b"] > 0.1
     assert np.isnan(row[["gain_a", "gain_a_lo", "change", "p"]].astype(float)).all()
     assert row["n_cases"] == 40
@@ -136,7 +136,9 @@ def test_only_films_and_seeds_that_both_have_count() -> None:
     spoilt = moved(one, dict.fromkeys(synthetic.GAIN, 0.05))
     here = pd.concat([one[one["fold"] < 2], spoilt[(spoilt["seed"] == 0)].assign(seed=9)])
     here = here[here["fold"] < 2]
-    table = across.transfer(*across.on_shared_films(here, whole, NAMES), NAMES).set_index("arm")
+    table = compare_profiles.transfer(
+        *compare_profiles.on_shared_films(here, whole, NAMES), NAMES
+    ).set_index("arm")
     assert table["difference"].round(12).to_dict() == {
         arm: 0.02 if arm == "doll" else 0.0 for arm in synthetic.GAIN
     }
@@ -149,10 +151,10 @@ def test_profiles_that_share_no_film_are_refused() -> None:
     there = cases()
     here = there.assign(image_id="other-" + there["image_id"])
     with pytest.raises(InputError, match="here and there test no film in common"):
-        across.on_shared_films(here, there, NAMES)
+        compare_profiles.on_shared_films(here, there, NAMES)
     only = there[there["task"] == "lungs"], there[there["task"] == "organs"]
     with pytest.raises(InputError, match="no film in common"):
-        across.on_shared_films(*only, NAMES)
+        compare_profiles.on_shared_films(*only, NAMES)
 
 
 @pytest.mark.parametrize(
@@ -169,21 +171,21 @@ def test_films_that_are_not_the_same_are_refused(column: str, value: object, wor
     here = there.copy()
     here.loc[here["image_id"] == "lungs0003_0", column] = value
     with pytest.raises(InputError, match=words):
-        across.on_shared_films(here, there, NAMES)
+        compare_profiles.on_shared_films(here, there, NAMES)
 
 
 def test_films_but_no_setting_in_common_is_refused() -> None:
     there = cases(tasks=["lungs"])
     for changed in ({"n_train": 4}, {"network": "unet"}, {"tuning": "head"}, {"seed": 9}):
         with pytest.raises(InputError, match="nothing can be paired"):
-            across.transfer(there.assign(**changed), there, NAMES)
+            compare_profiles.transfer(there.assign(**changed), there, NAMES)
 
 
 def test_the_command_writes_both_tables(figures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there = cases()
     place(figures, "there", there)
     place(figures, "here", moved(there, {"doll": 0.03, "random": 0.0001}))
-    assert across.main(["here", "there"]) == 0
+    assert compare_profiles.main(["here", "there"]) == 0
     out = figures / "across"
     stems = ("here_there", "here_there_gains")
     assert {p.name for p in out.iterdir()} == {
@@ -196,10 +198,12 @@ def test_the_command_writes_both_tables(figures: Path, capsys: pytest.CaptureFix
     assert "lungs, random: 0 % of rows with the same tp, fp, fn, mIoU apart by +0.0001" in text
     assert "| 0.030 [0.030, 0.030] |" in text
     stored = pd.read_csv(out / "here_there.csv")
-    assert stored.columns.tolist() == across.TRANSFER_COLUMNS
+    assert stored.columns.tolist() == compare_profiles.TRANSFER_COLUMNS
     assert set(stored["profile_a"] + stored["profile_b"]) == {"herethere"}
-    assert pd.read_csv(out / "here_there_gains.csv").columns.tolist() == across.GAIN_COLUMNS
-    assert across.main(["there", "here", "--out", str(figures / "else")]) == 0
+    assert (
+        pd.read_csv(out / "here_there_gains.csv").columns.tolist() == compare_profiles.GAIN_COLUMNS
+    )
+    assert compare_profiles.main(["there", "here", "--out", str(figures / "else")]) == 0
     turned = pd.read_csv(figures / "else" / "there_here.csv")
     np.testing.assert_allclose(turned["difference"], -stored["difference"], atol=1e-6)
 
@@ -208,7 +212,7 @@ def test_without_a_control_the_table_says_so(figures: Path) -> None:
     there = cases(tasks=["lungs"])
     place(figures, "there", there)
     place(figures, "here", there[there["arm"] != "random"])
-    across.write("here", "there", figures)
+    compare_profiles.write("here", "there", figures)
     assert "No control: neither of random, imagenet" in (figures / "here_there.md").read_text()
 
 
@@ -223,7 +227,7 @@ def test_what_cannot_be_compared_ends_with_two(
         (["there", "nowhere"], "nowhere/cases.csv.gz: no such file: run profile 'nowhere' first"),
         (["here", "there", "--out", str(figures / "file")], "cannot write here"),
     ):
-        assert across.main(arguments) == 2
+        assert compare_profiles.main(arguments) == 2
         told = capsys.readouterr().err
         assert told.startswith("error: ")
         assert words in told
@@ -245,22 +249,22 @@ def provenance(folder: Path, source: str, films: str, store: str, **changed: Any
 
 def test_settings_that_differ_are_named(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
-    assert alike.pretrained_on(a) == ""
-    (line,) = alike.differences(a, b, [("pspnet", "lungs")])
+    assert compare_profiles.pretrained_on(a) == ""
+    (line,) = compare_profiles.differences(a, b, [("pspnet", "lungs")])
     assert line.startswith("lungs: no provenance in both")
     provenance(a, "open", "phantom", "ab")
     provenance(b, "open", "", "ab", lrs={"full": [0.1], "other": [0.2]}, folds=[1])
-    assert [alike.pretrained_on(p) for p in (a, b)] == [
+    assert [compare_profiles.pretrained_on(p) for p in (a, b)] == [
         "pre-trained on: phantom",
         "pre-trained on: open",
     ]
-    assert alike.differences(a, b, [("pspnet", "lungs")]) == []
+    assert compare_profiles.differences(a, b, [("pspnet", "lungs")]) == []
     provenance(b, "open", "", "cd", steps=9, lrs={"other": [0.2]})
-    (line,) = alike.differences(a, b, [("pspnet", "lungs")])
+    (line,) = compare_profiles.differences(a, b, [("pspnet", "lungs")])
     assert line == (
         "lungs: fine-tuning differs in steps 8 and 9; learning rates [0.1] and [0.2]; stores of "
         "other bytes."
     )
     (b / "provenance.json").write_text("[]")
     with pytest.raises(InputError, match=r"provenance.json: no provenance"):
-        alike.differences(a, b, [("pspnet", "lungs")])
+        compare_profiles.differences(a, b, [("pspnet", "lungs")])

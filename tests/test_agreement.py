@@ -11,11 +11,10 @@ import pytest
 from matplotlib.text import Annotation
 from scipy import stats as sps
 
-from dollkit import paths
-from dollkit.errors import InputError
-from dollkit.findings import PATHOLOGIES
-from dollkit.report import agreement, naming, style
-from dollkit.report import cases as rows_of
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.common.findings import PATHOLOGIES
+from dollkit.report import agreement, label_figures, rows, style
 
 
 def _rows(n: int = 13) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -114,7 +113,7 @@ def test_figure6_has_fixed_bytes_and_its_data(tmp_path: Path) -> None:
     assert pd.read_csv(saved[0][2]).columns.tolist() == agreement.COLUMNS
 
 
-def _boxes(drawn: style.Drawn) -> list[naming.Floats]:
+def _boxes(drawn: style.Drawn) -> list[label_figures.Floats]:
     with style.context():
         drawn.figure.draw_without_rendering()
         texts = [
@@ -129,25 +128,27 @@ def test_names_overlap_neither_each_other_nor_a_diamond(profile: str) -> None:
     if profile == "synthetic":
         drawn = agreement.figure6(*_rows(), profile=profile)
     elif folder.is_dir():
-        graded = rows_of.read_table(folder / "classifiers.csv", rows_of.CLASSIFIER_COLUMNS)
-        judged = rows_of.read_table(folder / "labels.csv", rows_of.LABEL_COLUMNS)
+        graded = rows.read_table(folder / "classifiers.csv", rows.CLASSIFIER_COLUMNS)
+        judged = rows.read_table(folder / "labels.csv", rows.LABEL_COLUMNS)
         drawn = agreement.figure6(graded, judged, profile=profile)
     else:
         pytest.skip(f"no committed results of {profile}")
     boxes = _boxes(drawn)
     assert len(boxes) == len(drawn.data) > 0
     for one, other in combinations(boxes, 2):
-        assert naming.overlap(one, other[None]).item() == 0
+        assert label_figures.overlap(one, other[None]).item() == 0
     ax = drawn.figure.axes[0]
     at = ax.transData.transform(drawn.data[["auroc", "iou"]].to_numpy())
     for box in boxes:
-        assert naming.overlap(box, np.hstack([at - 3, at + 3])).max() == 0
+        assert label_figures.overlap(box, np.hstack([at - 3, at + 3])).max() == 0
         frame = np.asarray(ax.get_window_extent().extents)
-        assert naming.overlap(box, frame[None]).item() == pytest.approx(np.prod(box[2:] - box[:2]))
+        assert label_figures.overlap(box, frame[None]).item() == pytest.approx(
+            np.prod(box[2:] - box[:2])
+        )
 
 
 def test_overlap_of_boxes() -> None:
     box = np.array([0.0, 0, 4, 2])
     others = np.array([[2.0, 1, 6, 6], [4, 0, 5, 5], [-1, -1, 9, 9]])
-    assert naming.overlap(box, others).tolist() == [2, 0, 8]
-    assert naming.overlap(box, np.zeros((0, 4))).size == 0
+    assert label_figures.overlap(box, others).tolist() == [2, 0, 8]
+    assert label_figures.overlap(box, np.zeros((0, 4))).size == 0

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dollkit import readers
-from dollkit.errors import InputError
-from dollkit.films import COLUMNS
-from dollkit.readers.apart import keep_apart
-from dollkit.readers.table import FilmTable
+from dollkit import data
+from dollkit.common.errors import InputError
+from dollkit.data.film_table import FilmTable
+from dollkit.data.films import COLUMNS
+from dollkit.data.splits import keep_apart
 
 
 def table(patients: list[str], splits: list[str], folds: list[int] | None = None) -> FilmTable:
@@ -69,7 +69,7 @@ def test_a_folder_of_ones_own_is_kept_apart(tmp_path: Path) -> None:
         Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / f"masks/lungs/{name}.png")
     rows = [f"{n}.png,{n},{i % 2}" for i, n in enumerate(names)]
     (tmp_path / "films.csv").write_text("\n".join(["image,patient,Edema", *rows]))
-    tables = readers.read("folder", tmp_path)
+    tables = data.read("folder", tmp_path)
     both = pd.merge(*(tables[s].films for s in ("films", "lungs")), on="patient_id")
     judged = both["split_y"] != "train"
     assert judged.sum() == 12  # 0.4 of 30
@@ -86,12 +86,12 @@ def test_a_store_whose_data_set_has_gone_is_not_learnt_from(tmp_path: Path) -> N
         Image.fromarray(np.full((8, 8), 255, np.uint8)).save(root / f"masks/lungs/p{i}.png")
     rows = [f"p{i}.png,p{i},{i % 2}" for i in range(30)]
     (root / "films.csv").write_text("\n".join(["image,patient,Edema", *rows]))
-    assert list(readers.build("folder", root, out, 8, workers=1, alone=True)) == ["films", "lungs"]
+    assert list(data.build("folder", root, out, 8, workers=1, alone=True)) == ["films", "lungs"]
     for mask in (root / "masks/lungs").iterdir():
         mask.unlink()
     (root / "masks/lungs").rmdir()
     (root / "masks").rmdir()
-    assert list(readers.build("folder", root, out, 8, workers=1)) == ["films"]
+    assert list(data.build("folder", root, out, 8, workers=1)) == ["films"]
     assert (out / "lungs").is_dir()  # a folder of stores from several calls
-    assert list(readers.build("folder", root, out, 8, workers=1, alone=True)) == ["films"]
+    assert list(data.build("folder", root, out, 8, workers=1, alone=True)) == ["films"]
     assert sorted(f.name for f in out.iterdir()) == ["films"]

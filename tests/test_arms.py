@@ -14,31 +14,21 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from dollkit import (
-    adapters,
-    armlabels,
-    armnames,
-    arms,
-    cells,
-    compute,
-    finetuning,
-    grid,
-    imagenet,
-    inventory,
-    labelling,
-    networks,
-    presets,
-    pretraining,
-    weights,
-)
-from dollkit.augment import NONE
-from dollkit.classifiers import create, load_classifiers
-from dollkit.errors import InputError
-from dollkit.findings import PATHOLOGIES
-from dollkit.labels import Distil
-from dollkit.loop import Recipe
-from dollkit.losses import IGNORE
-from dollkit.machine import sha256
+from dollkit import pretraining
+from dollkit.classifiers.model import create, load_classifiers
+from dollkit.common import arm_names, compute
+from dollkit.common.errors import InputError
+from dollkit.common.findings import PATHOLOGIES
+from dollkit.common.machine import sha256
+from dollkit.data.images import IGNORE
+from dollkit.finetuning import grid, run
+from dollkit.finetuning import settings as cells
+from dollkit.finetuning import starts as arms
+from dollkit.finetuning import starts as inventory
+from dollkit.labels import Distil, make
+from dollkit.training import adapters, imagenet, networks, weights
+from dollkit.training.augment import NONE
+from dollkit.training.recipe import Recipe
 from tests.test_segmentation import make_store
 
 CPU = torch.device("cpu")
@@ -46,7 +36,7 @@ ENCODER = "tu-resnet10t"
 CONFIG = {"encoder": ENCODER, "depth": 3, "activation": "silu"}
 
 
-def starts(*names: str, **more: Any) -> dict[str, finetuning.Start]:
+def starts(*names: str, **more: Any) -> dict[str, run.Start]:
     given: dict[str, Any] = {"classifiers": {}, "pretrained": {}, **more}
     return arms.starts(
         names, network="pspnet", config={**CONFIG, **given.pop("config", {})}, **given
@@ -94,8 +84,8 @@ def test_imagenet_weights_reach_the_network_or_the_reason_is_shown(tmp_path: Pat
     assert starts("imagenet")["imagenet"].reason.startswith("no weights: no package ships")
 
 
-def task_grid(tmp_path: Path, given: dict[str, finetuning.Start], **more: Any) -> grid.Grid:
-    data = finetuning.load_films(make_store(tmp_path / "task", 40, ("lungs",)))
+def task_grid(tmp_path: Path, given: dict[str, run.Start], **more: Any) -> grid.Grid:
+    data = run.load_films(make_store(tmp_path / "task", 40, ("lungs",)))
     recipe = Recipe(steps=2, batch=2, lr=1.0, evaluate_every=2, precision="float32")
     settings: dict[str, Any] = {
         "task": "lungs", "network": "pspnet", "config": CONFIG, "data": data, "starts": given,
@@ -146,7 +136,7 @@ def test_an_arm_that_copies_more_than_it_says_is_caught(tmp_path: Path) -> None:
         return []
 
     with pytest.raises(AssertionError, match="segmentation_head"):
-        inventory.transferred(task_grid(tmp_path, {"random": finetuning.Start(sly)}))
+        inventory.transferred(task_grid(tmp_path, {"random": run.Start(sly)}))
 
 
 def test_other_weights_make_an_arms_runs_anew(
@@ -155,12 +145,12 @@ def test_other_weights_make_an_arms_runs_anew(
     ran: list[str] = []
     true = grid.run
 
-    def counted(job: finetuning.Job, *args: Any) -> dict[str, Any]:
+    def counted(job: run.Job, *args: Any) -> dict[str, Any]:
         ran.append(job.arm)
         return true(job, *args)
 
     monkeypatch.setattr(grid, "run", counted)
-    given = {a: finetuning.Start(lambda net: []) for a in ("random", "imagenet")}
+    given = {a: run.Start(lambda net: []) for a in ("random", "imagenet")}
     grid.execute(task_grid(tmp_path, given))
     given["imagenet"] = replace(given["imagenet"], key="other file")
     (tmp_path / "task").rename(tmp_path / "old")
@@ -191,10 +181,10 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[s
         folders[name].mkdir()
         model = create(name, 4, "silu", "lse", seed, CPU)
         weights.save(model, folders[name], model.config)
-    rows = labelling.rows_to_label(store, 8, 4)
+    rows = make.rows_to_label(store, 8, 4)
     hashes = {n: sha256(f / "weights.safetensors") for n, f in folders.items()}
-    how = labelling.Explain(kind="black", most_steps=6, unsettled="keep")
-    labels = labelling.make_labels(
+    how = make.Explain(kind="black", most_steps=6, unsettled="keep")
+    labels = make.make_labels(
         load_classifiers(folders, CPU),
         store,
         rows,
@@ -215,8 +205,8 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
         text = f"step,valid_auroc\n8,{best}\n16,{last}\n"
         (folders[name] / "history.csv").write_text(text)
     own = {
-        arm: armlabels.labels_of(arm, store, labels, folders, tmp_path / arm, CPU)
-        for arm in armnames.OWN_LABELS
+        arm: pretraining.labels_of(arm, store, labels, folders, tmp_path / arm, CPU)
+        for arm in arm_names.OWN_LABELS
     }
     for arm, made in own.items():
         assert made.pairs[["row", "finding"]].equals(labels.pairs[["row", "finding"]])
@@ -227,14 +217,14 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
     cam = own["gradcam"].meta["explain"]
     assert cam == {**labels.meta["explain"], "explainer": "gradcam"}
     assert list(own["single"].meta["classifiers"]) == ["tu-resnet14t"]
-    assert armlabels.labels_of("doll", store, labels, folders, tmp_path, CPU) is labels
+    assert pretraining.labels_of("doll", store, labels, folders, tmp_path, CPU) is labels
     train_rows, held = pretraining.parts(store, labels)
     seen: dict[str, list[list[int]]] = {}
     steps: Counter[str] = Counter()
     taught: dict[str, npt.NDArray[np.uint8]] = {}
     step = torch.optim.AdamW.step
     begun: list[dict[str, torch.Tensor]] = []
-    for arm in armnames.PRETRAINED:
+    for arm in arm_names.PRETRAINED:
         targets = pretraining.targets_of(arm, store, own.get(arm, labels), 0)
         taught[arm] = targets(train_rows)
 
@@ -256,9 +246,9 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
         )  # fmt: skip
     assert all(torch.equal(v, begun[0][k]) for one in begun for k, v in one.items())
     assert set(steps.values()) == {3}
-    assert set(seen) == set(armnames.PRETRAINED)
+    assert set(seen) == set(arm_names.PRETRAINED)
     assert all(s == seen["doll"] for s in seen.values())
-    others = [a for a in armnames.PRETRAINED if a != "doll"]
+    others = [a for a in arm_names.PRETRAINED if a != "doll"]
     assert [a for a in others if np.array_equal(taught[a], taught["doll"])] == []
 
 
@@ -297,46 +287,46 @@ def test_the_single_arm_wants_a_validation_auroc(
     for name in folders:
         (folders[name] / "history.csv").unlink(missing_ok=True)
     with pytest.raises(InputError, match=r"history\.csv: no validation AUROC"):
-        armlabels.labels_of("single", store, labels, folders, tmp_path, CPU)
+        pretraining.labels_of("single", store, labels, folders, tmp_path, CPU)
     (folders[ENCODER] / "history.csv").write_text("step,valid_auroc\n")
     with pytest.raises(InputError, match=r"history\.csv: no validation AUROC"):
-        armlabels.validation_auroc(folders[ENCODER])
+        pretraining.validation_auroc(folders[ENCODER])
 
 
 def test_gradcam_goes_on_where_it_stopped_and_wants_its_classifiers(
     tmp_path: Path, labelled: tuple[Any, Any, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, labels, folders = labelled
-    armlabels.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
+    pretraining.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
 
     def forbidden(*_: object) -> None:
         raise AssertionError("a shard was made again")
 
-    monkeypatch.setattr(labelling, "explain_all", forbidden)
-    armlabels.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
+    monkeypatch.setattr(make, "explain_all", forbidden)
+    pretraining.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
     with pytest.raises(InputError, match="'tu-resnet14t', which is missing"):
-        armlabels.labels_of("gradcam", store, labels, {ENCODER: folders[ENCODER]}, tmp_path, CPU)
+        pretraining.labels_of("gradcam", store, labels, {ENCODER: folders[ENCODER]}, tmp_path, CPU)
 
 
 def test_presets() -> None:
-    modern, pssl = presets.settings("modern"), presets.settings("pssl")
-    a = presets.recipe(modern, 10, 4, 5, "float32", 0)
-    b = presets.recipe(pssl, 10, 4, 5, "float32", 0)
+    modern, pssl = pretraining.settings("modern"), pretraining.settings("pssl")
+    a = pretraining.recipe(modern, 10, 4, 5, "float32", 0)
+    b = pretraining.recipe(pssl, 10, 4, 5, "float32", 0)
     assert (a.optimizer, a.lr, a.weight_decay) == ("adamw", 2e-3, 1e-2)
     assert (b.optimizer, b.lr, b.weight_decay) == ("sgd", 1e-2, 4e-5)
     assert {b.rate(s) for s in range(10)} == {1e-2}
     assert len({a.rate(s) for s in range(10)}) > 5
     assert pssl.dice == 0
     assert (a.backbone, b.backbone) == (1.0, 0.1)
-    assert presets.settings("pssl", lr=0.5, background=1.0).lr == 0.5
+    assert pretraining.settings("pssl", lr=0.5, background=1.0).lr == 0.5
     with pytest.raises(InputError, match="'preset' is 'old'"):
-        presets.settings("old")
+        pretraining.settings("old")
     with pytest.raises(InputError, match="'background' is 0"):
-        presets.settings("modern", background=0.0)
+        pretraining.settings("modern", background=0.0)
     with pytest.raises(InputError, match="'dice' is 2"):
-        presets.settings("modern", dice=2.0)
+        pretraining.settings("modern", dice=2.0)
     with pytest.raises(InputError, match="'optimizer' is 'adam'"):
-        presets.recipe(presets.settings("modern", optimizer="adam"), 1, 1, 1, "float32", 0)
+        pretraining.recipe(pretraining.settings("modern", optimizer="adam"), 1, 1, 1, "float32", 0)
 
 
 def test_a_run_that_moves_what_is_frozen_is_caught(

@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit import attribution, compute
-from dollkit.attribution import baseline, explain, gradcam, gradient, integrated_gradients
-from dollkit.classifiers import Classifier
-from dollkit.errors import InputError
+from dollkit import explanations
+from dollkit.classifiers.model import Classifier
+from dollkit.common import compute
+from dollkit.common.errors import InputError
+from dollkit.explanations import explain
+from dollkit.explanations.engine import baseline, integrated_gradients
+from dollkit.explanations.others import gradcam, gradient
 from tests import far
 
 TARGETS = [[1, 3], [2], [], [0, 5, 7]]
@@ -93,7 +96,7 @@ def test_agrees_with_captum(network: Classifier, films: torch.Tensor, rule: str)
         assert difference < 1e-6, (i, t)
 
 
-@pytest.mark.parametrize("kind", attribution.BASELINES)
+@pytest.mark.parametrize("kind", explanations.BASELINES)
 def test_completeness(network: Classifier, films: torch.Tensor, kind: str) -> None:
     # In float64: some errors are as small as float32 rounding, and would pass for any other.
     made = integrated_gradients(
@@ -216,7 +219,7 @@ def test_unknown_explainer_is_named(network: Classifier, films: torch.Tensor) ->
         explain("shap", network, films, TARGETS)
 
 
-@pytest.mark.parametrize("explainer", attribution.EXPLAINERS)
+@pytest.mark.parametrize("explainer", explanations.EXPLAINERS)
 def test_a_film_that_is_not_finite_is_named(
     network: Classifier, films: torch.Tensor, explainer: str
 ) -> None:
@@ -226,7 +229,7 @@ def test_a_film_that_is_not_finite_is_named(
         explain(explainer, network, broken, TARGETS)
 
 
-@pytest.mark.parametrize("explainer", attribution.EXPLAINERS)
+@pytest.mark.parametrize("explainer", explanations.EXPLAINERS)
 def test_films_without_targets_give_nothing(
     network: Classifier, films: torch.Tensor, explainer: str
 ) -> None:

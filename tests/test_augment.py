@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dollkit import compute
-from dollkit.augment import Augmentation, augment
+from dollkit.common import compute
+from dollkit.training.augment import Augmentation, augment
 
 
 @pytest.mark.parametrize("side", [64, 97])

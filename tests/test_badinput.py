@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dollkit import paths
-from dollkit.errors import InputError
+from dollkit.common import paths
+from dollkit.common.errors import InputError
 from tests.badinput import case as judging
 from tests.badinput.__main__ import corpus
 from tests.badinput.case import CLEAR, HANG, SILENT, TRACEBACK, UNCLEAR, Case, judge

@@ -15,13 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dollkit import classifiers, compute, machine, weights
-from dollkit.attribution import bench as against
-from dollkit.bench import __main__ as command
-from dollkit.bench import attribution, films, loops, phantom, rounds, stores
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS
-from dollkit.store import open_store
+from benchmarks import __main__ as command
+from benchmarks import attribution, films, loops, phantom, rounds, stores
+from dollkit.classifiers import model as classifiers
+from dollkit.common import compute, machine
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.data.store import open_store
+from dollkit.explanations import captum_benchmark
+from dollkit.training import weights
 
 TINY = stores.Sizes(
     distinct=3, large=2, built=40, built_large=4, stored=70, batches=2, rounds=1, readers=2,
@@ -138,7 +140,7 @@ def test_the_fast_mode_walks_in_what_the_machine_computes(
     short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compute, "computes_bfloat16", lambda where: short)
-    modes = against.modes_of(torch.device("cpu"))
+    modes = captum_benchmark.modes_of(torch.device("cpu"))
     walked = {name: (how["mode"], how["precision"]) for name, how in modes.items()}
     narrow = {"fast": ("fast", "bfloat16"), "fast_float32": ("fast", "float32")}
     fast = narrow if short else {"fast": ("fast", "float32")}

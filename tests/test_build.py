@@ -20,17 +20,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import buildkey, paths
-from dollkit.errors import InputError
-from dollkit.images import IGNORE, fit, fit_box, fit_mask, load_image
-from dollkit.readers import decoding, fingerprint, phantom
-from dollkit.readers.build import build_store
-from dollkit.readers.decoding import CHUNK
-from dollkit.store import open_store
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.data import build_key, store_builder
+from dollkit.data.decode import load_image
+from dollkit.data.images import IGNORE, fit, fit_box, fit_mask
+from dollkit.data.sets import phantom
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import CHUNK, build_store
 from tests.build_tables import SIZE, read, write_films
 
 N = 4 * CHUNK + 10
-BUILDER = importlib.import_module("dollkit.readers.build")  # not the function of that name
+BUILDER = importlib.import_module("dollkit.data.store_builder")  # not the function of that name
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ class Counter:
 
 def count(monkeypatch: pytest.MonkeyPatch, fail_at: int = -1) -> Counter:
     counter = Counter(fail_at)
-    monkeypatch.setattr(decoding, "load_image", counter)
+    monkeypatch.setattr(store_builder, "load_image", counter)
     return counter
 
 
@@ -294,12 +295,12 @@ def test_another_label_box_or_code_is_built_anew(
     assert open_store(out).masks([10 - 1], ["Edema"]).sum() > before
 
     def edited(modules: list[str]) -> dict[str, str]:
-        return {**buildkey.code_of(modules), "dollkit/images.py": "edited"}
+        return {**build_key.code_of(modules), "dollkit/data/images.py": "edited"}
 
-    monkeypatch.setattr(fingerprint, "code_of", edited)
+    monkeypatch.setattr(store_builder, "code_of", edited)
     build_store(table, out, SIZE, True)
     assert caplog.text.count("built anew, for films changed") == 2
-    assert caplog.text.count("built anew, for code dollkit/images.py changed") == 1
+    assert caplog.text.count("built anew, for code dollkit/data/images.py changed") == 1
 
 
 def test_a_broken_store_is_built_anew(
@@ -319,20 +320,14 @@ def test_a_broken_store_is_built_anew(
 def test_the_key_names_the_code_that_decides(root: Path, tmp_path: Path) -> None:
     out = build_store(read(root), tmp_path / "s", SIZE, True)
     rule = json.loads((out / "key.json").read_text())["rule"]
-    needed = {
-        "images",
-        "films",
-        "storewriter",
-        "readers/masks",
-        "readers/decoding",
-        "readers/build",
-    }
-    assert {f"dollkit/{name}.py" for name in needed} <= rule["code"].keys()
+    needed = {"images", "films", "store_writer", "masks", "store_builder"}
+    assert {f"dollkit/data/{name}.py" for name in needed} <= rule["code"].keys()
     # What another data set's reader does is no matter; what this one's does stands in the table.
-    assert not {"dollkit/readers/chexpert.py", "dollkit/readers/__init__.py"} & rule["code"].keys()
-    source = paths.ROOT / "dollkit" / "films.py"
+    assert not {"dollkit/data/sets/chexpert.py", "dollkit/data/__init__.py"} & rule["code"].keys()
+    source = paths.PACKAGE / "data" / "films.py"
     assert (
-        rule["code"]["dollkit/films.py"] == buildkey.hashlib.sha256(source.read_bytes()).hexdigest()
+        rule["code"]["dollkit/data/films.py"]
+        == build_key.hashlib.sha256(source.read_bytes()).hexdigest()
     )
     assert rule["version of"]["pillow"]
     assert str(root) not in (out / "key.json").read_text()

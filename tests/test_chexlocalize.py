@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dollkit.errors import InputError
-from dollkit.readers import read
-from dollkit.readers.build import build_store
-from dollkit.readers.check import surplus
-from dollkit.readers.chexlocalize import DATASET, read_chexlocalize
-from dollkit.readers.table import check_files
-from dollkit.readers.truth import LOCALIZED, load_truth
-from dollkit.store import open_store
+from dollkit.common.errors import InputError
+from dollkit.data import read
+from dollkit.data.check import surplus
+from dollkit.data.film_table import check_files
+from dollkit.data.sets.chexlocalize import DATASET, read_chexlocalize
+from dollkit.data.sets.chexlocalize_masks import LOCALIZED, load_truth
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import build_store
 from tests.chexpert_trees import (
     FULL,
     KEY,

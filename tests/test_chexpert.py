@@ -9,21 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS
-from dollkit.images import load_image
-from dollkit.readers import build
-from dollkit.readers.build import build_store
-from dollkit.readers.check import surplus
-from dollkit.readers.chexpert import (
-    DATASET,
-    mask_path,
-    read_chexpert,
-)
-from dollkit.readers.chexpert_rows import HEADER
-from dollkit.readers.table import check_files
-from dollkit.readers.truth import LOCALIZED
-from dollkit.store import open_store
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.data import build
+from dollkit.data.check import surplus
+from dollkit.data.decode import load_image
+from dollkit.data.film_table import check_files
+from dollkit.data.sets.chexlocalize_masks import LOCALIZED
+from dollkit.data.sets.chexpert import DATASET, HEADER, mask_path, read_chexpert
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import build_store
 from tests.chexpert_trees import film_row, segmented, write_chexpert, write_truth
 
 Tree = Callable[..., Path]

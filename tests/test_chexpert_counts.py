@@ -7,12 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dollkit.findings import FINDINGS
-from dollkit.readers.check import compare
-from dollkit.readers.chexpert import DATASET, DOCUMENTED, PREVALENCE, prevalence, read_chexpert
-from dollkit.readers.chexpert_rows import HEADER
-from dollkit.readers.splits import share
-from dollkit.readers.table import FilmTable
+from dollkit.common.findings import FINDINGS
+from dollkit.data.check import compare
+from dollkit.data.film_table import FilmTable
+from dollkit.data.sets.chexpert import (
+    DATASET,
+    DOCUMENTED,
+    HEADER,
+    PREVALENCE,
+    prevalence,
+    read_chexpert,
+)
+from dollkit.data.splits import share
 from tests.chexpert_trees import film_row, write_csv
 
 # Not documented: any numbers would do.

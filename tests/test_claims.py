@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import stats
-from dollkit.errors import InputError
-from dollkit.report import claims, contrasts, provenance
+from dollkit.common import statistics
+from dollkit.common.errors import InputError
+from dollkit.report import claims, contrasts, page
 from tests import synthetic_run as synthetic
 
 ARMS = {"random": 0.0, "classifier": 0.0, "doll": 0.0, "shuffled": 0.0}
@@ -157,7 +157,7 @@ def test_the_luck_of_runs_is_not_an_effect() -> None:
         )  # fmt: skip
         doll, other = (cases[cases["arm"] == a] for a in ("doll", "random"))
         _, (a, b), _ = contrasts.aligned([doll, other])
-        verdicts.append(stats.crossed_effect(a - b).p < 0.05)
+        verdicts.append(statistics.crossed_effect(a - b).p < 0.05)
     assert sum(verdicts) <= 9  # P(X > 9) < 0.1 % for X ~ Binomial(60, 0.06)
 
 
@@ -187,8 +187,8 @@ def test_label_test_keeps_its_level_over_many_draws() -> None:
     for draw in range(draws):
         who = np.concatenate([np.arange(patients), rng.integers(0, patients, films - patients)])
         gap = rng.normal(0, 0.05, patients)[who] + rng.normal(0, 0.1, films)
-        units[draw] = stats.patient_values(gap, who, rng.integers(0, 4, films))[1]
-    rate = (stats.sign_flip_p(units, n_flips=999) < 0.05).mean()
+        units[draw] = statistics.patient_values(gap, who, rng.integers(0, 4, films))[1]
+    rate = (statistics.sign_flip_p(units, n_flips=999) < 0.05).mean()
     assert abs(rate - 0.05) < 3.5 * np.sqrt(0.05 * 0.95 / draws)
 
 
@@ -242,18 +242,18 @@ def test_a_smaller_training_set_decides_and_others_are_details() -> None:
 
 def test_provenance_gathers_all_manifests(tmp_path: Path) -> None:
     run = synthetic.make_run(tmp_path)
-    content = json.loads(provenance.write_provenance(run, tmp_path / "out").read_text())
+    content = json.loads(page.write_provenance(run, tmp_path / "out").read_text())
     assert content["commit"] == "c0ffee"
     assert content["seconds"] == pytest.approx(3 * 10 + 20 + 3 * 30)
     assert set(content["stages"]) >= {"labels", "finetune/organs", "classifiers/resnet18"}
     assert content["weights"]["finetune/lungs/weights.safetensors"] == "ab" * 32
     with pytest.raises(InputError, match="no manifest"):
-        provenance.collect(tmp_path / "nowhere")
+        page.collect(tmp_path / "nowhere")
 
 
 def test_the_population_says_which_films_came_from_where(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no store below it"):
-        provenance.population(tmp_path)
+        page.population(tmp_path)
     phantom, pack = "synthetic chest phantom", "open pack"
     for sources, words in (
         ({"films": "phantom", "lungs": "phantom"}, phantom),
@@ -266,4 +266,4 @@ def test_the_population_says_which_films_came_from_where(tmp_path: Path) -> None
             folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps({"made_from": {"source": source}})
             (folder / "store.json").write_text(text)
-        assert provenance.population(tmp_path) == words
+        assert page.population(tmp_path) == words

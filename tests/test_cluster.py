@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dollkit import cluster, paths, pipeline
-from dollkit.errors import InputError
-from dollkit.parts import VARIABLE, Done, Part, mine
-from dollkit.plan.survey import Survey, survey
-from dollkit.reproduce import check_knobs
-from dollkit.run import run
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.common.shares import VARIABLE, Done, Part, mine
+from dollkit.workflow import cluster, stages
+from dollkit.workflow.plan_hours import Survey, survey
+from dollkit.workflow.reproduce import check_knobs
+from dollkit.workflow.run import run
 from tests.toys import BODY, write_notebook
 
 _survey = cache(survey)
@@ -152,7 +153,7 @@ def test_the_part_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stage_in_one_piece_has_no_parts(toy: Path) -> None:
     with pytest.raises(InputError, match="data is done in one piece; labels, finetune have parts"):
         run("data", "toy", None, part=Part(1, 2))
-    assert [s.family for s in pipeline.STAGES.values() if s.shared] == ["labels", "finetune"]
+    assert [s.family for s in stages.STAGES.values() if s.shared] == ["labels", "finetune"]
 
 
 def test_parts_of_another_making_do_not_count(toy: Path, tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_parts_of_another_making_do_not_count(toy: Path, tmp_path: Path) -> None
 
     def snakemake(*more: str) -> str:
         command = "from pathlib import Path; " \
-                  "from dollkit.reproduce import snakemake as s; " \
+                  "from dollkit.workflow.reproduce import snakemake as s; " \
                   f"raise SystemExit(s('toy', None, 1, 'cpu', *{[*marks, *more]!r}, " \
                   f"requests=Path({str(asked)!r})))"  # fmt: skip
         done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True,

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import compare
-from dollkit.report import cases, claims, tables
+from dollkit.report import claims, compare_runs, tables
+from dollkit.report import rows as cases
 from tests import synthetic_run as synthetic
 
 GAIN = {"random": 0.0, "doll": 0.08, "shuffled": 0.03}
@@ -54,14 +54,14 @@ def read(root: Path) -> pd.DataFrame:
 
 
 def test_the_same_results_are_told_as_such(root: Path) -> None:
-    lines = compare.report("mine", root)
+    lines = compare_runs.report("mine", root)
     found = read(root)
     assert lines[:3] == [
         "compared with the committed results:",
         f"  all {len(found)} numbers are as committed",
         "  no verdict changed",
     ]
-    assert list(found.columns) == compare.COLUMNS
+    assert list(found.columns) == compare_runs.COLUMNS
     assert (found["change"] == 0).all()
     # mIoU and Dice of 2 x 3 settings; mIoU of 2 x 3 x 2 tunings.
     counts = found.groupby(["table", "quantity"]).size()
@@ -83,7 +83,7 @@ def test_known_moves_come_out(root: Path, made: dict[str, pd.DataFrame]) -> None
     slower = new["table2"]["tuning"] == "adapter"
     new["table2"].loc[slower, "seconds_own"] *= 2
     place(root / "figures" / "mine", new)
-    lines = compare.report("mine", root)
+    lines = compare_runs.report("mine", root)
     found = read(root)
     moved = found[found["change"] != 0]
     assert len(moved) == 2 + int(slower.sum())
@@ -123,7 +123,7 @@ def test_changed_verdicts_are_named(root: Path, made: dict[str, pd.DataFrame]) -
     whole = claims.overall(frame, "C2")
     frame.loc[at, "verdict"] = claims.CONTRADICTED
     place(root / "figures" / "mine", {"claims": frame})
-    lines = compare.report("mine", root)
+    lines = compare_runs.report("mine", root)
     assert f"  verdict changed: C2: {whole} -> contradicted" in lines
     setting = "C2 doll - shuffled lungs PSPNet 16"
     assert f"  verdict changed: {setting}: {before} -> contradicted" in lines
@@ -137,7 +137,7 @@ def test_settings_of_one_side_alone(root: Path, made: dict[str, pd.DataFrame]) -
     fewer = table[table["arm"] != "shuffled"]
     more = fewer.assign(network=fewer["network"].where(fewer["task"] == "lungs", "UNet"))
     place(root / "figures" / "mine", {"table1": more})
-    lines = compare.report("mine", root)
+    lines = compare_runs.report("mine", root)
     found = read(root)
     gone, added = (found[found["note"] == f"only {x}"] for x in ("committed", "new"))
     # Two numbers each: shuffled of both tasks, and infection's other two arms by another network.
@@ -152,20 +152,20 @@ def test_without_git_or_commits_one_line_says_so(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = "not compared with committed results: "
-    assert compare.report("other", root) == [f"{start}profile other has no committed results"]
+    assert compare_runs.report("other", root) == [f"{start}profile other has no committed results"]
     bare = tmp_path_factory.mktemp("bare")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(bare.parent))
-    assert compare.report("mine", bare) == [f"{start}this is no git checkout with a commit"]
+    assert compare_runs.report("mine", bare) == [f"{start}this is no git checkout with a commit"]
     monkeypatch.setenv("PATH", str(bare))
-    assert compare.report("mine", root) == [f"{start}git cannot be run here"]
+    assert compare_runs.report("mine", root) == [f"{start}git cannot be run here"]
 
 
 def test_a_damaged_result_fails_no_run(root: Path) -> None:
     (root / "figures/mine/table1.csv").write_text("task\nlungs\n")
-    (line,) = compare.report("mine", root)
+    (line,) = compare_runs.report("mine", root)
     assert line.startswith("not compared with committed results: KeyError: ")
     (root / "figures/mine/table1.csv").write_bytes(b"")
-    (line,) = compare.report("mine", root)
+    (line,) = compare_runs.report("mine", root)
     assert line.startswith("not compared with committed results: EmptyDataError: ")
 
 
@@ -174,5 +174,5 @@ def test_a_folder_that_cannot_be_written_fails_no_run(
 ) -> None:
     (root / "blocked").write_text("")
     monkeypatch.setenv("DOLLKIT_RUNS", str(root / "blocked"))
-    (line,) = compare.report("mine", root)
+    (line,) = compare_runs.report("mine", root)
     assert line.startswith("not compared with committed results: NotADirectoryError: ")

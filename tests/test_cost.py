@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit import cost, growth
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS, NEGATIVE, POSITIVE
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, NEGATIVE, POSITIVE
+from dollkit.explanations import cost
+from dollkit.report import cost_growth
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,11 +69,11 @@ def test_use_is_consistent(model: nn.Module) -> None:
 
 
 def test_growth_has_every_point_and_a_figure(model: nn.Module, tmp_path: Path) -> None:
-    table = growth.growth(model, X, **GROW)
-    assert table["factor"].tolist() == [f for f in growth.FACTORS for _ in range(2)]
+    table = cost_growth.growth(model, X, **GROW)
+    assert table["factor"].tolist() == [f for f in cost_growth.FACTORS for _ in range(2)]
     assert table["value"].tolist() == [1, 3, 1, 2, 2, 4, 256, 1024]
     assert (table["seconds"] > 0).all()
-    drawn = growth.figure(table)
+    drawn = cost_growth.figure(table)
     assert len([a for a in drawn.figure.axes if a.get_xlabel()]) == 4
     names = {p.suffix for p in drawn.save(tmp_path / "growth")}
     assert names == {".svg", ".png", ".csv", ".txt"}
@@ -89,14 +90,14 @@ def test_growth_has_every_point_and_a_figure(model: nn.Module, tmp_path: Path) -
 )
 def test_growth_names_what_is_wrong(model: nn.Module, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        growth.growth(model, X, **(GROW | wrong))
+        cost_growth.growth(model, X, **(GROW | wrong))
 
 
 def test_exponents_and_lines_are_found_again() -> None:
     n = np.array([1.0, 2.0, 4.0, 8.0])
     power = pd.DataFrame({"factor": "films", "value": n, "seconds": 3 * n**0.8, "peak_mb": 5.0})
     line = pd.DataFrame({"factor": "steps", "value": n, "seconds": 2 + 3 * n, "peak_mb": np.nan})
-    found = growth.fits(pd.concat([power, line])).set_index("factor")
+    found = cost_growth.fits(pd.concat([power, line])).set_index("factor")
     assert found.loc["films", "exponent"] == pytest.approx(0.8)
     assert found.loc["films", "peak_ratio"] == 1
     assert (found.loc["steps", "each"], found.loc["steps", "first"]) == pytest.approx((3, 2))

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS
-from dollkit.readers.check import survey
-from dollkit.readers.covid_chestxray import (
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.data.check import survey
+from dollkit.data.sets.covid_chestxray import (
     DATASET,
     FINDING_OF,
     named_findings,
     read_ieee8023,
     unique_stems,
 )
-from dollkit.readers.splits import share
+from dollkit.data.splits import share
 
 HEADER = "patientid,sex,age,finding,view,modality,folder,filename,license,clinical_notes,"
 ROWS = [

@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dollkit.errors import InputError
-from dollkit.readers.build import build_store
-from dollkit.readers.check import survey
-from dollkit.readers.covid_qu_ex import CLASSES, DATASET, TREES, find_covid_qu_ex, read_covid_qu_ex
-from dollkit.store import open_store
+from dollkit.common.errors import InputError
+from dollkit.data.check import survey
+from dollkit.data.sets.covid_qu_ex import (
+    CLASSES,
+    DATASET,
+    TREES,
+    find_covid_qu_ex,
+    read_covid_qu_ex,
+)
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import build_store
 
 LUNG, INFECTION = TREES["lungs"], TREES["infection"]
 STEM = {"COVID-19": "covid", "Non-COVID": "non_COVID", "Normal": "Normal"}

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dollkit.errors import InputError
-from dollkit.readers.csvfile import BadRows, CsvTable, is_inside, read_csv, reject
+from dollkit.common.errors import InputError
+from dollkit.data.csvfile import BadRows, CsvTable, is_inside, read_csv, reject
 
 
 def write(path: Path, text: str | bytes) -> Path:

@@ -16,19 +16,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dollkit import adapters, compute, cost, finetuning, metrics, pretraining, robustness, tuned
-from dollkit.attribution import integrated_gradients
-from dollkit.augment import Augmentation
-from dollkit.classifiers import Classifier, create, evaluate, train
-from dollkit.explaining import Explain, explain_all, positives
-from dollkit.findings import FINDINGS, PATHOLOGIES
-from dollkit.labelling import make_labels
+from dollkit import pretraining
+from dollkit.classifiers.model import Classifier, create, evaluate, train
+from dollkit.common import compute
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
+from dollkit.data.images import IGNORE
+from dollkit.data.store import Store
+from dollkit.explanations import cost
+from dollkit.explanations.engine import integrated_gradients
+from dollkit.explanations.ensemble import Explain, explain_all, positives
+from dollkit.finetuning import robustness, run
+from dollkit.interactive.your_radiographs import predict as ongrid
+from dollkit.labels.make import make_labels
 from dollkit.labels.steps import Distil
-from dollkit.loop import Batch, Recipe, fit
-from dollkit.losses import IGNORE
-from dollkit.own import ongrid
-from dollkit.store import Store
-from dollkit.training.gauge import Memory
+from dollkit.training import adapters, metrics
+from dollkit.training.augment import Augmentation
+from dollkit.training.fit import fit
+from dollkit.training.gradients import Memory
+from dollkit.training.recipe import Batch, Recipe
 from tests import far, same
 from tests.test_segmentation import label_some, make_store
 
@@ -161,11 +166,11 @@ def test_every_tuning_takes_a_step_and_is_counted(
     device: torch.device, store: Store, tuning: str
 ) -> None:
     pixels = store.masks(np.arange(40), ["Edema"])
-    data = finetuning.Films(store.images, pixels, store.films, ("Edema",))
-    parts = finetuning.split(store.films, 0, 4, 4, seed=0)
-    job = finetuning.Job("edema", "pspnet", "random", tuning, 4, 0, 0, 1e-3)
-    made = finetuning.run(
-        job, data, parts, NETWORK, finetuning.Start(lambda net: []), recipe(), MOVED, device,
+    data = run.Films(store.images, pixels, store.films, ("Edema",))
+    parts = run.split(store.films, 0, 4, 4, seed=0)
+    job = run.Job("edema", "pspnet", "random", tuning, 4, 0, 0, 1e-3)
+    made = run.run(
+        job, data, parts, NETWORK, run.Start(lambda net: []), recipe(), MOVED, device,
         changes={"noise": [5.0]},
     )  # fmt: skip
     tp, fp, fn = made["counts"]
@@ -176,7 +181,7 @@ def test_every_tuning_takes_a_step_and_is_counted(
     assert made["robust"].shape == (1, 3, len(parts.test), 1)
     assert 0 < made["run"]["trainable"] <= made["run"]["total"]
     if tuning == "full":
-        assert tuned.step_mb(job, data, NETWORK, recipe(), device) > 0
+        assert run.step_mb(job, data, NETWORK, recipe(), device) > 0
 
 
 def test_a_film_is_drawn_on_its_own_grid(device: torch.device, store: Store) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from dollkit.decode import ENDINGS, RAW_BYTES, RAW_SIDE, imagefile, pictures
-from dollkit.errors import InputError
-from dollkit.images import load_image, probe
+from dollkit.common.errors import InputError
+from dollkit.data import decode
+from dollkit.data.decode import ENDINGS, RAW_BYTES, RAW_SIDE, load_image, probe
 
 FORMAT_OF = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "tif": "TIFF"}
 
@@ -336,9 +336,9 @@ def test_16_bit_colour_is_refused(
 
 def test_grey_values_beyond_16_bits(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"grey values 0\.\.70000"):
-        pictures._to_8_bit(tmp_path / "film", np.array([[0, 70000]], np.int32))
+        decode._to_8_bit(tmp_path / "film", np.array([[0, 70000]], np.int32))
     with pytest.raises(InputError, match=r"grey values -1\.\.3"):
-        pictures._to_8_bit(tmp_path / "film", np.array([[-1, 3]], np.int32))
+        decode._to_8_bit(tmp_path / "film", np.array([[-1, 3]], np.int32))
 
 
 # Damage
@@ -436,11 +436,11 @@ def test_decompression_bomb(tmp_path: Path, make: Callable[[], bytes]) -> None:
 def test_limits_of_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(ramp(10, 11)).save(tmp_path / "big.png")
     Image.fromarray(ramp(10, 10)).save(tmp_path / "fits.png")
-    monkeypatch.setattr(imagefile, "MAX_PIXELS", 100)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 100)
     assert error_of(tmp_path / "big.png").startswith("11x10 pixels, more than 100: ")
     assert load_image(tmp_path / "fits.png").shape == (10, 10)
     size = (tmp_path / "fits.png").stat().st_size
-    monkeypatch.setattr(imagefile, "MAX_BYTES", size - 1)
+    monkeypatch.setattr(decode, "MAX_BYTES", size - 1)
     wanted = f"{size} bytes, more than {size - 1}: "
     assert error_of(tmp_path / "fits.png").startswith(wanted)
 

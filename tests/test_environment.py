@@ -15,7 +15,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from dollkit import __version__, paths
+from dollkit import __version__
+from dollkit.common import paths
 
 MARKER = ' ; sys_platform == "linux" and platform_machine == "x86_64"'
 LINE = re.compile(r"([A-Za-z0-9._-]+)==([0-9][0-9A-Za-z.+!]*)(" + re.escape(MARKER) + ")?")
@@ -186,6 +187,7 @@ def test_make_test_runs_every_part_and_names_those_that_failed(
         (tmp_path / name).touch()
     parts = {
         "ruff check": ".venv/bin/ruff", "ruff format": ".venv/bin/ruff", "mypy": ".venv/bin/mypy",
+        "lint-imports": ".venv/bin/lint-imports",
         "pytest": ".venv/bin/python", "end_to_end.sh": "tests/end_to_end.sh",
     }  # fmt: skip
     body = "\n".join(f'[[ "$0 $*" != *{name.split()[-1]}* ]] || exit 1' for name in wrong)

@@ -15,18 +15,20 @@ import pytest
 import torch
 from PIL import Image
 
-from dollkit import labels, params, paths, pipeline
-from dollkit.classifiers import load_classifiers
-from dollkit.errors import InputError
-from dollkit.explorer import draw, layout, maps, saving, sets, view, widgets
-from dollkit.explorer.__main__ import main as command
-from dollkit.explorer.view import CONSENSUS, Choice, Cut, cut_of
-from dollkit.explorer.widgets import Explorer
-from dollkit.labelling import make_labels
-from dollkit.labels import Distil, making, rules
-from dollkit.labels.rules import Rule
-from dollkit.losses import IGNORE
-from dollkit.store import open_store
+from dollkit import labels
+from dollkit.classifiers.model import load_classifiers
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.data.images import IGNORE
+from dollkit.data.store import open_store
+from dollkit.interactive.explorer import draw, layout, maps, saving, sources, view, widgets
+from dollkit.interactive.explorer.__main__ import main as command
+from dollkit.interactive.explorer.view import CONSENSUS, Choice, Cut, cut_of
+from dollkit.interactive.explorer.widgets import Explorer
+from dollkit.labels import Distil, make, threshold_rules
+from dollkit.labels.make import make_labels
+from dollkit.labels.threshold_rules import Rule
+from dollkit.workflow import parameters, stages
 from tests import explorer_run
 from tests.explorer_run import HOW, SIDE
 
@@ -53,7 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = explorer_run.run(root, PROFILE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOLLKIT_RUNS", str(root))
-        maps.prepare(sets.open_run(PROFILE, 8, folder / "explorer"), EXPLAINERS)
+        maps.prepare(sources.open_run(PROFILE, 8, folder / "explorer"), EXPLAINERS)
     return root
 
 
@@ -63,20 +65,20 @@ def here(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def source(runs: Path, tmp_path: Path) -> sets.Source:
+def source(runs: Path, tmp_path: Path) -> sources.Source:
     """The run, with a folder of its own for exports and the prepared maps in it."""
     kept = tmp_path / "explorer"
     shutil.copytree(runs / PROFILE / "explorer", kept)
-    return sets.open_run(PROFILE, 8, kept)
+    return sources.open_run(PROFILE, 8, kept)
 
 
 @pytest.fixture
-def atlas(source: sets.Source) -> maps.Atlas:
+def atlas(source: sources.Source) -> maps.Atlas:
     return maps.prepare(source, EXPLAINERS)
 
 
 @pytest.fixture
-def explorer(source: sets.Source, atlas: maps.Atlas) -> Explorer:
+def explorer(source: sources.Source, atlas: maps.Atlas) -> Explorer:
     return Explorer(source, atlas)
 
 
@@ -88,11 +90,11 @@ def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "notebooks" / "params"
 
 
-def choice(source: sets.Source, films: str, at: int, finding: str = "Lung Lesion") -> Choice:
+def choice(source: sources.Source, films: str, at: int, finding: str = "Lung Lesion") -> Choice:
     return Choice(films, at, finding, "ig", CONSENSUS, cut_of(source.distil, finding))
 
 
-def test_a_run_has_its_film_sets(source: sets.Source) -> None:
+def test_a_run_has_its_film_sets(source: sources.Source) -> None:
     assert list(source.sets) == ["judged", "labelled", "pspnet-lungs"]
     judged, labelled = source.sets["judged"], source.sets["labelled"]
     # Rows 3 and 11 have no mask, 7 and 15 no finding.
@@ -100,11 +102,11 @@ def test_a_run_has_its_film_sets(source: sets.Source) -> None:
     assert labelled.image_ids == ("film00", "film02", "film04", "film08", "film10", "film12")
     assert source.distil == Distil()
     assert source.explain == HOW
-    assert len(sets.open_run(PROFILE, 1, source.folder).sets["labelled"]) == 1
+    assert len(sources.open_run(PROFILE, 1, source.folder).sets["labelled"]) == 1
 
 
 def test_the_label_shown_is_the_label_of_the_run(
-    runs: Path, source: sets.Source, atlas: maps.Atlas
+    runs: Path, source: sources.Source, atlas: maps.Atlas
 ) -> None:
     stored = labels.open(runs / PROFILE / "labels" / "store")
     films, seen = source.sets["labelled"], 0
@@ -118,7 +120,7 @@ def test_the_label_shown_is_the_label_of_the_run(
 
 
 def test_maps_are_made_once(
-    source: sets.Source, atlas: maps.Atlas, monkeypatch: pytest.MonkeyPatch
+    source: sources.Source, atlas: maps.Atlas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:
         raise AssertionError("a network was read")
@@ -133,7 +135,7 @@ def test_maps_are_made_once(
     "harm", ["gone", "cut off", "other code", "other weights", "other settings"]
 )
 def test_maps_that_do_not_fit_are_made_anew(
-    source: sets.Source, atlas: maps.Atlas, harm: str, tmp_path: Path,
+    source: sources.Source, atlas: maps.Atlas, harm: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     path = source.folder / "judged-ig.npz"
@@ -143,7 +145,9 @@ def test_maps_that_do_not_fit_are_made_anew(
     elif harm == "cut off":
         path.write_bytes(before[:1000])
     elif harm == "other code":
-        monkeypatch.setattr(maps, "code_of", lambda _: {"dollkit/explaining.py": "another"})
+        monkeypatch.setattr(
+            maps, "code_of", lambda _: {"dollkit/explanations/ensemble.py": "another"}
+        )
     elif harm == "other weights":
         others = explorer_run.models(tmp_path / "others", "ba")
         source = replace(source, classifiers={name: others[name] for name in "ab"})
@@ -159,7 +163,9 @@ def test_maps_that_do_not_fit_are_made_anew(
 @pytest.mark.parametrize(
     ("given", "message"), [(["captum"], "names 'captum': use some of ig"), ([], "is empty")]
 )
-def test_unknown_explainers_are_named(source: sets.Source, given: list[str], message: str) -> None:
+def test_unknown_explainers_are_named(
+    source: sources.Source, given: list[str], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         maps.prepare(source, given)
 
@@ -167,7 +173,7 @@ def test_unknown_explainers_are_named(source: sets.Source, given: list[str], mes
 def test_a_missing_run_names_what_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path))
     with pytest.raises(InputError, match=r"needs data .*: run `make reproduce PROFILE=laptop`"):
-        sets.open_run("laptop", 4)
+        sources.open_run("laptop", 4)
 
 
 def test_without_a_name_the_newest_labels_are_shown(
@@ -175,13 +181,13 @@ def test_without_a_name_the_newest_labels_are_shown(
 ) -> None:
     monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "none"))
     with pytest.raises(InputError, match="no run here has labels"):
-        sets.open_run("", 4)
+        sources.open_run("", 4)
     for name, when in (("later", 3), ("early", 1), ("torso", 9)):
         shutil.copytree(runs / PROFILE, tmp_path / "runs" / name)
         os.utime(tmp_path / "runs" / name / "labels" / "manifest.json", (when, when))
     (tmp_path / "runs" / "torso" / "data" / "manifest.json").unlink()
     monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
-    assert sets.open_run("", 4).name == "later"
+    assert sources.open_run("", 4).name == "later"
 
 
 @pytest.mark.parametrize("gone", ["labels/manifest.json", "classifiers/b/manifest.json"])
@@ -192,15 +198,15 @@ def test_an_unfinished_run_names_what_is_missing(
     (tmp_path / "runs" / PROFILE / gone).unlink()
     monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
     with pytest.raises(InputError, match=f"needs {Path(gone).parent}.*make reproduce"):
-        sets.open_run(PROFILE, 4)
+        sources.open_run(PROFILE, 4)
 
 
 def test_films_are_at_least_one() -> None:
     with pytest.raises(InputError, match="'n_films' is 0"):
-        sets.open_run(PROFILE, 0)
+        sources.open_run(PROFILE, 0)
 
 
-def test_thresholds_are_those_of_the_equation(source: sets.Source, atlas: maps.Atlas) -> None:
+def test_thresholds_are_those_of_the_equation(source: sources.Source, atlas: maps.Atlas) -> None:
     one = choice(source, "judged", 0)
     shown = view.look(source, atlas, replace(one, cut=Cut(Rule("peak", 0.5), 0.02, 0.4)))
     assert shown.map is not None
@@ -213,7 +219,7 @@ def test_thresholds_are_those_of_the_equation(source: sets.Source, atlas: maps.A
     assert quarter.scores["ignored area"] == 0
 
 
-def test_one_classifiers_map_is_its_own(source: sets.Source, atlas: maps.Atlas) -> None:
+def test_one_classifiers_map_is_its_own(source: sources.Source, atlas: maps.Atlas) -> None:
     one = choice(source, "judged", 0)
     shown = [view.look(source, atlas, replace(one, classifier=n)).map for n in ("a", "b")]
     both = view.look(source, atlas, one).map
@@ -225,7 +231,7 @@ def test_one_classifiers_map_is_its_own(source: sets.Source, atlas: maps.Atlas) 
     assert view.names_of(source) == [CONSENSUS, "a", "b"]
 
 
-def test_scores_need_a_truth(source: sets.Source, atlas: maps.Atlas) -> None:
+def test_scores_need_a_truth(source: sources.Source, atlas: maps.Atlas) -> None:
     judged = {"IoU at matched area", "IoU by chance", "IoU of the label"}
     with_mask = view.look(source, atlas, choice(source, "labelled", 0))
     assert judged <= set(with_mask.scores)
@@ -237,7 +243,7 @@ def test_scores_need_a_truth(source: sets.Source, atlas: maps.Atlas) -> None:
     assert without.notes == ("no mask of the finding: nothing to judge by",)
 
 
-def test_a_film_without_the_finding_has_no_label(source: sets.Source, atlas: maps.Atlas) -> None:
+def test_a_film_without_the_finding_has_no_label(source: sources.Source, atlas: maps.Atlas) -> None:
     shown = view.look(source, atlas, choice(source, "labelled", 0, "Edema"))
     assert shown.label is None
     assert shown.map is None
@@ -247,7 +253,7 @@ def test_a_film_without_the_finding_has_no_label(source: sets.Source, atlas: map
     assert len(draw.png(shown)) > 1000
 
 
-def test_unsettled_maps_give_no_label(source: sets.Source, atlas: maps.Atlas) -> None:
+def test_unsettled_maps_give_no_label(source: sources.Source, atlas: maps.Atlas) -> None:
     strict = replace(source, explain=replace(source.explain, unsettled="ignore"))
     key = ("labelled", "ig")
     made = atlas[key].made._replace(settled=np.zeros_like(atlas[key].made.settled))
@@ -257,7 +263,7 @@ def test_unsettled_maps_give_no_label(source: sets.Source, atlas: maps.Atlas) ->
     assert "has not settled" in shown.notes[0]
 
 
-def test_dice_of_arms(source: sets.Source, atlas: maps.Atlas) -> None:
+def test_dice_of_arms(source: sources.Source, atlas: maps.Atlas) -> None:
     shown = [view.look(source, atlas, choice(source, "pspnet-lungs", at)) for at in range(4)]
     # Film 1: 64 of 128 pixels of the lung are missing, the heart is whole.
     dice = [s.scores["Dice doll"] for s in shown]
@@ -266,7 +272,7 @@ def test_dice_of_arms(source: sets.Source, atlas: maps.Atlas) -> None:
     assert [s.scores["Dice random"] for s in shown[:3]] == [0, 0, 0]
 
 
-def test_orders(source: sets.Source, atlas: maps.Atlas) -> None:
+def test_orders(source: sources.Source, atlas: maps.Atlas) -> None:
     like = choice(source, "judged", 0)
     best = view.order(source, atlas, like, "best")
     score = [
@@ -284,7 +290,7 @@ def test_orders(source: sets.Source, atlas: maps.Atlas) -> None:
     assert view.order(source, atlas, task, "worst", only=False) == [2, 1, 0, 3]
 
 
-def test_disagreement_comes_first(source: sets.Source, atlas: maps.Atlas) -> None:
+def test_disagreement_comes_first(source: sources.Source, atlas: maps.Atlas) -> None:
     key = ("judged", "ig")
     pairs = atlas[key].pairs_of("Lung Lesion")
     changed = atlas[key].made.maps.copy()
@@ -298,7 +304,7 @@ def test_disagreement_comes_first(source: sets.Source, atlas: maps.Atlas) -> Non
     assert view.order(source, atlas, task, "arms", only=False)[-1] == 3
 
 
-def test_pictures(source: sets.Source, atlas: maps.Atlas) -> None:
+def test_pictures(source: sources.Source, atlas: maps.Atlas) -> None:
     plain = view.look(source, atlas, choice(source, "judged", 0))
     task = view.look(source, atlas, choice(source, "pspnet-lungs", 0))
     for shown in (plain, task):
@@ -317,7 +323,7 @@ def test_pictures(source: sets.Source, atlas: maps.Atlas) -> None:
     assert {"DoLL", "random", "lung", "heart", "Dice 1.00", "truth of the task"} <= words
 
 
-def test_colours_of_the_picture_tell_the_label(source: sets.Source, atlas: maps.Atlas) -> None:
+def test_colours_of_the_picture_tell_the_label(source: sources.Source, atlas: maps.Atlas) -> None:
     shown = view.look(source, atlas, choice(source, "judged", 0))
     panels = {p.title: p for p in layout.explained(shown)}
     label = panels["label: Lung Lesion"].rgb
@@ -388,7 +394,9 @@ def test_reset_is_the_run_again(explorer: Explorer) -> None:
     assert explorer.corrected == {}
 
 
-def test_a_value_between_two_steps_stays_as_it_is(source: sets.Source, atlas: maps.Atlas) -> None:
+def test_a_value_between_two_steps_stays_as_it_is(
+    source: sources.Source, atlas: maps.Atlas
+) -> None:
     """A page sends the nearest step back for a value that it cannot show."""
     own = Distil(threshold="peak", level=0.303, smooth=0.012, ignore=0.63)
     explorer = Explorer(replace(source, distil=own), atlas)
@@ -474,7 +482,7 @@ def test_every_control_has_a_class_in_the_page(explorer: Explorer) -> None:
     collect(explorer.box)
     assert len(found) == len(set(found))
     text = widgets.Controls.__module__
-    assert text == "dollkit.explorer.controls"
+    assert text == "dollkit.interactive.explorer.controls"
     documented = __import__(text, fromlist=["x"]).__doc__
     assert [name for name in found if name.removeprefix("dollkit") not in documented] == []
     assert {"dollkit-view", "dollkit-film", "dollkit-finding", "dollkit-set"} <= set(found)
@@ -484,8 +492,8 @@ def test_one_classifier_needs_no_consensus(tmp_path: Path) -> None:
     explorer_run.films(tmp_path / "films")
     folders = explorer_run.models(tmp_path / "models", "a")
     out = tmp_path / "labels"
-    making.make(tmp_path / "films", [tmp_path / "models"], out, how=HOW)
-    source = sets.open_labels(out, list(folders.values()), 20, films=tmp_path / "films")
+    make.make(tmp_path / "films", [tmp_path / "models"], out, how=HOW)
+    source = sources.open_labels(out, list(folders.values()), 20, films=tmp_path / "films")
     shown = Explorer(source, maps.prepare(source, ["ig"]))
     assert dict(shown.pick_classifier.options) == {"a": "a"}
     shown.sort.value = "classifiers"
@@ -502,14 +510,14 @@ def test_a_label_set_wants_its_own_classifiers(tmp_path: Path) -> None:
     explorer_run.films(tmp_path / "films")
     explorer_run.models(tmp_path / "models", "ab")
     out = tmp_path / "labels"
-    making.make(tmp_path / "films", [tmp_path / "models"], out, how=HOW, limit=2)
+    make.make(tmp_path / "films", [tmp_path / "models"], out, how=HOW, limit=2)
     with pytest.raises(InputError, match="made by a classifier 'b' that is not among those given"):
-        sets.open_labels(out, [tmp_path / "models" / "a"], 5, films=tmp_path / "films")
+        sources.open_labels(out, [tmp_path / "models" / "a"], 5, films=tmp_path / "films")
     other = explorer_run.models(tmp_path / "other", "xab")  # other seeds
     with pytest.raises(InputError, match="made by a classifier 'a'"):
-        sets.open_labels(out, [other["a"], other["b"]], 5, films=tmp_path / "films")
+        sources.open_labels(out, [other["a"], other["b"]], 5, films=tmp_path / "films")
     with pytest.raises(InputError, match="no store here"):
-        sets.open_labels(out, [tmp_path / "models"], 5)
+        sources.open_labels(out, [tmp_path / "models"], 5)
 
 
 def test_the_picture_is_written(explorer: Explorer) -> None:
@@ -534,15 +542,15 @@ def test_thresholds_reach_the_labels_stage(
     explorer.name.value = "mine"
     explorer.save_thresholds.click()
     assert "make reproduce PROFILE=mine" in explorer.message.value
-    content, before = params.read_profile("mine"), params.read_profile(PROFILE)
+    content, before = parameters.read_profile("mine"), parameters.read_profile(PROFILE)
     assert content.pop("labels").keys() == {"threshold", "ignore"}
     assert content == before
-    planned = {i.name: i for i in pipeline.plan("mine")}
+    planned = {i.name: i for i in stages.plan("mine")}
     given = planned["labels"].parameters
     # No stage depends on the explorer: a change of it makes no run stale.
     assert [f for i in planned.values() for f in i.files if "explorer" in f.parts] == []
     # As notebook 03 does.
-    cut = rules.settings(str(given["threshold"]))
+    cut = threshold_rules.settings(str(given["threshold"]))
     own = Distil(ignore=float(str(given["ignore"])), **cut)  # type: ignore[arg-type]
     assert own.rule("Lung Lesion") == Rule("quantile", 0.12)
     assert own.sigma("Lung Lesion") == 0.03
@@ -563,28 +571,28 @@ def test_other_thresholds_are_another_parameter(explorer: Explorer, profiles: Pa
     for value in (0.3, 0.4, 0.3):
         explorer.smooth.value = value / 10
         explorer.save_thresholds.click()
-        named.append(params.read_profile("mine")["labels"]["threshold"])
+        named.append(parameters.read_profile("mine")["labels"]["threshold"])
     assert named[0] == named[2] != named[1]
     assert len(list(profiles.glob("mine-*.csv"))) == 2
 
 
-def test_tuned_rules_of_the_run_are_kept(source: sets.Source) -> None:
+def test_tuned_rules_of_the_run_are_kept(source: sources.Source) -> None:
     tuned = replace(source, distil=Distil(threshold="tuned"))
     cut = Cut(Rule("peak", 0.2), 0.01, 0.6)
     table = saving.rules_table(tuned, {"Edema": cut}).set_index("finding")
-    assert len(table) == len(rules.read(rules.PHANTOM)["thresholds"])
+    assert len(table) == len(threshold_rules.read(threshold_rules.PHANTOM)["thresholds"])
     assert table.loc["Edema"].tolist() == ["peak 0.2", "0.01"]
     kept = table.drop("Edema")
     expected = [str(tuned.distil.rule(f)) for f in kept.index]
     assert kept["rule"].tolist() == expected
 
 
-def test_thresholds_of_a_label_set_are_a_file_for_the_command(source: sets.Source) -> None:
+def test_thresholds_of_a_label_set_are_a_file_for_the_command(source: sources.Source) -> None:
     own = replace(source, profile=None)
     saved = saving.save_thresholds(own, {"Edema": Cut(Rule("peak", 0.2), 0.01, 0.7)}, "mine")
     assert saved.profile is None
     given = saved.command.split("--distil ")[1].split()
-    made = making.settings(Distil, given, "--distil")
+    made = make.settings(Distil, given, "--distil")
     assert cut_of(made, "Edema") == Cut(Rule("peak", 0.2), 0.01, 0.7)
 
 
@@ -602,7 +610,7 @@ def test_thresholds_of_a_label_set_are_a_file_for_the_command(source: sets.Sourc
     ],
 )
 def test_what_cannot_be_written_is_one_line(
-    source: sets.Source, profiles: Path, name: str, cuts: dict[str, Cut], message: str
+    source: sources.Source, profiles: Path, name: str, cuts: dict[str, Cut], message: str
 ) -> None:
     before = sorted(f.name for f in profiles.iterdir())
     with pytest.raises(InputError, match=message):
@@ -632,7 +640,7 @@ def test_the_command_prepares_and_measures(
     assert "make reproduce PROFILE=nothing" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_named(source: sets.Source, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(source: sources.Source, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written to"):
         maps.prepare(replace(source, folder=tmp_path / "file" / "inner"), ["ig"])

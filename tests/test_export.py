@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dollkit import compute, export, networks, weights
-from dollkit.errors import InputError
+from dollkit.common import compute
+from dollkit.common.errors import InputError
+from dollkit.training import networks, weights
+from dollkit.workflow import export_network
 from tests import far
 
 STRANGER = """
@@ -50,7 +52,7 @@ def test_a_stranger_gets_equal_logits(tmp_path: Path) -> None:
     for activation, kind in (("relu", "pspnet"), ("silu", "deeplabv3plus")):
         with compute.seeded(1):
             net = networks.build(kind, "tu-resnet10t", 14, activation=activation)
-        export.export(net.to(memory_format=torch.channels_last), tmp_path / activation, 64)  # type: ignore[call-overload]
+        export_network.export(net.to(memory_format=torch.channels_last), tmp_path / activation, 64)  # type: ignore[call-overload]
         assert net.training  # the caller's network is left as it is
         with torch.no_grad():
             wanted[activation] = net.eval()(x)
@@ -71,7 +73,7 @@ def test_the_card_says_what_the_folder_holds(
     net = networks.build("unet", "tu-resnet10t", 14)
     weights.save(net, tmp_path, networks.config_of(net))
     (tmp_path / "manifest.json").write_text('{"instance": "pretrain/pspnet-prior", "outputs": {}}')
-    assert export.main([str(tmp_path), str(tmp_path / "out"), "--side", "64"]) == 0
+    assert export_network.main([str(tmp_path), str(tmp_path / "out"), "--side", "64"]) == 0
     capsys.readouterr()
     card = (tmp_path / "out" / "README.md").read_text()
     assert all(f.name in card for f in (tmp_path / "out").iterdir() if f.name != "README.md")
@@ -79,7 +81,7 @@ def test_the_card_says_what_the_folder_holds(
     assert "stage pretrain/pspnet-prior." in card
     assert "Pneumothorax" in card
     assert "smp.Unet(encoder_name='tu-resnet10t'" in card
-    assert export.main([str(tmp_path), str(tmp_path / "out"), "--side", "50"]) == 2
+    assert export_network.main([str(tmp_path), str(tmp_path / "out"), "--side", "50"]) == 2
     assert "'side' is 50" in capsys.readouterr().err
     with pytest.raises(InputError, match="multiple of 32"):
-        export.export(net, tmp_path, 0)
+        export_network.export(net, tmp_path, 0)

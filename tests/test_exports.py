@@ -16,16 +16,17 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 from pycocotools.coco import COCO
 
-from dollkit.errors import InputError
-from dollkit.films import COLUMNS
-from dollkit.findings import FINDINGS
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.data.films import COLUMNS
+from dollkit.data.images import IGNORE
+from dollkit.data.store import Store, open_store
+from dollkit.data.store_writer import StoreWriter
 from dollkit.labels import store as labelstore
 from dollkit.labels.card import card
+from dollkit.labels.export_formats import file_names
 from dollkit.labels.exports import export
-from dollkit.labels.exports.selection import file_names
 from dollkit.labels.summary import by_finding, lines
-from dollkit.losses import IGNORE
-from dollkit.store import Store, StoreWriter, open_store
 
 SIZE = 16
 ROWS = [0, 0, 1, 2, 3]
@@ -202,7 +203,7 @@ def test_parquet_says_what_its_columns_are(
 ) -> None:
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr("dollkit.labels.exports.parquet.FILE", 2)
+    monkeypatch.setattr("dollkit.labels.export_others.FILE", 2)
     out = export(store, tmp_path / "out", "parquet")
     names = [f"data/train-{i:05d}-of-00003.parquet" for i in range(3)]
     assert files(out) == ["README.md", *names]

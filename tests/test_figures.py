@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import labelloss
-from dollkit.errors import InputError
-from dollkit.report import cases as rows
-from dollkit.report import curves, figures, style
+from dollkit.common.errors import InputError
+from dollkit.labels import oracles
+from dollkit.report import curves, figures, rows, style
 from tests import synthetic_run as synthetic
 
 
@@ -27,7 +26,7 @@ def _tasks(run: Path) -> list[Path]:
 
 def _losses(run: Path) -> pd.DataFrame:
     path = run / "labels" / "examples.npz"
-    return labelloss.losses(figures.load_examples(path, labelloss.ARRAYS))
+    return oracles.losses(figures.load_examples(path, oracles.ARRAYS))
 
 
 @pytest.mark.parametrize("number", ["1", "2", "3", "4", "s1", "s2", "s3"])
@@ -215,7 +214,7 @@ def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(run: Path) -> None
     assert change["value"].tolist() == [-0.01, -0.11]
     loss = drawn.data[drawn.data["panel"] == "loss"].set_index("row")["value"]
     mean = losses.set_index("finding").loc["mean"]
-    assert loss.tolist() == [mean[c] for c in labelloss.STEPS]
+    assert loss.tolist() == [mean[c] for c in oracles.STEPS]
     assert f"{mean['n']:.0f} pairs" in drawn.caption
     left, right = drawn.figure.axes
     # Filled where the interval leaves out zero, hollow where it does not.

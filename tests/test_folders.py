@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dollkit.errors import InputError
-from dollkit.readers import folders
-from dollkit.readers.folders import child, descend, files_of, holds
+from dollkit.common.errors import InputError
+from dollkit.data import folders
+from dollkit.data.folders import child, descend, files_of, holds
 
 FORM = re.compile(r"(a\d)\.PNG", re.IGNORECASE)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dollkit.loop import Recipe
 from dollkit.training.footprint import MB, footprint
+from dollkit.training.recipe import Recipe
 
 N, IN, MID = 4, 8, 16
 

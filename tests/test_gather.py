@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import paths
-from dollkit.report import claims, gather
+from dollkit.common import paths
+from dollkit.report import c2_overview, claims
 
 STORED = paths.ROOT / "figures" / "across" / "c2.csv"
 
@@ -42,7 +42,7 @@ def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_one_row_per_profile_network_and_task(figures: Path) -> None:
-    table = gather.wide(gather.contrasts(["b", "a"]))
+    table = c2_overview.wide(c2_overview.contrasts(["b", "a"]))
     assert table[["profile", "network", "task"]].to_numpy().tolist() == [
         ["b", "pspnet", "lungs"],
         ["b", "pspnet", "organs"],
@@ -61,20 +61,20 @@ def test_one_row_per_profile_network_and_task(figures: Path) -> None:
 
 
 def test_files_and_errors(figures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gather.main([]) == 0
+    assert c2_overview.main([]) == 0
     assert {p.name for p in (figures / "across").iterdir()} == {"c2.csv", "c2.md", "c2.tex"}
     assert r"$\uparrow$" in (figures / "across" / "c2.tex").read_text()
-    assert pd.read_csv(figures / "across" / "c2.csv").columns.tolist() == gather.COLUMNS
-    assert gather.main(["c"]) == 2
+    assert pd.read_csv(figures / "across" / "c2.csv").columns.tolist() == c2_overview.COLUMNS
+    assert c2_overview.main(["c"]) == 2
     assert "c/claims.csv: no such file" in capsys.readouterr().err
     (figures / "a" / "claims.csv").write_text("claim\nC2\n")
-    assert gather.main(["a"]) == 2
+    assert c2_overview.main(["a"]) == 2
     assert "column 'contrast' is missing" in capsys.readouterr().err
 
 
 def test_the_stored_page_follows_from_the_stored_claims(tmp_path: Path) -> None:
     profiles = list(dict.fromkeys(pd.read_csv(STORED)["profile"]))
-    gather.write(profiles, tmp_path)
+    c2_overview.write(profiles, tmp_path)
     for suffix in (".csv", ".md", ".tex"):
         name = STORED.with_suffix(suffix)
         assert name.read_bytes() == (tmp_path / name.name).read_bytes(), name

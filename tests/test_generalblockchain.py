@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dollkit.errors import InputError
-from dollkit.images import load_image
-from dollkit.readers.check import survey
-from dollkit.readers.generalblockchain import DATASET, read_generalblockchain, read_lung_boxes
-from dollkit.readers.table import FilmTable, lost_files
+from dollkit.common.errors import InputError
+from dollkit.data.check import survey
+from dollkit.data.decode import load_image
+from dollkit.data.film_table import FilmTable, lost_files
+from dollkit.data.sets.general_blockchain import DATASET, read_generalblockchain, read_lung_boxes
 
 WIDTH, HEIGHT = 30, 20
 COLUMNS = [

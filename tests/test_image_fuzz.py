@@ -18,9 +18,8 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
-from dollkit.decode import RAW_BYTES
-from dollkit.errors import InputError
-from dollkit.images import load_image, probe
+from dollkit.common.errors import InputError
+from dollkit.data.decode import RAW_BYTES, load_image, probe
 from tests.test_dicom import bytes_of, film
 
 SECONDS = 10

@@ -20,10 +20,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from dollkit import checkpoints, compute, imagenet, networks
-from dollkit.classifiers import Classifier
-from dollkit.errors import InputError
-from dollkit.networks import encoder
+from dollkit.classifiers.model import Classifier
+from dollkit.common import compute
+from dollkit.common.errors import InputError
+from dollkit.training import imagenet, networks
+from dollkit.training.networks import encoder
 
 ENCODER = "tu-resnet10t"
 LITE = "tu-tf_efficientnet_lite0"
@@ -288,7 +289,7 @@ def test_pickles_are_refused_in_one_plain_line(content: Any, why: str, tmp_path:
     else:
         torch.save(content, path)
     with pytest.raises(InputError, match="not readable as tensors") as error:
-        checkpoints.read_tensors(path)
+        imagenet.read_tensors(path)
     text = str(error.value)
     assert why in text
     assert text.isprintable()

@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from dollkit import decode, images
-from dollkit.decode import imagefile
-from dollkit.errors import InputError
-from dollkit.images import (
+from dollkit.common.errors import InputError
+from dollkit.data import decode, images
+from dollkit.data.images import (
     fit,
     fit_box,
     fit_mask,
@@ -33,7 +32,7 @@ def ramp(height: int = 24, width: int = 32) -> np.ndarray:
 def test_readers_of_files_are_here_too() -> None:
     assert images.load_image is decode.load_image
     assert images.probe is decode.probe
-    assert images.MAX_PIXELS == imagefile.MAX_PIXELS == 89_478_485
+    assert images.MAX_PIXELS == decode.MAX_PIXELS == 89_478_485
     assert {"PNG", "JPEG", "GIF", "TIFF", "DICOM"} < set(images.FORMATS)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dollkit import paths
-from dollkit.errors import InputError
-from dollkit.report import index
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.report import page
 
 COMMITTED = [p.parent.name for p in sorted((paths.ROOT / "figures").glob("*/claims.csv"))]
 COMMITTED = [p for p in COMMITTED if (paths.ROOT / "figures" / p / "index.md").exists()]
@@ -47,7 +47,7 @@ def _record(folder: Path) -> dict[str, dict[str, dict[str, dict[str, object]]]]:
 @pytest.mark.parametrize("profile", COMMITTED)
 def test_the_committed_page_follows_from_the_files_beside_it(profile: str) -> None:
     folder = paths.ROOT / "figures" / profile
-    assert (folder / "index.md").read_text(encoding="utf-8") == index.page(folder)
+    assert (folder / "index.md").read_text(encoding="utf-8") == page.page(folder)
 
 
 @pytest.mark.parametrize("profile", COMMITTED)
@@ -57,11 +57,11 @@ def test_every_link_resolves_and_nothing_is_left_out(profile: str) -> None:
     links = LINK.findall(text)
     assert len(links) > 20
     assert [link for link in links if not (folder / link).is_file()] == []
-    real = index.shows_real_films(json.loads((folder / "provenance.json").read_text()))
+    real = page.shows_real_films(json.loads((folder / "provenance.json").read_text()))
     assert real is (profile not in ("smoke", "laptop", "desk", "scratch", "gpu"))
-    hidden = set(index.FILMS) if real else set()
+    hidden = set(page.FILMS) if real else set()
     for stem in hidden:
-        assert index.FILMS[stem] in text
+        assert page.FILMS[stem] in text
         assert f"({stem}." not in text
     kept = {p.name for p in folder.iterdir() if p.stem not in hidden}
     known = {"index.md"} | {n for n in kept if n.endswith(".txt")}
@@ -80,15 +80,15 @@ def test_every_link_resolves_and_nothing_is_left_out(profile: str) -> None:
 
 
 def test_the_page_tells_how_it_was_made(folder: Path) -> None:
-    text = index.page(folder)
+    text = page.page(folder)
     assert text.startswith("# Results, profile toy\n")
     assert "| commit | `None`, `c0ffee` modified |" in text
     assert "| seeds | 1, 3 |" in text
     assert "2, 90 s in all (90 s;" in text
     assert "synthetic chest phantom" in text
     assert "![Figure 1](figure1.png)" in text
-    assert index.write_index(folder).read_text(encoding="utf-8") == text
-    assert index.page(folder) == text  # a page that is there changes nothing
+    assert page.write_index(folder).read_text(encoding="utf-8") == text
+    assert page.page(folder) == text  # a page that is there changes nothing
 
 
 @pytest.mark.parametrize(
@@ -108,23 +108,23 @@ def test_films_are_shown_only_if_all_are_the_phantoms(
 ) -> None:
     record = _record(folder)
     record["stages"]["data"]["parameters"] = given
-    assert index.shows_real_films(record) is real
+    assert page.shows_real_films(record) is real
     (folder / "provenance.json").write_text(json.dumps(record))
-    assert ("(figure1.png)" in index.page(folder)) is not real
+    assert ("(figure1.png)" in page.page(folder)) is not real
 
 
 def test_results_that_have_no_section_are_at_the_end(folder: Path) -> None:
     (folder / "shift.md").write_text("**A table of its own**\n\n| a |\n| --- |\n| 1 |\n")
     (folder / "shift.csv").write_text("a\n1\n")
-    text = index.page(folder)
+    text = page.page(folder)
     assert text.index("## Further results") < text.index("[CSV](shift.csv)")
     assert "**A table of its own**" in text
 
 
 def test_long_tables_are_folded_whole(folder: Path) -> None:
-    rows = "\n".join(f"| {i} |" for i in range(index.LONG + 5))
+    rows = "\n".join(f"| {i} |" for i in range(page.LONG + 5))
     (folder / "table2.md").write_text(f"**Long**\n\n| a |\n| --- |\n{rows}\n\n- a note\n")
-    text = index.page(folder)
+    text = page.page(folder)
     inside = text.split("<details>")[1].split("</details>")[0]
     assert rows in inside
     assert "- a note" in inside
@@ -133,17 +133,17 @@ def test_long_tables_are_folded_whole(folder: Path) -> None:
 def test_a_folder_without_claims_or_provenance(folder: Path) -> None:
     (folder / "claims.md").unlink()
     with pytest.raises(InputError, match=r"claims\.md: no such file; run the claims stage"):
-        index.page(folder)
+        page.page(folder)
     (folder / "provenance.json").write_text("[]")
     with pytest.raises(InputError, match=r"no provenance .*run the claims stage again"):
-        index.page(folder)
+        page.page(folder)
     (folder / "provenance.json").unlink()
     with pytest.raises(InputError, match=r"provenance\.json: no such file"):
-        index.page(folder)
+        page.page(folder)
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(48.2, "48 s"), (119, "119 s"), (2249.8, "37 min"), (18900, "5.2 h")]
 )
 def test_durations_as_people_read_them(seconds: float, text: str) -> None:
-    assert index.minutes(seconds) == text
+    assert page.minutes(seconds) == text

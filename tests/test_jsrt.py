@@ -11,14 +11,21 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dollkit import paths
-from dollkit.errors import InputError
-from dollkit.images import load_image
-from dollkit.readers.build import build_store
-from dollkit.readers.check import survey
-from dollkit.readers.jsrt import DATASET, draw_splits, read_jsrt
-from dollkit.readers.jsrt_files import NAMES, ORGANS, find_root, parity_fold
-from dollkit.store import open_store
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.data.check import survey
+from dollkit.data.decode import load_image
+from dollkit.data.sets.jsrt import (
+    DATASET,
+    NAMES,
+    ORGANS,
+    draw_splits,
+    find_root,
+    parity_fold,
+    read_jsrt,
+)
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import build_store
 
 NAMED = ("JPCLN001", "JPCLN002", "JPCLN017", "JPCNN001", "JPCNN004")
 Tree = Callable[..., Path]

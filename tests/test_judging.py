@@ -10,15 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit import classifiers, judging, labelquality, localisation, quality, variants
-from dollkit.attribution import explain
-from dollkit.errors import InputError
-from dollkit.explaining import Explain
-from dollkit.findings import FINDINGS
-from dollkit.labels import Distil
-from dollkit.labels.rules import Rule
-from dollkit.readers.table import blank_films
-from dollkit.store import Store, StoreWriter, open_store
+from dollkit.classifiers import model as classifiers
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.data.film_table import blank_films
+from dollkit.data.store import Store, open_store
+from dollkit.data.store_writer import StoreWriter
+from dollkit.explanations import explain
+from dollkit.explanations.ensemble import Explain
+from dollkit.labels import Distil, chexlocalize, judge
+from dollkit.labels import summary as labelquality
+from dollkit.labels.threshold_rules import Rule
+from dollkit.training import metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,8 +37,8 @@ def test_energy_is_the_share_of_the_sum() -> None:
     maps = np.ones((3, 8, 8), np.float32)
     maps[1] = truth[1] * 2.0 - 1.0  # negative outside
     maps[2] = 0
-    share = quality.energy(maps, truth)
-    assert share[0] == pytest.approx(quality.area(truth)[0]) == 0.25
+    share = metrics.energy(maps, truth)
+    assert share[0] == pytest.approx(metrics.area(truth)[0]) == 0.25
     assert share[1] == 1.0
     assert np.isnan(share[2])
 
@@ -70,7 +73,7 @@ def test_occlusion_points_at_the_quarter_that_counts() -> None:
 def test_variants_share_explanations_and_change_one_factor() -> None:
     how = Explain(steps=4)
     settings = Distil(threshold="tuned", guide=0.04)
-    found = variants.variants(["a", "b", "c"], how, settings, occluded=8)
+    found = judge.variants(["a", "b", "c"], how, settings, occluded=8)
     assert found[0].name == "shipped"
     assert len({v.name for v in found}) == len(found)
     by = {v.name: v for v in found}
@@ -81,7 +84,7 @@ def test_variants_share_explanations_and_change_one_factor() -> None:
     assert by["smooth=0.03"].distil.sigma("Fracture") == 0.03
     # The shipped one, two other numbers of steps, three other baselines, three other explainers.
     assert len({v.explain for v in found}) == 9
-    assert not any(v.value == "occlusion" for v in variants.variants(["a"], how, settings))
+    assert not any(v.value == "occlusion" for v in judge.variants(["a"], how, settings))
 
 
 @pytest.fixture
@@ -111,13 +114,13 @@ def test_judge_scores_every_variant_and_few_films_where_asked(store: Store) -> N
     model = classifiers.create("tu-resnet10t", 2, "silu", "avg", 0, torch.device("cpu")).eval()
     models = {"a": model, "b": model}
     how, settings = Explain(steps=1), Distil(threshold="tuned", guide=0.04)
-    table = judging.tuned(models, store, judging.judged_rows(store, "valid", 9), how, settings)
+    table = judge.tuned(models, store, judge.judged_rows(store, "valid", 9), how, settings)
     assert table is not None
     assert table["n"].tolist() == [3, 3, 6]
-    wanted = variants.variants(list(models), how, settings, occluded=4)
-    rows = judging.judged_rows(store, "test", 9)
-    made = judging.judge(models, store, rows, wanted, judging.reference_rows(store))
-    assert set(judging.CASE_COLUMNS) == set(made.cases)
+    wanted = judge.variants(list(models), how, settings, occluded=4)
+    rows = judge.judged_rows(store, "test", 9)
+    made = judge.judge(models, store, rows, wanted, judge.reference_rows(store))
+    assert set(judge.CASE_COLUMNS) == set(made.cases)
     counts = made.cases.groupby("variant")["image_id"].nunique()
     assert counts["shipped"] == 6
     assert counts["explainer=occlusion"] == 6  # films count batch by batch, and one holds all six
@@ -143,7 +146,7 @@ def test_protocol_on_a_perfect_map_of_a_wide_film() -> None:
     grid = np.zeros((32, 32), np.uint8)
     grid[8 + 4 : 8 + 12, 8:16] = 1
     for rule in (Rule("otsu"), Rule("peak", 0.5)):
-        got = localisation.case(heat_of(grid), truth, rule)
+        got = chexlocalize.case(heat_of(grid), truth, rule)
         assert got["iou"] == got["iou_all"] > 0.97
         assert got["hit"] == 1.0
 
@@ -152,20 +155,20 @@ def test_protocol_of_half_a_mask_and_of_a_miss() -> None:
     truth = square(32, 8, 8, 8)
     half = truth.copy()
     half[:, 12:] = 0
-    assert localisation.case(heat_of(half), truth, Rule("peak", 0.5))["iou"] == 0.5
-    away = localisation.case(heat_of(square(32, 20, 20, 4)), truth, Rule("peak", 0.5))
+    assert chexlocalize.case(heat_of(half), truth, Rule("peak", 0.5))["iou"] == 0.5
+    away = chexlocalize.case(heat_of(square(32, 20, 20, 4)), truth, Rule("peak", 0.5))
     assert (away["iou"], away["iou_all"], away["hit"]) == (0.0, 0.0, 0.0)
 
 
 def test_protocol_counts_empty_masks_as_it_says() -> None:
     truth, empty = square(32, 8, 8, 8), np.zeros((32, 32), np.uint8)
-    missed = localisation.case(None, truth, Rule("otsu"))
+    missed = chexlocalize.case(None, truth, Rule("otsu"))
     assert list(missed.values()) == pytest.approx([np.nan, 0.0, np.nan], nan_ok=True)
-    invented = localisation.case(heat_of(truth), empty, Rule("otsu"))
+    invented = chexlocalize.case(heat_of(truth), empty, Rule("otsu"))
     assert list(invented.values()) == pytest.approx([np.nan, 0.0, np.nan], nan_ok=True)
-    nothing = localisation.case(None, empty, Rule("otsu"))
+    nothing = chexlocalize.case(None, empty, Rule("otsu"))
     assert np.isnan(nothing["iou_all"])
-    flat = localisation.case(np.ones((32, 32), np.float32), truth, Rule("otsu"))
+    flat = chexlocalize.case(np.ones((32, 32), np.float32), truth, Rule("otsu"))
     assert list(flat.values()) == pytest.approx([np.nan, 0.0, 0.0], nan_ok=True)
 
 
@@ -176,8 +179,8 @@ def test_protocol_table_means_and_intervals() -> None:
     maps = {key: heat_of(mask) for key, mask in truth.items() if mask.any()}
     maps[("f3", "Edema")] = heat_of(square(32, 20, 20, 8))
     patients = {f"f{i}": f"p{i}" for i in range(4)}
-    scores = localisation.cases(maps, truth, patients, {"Edema": 0.5})
-    table = localisation.table(scores, draws=200).set_index("finding")
+    scores = chexlocalize.cases(maps, truth, patients, {"Edema": 0.5})
+    table = chexlocalize.localisation_table(scores, draws=200).set_index("finding")
     assert table.loc["Edema", "iou"] == pytest.approx(0.75)
     assert table.loc["Edema", "hit_rate"] == pytest.approx(0.75)
     assert table.loc["Edema", ["n", "n_all", "n_hit"]].tolist() == [4, 4, 4]
@@ -190,7 +193,7 @@ def test_protocol_table_means_and_intervals() -> None:
         {"image_id": range(400), "patient_id": range(400), "finding": "Edema",
          "iou": [0.0, 1.0] * 200, "iou_all": 1.0, "hit": 1.0}
     )  # fmt: skip
-    wide = localisation.table(values).iloc[0]
+    wide = chexlocalize.localisation_table(values).iloc[0]
     assert wide["iou_hi"] - wide["iou_lo"] == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.1)
     assert wide["iou_all_lo"] == wide["iou_all_hi"] == 1.0
 
@@ -198,4 +201,4 @@ def test_protocol_table_means_and_intervals() -> None:
 def test_a_map_without_a_mask_is_named() -> None:
     maps = {("f1", "Edema"): np.ones((8, 8), np.float32)}
     with pytest.raises(InputError, match="film f1: a map of Edema but no mask"):
-        localisation.cases(maps, {}, {"f1": "p1"})
+        chexlocalize.cases(maps, {}, {"f1": "p1"})

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit import compute, labelling
-from dollkit.classifiers import create
-from dollkit.errors import InputError
-from dollkit.explaining import Explain, Explained, explain_all, pair_settled
-from dollkit.findings import FINDINGS
-from dollkit.labelling import make_labels
-from dollkit.labels import Distil
-from dollkit.losses import IGNORE
-from dollkit.parts import Done, Part
+from dollkit.classifiers.model import create
+from dollkit.common import compute
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.common.shares import Done, Part
+from dollkit.data.images import IGNORE
+from dollkit.explanations.ensemble import Explain, Explained, explain_all, pair_settled
+from dollkit.labels import Distil, make
+from dollkit.labels.make import make_labels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -102,7 +102,7 @@ def test_parts_write_the_shards_of_the_whole(
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("a part's shard is made again")
 
-    monkeypatch.setattr(labelling, "_pairs", forbidden)
+    monkeypatch.setattr(make, "_pairs", forbidden)
     whole = make_labels(*given, tmp_path / "parts", {"a": "0"}, shard=1)  # type: ignore[arg-type]
     pd.testing.assert_frame_equal(whole.pairs, alone.pairs)
     assert all((whole.label(i) == alone.label(i)).all() for i in range(len(alone.pairs)))
@@ -113,13 +113,17 @@ def test_shards_of_other_code_are_made_anew(
 ) -> None:
     made_of(films, Explain(), tmp_path, a=Weighted())
     (shard,) = (tmp_path / "shards").glob("*.npz")
-    read = labelling.code_of([labelling.__name__])
-    assert {"dollkit/labelling.py", "dollkit/labels/steps.py", "dollkit/explaining.py"} <= set(read)
+    read = make.code_of([make.__name__])
+    assert {
+        "dollkit/labels/make.py",
+        "dollkit/labels/steps.py",
+        "dollkit/explanations/ensemble.py",
+    } <= set(read)
     first = shard.stat().st_mtime_ns
     made_of(films, Explain(), tmp_path, a=Weighted())
     assert shard.stat().st_mtime_ns == first
     other = read | {"dollkit/labels/steps.py": "another"}
-    monkeypatch.setattr(labelling, "code_of", lambda _: other)
+    monkeypatch.setattr(make, "code_of", lambda _: other)
     made_of(films, Explain(), tmp_path, a=Weighted())
     assert shard.stat().st_mtime_ns > first
 

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import labelloss, labelquality, quality
-from dollkit.errors import InputError
-from dollkit.findings import MOBILE
-from dollkit.report import labeltables
+from dollkit.common.errors import InputError
+from dollkit.common.findings import MOBILE
+from dollkit.labels import oracles, summary
+from dollkit.report import label_tables
+from dollkit.training import metrics
 from tests import synthetic_run as synthetic
 
 S = 20
@@ -29,7 +30,7 @@ def case(
         "finding": finding, "map": m, "maps": maps, "probability": np.full(len(maps), p),
         "label": (truth if label is None else label).astype(np.uint8),
         "truth": truth.astype(np.uint8),
-        "iou": quality.iou_matched(m[None].astype(np.float32), truth[None].astype(np.uint8))[0],
+        "iou": metrics.iou_matched(m[None].astype(np.float32), truth[None].astype(np.uint8))[0],
     }  # fmt: skip
 
 
@@ -44,12 +45,12 @@ def square(row: int, column: int, side: int = 2) -> np.ndarray[Any, Any]:
 
 
 def mean_of(arrays: Arrays) -> pd.Series:
-    return labelloss.losses(arrays).set_index("finding").loc["mean"]
+    return oracles.losses(arrays).set_index("finding").loc["mean"]
 
 
 def test_a_map_that_is_the_truth_loses_nothing() -> None:
     row = mean_of(together(*(case(square(4, i), square(4, i)) for i in (1, 5, 9))))
-    for column in (*labelloss.STEPS, "iou_called", "iou_smallest", "iou_largest"):
+    for column in (*oracles.STEPS, "iou_called", "iou_smallest", "iou_largest"):
         assert row[column] == 1, column
     assert np.isnan(row["iou_missed"])
     assert (row["n"], row["n_called"], row["n_missed"]) == (3, 3, 0)
@@ -118,8 +119,8 @@ def test_the_mean_is_over_findings_and_empty_truths_are_left_out() -> None:
     )
     other = case(square(4, 4), square(9, 9), finding="Edema", label=square(9, 9))
     nothing = case(np.zeros((S, S)), square(4, 4), finding="Pneumonia")
-    table = labelloss.losses(together(hit, miss, other, nothing))
-    assert list(table) == labelloss.COLUMNS
+    table = oracles.losses(together(hit, miss, other, nothing))
+    assert list(table) == oracles.COLUMNS
     assert table["finding"].tolist() == ["Edema", "Fracture", "mean"]
     assert table["iou_label"].tolist() == [0, 0.5, 0.25]
     assert table["iou_area"].tolist() == [0, 0.5, 0.25]
@@ -131,19 +132,20 @@ def test_best_threshold_is_that_of_a_search_over_all_values() -> None:
     m = np.round(draw.random((S, S)), 1).astype(np.float32)
     truth = ((m + 0.5 * draw.random((S, S))) > 0.9).astype(np.uint8)
     tried = [
-        float(quality.iou((m >= v).astype(np.uint8)[None], truth[None])[0]) for v in np.unique(m)
+        float(metrics.iou_of_masks((m >= v).astype(np.uint8)[None], truth[None])[0])
+        for v in np.unique(m)
     ]
-    assert labelloss.best_threshold(m, truth) == pytest.approx(max(tried))
+    assert oracles.best_threshold(m, truth) == pytest.approx(max(tried))
 
 
 def test_arrays_that_do_not_fit() -> None:
     arrays = together(case(square(4, 4), square(4, 4)))
     with pytest.raises(InputError, match="array 'maps' of the labels is missing"):
-        labelloss.losses({k: v for k, v in arrays.items() if k != "maps"})
+        oracles.losses({k: v for k, v in arrays.items() if k != "maps"})
     with pytest.raises(InputError, match="'map' of the labels has 2 rows, 'finding' has 1"):
-        labelloss.losses(arrays | {"map": np.zeros((2, S, S))})
+        oracles.losses(arrays | {"map": np.zeros((2, S, S))})
     with pytest.raises(InputError, match="no label has a truth"):
-        labelloss.losses(arrays | {"truth": np.zeros((1, S, S))})
+        oracles.losses(arrays | {"truth": np.zeros((1, S, S))})
 
 
 def rows(variant: str, value: float, finding: str = "Fracture", **more: object) -> pd.DataFrame:
@@ -160,13 +162,13 @@ def rows(variant: str, value: float, finding: str = "Fracture", **more: object) 
 
 def test_an_ablation_is_paired() -> None:
     changed = rows("smooth=0", 0.3).iloc[:4]
-    table = labelquality.ablation(pd.concat([rows("shipped", 0.4), changed], ignore_index=True))
-    assert list(table) == labelquality.ABLATION_COLUMNS
+    table = summary.ablation(pd.concat([rows("shipped", 0.4), changed], ignore_index=True))
+    assert list(table) == summary.ABLATION_COLUMNS
     assert table.loc[0, ["delta", "delta_lo", "delta_hi"]].tolist() == [0, 0, 0]
     # The same drop in every patient: no spread is left, though the patients differ.
     assert table.loc[1, ["delta", "delta_lo", "delta_hi"]].tolist() == pytest.approx([-0.1] * 3)
     assert table["n"].tolist() == [6, 4]
-    alone = labelquality.ablation(changed)
+    alone = summary.ablation(changed)
     assert alone[["delta", "delta_lo", "delta_hi"]].isna().all(axis=None)
 
 
@@ -183,8 +185,8 @@ def test_goals_of_made_up_cases() -> None:
     )
     found = ["Fracture", "Edema", "Pneumonia", "Fracture", "Edema", "Pneumonia", "macro"]
     classifiers = pd.DataFrame({"finding": found, "auroc": [0.95, 0.7, 0.88, 0.9, 0.99, 0.94, 1]})
-    table = labelquality.goals(cases, classifiers)
-    assert list(table) == labelquality.GOAL_COLUMNS
+    table = summary.goals(cases, classifiers)
+    assert list(table) == summary.GOAL_COLUMNS
     assert len(table) == len(MOBILE) + 2
     by_goal = table.set_index("goal")
     hits = table.iloc[0]
@@ -211,14 +213,14 @@ def test_goals_of_made_up_cases() -> None:
 def test_a_hit_rate_below_the_goal_is_not_met() -> None:
     classifiers = pd.DataFrame({"finding": ["Fracture"], "auroc": [0.95]})
     cases = rows("shipped", 0.4, hit=[1, 1, 1, 1, 0, 0])
-    assert labelquality.goals(cases, classifiers).iloc[0]["met"] == "no"
-    assert labelquality.goals(cases, classifiers, hit_rate=0.6).iloc[0]["met"] == "yes"
-    assert labelquality.goals(cases, classifiers, auroc=0.96).iloc[0]["met"] == "not judged"
+    assert summary.goals(cases, classifiers).iloc[0]["met"] == "no"
+    assert summary.goals(cases, classifiers, hit_rate=0.6).iloc[0]["met"] == "yes"
+    assert summary.goals(cases, classifiers, auroc=0.96).iloc[0]["met"] == "not judged"
 
 
 def test_without_cases_no_goal_is_judged() -> None:
     classifiers = pd.DataFrame({"finding": ["Fracture"], "auroc": [0.95]})
-    table = labelquality.goals(rows("shipped", 0.4).iloc[:0], classifiers)
+    table = summary.goals(rows("shipped", 0.4).iloc[:0], classifiers)
     assert set(table["met"]) == {"not judged"}
     assert (table["n"] == 0).all()
 
@@ -226,10 +228,10 @@ def test_without_cases_no_goal_is_judged() -> None:
 def test_goals_and_losses_are_written(tmp_path: Path) -> None:
     cases = synthetic.label_cases(patients=8)
     classifiers = pd.concat([synthetic.classifier_rows(c, 0) for c in synthetic.CLASSIFIERS])
-    goals = labelquality.goals(cases, classifiers)
-    losses = labelloss.losses(synthetic.label_examples(16, n=3))
-    made = labeltables.write_goals(goals, tmp_path, profile="p")
-    made += labeltables.write_losses(losses, tmp_path, profile="p")
+    goals = summary.goals(cases, classifiers)
+    losses = oracles.losses(synthetic.label_examples(16, n=3))
+    made = label_tables.write_goals(goals, tmp_path, profile="p")
+    made += label_tables.write_losses(losses, tmp_path, profile="p")
     stems = ("label_goals", "label_losses")
     assert [p.name for p in made] == [f"{s}{e}" for s in stems for e in (".csv", ".md", ".tex")]
     again = pd.read_csv(tmp_path / "label_goals.csv")

@@ -13,12 +13,15 @@ import pandas as pd
 import pytest
 from skimage.filters import gaussian as skimage_gaussian
 
-from dollkit import labels, paths, quality
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS, UNCERTAIN
-from dollkit.labels import Distil, codec
+from dollkit import labels
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, UNCERTAIN
+from dollkit.data.images import IGNORE
+from dollkit.labels import Distil
+from dollkit.labels import shards as codec
 from dollkit.labels import store as labelstore
-from dollkit.losses import IGNORE
+from dollkit.training import metrics
 
 
 def blob(y: float, x: float, s: int = 32, sigma: float = 3.0) -> np.ndarray:
@@ -365,20 +368,20 @@ def test_two_processes_write_one_set(tmp_path: Path) -> None:
 
 def test_matched_area_has_the_area_of_the_truth() -> None:
     truth = (blob(10, 20) > 0.5).astype(np.uint8)[None]
-    perfect = quality.matched(blob(10, 20)[None], truth)
+    perfect = metrics.matched(blob(10, 20)[None], truth)
     np.testing.assert_array_equal(perfect, truth)
-    elsewhere = quality.matched(blob(28, 4)[None], truth)
+    elsewhere = metrics.matched(blob(28, 4)[None], truth)
     assert elsewhere.sum() == truth.sum()
-    assert quality.iou(elsewhere, truth)[0] == 0
+    assert metrics.iou_of_masks(elsewhere, truth)[0] == 0
 
 
 def test_a_constant_map_scores_chance() -> None:
     truth = np.zeros((1, 64, 64), np.uint8)
     truth[0, :16] = 1
     flat = np.zeros((1, 64, 64), np.float32)
-    chance = quality.iou_chance(truth)[0]
+    chance = metrics.iou_chance(truth)[0]
     assert chance == pytest.approx(0.25 / 1.75)
-    assert quality.iou_matched(flat, truth)[0] == pytest.approx(chance, abs=0.03)
+    assert metrics.iou_matched(flat, truth)[0] == pytest.approx(chance, abs=0.03)
 
 
 def test_chance_is_what_random_masks_reach() -> None:
@@ -386,10 +389,10 @@ def test_chance_is_what_random_masks_reach() -> None:
     truth = np.zeros((1, 40, 40), np.uint8)
     truth[0, 5:15, 5:25] = 1
     drawn = [
-        quality.iou_matched(rng.random((1, 40, 40)).astype(np.float32), truth)[0]
+        metrics.iou_matched(rng.random((1, 40, 40)).astype(np.float32), truth)[0]
         for _ in range(200)
     ]
-    assert np.mean(drawn) == pytest.approx(quality.iou_chance(truth)[0], abs=0.005)
+    assert np.mean(drawn) == pytest.approx(metrics.iou_chance(truth)[0], abs=0.005)
 
 
 def test_hit_precision_recall() -> None:
@@ -398,17 +401,17 @@ def test_hit_precision_recall() -> None:
     label = np.zeros((1, 8, 8), np.uint8)
     label[0, 2:4, 4:8] = 1
     label[0, 2, 2] = IGNORE
-    precision, recall = quality.precision_recall(label, truth)
+    precision, recall = metrics.precision_recall(label, truth)
     assert (precision[0], recall[0]) == (0.5, 0.5)
-    assert quality.hit((truth * 1.0).astype(np.float32), truth)[0]
-    assert not quality.hit((label == 1)[:, ::-1].astype(np.float32), truth)[0]
+    assert metrics.hit((truth * 1.0).astype(np.float32), truth)[0]
+    assert not metrics.hit((label == 1)[:, ::-1].astype(np.float32), truth)[0]
 
 
 def test_prior_never_sees_its_own_patient() -> None:
     truth = np.stack([np.eye(4, dtype=np.uint8)] * 2 + [np.ones((4, 4), np.uint8)])
     patients = np.array(["a", "a", "b"], object)
-    prior = quality.prior_maps(truth, patients)
+    prior = metrics.prior_maps(truth, patients)
     np.testing.assert_array_equal(prior[0], np.ones((4, 4)))
     np.testing.assert_array_equal(prior[2], np.eye(4))
-    given = quality.prior_maps(truth, patients, np.zeros((5, 4, 4), np.uint8))
+    given = metrics.prior_maps(truth, patients, np.zeros((5, 4, 4), np.uint8))
     assert given.sum() == 0

@@ -18,15 +18,18 @@ import pytest
 import torch
 from PIL import Image
 
-from dollkit import compute, labels, paths, weights
-from dollkit.classifiers import create, load_classifiers
-from dollkit.errors import InputError
-from dollkit.films import COLUMNS
-from dollkit.findings import FINDINGS
-from dollkit.labels import filmset, making
+from dollkit import labels
+from dollkit.classifiers.model import create, load_classifiers
+from dollkit.common import compute, paths
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.data.films import COLUMNS
+from dollkit.data.store import open_store
+from dollkit.data.store_writer import StoreWriter
+from dollkit.labels import film_set, make
 from dollkit.labels import store as labelstore
 from dollkit.labels.__main__ import main
-from dollkit.store import StoreWriter, open_store
+from dollkit.training import weights
 
 CPU = torch.device("cpu")
 SIZE, N = 32, 11
@@ -73,7 +76,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "SHARD", 2)
+    monkeypatch.setattr(make, "SHARD", 2)
     monkeypatch.setenv("DOLLKIT_DEVICE", "cpu")
 
 
@@ -91,7 +94,7 @@ def whole(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The label store of an uninterrupted run, which the tests only read."""
     out = tmp_path_factory.mktemp("whole") / "labels"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making, "SHARD", 2)
+        patch.setattr(make, "SHARD", 2)
         patch.setenv("DOLLKIT_DEVICE", "cpu")
         assert call(work, out) == 0
     return out
@@ -109,14 +112,14 @@ def test_films_become_labels(work: Path, whole: Path) -> None:
     assert store.meta["source"] == "test"
     assert store.meta["explain"]["steps"] == 2
     assert set(np.unique(store.label(0))) <= {0, 1, 255}
-    assert sorted(f.name for f in whole.iterdir()) == sorted([*STORE_FILES, making.BEGUN])
+    assert sorted(f.name for f in whole.iterdir()) == sorted([*STORE_FILES, make.BEGUN])
 
 
 def test_a_second_call_makes_nothing(
     work: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = content(whole)
-    monkeypatch.setattr(making, "make_labels", lambda *_: 1 / 0)
+    monkeypatch.setattr(make, "make_labels", lambda *_: 1 / 0)
     assert call(work, whole) == 0
     assert content(whole) == before
 
@@ -136,7 +139,7 @@ def test_parts_make_the_same_store(work: Path, whole: Path, tmp_path: Path) -> N
         real(folder)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making.shutil, "rmtree", remember)  # type: ignore[attr-defined]
+        patch.setattr(make.shutil, "rmtree", remember)  # type: ignore[attr-defined]
         assert call(work, out) == 0  # does the third, and joins
     assert len(made) == 3
     assert kept == seen
@@ -147,7 +150,7 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 import torch
-from dollkit.labels import making
+from dollkit.labels import make as making
 from dollkit.labels.__main__ import main
 making.SHARD = 2
 torch.set_num_threads(1)
@@ -187,7 +190,7 @@ def test_a_killed_run_loses_nothing_and_does_nothing_twice(
         real(path, *rest, **more)
 
     monkeypatch.setattr(labelstore, "write_shard", counted)
-    monkeypatch.setattr("dollkit.labelling.labelstore.write_shard", counted)
+    monkeypatch.setattr("dollkit.labels.make.labelstore.write_shard", counted)
     assert call(work, out) == 0
     assert again == ["00002.npz", "00003.npz", "00004.npz"]
     assert content(out) == content(whole)
@@ -224,9 +227,9 @@ def test_labels_of_two_makings_are_not_mixed(
         (tmp_path / "films" / "store.json").write_text(text + "\n")
     elif change == "code":
         whole = Path(shutil.copytree(whole, tmp_path / "whole"))
-        begun = json.loads((whole / making.BEGUN).read_text())
+        begun = json.loads((whole / make.BEGUN).read_text())
         begun["code"]["dollkit/labels/steps.py"] = "0" * 64
-        (whole / making.BEGUN).write_text(json.dumps(begun))
+        (whole / make.BEGUN).write_text(json.dumps(begun))
     else:
         more = {
             "steps": ["--steps", "3"],
@@ -298,7 +301,7 @@ def test_a_wrong_table_of_findings_is_one_line(
 ) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(InputError, match=r"t\.csv") as caught:
-        filmset.read_states(tmp_path / "t.csv", open_store(work / "films"))
+        film_set.read_states(tmp_path / "t.csv", open_store(work / "films"))
     assert message in str(caught.value)
 
 
@@ -346,7 +349,7 @@ def test_a_store_of_unknown_making_is_not_overwritten(
 ) -> None:
     out = tmp_path / "labels"
     shutil.copytree(whole, out)
-    (out / making.BEGUN).unlink()
+    (out / make.BEGUN).unlink()
     assert call(work, out) == 2
     assert "a label store of unknown making is there" in capsys.readouterr().err
     assert content(out) == content(whole)

@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from dollkit import early, limits, paths, pipeline
-from dollkit.errors import InputError
-from dollkit.limits import CALLED, FREE, Limit
-from dollkit.params import declared, mismatch
-from dollkit.pipeline import Instance
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.workflow import limits, stages
+from dollkit.workflow.limits import CALLED, FREE, Limit
+from dollkit.workflow.parameters import declared, mismatch
+from dollkit.workflow.stages import Instance
 
 
 @cache
 def planned() -> dict[str, Instance]:
     """The first instance of each notebook family of the smoke profile."""
     found: dict[str, Instance] = {}
-    for instance in pipeline.plan("smoke"):
+    for instance in stages.plan("smoke"):
         found.setdefault(instance.stage.family, instance)
     return found
 
@@ -42,7 +43,7 @@ def test_every_parameter_has_a_limit_and_no_other() -> None:
 @pytest.mark.parametrize(("family", "name", "value"), refused())
 def test_bad_values_are_of_their_type_and_refused(family: str, name: str, value: Any) -> None:
     limit = limits.known()[family][name]
-    notebook = paths.NOTEBOOKS / pipeline.STAGES[family].notebook
+    notebook = paths.NOTEBOOKS / stages.STAGES[family].notebook
     known = declared(notebook)
     kind = known[name].kind
     value = int(value) if kind.name == "int" and isinstance(value, float) else value
@@ -52,7 +53,7 @@ def test_bad_values_are_of_their_type_and_refused(family: str, name: str, value:
     instance = planned()[family]
     spoiled = replace(instance, parameters=instance.parameters | {name: value})
     with pytest.raises(InputError) as error:
-        early.check([spoiled])
+        limits.check_early([spoiled])
     assert f"parameter {name!r}" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -119,7 +120,7 @@ def test_what_hangs_together_goes_to_its_function(
 ) -> None:
     instance = planned()[family]
     with pytest.raises(InputError) as error:
-        early.check([replace(instance, parameters=instance.parameters | more)])
+        limits.check_early([replace(instance, parameters=instance.parameters | more)])
     assert message in str(error.value)
     assert str(error.value).startswith(f"{instance.name}: ")
     assert "\n" not in str(error.value)

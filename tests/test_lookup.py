@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dollkit.errors import InputError
-from dollkit.readers.build import build_store
-from dollkit.readers.own import DATASET
-from dollkit.readers.table import Lookup, check_files, lost_files
-from dollkit.store import open_store
+from dollkit.common.errors import InputError
+from dollkit.data.film_table import Lookup, check_files, lost_files
+from dollkit.data.sets.own_folder import DATASET
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import build_store
 from tests.test_own import image
 
 

@@ -18,10 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dollkit import compute, paths
-from dollkit.errors import InputError
-from dollkit.loop import Batch, Fit, Recipe, fit, order, parameter_groups
-from dollkit.training.gauge import Feed
+from dollkit.common import compute, paths
+from dollkit.common.errors import InputError
+from dollkit.training.checkpoint import Fit
+from dollkit.training.fit import fit
+from dollkit.training.gradients import Feed
+from dollkit.training.recipe import Batch, Recipe, order, parameter_groups
 from tests import same
 
 X = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -269,7 +271,7 @@ def test_batches_drawn_ahead_are_the_same_and_ready() -> None:
 PEAK = """
 import json
 import torch
-from dollkit.training.gauge import Memory
+from dollkit.training.gradients import Memory
 from tests.test_loop import X, Y, go, small
 
 def hungry(step):

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dollkit.errors import InputError
-from dollkit.readers.masks import Crop, MaskFile, Union, check_grid
-from dollkit.readers.outlines import Polygons, Runs
+from dollkit.common.errors import InputError
+from dollkit.data.masks import Crop, MaskFile, Polygons, Runs, Union, check_grid
 
 
 def save(path: Path, values: object, mode: str | None = None) -> Path:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dollkit import paths
+from dollkit.common import paths
 
 LINE = "patients in two splits: 0"
 

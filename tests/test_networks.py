@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit import compute, networks, weights
-from dollkit.errors import InputError
-from dollkit.networks import encoder
+from dollkit.common import compute
+from dollkit.common.errors import InputError
+from dollkit.training import networks, weights
+from dollkit.training.networks import encoder
 from tests import far, same
 
 CPU = torch.device("cpu")

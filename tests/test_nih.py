@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS
-from dollkit.images import load_image
-from dollkit.readers.build import build_store
-from dollkit.readers.check import compare, surplus
-from dollkit.readers.nih import DATASET, DOCUMENTED, read_nih
-from dollkit.readers.splits import share
-from dollkit.readers.table import check_files
-from dollkit.store import open_store
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.data.check import compare, surplus
+from dollkit.data.decode import load_image
+from dollkit.data.film_table import check_files
+from dollkit.data.sets.nih import DATASET, DOCUMENTED, read_nih
+from dollkit.data.splits import share
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import build_store
 
 ENTRIES = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dollkit.errors import InputError
-from dollkit.readers.build import build_store
-from dollkit.readers.check import survey
-from dollkit.readers.dataset import DataSet
-from dollkit.readers.nlm import DATASET, MONTGOMERY, SHENZHEN
-from dollkit.readers.nlm_files import parse_reading, split_of
-from dollkit.store import open_store
+from dollkit.common.errors import InputError
+from dollkit.data.check import survey
+from dollkit.data.dataset import DataSet
+from dollkit.data.sets.nlm import DATASET, MONTGOMERY, SHENZHEN
+from dollkit.data.sets.nlm_files import parse_reading, split_of
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import build_store
 
 MCU = ("MCUCXR_0001_0", "MCUCXR_0002_0", "MCUCXR_0108_1")
 CHN = ("CHNCXR_0001_0", "CHNCXR_0327_1", "CHNCXR_0328_1")

@@ -9,16 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import paths
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS, PATHOLOGIES
-from dollkit.finetuning import split
-from dollkit.plan import films
-from dollkit.plan.survey import survey
-from dollkit.readers import build
-from dollkit.readers.build import build_store
-from dollkit.readers.check import surplus
-from dollkit.readers.open_mapping import (
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
+from dollkit.data import build
+from dollkit.data.check import surplus
+from dollkit.data.sets.nih_names import (
     IMPLIED,
     NIH_FINDINGS,
     NIH_TO_CHEXPERT,
@@ -27,7 +23,7 @@ from dollkit.readers.open_mapping import (
     mapping_table,
     nih_states,
 )
-from dollkit.readers.open_pack import (
+from dollkit.data.sets.open_pack import (
     DATASET,
     FOLDS,
     TASKS,
@@ -36,7 +32,11 @@ from dollkit.readers.open_pack import (
     read_films,
     read_task,
 )
-from dollkit.store import open_store
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import build_store
+from dollkit.finetuning.run import split
+from dollkit.workflow import plan_films
+from dollkit.workflow.plan_hours import survey
 
 
 @pytest.fixture(scope="session")
@@ -344,7 +344,7 @@ def test_no_radiograph_in_the_data_folder() -> None:
 def test_the_plan_knows_the_packs_tasks(profile: str, pack: Path) -> None:
     known = survey(profile, pack)
     given = known.given["data"]
-    found = films.sets(given, films.stores_of(given)[1])
+    found = plan_films.sets(given, plan_films.stores_of(given)[1])
     assert [row["name"] for row in found] == ["open"]
     gives = found[0]["gives"]
     assert isinstance(gives, list)

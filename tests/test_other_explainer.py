@@ -5,11 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from dollkit import labelquality
-from dollkit.explaining import Explain
+from dollkit.explanations.ensemble import Explain
 from dollkit.labels import Distil
-from dollkit.report import agreement, cases, contrasts, curves, tables
-from dollkit.variants import variants
+from dollkit.labels import summary as labelquality
+from dollkit.labels.judge import variants
+from dollkit.report import agreement, contrasts, curves, tables
+from dollkit.report import rows as cases
 from tests import stored_profile as stored
 
 OTHER = {"ig": "gradcam", "gradcam": "ig"}

@@ -10,14 +10,13 @@ import pydicom
 import pytest
 from PIL import Image
 
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS
-from dollkit.readers.build import build_store
-from dollkit.readers.check import survey
-from dollkit.readers.own import DATASET, HEADER, read_own
-from dollkit.readers.own_masks import CLASSES
-from dollkit.readers.splits import share
-from dollkit.store import open_store
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.data.check import survey
+from dollkit.data.sets.own_folder import CLASSES, DATASET, HEADER, read_own
+from dollkit.data.splits import share
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import build_store
 
 SQUARE = np.array([[0, 255], [0, 255], [255, 0]], np.uint8)
 TABLE = """\

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dollkit.errors import InputError
-from dollkit.own import __main__ as command
-from dollkit.own import looking, source
-from dollkit.own.stranger import COLUMNS, write_example
-from dollkit.readers.masks import Mask, MaskFile
+from dollkit.common.errors import InputError
+from dollkit.data.masks import Mask, MaskFile
+from dollkit.interactive.your_radiographs import __main__
+from dollkit.interactive.your_radiographs import read as looking
+from dollkit.interactive.your_radiographs import read as source
+from dollkit.interactive.your_radiographs.example import COLUMNS, write_example
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def check(folder: Path, *more: str) -> int:
     given = ["--films", "films", "--findings", "findings.csv", "--masks", "masks"]
     given = [str(folder / v) if not v.startswith("--") else v for v in given]
     columns = [part for a, b in COLUMNS.items() for part in ("--column", f"{a}={b}")]
-    return command.main(["check", *given, *columns, *more])
+    return __main__.main(["check", *given, *columns, *more])
 
 
 def redraw(folder: Path, kind: str, change: object) -> list[Path]:

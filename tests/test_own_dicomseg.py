@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
-from dollkit.errors import InputError
-from dollkit.own import dicomseg
-from dollkit.own.concepts import concept
-from dollkit.own.stranger import write_example
+from dollkit.common.errors import InputError
+from dollkit.interactive.your_radiographs import dicom_seg
+from dollkit.interactive.your_radiographs.dicom_seg import concept
+from dollkit.interactive.your_radiographs.example import write_example
 
 CLASSES = ["left lung", "heart", "pleural effusion"]
 NETWORK = "0" * 64
@@ -48,9 +48,9 @@ def masks_for(film: Path) -> list[np.ndarray]:
 
 
 def write(film: Path, out: Path) -> Path:
-    concepts = dicomseg.check(film.parent, [film.name], CLASSES)
+    concepts = dicom_seg.check(film.parent, [film.name], CLASSES)
     out.parent.mkdir(exist_ok=True)
-    out.write_bytes(dicomseg.encode(film, masks_for(film), CLASSES, concepts, NETWORK))
+    out.write_bytes(dicom_seg.encode(film, masks_for(film), CLASSES, concepts, NETWORK))
     return out
 
 
@@ -121,13 +121,13 @@ def test_a_film_without_blanks_of_the_standard(film: Path, tmp_path: Path) -> No
 def test_a_film_that_nothing_can_refer_to(film: Path) -> None:
     changed(film, StudyInstanceUID=None)
     with pytest.raises(InputError, match="without StudyInstanceUID"):
-        dicomseg.check(film.parent, [film.name], CLASSES)
+        dicom_seg.check(film.parent, [film.name], CLASSES)
 
 
 def test_a_damaged_film_is_left_to_who_draws(film: Path) -> None:
     """It stops no other: its header tells nothing, but neither does it show a film."""
     (film.parent / "cut.dcm").write_bytes(film.read_bytes()[:400])
-    assert len(dicomseg.check(film.parent, ["cut.dcm", film.name], CLASSES)) == len(CLASSES)
+    assert len(dicom_seg.check(film.parent, ["cut.dcm", film.name], CLASSES)) == len(CLASSES)
 
 
 def test_names_reach_no_message(film: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
@@ -141,9 +141,9 @@ def test_names_reach_no_message(film: Path, tmp_path: Path, caplog: pytest.LogCa
         source.Rows = 3
         source.save_as(tmp_path / "odd.dcm")
         with pytest.raises(InputError) as error:
-            dicomseg.encode(
+            dicom_seg.encode(
                 tmp_path / "odd.dcm", masks_for(film), CLASSES,
-                dicomseg.check(film.parent, [film.name], CLASSES), NETWORK,
+                dicom_seg.check(film.parent, [film.name], CLASSES), NETWORK,
             )  # fmt: skip
     said = caplog.text + str(error.value) + "".join(str(w.message) for w in told)
     said += "".join(capsys.readouterr())
@@ -154,7 +154,7 @@ def test_no_dicom(tmp_path: Path) -> None:
     write_example(tmp_path, n=12, masked=8, dicom=0)
     (tmp_path / "films" / "tiny").write_bytes(b"x")
     with pytest.raises(InputError, match=r"and 1 more.*ask for PNG"):
-        dicomseg.check(
+        dicom_seg.check(
             tmp_path / "films", ["patient00001/film0000.png", "tiny"], ["heart"]
         )  # fmt: skip
 
@@ -187,7 +187,7 @@ def test_classes_are_written_in_any_letters(film: Path, charset: str) -> None:
     changed(film, SpecificCharacterSet=charset, PatientName=patient)
     labels, shape = ["Herz ä", "心"], (dcmread(film).Rows, dcmread(film).Columns)
     one = np.ones(shape, np.uint8)
-    made = dicomseg.encode(film, [one, one], labels, [concept("heart")] * 2, NETWORK)
+    made = dicom_seg.encode(film, [one, one], labels, [concept("heart")] * 2, NETWORK)
     read = dcmread(io.BytesIO(made))
     assert [s.SegmentLabel for s in read.SegmentSequence] == labels
     assert str(read.PatientName) == patient

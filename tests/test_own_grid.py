@@ -14,14 +14,16 @@ import torch
 from PIL import Image
 from pydicom import dcmread
 
-from dollkit import compute, networks, weights
-from dollkit.errors import InputError
-from dollkit.images import fit, fit_mask, frame, load_image
-from dollkit.machine import sha256
-from dollkit.own import __main__ as command
-from dollkit.own import drawnindex, looking, ongrid, predict
-from dollkit.own.journal import JOURNAL, Journal
-from dollkit.own.stranger import SPACING, write_example
+from dollkit.common import compute
+from dollkit.common.errors import InputError
+from dollkit.common.machine import sha256
+from dollkit.data.decode import load_image
+from dollkit.data.images import fit, fit_mask, frame
+from dollkit.interactive.your_radiographs import __main__, predict, predictions
+from dollkit.interactive.your_radiographs import read as looking
+from dollkit.interactive.your_radiographs.example import SPACING, write_example
+from dollkit.interactive.your_radiographs.predictions import JOURNAL, Journal
+from dollkit.training import networks, weights
 
 SHAPES = [(96, 96), (97, 131), (400, 150), (150, 400), (33, 501), (41, 40), (1201, 903)]
 SIZE = 64
@@ -48,9 +50,9 @@ def test_a_mask_comes_back_to_its_place(shape: tuple[int, int]) -> None:
     """A network that draws what is bright finds the bright corner to within a coarse pixel."""
     height, width = shape
     film = corners(height, width)
-    on_grid = ongrid.Film("f", height, width, fit(film, SIZE))
-    logits = ongrid.logits_of(Bright(), [on_grid], torch.device("cpu"))
-    bright, dark = ongrid.drawn(logits[0], height, width)
+    on_grid = predict.Film("f", height, width, fit(film, SIZE))
+    logits = predict.logits_of(Bright(), [on_grid], torch.device("cpu"))
+    bright, dark = predict.drawn(logits[0], height, width)
     coarse = max(1.0, max(height, width) / SIZE)
     for mask, truth in ((bright.mask, film == 255), (dark.mask, film == 0)):
         assert mask.shape == shape
@@ -71,7 +73,7 @@ def test_whole_scales_are_exact(rows: int, columns: int, scale: int) -> None:
     truth = np.zeros((height, width), np.uint8)
     truth[: 8 * scale, :] = 1  # a band over the whole width: no corners to round
     logits = np.where(fit_mask(truth, 64) == 1, 3.0, -3.0).astype(np.float32)
-    (got,) = ongrid.drawn(logits[None], height, width)
+    (got,) = predict.drawn(logits[None], height, width)
     np.testing.assert_array_equal(got.mask, truth)
 
 
@@ -80,7 +82,7 @@ def test_padding_is_never_drawn_on() -> None:
     f = frame(300, 100, SIZE)
     logits = np.full((1, SIZE, SIZE), 9.0, np.float32)
     logits[:, f.top : f.top + f.rows, f.left : f.left + f.cols] = -9.0
-    (got,) = ongrid.drawn(logits, 300, 100)
+    (got,) = predict.drawn(logits, 300, 100)
     assert not got.mask.any()
     assert np.isnan(got.probability)
 
@@ -88,7 +90,7 @@ def test_padding_is_never_drawn_on() -> None:
 def test_the_likelier_class_wins_in_one_picture() -> None:
     logits = np.full((3, 32, 32), -1.0, np.float32)
     logits[0, :16], logits[1, 8:24], logits[2, :, :4] = 1.0, 2.0, 0.5
-    values = ongrid.values_of(logits, 32, 32)
+    values = predict.values_of(logits, 32, 32)
     assert values[4, 20] == 1
     assert values[12, 20] == 2
     assert values[28, 1] == 3
@@ -147,7 +149,7 @@ def test_turned_grey_and_depth_do_not_move_a_mask(tmp_path: Path) -> None:
         deep[0, 0] = 65535  # the range of 16 bits, as the loader reads it
         Image.fromarray(deep).save(tmp_path / "16.png")
         found = [
-            ongrid.logits_of(Bright(), [ongrid.read_film(p.parent, p.name, SIZE)],
+            predict.logits_of(Bright(), [predict.read_film(p.parent, p.name, SIZE)],
                              torch.device("cpu"))
             for p in (path, tmp_path / "8.png", tmp_path / "16.png")
         ]  # fmt: skip
@@ -160,15 +162,15 @@ def test_a_killed_call_goes_on(world: Path, monkeypatch: pytest.MonkeyPatch) -> 
     films, out = world / "example" / "films", world / "again"
     segmenter = predict.load(world / "network")
     whole = predict.predict(segmenter, films, world / "whole")
-    real, seen = ongrid.read_film, []
+    real, seen = predict.read_film, []
 
-    def counted(folder: Path, name: str, size: int) -> ongrid.Film:
+    def counted(folder: Path, name: str, size: int) -> predict.Film:
         seen.append(name)
         if len(seen) == 11:
             raise KeyboardInterrupt
         return real(folder, name, size)
 
-    monkeypatch.setattr(ongrid, "read_film", counted)
+    monkeypatch.setattr(predict, "read_film", counted)
     with pytest.raises(KeyboardInterrupt):
         predict.predict(segmenter, films, out)
     with (out / JOURNAL).open("a") as file:
@@ -197,21 +199,21 @@ def test_a_film_that_cannot_be_read_stops_no_other(
     (films / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     (films / "b.png").write_bytes(b"no film")
     call = ["predict", "--network", str(world / "network"), "--films", str(films)]
-    assert command.main([*call, "--out", str(out)]) == 2
+    assert __main__.main([*call, "--out", str(out)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {films / 'b.png'}: ")
     assert "(1 of 3 films could not be read" in said
     assert said.count("\n") == 1
     assert pd.read_csv(out / "predictions.csv")["file"].unique().tolist() == ["a.png", "c.png"]
-    assert pd.read_csv(out / drawnindex.FAILED)["file"].tolist() == ["b.png"]
+    assert pd.read_csv(out / predictions.FAILED)["file"].tolist() == ["b.png"]
     stored = json.loads((out / "predictions.json").read_text())
     assert [f["file"] for f in stored["failed"]] == ["b.png"]
     plain_films(films, "x b")
     before = (out / "lungs" / "a.png").stat().st_mtime_ns
-    assert command.main([*call, "--out", str(out)]) == 0
+    assert __main__.main([*call, "--out", str(out)]) == 0
     assert (out / "lungs" / "a.png").stat().st_mtime_ns == before
     assert pd.read_csv(out / "predictions.csv")["file"].nunique() == 4
-    assert not (out / drawnindex.FAILED).exists()
+    assert not (out / predictions.FAILED).exists()
 
 
 def test_who_takes_the_unreadable_films_gets_no_error(world: Path, tmp_path: Path) -> None:
@@ -367,10 +369,10 @@ def test_bad_calls_say_so_first(world: Path, tmp_path: Path,
     with pytest.raises(InputError, match="no film here"):
         predict.predict(segmenter, tmp_path / "empty", tmp_path / "out")
     call = ["predict", "--network", str(world / "network"), "--films", str(films)]
-    assert command.main([*call, "--out", str(tmp_path / "seg"), "--to", "dicom-seg"]) == 2
+    assert __main__.main([*call, "--out", str(tmp_path / "seg"), "--to", "dicom-seg"]) == 2
     assert "no DICOM file" in capsys.readouterr().err
     assert not (tmp_path / "seg").exists()
-    assert command.main([*call, "--out", str(tmp_path / "o"), "--only", "patient00001/film0000"])\
+    assert __main__.main([*call, "--out", str(tmp_path / "o"), "--only", "patient00001/film0000"])\
         == 0  # fmt: skip
     assert "1 films, 2 classes" in capsys.readouterr().out
 

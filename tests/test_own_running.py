@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dollkit.errors import InputError
-from dollkit.own import __main__ as command
-from dollkit.own import running
+from dollkit.common.errors import InputError
+from dollkit.interactive.your_radiographs import __main__
+from dollkit.interactive.your_radiographs import settings as running
 
 
 def settings(folder: Path, text: str) -> Path:
@@ -59,7 +59,7 @@ def test_an_error_of_the_notebook_is_one_line(
     for name in ("DOLLKIT_RUNS", "JUPYTER_PATH", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "PYTHONPATH"):
         monkeypatch.setenv(name, str(tmp_path / "runs"))  # the command sets some: restored here
     path = settings(tmp_path, "films: /nowhere\n")
-    assert command.main(["run", str(path)]) == 2
+    assert __main__.main(["run", str(path)]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1] == ("error: parameter 'findings' is empty: give films, findings and masks")
 
@@ -73,16 +73,16 @@ def test_one_run_at_a_time_and_a_notice_to_end(
     def execute(*_: object) -> None:
         begun.append(True)
         if len(begun) == 1:
-            assert command.main(["run", str(path)]) == 2  # a second one
+            assert __main__.main(["run", str(path)]) == 2  # a second one
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(running.runner, "execute", execute)
     before = signal.getsignal(signal.SIGTERM)
-    assert command.main(["run", str(path)]) == 128 + signal.SIGTERM
+    assert __main__.main(["run", str(path)]) == 128 + signal.SIGTERM
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith(f"error: another run works in {tmp_path / 'runs' / 'own'}")
     assert said[1] == "stopped: what is done is kept, the same command goes on"
-    assert command.main(["run", str(path)]) == 0
+    assert __main__.main(["run", str(path)]) == 0
     assert len(begun) == 2
     assert signal.getsignal(signal.SIGTERM) is before
     assert not (tmp_path / "runs/own/.running.json").exists()

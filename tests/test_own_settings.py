@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from dollkit import paths
-from dollkit.errors import InputError
-from dollkit.own import running, settings
-from dollkit.params import declared, mismatch
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.interactive.your_radiographs import settings
+from dollkit.workflow.parameters import declared, mismatch
 
-KNOWN = declared(paths.NOTEBOOKS / running.NOTEBOOK)
+KNOWN = declared(paths.NOTEBOOKS / settings.NOTEBOOK)
 DEFAULTS = {name: parameter.default for name, parameter in KNOWN.items()}
 
 
@@ -72,4 +72,4 @@ def test_a_file_of_settings_is_refused_before_a_kernel_starts(tmp_path: Path) ->
     path = tmp_path / "mine.yaml"
     path.write_text("size: 65\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"mine\.yaml: parameter 'size' is 65: use a multiple"):
-        running.read_settings(path)
+        settings.read_settings(path)

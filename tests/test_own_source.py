@@ -14,14 +14,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dollkit import finetuning
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS
-from dollkit.own import __main__ as command
-from dollkit.own import comparing, source
-from dollkit.own.header import renamed
-from dollkit.own.listing import chosen, films_below
-from dollkit.own.stranger import COLUMNS, write_example
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.finetuning import run
+from dollkit.interactive.your_radiographs import __main__
+from dollkit.interactive.your_radiographs import compare as comparing
+from dollkit.interactive.your_radiographs import read as source
+from dollkit.interactive.your_radiographs.columns import renamed
+from dollkit.interactive.your_radiographs.example import COLUMNS, write_example
+from dollkit.interactive.your_radiographs.find_films import chosen, films_below
 
 Folder = dict[str, str]
 
@@ -436,7 +437,7 @@ def test_folds_that_no_film_is_left_in_are_told_first(
     films = pd.DataFrame(rows, columns=["patient_id", "fold"])
     if fits:
         assert comparing.check_masks(films, True, n_valid)
-        parts = finetuning.split(films, 0, 1, n_valid, 0)
+        parts = run.split(films, 0, 1, n_valid, 0)
         who = films["patient_id"].to_numpy()
         assert 1 <= len(parts.valid) <= max(n_valid, per_patient)
         assert not set(who[parts.valid]) & (set(who[parts.pool]) | set(who[parts.test]))
@@ -489,9 +490,9 @@ def test_validation_needs_a_positive_film(folder: Path) -> None:
 def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["check", "--films", str(folder / "films"), "--findings", str(folder / "findings.csv"),
             "--masks", str(folder / "masks")]  # fmt: skip
-    assert command.main(call) == 2
+    assert __main__.main(call) == 2
     assert "looks like a finding" in capsys.readouterr().err
-    assert command.main([*call, "--column", "Effusion=Pleural Effusion"]) == 0
+    assert __main__.main([*call, "--column", "Effusion=Pleural Effusion"]) == 0
     assert "films in the folder: 40" in capsys.readouterr().out
 
 

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from dollkit import finetuning
-from dollkit.errors import InputError
-from dollkit.loop import Recipe
-from dollkit.own import comparing, predict, source, steps
-from dollkit.own.stranger import COLUMNS, write_example
+from dollkit.common.errors import InputError
+from dollkit.finetuning import run as finetuning
+from dollkit.interactive.your_radiographs import compare as comparing
+from dollkit.interactive.your_radiographs import predict, read, steps
+from dollkit.interactive.your_radiographs.example import COLUMNS, write_example
+from dollkit.training.recipe import Recipe
 
 ARMS = ["random", "doll"]
 RECIPE = Recipe(2, 4, 0.01, evaluate_every=2, precision="float32")
@@ -28,7 +29,7 @@ class Walk:
         self.root = root
         given = write_example(root / "example", n=40, masked=16, dicom=0)
         self.films = Path(given["films"])
-        self.own = source.read(*(Path(p) for p in given.values()), COLUMNS, folds=2)
+        self.own = read.read(*(Path(p) for p in given.values()), COLUMNS, folds=2)
 
     def run(self, sizes: tuple[int, ...] = (2,), compare: bool = True) -> pd.DataFrame | None:
         store, masked = steps.stores(self.own, self.root / "stores", 64)
@@ -135,7 +136,7 @@ def test_a_network_that_draws(walked: tuple[Walk, pd.DataFrame]) -> None:
     rows = pd.read_csv(table, dtype=str)
     own = rows.assign(split=["train", "valid"] * (len(rows) // 2), patient=rows["image"])
     own.to_csv(path.root / "own.csv", index=False)
-    again = source.read(path.films, path.root / "own.csv", path.root / "predictions", COLUMNS)
+    again = read.read(path.films, path.root / "own.csv", path.root / "predictions", COLUMNS)
     assert len(again.task) == len(rows)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.own import advice, report, verdict
+from dollkit.interactive.your_radiographs import report, verdict
 
 MARGIN = 0.01
 
@@ -124,7 +124,7 @@ def test_starts_that_draw_nothing_are_not_alike(level: float) -> None:
     assert set(table["verdict"]) == {verdict.UNKNOWN}
     assert "neither start reaches an mIoU of 0.01" in table["why"].iloc[0]
     assert "it gave nothing" not in verdict.sentence(table)
-    (told,) = advice.advice(rows, table, MARGIN)
+    (told,) = verdict.advice(rows, table, MARGIN)
     assert told.startswith("With no number of masks the DoLL start reaches an mIoU of 0.01")
     alike = verdict.contrasts(rows.assign(iou=0.5), MARGIN)
     assert set(alike["verdict"]) == {verdict.NOT}
@@ -166,48 +166,48 @@ CURVES = {
 def test_masks_saved_are_read_from_the_curve() -> None:
     """DoLL with 4 stands where random is with 8, with 8 where random is with 16."""
     rows = cases(CURVES)
-    table = advice.equal_to(rows, verdict.contrasts(rows, MARGIN)).set_index("n_train")
+    table = verdict.equal_to(rows, verdict.contrasts(rows, MARGIN)).set_index("n_train")
     assert 7 <= int(table.loc[4, "masks"]) <= 9
     assert 14 <= int(table.loc[8, "masks"]) <= 18
     assert table["told"].all()
     assert table.loc[32, "masks"] == "> 32"
-    said = " ".join(advice.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN))
+    said = " ".join(verdict.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN))
     assert f"needs about {table.loc[8, 'masks']} masks for" in said
     assert "needs more than 32 masks for" in said
 
 
 def test_nothing_is_saved_where_nothing_is_shown() -> None:
     rows = cases(CURVES, patients=8, noise=0.4)
-    said = advice.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN)
+    said = verdict.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN)
     assert sum("how many masks it saves cannot be told" in s for s in said) == 4
     assert not any("reaches what" in s for s in said)
 
 
 def test_more_masks_help_and_what_lies_beyond_is_marked() -> None:
     rows = cases(CURVES)
-    said = advice.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN, target=0.62)
+    said = verdict.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN, target=0.62)
     beyond = next(s for s in said if "64 masks" in s and "More masks" in s)
     assert beyond.startswith("More masks still help. Extrapolated, not measured")
     assert "0.04" in beyond
     assert any("extrapolated by the last step" in s for s in said)
-    far = advice.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN, target=0.9)
+    far = verdict.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN, target=0.9)
     assert far[-1].endswith("how many it needs cannot be told.")
-    within = advice.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN, target=0.54)
+    within = verdict.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN, target=0.54)
     assert within[-1].endswith("(interpolated).")
 
 
 def test_a_plateau_is_enough() -> None:
     rows = cases({"random": dict.fromkeys((4, 8, 16), 0.5), "doll": {4: 0.4, 8: 0.6, 16: 0.6}},
                  patients=80)  # fmt: skip
-    assert advice.enough(rows, margin=MARGIN) == 8
-    said = advice.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN)
+    assert verdict.enough(rows, margin=MARGIN) == 8
+    said = verdict.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN)
     assert any(s.startswith("8 masks are enough") for s in said)
     assert not any("Extrapolated" in s for s in said)
 
 
 def test_one_number_of_masks_gives_no_curve() -> None:
     rows = cases(flat(random=0.5, doll=0.6))
-    said = advice.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN)
+    said = verdict.advice(rows, verdict.contrasts(rows, MARGIN), MARGIN)
     assert "Only one number of masks was tried (8)" in said[-1]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dollkit import params, pipeline
-from dollkit.errors import InputError
-from dollkit.params import Kind, declared, mismatch, resolve
+from dollkit.common.errors import InputError
+from dollkit.workflow import parameters, stages
+from dollkit.workflow.parameters import Kind, declared, mismatch, resolve
 from tests.toys import write_notebook
 
 CELL = """\
@@ -154,7 +154,7 @@ MATRIX = (
 def test_bad_profile_files(toy: Path, text: str, message: str) -> None:
     profile(toy, f"{MATRIX}{text}\n")
     with pytest.raises(InputError) as error:
-        pipeline.plan("toy")
+        stages.plan("toy")
     assert message in str(error.value)
     assert "toy.yaml" in str(error.value)
     assert "\n" not in str(error.value)
@@ -173,13 +173,13 @@ def test_bad_profile_files(toy: Path, text: str, message: str) -> None:
 def test_bad_matrix(toy: Path, matrix: str, message: str) -> None:
     profile(toy, f"matrix: {matrix}\n")
     with pytest.raises(InputError) as error:
-        pipeline.plan("toy")
+        stages.plan("toy")
     assert message in str(error.value)
 
 
 def test_unknown_profile_lists_the_known_ones(toy: Path) -> None:
     with pytest.raises(InputError, match="unknown profile 'tiny': use one of toy"):
-        params.read_profile("tiny")
+        parameters.read_profile("tiny")
 
 
 def test_a_section_of_one_instance_wins_over_its_stage(toy: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_section_of_one_instance_wins_over_its_stage(toy: Path) -> None:
         "matrix: {architectures: [a, b], networks: [pspnet], arms: [], tasks: [], encoder: a}\n"
         "common: {size: 5}\nclassifiers: {size: 6}\nclassifiers/b: {size: 7}\n",
     )
-    sizes = {i.name: i.parameters["size"] for i in pipeline.plan("toy")}
+    sizes = {i.name: i.parameters["size"] for i in stages.plan("toy")}
     assert sizes["data"] == 5
     assert sizes["classifiers/a"] == 6
     assert sizes["classifiers/b"] == 7

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dollkit.phantom.canvas import MU_BONE, MU_SOFT
-from dollkit.phantom.geometry import (
+from dollkit.data.phantom.canvas import MU_BONE, MU_SOFT
+from dollkit.data.phantom.geometry import (
     AXIS,
     Grid,
     ellipsoid,
@@ -15,7 +15,7 @@ from dollkit.phantom.geometry import (
     graph_tube,
     stamp,
 )
-from dollkit.phantom.render import transmit
+from dollkit.data.phantom.render import transmit
 
 
 def test_ellipsoid_is_the_closed_form_chord() -> None:

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dollkit.errors import InputError
-from dollkit.findings import PATHOLOGIES
-from dollkit.phantom import ORGANS, render
-from dollkit.phantom.__main__ import main
-from dollkit.phantom.layouts import LAYOUTS, truth, write_all, write_layout
-from dollkit.phantom.write import write_tree
+from dollkit.common.errors import InputError
+from dollkit.common.findings import PATHOLOGIES
+from dollkit.data.phantom.__main__ import main
+from dollkit.data.phantom.layout_files import LAYOUTS, truth
+from dollkit.data.phantom.layouts import write_all, write_layout, write_tree
+from dollkit.data.phantom.render import ORGANS, render
 
 SIZE, SEED = 64, 5
 NAMES = ("JPCLN001", "JPCNN002", "JPCLN106")

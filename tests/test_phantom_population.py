@@ -8,10 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS, NOT_MENTIONED, OPACITY_CHILDREN, PATHOLOGIES, UNCERTAIN
-from dollkit.phantom import COHORTS, Protocol, observe_labels, sample_population
-from dollkit.phantom.labels import CHEXPERT_COUNTS, CHEXPERT_ROWS, rates
+from dollkit.common.errors import InputError
+from dollkit.common.findings import (
+    FINDINGS,
+    NOT_MENTIONED,
+    OPACITY_CHILDREN,
+    PATHOLOGIES,
+    UNCERTAIN,
+)
+from dollkit.data.phantom.label_noise import CHEXPERT_COUNTS, CHEXPERT_ROWS, observe_labels, rates
+from dollkit.data.phantom.population import COHORTS, sample_population
+from dollkit.data.phantom.protocol import Protocol
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES, UNCERTAIN
-from dollkit.phantom import ORGANS, render, sample_population
-from dollkit.phantom.write import write_tree
-from dollkit.readers import PhantomPlan, build
-from dollkit.readers.phantom import COHORT_OF, build_phantom, fill_quotas, phantom_films
-from dollkit.store import open_store
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES, UNCERTAIN
+from dollkit.data import build
+from dollkit.data.phantom.layouts import write_tree
+from dollkit.data.phantom.population import sample_population
+from dollkit.data.phantom.render import ORGANS, render
+from dollkit.data.sets.phantom import (
+    COHORT_OF,
+    PhantomPlan,
+    build_phantom,
+    fill_quotas,
+    phantom_films,
+)
+from dollkit.data.store import open_store
 
 SMALL: dict[str, Any] = {"n_films": 40, "n_train_pool": 4, "n_valid": 2, "n_test": 3}
 

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.errors import InputError
-from dollkit.findings import MOBILE, OPACITY_CHILDREN, PATHOLOGIES
-from dollkit.phantom import COHORTS, ORGANS, Films, Protocol, render, sample_population
+from dollkit.common.errors import InputError
+from dollkit.common.findings import MOBILE, OPACITY_CHILDREN, PATHOLOGIES
+from dollkit.data.phantom.population import COHORTS, sample_population
+from dollkit.data.phantom.protocol import Protocol
+from dollkit.data.phantom.render import ORGANS, Films, render
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dollkit.findings import FINDINGS, PATHOLOGIES
-from dollkit.phantom import render, sample_population
-from dollkit.phantom.__main__ import main
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
+from dollkit.data.phantom.__main__ import main
+from dollkit.data.phantom.population import sample_population
+from dollkit.data.phantom.render import render
 
 HEADER = (
     "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,"

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from dollkit import paths, pipeline, sources
-from dollkit.errors import InputError
-from dollkit.reproduce import check_knobs, drop_damaged, release_stale_lock
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.workflow import sources, stages
+from dollkit.workflow.reproduce import check_knobs, drop_damaged, release_stale_lock
 from tests.toys import write_notebook
 
 SMALL = "matrix: {architectures: [a], networks: [pspnet], arms: [], tasks: [], encoder: a}\n"
 
 
 def reproduce(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m dollkit.reproduce` in its own process, both streams as one text."""
-    command = [sys.executable, "-m", "dollkit.reproduce", *arguments]
+    """`python -m dollkit.workflow.reproduce` in its own process, both streams as one text."""
+    command = [sys.executable, "-m", "dollkit.workflow.reproduce", *arguments]
     environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -32,7 +33,7 @@ def ran(output: str) -> list[str]:
 
 
 def test_instances_and_inputs_of_a_profile(toy: Path) -> None:
-    plan = {i.name: i for i in pipeline.plan("toy")}
+    plan = {i.name: i for i in stages.plan("toy")}
     assert list(plan) == [
         "data",
         "classifiers/a",
@@ -61,7 +62,7 @@ def test_a_network_is_tuned_from_those_of_its_own_kind(toy: Path) -> None:
     several = profile.replace("[pspnet]", "[pspnet, unet]").replace("[doll]", "[doll, truth]")
     sections = "pretraining: {size: 5}\npretrain/truth: {size: 6}\npretrain/unet-truth: {size: 7}\n"
     (toy / "notebooks/params/toy.yaml").write_text(several + sections)
-    plan = {i.name: i for i in pipeline.plan("toy")}
+    plan = {i.name: i for i in stages.plan("toy")}
     made = {n: p.parameters["size"] for n, p in plan.items() if n.startswith("pretrain/")}
     assert made == {
         "pretrain/pspnet-doll": 5,
@@ -84,7 +85,7 @@ def test_a_file_of_weights_is_an_input(toy: Path) -> None:
             parameters='profile: str = "toy"  # name\nnetwork: str = "pspnet"  # which\n'
             f'task: str = "lungs"  # which\nimagenet_weights: str = "{named}"  # file\n',
         )
-        plan = {i.name: i for i in pipeline.plan("toy")}
+        plan = {i.name: i for i in stages.plan("toy")}
         assert [f for f in plan["finetune/pspnet-lungs"].files if f.suffix == ".pth"] == files
 
 
@@ -95,7 +96,7 @@ def test_a_file_of_thresholds_is_an_input(toy: Path) -> None:
         write_notebook(
             book, parameters=f'profile: str = "toy"  # name\nthreshold: str = "{named}"  # rule\n'
         )
-        plan = {i.name: i for i in pipeline.plan("toy")}
+        plan = {i.name: i for i in stages.plan("toy")}
         assert [f for f in plan["labels"].files if f.suffix == ".csv"] == files
 
 
@@ -125,8 +126,8 @@ def test_modules_are_followed_through_every_form_of_import(toy: Path) -> None:
 
 
 def test_our_own_modules_are_followed(toy: Path) -> None:
-    files = {p.name for p in pipeline.plan("toy")[0].files}
-    assert {"stage.py", "params.py", "pipeline.py", "errors.py", "__init__.py"} <= files
+    files = {p.name for p in stages.plan("toy")[0].files}
+    assert {"stage.py", "parameters.py", "stages.py", "errors.py", "__init__.py"} <= files
     assert "run.py" not in files, "how a stage is started does not change its result"
 
 
@@ -172,7 +173,7 @@ def test_a_failed_stage_is_named_last_and_leaves_no_manifest(toy: Path) -> None:
     (toy / "notebooks/params/toy.yaml").write_text(SMALL)
     write_notebook(
         toy / "notebooks/01_data.ipynb",
-        'from dollkit.errors import *\nraise InputError("films.csv row 3: no file x.png")',
+        'from dollkit.common.errors import *\nraise InputError("films.csv row 3: no file x.png")',
     )
     done = reproduce("--profile", "toy")
     assert done.returncode == 1
@@ -212,12 +213,12 @@ def test_a_profile_that_needs_data(toy: Path) -> None:
     params_file = toy / "notebooks/params/toy.yaml"
     params_file.write_text(f"{SMALL}needs_data: true\n")
     with pytest.raises(InputError, match="give it as DATA=dir"):
-        pipeline.plan("toy")
+        stages.plan("toy")
     with pytest.raises(InputError, match="no notebook declares 'data_dir'"):
-        pipeline.plan("toy", toy)
+        stages.plan("toy", toy)
     book = toy / "notebooks/01_data.ipynb"
     book.write_text(book.read_text().replace("size: int", "data_dir: str = ''  # x\\nsize: int"))
-    plan = pipeline.plan("toy", toy)
+    plan = stages.plan("toy", toy)
     assert plan[0].parameters["data_dir"] == str(toy)
     assert "data_dir" not in plan[1].parameters
 
@@ -274,7 +275,7 @@ def test_the_stages_of_the_real_notebooks(monkeypatch: pytest.MonkeyPatch) -> No
     assert {f.stem for f in found} >= {"smoke", "laptop", "open", "paper"}
     for file in found:
         needs = "needs_data: true" in file.read_text()
-        plan = pipeline.plan(file.stem, paths.ROOT if needs else None)
+        plan = stages.plan(file.stem, paths.ROOT if needs else None)
         assert plan[0].name == "data"
-        encoder = pipeline.matrix(file.stem).encoder
+        encoder = stages.matrix(file.stem).encoder
         assert {i.parameters.get("encoder", encoder) for i in plan} == {encoder}

@@ -14,19 +14,20 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dollkit import cost, networks, paths, pipeline, stage
-from dollkit.classifiers import create
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS
-from dollkit.phantom.layouts import write_layout
-from dollkit.phantom.write import write_tree
-from dollkit.pipeline import Instance
-from dollkit.plan import against, disk, films, hours, jobs, rates, work
-from dollkit.plan.__main__ import main
-from dollkit.readers.phantom import PhantomPlan, build_phantom
+from dollkit.classifiers.model import create
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.data.phantom.layouts import write_layout, write_tree
+from dollkit.data.sets.phantom import PhantomPlan, build_phantom
+from dollkit.explanations import cost
+from dollkit.training import networks
+from dollkit.workflow import plan_disk, plan_films, plan_hours, plan_jobs, plan_work, stage, stages
+from dollkit.workflow.plan import main
+from dollkit.workflow.stages import Instance
 
 # A plan looks up what every notebook imports, and the base run is counted anew: seconds each.
-_plan, _files, _rates = cache(pipeline.plan), cache(pipeline.source_files), cache(rates.measured)
+_plan, _files, _rates = cache(stages.plan), cache(stages.source_files), cache(plan_hours.measured)
 
 
 def plan_once(profile: str, data: Path | None = None) -> list[Instance]:
@@ -57,9 +58,9 @@ def more(two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(pipeline, "plan", plan_once)
-    monkeypatch.setattr(pipeline, "source_files", _files)
-    monkeypatch.setattr(rates, "measured", _rates)
+    monkeypatch.setattr(stages, "plan", plan_once)
+    monkeypatch.setattr(stages, "source_files", _files)
+    monkeypatch.setattr(plan_hours, "measured", _rates)
     return tmp_path
 
 
@@ -101,7 +102,7 @@ def test_paper(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         own = [f for f in drawn if folder in f.parts and "COVID-19" in f.parts]
         assert with_mask[split] == len(own) > 0
     assert stores["organs"]["splits"] == {"train": 64, "valid": 32, "test": 128}
-    given = {i.name: i.parameters for i in pipeline.plan("paper", two)}
+    given = {i.name: i.parameters for i in stages.plan("paper", two)}
     row = next(r for r in found["finetuning"] if r["name"] == "finetune/pspnet-infection")
     own: Any = given[row["name"]]
     main_cells = len(own["arms"]) - 1 + sum(map(len, own["tunings"].values()))  # no imagenet
@@ -132,7 +133,7 @@ def test_disk_and_what_is_off(
     size = 96
     n, classes = 16, 3
     assert found["disk"]["stores"]["organs"] == n * (
-        size**2 + classes * size**2 // 8 + classes + disk.ROW
+        size**2 + classes * size**2 // 8 + classes + plan_disk.ROW
     )
     # The paper's profile wants 16 films to train on: JSRT has 16 in all.
     # What is known of the films is told all the same, and what would help.
@@ -154,12 +155,12 @@ def test_disk_and_what_is_off(
 
 
 def test_no_data_set_for_a_task(two: Path) -> None:
-    given = next(i for i in pipeline.plan("disk", two) if i.name == "data").parameters
-    stores, _ = films.stores_of({**given, "fill_from": ""})
+    given = next(i for i in stages.plan("disk", two) if i.name == "data").parameters
+    stores, _ = plan_films.stores_of({**given, "fill_from": ""})
     assert list(stores) == ["films", "lungs", "infection"]
-    organs = next(i for i in pipeline.plan("disk", two) if i.name.endswith("organs"))
+    organs = next(i for i in stages.plan("disk", two) if i.name.endswith("organs"))
     with pytest.raises(InputError, match="finetune/pspnet-organs: no data set gives films"):
-        jobs.finetuning_of(organs, stores)
+        plan_jobs.finetuning_of(organs, stores)
 
 
 def test_phantom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,59 +202,61 @@ def test_machine_seconds() -> None:
     run = {n: {"started": start.format(s), "seconds": d} for n, (s, d) in spans.items()}
     # a and b share two seconds, all three the next two; then a is alone.
     known = {"a": 1 + 2 / 3 + 6, "b": 1 + 2 / 3, "c": 2 / 3, "d": 5}
-    assert rates.machine_seconds(run) == pytest.approx(known)
+    assert plan_hours.machine_seconds(run) == pytest.approx(known)
 
 
 def test_operations_as_others_count_them() -> None:
     model = create("tu-resnet10t", 5, "silu", "lse", 0, torch.device("cpu")).eval()
     other = cost.work(model, torch.zeros(1, 1, 64, 64), "float32")
-    own = work.classifier("tu-resnet10t", 5, 64)
+    own = plan_work.classifier("tu-resnet10t", 5, 64)
     # The walk leaves the first convolution out, which is linear.
     assert own == pytest.approx(other.forward, rel=0.01)
     assert other.backward == other.forward
     net = networks.build("pspnet", "tu-resnet10t", 3).to("meta")
     with FlopCounterMode(display=False) as counter:
         net(torch.empty(2, 1, 64, 64, device="meta")).sum().backward()
-    full = 2 * (1 + work.DOWN["full"]) * work.network("pspnet", "tu-resnet10t", 3, 3, 64)
+    full = 2 * (1 + plan_work.DOWN["full"]) * plan_work.network("pspnet", "tu-resnet10t", 3, 3, 64)
     assert full == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
 def test_store_bytes(tmp_path: Path) -> None:
     few = PhantomPlan(n_films=24, n_train_pool=12, n_valid=2, n_test=2)
     path = build_phantom(tmp_path / "organs", "organs", 64, few, workers=1)
-    given = next(i for i in pipeline.plan("smoke") if i.name == "data").parameters
-    told = films.stores_of({**given, **{k: getattr(few, k) for k in films.PLAN}})[0]["organs"]
+    given = next(i for i in stages.plan("smoke") if i.name == "data").parameters
+    told = plan_films.stores_of({**given, **{k: getattr(few, k) for k in plan_films.PLAN}})[0][
+        "organs"
+    ]
     arrays = sum((path / f"{n}.npy").stat().st_size for n in ("images", "masks", "mask_valid"))
     headers = 3 * 128
-    assert disk.store_bytes(told, 64) - disk.ROW * 16 == arrays - headers
+    assert plan_disk.store_bytes(told, 64) - plan_disk.ROW * 16 == arrays - headers
 
 
 def test_model_of_hours(monkeypatch: pytest.MonkeyPatch) -> None:
     path = paths.ROOT / "figures" / "laptop" / "provenance.json"
-    found = rates.measured()
+    found = plan_hours.measured()
     assert found is not None
     low, high = found.network["train"]
     assert 0 < low < high
-    rows: dict[str, Any] = {r["family"]: r for r in against.held(path, "")}  # type: ignore[index,call-overload,misc]
+    rows: dict[str, Any] = {r["family"]: r for r in plan_hours.held(path, "")}  # type: ignore[index,call-overload,misc]
     for kind in ("classifiers", "pretrain", "finetune", "labels", "data"):
         row = rows[kind]  # the run that it was made from lies inside
         assert row["least"] * 0.999 <= row["took"] <= row["most"] * 1.001
-    run = rates.read(path)
-    done = rates.work_of(run, found.points)
+    run = plan_hours.read(path)
+    done = plan_hours.work_of(run, found.points)
     name = "classifiers/tu-resnet10t"
     given = run["stages"][name]["parameters"]
     twice = {**given, "batch": 2 * given["batch"], "small": 0}
-    once = hours.stage_seconds(name, {**given, "small": 0}, done, found)
-    again = hours.stage_seconds(name, twice, done, found)
-    seen = 3 * given["batch"] * given["steps"] * work.classifier("tu-resnet10t", 5, 96)
+    once = plan_hours.stage_seconds(name, {**given, "small": 0}, done, found)
+    again = plan_hours.stage_seconds(name, twice, done, found)
+    seen = 3 * given["batch"] * given["steps"] * plan_work.classifier("tu-resnet10t", 5, 96)
     assert again[0] - once[0] == pytest.approx(seen / high)
-    monkeypatch.setattr(rates, "recorded", lambda name: None)
+    monkeypatch.setattr(plan_hours, "recorded", lambda name: None)
     assert _rates.__wrapped__() is None
 
 
 def test_up_to_date(nothing_ran: Path) -> None:
-    data, second = pipeline.plan("smoke")[:2]
-    assert jobs.stale([data, second], "smoke") == {
+    data, second = stages.plan("smoke")[:2]
+    assert plan_jobs.stale([data, second], "smoke") == {
         data.name: "has not run",
         second.name: "has not run",
     }
@@ -261,12 +264,12 @@ def test_up_to_date(nothing_ran: Path) -> None:
     folder = paths.runs() / "smoke" / data.name
     hashed = {data.name: stage.sha256(folder / stage.MANIFEST)}
     _manifest(second, hashed)
-    assert set(jobs.stale([data, second], "smoke").values()) == {""}
+    assert set(plan_jobs.stale([data, second], "smoke").values()) == {""}
     other = replace(data, parameters={**data.parameters, "size": 128})
-    why = jobs.stale([other, second], "smoke")
+    why = plan_jobs.stale([other, second], "smoke")
     assert why == {data.name: "parameters changed", second.name: "data runs"}
     _manifest(data, {}, notes=1)
-    assert jobs.stale([data, second], "smoke")[second.name] == "an input changed"
+    assert plan_jobs.stale([data, second], "smoke")[second.name] == "an input changed"
 
 
 def _manifest(instance: Instance, inputs: dict[str, str], **more: Any) -> None:
@@ -274,7 +277,7 @@ def _manifest(instance: Instance, inputs: dict[str, str], **more: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     code = {
         f.relative_to(paths.ROOT).as_posix(): stage.sha256(f)
-        for f in pipeline.files_of(instance.stage)
+        for f in stages.files_of(instance.stage)
     }
     content = {
         "parameters": dict(instance.parameters), "inputs": inputs, "outputs": {},
@@ -285,7 +288,9 @@ def _manifest(instance: Instance, inputs: dict[str, str], **more: Any) -> None:
 
 def test_an_imagenet_arm_without_weights_is_known_before_the_run() -> None:
     given = {"arms": ["imagenet"], "encoder": "tu-resnet10t", "imagenet_weights": "packaged"}
-    assert jobs.not_run(given)["imagenet"].startswith("no weights: no package ships tu-resnet10t")
-    assert jobs.not_run({**given, "imagenet_weights": ""})["imagenet"].startswith("no weights")
-    assert not jobs.not_run({**given, "encoder": "tu-tf_efficientnet_lite0"})
-    assert not jobs.not_run({**given, "arms": ["random"]})
+    assert plan_jobs.not_run(given)["imagenet"].startswith(
+        "no weights: no package ships tu-resnet10t"
+    )
+    assert plan_jobs.not_run({**given, "imagenet_weights": ""})["imagenet"].startswith("no weights")
+    assert not plan_jobs.not_run({**given, "encoder": "tu-tf_efficientnet_lite0"})
+    assert not plan_jobs.not_run({**given, "arms": ["random"]})

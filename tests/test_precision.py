@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from dollkit import compute, params, pipeline
-from dollkit.errors import InputError
-from dollkit.explaining import Explain
-from dollkit.loop import Recipe
-from dollkit.stage import RunningStage, begin
+from dollkit.common import compute
+from dollkit.common.errors import InputError
+from dollkit.explanations.ensemble import Explain
+from dollkit.training.recipe import Recipe
+from dollkit.workflow import parameters, stages
+from dollkit.workflow.stage import RunningStage, begin
 
-NOTEBOOKS = sorted(params.notebooks().glob("*.ipynb"))
+NOTEBOOKS = sorted(parameters.notebooks().glob("*.ipynb"))
 HEAVY = ("classifiers", "labels", "pretrain", "finetune", "cost")
 CPU = torch.device("cpu")
 
@@ -30,15 +31,15 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
 def test_auto_is_the_default_of_every_notebook(notebook: Path) -> None:
-    declared = params.declared(notebook)
+    declared = parameters.declared(notebook)
     if "precision" in declared:
         assert declared["precision"].default == "auto"
 
 
 @pytest.mark.parametrize("profile", ["laptop", "desk", "gpu", "open", "smoke"])
 def test_no_profile_asks_for_what_some_machines_lack(profile: str, tmp_path: Path) -> None:
-    needs = params.read_profile(profile).get("needs_data")
-    plan = pipeline.plan(profile, tmp_path if needs else None)
+    needs = parameters.read_profile(profile).get("needs_data")
+    plan = stages.plan(profile, tmp_path if needs else None)
     heavy = [i for i in plan if i.stage.family in HEAVY]
     assert {i.parameters["precision"] for i in heavy} == {"auto"}
 
@@ -67,7 +68,9 @@ def test_checkpoints_and_parts_of_another_precision_do_not_count(
 def _stage(family: str, precision: str) -> RunningStage:
     stage = begin("data", {"profile": "toy", "size": 3})
     stage.params = {**stage.params, "precision": precision}
-    assert "precision" in params.declared(params.paths.NOTEBOOKS / pipeline.STAGES[family].notebook)
+    assert "precision" in parameters.declared(
+        parameters.paths.NOTEBOOKS / stages.STAGES[family].notebook
+    )
     return stage
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dollkit import quickstart
-from dollkit.classifiers import create
-from dollkit.errors import InputError
+from dollkit.classifiers.model import create
+from dollkit.common.errors import InputError
+from dollkit.interactive import quickstart
 
 
 @pytest.mark.parametrize("finding", ["Pleural Effusion", "Pneumothorax"])

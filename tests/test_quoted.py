@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dollkit import paths
-from dollkit.errors import InputError
+from dollkit.common import paths
+from dollkit.common.errors import InputError
 from dollkit.report import quoted
 
 CARD = paths.ROOT / "docs" / "card.md"

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dollkit.errors import InputError
-from dollkit.phantom.layouts import write_layout
-from dollkit.readers.build import build_store
-from dollkit.readers.check import survey
-from dollkit.readers.datasets import DATASETS
-from dollkit.store import open_store
+from dollkit.common.errors import InputError
+from dollkit.data.check import survey
+from dollkit.data.datasets import DATASETS
+from dollkit.data.phantom.layouts import write_layout
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import build_store
 from tests import test_generalblockchain, test_nih, test_own, test_v7
 from tests.chexpert_trees import segmented, write_chexpert, write_truth
 

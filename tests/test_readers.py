@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dollkit.errors import InputError
-from dollkit.findings import PATHOLOGIES
-from dollkit.readers import build, read, require_positives
-from dollkit.readers.build import build_store
-from dollkit.readers.chexpert import mask_path, read_chexpert
-from dollkit.readers.splits import draw_parts, read_split, write_split
-from dollkit.store import open_store
+from dollkit.common.errors import InputError
+from dollkit.common.findings import PATHOLOGIES
+from dollkit.data import build, read
+from dollkit.data.film_table import require_positives
+from dollkit.data.sets.chexpert import mask_path, read_chexpert
+from dollkit.data.splits import draw_parts, read_split, write_split
+from dollkit.data.store import open_store
+from dollkit.data.store_builder import build_store
 from tests.chexpert_trees import write_chexpert
 
 Tree = Callable[..., Path]

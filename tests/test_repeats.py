@@ -10,9 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit import arms, compute, finetuning, grid, networks, pretraining, tuned, weights
-from dollkit.plan import rates
-from dollkit.report import claims, gather, labelarms
+from dollkit import pretraining
+from dollkit.common import compute
+from dollkit.finetuning import grid, run
+from dollkit.finetuning import starts as arms
+from dollkit.report import c2_overview, claims, label_tables
+from dollkit.training import networks, weights
+from dollkit.workflow import plan_hours
 from tests import synthetic_run as synthetic
 from tests.test_segmentation import ENCODER, make_grid
 
@@ -64,14 +68,14 @@ def test_every_run_of_the_grid_starts_from_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, float]] = []
-    real = finetuning.fit
+    real = run.fit
 
     def watched(net: nn.Module, *args: object, **given: object) -> object:
         recipe = args[2]
         seen.append((recipe.seed, float(first_weight(net).sum())))  # type: ignore[attr-defined]
         return real(net, *args, **given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(finetuning, "fit", watched)
+    monkeypatch.setattr(run, "fit", watched)
     made = pretrained(tmp_path / "doll", 2)
     starts = arms.starts(["doll"], {}, {"doll": made[0]}, "pspnet", CONFIG)
     given = {"starts": starts, "tunings": {"full": (["doll"], [1e-3])}, "seeds": [0, 1, 2]}
@@ -82,9 +86,9 @@ def test_every_run_of_the_grid_starts_from_its_own(
     assert seen == [(0, sums[0]), (1, sums[1]), (2, sums[0])]
 
     # The kept network tells which of them it started from.
-    job = finetuning.Job(*frames["runs"].iloc[0][list(finetuning.Job.__dataclass_fields__)])
+    job = run.Job(*frames["runs"].iloc[0][list(run.Job.__dataclass_fields__)])
     (kept,) = (tmp_path / "out" / "networks").iterdir()
-    tuned.restored(kept, job, whole.config, 1, starts["doll"])
+    run.restored(kept, job, whole.config, 1, starts["doll"])
 
     # Another second network makes the runs from it anew, and no others.
     with compute.seeded(9):
@@ -99,17 +103,17 @@ def test_every_run_of_the_grid_starts_from_its_own(
 def test_tables_take_the_mean_of_the_networks_and_count_them() -> None:
     one = synthetic.pretraining_rows()
     two = pd.concat([one, one.assign(seed=1, label_iou=one["label_iou"] / 2)])
-    assert labelarms.repeats(one) == 1
-    assert labelarms.repeats(two) == 2
-    assert labelarms.repeats(two[(two["arm"] != "shuffled") | (two["seed"] == 0)]) == 1
-    assert labelarms.repeats(two[(two["arm"] != "truth") | (two["seed"] == 0)]) == 2
-    assert labelarms.repeats(one.iloc[:0]) == 0
+    assert label_tables.repeats(one) == 1
+    assert label_tables.repeats(two) == 2
+    assert label_tables.repeats(two[(two["arm"] != "shuffled") | (two["seed"] == 0)]) == 1
+    assert label_tables.repeats(two[(two["arm"] != "truth") | (two["seed"] == 0)]) == 2
+    assert label_tables.repeats(one.iloc[:0]) == 0
     cases = synthetic.segmentation_cases(tasks=["lungs"], patients=4)
-    table = labelarms.table(two, cases).set_index("arm")
+    table = label_tables.table(two, cases).set_index("arm")
     want = one.set_index("arm")["label_iou"] * 0.75
     assert table.loc["doll", "label_iou"] == pytest.approx(want["doll"])
     pd.testing.assert_series_equal(
-        table["miou"], labelarms.table(one, cases).set_index("arm")["miou"]
+        table["miou"], label_tables.table(one, cases).set_index("arm")["miou"]
     )
 
 
@@ -136,15 +140,15 @@ def test_claims_say_what_their_intervals_cover(
 
 
 def test_gathered_contrasts_tell_how_often_an_arm_was_pre_trained() -> None:
-    frame = gather.contrasts(["laptop"])
+    frame = c2_overview.contrasts(["laptop"])
     assert set(frame["n_pretrained"]) == {1}
-    assert "pre-trained" in gather.wide(frame)
+    assert "pre-trained" in c2_overview.wide(frame)
 
 
 def test_the_plan_counts_every_network() -> None:
-    found = rates.recorded(f"{rates.BASE}/provenance.json")
+    found = plan_hours.recorded(f"{plan_hours.BASE}/provenance.json")
     assert found is not None
-    work = rates.work_of(found[1], {"": 6.0})
+    work = plan_hours.work_of(found[1], {"": 6.0})
     stages = found[1]["stages"]
     given = next(s["parameters"] for n, s in stages.items() if n.startswith("pretrain/"))
     one, three = (work.of("pretrain", {**given, "repeats": n}) for n in (1, 3))

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import paths, verify
-from dollkit.report import cases as rows_of
-from dollkit.report import claims, robust, sizes, tables
+from dollkit.common import paths
+from dollkit.report import claims, label_efficiency, robustness, tables, verify
+from dollkit.report import rows as rows_of
 
 REAL = ("open", "to-real", "to-phantom")
 """Profiles some of whose pictures show real films."""
@@ -102,7 +102,9 @@ def test_further_tables_follow_from_the_rows(profile: str, name: str, rows: str)
     text = {"image_id": str, "patient_id": str}
     plain = pd.read_csv(folder / "cases.csv.gz", dtype=text)
     own = pd.read_csv(folder / rows, dtype=text)
-    again = sizes.table_sizes(own) if name == "table_sizes" else robust.table(own, plain)
+    again = (
+        label_efficiency.table_sizes(own) if name == "table_sizes" else robustness.table(own, plain)
+    )
     stored = pd.read_csv(folder / f"{name}.csv")
     assert len(again) == len(stored) > 0
     for column in again.columns:

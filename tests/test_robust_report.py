@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from scipy import stats as sps
 
-from dollkit.errors import InputError
-from dollkit.report import cases, robust, robustfigure
+from dollkit.common.errors import InputError
+from dollkit.finetuning.robustness import PERTURBATIONS
+from dollkit.report import robustness
+from dollkit.report import rows as cases
 from dollkit.report.tables import summarise
-from dollkit.robustness import PERTURBATIONS
 from tests import synthetic_run as synthetic
 
 UNION = 100_000
@@ -60,12 +61,12 @@ def rows(plain: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def made(plain: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    return robust.table(rows, plain)
+    return robustness.table(rows, plain)
 
 
 def test_the_table_has_the_drops_that_were_put_in(made: pd.DataFrame) -> None:
     assert len(made) == 2 * 5 * (1 + 12)
-    perturbed = made[made["perturbation"] != robust.UNTOUCHED]
+    perturbed = made[made["perturbation"] != robustness.UNTOUCHED]
     for r in perturbed.to_dict("records"):
         step = PERTURBATIONS[r["perturbation"]].index(r["level"]) + 1
         own = _loss(r["arm"], r["perturbation"], step)
@@ -80,7 +81,7 @@ def test_the_table_has_the_drops_that_were_put_in(made: pd.DataFrame) -> None:
 
 
 def test_untouched_rows_are_those_of_table_1(made: pd.DataFrame, plain: pd.DataFrame) -> None:
-    untouched = made[made["perturbation"] == robust.UNTOUCHED].set_index(["task", "arm"])
+    untouched = made[made["perturbation"] == robustness.UNTOUCHED].set_index(["task", "arm"])
     whole = summarise(plain).set_index(["task", "arm"])
     for column in ("miou", "miou_lo", "miou_hi"):
         pd.testing.assert_series_equal(
@@ -91,8 +92,8 @@ def test_untouched_rows_are_those_of_table_1(made: pd.DataFrame, plain: pd.DataF
 
 
 def test_miou_and_its_interval_move_with_the_drop(made: pd.DataFrame) -> None:
-    base = made[made["perturbation"] == robust.UNTOUCHED].set_index(["task", "arm"])
-    for r in made[made["perturbation"] != robust.UNTOUCHED].to_dict("records"):
+    base = made[made["perturbation"] == robustness.UNTOUCHED].set_index(["task", "arm"])
+    for r in made[made["perturbation"] != robustness.UNTOUCHED].to_dict("records"):
         before = base.loc[(r["task"], r["arm"])]
         for column in ("miou", "miou_lo", "miou_hi"):
             assert r[column] == pytest.approx(before[column] - r["drop"], abs=1e-12)
@@ -108,7 +109,7 @@ def test_the_interval_of_a_drop_is_the_paired_t_test() -> None:
     def loss(arm: str, name: str, strength: int) -> float:
         return 0.1
 
-    made = robust.table(_perturbed(plain, loss, {"noise": [10.0]}, jitter=0.01), plain)
+    made = robustness.table(_perturbed(plain, loss, {"noise": [10.0]}, jitter=0.01), plain)
     row = made[(made["arm"] == "random") & made["level"].notna()].iloc[0]
     half = sps.t.ppf(0.975, 39) * 0.01 * np.sqrt(40 / 39) / np.sqrt(40)
     assert row["drop"] == pytest.approx(0.1, abs=1e-12)
@@ -118,7 +119,7 @@ def test_the_interval_of_a_drop_is_the_paired_t_test() -> None:
 
 
 def test_equal_rows_have_no_drop(plain: pd.DataFrame) -> None:
-    made = robust.table(_perturbed(plain, lambda *_: 0.0, {"rotation": [5.0]}), plain)
+    made = robustness.table(_perturbed(plain, lambda *_: 0.0, {"rotation": [5.0]}), plain)
     moved = made[made["level"].notna()]
     assert (moved[["drop", "drop_lo", "drop_hi"]].to_numpy() == 0).all()
     gaps = moved.loc[moved["arm"] != "random", ["drop_vs_random", "drop_vs_random_lo"]]
@@ -135,14 +136,14 @@ def test_a_case_that_becomes_empty_on_both_sides_counts_nowhere() -> None:
     rows = plain.assign(perturbation="rotation", level=20.0)
     rows[["tp", "fp", "fn"]] = [[0, 0, 0], [1, 3, 0]]
     rows["iou"], rows["dice"] = [np.nan, 0.25], [np.nan, 0.4]
-    made = robust.table(rows, plain)
+    made = robustness.table(rows, plain)
     assert made["miou"].tolist() == pytest.approx([0.75, 0.25])
     assert made["drop"].iloc[1] == pytest.approx(0.5)
 
 
 def test_without_the_random_start_there_is_no_difference_from_it(plain: pd.DataFrame) -> None:
     some = plain[plain["arm"] != "random"]
-    made = robust.table(_perturbed(some, given={"noise": [5.0]}), some)
+    made = robustness.table(_perturbed(some, given={"noise": [5.0]}), some)
     assert made["drop_vs_random"].isna().all()
     assert made["drop"].notna().sum() == 2 * 4
 
@@ -150,11 +151,13 @@ def test_without_the_random_start_there_is_no_difference_from_it(plain: pd.DataF
 def test_the_order_of_rows_does_not_matter(plain: pd.DataFrame) -> None:
     some = plain[plain["arm"].isin(["random", "doll", "truth"]) & (plain["task"] == "organs")]
     rows = _perturbed(some, jitter=0.01)
-    made = robust.table(rows, some)
-    mixed = robust.table(rows.sample(frac=1, random_state=1), some.sample(frac=1, random_state=2))
+    made = robustness.table(rows, some)
+    mixed = robustness.table(
+        rows.sample(frac=1, random_state=1), some.sample(frac=1, random_state=2)
+    )
     pd.testing.assert_frame_equal(mixed, made, rtol=0, atol=1e-12)
     doll = made[made["arm"] == "doll"]
-    assert doll["perturbation"].unique().tolist() == [robust.UNTOUCHED, *PERTURBATIONS]
+    assert doll["perturbation"].unique().tolist() == [robustness.UNTOUCHED, *PERTURBATIONS]
     assert doll["level"].dropna().tolist() == [v for own in PERTURBATIONS.values() for v in own]
 
 
@@ -164,17 +167,17 @@ def test_two_networks_are_two_blocks_and_the_figure_shows_the_one_of_most_arms(
     few = plain[plain["arm"].isin(["random", "doll"])].assign(network="unet")
     both = pd.concat([plain.assign(network="deeplabv3plus"), few], ignore_index=True)
     rows = _perturbed(both, given={"contrast": [0.5]})
-    made = robust.table(rows, both)
+    made = robustness.table(rows, both)
     assert made.groupby("network").size().to_dict() == {"deeplabv3plus": 20, "unet": 8}
-    drawn = robustfigure.figure_s4(rows, both, profile="p")
+    drawn = robustness.figure_s4(rows, both, profile="p")
     assert set(drawn.data["network"]) == {"deeplabv3plus"}
     twice = pd.concat([plain, plain.assign(network="unet"), plain.assign(n_train=8)])
-    data = robustfigure.lines(_perturbed(twice, given={"contrast": [0.5]}), twice)
+    data = robustness.lines(_perturbed(twice, given={"contrast": [0.5]}), twice)
     assert data[["network", "n_train"]].drop_duplicates().to_numpy().tolist() == [["PSPNet", 8]]
 
 
 def test_lines_start_at_the_untouched_films(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
-    data = robustfigure.lines(rows, plain)
+    data = robustness.lines(rows, plain)
     assert len(data) == 2 * 5 * (4 + 12)
     part = data[(data["task"] == "organs") & (data["arm"] == "doll")]
     own = plain[(plain["task"] == "organs") & (plain["arm"] == "doll")]
@@ -192,7 +195,7 @@ def test_the_figure_has_fixed_bytes_and_says_what_it_shows(
 ) -> None:
     saved = []
     for name in ("a", "b"):
-        drawn = robustfigure.figure_s4(rows, plain, profile="p")
+        drawn = robustness.figure_s4(rows, plain, profile="p")
         saved.append(drawn.save(tmp_path / name / "figure_s4"))
     for first, second in zip(*saved, strict=True):
         assert first.read_bytes() == second.read_bytes(), first.name
@@ -212,7 +215,7 @@ def test_the_figure_has_fixed_bytes_and_says_what_it_shows(
 
 
 def test_written_tables_say_levels_as_they_are(made: pd.DataFrame, tmp_path: Path) -> None:
-    paths = robust.write(made, tmp_path, profile="p")
+    paths = robustness.write(made, tmp_path, profile="p")
     assert [p.name for p in paths] == ["robustness.csv", "robustness.md", "robustness.tex"]
     back = pd.read_csv(paths[0])
     assert back["level"].tolist() == pytest.approx(made["level"].tolist(), nan_ok=True)
@@ -234,25 +237,25 @@ def _write(run: Path, rows: pd.DataFrame) -> Path:
 
 
 def test_rows_come_back_from_a_run(rows: pd.DataFrame, tmp_path: Path) -> None:
-    back = robust.load(_write(tmp_path, rows.sample(frac=1, random_state=0)))
-    assert list(back) == robust.COLUMNS
+    back = robustness.load(_write(tmp_path, rows.sample(frac=1, random_state=0)))
+    assert list(back) == robustness.COLUMNS
     assert back["patient_id"].iloc[0] == "00000"
     key = [*cases.SETTING, "seed", "fold", "image_id", "class", "perturbation", "level"]
     pd.testing.assert_frame_equal(
         back.sort_values(key, ignore_index=True),
-        rows.sort_values(key, ignore_index=True)[robust.COLUMNS],
+        rows.sort_values(key, ignore_index=True)[robustness.COLUMNS],
         check_dtype=False, rtol=0, atol=1e-5,
     )  # fmt: skip
 
 
 def test_a_run_without_perturbed_films(plain: pd.DataFrame, tmp_path: Path) -> None:
-    none = robust.load(tmp_path)
+    none = robustness.load(tmp_path)
     assert none.empty
-    assert list(none) == robust.COLUMNS
+    assert list(none) == robustness.COLUMNS
     with pytest.raises(InputError, match="no perturbed film was judged"):
-        robust.table(none, plain)
+        robustness.table(none, plain)
     with pytest.raises(InputError, match="no perturbed film was judged"):
-        robustfigure.figure_s4(none, plain, profile="p")
+        robustness.figure_s4(none, plain, profile="p")
 
 
 @pytest.mark.parametrize(
@@ -278,9 +281,9 @@ def test_broken_rows_are_named(
     path.parent.mkdir(parents=True)
     path.write_bytes(gzip.compress(change(rows).to_csv(index=False).encode()))
     with pytest.raises(InputError, match=message):
-        robust.load(tmp_path)
+        robustness.load(tmp_path)
 
 
 def test_perturbed_rows_alone_are_refused(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
     with pytest.raises(InputError, match="lungs, PSPNet, 16 training films, arm 'doll' has no"):
-        robust.table(rows, plain[(plain["arm"] != "doll") | (plain["task"] != "lungs")])
+        robustness.table(rows, plain[(plain["arm"] != "doll") | (plain["task"] != "lungs")])

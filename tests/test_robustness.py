@@ -10,11 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from dollkit import augment, metrics, robustness
-from dollkit.errors import InputError
-from dollkit.images import IGNORE
-from dollkit.report import cases
-from dollkit.robustness import KINDS, PERTURBATIONS, cells, judge, perturb
+from dollkit.common.errors import InputError
+from dollkit.data.images import IGNORE
+from dollkit.finetuning import robustness
+from dollkit.finetuning.robustness import KINDS, PERTURBATIONS, cells, judge, perturb
+from dollkit.report import rows as cases
+from dollkit.training import augment, metrics
 
 U8 = npt.NDArray[np.uint8]
 
@@ -104,7 +105,7 @@ def test_contrast_by_hand() -> None:
 
 
 def test_window_by_hand() -> None:
-    """12 bits divided by the range of 16, as `dollkit.decode` does without a window."""
+    """12 bits divided by the range of 16, as `dollkit.data.decode` does without a window."""
     stored = np.array([0, 257, 2056, 4095])
     grey = np.rint(255 * stored / 4095).astype(np.uint8)
     images = np.tile(grey, (1, 4, 1))

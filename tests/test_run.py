@@ -10,15 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from dollkit import paths
+from dollkit.common import paths
 from tests.toys import PARAMETERS, write_notebook
 
-BEGIN = 'from dollkit.stage import begin\nstage = begin("data", globals())\n'
+BEGIN = 'from dollkit.workflow.stage import begin\nstage = begin("data", globals())\n'
 
 
 def run(instance: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m dollkit.run` in its own process."""
-    command = [sys.executable, "-m", "dollkit.run", instance, "--profile", "toy", *arguments]
+    """`python -m dollkit.workflow.run` in its own process."""
+    command = [
+        sys.executable,
+        "-m",
+        "dollkit.workflow.run",
+        instance,
+        "--profile",
+        "toy",
+        *arguments,
+    ]
     own = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"} | environment
     return subprocess.run(command, env=own, capture_output=True, text=True)
 
@@ -60,7 +68,10 @@ def test_a_stage_runs_in_this_interpreter_whatever_kernels_there_are(toy: Path) 
         ((BEGIN,), 1, "does it call stage.finish()?"),
         ((BEGIN, "stage.finish()", "1 / 0"), 1, "data: ZeroDivisionError: division by zero (cell "),
         (
-            (BEGIN, 'from dollkit.errors import InputError\nraise InputError("row 3\\nis bad")'),
+            (
+                BEGIN,
+                'from dollkit.common.errors import InputError\nraise InputError("row 3\\nis bad")',
+            ),
             2,
             "data: row 3 is bad\n",
         ),

@@ -17,10 +17,10 @@ from pydicom import Dataset
 from pydicom.datadict import DicomDictionary
 from pydicom.tag import Tag
 
-from dollkit import paths
-from dollkit.own import source
-from dollkit.readers.build import build_store
-from dollkit.readers.own import read_own
+from dollkit.common import paths
+from dollkit.data.sets.own_folder import read_own
+from dollkit.data.store_builder import build_store
+from dollkit.interactive.your_radiographs import read
 from tests.test_dicom import film, save
 
 PLANTED = "XANTHOPOULOS"
@@ -79,7 +79,7 @@ def test_cuda_is_asked_in_one_module_alone() -> None:
     found = {
         str(f.relative_to(paths.ROOT)) for f in files if asked.search(f.read_text(encoding="utf-8"))
     }
-    assert found == {"dollkit/compute.py"}
+    assert found == {"dollkit/common/compute.py"}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_no_name_of_a_header_reaches_an_output(
 
     for store, table in read_own(root).items():
         build_store(table, out / store, 32, workers=1)
-    own = source.read(root / "images", root / "films.csv", root / "masks")
+    own = read.read(root / "images", root / "films.csv", root / "masks")
     build_store(own.films, out / "stranger", 32, workers=1)
     # A header that cannot be read, too: its message must not quote it.
     (root / "images" / "0.dcm").write_bytes(raw[: len(raw) // 2])

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from dollkit import localisation, weights
-from dollkit.classifiers import create
-from dollkit.explaining import Explain, explain_all
-from dollkit.labels import Distil, scoring
+from dollkit.classifiers.model import create
+from dollkit.explanations.ensemble import Explain, explain_all
+from dollkit.labels import Distil, chexlocalize
 from dollkit.labels.__main__ import main
+from dollkit.training import weights
 from tests.chexpert_trees import localized_tree
 
 LOCALIZED = 10
@@ -43,7 +43,7 @@ def test_every_finding_of_the_truth_is_judged(work: Path) -> None:
     assert there["iou"].notna().sum() == 2  # Edema and Lung Opacity have a mask that is not empty
     assert there.loc["Fracture" if "Fracture" in there.index else "Cardiomegaly", "iou_all"] == 0
     table = pd.read_csv(work / "out" / "table.csv")
-    assert list(table) == localisation.COLUMNS
+    assert list(table) == chexlocalize.COLUMNS
     assert table.iloc[-1]["finding"] == "mean"
     assert table.iloc[-1]["n"] == 2
 
@@ -52,8 +52,8 @@ def test_what_is_not_called_has_an_empty_mask(work: Path, monkeypatch: pytest.Mo
     def none(*_: object) -> None:
         raise AssertionError("nothing is called, nothing to explain")
 
-    monkeypatch.setattr(scoring, "explain_all", none)
-    made = scoring.score(work, [work / "models"], work / "t.csv", size=32, cutoff=0.999)
+    monkeypatch.setattr(chexlocalize, "explain_all", none)
+    made = chexlocalize.score(work, [work / "models"], work / "t.csv", size=32, cutoff=0.999)
     assert made.iloc[-1]["n"] == 0
     cases = pd.read_csv(work / "t.cases.csv").set_index("finding")
     assert cases.loc["Edema", "iou_all"] == 0
@@ -67,14 +67,14 @@ def test_settings_reach_maps_and_thresholds(work: Path, monkeypatch: pytest.Monk
         seen.append(how)
         return explain_all(models, x, targets, how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scoring, "explain_all", spy)
+    monkeypatch.setattr(chexlocalize, "explain_all", spy)
     models = [work / "models"]
     how = Explain("gradient", unsettled="keep")
     settings = {"split": "valid", "size": 32, "how": how, "cutoff": 0.0}
     areas = []
     for area in (0.05, 0.8):
         distil = Distil(threshold="quantile", area=area)
-        scoring.score(work, models, work / "t.csv", distil=distil, **settings)  # type: ignore[arg-type]
+        chexlocalize.score(work, models, work / "t.csv", distil=distil, **settings)  # type: ignore[arg-type]
         areas.append(pd.read_csv(work / "t.cases.csv").set_index("finding")["iou_all"]["Edema"])
     assert seen == [how, how]
     assert areas[0] != areas[1]

@@ -12,19 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dollkit import (
-    adapters,
-    compute,
-    finetuning,
-    grid,
-    networks,
-    outcome,
-    pretraining,
-    tuned,
-    weights,
-)
-from dollkit.augment import NONE
-from dollkit.classifiers import (
+from dollkit import pretraining
+from dollkit.classifiers.model import (
     Classifier,
     create,
     evaluate,
@@ -32,14 +21,21 @@ from dollkit.classifiers import (
     train,
     transfer_encoder,
 )
-from dollkit.errors import InputError
-from dollkit.films import COLUMNS
-from dollkit.findings import FINDINGS, PATHOLOGIES
+from dollkit.common import compute
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
+from dollkit.common.shares import Done, Part
+from dollkit.data.films import COLUMNS
+from dollkit.data.images import IGNORE
+from dollkit.data.store import Store, open_store
+from dollkit.data.store_writer import StoreWriter
+from dollkit.finetuning import grid
+from dollkit.finetuning import run as finetuning
+from dollkit.finetuning import run as tuned
 from dollkit.labels import store as labelstore
-from dollkit.loop import Recipe
-from dollkit.losses import IGNORE
-from dollkit.parts import Done, Part
-from dollkit.store import Store, StoreWriter, open_store
+from dollkit.training import adapters, networks, weights
+from dollkit.training.augment import NONE
+from dollkit.training.recipe import Recipe
 from tests import far, same
 
 CPU = torch.device("cpu")
@@ -371,7 +367,7 @@ def test_ignored_pixels_are_neither_taught_nor_scored(tmp_path: Path) -> None:
     assert cases.loc[unseen, "iou"].isna().all()
     assert (cases.loc[(cases["class"] == "heart") & ~unseen, "pixels"] == 256).all()
     assert np.isfinite(frames["runs"]["best_val_miou"]).all()
-    shown = outcome.examples(whole, frames["runs"], "full", 3)
+    shown = grid.examples(whole, frames["runs"], "full", 3)
     assert np.unique(shown["truth"]).tolist() == [0, 1]
 
 
@@ -437,13 +433,13 @@ def test_other_sizes_and_perturbed_films(tmp_path: Path) -> None:
     flat = robust[robust["perturbation"] == "contrast"]
     assert (flat["tp"] + flat["fp"]).nunique() == 1
     assert (main["tp"] + main["fp"]).nunique() > 1
-    assert len(outcome.examples(whole, frames["runs"], "full", 2)["arms"]) == 1
+    assert len(grid.examples(whole, frames["runs"], "full", 2)["arms"]) == 1
     kept = sorted(p.name for p in (tmp_path / "out" / "networks").iterdir())
     assert kept == ["random-bn-n6-s0-f0-lr0.001.safetensors",
                     "random-full-n6-s0-f0-lr0.001.safetensors"]  # fmt: skip
-    outcome.write(tmp_path / "out", frames)
+    grid.write(tmp_path / "out", frames)
     assert len(pd.read_csv(tmp_path / "out" / "robust.csv.gz")) == len(robust)
-    outcome.write(tmp_path / "out", {k: v for k, v in frames.items() if k != "robust"})
+    grid.write(tmp_path / "out", {k: v for k, v in frames.items() if k != "robust"})
     assert not (tmp_path / "out" / "robust.csv.gz").exists()
 
 
@@ -456,7 +452,7 @@ def test_a_kept_network_predicts_as_it_did(tmp_path: Path, tuning: str) -> None:
     (path,) = (tmp_path / "out" / "networks").iterdir()
     assert path.stem == job.name
     assert not list((tmp_path / "out" / "jobs").glob("*.safetensors"))
-    shown = outcome.examples(whole, runs, tuning, 4)["prediction"][0]
+    shown = grid.examples(whole, runs, tuning, 4)["prediction"][0]
     net = tuned.restored(path, job, whole.config, 1, whole.starts["random"])
     rows = finetuning.split(whole.data.films, 0, 6, 4, 0).test[:4]
     with torch.inference_mode():

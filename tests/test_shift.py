@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from dollkit import paths, pipeline
-from dollkit.machine import Json
+from dollkit.common import paths
+from dollkit.common.machine import Json
+from dollkit.workflow import stages
 
 BEFORE = ("classifiers", "pretrain")
 JUDGING = {"n_judge", "n_few", "n_occlude"}
@@ -32,7 +33,7 @@ def _own_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
 def plan(profile: str) -> dict[str, Mapping[str, Json]]:
     """Parameters of every instance, without what names the run."""
     folder: Path | None = paths.ROOT if profile != "laptop" else None
-    found = pipeline.plan(profile, folder)
+    found = stages.plan(profile, folder)
     return {i.name: {k: v for k, v in i.parameters.items() if k != "profile"} for i in found}
 
 

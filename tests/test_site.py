@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import dollkit
-from dollkit import paths
+from dollkit.common import paths
 from tests.site_loads import loads
 from tests.toys import write_notebook
 
@@ -120,7 +120,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "figures" / "open" / "index.md").write_text(f"# Results\n\n{folded}")
     (root / "figures" / "open" / "figure1.png").write_bytes(b"a film that is not passed on")
     (root / "figures" / "open" / "figure4.png").write_bytes(b"curves")
-    shutil.copy(paths.PACKAGE / "errors.py", root / "dollkit")
+    shutil.copy(paths.PACKAGE / "common" / "errors.py", root / "dollkit")
     book = write_notebook(root / "notebooks" / "00_quickstart.ipynb", "print('said so')")
     content = json.loads(book.read_text())
     title = "# Quick\n\nAn equation,\n\n$$a_1 < \\frac{1}{2}$$\n\nand $\\beta$."
@@ -185,7 +185,7 @@ def test_a_small_site(small: Path) -> None:
     assert "<td>1 [0,&nbsp;2]</td>" in results
     assert not (site / "figures" / "open" / "figure1.png").exists()
     assert (site / "figures" / "open" / "figure4.png").is_file()
-    assert "file, row or parameter" in (site / "api" / "dollkit.errors.html").read_text()
+    assert "file, row or parameter" in (site / "api" / "dollkit.common.errors.html").read_text()
     assert loads(site) == []
 
 

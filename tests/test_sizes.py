@@ -6,11 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import cells
-from dollkit.cells import Cell, cells_of, sizes_of
-from dollkit.errors import InputError
-from dollkit.report.settings import at_the_edge, main_network, main_size
-from dollkit.report.sizes import caption, figure5, masks_needed, several_sizes, table_sizes
+from dollkit.common.errors import InputError
+from dollkit.finetuning import settings
+from dollkit.finetuning.settings import Cell, cells_of, sizes_of
+from dollkit.report.label_efficiency import (
+    caption,
+    figure5,
+    masks_needed,
+    several_sizes,
+    table_sizes,
+)
+from dollkit.report.rows import at_the_edge, main_network, main_size
 
 FILMS = pd.DataFrame(
     {
@@ -37,7 +43,9 @@ def test_what_there_is_not_is_left_out_and_told(caplog: pytest.LogCaptureFixture
 
 
 def test_sizes_take_the_rates_of_full_tuning() -> None:
-    tunings = cells.tunings_of(["random", "doll"], {"bn": ["doll"]}, {"full": [1.0], "bn": [2.0]})
+    tunings = settings.tunings_of(
+        ["random", "doll"], {"bn": ["doll"]}, {"full": [1.0], "bn": [2.0]}
+    )
     assert cells_of(tunings, 8, {4: ["doll"]}) == [
         Cell("random", "full", 8, [1.0]),
         Cell("doll", "full", 8, [1.0]),

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from dollkit import paths
-from dollkit.errors import InputError
-from dollkit.stage import RunningStage, begin, read_manifest
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.workflow.stage import RunningStage, begin, read_manifest
 
 VALUES: dict[str, Any] = {"profile": "toy", "size": 3, "network": "pspnet", "unrelated": object()}
 
@@ -54,8 +54,8 @@ def test_manifest_tells_what_was_made_from_what(toy: Path) -> None:
     assert manifest["seconds"] >= 0
     assert manifest["versions"]["numpy"]
     code = manifest["code"]["files"]
-    own = hashlib.sha256((paths.PACKAGE / "stage.py").read_bytes()).hexdigest()
-    assert code["dollkit/stage.py"] == own
+    own = hashlib.sha256((paths.PACKAGE / "workflow" / "stage.py").read_bytes()).hexdigest()
+    assert code["dollkit/workflow/stage.py"] == own
     assert not list(running.path.glob("*.tmp"))
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from dollkit import stats
-from dollkit.errors import InputError
+from dollkit.common import statistics
+from dollkit.common.errors import InputError
 
 
 def test_patient_values_average_to_the_mean_of_class_means() -> None:
     values = [0.2, 0.4, np.nan, 0.9, 0.5, 0.7]
     patients = ["a", "a", "b", "b", "c", "c"]
     classes = ["x", "y", "x", "y", "x", "y"]
-    names, units = stats.patient_values(values, patients, classes)
+    names, units = statistics.patient_values(values, patients, classes)
     assert list(names) == ["a", "b", "c"]
     expected = (np.mean([0.2, 0.5]) + np.mean([0.4, 0.9, 0.7])) / 2
     assert units.mean() == pytest.approx(expected, abs=1e-14)
@@ -22,15 +22,15 @@ def test_patient_values_average_to_the_mean_of_class_means() -> None:
 
 def test_patient_values_of_one_class_and_one_film_each_are_the_values() -> None:
     x = np.array([0.1, 0.8, 0.3])
-    _, units = stats.patient_values(x, ["a", "b", "c"], ["lungs"] * 3)
+    _, units = statistics.patient_values(x, ["a", "b", "c"], ["lungs"] * 3)
     np.testing.assert_allclose(units, x, atol=1e-15)
 
 
 def test_patient_values_carry_the_clusters() -> None:
     # Four copies of each film say no more than one: same patients, same spread.
     x = np.random.default_rng(0).random(30)
-    _, once = stats.patient_values(x, np.arange(30), ["c"] * 30)
-    _, four = stats.patient_values(np.repeat(x, 4), np.repeat(np.arange(30), 4), ["c"] * 120)
+    _, once = statistics.patient_values(x, np.arange(30), ["c"] * 30)
+    _, four = statistics.patient_values(np.repeat(x, 4), np.repeat(np.arange(30), 4), ["c"] * 120)
     np.testing.assert_allclose(once, four, atol=1e-12)
 
 
@@ -38,64 +38,67 @@ def test_patient_values_do_not_depend_on_the_order_of_rows() -> None:
     rng = np.random.default_rng(1)
     x, p, c = rng.random(200), rng.integers(0, 20, 200), rng.integers(0, 3, 200)
     order = rng.permutation(200)
-    a, b = stats.patient_values(x, p, c)[1], stats.patient_values(x[order], p[order], c[order])[1]
+    a, b = (
+        statistics.patient_values(x, p, c)[1],
+        statistics.patient_values(x[order], p[order], c[order])[1],
+    )
     assert a.tobytes() == b.tobytes()
 
 
 def test_patient_values_without_a_defined_value_are_nan() -> None:
-    assert np.isnan(stats.patient_values([np.nan, np.nan], ["a", "b"], ["x", "x"])[1]).all()
-    assert stats.patient_values([], [], [])[1].shape == (0,)
+    assert np.isnan(statistics.patient_values([np.nan, np.nan], ["a", "b"], ["x", "x"])[1]).all()
+    assert statistics.patient_values([], [], [])[1].shape == (0,)
 
 
 def test_bootstrap_agrees_with_scipy() -> None:
     x = np.random.default_rng(2).gamma(2.0, size=80)
-    ours = stats.bootstrap_interval(x, n_boot=20000, seed=1)
+    ours = statistics.bootstrap_interval(x, n_boot=20000, seed=1)
     theirs = sps.bootstrap(
         (x,), np.mean, n_resamples=20000, method="percentile", rng=np.random.default_rng(3)
     ).confidence_interval
     width = theirs.high - theirs.low
     np.testing.assert_allclose(ours, theirs, atol=0.03 * width)
-    assert ours == stats.bootstrap_interval(x, n_boot=20000, seed=1)
+    assert ours == statistics.bootstrap_interval(x, n_boot=20000, seed=1)
 
 
 def test_bootstrap_needs_two_units_and_sane_parameters() -> None:
-    assert np.isnan(stats.bootstrap_interval([0.5])).all()
+    assert np.isnan(statistics.bootstrap_interval([0.5])).all()
     with pytest.raises(InputError, match="n_boot=0"):
-        stats.bootstrap_interval([0.1, 0.2], n_boot=0)
+        statistics.bootstrap_interval([0.1, 0.2], n_boot=0)
 
 
 def test_sign_flip_by_hand() -> None:
     # Of the 8 sign patterns of (1, 2, 3) only +++ and --- reach a sum of 6.
-    assert stats.sign_flip_p([1.0, 2.0, 3.0]) == pytest.approx(2 / 8)
-    assert stats.sign_flip_p([1.0, -1.0]) == pytest.approx(1.0)
+    assert statistics.sign_flip_p([1.0, 2.0, 3.0]) == pytest.approx(2 / 8)
+    assert statistics.sign_flip_p([1.0, -1.0]) == pytest.approx(1.0)
 
 
 def test_sign_flip_agrees_with_scipy_and_with_its_own_enumeration() -> None:
     x = np.random.default_rng(4).normal(0.4, 1, 12)
-    exact = float(stats.sign_flip_p(x))
+    exact = float(statistics.sign_flip_p(x))
     theirs = sps.permutation_test(
         (x,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
     ).pvalue
     assert exact == pytest.approx(theirs, abs=1e-12)
-    sampled = float(stats.sign_flip_p(x, n_flips=4000))
+    sampled = float(statistics.sign_flip_p(x, n_flips=4000))
     assert sampled == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 4000))
 
 
 def test_sign_flip_keeps_its_level_for_skewed_clusters_without_effect() -> None:
     x = np.random.default_rng(5).standard_t(4, (2000, 25))
-    p = stats.sign_flip_p(x, n_flips=999)
+    p = statistics.sign_flip_p(x, n_flips=999)
     assert abs((p < 0.05).mean() - 0.05) < 3.5 * np.sqrt(0.05 * 0.95 / 2000)
 
 
 def test_five_patients_can_never_be_significant() -> None:
-    assert stats.sign_flip_p(np.full(5, 0.3)) > 0.05
-    assert stats.sign_flip_p(np.full(6, 0.3)) < 0.05
+    assert statistics.sign_flip_p(np.full(5, 0.3)) > 0.05
+    assert statistics.sign_flip_p(np.full(6, 0.3)) < 0.05
 
 
 def test_crossed_with_one_seed_is_the_paired_t_test() -> None:
     x = np.random.default_rng(6).normal(0.2, 1, 20)
     for matrix in (x[None, :], x[:, None]):
-        ours = stats.crossed_effect(matrix)
+        ours = statistics.crossed_effect(matrix)
         theirs = sps.ttest_1samp(x, 0)
         assert ours.p == pytest.approx(theirs.pvalue, rel=1e-10)
         np.testing.assert_allclose(ours[1:3], theirs.confidence_interval(), rtol=1e-10)
@@ -104,7 +107,7 @@ def test_crossed_with_one_seed_is_the_paired_t_test() -> None:
 def test_crossed_of_additive_effects_by_hand() -> None:
     # No interaction: Var = var(seeds) / S + var(units) / U, exactly.
     seeds, units = np.array([0.0, 1.0, 5.0]), np.array([1.0, 2.0, 3.0, 10.0])
-    ours = stats.crossed_effect(seeds[:, None] + units[None, :])
+    ours = statistics.crossed_effect(seeds[:, None] + units[None, :])
     assert ours.estimate == pytest.approx(6.0)
     expected = seeds.var(ddof=1) / 3 + units.var(ddof=1) / 4
     assert ours.se**2 == pytest.approx(expected, rel=1e-12)
@@ -117,7 +120,7 @@ def test_crossed_keeps_its_level_when_runs_differ(run: float, patient: float) ->
     rng = np.random.default_rng(7)
     n, s, u = 4000, 3, 40
     d = run * rng.standard_normal((n, s, 1)) + patient * rng.standard_normal((n, 1, u))
-    out = stats.crossed(d + rng.standard_normal((n, s, u)))
+    out = statistics.crossed(d + rng.standard_normal((n, s, u)))
     rate = (out["p"] < 0.05).mean()
     assert 0.02 < rate < 0.08
     covered = ((out["lo"] < 0) & (out["hi"] > 0)).mean()
@@ -131,7 +134,7 @@ def test_crossed_is_honest_where_holm_looks(run: float, patient: float) -> None:
     rng = np.random.default_rng(11)
     n, s, u = 20_000, 3, 48
     d = run * rng.standard_normal((n, s, 1)) + patient * rng.standard_normal((n, 1, u))
-    out = stats.crossed(d + rng.standard_normal((n, s, u)))
+    out = statistics.crossed(d + rng.standard_normal((n, s, u)))
     assert (out["p"] < 0.002).mean() < 0.01
     assert (out["df"] <= (s * u) - 1).all()
 
@@ -139,9 +142,11 @@ def test_crossed_is_honest_where_holm_looks(run: float, patient: float) -> None:
 def test_a_class_of_few_patients_is_left_out() -> None:
     patients = ["a", "b", "c", "d", "e", "a", "a", "b", "c", "d", "d"]
     classes = ["x"] * 5 + ["y"] * 6
-    np.testing.assert_array_equal(stats.seen_enough(patients, classes), [True] * 5 + [False] * 6)
-    assert stats.seen_enough(patients, classes, 4).all()
-    assert stats.seen_enough([], []).tolist() == []
+    np.testing.assert_array_equal(
+        statistics.seen_enough(patients, classes), [True] * 5 + [False] * 6
+    )
+    assert statistics.seen_enough(patients, classes, 4).all()
+    assert statistics.seen_enough([], []).tolist() == []
 
 
 def test_a_class_of_one_patient_would_be_sure_of_itself() -> None:
@@ -152,8 +157,8 @@ def test_a_class_of_one_patient_would_be_sure_of_itself() -> None:
     for _ in range(200):
         gap = rng.normal(0, 0.1, 61)
         for every in hits:
-            rows = np.full(61, True) if every else stats.seen_enough(patients, findings)
-            _, units = stats.patient_values(gap[rows], patients[rows], findings[rows])
+            rows = np.full(61, True) if every else statistics.seen_enough(patients, findings)
+            _, units = statistics.patient_values(gap[rows], patients[rows], findings[rows])
             hits[every] += abs(units.mean()) > 1.96 * units.std(ddof=1) / np.sqrt(len(units))
     assert hits[True] > 100
     assert hits[False] < 20
@@ -163,39 +168,41 @@ def test_ignoring_runs_would_not_keep_the_level() -> None:
     # The reason for `crossed`: with patients alone, the luck of three runs looks like an effect.
     rng = np.random.default_rng(8)
     d = rng.standard_normal((2000, 3, 1)) + rng.standard_normal((2000, 3, 40))
-    naive = stats.crossed(d.mean(1, keepdims=True))["p"]
+    naive = statistics.crossed(d.mean(1, keepdims=True))["p"]
     assert (naive < 0.05).mean() > 0.5
 
 
 def test_crossed_of_nothing_or_without_spread_claims_nothing() -> None:
-    assert np.isnan(stats.crossed_effect(np.array([[0.4]])).p)
-    assert np.isnan(stats.crossed_effect(np.full((3, 4), 0.4)).p)
-    assert stats.crossed_effect(np.zeros((3, 4))).p == 1.0
-    assert np.isnan(stats.crossed_effect(np.array([[0.1, np.nan], [0.2, 0.3]])).p)
+    assert np.isnan(statistics.crossed_effect(np.array([[0.4]])).p)
+    assert np.isnan(statistics.crossed_effect(np.full((3, 4), 0.4)).p)
+    assert statistics.crossed_effect(np.zeros((3, 4))).p == 1.0
+    assert np.isnan(statistics.crossed_effect(np.array([[0.1, np.nan], [0.2, 0.3]])).p)
 
 
 def test_holm_by_hand() -> None:
     # 0.01*4, max(0.04, 0.02*3), max(., 0.03*2), max(., 0.5*1)
     np.testing.assert_allclose(
-        stats.holm([0.5, 0.01, 0.03, np.nan, 0.02]), [0.5, 0.04, 0.06, np.nan, 0.06], atol=1e-15
+        statistics.holm([0.5, 0.01, 0.03, np.nan, 0.02]),
+        [0.5, 0.04, 0.06, np.nan, 0.06],
+        atol=1e-15,
     )
-    assert np.isnan(stats.holm([np.nan])).all()
-    assert stats.holm([0.6, 0.7]).max() == 1.0
+    assert np.isnan(statistics.holm([np.nan])).all()
+    assert statistics.holm([0.6, 0.7]).max() == 1.0
 
 
 def test_smallest_effect_is_found_with_the_power_it_names() -> None:
     rng, n = np.random.default_rng(9), 30
-    mde = stats.smallest_effect(1 / np.sqrt(n), n - 1)
+    mde = statistics.smallest_effect(1 / np.sqrt(n), n - 1)
     draws = rng.standard_normal((4000, 1, n)) + mde
-    power = (stats.crossed(draws)["p"] < 0.05).mean()
+    power = (statistics.crossed(draws)["p"] < 0.05).mean()
     assert power == pytest.approx(0.8, abs=0.02)
-    assert np.isnan(stats.smallest_effect(float("nan"), 3))
+    assert np.isnan(statistics.smallest_effect(float("nan"), 3))
 
 
 def test_paired_effect_and_reversed_effect() -> None:
     x = np.random.default_rng(10).normal(0.5, 0.5, 60)
-    up, down = stats.paired(x), stats.paired(-x)
+    up, down = statistics.paired(x), statistics.paired(-x)
     assert up.lo > 0
     assert up.p < 0.001
     assert (down.estimate, down.lo) == (-up.estimate, pytest.approx(-up.hi, abs=0.02))
-    assert np.isnan(stats.paired([]).estimate)
+    assert np.isnan(statistics.paired([]).estimate)

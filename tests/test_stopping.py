@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dollkit import paths, stopping
+from dollkit.common import paths
+from dollkit.workflow import stopping
 from tests.toys import BODY, END, write_notebook
 
 PATIENCE = 120.0
@@ -26,7 +27,7 @@ def start() -> subprocess.Popen[str]:
         [
             sys.executable,
             "-m",
-            "dollkit.reproduce",
+            "dollkit.workflow.reproduce",
             "--profile",
             "toy",
             "--jobs",
@@ -77,7 +78,9 @@ def test_a_run_that_is_told_to_end_takes_all_of_it_along(toy: Path, signum: sign
     assert (toy / "runs/toy/data/manifest.json").is_file()
 
 
-@pytest.mark.parametrize("word", ["dollkit.reproduce", "snakemake", "dollkit.run", "ipykernel"])
+@pytest.mark.parametrize(
+    "word", ["dollkit.workflow.reproduce", "snakemake", "dollkit.workflow.run", "ipykernel"]
+)
 def test_whoever_is_killed_none_is_left_behind(toy: Path, word: str) -> None:
     mark, book = toy / "mark", toy / "notebooks/01_data.ipynb"
     body, end = BODY.format(stage="data", imports=""), END.format(result=1)

@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.buildkey import Key
-from dollkit.errors import InputError
-from dollkit.films import COLUMNS, check_films, states_of
-from dollkit.findings import FINDINGS, NOT_MENTIONED
-from dollkit.images import IGNORE
-from dollkit.readers.table import blank_films
-from dollkit.store import Store, StoreWriter, open_store
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, NOT_MENTIONED
+from dollkit.data.build_key import Key
+from dollkit.data.film_table import blank_films
+from dollkit.data.films import COLUMNS, check_films, states_of
+from dollkit.data.images import IGNORE
+from dollkit.data.store import Store, open_store
+from dollkit.data.store_writer import StoreWriter
 from tests.store_reader import digests
 
 S = 16
@@ -409,7 +410,7 @@ def test_size_must_be_a_multiple_of_8(tmp_path: Path) -> None:
 
 def test_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/dollkit/store")):
+    for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/dollkit/data/store")):
         with pytest.raises(InputError, match=r"cannot write here .*: choose a folder"):
             StoreWriter(path, S, (), 1, {})
 

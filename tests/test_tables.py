@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit import adapters, armnames
-from dollkit.errors import InputError
-from dollkit.report import cases as rows
-from dollkit.report import reference, render, speed, tables
+from dollkit.common import arm_names
+from dollkit.common.errors import InputError
+from dollkit.report import convergence, render, rows, tables
 from dollkit.report.curves import TUNING_TITLES
+from dollkit.training import adapters
 from tests import synthetic_run as synthetic
 
 
@@ -111,7 +111,7 @@ def test_rows_survive_writing_with_fixed_bytes(tmp_path: Path) -> None:
 def test_table1_means_intervals_and_missing_arms(run: Path) -> None:
     cases = rows.load_cases(run)
     table = tables.table1(cases, rows.load_runs(run), rows.load_not_run(run))
-    always = [a for a in armnames.ARMS if a not in armnames.OPTIONAL]
+    always = [a for a in arm_names.ARMS if a not in arm_names.OPTIONAL]
     assert len(table) == len(rows.TASKS) * len(always)
     assert table["task"].drop_duplicates().tolist() == list(rows.TASKS)
     assert table["arm"].tolist()[: len(always)] == always
@@ -216,11 +216,11 @@ def test_table3_without_shipped_labels_is_refused(run: Path) -> None:
 
 def test_first_reach_interpolates_and_never_takes_no_step() -> None:
     curve = np.array([[0, 0, 0.0], [10, 1, 0.5], [20, 2, 0.9]])
-    assert speed.first_reach(curve, 0.7) == pytest.approx((15.0, 1.5))
-    assert speed.first_reach(curve, 0.0) == (10.0, 1.0)
-    assert np.isnan(speed.first_reach(curve, 0.95)[0])
-    assert speed.area(curve, 0, 20) == pytest.approx((0.25 * 10 + 0.7 * 10) / 20)
-    assert np.isnan(speed.area(curve, 5, 5))
+    assert convergence.first_reach(curve, 0.7) == pytest.approx((15.0, 1.5))
+    assert convergence.first_reach(curve, 0.0) == (10.0, 1.0)
+    assert np.isnan(convergence.first_reach(curve, 0.95)[0])
+    assert convergence.area(curve, 0, 20) == pytest.approx((0.25 * 10 + 0.7 * 10) / 20)
+    assert np.isnan(convergence.area(curve, 5, 5))
 
 
 def test_paired_speed_uses_a_target_that_both_reach() -> None:
@@ -233,7 +233,7 @@ def test_paired_speed_uses_a_target_that_both_reach() -> None:
             pd.DataFrame({"arm": "random", "val_miou": np.minimum(steps / 50, 0.4)} | base),
         ]
     )
-    pair = speed.paired_speed(curves, "doll", "random").iloc[0]
+    pair = convergence.paired_speed(curves, "doll", "random").iloc[0]
     assert pair["target"] == pytest.approx(0.38)
     assert (pair["steps"], pair["steps_control"]) == pytest.approx((38.0, 19.0))
     assert pair["log_ratio"] == pytest.approx(-np.log(2))
@@ -271,7 +271,7 @@ def test_reference_numbers_stay_in_their_own_block(run: Path, tmp_path: Path) ->
         "organs,heart,IoU,.878,second observer,,JSRT,M\nlungs,lungs,IoU,.9,other,1,X,C\n"
     )
     (tmp_path / "auc.csv").write_text("finding,value\nEdema,.9\n")
-    published = reference.load_reference(["organs"], tmp_path)
+    published = tables.load_reference(["organs"], tmp_path)
     assert published["value"].tolist() == [".878"]
     table = tables.table1(rows.load_cases(run), rows.load_runs(run))
     paths = tables.write_table(table, tmp_path / "table1", "c", reference=published)
@@ -286,9 +286,9 @@ def test_reference_without_source_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_text("task,class,metric,value,source,arxiv,population,tag\norgans,h,IoU,.8,,,,C\n")
     with pytest.raises(InputError, match="row 2 has no source"):
-        reference.load_reference(["organs"], tmp_path)
+        tables.load_reference(["organs"], tmp_path)
     with pytest.raises(InputError, match=r"no \*.csv"):
-        reference.load_reference(["organs"], tmp_path / "nowhere")
+        tables.load_reference(["organs"], tmp_path / "nowhere")
 
 
 def test_captions_name_profile_n_and_seeds(run: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dollkit import paths, tidy
-from dollkit.errors import InputError
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.workflow import tidy
 from tests.test_notebooks import NAMES, problems
 from tests.toys import write_notebook
 

@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 from torch import nn
 
-from dollkit import compute, metrics
-from dollkit.augment import NONE, Augmentation, augment
-from dollkit.errors import InputError
-from dollkit.loop import Recipe, fit, order
-from dollkit.losses import IGNORE, weighted_bce_dice
+from dollkit.common import compute
+from dollkit.common.errors import InputError
+from dollkit.data.images import IGNORE
+from dollkit.training import metrics
+from dollkit.training.augment import NONE, Augmentation, augment
+from dollkit.training.fit import fit
+from dollkit.training.losses import weighted_bce_dice
+from dollkit.training.recipe import Recipe, order
 
 
 def small_net() -> nn.Module:

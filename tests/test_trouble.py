@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dollkit import reproduce, trouble
-from dollkit.errors import LONGEST, InputError, brief, brief_stderr
+from dollkit.common.errors import LONGEST, InputError, brief, brief_stderr
+from dollkit.workflow import reproduce, trouble
 
 NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENOMEM, errno.EIO)
 

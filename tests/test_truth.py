@@ -15,10 +15,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from dollkit.errors import InputError
-from dollkit.readers.csvfile import BadRows
-from dollkit.readers.outlines import Polygons, Runs
-from dollkit.readers.truth import load_truth
+from dollkit.common.errors import InputError
+from dollkit.data.csvfile import BadRows
+from dollkit.data.masks import Polygons, Runs
+from dollkit.data.sets.chexlocalize_masks import load_truth
 from tests.chexpert_trees import FULL, KEY, SQUARE, runs, square, write_truth
 
 Contour = st.lists(st.tuples(st.floats(0, 80), st.floats(0, 60)), min_size=3, max_size=12)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit import adapters, compute, networks, weights
-from dollkit.errors import InputError
+from dollkit.common import compute
+from dollkit.common.errors import InputError
+from dollkit.training import adapters, networks, weights
 from tests import far
 
 ENCODERS = ("resnet18", "tu-convnext_atto")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dollkit.errors import InputError
-from dollkit.images import load_image
-from dollkit.readers.check import survey
-from dollkit.readers.table import check_files
-from dollkit.readers.v7 import DATASET, MASKS, NOTES, read_v7
+from dollkit.common.errors import InputError
+from dollkit.data.check import survey
+from dollkit.data.decode import load_image
+from dollkit.data.film_table import check_files
+from dollkit.data.sets.v7 import DATASET, MASKS, NOTES, read_v7
 
 GREY = np.array([[0, 255, 255, 0], [0, 255, 127, 0], [0, 0, 127, 0]], np.uint8)
 COVID = ["View/AP_Supine", "Sex/F", "PatientID:97", "Age:61", "X-ray", "COVID-19"]

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.errors import InputError
-from dollkit.report import cases, check, committed, derive
-from dollkit.report.committed import Lacking, Rows
-from dollkit.report.derive import MAKERS, Derived
-from dollkit.verify import DIFFERS, NOT_DERIVED, SAME, committed_profiles, main, verify
+from dollkit.common.errors import InputError
+from dollkit.report import recompute, stored_rows
+from dollkit.report import rows as cases
+from dollkit.report.recompute import MAKERS, Derived
+from dollkit.report.stored_rows import Lacking, Rows
+from dollkit.report.verify import DIFFERS, NOT_DERIVED, SAME, committed_profiles, main, verify
 from tests import stored_profile
 
 
@@ -41,7 +42,7 @@ def folder(original: Path, tmp_path: Path) -> Path:
 def only(folder: Path, *names: str) -> Path:
     """The folder with the rows and these artefacts alone, to be quick."""
     for path in folder.iterdir():
-        if path.name not in derive.ROWS and path.name.partition(".")[0] not in names:
+        if path.name not in recompute.ROWS and path.name.partition(".")[0] not in names:
             path.unlink()
     return folder
 
@@ -80,12 +81,12 @@ def test_one_altered_digit_of_a_csv_is_found(
 ) -> None:
     path = folder / f"{name}.csv"
     stored = pd.read_csv(original / path.name, dtype=str, keep_default_na=False)
-    assert not check.check(name, Rows(folder), made[name]).differences
+    assert not recompute.check(name, Rows(folder), made[name]).differences
     digits = 6 if made[name].exact else 4
     draw = np.random.default_rng(len(name))
     numbers = [c for c in stored if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", stored[c].max())]
     if name == "label_losses":
-        numbers = list(derive.SEEN)
+        numbers = list(recompute.SEEN)
     assert numbers
     for column in numbers:
         filled = np.flatnonzero(stored[column] != "")
@@ -93,7 +94,7 @@ def test_one_altered_digit_of_a_csv_is_found(
         wrong = stored.copy()
         wrong.loc[at, column] = altered(str(stored[column][at]), digits)
         wrong.to_csv(path, index=False, lineterminator="\n")
-        found = check.check(name, Rows(folder), made[name]).differences
+        found = recompute.check(name, Rows(folder), made[name]).differences
         assert len(found) == 1, (column, stored[column][at], wrong[column][at], found)
         assert found[0].startswith(f"{path.name}, line {at + 2}, {column}: ")
 
@@ -113,7 +114,7 @@ def test_one_altered_digit_or_letter_of_a_text_is_found(
         for at in [*places, letters[-1], letters[len(letters) // 2]]:
             other = "x" if text[at].isalpha() else str((int(text[at]) + 1) % 10)
             path.write_text(text[:at] + other + text[at + 1 :])
-            found = check.check(name, Rows(folder), made[name]).differences
+            found = recompute.check(name, Rows(folder), made[name]).differences
             assert len(found) == 1, (path.name, at)
             assert found[0].startswith(f"{path.name}, line {text[:at].count(chr(10)) + 1}: ")
         path.write_text(text)
@@ -123,15 +124,15 @@ def test_lost_and_added_lines_are_found(made: dict[str, Derived], folder: Path) 
     path = folder / "table1.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))
-    found = check.check("table1", Rows(folder), made["table1"]).differences
+    found = recompute.check("table1", Rows(folder), made["table1"]).differences
     assert found == [f"table1.csv: {len(lines) - 2} rows, made anew {len(lines) - 1}"]
     path.write_text("".join([lines[0].replace("miou_lo", "miou_low"), *lines[1:]]))
-    found = check.check("table1", Rows(folder), made["table1"]).differences
+    found = recompute.check("table1", Rows(folder), made["table1"]).differences
     assert found == ["table1.csv: columns differ: miou_lo, miou_low"]
     path.write_text("".join(lines))
     with (folder / "table1.md").open("a") as stream:
         stream.write("- One more note.\n")
-    (found,) = check.check("table1", Rows(folder), made["table1"]).differences
+    (found,) = recompute.check("table1", Rows(folder), made["table1"]).differences
     assert "has no counterpart" in found
 
 
@@ -193,17 +194,17 @@ def test_an_older_version_may_print_otherwise_but_not_other_numbers(folder: Path
     text = path.read_text().replace("What each tuning trains", "What is trained")
     path.write_text(re.sub(r"\| (\d+)\.(\d)\d \| 6 \|", r"| \1.\2 | 6 |", text))
     assert path.read_text().count("| 40.0 | 6 |") == 6
-    assert check.check("table2", Rows(folder), made).differences == []
+    assert recompute.check("table2", Rows(folder), made).differences == []
     for old, new in (("| 40.0 | 6 |", "| 40.1 | 6 |"), ("3 seeds", "4 seeds")):
         good = path.read_text()
         edit(path, old, new)
-        assert len(check.check("table2", Rows(folder), made).differences) == 1
+        assert len(recompute.check("table2", Rows(folder), made).differences) == 1
         path.write_text(good)
 
 
 def test_rounding_of_rows_is_undone_within_their_digits() -> None:
     frame = pd.DataFrame({"a": [0.123456, 12.3456, 0.0, 1.5e-7, -654321.0], "b": "x"})
-    draws = committed.rounded_otherwise(frame, ["a"])
+    draws = stored_rows.rounded_otherwise(frame, ["a"])
     several = [next(draws) for _ in range(50)]
     for other in several:
         assert [f"{v:.6g}" for v in other["a"]] == [f"{v:.6g}" for v in frame["a"]]
@@ -224,7 +225,7 @@ def _flat(made_of: Callable[[pd.DataFrame], float]) -> Derived:
         cases.write_csv(made, folder / "flat.csv")
 
     def redo():  # type: ignore[no-untyped-def]
-        return (frame(r) for r in committed.rounded_otherwise(curve, ["val_miou"]))
+        return (frame(r) for r in stored_rows.rounded_otherwise(curve, ["val_miou"]))
 
     return Derived(frame(curve), write, redo=redo)
 
@@ -238,14 +239,14 @@ def test_a_flat_curve_may_move_by_its_rounding_and_no_more(tmp_path: Path) -> No
 
     made = _flat(crossing)
     (allowed,) = made.allowed["steps"]
-    assert 0.25 < allowed <= derive.SPREADS * 0.51
+    assert 0.25 < allowed <= recompute.SPREADS * 0.51
     for moved, found in ((0.9, 0), (1.1, 1)):
         steps = made.frame["steps"] + moved * allowed
         cases.write_csv(made.frame.assign(steps=steps), tmp_path / "flat.csv")
-        assert len(check.check("flat", Rows(tmp_path), made).differences) == found
+        assert len(recompute.check("flat", Rows(tmp_path), made).differences) == found
     made.redo = None
     cases.write_csv(made.frame.assign(steps=50.01), tmp_path / "flat.csv")
-    assert len(check.check("flat", Rows(tmp_path), made).differences) == 1
+    assert len(recompute.check("flat", Rows(tmp_path), made).differences) == 1
 
 
 @pytest.mark.parametrize(
@@ -254,7 +255,7 @@ def test_a_flat_curve_may_move_by_its_rounding_and_no_more(tmp_path: Path) -> No
      ("2", "2", True), ("2", "3", False), ("-0.0", "0.04", True)],
 )  # fmt: skip
 def test_two_roundings_of_one_number(theirs: str, ours: str, same: bool) -> None:
-    assert check._rounds_to(theirs, ours) is same
+    assert recompute._rounds_to(theirs, ours) is same
 
 
 def test_command_line(

@@ -10,7 +10,7 @@ PARAMETERS = 'profile: str = "toy"  # parameter file\nsize: int = 3  # rows, fil
 NETWORK = 'network: str = "pspnet"  # which\n'
 
 BODY = """\
-from dollkit.stage import begin
+from dollkit.workflow.stage import begin
 {imports}
 stage = begin("{stage}", globals())
 """

@@ -8,15 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.common.shares import Part
+from dollkit.data.store import open_store
+from dollkit.data.store_writer import unwritable
 from dollkit.labels.card import card
 from dollkit.labels.exports import FORMATS, export
 from dollkit.labels.store import open as open_labels
 from dollkit.labels.summary import lines
-from dollkit.parts import Part
-from dollkit.store import open_store
-from dollkit.storewriter import unwritable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,19 +111,19 @@ def _at_least(given: argparse.Namespace, **bounds: int) -> None:
 
 def _make(given: argparse.Namespace) -> None:
     # Only this command needs networks.
-    from dollkit.explaining import Explain
-    from dollkit.labels import Distil, making
+    from dollkit.explanations.ensemble import Explain
+    from dollkit.labels import Distil, make
 
     _at_least(given, steps=0, limit=1, workers=1)
     steps = [] if given.steps is None else [f"steps={given.steps}"]
-    made = making.make(
+    made = make.make(
         given.films,
         given.classifiers,
         given.out,
         findings=given.findings,
         size=given.size,
-        how=making.settings(Explain, [*given.explain, *steps], "--explain"),
-        distil=making.settings(Distil, given.distil, "--distil"),
+        how=make.settings(Explain, [*given.explain, *steps], "--explain"),
+        distil=make.settings(Distil, given.distil, "--distil"),
         part=None if given.part is None else Part.parse(given.part),
         limit=given.limit,
         workers=given.workers,
@@ -134,19 +134,19 @@ def _make(given: argparse.Namespace) -> None:
 
 
 def _score(given: argparse.Namespace) -> None:
-    from dollkit.explaining import Explain
-    from dollkit.labels import Distil, making, scoring
+    from dollkit.explanations.ensemble import Explain
+    from dollkit.labels import Distil, chexlocalize, make
 
     _at_least(given, size=32, limit=1)
-    table = scoring.score(
+    table = chexlocalize.score(
         given.folder,
         given.classifiers,
         given.out,
         dataset=given.dataset,
         split=given.split,
         size=given.size,
-        how=making.settings(Explain, given.explain, "--explain"),
-        distil=making.settings(Distil, given.distil, "--distil"),
+        how=make.settings(Explain, given.explain, "--explain"),
+        distil=make.settings(Distil, given.distil, "--distil"),
         cutoff=given.cutoff,
         limit=given.limit,
     )

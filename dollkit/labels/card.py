@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from dollkit.findings import FINDINGS
+from dollkit.common.findings import FINDINGS
 from dollkit.labels.store import LabelStore
 from dollkit.labels.summary import LARGE, by_finding, facts, number, percent, poor_from
 

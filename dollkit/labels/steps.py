@@ -22,10 +22,10 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import uniform_filter
 
-from dollkit.attribution import gaussian
-from dollkit.errors import InputError
-from dollkit.labels.rules import OTHER, PHANTOM, RULES, Rule, checked, read, rule_of
-from dollkit.losses import IGNORE
+from dollkit.common.errors import InputError
+from dollkit.data.images import IGNORE
+from dollkit.explanations.engine import gaussian
+from dollkit.labels.threshold_rules import OTHER, PHANTOM, RULES, Rule, checked, read, rule_of
 
 FloatMaps = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -53,7 +53,8 @@ class Distil:
         ignore: ``lo = ignore * hi``, in [0, 1]; 1 leaves no ignore band.
         thresholds: under ``tuned``, each finding's rule: a number (share of the maximum) or
             ``otsu``, ``peak 0.5``, ``quantile 0.02``; ``other`` is for findings not listed. A
-            text is the path of a file of them (`dollkit.labels.rules`); blank: the phantom's.
+            text is the path of a file of them (`dollkit.labels.threshold_rules`); blank: the
+            phantom's.
         smooths: under ``tuned``, each finding's own `smooth`; ``other`` and `smooth` follow. A
             file of thresholds brings its own.
     """

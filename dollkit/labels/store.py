@@ -2,7 +2,7 @@
 
 A label store is a folder::
 
-    planes.npy    uint8 (bytes,)       the labels, each packed as in `dollkit.labels.codec`
+    planes.npy    uint8 (bytes,)       the labels, each packed as in `dollkit.labels.shards`
     ends.npy      int64 (n,)           where in planes.npy each ends
     pairs.csv     n rows               film, finding, threshold, error, probabilities, areas
     maps.npy      float16 (n, S, S)    the maps that were cut, only if asked for
@@ -28,17 +28,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dollkit import findings
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS, UNCERTAIN
-from dollkit.images import IGNORE
-from dollkit.labels.codec import decode
-from dollkit.labels.shards import PAIR_COLUMNS, TEXT, by_classifier, merge_into, shard_key
+from dollkit.common import findings
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, UNCERTAIN
+from dollkit.common.machine import sha256
+from dollkit.data.images import IGNORE
+from dollkit.labels.shards import PAIR_COLUMNS, TEXT, by_classifier, decode, merge_into, shard_key
 from dollkit.labels.shards import write_shard as write_shard
-from dollkit.machine import sha256
 
 if TYPE_CHECKING:
-    from dollkit.store import Store
+    from dollkit.data.store import Store
 
 __all__ = [
     "PAIR_COLUMNS",

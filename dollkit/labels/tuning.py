@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dollkit import quality
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS
-from dollkit.labels.rules import COLUMNS, OTHER, Rule
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
 from dollkit.labels.steps import Bytes, Distil, FloatMaps, boost, consensus, refine, scale
+from dollkit.labels.threshold_rules import COLUMNS, OTHER, Rule
+from dollkit.training import metrics
 
 SMOOTHS = (0.01, 0.015, 0.02, 0.03)
 PEAKS = tuple(round(0.1 + 0.05 * i, 2) for i in range(15))
@@ -57,7 +57,7 @@ def tune(
     names = np.asarray(findings)[seen]
     mixed = consensus(scale(maps, how.part, how.percentile), probability, how.trust)
     sharp = [refine(boost(mixed, s), films, how.guide) for s in SMOOTHS]
-    matched = np.stack([quality.iou_matched(m, truth) for m in sharp])
+    matched = np.stack([metrics.iou_matched(m, truth) for m in sharp])
     scores = np.stack([_scores(m, truth) for m in sharp])
     found = [f for f in FINDINGS if (names == f).any()]
     mean_matched = np.stack([matched[:, names == f].mean(1) for f in found])

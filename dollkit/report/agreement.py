@@ -10,13 +10,13 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from scipy import stats as sps
 
-from dollkit.errors import InputError
-from dollkit.findings import PATHOLOGIES
+from dollkit.common.errors import InputError
+from dollkit.common.findings import PATHOLOGIES
+from dollkit.common.statistics import N_BOOT
 from dollkit.report import style
-from dollkit.report.cases import explainer_of
-from dollkit.report.naming import name_points
+from dollkit.report.label_figures import name_points
+from dollkit.report.rows import explainer_of
 from dollkit.report.style import Drawn
-from dollkit.stats import N_BOOT
 
 COLUMNS = [
     "finding", "auroc", "auroc_lo", "auroc_hi", "n_classifiers", "n_auroc", "iou", "iou_lo",

@@ -11,13 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from dollkit.armnames import ARMS, OPTIONAL
-from dollkit.findings import MOBILE
-from dollkit.report.cases import TASKS, contributions
-from dollkit.report.settings import main_size
-from dollkit.report.speed import paired_speed
-from dollkit.report.tables import configurations
-from dollkit.stats import (
+from dollkit.common.arm_names import ARMS, OPTIONAL
+from dollkit.common.findings import MOBILE
+from dollkit.common.statistics import (
     FEWEST,
     NO_EFFECT,
     Effect,
@@ -28,6 +24,9 @@ from dollkit.stats import (
     seen_enough,
     smallest_effect,
 )
+from dollkit.report.convergence import paired_speed
+from dollkit.report.rows import TASKS, contributions, main_size
+from dollkit.report.tables import configurations
 
 COLUMNS = [
     "claim", "contrast", "task", "effect", "lo", "hi", "p", "n_cases", "n_patients", "n_seeds",

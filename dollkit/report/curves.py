@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from dollkit.errors import InputError
-from dollkit.findings import PATHOLOGIES
-from dollkit.report import cases, style
-from dollkit.report.settings import main_network, main_size
+from dollkit.common.errors import InputError
+from dollkit.common.findings import PATHOLOGIES
+from dollkit.report import rows as cases
+from dollkit.report import style
+from dollkit.report.rows import main_network, main_size
 from dollkit.report.style import Drawn
 
 TUNING_TITLES = {

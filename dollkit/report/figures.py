@@ -2,7 +2,7 @@
 
 They show radiographs, so those of a real-film profile must not leave the machine they were made
 on. Which cases are shown is decided by rule (quantiles of IoU), never by hand. Figures 4 and S1
-are in `dollkit.report.curves`, S2 and S3 in `dollkit.report.labelfigures`, 6 in
+are in `dollkit.report.curves`, S2 and S3 in `dollkit.report.label_figures`, 6 in
 `dollkit.report.agreement`; all are found here.
 """
 
@@ -19,19 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dollkit.errors import InputError
-from dollkit.findings import FINDINGS, MOBILE
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, MOBILE
 from dollkit.report import style
 from dollkit.report.agreement import figure6, points
 from dollkit.report.curves import figure4, figure_s1
-from dollkit.report.examples import (
-    LABEL_ARRAYS,
-    TASK_ARRAYS,
-    Arrays,
-    at_quantile,
-    load_examples,
-)
-from dollkit.report.labelfigures import figure_s2, figure_s3
+from dollkit.report.label_figures import figure_s2, figure_s3
+from dollkit.report.rows import LABEL_ARRAYS, TASK_ARRAYS, Arrays, at_quantile, load_examples
 from dollkit.report.style import Box, Drawn
 
 __all__ = [

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dollkit.errors import InputError
+from dollkit.common.errors import InputError
 
 ROW = re.compile(
     r"^(\|[^|]*\|) ([^|]*) \| \[[^\]]*\]\(([^)]+)\) `([^`|]+)`(?: where `([^`|]+)`)? \|$"

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 
-from dollkit.report.cases import write_csv
+from dollkit.report.rows import write_csv
 
 COLUMN, PAGE = 3.5, 7.2
 """Widths of one column and of a page, in inches."""

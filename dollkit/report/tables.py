@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dollkit.armnames import ARMS, OPTIONAL
-from dollkit.errors import InputError
-from dollkit.labelquality import judged
-from dollkit.report.cases import SETTING, TASKS, TUNINGS, contributions, explainer_of
-from dollkit.report.reference import load_reference
+from dollkit.common import paths
+from dollkit.common.arm_names import ARMS, OPTIONAL, TUNINGS
+from dollkit.common.errors import InputError
+from dollkit.common.statistics import bootstrap_interval, paired, patient_values
+from dollkit.labels.summary import judged
+from dollkit.report.convergence import speed
 from dollkit.report.render import span, write_table
-from dollkit.report.settings import main_size
-from dollkit.report.speed import speed
-from dollkit.stats import bootstrap_interval, paired, patient_values
-
-__all__ = [
-    "NAMES",
-    "caption",
-    "load_reference",
-    "table1",
-    "table2",
-    "table3",
-    "write_table",
-]
+from dollkit.report.rows import SETTING, TASKS, contributions, explainer_of, main_size
 
 UPPER_BOUND = "upper bound, phantom only"
 NAMES = {
@@ -296,3 +286,73 @@ def caption(table: int, frame: pd.DataFrame, profile: str) -> str:
             f"delta: minus the shipped labels on the same pairs; {interval}."
         )
     raise InputError(f"parameter 'table' is {table}: use 1, 2 or 3")
+
+
+# Tables 1-3 as files: one call for the notebook that makes them and for whoever checks them.
+
+
+def write_numbered(
+    number: int,
+    table: pd.DataFrame,
+    folder: Path,
+    *,
+    profile: str,
+    notes: Sequence[str] = (),
+    reference: pd.DataFrame | None = None,
+) -> list[Path]:
+    """Write Table 1, 2 or 3 as CSV, Markdown and LaTeX.
+
+    Args:
+        number: 1, 2 or 3.
+        table: result of `tables.table1`, `table2` or `table3`.
+        folder: ``figures/<profile>``.
+        profile: name for the caption.
+        notes: lines under Tables 1 and 2 (`settings.at_the_edge`).
+        reference: published numbers, for Table 1.
+
+    Returns:
+        The files written.
+    """
+    return write_table(
+        table,
+        folder / f"table{number}",
+        caption(number, table, profile),
+        hide=hidden(table),
+        names=NAMES,
+        digits=DIGITS,
+        notes=notes if number < 3 else (),
+        reference=reference if number == 1 else None,
+    )
+
+
+# Published numbers that stand beside ours, each with its source, and never among ours.
+
+
+REFERENCE_COLUMNS = ["task", "class", "metric", "value", "source", "arxiv", "population", "tag"]
+
+
+def load_reference(tasks: Sequence[str], folder: Path | None = None) -> pd.DataFrame:
+    """Published numbers of ``data/reference/*.csv`` for these tasks; source kept with each."""
+    root = folder or paths.REFERENCE
+    wanted = set(REFERENCE_COLUMNS)
+    found = [
+        read_reference(path)
+        for path in sorted(root.glob("*.csv"))
+        if wanted <= set(pd.read_csv(path, nrows=0).columns)
+    ]
+    if not found:
+        raise InputError(f"{root}: no *.csv with columns {', '.join(REFERENCE_COLUMNS)}")
+    frame = pd.concat(found, ignore_index=True)
+    return frame[frame["task"].isin(list(tasks))].reset_index(drop=True)
+
+
+def read_reference(path: Path) -> pd.DataFrame:
+    """One reference CSV; a missing column or a number without source is an `InputError`."""
+    frame = pd.read_csv(path, dtype="str", keep_default_na=False)
+    for column in REFERENCE_COLUMNS:
+        if column not in frame.columns:
+            raise InputError(f"{path}: column {column!r} is missing")
+    bare = frame["source"].str.strip() == ""
+    if bare.any():
+        raise InputError(f"{path}: row {int(np.flatnonzero(bare)[0]) + 2} has no source; name it")
+    return frame[REFERENCE_COLUMNS]

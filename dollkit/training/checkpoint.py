@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dollkit.errors import InputError, brief
+from dollkit.common.errors import InputError, brief
 from dollkit.training.gradients import Gradients
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Fit:
         waited: seconds spent waiting for batches.
         trained: seconds of steps, waiting included, evaluations not.
         films: shown in those.
-        peak_mb: most memory, see `dollkit.training.gauge.Memory`.
+        peak_mb: most memory, see `dollkit.training.gradients.Memory`.
         at_once: most films of one pass; 0: the whole batch.
     """
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from dollkit import compute
+from dollkit.common import compute
 from dollkit.training.recipe import Recipe
 
 MB = 1024**2

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dollkit import compute
-from dollkit.errors import InputError
+from dollkit.common import compute
+from dollkit.common.errors import InputError
 
 Batch = tuple[torch.Tensor, ...]
 """Films and targets of a step; films come first in every tensor."""

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from dollkit import classifiers, export, imagenet, networks, weights
-from dollkit.classifiers import load_classifier
-from dollkit.explorer import sets
+from dollkit.classifiers import model
+from dollkit.classifiers.model import load_classifier
+from dollkit.data.sets.phantom import PhantomPlan, build_phantom
+from dollkit.data.store import open_store
+from dollkit.interactive.explorer import sources
 from dollkit.labels import store as labels
-from dollkit.readers.phantom import PhantomPlan, build_phantom
-from dollkit.store import open_store
+from dollkit.training import imagenet, networks, weights
+from dollkit.workflow import export_network
 from tests.badinput import spoil
 from tests.badinput.case import Case
 from tests.test_labels import noise, pairs_of
@@ -66,7 +68,7 @@ def _labels() -> Path:
 def _classifier() -> Path:
     root = _folder("classifier")
     config = {"architecture": ENCODER, "depth": 3, "activation": "silu", "pooling": "avg"}
-    weights.save(classifiers.Classifier(**config), root, config)  # type: ignore[arg-type]
+    weights.save(model.Classifier(**config), root, config)  # type: ignore[arg-type]
     return root
 
 
@@ -191,12 +193,12 @@ def _npz_of_objects(folder: Path) -> object:
 
 def _export(side: int) -> Reader:
     net = networks.build("pspnet", ENCODER, 2, depth=3)
-    return lambda folder: export.export(net, folder / "out", side)
+    return lambda folder: export_network.export(net, folder / "out", side)
 
 
 def _tuned(change: spoil.Spoil) -> Reader:
     def run(folder: Path) -> object:
-        from dollkit import adapters
+        from dollkit.training import adapters
 
         net = networks.build("pspnet", ENCODER, 2, depth=3)
         names = adapters.prepare(net, "bn")
@@ -245,4 +247,4 @@ def cases() -> Iterator[Case]:
     yield Case("label store", "shard with objects", _npz_of_objects, ("a.npz",))
     for side in (0, 33, -64):
         yield Case("export", f"side {side}", _export(side), ("side",))
-    yield Case("explorer", "no such run", lambda f: sets.open_run("nowhere", 4), ("nowhere",))
+    yield Case("explorer", "no such run", lambda f: sources.open_run("nowhere", 4), ("nowhere",))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dollkit.errors import InputError
+from dollkit.common.errors import InputError
 
 SECONDS = 60
 """That one input may take: a guard against hanging, not a claim of speed."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dollkit.own import source
-from dollkit.readers.build import build_store
-from dollkit.readers.datasets import DATASETS
+from dollkit.data.datasets import DATASETS
+from dollkit.data.store_builder import build_store
+from dollkit.interactive.your_radiographs import read
 from tests import test_own
 from tests.badinput import spoil
 from tests.badinput.case import Case
@@ -142,7 +142,7 @@ def _stranger(**given: object) -> Callable[[Path], object]:
     def run(folder: Path) -> object:
         root = spoil.copy_of(_pristine("folder"), folder / "set")
         places = {"films": root / "images", "findings": root / "films.csv", "masks": root / "masks"}
-        return source.read(**{**places, **given})  # type: ignore[arg-type]
+        return read.read(**{**places, **given})  # type: ignore[arg-type]
 
     return run
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from dollkit import params
-from dollkit.report import cases as rows
-from dollkit.sources import source_files
-from dollkit.verify import verify
+from dollkit.report import rows
+from dollkit.report.verify import verify
+from dollkit.workflow import parameters
+from dollkit.workflow.sources import source_files
 from tests import synthetic_run
 from tests.badinput import spoil
 from tests.badinput.case import Case
@@ -38,14 +38,14 @@ CELLS = {
 
 
 def _cell(text: str) -> Callable[[Path], object]:
-    return lambda folder: params.declared(write_notebook(folder / "n.ipynb", parameters=text))
+    return lambda folder: parameters.declared(write_notebook(folder / "n.ipynb", parameters=text))
 
 
 def _file(how: spoil.Spoil) -> Callable[[Path], object]:
     def run(folder: Path) -> object:
         book = write_notebook(folder / "n.ipynb", "x = 1")
         how(book)
-        return params.declared(book)
+        return parameters.declared(book)
 
     return run
 
@@ -54,7 +54,7 @@ def _json(change: Callable[[dict[str, object]], object]) -> Callable[[Path], obj
     def run(folder: Path) -> object:
         book = write_notebook(folder / "n.ipynb", "x = 1")
         book.write_text(json.dumps(change(json.loads(book.read_text()))))
-        return params.declared(book)
+        return parameters.declared(book)
 
     return run
 

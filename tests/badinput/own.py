@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from dollkit import params, paths
-from dollkit.own import running, settings
+from dollkit.common import paths
+from dollkit.interactive.your_radiographs import settings
+from dollkit.workflow import parameters
 from tests.badinput.case import Case
 from tests.badinput.parameters import slip
 
@@ -43,14 +44,14 @@ def _file(content: str | bytes) -> Callable[[Path], object]:
     def run(folder: Path) -> object:
         path = folder / "mine.yaml"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return running.read_settings(path)
+        return settings.read_settings(path)
 
     return run
 
 
 def _folder(folder: Path) -> object:
     (folder / "mine.yaml").mkdir()
-    return running.read_settings(folder / "mine.yaml")
+    return settings.read_settings(folder / "mine.yaml")
 
 
 def cases() -> Iterator[Case]:
@@ -61,10 +62,10 @@ def cases() -> Iterator[Case]:
     yield Case(
         "own settings",
         "not there",
-        lambda folder: running.read_settings(folder / "mine.yaml"),
+        lambda folder: settings.read_settings(folder / "mine.yaml"),
         ("mine.yaml",),
     )
-    declared = params.declared(paths.NOTEBOOKS / running.NOTEBOOK)
+    declared = parameters.declared(paths.NOTEBOOKS / settings.NOTEBOOK)
     for name, limit in settings.known().items():
         for value in (*limit.bad, slip(declared[name])):
             text = yaml.safe_dump({name: value})

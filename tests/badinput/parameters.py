@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dollkit import early, limits, params, paths, pipeline
-from dollkit.reproduce import check_knobs
+from dollkit.common import paths
+from dollkit.workflow import limits, parameters, stages
+from dollkit.workflow.reproduce import check_knobs
 from tests.badinput.case import Case
 
 OTHER_TYPES: dict[str, tuple[Any, ...]] = {
@@ -53,9 +54,9 @@ PROFILES = {
 
 
 @cache
-def _planned() -> dict[str, pipeline.Instance]:
-    found: dict[str, pipeline.Instance] = {}
-    for instance in pipeline.plan("smoke"):
+def _planned() -> dict[str, stages.Instance]:
+    found: dict[str, stages.Instance] = {}
+    for instance in stages.plan("smoke"):
         found.setdefault(instance.stage.family, instance)
     return found
 
@@ -64,7 +65,7 @@ def _out_of_range(family: str, name: str, value: Any) -> Callable[[Path], object
     def run(folder: Path) -> object:
         instance = _planned()[family]
         spoiled = replace(instance, parameters=instance.parameters | {name: value})
-        return early.check([spoiled])
+        return limits.check_early([spoiled])
 
     return run
 
@@ -72,12 +73,12 @@ def _out_of_range(family: str, name: str, value: Any) -> Callable[[Path], object
 def _other_type(family: str, name: str, value: Any) -> Callable[[Path], object]:
     def run(folder: Path) -> object:
         notebook = _planned()[family].notebook
-        return params.resolve(notebook, [("bad.yaml: section", {name: value}, True)])
+        return parameters.resolve(notebook, [("bad.yaml: section", {name: value}, True)])
 
     return run
 
 
-def slip(parameter: params.Parameter) -> Any:
+def slip(parameter: parameters.Parameter) -> Any:
     """One value of another type for each parameter, another one for the next of its type."""
     wrong = OTHER_TYPES[parameter.kind.name]
     value = wrong[parameter.line % len(wrong)]
@@ -104,7 +105,7 @@ def _profile(folder: Path, text: str) -> Iterator[str]:
 def _bad_profile(text: str) -> Callable[[Path], object]:
     def run(folder: Path) -> object:
         with _profile(folder, text) as name:
-            return pipeline.plan(name)
+            return stages.plan(name)
 
     return run
 
@@ -124,7 +125,7 @@ KNOBS = {
 
 def cases() -> Iterator[Case]:
     for family, by_name in limits.known().items():
-        declared = params.declared(_planned()[family].notebook)
+        declared = parameters.declared(_planned()[family].notebook)
         for name, limit in by_name.items():
             for value in limit.bad:
                 told = f"{family}.{name} = {value!r}"

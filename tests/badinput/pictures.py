@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dollkit.images import load_image, load_mask
+from dollkit.data.decode import load_image
+from dollkit.data.images import load_mask
 from tests.badinput import spoil
 from tests.badinput.case import Case
 from tests.test_dicom import bytes_of, film

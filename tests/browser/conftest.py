@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dollkit import paths
+from dollkit.common import paths
 from tests.browser import server
 from tests.browser.book import HEIGHT, WIDTH, Book
 

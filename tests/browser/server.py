@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dollkit import paths
+from dollkit.common import paths
 
 SECONDS = 120  # until the server answers, on a machine in use
 SETTINGS = {

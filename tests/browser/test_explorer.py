@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dollkit import paths
+from dollkit.common import paths
 from tests.browser import server, widgets
 from tests.browser.book import Book
 from tests.browser.conftest import Opener

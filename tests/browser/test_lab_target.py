@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dollkit import paths
+from dollkit.common import paths
 from tests.browser import script, server
 from tests.browser.book import Book
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dollkit import paths
+from dollkit.common import paths
 from tests.browser.book import THEMES, equations
 from tests.browser.conftest import Opener
 from tests.browser.server import Lab

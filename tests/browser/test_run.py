@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dollkit import paths
+from dollkit.common import paths
 from tests.browser.conftest import Opener
 
 QUICKSTART = "notebooks/00_quickstart.ipynb"

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dollkit import labels, paths
-from dollkit.machine import cores
+from dollkit import labels
+from dollkit.common import paths
+from dollkit.common.machine import cores
 from tests.endurance.trial import PROFILE, Run, parser, tell
 
 TOLERANCE = 1e-5

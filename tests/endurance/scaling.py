@@ -24,12 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from dollkit import labels, paths
-from dollkit.bench.memory import peak_mb
-from dollkit.cluster import MOST_PARTS
-from dollkit.labels.making import SHARD
+from benchmarks.memory import peak_mb
+from dollkit import labels
+from dollkit.common import paths
+from dollkit.labels.make import SHARD
 from dollkit.labels.shards import write_shard
 from dollkit.labels.store import merge
+from dollkit.workflow.cluster import MOST_PARTS
 from tests.endurance.trial import parser, tell
 
 JOINED = (125, 500, 2000)

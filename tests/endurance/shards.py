@@ -19,10 +19,12 @@ import numpy as np
 import psutil
 from scipy import stats
 
-from dollkit import classifiers, compute, paths, weights
-from dollkit.labels import open as open_labels
-from dollkit.labels.making import SHARD
-from dollkit.readers.phantom import PhantomPlan, build_phantom
+from dollkit.classifiers import model
+from dollkit.common import compute, paths
+from dollkit.data.sets.phantom import PhantomPlan, build_phantom
+from dollkit.labels.make import SHARD
+from dollkit.labels.store import open as open_labels
+from dollkit.training import weights
 from tests.endurance.trial import line, parser, tell
 
 SIZE, STEPS = 64, 2
@@ -84,7 +86,7 @@ def main() -> int:
     store = build_phantom(folder / "films", "films", SIZE, plan)
     member = folder / "classifier"
     member.mkdir(exist_ok=True)
-    net = classifiers.create("tu-resnet10t", 5, "silu", "avg", 0, compute.device())
+    net = model.create("tu-resnet10t", 5, "silu", "avg", 0, compute.device())
     weights.save(net, member, net.config)
     out = folder / "labels"
     with (folder / "log.txt").open("wb") as log:

@@ -16,14 +16,15 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from dollkit import paths, store
-from dollkit.labels import open as open_labels
+from dollkit.common import paths
+from dollkit.data import store
+from dollkit.labels.store import open as open_labels
 
 PROFILE = "smoke"
 KINDS = {
-    "caller": "dollkit.reproduce",
+    "caller": "dollkit.workflow.reproduce",
     "snakemake": "-m snakemake",
-    "stage": "dollkit.run",
+    "stage": "dollkit.workflow.run",
     "kernel": "ipykernel",
     "worker": "multiprocessing.spawn",
 }
@@ -76,7 +77,7 @@ class Run:
 
         with (log or self.place / "log.txt").open("ab") as stream:
             return psutil.Popen(
-                [sys.executable, "-m", "dollkit.reproduce", "--profile", PROFILE,
+                [sys.executable, "-m", "dollkit.workflow.reproduce", "--profile", PROFILE,
                  "--jobs", str(self.jobs)],
                 env=given | own,
                 cwd=self.code, stdout=stream, stderr=subprocess.STDOUT, preexec_fn=limited,

@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dollkit import cluster, paths
+from dollkit.common import paths
+from dollkit.workflow import cluster
 from tests.toys import BODY, END, make_toy, write_notebook
 
 CLUSTER = Path(__file__).with_name("cluster.sh")
@@ -82,7 +83,7 @@ def place(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def start(place: Path) -> subprocess.Popen[str]:
     """`make reproduce EXECUTOR=slurm` without make."""
     return subprocess.Popen(
-        [sys.executable, "-m", "dollkit.reproduce", "--profile", "toy", "--jobs", "4"]
+        [sys.executable, "-m", "dollkit.workflow.reproduce", "--profile", "toy", "--jobs", "4"]
         + ["--executor", "slurm", "--threads", "1", "--requests", f"{place}/requests.json"]
         + ["--slurm-init-seconds-before-status-checks", "2"]  # no accounting here:
         + ["--slurm-status-command", "squeue", "--slurm-no-account"],
@@ -130,7 +131,7 @@ def test_parts_are_jobs_of_their_own_and_a_second_run_does_nothing(place: Path) 
     said = finished(start(place), place)
     assert "nothing to do: all 9 stages" in said, said
     # Where a stage runs is no reason to run it again.
-    local = [sys.executable, "-m", "dollkit.reproduce", "--profile", "toy", "--jobs", "1"]
+    local = [sys.executable, "-m", "dollkit.workflow.reproduce", "--profile", "toy", "--jobs", "1"]
     done = subprocess.run(local, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("nothing to do"), done.stdout
 

@@ -1,0 +1,106 @@
+"""Command line of the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import attribution, loops, phantom, stores
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.common.machine import cores, processor
+
+PARTS = ("phantom", "store", "ig", "loop")
+TRAINED = ("ig", "loop")
+"""Parts that need a run with trained classifiers."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, write the record, print it: 0 done, 2 bad input."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks")
+    parser.add_argument("--only", choices=PARTS, help="one part; the rest of the record stays")
+    parser.add_argument("--quick", action="store_true", help="smaller stores, fewer films")
+    parser.add_argument(
+        "--films", type=int, default=128, help="phantom: films per round (%(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=cores(), help="processes (%(default)s)")
+    parser.add_argument("--scratch", type=Path, help="folder for 3 GB of stores, removed after")
+    parser.add_argument("--run", help="ig, loop: run whose classifiers and films are taken")
+    parser.add_argument("--relu-twin", action="store_true", help="ig: train a member with ReLU too")
+    parser.add_argument("--out", type=Path, default=paths.figures() / "bench.json")
+    given = parser.parse_args(argv)
+    try:
+        if given.films < phantom.CHUNK or given.workers < 1:
+            raise InputError(f"--films must be at least {phantom.CHUNK}, --workers at least 1")
+        parts = (given.only,) if given.only else PARTS
+        record = _old(given.out) if given.only else {}
+        if "phantom" in parts:
+            record |= phantom.run(given.workers, given.films)
+            record["films"] = given.films
+        if "store" in parts:
+            sizes = stores.QUICK if given.quick else stores.Sizes()
+            if given.scratch is not None:
+                given.scratch.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+                record |= stores.run(given.workers, sizes, Path(scratch))
+        record |= _trained(parts, given)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    record["workers"] = given.workers
+    record["machine"] = {
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "cpu": processor(),
+        "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+    record["python"] = platform.python_version()
+    record["numpy"] = np.__version__
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(record, indent=1))
+    return 0
+
+
+def _trained(parts: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
+    """Parts that need a run; without one they are left out, unless they were asked for by name."""
+    if not set(parts) & set(TRAINED):
+        return {}
+    try:
+        run = attribution.find_run(given.run)
+    except InputError as error:
+        if given.only or given.run:
+            raise
+        print(f"{', '.join(TRAINED)} left out: {error}", file=sys.stderr)
+        return {"left_out": list(TRAINED)}
+    record: dict[str, Any] = {}
+    if "ig" in parts:
+        record |= attribution.run(
+            run, attribution.QUICK if given.quick else attribution.Sizes(), given.relu_twin
+        )
+    if "loop" in parts:
+        record |= loops.run(run)
+    return record
+
+
+def _old(path: Path) -> dict[str, object]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""Integrated Gradients of a run's classifiers, and of a stranger's, against captum."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dollkit.classifiers import model as classifiers
+from dollkit.classifiers.model import Classifier, load_classifier, load_classifiers
+from dollkit.common import compute, paths
+from dollkit.common.errors import InputError
+from dollkit.common.machine import sha256
+from dollkit.data.store import Store, open_store
+from dollkit.explanations.captum_benchmark import differences, measure
+from dollkit.explanations.cost import films_of
+from dollkit.training import weights
+from dollkit.training.augment import Augmentation
+from dollkit.training.recipe import Recipe
+from dollkit.workflow.stage import read_manifest
+
+RUNS = ("laptop", "smoke")
+"""Runs whose classifiers are taken if none is named, in this order."""
+GOALS = {
+    "fast": {"speedup": 15.0, "dice": 0.97},
+    "exact": {"speedup": 8.0, "dice": 0.99},
+    "relu": {"speedup": 8.0, "dice": 0.96},
+}
+TWIN = "tu-resnet10t"
+SAME_PASSES = {"same": {"precision": "float32", "steps": 6}}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        films: first test films with a finding; rounds: measured ones.
+        reference_steps: of the maps that labels are held against.
+        same: films whose maps are compared with captum's at its own steps.
+        relu_steps: of the training of the stranger's network.
+    """
+
+    films: int = 16
+    rounds: int = 3
+    reference_steps: int = 256  # shares no point with the rules that are judged
+    same: int = 2
+    relu_steps: int = 200
+
+
+QUICK = Sizes(films=4, rounds=1, reference_steps=54, same=1)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run with trained classifiers.
+
+    Attributes:
+        name: of its folder; folders: of its classifiers by name; parameters: of the first one.
+    """
+
+    name: str
+    store: Store
+    folders: Mapping[str, Path]
+    parameters: Mapping[str, Any]
+
+
+def find_run(name: str | None = None) -> TrainedRun:
+    """The named run, or the first of `RUNS` that has trained classifiers."""
+    for candidate in RUNS if name is None else (name,):
+        folder = paths.runs() / candidate
+        made = sorted((folder / "classifiers").glob("*/manifest.json"))
+        manifests = {f.parent.name: read_manifest(f.parent) for f in made}
+        finished = {k: m for k, m in manifests.items() if m is not None}
+        if finished and read_manifest(folder / "data") is not None:
+            folders = {k: folder / "classifiers" / k for k in finished}
+            first = next(iter(finished.values()))["parameters"]
+            return TrainedRun(candidate, open_store(folder / "data" / "films"), folders, first)
+    wanted = " or ".join(RUNS) if name is None else name
+    raise InputError(
+        f"{paths.runs()}: no trained classifiers of run {wanted}: make them by "
+        f"`make reproduce PROFILE={name or RUNS[-1]}`, or name another run by --run"
+    )
+
+
+def relu_network(
+    run: TrainedRun, architecture: str, pooling: str, steps: int, where: torch.device
+) -> tuple[Classifier, dict[str, Any]]:
+    """A ReLU network trained on the run's films; a second call finds it in ``runs/bench``.
+
+    Args:
+        run: whose films, batch, rate and precision are taken.
+        architecture, pooling: of the network, see `Classifier`.
+        steps: optimiser steps.
+
+    Returns:
+        The network in eval mode, and its record: how it was made, macro AUROC on test patients.
+    """
+    given = run.parameters
+    recipe = Recipe(
+        steps=steps,
+        batch=given["batch"],
+        lr=given["lr"],
+        weight_decay=given["weight_decay"],
+        evaluate_every=steps,
+        precision=given["precision"],
+    )
+    folder = paths.runs() / "bench" / f"{run.name}-{architecture}-relu"
+    model = classifiers.create(architecture, 5, "relu", pooling, recipe.seed, where)
+    key = json.dumps([run.store.digest, model.config, given["policy"], given["small"]])
+    classifiers.train(
+        model, run.store, given["policy"], recipe, Augmentation(), folder,
+        quiet=True, small=given["small"], key=key,
+    )  # fmt: skip
+    weights.save(model, folder, model.config)
+    table = classifiers.evaluate(model, run.store, "test", 20, recipe.precision)
+    made = {"architecture": architecture, "activation": "relu", "pooling": pooling}
+    about = {"steps": steps, "batch": recipe.batch, "lr": recipe.lr, "small": given["small"]}
+    return model, {**made, **about, **_weights(folder), "macro_auroc": _macro(table)}
+
+
+def run(
+    run: TrainedRun, sizes: Sizes, relu_twin: bool = False, where: torch.device | None = None
+) -> dict[str, Any]:
+    """Measure the run's classifiers and a ReLU ResNet-18, one thread, all ways in turns.
+
+    Args:
+        run: see `find_run`.
+        sizes: how much.
+        relu_twin: also train a member of the run anew with ReLU, as long as it was trained, and
+            measure both at the same number of passes.
+        where: device; None: `compute.device`.
+
+    Returns:
+        JSON-able record; keys start with ``ig_``. Speed-ups are geometric means over classifiers
+        of captum's seconds per pair over ours, Dice means over pairs against the reference.
+    """
+    where = compute.device() if where is None else where
+    # Trained first, with all threads.
+    relu, about_relu = relu_network(run, "resnet18", "avg", sizes.relu_steps, where)
+    models = load_classifiers(run.folders, where)
+    x, targets = films_of(run.store, "test", sizes.films, where)
+    how = {"rounds": sizes.rounds, "reference_steps": sizes.reference_steps}
+    with one_thread():
+        told = measure(models, x, targets, **how)  # type: ignore[arg-type]
+        stranger = measure({"resnet18": relu}, x, targets, **how)  # type: ignore[arg-type]
+        few = [x[: sizes.same], targets[: sizes.same]]
+        gaps = [differences(m, *few) for m in models.values()]  # type: ignore[arg-type]
+    rows = told["models"]
+    for name, folder in run.folders.items():
+        rows[name] |= {**_weights(folder), "macro_auroc": _macro_of(folder)}
+    peaks = [
+        row[mode]["peak_mb"] for row in rows.values() for mode in told["overall"]
+        if row[mode]["peak_mb"] is not None
+    ]  # fmt: skip
+    fast, exact = told["overall"]["fast"], told["overall"]["exact"]
+    other = stranger["models"]["resnet18"]
+    record: dict[str, Any] = {
+        "ig_speedup_vs_captum": round(fast["ratio"], 2),
+        "ig_dice_vs_reference": round(fast["dice"], 4),
+        "ig_exact_speedup": round(exact["ratio"], 2),
+        "ig_exact_dice": round(exact["dice"], 4),
+        "ig_relu_speedup": round(other["fast"]["ratio"], 2),
+        "ig_relu_dice": round(other["fast"]["dice"], 4),
+        "ig_goals": GOALS,
+        "ig_peak_mb": round(max(peaks), 1) if peaks else None,
+        "ig_captum_difference": _gaps(gaps),
+        "ig_models": rows,
+        "ig_relu": about_relu | other,
+        "ig_run": run.name,
+        **{f"ig_{k}": told[k] for k in ("pairs", "films", "size", "threads", "rounds")},
+        "ig_reference_steps": told["reference_steps"],
+        "ig_device": where.type,
+        "torch": torch.__version__,
+    }
+    if relu_twin:
+        record["ig_smooth"] = _twins(run, x, targets, how, where)
+    return record
+
+
+def _gaps(found: Sequence[dict[str, torch.Tensor]]) -> dict[str, dict[str, float]]:
+    joined = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+    return {
+        name: {"median": float(f"{v.median().item():.2g}"), "largest": float(f"{v.max():.2g}")}
+        for name, v in joined.items()
+    }
+
+
+def _twins(
+    run: TrainedRun,
+    x: torch.Tensor,
+    targets: list[list[int]],
+    how: Mapping[str, int],
+    where: torch.device,
+) -> dict[str, Any]:
+    """AUROC, speed and Dice of one member, smooth and not, at the same passes."""
+    name = TWIN if TWIN in run.folders else next(iter(run.folders))
+    smooth = load_classifier(run.folders[name], where)
+    steps, pooling = run.parameters["steps"], str(smooth.config["pooling"])
+    rough, about = relu_network(run, name, pooling, steps, where)
+    pair = {str(smooth.config["activation"]): smooth, "relu": rough}
+    with one_thread():
+        told = measure(pair, x, targets, modes=SAME_PASSES, **how)  # type: ignore[arg-type]
+    areas = {"relu": about["macro_auroc"]}
+    return {
+        "architecture": name,
+        "passes": SAME_PASSES["same"],
+        **{
+            k: {"macro_auroc": areas.get(k, _macro_of(run.folders[name])), **row["same"]}
+            for k, row in told["models"].items()
+        },
+    }
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one CPU thread: what others do on the machine weighs less."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    return {"weights_sha256": sha256(folder / "weights.safetensors")}
+
+
+def _macro_of(folder: Path) -> float | None:
+    try:
+        return _macro(pd.read_csv(folder / "metrics.csv"))
+    except OSError:
+        return None
+
+
+def _macro(table: pd.DataFrame) -> float | None:
+    values = table.loc[table["finding"] == "macro", "auroc"].to_numpy(np.float64)
+    return round(float(values[0]), 4) if len(values) else None

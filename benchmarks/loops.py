@@ -1,0 +1,139 @@
+"""What the training loop costs beside the step that it wraps, and what bfloat16 gains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.attribution import TrainedRun
+from benchmarks.rounds import interleaved, median, ratio
+from dollkit.classifiers import model as classifiers
+from dollkit.common import compute
+from dollkit.common.findings import apply_policy
+from dollkit.training import fit
+from dollkit.training.augment import Augmentation, augment
+from dollkit.training.checkpoint import Fit
+from dollkit.training.recipe import Batch, Recipe
+
+
+def run(
+    run: TrainedRun,
+    steps: int = 12,
+    rounds: int = 5,
+    architecture: str = "tu-resnet10t",
+    where: torch.device | None = None,
+) -> dict[str, Any]:
+    """Films per second of `loop.fit` and of a bare PyTorch loop, in turns.
+
+    The loop reads its batches from the run's store; evaluation is off. The bare loop does
+    forward, backward and optimiser on one batch held in memory: the same network, batch and
+    precision, without clipping.
+
+    Args:
+        run: whose store, batch and precision are taken.
+        steps: of each turn; rounds: measured ones.
+        architecture: of the small classifier.
+        where: device; None: `compute.device`.
+
+    Returns:
+        JSON-able record; ratios are medians over rounds:
+
+        - ``loop_ratio``: loop over bare loop (goal: at least 0.95); ``loop_ratio_augmented``: with
+          augmentation in the loop.
+        - ``loop_films_per_s``, ``loop_bare_films_per_s``: their rates.
+        - ``loop_wait_share``: share of training time spent waiting for data, with augmentation
+          (goal: below 0.05).
+        - ``loop_bf16_speedup``: loop in bfloat16 with channels last over loop in float32 with
+          channels first, films held in memory; None where the hardware computes no bfloat16.
+        - ``loop_setting``: what was measured.
+    """
+    where = compute.device() if where is None else where
+    given, store = run.parameters, run.store
+    rows = classifiers.split_rows(store, "train")
+    known, _ = apply_policy(store.states[rows], given["policy"])
+    y = torch.from_numpy(known).to(where)
+    recipe = Recipe(
+        steps=steps, batch=min(given["batch"], len(rows)), lr=given["lr"],
+        evaluate_every=steps, precision=given["precision"],
+    )  # fmt: skip
+    model = classifiers.create(architecture, 5, "silu", "lse", recipe.seed, where)
+
+    def sample(step: int) -> Batch:
+        pick = fit.order(len(rows), recipe.batch, step, recipe.seed)
+        x = compute.to_input(store.images[rows[pick.numpy()]], where)
+        return x, y[pick.to(where)]
+
+    def augmented(step: int) -> Batch:
+        x, target = sample(step)
+        rng = compute.generator(recipe.seed, 3, step)
+        return augment(x, None, Augmentation(), rng)[0], target
+
+    def loss(net: nn.Module, batch: Batch) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(net(batch[0]).float(), batch[1])
+
+    fits: dict[str, list[Fit]] = {}
+
+    def fitting(
+        name: str, net: nn.Module, draw: Callable[[int], Batch], how: Recipe = recipe
+    ) -> Callable[[], int]:
+        def once() -> int:
+            # The last step is always evaluated: by nothing.
+            done = fit.fit(
+                net, draw, loss, how, evaluate=lambda net: {"none": 0.0}, score="none", quiet=True
+            )
+            fits.setdefault(name, []).append(done)
+            return steps * recipe.batch
+
+        return once
+
+    bare = copy.deepcopy(model).train()
+    groups = fit.parameter_groups(bare, recipe.weight_decay)
+    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    held = sample(0)
+
+    def stepping() -> int:
+        for _ in range(steps):
+            with compute.autocast(where, recipe.precision):
+                value = loss(bare, held)
+            optimiser.zero_grad(set_to_none=True)
+            value.backward()
+            optimiser.step()
+        compute.synchronize(where)
+        return steps * recipe.batch
+
+    own, half, full = (copy.deepcopy(model) for _ in range(3))
+    full.to(memory_format=torch.contiguous_format)
+    first = held[0].contiguous(), held[1]
+    tasks = {
+        "loop": fitting("loop", own, sample),
+        "augmented": fitting("augmented", own, augmented),
+        "bare": stepping,
+    }
+    both = compute.computes_bfloat16(where)
+    if both:
+        narrow, wide = (replace(recipe, precision=p) for p in ("bfloat16", "float32"))
+        tasks["bf16"] = fitting("bf16", half, lambda _: held, narrow)
+        tasks["float32"] = fitting("float32", full, lambda _: first, wide)
+    rates = interleaved(tasks, rounds)
+    measured = fits["augmented"][1:]  # as in `interleaved`, the first turn is not
+    return {
+        "loop_ratio": round(ratio(rates, "loop", "bare"), 3),
+        "loop_ratio_augmented": round(ratio(rates, "augmented", "bare"), 3),
+        "loop_films_per_s": median(rates["loop"]),
+        "loop_bare_films_per_s": median(rates["bare"]),
+        "loop_wait_share": round(
+            sum(f.waited for f in measured) / sum(f.trained for f in measured), 4
+        ),
+        "loop_bf16_speedup": round(ratio(rates, "bf16", "float32"), 3) if both else None,
+        "loop_setting": {
+            "architecture": architecture, "batch": recipe.batch, "size": store.size,
+            "precision": recipe.precision, "device": where.type, "steps": steps, "rounds": rounds,
+            "threads": torch.get_num_threads(), "run": run.name,
+        },
+    }  # fmt: skip

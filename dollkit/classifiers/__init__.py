@@ -1,0 +1,1 @@
+"""Classifiers of the 14 observations, whose explanations become labels."""

@@ -1,0 +1,17 @@
+"""Names of arms (where weights come from before fine-tuning) and of tunings (what is trained)."""
+
+from __future__ import annotations
+
+OWN_LABELS = ("gradcam", "single", "plain")
+"""Pre-trained on label sets of their own, see `dollkit.pretraining`."""
+
+PRETRAINED = ("doll", "shuffled", "prior", *OWN_LABELS, "truth")
+"""Pre-trained end to end, in the order of the tables."""
+
+ARMS = ("random", "imagenet", "classifier", *PRETRAINED)
+
+OPTIONAL = ("single", "plain")
+"""They take one step of the labels away each; tables do not miss them where they were not run."""
+
+TUNINGS = ("full", "head", "adapter", "lora", "bn", "bias")
+"""What fine-tuning trains, in the order of the tables; see `dollkit.training.adapters`."""

@@ -1,0 +1,195 @@
+"""Device, precision and random state: chosen in one place, never as a side effect elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dollkit.common.errors import InputError
+
+Job = TypeVar("Job")
+Made = TypeVar("Made")
+
+MEAN, STD = 0.5, 0.25
+"""Fixed normalisation of films in [0, 1]; black is ``(0 - MEAN) / STD = -2``, not zero."""
+
+PRECISIONS = ("auto", "bfloat16", "float32")
+"""What parameter `precision` may be; see `resolve_precision`."""
+
+
+def device() -> torch.device:
+    """Device named by ``DOLLKIT_DEVICE`` (auto, cpu, cuda); auto takes CUDA where there is one."""
+    name = os.environ.get("DOLLKIT_DEVICE") or "auto"
+    if name not in {"auto", "cpu", "cuda"}:
+        raise InputError(f"DOLLKIT_DEVICE is {name!r}: use auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("DEVICE=cuda but torch sees no CUDA device: use DEVICE=cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself.
+
+    A CPU without such instructions takes bfloat16 too, 8 to 13 times slower than float32
+    (ResNet-10-T and ESE-VoVNet in training, two AVX2 cores). oneDNN's answer heeds
+    ``ONEDNN_MAX_CPU_ISA``, but counts AVX-512 that only converts; so on x86 the flags of the
+    instructions (AVX512-BF16, AMX) are asked too.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve_precision(precision: str) -> str:
+    """``auto`` as what this machine computes fastest: ``bfloat16`` or ``float32``.
+
+    Args:
+        precision: one of `PRECISIONS`; all but ``auto`` are returned as they are.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"parameter 'precision' is {precision!r}: use one of {', '.join(PRECISIONS)}"
+        )
+    if precision != "auto":
+        return precision
+    cuda = os.environ.get("DOLLKIT_DEVICE") != "cpu" and torch.cuda.is_available()
+    return "bfloat16" if computes_bfloat16(torch.device("cuda" if cuda else "cpu")) else "float32"
+
+
+def autocast(where: torch.device, precision: str) -> torch.autocast:
+    """Autocast context for a forward pass; does nothing in float32."""
+    enabled = resolve_precision(precision) == "bfloat16"
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def side_by_side(
+    work: Callable[[Job], Made], jobs: Sequence[Job], device: torch.device
+) -> list[Made]:
+    """Results of independent jobs, in order; on a CPU as many at once as torch has threads.
+
+    Each job then computes in one thread: two small networks side by side use two cores better
+    than one network that shares its convolutions out, and the number of cores moves no result.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1 or len(jobs) == 1:
+        return [work(job) for job in jobs]
+    one = partial(torch.set_num_threads, 1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=one) as pool:
+            return list(pool.map(work, jobs))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Run a block under torch's global generator seeded from `key`, then restore it."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive(*key))
+        yield
+
+
+def derive(*key: int) -> int:
+    """A 63-bit seed from a tuple of non-negative integers (numpy's SeedSequence)."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator(*key: int) -> torch.Generator:
+    """CPU generator seeded from a tuple of integers: same key, same stream, on every machine."""
+    return torch.Generator().manual_seed(derive(*key))
+
+
+def to_input(films: npt.NDArray[np.uint8] | torch.Tensor, where: torch.device) -> torch.Tensor:
+    """Normalised network input from stored films.
+
+    Args:
+        films: (n, S, S) uint8 grey values, 0 black, 255 white.
+        where: target device.
+
+    Returns:
+        (n, 1, S, S) float32, channels last in memory.
+    """
+    x = torch.as_tensor(films).to(where, non_blocking=True).unsqueeze(1).float()
+    return normalise(x / 255.0).contiguous(memory_format=torch.channels_last)
+
+
+def normalise(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixel values in [0, 1] to network input."""
+    return (pixels - MEAN) / STD
+
+
+# All that is asked of CUDA is asked here. On another device these do nothing, or say zero.
+
+_NO_MEMORY = (
+    "out of memory", "not enough memory", "to allocate", "allocate memory", "alloc_failed",
+    "bad_alloc", "cudnn_status_not_supported",
+)  # fmt: skip
+"""What a `RuntimeError` says, in small letters, when an allocator, cuBLAS or cuDNN has no room."""
+
+
+def cuda_devices() -> int:
+    """Number of CUDA devices that torch sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def device_name() -> str:
+    """Name of the current CUDA device, such as ``NVIDIA A100-SXM4-40GB``."""
+    return torch.cuda.get_device_name()
+
+
+def use_in_thread(where: torch.device) -> None:
+    """Make `where` the current device of the calling thread: a new one starts on the first."""
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+
+
+def synchronize(where: torch.device) -> None:
+    """Wait until `where` has done what it was given: a clock read before counts launches alone."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+
+
+def allocated_bytes(where: torch.device) -> int:
+    """Sum of the tensors on a CUDA device now."""
+    return torch.cuda.memory_allocated(where) if where.type == "cuda" else 0
+
+
+def peak_bytes(where: torch.device) -> int:
+    """Largest sum of the tensors on a CUDA device since `reset_peak`."""
+    return torch.cuda.max_memory_allocated(where) if where.type == "cuda" else 0
+
+
+def reset_peak(where: torch.device) -> None:
+    """Start `peak_bytes` at what is allocated now."""
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+
+
+def release_memory(where: torch.device) -> None:
+    """Give back what unreachable tensors hold, and what CUDA's allocator keeps for later."""
+    gc.collect()
+    if where.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(said in text for said in _NO_MEMORY)

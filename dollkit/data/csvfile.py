@@ -1,0 +1,215 @@
+"""CSV files of data sets: every cell as text, row numbers kept, wrong rows told one by one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dollkit.common.errors import InputError
+
+Record = tuple[int, tuple[str, ...]]
+REPORT_COLUMNS: tuple[str, ...] = ("file", "row", "reason")
+
+
+class BadRows:
+    """Rows and files that a reader leaves out: what ``skip_bad`` reports."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, str, str]] = []
+
+    def add(self, file: Path | str, row: str, reason: str) -> None:
+        """Note one: `row` names it as messages do (``train.csv, row 7``), "" for a whole file."""
+        self._rows.append((str(file), row, reason))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def frame(self) -> pd.DataFrame:
+        """Table of `REPORT_COLUMNS`, in the order of noting."""
+        return pd.DataFrame(self._rows, columns=list(REPORT_COLUMNS))
+
+
+def reject(bad: BadRows | None, file: Path | str, where: str, reason: str) -> None:
+    """Note one wrong row or file in `bad`, or raise it as `InputError` if there is no `bad`.
+
+    Args:
+        where: start of the message: what names the file or row.
+        reason: the rest of it: what is wrong and what to do.
+    """
+    if bad is None:
+        raise InputError(f"{where}: {reason}")
+    bad.add(file, where, f"{where}: {reason}")
+
+
+class CsvTable:
+    """Rows of a CSV file as text.
+
+    Attributes:
+        path: of the file.
+        frame: str columns, blank as "", and ``row`` (int): as a spreadsheet counts, the header
+            being row 1.
+        bad: where wrong rows go; None: the first is an error.
+    """
+
+    def __init__(self, path: Path, frame: pd.DataFrame, bad: BadRows | None = None) -> None:
+        self.path, self.frame, self.bad = path, frame, bad
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def column(self, name: str) -> pd.Series[str]:
+        """One column without surrounding blanks."""
+        return self.frame[name].str.strip()
+
+    def require(self, good: npt.ArrayLike, column: str, allowed: str) -> None:
+        """Keep the rows that are good; the others are an error, or noted and dropped.
+
+        Args:
+            good: (n,) bool, one per row of `frame`.
+            column: whose value is at fault.
+            allowed: what may stand there, for the message.
+        """
+        keep = np.asarray(good, bool)
+        if keep.all():
+            return
+        wrong = self.frame[~keep]
+        for row, value in zip(wrong["row"], wrong[column], strict=True):
+            where = f"{self.path}, row {row}, column {column!r}"
+            reject(self.bad, self.path, where, f"value {value!r}: use {allowed}")
+        self.frame = self.frame[keep].reset_index(drop=True)
+
+    def files(self, column: str, root: Path) -> list[Path]:
+        """Paths that a column names, inside `root`; rows that lead elsewhere are wrong rows.
+
+        Backslashes count as slashes: tables made on Windows have them.
+        """
+        self.require([is_inside(v) for v in self.frame[column]], column, INSIDE)
+        return [root / clean(v) for v in self.frame[column]]
+
+    def where(self) -> list[str]:
+        """Name of each row in messages."""
+        return [f"{self.path}, row {row}" for row in self.frame["row"]]
+
+    def states(self, column: str) -> pd.Series[float]:
+        """Label states of a column: 1.0, 0.0, -1.0, or NaN for blank; anything else is wrong."""
+        values = {"1": 1.0, "0": 0.0, "-1": -1.0, "": np.nan}
+        # By distinct cell: CheXpert has 14 such columns of 223,414 rows, and few distinct cells.
+        short = {cell: re.sub(r"\.0+$", "", cell.strip()) for cell in self.frame[column].unique()}
+        known = {cell: values[text] for cell, text in short.items() if text in values}
+        self.require(self.frame[column].isin(list(known)), column, "1, 0, -1 or blank")
+        return self.frame[column].map(known).astype("float64")
+
+    def numbers(self, column: str, blank: bool = True) -> pd.Series[float]:
+        """Finite numbers of a column, NaN for blank (if allowed); anything else is wrong."""
+        cells = pd.Series(self.frame[column].unique(), dtype=str)
+        parsed = pd.to_numeric(cells.str.strip(), errors="coerce").astype("float64")
+        good = cells[np.isfinite(parsed) | ((cells.str.strip() == "") & blank)]
+        allowed = "a number or blank" if blank else "a number"
+        self.require(self.frame[column].isin(good), column, allowed)
+        known = dict(zip(cells, parsed, strict=True))
+        return self.frame[column].map(known).astype("float64")
+
+
+INSIDE = "a relative path inside the data set's folder, without '..'"
+
+
+def words(name: str) -> str:
+    """A name of a column, class or folder in small letters, with single blanks, ``_`` as such."""
+    return " ".join(name.lower().replace("_", " ").split())
+
+
+def clean(text: str) -> PurePosixPath:
+    """A path as a table gives it, with slashes."""
+    return PurePosixPath(text.strip().replace("\\", "/"))
+
+
+def is_inside(text: str) -> bool:
+    """Whether a table's path is relative, not empty, and never goes up."""
+    path = clean(text)
+    if "\0" in text or re.match(r"^[A-Za-z]:", str(path)) or path.is_absolute():
+        return False
+    return bool(path.parts) and ".." not in path.parts
+
+
+def read_csv(
+    path: Path,
+    needed: Iterable[str] = (),
+    bad: BadRows | None = None,
+    *,
+    sep: str = ",",
+    hint: str = "fetch the file again",
+    names: Sequence[str] | None = None,
+) -> CsvTable:
+    """Read a CSV file as text, UTF-8 with or without a byte-order mark.
+
+    Args:
+        path: the file.
+        needed: columns that must be there.
+        bad: collector of wrong rows, for `CsvTable.require`.
+        sep: separator.
+        hint: what to do about a missing file or column.
+        names: columns to use in place of the file's own first line, for headers that lie.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: {hint}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): {hint}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}): {hint}") from None
+    if "\0" in text:
+        raise InputError(f"{path}: holds NUL bytes, so it is no CSV file: {hint}")
+    if names is None and sep == "," and _separated_otherwise(text):
+        raise InputError(f"{path}: not separated by commas: {hint}")
+    header, records = _parse(path, text, sep, hint)
+    if names is not None:
+        header = list(names)
+    # "row" is this table's own; columns without a name are left behind by spreadsheets.
+    header = ["row " if c == "row" else c for c in header]
+    twice = sorted({c for c in header if c and header.count(c) > 1})
+    if twice:
+        raise InputError(f"{path}: column {twice[0]!r} stands there twice: {hint}")
+    for column in needed:
+        if column not in header:
+            near = [c for c in header if c.lower() == column.lower()]
+            instead = f" ({near[0]!r} is there)" if near else ""
+            raise InputError(f"{path}: column {column!r} is missing{instead}: {hint}")
+    kept: list[tuple[str | int, ...]] = []
+    for row, cells in records:
+        if len(cells) != len(header):
+            reason = f"{len(cells)} cells under {len(header)} columns: mend the row"
+            reject(bad, path, f"{path}, row {row}", reason)
+        else:
+            kept.append((*cells, row))
+    return CsvTable(path, pd.DataFrame(kept, columns=[*header, "row"]), bad)
+
+
+def _separated_otherwise(text: str) -> bool:
+    """Whether semicolons or tabs part the header's names; commas may stand in cells (``63,5``)."""
+    found = re.match(r"[^,;\t\r\n]*([;\t])[^\r\n]*", text)
+    return found is not None and found[0].count(found[1]) > found[0].count(",")
+
+
+def _parse(path: Path, text: str, sep: str, hint: str) -> tuple[list[str], list[Record]]:
+    """Header and numbered records; blank lines count as rows and are left out."""
+    records: list[Record] = []
+    try:
+        # newline="": the csv module itself knows all line ends, also inside quotes.
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=sep, strict=True)
+        for row, cells in enumerate(lines, start=1):
+            if "".join(cells).strip():
+                # Tuples: the garbage collector need not look at them again and again.
+                records.append((row, tuple(cells)))
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV file ({error}): {hint}") from None
+    if not records or records[0][0] != 1:
+        raise InputError(f"{path}: not a CSV file (no header in its first line): {hint}")
+    return [c.strip() for c in records[0][1]], records[1:]

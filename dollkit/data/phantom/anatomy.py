@@ -1,0 +1,263 @@
+"""Numbers that describe one chest, and the lookup tables of its curved borders.
+
+Proportions follow the usual radiographic rules of thumb (right dome above the left, one third of
+the heart to the right of the midline, cardiothoracic ratio below one half in health); they make a
+believable film, not an atlas. What stays with the patient (build, ribs, vessels) comes from the
+patient's random stream, what changes between films (inspiration, view) from the film's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dollkit.data.phantom.geometry import AXIS, Floats, entry
+
+RIGHT, LEFT = -1, 1
+"""Sides of the patient as signs of x: the patient's left is on the right of the picture."""
+SIDES = (RIGHT, LEFT)
+
+
+@dataclass(frozen=True)
+class Lung:
+    """One lung in mirrored coordinates (lateral is positive).
+
+    Attributes:
+        apex, base: y of apex and of the costophrenic angle.
+        medial, lateral: tables over y of its borders; equal above the apex.
+        dome: table over x of the diaphragm's height.
+    """
+
+    side: int
+    apex: float
+    base: float
+    medial: Floats
+    lateral: Floats
+    dome: Floats
+
+
+def lung_borders(
+    apex: float, base: float, width: float, apex_x: float, medial: float
+) -> tuple[Floats, Floats]:
+    """Tables over y of the medial and lateral border of a lung."""
+    t = np.clip((AXIS - apex) / (base - apex), 0, 1)
+    open_ = (1 - (1 - np.minimum(t / 0.72, 1)) ** 2.2) ** 0.55
+    lateral = apex_x + (width - apex_x) * open_ - 0.02 * np.maximum(t - 0.72, 0) ** 2
+    close = (1 - np.minimum(t / 0.16, 1)) ** 2
+    inner = medial + (apex_x - medial) * close
+    return inner.astype(np.float32), np.maximum(lateral, inner).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One chest as filmed once. Lengths in body units (see `geometry`), depths in decimetres."""
+
+    width: float
+    lungs: dict[int, Lung]
+    lung_depth: float
+    body_depth: float
+    outline: Floats
+    heart: tuple[float, float]
+    heart_radii: tuple[float, float]
+    heart_tilt: float
+    medi_left: Floats
+    medi_right: Floats
+    spine: Floats
+    spine_width: float
+    ribs: list[dict[str, float]]
+    rib_radius: float
+    rib_shapes: tuple[Floats, Floats, Floats]
+    clavicle: dict[str, float]
+    scapula: dict[str, float]
+    breast: dict[str, float]
+    stomach: dict[str, float]
+    carina: tuple[float, float]
+    trachea: Floats
+    ap: bool
+    fat: float
+    extra: dict[str, float] = field(default_factory=dict)
+
+    def point(self, side: int, u: float, t: float) -> tuple[float, float]:
+        """Body point in a lung: `u` 0 medial to 1 lateral, `t` 0 apex to 1 diaphragm."""
+        lung = self.lungs[side]
+        y = lung.apex + t * (lung.base - lung.apex)
+        for _ in range(2):  # the dome depends on x, and x on y
+            i = entry(y)
+            x = float(lung.medial[i] + u * (lung.lateral[i] - lung.medial[i]))
+            y = lung.apex + t * (float(lung.dome[entry(x)]) - lung.apex)
+        return side * x, y
+
+    def in_heart(self, x: float, y: float) -> bool:
+        """Whether a body point lies in the heart's silhouette."""
+        dx = x - self.heart[0]
+        dy = y - self.heart[1] - self.heart_tilt * dx
+        return (dx / self.heart_radii[0]) ** 2 + (dy / self.heart_radii[1]) ** 2 < 1
+
+    def open_point(
+        self,
+        rng: np.random.Generator,
+        u: tuple[float, float] = (0.1, 0.9),
+        t: tuple[float, float] = (0.1, 0.9),
+        side: int | None = None,
+    ) -> tuple[int, float, float]:
+        """Random (side, x, y) in a lung and not behind the heart."""
+        for _ in range(30):
+            s = int(rng.choice(SIDES)) if side is None else side
+            x, y = self.point(s, rng.uniform(*u), rng.uniform(*t))
+            if not self.in_heart(x, y):
+                break
+        return s, x, y
+
+    def rib_height(self, k: int, part: str) -> Floats:
+        """Table over mirrored x of the axis of rib `k`: ``part`` is "back" or "front"."""
+        rib = self.ribs[k]
+        drop, hump, fall = self.rib_shapes
+        if part == "back":
+            return rib["y"] + np.float32(rib["drop"]) * drop - np.float32(rib["hump"]) * hump
+        return np.float32(rib["y"] + rib["drop"]) + np.float32(rib["fall"]) * fall
+
+
+def _smooth(values: Floats, n: int) -> Floats:
+    kernel = np.hanning(n + 2)[1:-1]
+    padded = np.pad(values, n, mode="edge")
+    return np.convolve(padded, kernel / kernel.sum(), mode="same")[n:-n].astype(np.float32)
+
+
+def build(
+    patient: np.random.Generator,
+    film: np.random.Generator,
+    sex: str,
+    view: str,
+    findings: Mapping[str, int],
+) -> Anatomy:
+    """Chest of a patient on one film.
+
+    Args:
+        patient, film: random streams of the patient and of the film.
+        sex: "M" or "F"; view: "PA" or "AP".
+        findings: 0/1 of the pathologies; some of them change the anatomy itself
+            (Cardiomegaly, Enlarged Cardiomediastinum, volume loss in Atelectasis).
+    """
+    ap, female = view == "AP", sex == "F"
+    width = float(np.clip(patient.normal(0.345 - 0.008 * female, 0.016), 0.30, 0.385))
+    apex0 = float(patient.normal(-0.355, 0.012))
+    dome0 = float(patient.normal(0.215, 0.018))
+    lag = float(patient.uniform(0.012, 0.035))
+    sulcus = float(patient.uniform(0.085, 0.13))
+    apex_x = float(patient.uniform(0.135, 0.16)) * width / 0.345
+    medial = float(patient.uniform(0.05, 0.066))
+    fat = float(np.clip(patient.gamma(2.2, 0.016), 0, 0.12))
+    ratio = float(patient.uniform(0.40, 0.485))
+    tall = float(patient.uniform(0.95, 1.1))
+    knob = float(patient.uniform(0.5, 1.2))
+    bend = float(patient.normal(0, 0.008))
+    phase = float(patient.uniform(0, 6.28))
+    spine_width = float(patient.uniform(0.036, 0.046))
+    first = apex0 + float(patient.uniform(0.005, 0.02))
+    gap = float(patient.uniform(0.062, 0.072))
+    rib_radius = float(patient.uniform(0.0095, 0.0125))
+    slope = float(patient.uniform(0.05, 0.10))
+    fall = float(patient.uniform(0.13, 0.18))
+    wobble = patient.normal(0, 1, (10, 2))
+    clavicle_y = float(patient.normal(-0.30, 0.012))
+    clavicle_tilt = float(patient.normal(0.045, 0.02))
+    bust = float(patient.uniform(0.5, 1.1)) if female else 0.0
+    scapula_x = float(patient.uniform(0.0, 0.03))
+    bubble = patient.uniform(0, 1, 4)
+
+    breath = float(film.normal(0.02 if ap else 0.0, 0.018))
+    ratio *= 1.04 if ap else 1.0
+    ratio = min(ratio * (1 + float(film.normal(0, 0.015))), 0.515)
+    if findings["Cardiomegaly"]:
+        ratio = float(film.uniform(0.575, 0.68))
+    wide = float(film.uniform(0.9, 1.1))
+    if findings["Enlarged Cardiomediastinum"] and not findings["Cardiomegaly"]:
+        wide = float(film.uniform(1.65, 2.4))
+    elif findings["Enlarged Cardiomediastinum"] and film.random() < 0.3:
+        wide = float(film.uniform(1.4, 2.2))
+    lift = {RIGHT: 0.0, LEFT: 0.0}
+    sick = int(film.choice(SIDES))
+    loss = float(film.uniform(0.03, 0.075))
+    if findings["Atelectasis"]:
+        lift[sick] = loss
+    drift = float(film.normal(0, 0.004)) + (0.2 * loss * sick if findings["Atelectasis"] else 0.0)
+
+    lungs: dict[int, Lung] = {}
+    for side in SIDES:
+        dome = dome0 - breath + (lag if side == LEFT else 0.0) - lift[side]
+        base = dome + sulcus
+        top = 0.155
+        lateral_part = np.maximum(AXIS - top, 0) / (width - top)
+        medial_part = np.maximum(top - AXIS, 0) / top
+        height = dome + sulcus * lateral_part**2 + 0.45 * sulcus * medial_part**2
+        inner, outer = lung_borders(apex0, base, width, apex_x, medial)
+        lungs[side] = Lung(side, apex0, base, inner, outer, height.astype(np.float32))
+
+    heart_width = ratio * 2 * width
+    radius_x = heart_width / 2
+    share = 0.66
+    heart_x = (share - 0.5) * heart_width + drift
+    radius_y = 0.155 * tall * (0.6 + 0.4 * ratio / 0.45)
+    floor = float(lungs[LEFT].dome[entry(0.1)])
+    heart = (heart_x, floor - 0.72 * radius_y)
+
+    bump = np.exp(-(((AXIS + 0.14) / 0.035) ** 2))
+    hila = np.exp(-(((AXIS + 0.02) / 0.05) ** 2))
+    upper = np.clip((0.2 - AXIS) / 0.5, 0.0, 1.0)
+    swell = 1 + (wide - 1) * np.clip(upper * 1.6, 0.35, 1)
+    left = (0.048 + 0.022 * knob * bump + 0.012 * hila) * swell + drift
+    right = (0.046 + 0.008 * hila) * swell - drift
+    shoulder = width + 0.07 + fat
+    outline = np.interp(
+        AXIS,
+        [-0.8, -0.46, -0.40, -0.31, -0.16, -0.02, 0.3, 0.8],
+        [0.13, 0.14, 0.24, 0.62, 0.60, shoulder, shoulder - 0.01, shoulder + 0.02],
+    ).astype(np.float32)
+    carina = (drift + 0.005, -0.085 + float(film.normal(0, 0.006)))
+    trachea = (drift * np.clip((AXIS + 0.5) / 0.4, 0, 1) + 0.4 * bend).astype(np.float32)
+    across = np.maximum(AXIS, 0) / width
+    ribs = [
+        {
+            "y": first + gap * k + 0.002 * wobble[k, 0],
+            "drop": slope * (0.35 + 0.14 * k) + 0.003 * wobble[k, 1],
+            "hump": 0.022 + 0.002 * k,
+            "fall": fall * (0.55 + 0.08 * k),
+        }
+        for k in range(10)
+    ]
+    return Anatomy(
+        width=width,
+        lungs=lungs,
+        lung_depth=1.35,
+        body_depth=2.0 + 6.0 * fat,
+        outline=_smooth(outline, 90),
+        heart=heart,
+        heart_radii=(radius_x, radius_y),
+        heart_tilt=0.28,
+        medi_left=left.astype(np.float32),
+        medi_right=right.astype(np.float32),
+        spine=(bend * np.sin(5 * AXIS + phase)).astype(np.float32),
+        spine_width=spine_width,
+        ribs=ribs,
+        rib_radius=rib_radius,
+        rib_shapes=(
+            (across**2.2).astype(np.float32),
+            np.sin(np.minimum(across, 1) * np.pi).astype(np.float32),
+            (1 - np.minimum(across, 1.2) ** 2.4).astype(np.float32),
+        ),
+        clavicle={
+            "y": clavicle_y + (-0.02 if ap else 0.0),
+            "tilt": clavicle_tilt * (0.5 if ap else 1.0),
+            "skew": float(film.normal(0, 0.008)),
+        },
+        scapula={"x": width + 0.015 + scapula_x - (0.075 if ap else 0.0)},
+        breast={"size": bust, "fat": fat},
+        stomach={"x": 0.14 + 0.05 * bubble[0], "r": 0.025 + 0.03 * bubble[1], "on": bubble[2]},
+        carina=carina,
+        trachea=trachea,
+        ap=ap,
+        fat=fat,
+        extra={"atelectasis_side": sick, "vessel_seed": phase, "wide": wide, "ratio": ratio},
+    )

@@ -1,0 +1,1 @@
+"""Readers of data sets, each in the layout that its authors released."""

@@ -1,0 +1,235 @@
+"""The four stores from the chest phantom: rendered in parallel, no file in between."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from tqdm import tqdm
+
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES
+from dollkit.common.machine import cores
+from dollkit.data.build_key import Key, code_of, versions
+from dollkit.data.film_table import blank_films
+from dollkit.data.phantom.label_noise import observe_labels
+from dollkit.data.phantom.population import sample_population
+from dollkit.data.phantom.protocol import Protocol
+from dollkit.data.phantom.render import ORGANS, check_size, render
+from dollkit.data.store import standing
+from dollkit.data.store_writer import StoreWriter
+
+COHORT_OF: dict[str, str] = {
+    "films": "ward",
+    "lungs": "lungs",
+    "infection": "covid",
+    "organs": "organs",
+}
+"""Store -> the phantom's cohort. Patients of different cohorts are different people."""
+
+CLASSES: dict[str, tuple[str, ...]] = {
+    "films": PATHOLOGIES,
+    "lungs": ("lungs",),
+    "infection": ("infection",),
+    "organs": ORGANS,
+}
+"""Store -> mask classes; all masks are exact and valid on every film."""
+
+CHUNK = 32
+U8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PhantomPlan:
+    """How many films of each kind; all numbers are films, all splits by patient.
+
+    Attributes:
+        n_films: of the classification set.
+        valid_fraction, test_fraction: shares of it.
+        n_train_pool, n_valid, n_test: of each task store.
+        protocol: knobs of `dollkit.data.phantom.Protocol` that differ from its defaults.
+    """
+
+    n_films: int = 400
+    valid_fraction: float = 0.1
+    test_fraction: float = 0.2
+    n_train_pool: int = 32
+    n_valid: int = 16
+    n_test: int = 32
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("n_films", "n_train_pool", "n_valid", "n_test"):
+            if getattr(self, name) < 1:
+                raise InputError(f"parameter {name!r} is {getattr(self, name)}: use at least 1")
+        for name in ("valid_fraction", "test_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(
+                    f"parameter {name!r} is {getattr(self, name)}: use a share between 0 and 1"
+                )
+        if min(self.quotas("films").values()) < 1:
+            raise InputError(
+                f"parameter 'n_films' is {self.n_films}: too few for its train, valid and test "
+                "shares; use more films or other fractions"
+            )
+
+    def quotas(self, store: str) -> dict[str, int]:
+        """Films per split of a store."""
+        if store != "films":
+            return {"train": self.n_train_pool, "valid": self.n_valid, "test": self.n_test}
+        valid = round(self.n_films * self.valid_fraction)
+        test = round(self.n_films * self.test_fraction)
+        return {"train": self.n_films - valid - test, "valid": valid, "test": test}
+
+
+def phantom_films(store: str, plan: PhantomPlan, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Films table of a store and the population rows behind it, in the same order.
+
+    Patients fill train, valid and test in turn; the films that a patient has beyond a full split
+    are left out, so that each split has exactly its number. With label noise the labels of train
+    and valid are those that a report labeller would give, and those of test stay true, as
+    CheXpert's were set by radiologists.
+    """
+    quotas = plan.quotas(store)
+    protocol = Protocol.from_json(dict(plan.protocol))
+    wanted = sum(quotas.values())
+    population = sample_population(wanted + 64, seed, COHORT_OF[store], protocol)
+    split = fill_quotas(population["patient_id"], quotas)
+    states = observe_labels(population[list(FINDINGS)].to_numpy(), seed, protocol)
+    states[split == "test"] = population.loc[split == "test", list(FINDINGS)].to_numpy()
+    kept = np.flatnonzero(split != "")
+    population = population.iloc[kept].reset_index(drop=True)
+    films = blank_films(len(kept))
+    for column in ("image_id", "patient_id", "study_id", "view", "sex", "age"):
+        films[column] = population[column]
+    films["split"] = split[kept]
+    films["fold"] = -1 if store == "films" else 0
+    films["source"] = f"phantom-{COHORT_OF[store]}"
+    values = states[kept].astype(float)
+    films[list(FINDINGS)] = np.where(values == NOT_MENTIONED, np.nan, values)
+    return films, population
+
+
+def fill_quotas(patients: pd.Series[str], quotas: Mapping[str, int]) -> npt.NDArray[np.object_]:
+    """Split of each film ("" for left out): whole patients, in order, until a split is full."""
+    split = np.full(len(patients), "", dtype=object)
+    names = iter(quotas.items())
+    name, room = next(names)
+    for _, rows in patients.groupby(patients, sort=False).indices.items():
+        while room == 0:
+            try:
+                name, room = next(names)
+            except StopIteration:
+                return split
+        taken = rows[:room]
+        split[taken] = name
+        room -= len(taken)
+    if room or any(left for _, left in names):
+        raise InputError(f"{len(patients)} films are too few for {dict(quotas)}")
+    return split
+
+
+def build_phantom(
+    path: Path | str,
+    store: str,
+    size: int,
+    plan: PhantomPlan | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Path:
+    """Render one store of the phantom; one that stands is kept, one that was stopped goes on.
+
+    Args:
+        path: folder of the store.
+        store: films, lungs, infection or organs.
+        size: side in pixels, a multiple of 8 from 64 to 1024.
+        plan: numbers of films; None for the default.
+        seed: non-negative; the store is the same whatever `workers`.
+        workers: rendering processes; None: one per core, fewer for few films; 1: none, render
+            here. More than one needs a main module that can be imported.
+
+    Returns:
+        `path`.
+    """
+    if store not in COHORT_OF:
+        raise InputError(f"unknown store {store!r}: use one of {', '.join(COHORT_OF)}")
+    check_size(size)
+    plan = plan or PhantomPlan()
+    protocol = Protocol.from_json(dict(plan.protocol))
+    films, population = phantom_films(store, plan, seed)
+    films["width"] = films["height"] = size
+    n = len(films)
+    account = {
+        "source": "phantom",
+        "cohort": COHORT_OF[store],
+        "seed": seed,
+        "protocol": protocol.to_json(),
+        "quotas": plan.quotas(store),
+    }
+    starts = range(0, n, CHUNK)
+    rule = {
+        **account,
+        "setting": {"size": size, "chunk": CHUNK},
+        "version of": versions(("numpy", "pandas", "pillow", "scipy")),
+        "code": code_of([__name__]),
+    }
+    key = Key(rule, [str(start) for start in starts])
+    path = Path(path)
+    if standing(path, key):
+        return path
+    with StoreWriter(path, size, CLASSES[store], n, account, key=key) as writer:
+        chunks = [population.iloc[i : i + CHUNK] for i in starts if i >= writer.films]
+        count = min(workers or cores(), len(chunks))
+        start = writer.films
+        with tqdm(total=n, initial=start, desc=path.name, unit="film") as bar:
+            for images, masks in _render_all(chunks, store, size, seed, protocol, count):
+                writer.write(start, images, masks)
+                writer.note({})
+                start += len(images)
+                bar.update(len(images))
+        writer.finish(films)
+    return path
+
+
+def _render_all(
+    chunks: list[pd.DataFrame], store: str, size: int, seed: int, protocol: Protocol, count: int
+) -> Iterator[tuple[U8, U8]]:
+    """Chunks in order, rendered ahead by a bounded number of processes."""
+    if count <= 1:
+        for rows in chunks:
+            yield _render(rows, store, size, seed, protocol)
+        return
+    # Spawn: a fork of a process that runs threads (torch, Jupyter) may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context) as pool:
+        pending: list[Future[tuple[U8, U8]]] = []
+        try:
+            for rows in chunks:
+                pending.append(pool.submit(_render, rows, store, size, seed, protocol))
+                if len(pending) > 2 * count:
+                    yield pending.pop(0).result()
+            while pending:
+                yield pending.pop(0).result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _render(
+    rows: pd.DataFrame, store: str, size: int, seed: int, protocol: Protocol
+) -> tuple[U8, U8]:
+    drawn = render(rows, size, seed, protocol)
+    if store == "films":
+        return drawn.images, drawn.findings
+    if store == "lungs":
+        return drawn.images, drawn.organs[:, :1] | drawn.organs[:, 1:2]
+    if store == "infection":
+        return drawn.images, drawn.infection[:, None]
+    return drawn.images, drawn.organs

@@ -1,0 +1,239 @@
+"""Splits by patient: drawn once, committed as CSV, read and checked from then on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dollkit.common.errors import InputError
+from dollkit.data.dataset import STORES
+from dollkit.data.film_table import FilmTable
+from dollkit.data.films import SPLITS, check_patients
+
+log = logging.getLogger(__name__)
+
+F64 = npt.NDArray[np.float64]
+
+
+def draw_parts(
+    patients: Sequence[str], traits: npt.ArrayLike, shares: Sequence[float]
+) -> npt.NDArray[np.int64]:
+    """Divide patients into parts that resemble each other; greedy and without random state.
+
+    Patients with most films come first (ties by the sha256 of the id). Each goes to the part
+    where it most reduces the squared distance of the trait counts from what the shares ask for,
+    each trait weighted by the inverse of its total, so that rare traits are spread as well.
+
+    Args:
+        patients: patient id of each film (n).
+        traits: (n, T) 0/1 traits of each film to balance; the number of films always counts too.
+        shares: positive; part p gets about ``shares[p] / sum(shares)`` of all.
+
+    Returns:
+        (n,) part of each film, 0 .. len(shares) - 1; all films of a patient in one part.
+    """
+    table = np.asarray(traits, np.float64).reshape(len(patients), -1)
+    table = np.column_stack([np.ones(len(patients)), table])
+    table = table[:, table.sum(axis=0) > 0] / table.sum(axis=0)[table.sum(axis=0) > 0]
+    inverse, unique = pd.factorize(np.asarray(patients, dtype=object), sort=True)
+    names = [str(name) for name in unique]
+    counts = np.zeros((len(names), table.shape[1]))
+    np.add.at(counts, inverse, table)
+    want = np.asarray(shares, np.float64) / np.sum(shares)
+    order = sorted(
+        range(len(names)),
+        key=lambda i: (-counts[i].sum(), hashlib.sha256(names[i].encode()).hexdigest()),
+    )
+    have = np.zeros((len(want), table.shape[1]))
+    part = np.zeros(len(names), np.int64)
+    for i in order:
+        # Relative to what the part should hold: a full part gains little from one more.
+        gap = (want[:, None] - have) / want[:, None]
+        after = (want[:, None] - have - counts[i]) / want[:, None]
+        gain = ((gap**2 - after**2) * want[:, None]).sum(axis=1)
+        part[i] = int(np.argmax(gain))
+        have[part[i]] += counts[i]
+    return part[inverse]
+
+
+def share(patient_id: str) -> float:
+    """A patient's place in [0, 1), from the sha256 of its id alone: the same everywhere."""
+    return int.from_bytes(hashlib.sha256(patient_id.encode()).digest()[:8]) / 2.0**64
+
+
+def write_split(path: Path | str, table: pd.DataFrame, column: str) -> None:
+    """Write image_id, patient_id and `column` (``split`` or ``fold``), sorted by image_id."""
+    path = Path(path)
+    check_patients(table, column, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = table[["image_id", "patient_id", column]].sort_values("image_id")
+    table.to_csv(path, index=False, lineterminator="\n")
+
+
+def read_split(
+    path: Path | str, patient_of: Mapping[str, str], column: str, *, subset: bool = False
+) -> pd.Series[str]:
+    """Split or fold of each film, checked against the data set at hand.
+
+    Args:
+        path: CSV with the columns image_id, patient_id and `column`.
+        patient_of: patient id by image id, of exactly the films that the split must cover.
+        column: ``split`` or ``fold``.
+        subset: films of the file that the data set at hand lacks are left out, and no error.
+
+    Returns:
+        `column` as str, indexed by image_id.
+    """
+    path = Path(path)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such split: restore it from the repository") from None
+    for name in ("image_id", "patient_id", column):
+        if name not in table.columns:
+            raise InputError(f"{path}: column {name!r} is missing: restore the file")
+    twice = table["image_id"].duplicated()
+    if twice.any():
+        raise InputError(
+            f"{path}: image_id {table['image_id'][twice].iloc[0]!r} stands there twice"
+        )
+    check_patients(table, column, str(path))
+    if subset:
+        table = table[table["image_id"].isin(list(patient_of))]
+    for image_id, patient in zip(table["image_id"], table["patient_id"], strict=True):
+        if image_id not in patient_of:
+            raise InputError(f"{path}: film {image_id!r} is not in the data set: fetch it again")
+        if patient_of[image_id] != patient:
+            raise InputError(
+                f"{path}: film {image_id!r} is of patient {patient!r} there, of "
+                f"{patient_of[image_id]!r} in the data set: restore the file"
+            )
+    lacking = sorted(set(patient_of) - set(table["image_id"]))
+    if lacking:
+        raise InputError(
+            f"{path}: film {lacking[0]!r} of the data set is missing: restore the file"
+        )
+    return table.set_index("image_id")[column]
+
+
+# Small steps that several readers share: JSON files, and splits drawn by patient.
+
+
+FILM_SHARES = (0.7, 0.1, 0.2)
+"""Train, valid, test shares where many patients are drawn one by one."""
+
+
+def read_json(path: Path, hint: str = "fetch the file again") -> Any:
+    """What a JSON file holds."""
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: {hint}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): {hint}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a JSON file ({error}): {hint}") from None
+
+
+def split_by_share(
+    patients: Iterable[str], shares: tuple[float, float, float] = FILM_SHARES
+) -> list[str]:
+    """Split of each film from the sha256 of its patient's id alone: the same in any copy.
+
+    Args:
+        patients: patient id of each film.
+        shares: of patients in train, valid and test; they add up to 1.
+    """
+    names = list(patients)
+    drawn = {name: share(name) for name in set(names)}
+    train, valid = shares[0], shares[0] + shares[1]
+    return [SPLITS[(drawn[n] >= train) + (drawn[n] >= valid)] for n in names]
+
+
+def draw_task_split(
+    patients: Sequence[str], traits: npt.ArrayLike, shares: Sequence[float] = (0.6, 0.15, 0.25)
+) -> list[str]:
+    """Split of a few films with masks: none of train, valid, test empty if patients suffice.
+
+    Args:
+        patients: patient id of each film (n).
+        traits: (n, T) 0/1: which masks each film has.
+        shares: of films in train, valid and test.
+
+    Returns:
+        (n,) of `SPLITS`; all films of a patient in one. The draw has no random state, but it
+        depends on which films there are.
+    """
+    part = draw_parts(patients, traits, shares)
+    names = np.asarray(patients, dtype=object)
+    if len(set(patients)) >= len(shares):
+        for empty in sorted(set(range(len(shares))) - set(part.tolist())):
+            sizes = [len(set(names[part == p])) for p in range(len(shares))]
+            largest = set(names[part == int(np.argmax(sizes))])
+            # The patient with fewest films: it changes the shares least.
+            moved = min(
+                largest,
+                key=lambda p: ((names == p).sum(), hashlib.sha256(str(p).encode()).hexdigest()),
+            )
+            part[names == moved] = empty
+    return [SPLITS[p] for p in part]
+
+
+# Patients that judge a task teach no classifier and no pre-training.
+
+
+FILMS = STORES[0]
+
+
+def keep_apart(tables: Mapping[str, FilmTable]) -> dict[str, FilmTable]:
+    """Move films of patients whom a task holds out to split ``test`` of the store ``films``.
+
+    Each store draws its splits by itself. Where two of them show the same patients (a folder of
+    one's own; ieee8023's films and the masks drawn on them), a film that judges fine-tuning may
+    else have taught the classifiers: the arms that start from them would have seen it, a random
+    start would not. Held out are validation and test films of a task; of a task with folds all.
+
+    Args:
+        tables: by store, patients by the same id in each.
+
+    Returns:
+        The same tables; that of ``films`` with another column ``split``, if there is need.
+    """
+    out = dict(tables)
+    if FILMS not in out:
+        return out
+    held: dict[str, str] = {}
+    for store, table in out.items():
+        films = table.films
+        if store != FILMS and len(films):
+            folds = films["fold"].nunique() > 1
+            judged = films if folds else films[films["split"] != "train"]
+            held |= dict.fromkeys(judged["patient_id"], store)
+    films = out[FILMS].films
+    moved = films["patient_id"].isin(list(held)) & (films["split"] != "test")
+    if not moved.any():
+        return out
+    split = films["split"].mask(moved, "test")
+    stores = ", ".join(sorted({held[p] for p in films.loc[moved, "patient_id"]}))
+    for kind in ("train", "valid"):
+        if not (split == kind).any():
+            raise InputError(
+                f"{out[FILMS].root}: every {kind} film with findings shows a patient whose masks "
+                f"judge {stores}: give films of other patients, or take {stores} from another set "
+                "by parameter 'stores'"
+            )
+    log.info(
+        "%d of %d films to train and validate on are set aside: their patients judge %s",
+        int(moved.sum()), int((films["split"] != "test").sum()), stores,
+    )  # fmt: skip
+    out[FILMS] = replace(out[FILMS], films=films.assign(split=split))
+    return out

@@ -1,0 +1,284 @@
+"""A classifier made ready for many passes: the same function, less work for each pass.
+
+1. BatchNorm is folded into the convolution before it. Which convolution that is, is seen in one
+   traced pass, by tensor identity; timm's ``BatchNormAct2d`` keeps its activation.
+2. The first convolution, which is affine, is split off. The path from baseline to film is then
+   walked in *its* output, ``stem(b + a (x - b)) = stem(b) + a (stem(x) - stem(b))``, and its
+   adjoint is applied once to the summed gradients instead of once for each step.
+3. The rest runs channels-last and, if asked for, in bfloat16; first convolution, last layer,
+   pooling after it, and all sums stay in float32.
+
+Steps 1 and 2 are made in float64 and kept only if the logits agree with the classifier's own.
+What cannot be prepared runs as it is. The classifier itself is never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame  # type: ignore[attr-defined]
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from dollkit.common.errors import InputError, brief
+from dollkit.explanations.attribution import check_logits
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {
+    "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64,
+}  # fmt: skip
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+"""Layers that are a convolution and nothing else; timm's pads as TensorFlow does."""
+AGREE = 1e-5
+"""Largest difference of logits, relative to the largest logit, that a change may make."""
+
+
+@dataclass
+class Prepared:
+    """A classifier ready to be explained.
+
+    Attributes:
+        stem: affine first layer, in `wide`; None if it could not be split off.
+        exact: from the stem's output (or the film) to logits, in `wide`.
+        body: the same in `narrow`, for the walk; the same object if both are the same.
+        wide: float32, or float64 where that was asked for: of end points, stem and sums.
+        narrow: of the walk.
+        folded: BatchNorm layers that are gone.
+        own: False if the modules are the caller's own, because they could not be copied.
+        row_bytes: measured memory of one film-step, by shape of the stem's output.
+    """
+
+    stem: nn.Module | None
+    exact: nn.Module
+    body: nn.Module
+    wide: torch.dtype
+    narrow: torch.dtype
+    folded: int
+    own: bool
+    row_bytes: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+    def enter(self, x: torch.Tensor) -> torch.Tensor:
+        """Films in `wide` -> where the path is walked."""
+        return x if self.stem is None else self.stem(x)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of films in `wide` precision, without gradients: (n, C, S, S) -> (n, outputs)."""
+        with torch.no_grad():
+            out: torch.Tensor = self.exact(self.enter(x.to(self.wide)))
+        return out
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """No gradients of weights inside; their flags are as before outside."""
+        frozen = [] if self.own else [p for p in self.body.parameters() if p.requires_grad]
+        for p in frozen:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in frozen:
+                p.requires_grad_(True)
+
+
+class InFloat32(nn.Module):
+    """A layer that works in float32 within a network of another precision."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer.float()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(x.float())
+        return out
+
+
+_Key = tuple[object, ...]
+_known: weakref.WeakKeyDictionary[nn.Module, dict[_Key, tuple[_Key, Prepared]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
+    """Make a classifier ready; made once for each classifier, its weights and film shape.
+
+    Args:
+        model: (n, C, S, S) -> (n, outputs), in eval mode.
+        precision: ``bfloat16``, ``float32`` or ``float64``, of the walk.
+        films: (n, C, S, S) on the model's device; the first two are traced with.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"parameter 'precision' is {precision!r}: use one of {sorted(PRECISIONS)}")
+    for name, module in model.named_modules():
+        mixes = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
+        if mixes and module.training:
+            raise InputError(f"the classifier's layer {name!r} is in training mode: call eval()")
+    key: _Key = (precision, str(films.device), *films.shape[1:])
+    state = _fingerprint(model)
+    kept = _known.setdefault(model, {})
+    if key not in kept or kept[key][0] != state:
+        kept[key] = (state, _prepare(model, precision, films[:2].detach()))
+    return kept[key][1]
+
+
+def _fingerprint(model: nn.Module) -> _Key:
+    """Changes whenever a layer is exchanged or a weight changes, by whatever means."""
+    layers = tuple((id(m), m.training) for m in model.modules())
+    sums = [_checksum(t.detach()) for t in (*model.parameters(), *model.buffers())]
+    values = torch.cat(sums).cpu().numpy().tobytes() if sums else b""
+    return (*layers, values)
+
+
+def _checksum(values: torch.Tensor) -> torch.Tensor:
+    # By place too: rows of a head that change places leave the plain sum as it is.
+    flat = values.double().flatten()
+    place = torch.arange(1, len(flat) + 1, dtype=flat.dtype, device=flat.device)
+    return torch.stack([flat.sum(), flat @ place])
+
+
+def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
+    narrow = PRECISIONS[precision]
+    wide = torch.float64 if narrow is torch.float64 else torch.float32
+    with torch.no_grad():
+        check_logits(model(films), len(films))
+    try:
+        stem, body, folded = _rewrite(model, films)
+        stem = None if stem is None else _as(stem, wide)
+        exact = _as(body, wide)
+        with torch.no_grad():
+            z = films.to(wide) if stem is None else stem(films.to(wide))
+            check_logits(exact(z), len(films))
+    except Exception as problem:  # a stranger's module may object to being copied in any way
+        log.info("classifier runs unprepared, in its own precision: %s", brief(problem))
+        wide = next((p.dtype for p in model.parameters()), wide)
+        return Prepared(None, model, model, wide, wide, 0, False)
+    walked = exact
+    if narrow is not wide:
+        walked = _narrowed(exact, z, narrow)
+        narrow = narrow if walked is not exact else wide
+    return Prepared(stem, exact, walked, wide, narrow, folded, True)
+
+
+def _as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    module = copy.deepcopy(module).to(dtype).requires_grad_(False)
+    with contextlib.suppress(RuntimeError):  # layers of other dimensions have no such order
+        module = module.to(memory_format=torch.channels_last)
+    return module
+
+
+def _narrowed(exact: nn.Module, z: torch.Tensor, narrow: torch.dtype) -> nn.Module:
+    """Copy in `narrow` but for the last layer; `exact` itself if it does not run like that."""
+    try:
+        body = _as(exact, narrow)
+        calls = _trace(exact, z)
+        weighted = [c for c in calls if type(c.module) in (*CONVOLUTIONS, nn.Linear)]
+        if weighted:
+            last = weighted[-1].name
+            _replace(body, last, InFloat32(copy.deepcopy(exact.get_submodule(last))))
+        with torch.no_grad():
+            check_logits(body(z.to(narrow)), len(z))
+    except Exception as problem:  # see above
+        log.info("classifier walks in %s: %s", z.dtype, brief(problem))
+        return exact
+    return body
+
+
+@dataclass(frozen=True)
+class _Call:
+    name: str
+    module: nn.Module
+    given: object
+    made: object
+
+
+def _trace(model: nn.Module, films: torch.Tensor) -> list[_Call]:
+    """Calls of layers in one pass, with the very tensors that went in and came out."""
+    calls: list[_Call] = []
+    hooks = []
+    for name, module in model.named_modules():
+        if not list(module.children()) or isinstance(module, nn.BatchNorm2d):
+
+            def kept(m: nn.Module, i: tuple[object, ...], o: object, name: str = name) -> None:
+                calls.append(_Call(name, m, i[0] if i else None, o))
+
+            hooks.append(module.register_forward_hook(kept))
+    try:
+        with torch.no_grad():
+            model(films)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, new)
+
+
+def _rewrite(model: nn.Module, films: torch.Tensor) -> tuple[nn.Module | None, nn.Module, int]:
+    """Stem (or None), rest and number of folded layers, in float64."""
+    plain = copy.deepcopy(model).double()
+    for module in plain.modules():
+        if getattr(module, "inplace", None) is True:
+            # The rest's first layer would write into the path's points.
+            module.inplace = False  # type: ignore[assignment]
+    films = torch.cat([films, films.flip(2) * 0.5 + 0.25]).double()
+    with torch.no_grad():
+        own = plain(films)
+    body: nn.Module = copy.deepcopy(plain)
+    folded = _fold(body, films)
+    if folded and not _agree(body, films, own):
+        log.info("BatchNorm is not folded: the logits would change")
+        folded, body = 0, plain
+    calls = _trace(body, films)
+    first = next((c for c in calls if c.given is films and type(c.module) in CONVOLUTIONS), None)
+    if first is None:
+        return None, body, folded
+    rest = copy.deepcopy(body)
+    _replace(rest, first.name, nn.Identity())
+    stem = copy.deepcopy(first.module)
+    with torch.no_grad():
+        z = stem(films)
+    if not _agree(rest, z, own):
+        return None, body, folded
+    return stem, rest, folded
+
+
+def _agree(model: nn.Module, given: torch.Tensor, own: torch.Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            made = model(given)
+        gap = (made - own).abs().max()
+    except Exception:  # the rest may need the film's own shape
+        return False
+    return bool(gap <= AGREE * own.abs().max().clamp_min(1e-3))
+
+
+def _fold(model: nn.Module, films: torch.Tensor) -> int:
+    """Fold, in place, every BatchNorm that directly follows a convolution of its own."""
+    calls = _trace(model, films)
+    times = Counter(c.name for c in calls)
+    made_by = {id(c.made): c for c in calls if type(c.module) in CONVOLUTIONS}
+    readers = Counter(id(c.given) for c in calls)
+    folded = 0
+    for call in calls:
+        conv, norm = made_by.get(id(call.given)), call.module
+        if conv is None or type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
+            continue
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (norm, conv.module))
+        once = times[call.name] == times[conv.name] == 1 and readers[id(call.given)] == 1
+        if hooked or not once or norm.running_mean is None or norm.training:
+            continue
+        fused = fuse_conv_bn_eval(conv.module, norm)  # type: ignore[type-var, arg-type]
+        _replace(model, conv.name, fused)
+        _replace(model, call.name, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
+        folded += 1
+    return folded

@@ -1,0 +1,1 @@
+"""Fine-tuning on few masks: starts, runs, grids, perturbed films."""

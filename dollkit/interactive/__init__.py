@@ -1,0 +1,1 @@
+"""For people in front of a notebook: quickstart, explorer, your radiographs."""

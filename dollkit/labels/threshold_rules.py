@@ -1,0 +1,148 @@
+"""Threshold rules of single findings, and the small CSV file that holds a tuned set of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from skimage.filters import threshold_otsu
+
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+
+RULES = ("otsu", "peak", "quantile")
+OTHER = "other"
+"""Entry for the findings that have none of their own."""
+
+PHANTOM = Path(__file__).with_name("phantom_thresholds.csv")
+"""Rules tuned on validation films of the phantom: the laptop profile with ``n_tune: 240``."""
+
+COLUMNS = ["finding", "rule", "smooth", "iou", "iou_otsu", "n"]
+_FORM = "use a share of the maximum in (0, 1), 'otsu', 'peak 0.5' or 'quantile 0.02'"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a map's threshold is found: kind in `RULES`, value in (0, 1) except for otsu."""
+
+    kind: str
+    value: float = 0.0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "otsu" else f"{self.kind} {self.value:g}"
+
+    def level(self, m: npt.NDArray[np.float32]) -> float:
+        """Threshold of one map (S, S) that is not constant."""
+        if self.kind == "otsu":
+            return float(threshold_otsu(m))
+        if self.kind == "peak":
+            return self.value * float(m.max())
+        return float(np.quantile(m, 1 - self.value))
+
+
+def parse(text: float | str, where: str = "threshold rule") -> Rule:
+    """A number is a share of the maximum; else ``otsu``, ``peak 0.5`` or ``quantile 0.02``."""
+    kind, _, value = text.strip().partition(" ") if isinstance(text, str) else ("peak", "", text)
+    if kind == "otsu" and value == "":
+        return Rule("otsu")
+    if kind not in ("peak", "quantile"):
+        # A file that was saved by other programs may hold plain numbers.
+        kind, value = "peak", text
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not 0 < number < 1:
+        raise InputError(f"{where} is {text!r}: {_FORM}")
+    return Rule(kind, number)
+
+
+def settings(text: str) -> dict[str, str | float]:
+    """Settings of `Distil` from one text.
+
+    Args:
+        text: ``otsu``, ``peak 0.5``, ``quantile 0.02``; ``tuned``: the phantom's rules; or the
+            path of a CSV file of rules, from the root of the repository: kernels work elsewhere.
+    """
+    if text == "tuned" or text.endswith(".csv"):
+        file = "" if text == "tuned" else str(paths.ROOT / text)
+        return {"threshold": "tuned", "thresholds": file}
+    rule = parse(text, "parameter 'threshold'")
+    value = {"peak": "level", "quantile": "area"}.get(rule.kind)
+    return {"threshold": rule.kind} | ({} if value is None else {value: rule.value})
+
+
+def rule_of(finding: str, thresholds: Mapping[str, float | str]) -> Rule:
+    """Rule of a finding; ``other``'s if it has none, Otsu's if there is no ``other`` either."""
+    return parse(thresholds.get(finding, thresholds.get(OTHER, "otsu")))
+
+
+def checked(thresholds: Mapping[str, float | str], smooths: Mapping[str, float]) -> None:
+    """Raise `InputError` for an unknown finding, a bad rule, or a sigma outside [0, 0.5]."""
+    for name, given in (("thresholds", thresholds), ("smooths", smooths)):
+        for finding in given:
+            if finding not in (*FINDINGS, OTHER):
+                known = ", ".join((*FINDINGS[1:], OTHER))
+                raise InputError(f"parameter {name!r}: unknown finding {finding!r}: use {known}")
+    for finding, text in thresholds.items():
+        parse(text, f"parameter 'thresholds', {finding}:")
+    for finding, sigma in smooths.items():
+        if not 0 <= sigma <= 0.5:
+            raise InputError(
+                f"parameter 'smooths', {finding}: {sigma} must lie in [0, 0.5], a share of the side"
+            )
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Write a table of `tuning.tune`, columns `COLUMNS`: whole or not at all, since the parts of
+    a stage write the same one at a time."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    table[COLUMNS].round(4).to_csv(part, index=False, lineterminator="\n")
+    part.replace(path)
+
+
+def read(path: Path | str) -> dict[str, dict[str, float | str]]:
+    """Rules and sigmas of a file, as `Distil` takes them.
+
+    Args:
+        path: CSV with the columns finding and rule, and perhaps smooth (share of the side; blank:
+            the setting of the run). Other columns are left alone.
+
+    Returns:
+        ``{"thresholds": {finding: rule}, "smooths": {finding: sigma}}``.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise InputError(f"{path}: no readable thresholds file ({error.strerror})") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"{path}: not a CSV file ({error})") from None
+    for column in ("finding", "rule"):
+        if column not in table:
+            raise InputError(f"{path}: column {column!r} is missing: it needs finding and rule")
+    twice = table["finding"][table["finding"].duplicated()]
+    if len(twice):
+        raise InputError(f"{path}: finding {twice.iloc[0]!r} stands there twice: keep one row")
+    thresholds: dict[str, float | str] = {}
+    smooths: dict[str, float | str] = {}
+    for at, row in enumerate(table.to_dict("records"), start=2):
+        where = f"{path}, row {at}, column"
+        thresholds[row["finding"]] = str(parse(row["rule"], f"{where} 'rule':"))
+        if row.get("smooth"):
+            try:
+                smooths[row["finding"]] = float(row["smooth"])
+            except ValueError:
+                raise InputError(
+                    f"{where} 'smooth': {row['smooth']!r} is no number: give a share of the side"
+                ) from None
+    try:
+        checked(thresholds, {k: float(v) for k, v in smooths.items()})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return {"thresholds": thresholds, "smooths": smooths}

@@ -1,0 +1,114 @@
+"""How fast a network learns: steps to a target, and the area under the validation curve.
+
+"95 % of the best" needs a best. An arm that never gets good reaches 95 % of *its own* best
+early, which is no efficiency. So arms are compared at a common target: 95 % of the lower of the
+two bests of a pair (same task, seed and fold), which both reach, so that nothing is censored.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from dollkit.common.statistics import Floats
+
+FRACTION = 0.95
+RUN = ["task", "network", "n_train", "tuning", "arm", "seed", "fold"]
+
+
+def _curve(part: pd.DataFrame) -> Floats:
+    """(n, 3) float64 of step, seconds, val_miou in order of steps; undefined values dropped."""
+    points = part[["step", "seconds", "val_miou"]].to_numpy(np.float64)
+    points = points[np.isfinite(points).all(1)]
+    return np.asarray(points[np.argsort(points[:, 0], kind="stable")])
+
+
+def first_reach(curve: Floats, target: float) -> tuple[float, float]:
+    """Step and seconds at which a curve first reaches ``target``; NaN if it never does.
+
+    Linear between evaluations: counting in whole evaluations would make runs look equal. Never
+    below the first positive step, as the ratio of two zeros is not defined.
+    """
+    hits = np.flatnonzero(curve[:, 2] >= target - 1e-12)
+    positive = np.flatnonzero(curve[:, 0] > 0)
+    if hits.size == 0 or positive.size == 0:
+        return float("nan"), float("nan")
+    at = int(hits[0])
+    if at < positive[0] or at == 0:
+        at = max(at, int(positive[0]))
+        return float(curve[at, 0]), float(curve[at, 1])
+    (step0, sec0, y0), (step1, sec1, y1) = curve[at - 1], curve[at]
+    part = float(np.clip((target - y0) / (y1 - y0), 0, 1)) if y1 > y0 else 1.0
+    return float(step0 + part * (step1 - step0)), float(sec0 + part * (sec1 - sec0))
+
+
+def area(curve: Floats, start: float, stop: float) -> float:
+    """Mean height of the curve over steps [start, stop] (trapezoids); NaN for an empty span."""
+    if len(curve) == 0 or not stop > start:
+        return float("nan")
+    inside = curve[(curve[:, 0] > start) & (curve[:, 0] < stop), 0]
+    grid = np.concatenate([[start], inside, [stop]])
+    return float(np.trapezoid(np.interp(grid, curve[:, 0], curve[:, 2]), grid) / (stop - start))
+
+
+def speed(curves: pd.DataFrame) -> pd.DataFrame:
+    """Steps and seconds to 95 % of the best validation mIoU, one row per trained network.
+
+    Columns `RUN`, best, steps_own, seconds_own (of the run's own best) and steps_random,
+    seconds_random (of the best of the random arm, tuned in full, same seed and fold; NaN where
+    it is never reached or there is no such run).
+    """
+    groups = {key: _curve(part) for key, part in curves.groupby(RUN, sort=True)}
+    rows: list[dict[str, object]] = []
+    for key, curve in groups.items():
+        task, network, n_train, _, _, seed, fold = key
+        reference = groups.get((task, network, n_train, "full", "random", seed, fold))
+        best = curve[:, 2].max() if len(curve) else np.nan
+        common = reference[:, 2].max() if reference is not None and len(reference) else np.nan
+        own = first_reach(curve, FRACTION * best)
+        other = first_reach(curve, FRACTION * common)
+        rows.append(
+            dict(zip(RUN, key, strict=True))
+            | {"best": best, "steps_own": own[0], "seconds_own": own[1]}
+            | {"steps_random": other[0], "seconds_random": other[1]}
+        )
+    columns = [*RUN, "best", "steps_own", "seconds_own", "steps_random", "seconds_random"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def paired_speed(curves: pd.DataFrame, arm: str, control: str) -> pd.DataFrame:
+    """Both arms' speed at a common target, one row per seed and fold that both have.
+
+    Args:
+        curves: rows of one task, network, training size and tuning.
+
+    Returns:
+        seed, fold, target, steps (arm), steps_control, log_ratio = log(steps_control / steps)
+        (positive: the arm is faster), area_gain (mean height of the arm's curve minus the
+        control's over the steps that both cover).
+    """
+    rows: list[dict[str, object]] = []
+    sides = {
+        name: {k: _curve(g) for k, g in curves[curves["arm"] == name].groupby(["seed", "fold"])}
+        for name in (arm, control)
+    }
+    for key in sorted(set(sides[arm]) & set(sides[control])):
+        a, b = sides[arm][key], sides[control][key]
+        if not (len(a) and len(b)):
+            continue
+        target = FRACTION * min(a[:, 2].max(), b[:, 2].max())
+        steps, other = first_reach(a, target)[0], first_reach(b, target)[0]
+        start, stop = max(a[0, 0], b[0, 0]), min(a[-1, 0], b[-1, 0])
+        rows.append(
+            {
+                "seed": key[0],
+                "fold": key[1],
+                "target": target,
+                "steps": steps,
+                "steps_control": other,
+                "log_ratio": float(np.log(other / steps)),
+                "area_gain": area(a, start, stop) - area(b, start, stop),
+            }
+        )
+    columns = ["seed", "fold", "target", "steps", "steps_control", "log_ratio", "area_gain"]
+    return pd.DataFrame(rows, columns=columns)

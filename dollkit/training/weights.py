@@ -1,0 +1,134 @@
+"""Weights on disk: safetensors and a small JSON of how to build the network. Never a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dollkit.common.errors import InputError, brief
+from dollkit.training import adapters, networks
+
+FILE = "weights.safetensors"
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def save(net: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
+    """Write `weights.safetensors` and, last, `model.json` with `config`."""
+    state = {k: v.contiguous().cpu() for k, v in net.state_dict().items()}
+    part = folder / f"{FILE}.part"
+    save_file(state, part)
+    part.replace(folder / FILE)
+    (folder / "model.json").write_text(json.dumps(dict(config), indent=1) + "\n")
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Config and tensors of a folder written by `save`."""
+    try:
+        config = json.loads((folder / "model.json").read_text())
+        state = load_file(folder / FILE)
+    except Exception as error:  # safetensors raises its own types
+        raise InputError(f"{folder}: no readable network there ({brief(error)})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{folder}/model.json: not the description of a network: train it again")
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{folder}/weights.safetensors: tensor {key} holds NaN or infinity")
+    return config, state
+
+
+def _described(folder: Path, make: Callable[..., Net], config: Mapping[str, Any]) -> Net:
+    """What ``model.json`` describes; what it does not describe well is an `InputError`."""
+    try:
+        return make(**config)
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}/model.json: describes no network ({brief(error)})") from None
+
+
+def _fit(net: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
+    own = net.state_dict()
+    for key in sorted(set(own) | set(state)):
+        have = tuple(state[key].shape) if key in state else "missing"
+        want = tuple(own[key].shape) if key in own else "no such tensor"
+        if have != want:
+            raise InputError(
+                f"{folder}/weights.safetensors: tensor {key} is {have}, the network of model.json "
+                f"needs {want}"
+            )
+    net.load_state_dict(state)
+
+
+def load(folder: Path, build: Callable[..., Net], where: torch.device) -> Net:
+    """A network in eval mode; weights that do not fit are an `InputError`.
+
+    Args:
+        build: makes the network from what `folder` says of it.
+    """
+    config, state = read(folder)
+    net = _described(folder, build, config)
+    _fit(net, state, folder)
+    net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.eval()
+
+
+def load_network(folder: Path, where: torch.device) -> nn.Module:
+    """A segmentation network in eval mode, see `load`."""
+    return load(folder, networks.build, where)
+
+
+def save_tuned(
+    net: nn.Module, names: list[str], tuning: str, path: Path, rank: int, made_by: str = ""
+) -> int:
+    """Write what a tuning trained, and nothing else, as one safetensors file.
+
+    Args:
+        net: a network after `adapters.prepare`, trained.
+        names: what `adapters.prepare` returned; under ``full`` every tensor of the state, because
+            batch-norm statistics move too.
+        tuning, rank: what it was given; they travel in the file's header.
+        made_by: what else tells the run, and the weights that it started from.
+
+    Returns:
+        Bytes of the file.
+    """
+    state = {k: v.contiguous() for k, v in adapters.tuned_state(net, names).items()}
+    part = path.with_suffix(".part")
+    save_file(state, part, metadata={"tuning": tuning, "rank": str(rank), "made_by": made_by})
+    part.replace(path)
+    return path.stat().st_size
+
+
+def load_tuned(net: nn.Module, path: Path, made_by: str = "") -> list[str]:
+    """Put a file of `save_tuned` onto a fresh network that holds the same pre-trained weights.
+
+    Args:
+        made_by: what the file must say of itself; "": anything.
+
+    Returns:
+        Names of the tensors that were loaded.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        tuning, rank = header["tuning"], int(header["rank"])
+    except Exception as error:  # safetensors raises its own types
+        raise InputError(f"{path}: no readable adapter checkpoint ({brief(error)})") from error
+    if made_by and header.get("made_by") != made_by:
+        raise InputError(f"{path}: made by {header.get('made_by')!r}, not by {made_by!r}")
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: tensor {key} holds NaN or infinity")
+    names = adapters.prepare(net, tuning, rank=rank)
+    if tuning == "full":
+        names = list(net.state_dict())
+    adapters.load_tuned(net, state, names)
+    return names

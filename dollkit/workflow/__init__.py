@@ -1,0 +1,1 @@
+"""Stages, their parameters, and how they are run; no stage imports this room, notebooks do."""

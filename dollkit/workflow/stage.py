@@ -1,0 +1,291 @@
+"""What every stage notebook does first and last: check its inputs, write its manifest.
+
+A stage reads artefact folders and writes one artefact folder. ``manifest.json`` is written
+last (temporary name, then rename): a folder without one is not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dollkit
+from dollkit.common import errors, machine, paths
+from dollkit.common.errors import InputError
+from dollkit.common.machine import Json, sha256
+from dollkit.common.shares import Part, mine
+from dollkit.workflow import parameters, stages
+
+MANIFEST = "manifest.json"
+EARLIER = ".report.json"
+"""Notes, until a stage has finished, which tables and figures it wrote the times before."""
+NOT_HASHED = "checkpoints"
+"""Subfolder of an artefact that holds what a killed run resumes from, and no result."""
+
+
+@dataclass
+class RunningStage:
+    """A stage between `begin` and `finish`."""
+
+    instance: str
+    path: Path
+    params: dict[str, Json]
+    notebook: Path
+    profile: str
+    matrix: stages.Matrix
+    started: datetime
+    clock: float
+    code: dict[str, str]
+    part: Part | None = None
+    input_hashes: dict[str, str] = field(default_factory=dict)
+
+    def input(self, name: str) -> Path:
+        """Folder of one input artefact, such as ``data`` or ``classifiers/resnet18``."""
+        if name not in self.input_hashes:
+            declared = stages.inputs_of(self.instance, self.matrix)
+            raise InputError(
+                f"stage {self.instance} does not read {name!r}; {errors.nearest(name, declared)}"
+            )
+        return paths.runs() / self.profile / name
+
+    def inputs(self, family: str) -> dict[str, Path]:
+        """Folders of all input artefacts of a family: name within the family -> folder.
+
+        What this stage and the family both vary over is left out of the name: fine-tuning a
+        PSPNet reads ``doll``, not ``pspnet-doll``.
+        """
+        names = [n for n in self.input_hashes if n.split("/")[0] == family]
+        if not names and family not in {f.split(":")[0] for f in self._families()}:
+            raise InputError(
+                f"stage {self.instance} reads no {family!r}; "
+                f"{errors.nearest(family, self._families())}"
+            )
+        shared = self.matrix.chosen(self.instance)
+        out: dict[str, Path] = {}
+        for name in names:
+            own = [v for p, v in self.matrix.chosen(name).items() if p not in shared]
+            out["-".join(own) or name.split("/", 1)[-1]] = self.input(name)
+        return out
+
+    def key(self, *without: str) -> str:
+        """Fingerprint of parameters, inputs, modules and the notebook's code: what a checkpoint
+        must match.
+
+        Args:
+            without: parameters and families of inputs that do not touch what is resumed.
+        """
+        settings = {k: v for k, v in self.params.items() if k not in without}
+        settings["precision"] = self.precision
+        inputs = {k: v for k, v in self.input_hashes.items() if k.split("/")[0] not in without}
+        text = json.dumps([settings, inputs, self.code, _cells(self.notebook)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def precision(self) -> str:
+        """Format of the heavy arithmetic: the parameter, with ``auto`` resolved."""
+        if "precision" not in self.params:
+            return "float32"
+        from dollkit.common import compute  # imports torch, which stages of tables do without
+
+        return compute.resolve_precision(str(self.params["precision"]))
+
+    @property
+    def planned(self) -> frozenset[str]:
+        """Instances of the profile, such as ``finetune/pspnet-lungs``.
+
+        A folder of an instance that has left the matrix may still be there: it is no result.
+        """
+        return frozenset(i for family in stages.STAGES for i in self.matrix.instances(family))
+
+    def _families(self) -> tuple[str, ...]:
+        return stages.family_of(self.instance).inputs
+
+    def finish(
+        self,
+        *,
+        seeds: Sequence[int] = (),
+        notes: Mapping[str, Any] | None = None,
+        outputs: Iterable[Path] = (),
+    ) -> Path:
+        """Hash what the stage wrote and write its manifest.
+
+        Args:
+            seeds: every seed that the stage's results depend on.
+            notes: anything else worth keeping, as plain JSON.
+            outputs: files written outside the artefact folder (tables and figures); what the
+                stage wrote there the time before and not now is deleted.
+
+        Returns:
+            Path of the manifest.
+        """
+        report = sorted(Path(f).resolve() for f in outputs)
+        for name in set(_earlier(self.path)) - {_within(f, paths.figures()) for f in report}:
+            (paths.figures() / name).unlink(missing_ok=True)  # no result of these parameters
+        (self.path / EARLIER).unlink(missing_ok=True)
+        files = sorted(
+            f
+            for f in self.path.rglob("*")
+            if f.is_file() and f.name != MANIFEST and NOT_HASHED not in f.parts[:-1]
+        )
+        manifest = {
+            "instance": self.instance,
+            "profile": self.profile,
+            "notebook": self.notebook.name,
+            "parameters": self.params,
+            "inputs": self.input_hashes,
+            "outputs": {f.relative_to(self.path).as_posix(): describe(f) for f in files},
+            "report": {_within(f, paths.figures()): describe(f) for f in report},
+            "code": {"dollkit": dollkit.__version__, **machine.commit(), "files": self.code},
+            "versions": machine.versions(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "threads": machine.threads(),
+            "device": machine.device(),
+            "precision": self.precision,
+            "seeds": list(seeds),
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self.clock, 3),
+            "peak_mb": machine.peak_mb(),
+            "notes": dict(notes or {}),
+        }
+        target = self.path / MANIFEST
+        text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        partial = target.with_suffix(".tmp")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+        return target
+
+
+def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
+    """Start a stage from its notebook's first cells.
+
+    Args:
+        stage: family or section name, such as ``labels`` or ``classifiers``.
+        namespace: the notebook's ``globals()``; the parameters that its ``parameters`` cell
+            declares are taken from there; those that the profile's matrix varies
+            (``architecture``, ``network``, ``arm``, ``task``) say which instance it is.
+
+    Returns:
+        The running stage; its folder exists, and an older manifest in it is gone.
+    """
+    kind = stages.family_of(stage)
+    notebook = parameters.notebooks() / kind.notebook
+    values = _values(notebook, namespace)
+    profile = values.get("profile")
+    if not isinstance(profile, str):
+        raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
+    items: dict[str, str] = {}
+    for listed, parameter in kind.over:
+        item = values.get(parameter)
+        if not isinstance(item, str) or not item:
+            raise InputError(f"{notebook}: say which of {listed} by '{parameter}'")
+        items[parameter] = item
+    name = stages.name_of(kind, items)
+    of = stages.matrix(profile)
+    hashes = {i: check_artefact(i, profile, needed_by=name) for i in stages.inputs_of(name, of)}
+    path = paths.runs() / profile / name
+    make_writable(path)
+    if earlier := _earlier(path):
+        (path / EARLIER).write_text(json.dumps(earlier), encoding="utf-8")
+    (path / MANIFEST).unlink(missing_ok=True)
+    return RunningStage(
+        instance=name,
+        path=path,
+        params=values,
+        notebook=notebook,
+        profile=profile,
+        matrix=of,
+        started=datetime.now(UTC),
+        clock=time.monotonic(),
+        # Now, not at the end: the modules may be edited while the stage runs.
+        code={_within(f, paths.ROOT): sha256(f) for f in stages.files_of(kind)},
+        part=mine(),
+        input_hashes=hashes,
+    )
+
+
+def _cells(notebook: Path) -> list[str]:
+    """Code of a notebook: its cells hold settings, too. Values of parameters count as such."""
+    return [source for source, tags in parameters.code_cells(notebook) if "parameters" not in tags]
+
+
+def _values(notebook: Path, namespace: Mapping[str, Any]) -> dict[str, Json]:
+    values: dict[str, Json] = {}
+    for name, parameter in parameters.declared(notebook).items():
+        if name not in namespace:
+            raise InputError(f"{notebook}: run its parameters cell first: '{name}' is not set")
+        if problem := parameters.mismatch(namespace[name], parameter.kind):
+            raise InputError(f"{notebook}: parameter '{name}' {problem}")
+        values[name] = parameters.coerce(namespace[name], parameter.kind)
+    return values
+
+
+def check_artefact(instance: str, profile: str, needed_by: str) -> str:
+    """SHA-256 of an artefact's manifest, once every file that it lists is there in full size."""
+    folder = paths.runs() / profile / instance
+    notebook = stages.family_of(instance).notebook
+    cure = f"run `make reproduce PROFILE={profile}` or {notebook} first"
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise InputError(f"stage {needed_by} needs {instance} ({folder} has no manifest): {cure}")
+    for name, described in manifest["outputs"].items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != described["bytes"]:
+            state = "is gone" if size is None else f"has {size} bytes, not {described['bytes']}"
+            raise InputError(
+                f"stage {needed_by} needs {instance}, but {file} {state}: "
+                f"delete {folder / MANIFEST}, then {cure}"
+            )
+    return sha256(folder / MANIFEST)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Manifest of an artefact folder; None where there is none (or none that can be read)."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and "outputs" in manifest else None
+
+
+def _earlier(folder: Path) -> list[str]:
+    """Tables and figures of the last finished run of a stage, and of `EARLIER`."""
+    found = set((read_manifest(folder) or {}).get("report", {}))
+    with contextlib.suppress(OSError, ValueError):
+        found |= set(json.loads((folder / EARLIER).read_text(encoding="utf-8")))
+    return sorted(f for f in found if not f.startswith(("/", "..")))
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder and prove that files can be written into it, or raise `InputError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to ({error.strerror}); make it writable, or choose "
+            f"another place by DOLLKIT_RUNS or DOLLKIT_FIGURES"
+        ) from None
+
+
+def describe(file: Path) -> dict[str, Json]:
+    """Size and hash of a file, as manifests hold them."""
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
+
+
+def _within(file: Path, folder: Path) -> str:
+    """Path relative to a folder, so that a manifest does not tell where it was made."""
+    return os.path.relpath(file, folder).replace(os.sep, "/")
