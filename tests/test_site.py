@@ -120,7 +120,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "figures" / "open" / "index.md").write_text(f"# Results\n\n{folded}")
     (root / "figures" / "open" / "figure1.png").write_bytes(b"a film that is not passed on")
     (root / "figures" / "open" / "figure4.png").write_bytes(b"curves")
-    shutil.copy(paths.PACKAGE / "common" / "errors.py", root / "dollkit")
+    (root / "dollkit" / "common").mkdir()
+    for name in ("__init__.py", "errors.py"):
+        shutil.copy(paths.PACKAGE / "common" / name, root / "dollkit" / "common")
     book = write_notebook(root / "notebooks" / "00_quickstart.ipynb", "print('said so')")
     content = json.loads(book.read_text())
     title = "# Quick\n\nAn equation,\n\n$$a_1 < \\frac{1}{2}$$\n\nand $\\beta$."
