@@ -19,7 +19,6 @@ from dollkit.common.errors import InputError
 from dollkit.labels import summary
 from dollkit.report import label_tables, robustness, tables
 from dollkit.report import rows as cases
-from dollkit.report import rows as settings
 
 DIGITS = 6
 """Significant digits of stored rows (`dollkit.report.rows.write_csv`)."""
@@ -109,7 +108,7 @@ class Rows:
     def edge_notes(self) -> list[str]:
         """Notes about chosen rates; without selection.csv those that Table 1 prints itself."""
         if self.has("selection.csv"):
-            return settings.at_the_edge(self.read("selection.csv", cases.SELECTION_COLUMNS))
+            return cases.at_the_edge(self.read("selection.csv", cases.SELECTION_COLUMNS))
         lines = self.text("table1.md").splitlines()
         return [line[2:] for line in lines if line.startswith(f"- {_EDGE}")]
 

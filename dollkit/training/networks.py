@@ -85,7 +85,7 @@ def build(
         classes: output channels (independent sigmoids).
         depth: encoder stages for PSPNet (3: stride 8, smp's default and PaddleSeg's stride);
             the others use five, whatever is given.
-        activation: as in `networks.encoder`.
+        activation: as in `encoder`.
 
     Returns:
         (n, 1, S, S) normalised films -> (n, classes, S, S) logits, S a multiple of 32; see

@@ -20,7 +20,6 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import OPACITY_CHILDREN, PATHOLOGIES
 from dollkit.data.phantom import canvas
 from dollkit.data.phantom import findings as disease
-from dollkit.data.phantom import findings as lung_findings
 from dollkit.data.phantom.anatomy import LEFT, RIGHT, build
 from dollkit.data.phantom.canvas import LUNG_DENSITY, MU_BONE, MU_METAL, MU_SOFT, Canvas
 from dollkit.data.phantom.devices import devices, side_marker
@@ -183,7 +182,7 @@ def _film(
         if not state[finding] or (finding == "Lung Opacity" and child):
             continue
         if finding == "Pneumonia" and covid:
-            place = lung_findings.infection
+            place = disease.infection
         stream = generator(seed, finding, image_id)
         place(c, stream, protocol.contrast[finding], protocol.extent[finding])
     if state["Support Devices"]:
