@@ -23,7 +23,6 @@ from dollkit.report import (
     tables,
 )
 from dollkit.report import rows as cases
-from dollkit.report import rows as settings
 from tests import synthetic_run as synthetic
 
 NOT_RUN = {"imagenet": "no weights"}
@@ -104,7 +103,7 @@ def make(folder: Path) -> Path:
         tables.table2(plain, runs, curves),
         tables.table3(rows, ablation),
     ]
-    notes = settings.at_the_edge(chosen)
+    notes = cases.at_the_edge(chosen)
     for number, table in enumerate(three, start=1):
         tables.write_numbered(number, table, folder, profile=profile, notes=notes)
     worth = label_tables.table(synthetic.pretraining_rows(), plain)

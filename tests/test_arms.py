@@ -24,7 +24,6 @@ from dollkit.data.images import IGNORE
 from dollkit.finetuning import grid, run
 from dollkit.finetuning import settings as cells
 from dollkit.finetuning import starts as arms
-from dollkit.finetuning import starts as inventory
 from dollkit.labels import Distil, make
 from dollkit.training import adapters, imagenet, networks, weights
 from dollkit.training.augment import NONE
@@ -108,7 +107,7 @@ def test_files_tell_what_is_copied_and_what_is_trained(tmp_path: Path) -> None:
     some = {"lora": ["doll"], "bn": ["doll"], "head": ["doll"], "adapter": ["random"], "bias": []}
     rates = {"full": [1e-3], "other": [1e-2]}
     whole = task_grid(tmp_path, given, tunings=cells.tunings_of(["doll"], some, rates), rank=2)
-    copied, trained = inventory.write(tmp_path, whole)
+    copied, trained = arms.write(tmp_path, whole)
     assert (tmp_path / "transfer.json").is_file()
     assert (tmp_path / "trainable.json").is_file()
     assert copied["imagenet"] == {"not_run": "no weights"}
@@ -136,7 +135,7 @@ def test_an_arm_that_copies_more_than_it_says_is_caught(tmp_path: Path) -> None:
         return []
 
     with pytest.raises(AssertionError, match="segmentation_head"):
-        inventory.transferred(task_grid(tmp_path, {"random": run.Start(sly)}))
+        arms.transferred(task_grid(tmp_path, {"random": run.Start(sly)}))
 
 
 def test_other_weights_make_an_arms_runs_anew(

@@ -13,7 +13,6 @@ from PIL import Image
 from dollkit.common.errors import InputError
 from dollkit.data.masks import Mask, MaskFile
 from dollkit.interactive.your_radiographs import __main__
-from dollkit.interactive.your_radiographs import read as looking
 from dollkit.interactive.your_radiographs import read as source
 from dollkit.interactive.your_radiographs.example import COLUMNS, write_example
 
@@ -81,7 +80,7 @@ def test_several_labels_in_one_file_are_refused(tmp_path: Path) -> None:
 def test_check_tells_what_the_masks_cover(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(folder, "--decode") == 0
     said = capsys.readouterr().out
-    frame, notes = looking.at_masks(read(folder))
+    frame, notes = source.at_masks(read(folder))
     assert notes == []
     assert frame["class"].tolist() == ["heart", "lungs"]
     truth = [

@@ -31,7 +31,6 @@ from dollkit.data.store import Store, open_store
 from dollkit.data.store_writer import StoreWriter
 from dollkit.finetuning import grid
 from dollkit.finetuning import run as finetuning
-from dollkit.finetuning import run as tuned
 from dollkit.labels import store as labelstore
 from dollkit.training import adapters, networks, weights
 from dollkit.training.augment import NONE
@@ -453,7 +452,7 @@ def test_a_kept_network_predicts_as_it_did(tmp_path: Path, tuning: str) -> None:
     assert path.stem == job.name
     assert not list((tmp_path / "out" / "jobs").glob("*.safetensors"))
     shown = grid.examples(whole, runs, tuning, 4)["prediction"][0]
-    net = tuned.restored(path, job, whole.config, 1, whole.starts["random"])
+    net = finetuning.restored(path, job, whole.config, 1, whole.starts["random"])
     rows = finetuning.split(whole.data.films, 0, 6, 4, 0).test[:4]
     with torch.inference_mode():
         again = net(compute.to_input(whole.data.images[rows], CPU)) > 0
@@ -467,7 +466,7 @@ def test_a_kept_network_predicts_as_it_did(tmp_path: Path, tuning: str) -> None:
     assert list(path.parent.iterdir()) == [path]
     other = finetuning.Start(lambda net: [], key="other weights")
     with pytest.raises(InputError, match="made by 'lungs pspnet random"):
-        tuned.restored(path, job, whole.config, 1, other)
+        finetuning.restored(path, job, whole.config, 1, other)
 
 
 def test_what_does_not_decide_a_job_does_not_stale_it(
