@@ -27,7 +27,7 @@ def test_the_quickstart_runs(opened: Opener, pictures: Path) -> None:
     book.picture(pictures / "notebooks" / "00_quickstart-run.png")
     code = [c for c in book.cells() if c["code"]]
     assert [c["number"] for c in code] == list(range(1, len(code) + 1))
-    drawing = [c for c in code if "show." in c["source"]]
+    drawing = [c for c in code if "in_notebook." in c["source"]]
     assert drawing
     assert [c["pictures"] for c in drawing if len(c["pictures"]) != 1 or not c["pictures"][0]] == []
     stored = json.loads((paths.ROOT / QUICKSTART).read_text(encoding="utf-8"))["cells"][-1]
