@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from dollkit.common import compute
 from dollkit.common.findings import apply_policy
 from dollkit.training import fit
 from dollkit.training.augment import Augmentation, augment
-from dollkit.training.checkpoint import Fit
-from dollkit.training.recipe import Batch, Recipe
+from dollkit.training.fit import Fit
+from dollkit.training.recipe import Batch, Recipe, order, parameter_groups
 
 
 def run(
@@ -65,7 +66,7 @@ def run(
     model = classifiers.create(architecture, 5, "silu", "lse", recipe.seed, where)
 
     def sample(step: int) -> Batch:
-        pick = fit.order(len(rows), recipe.batch, step, recipe.seed)
+        pick = order(len(rows), recipe.batch, step, recipe.seed)
         x = compute.to_input(store.images[rows[pick.numpy()]], where)
         return x, y[pick.to(where)]
 
@@ -93,7 +94,7 @@ def run(
         return once
 
     bare = copy.deepcopy(model).train()
-    groups = fit.parameter_groups(bare, recipe.weight_decay)
+    groups = parameter_groups(bare, recipe.weight_decay)
     optimiser = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
     held = sample(0)
 
@@ -127,9 +128,7 @@ def run(
         "loop_ratio_augmented": round(ratio(rates, "augmented", "bare"), 3),
         "loop_films_per_s": median(rates["loop"]),
         "loop_bare_films_per_s": median(rates["bare"]),
-        "loop_wait_share": round(
-            sum(f.waited for f in measured) / sum(f.trained for f in measured), 4
-        ),
+        "loop_wait_share": round(fmean(f.history[-1]["wait_share"] for f in measured), 4),
         "loop_bf16_speedup": round(ratio(rates, "bf16", "float32"), 3) if both else None,
         "loop_setting": {
             "architecture": architecture, "batch": recipe.batch, "size": store.size,

@@ -27,22 +27,21 @@ from dollkit.labels.make import make_labels
 from dollkit.labels.store import LabelStore
 from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
-from dollkit.training.checkpoint import Fit
-from dollkit.training.fit import fit
-from dollkit.training.losses import weighted_bce_dice
-from dollkit.training.recipe import Recipe, order
+from dollkit.training.fit import Fit, fit
+from dollkit.training.recipe import Batch, Recipe, order, weighted_bce_dice
 
 STARTS = ("classifier", "random")
 REPEAT = "repeat"
 Rows = npt.NDArray[np.int64]
-Targets = Callable[[Rows], npt.NDArray[np.uint8]]
+U8 = npt.NDArray[np.uint8]
+Targets = Callable[[Rows], U8]
 
 
 def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets:
     """What each pre-training arm is taught on a film.
 
     ``doll``: its labels. ``gradcam``, ``single``, ``plain``: the same, with `labels` from
-    `armlabels`. ``shuffled``: the labels of another film (a fixed permutation without fixed
+    `labels_of`. ``shuffled``: the labels of another film (a fixed permutation without fixed
     points): same shapes, same frequencies, no relation to the film. ``prior``: for each positive
     finding the mean label of that finding, cut at the finding's mean area: the anatomy, and of
     this film no more than any of the up to 500 labels in the mean. ``truth``: the true masks,
@@ -54,35 +53,27 @@ def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets
     if arm in ("doll", *OWN_LABELS):
         return lambda rows: labels.targets(rows, store.states[rows])
     if arm == "shuffled":
-        rows = labels.rows
-        turned = np.random.default_rng(compute.derive(seed, 4)).permutation(len(rows))
-        other = dict(zip(rows[turned].tolist(), rows[np.roll(turned, 1)].tolist(), strict=True))
-
-        def shuffled(asked: Rows) -> npt.NDArray[np.uint8]:
-            swapped = np.array([other[int(r)] for r in asked])
-            return labels.targets(swapped, store.states[swapped])
-
-        return shuffled
+        return _shuffled(store, labels, seed)
     if arm == "prior":
-        return _prior(labels, store)
+        return _prior(store, labels)
     if arm == "truth":
-        missing = [f for f in PATHOLOGIES if f not in store.mask_classes]
-        if missing:
-            raise InputError(
-                f"arm 'truth': {store.path} has no masks of {missing[0]}; true masks exist on "
-                "the phantom only"
-            )
-
-        def truth(asked: Rows) -> npt.NDArray[np.uint8]:
-            out = np.full((len(asked), len(FINDINGS), store.size, store.size), IGNORE, np.uint8)
-            out[:, 1:] = store.masks(asked, list(PATHOLOGIES))
-            return out
-
-        return truth
+        return _truth(store)
     raise InputError(f"parameter 'arm' is {arm!r}: use one of {', '.join(PRETRAINED)}")
 
 
-def _prior(labels: LabelStore, store: Store) -> Targets:
+def _shuffled(store: Store, labels: LabelStore, seed: int) -> Targets:
+    rows = labels.rows
+    turned = np.random.default_rng(compute.derive(seed, 4)).permutation(len(rows))
+    other = dict(zip(rows[turned].tolist(), rows[np.roll(turned, 1)].tolist(), strict=True))
+
+    def shuffled(asked: Rows) -> U8:
+        swapped = np.array([other[int(r)] for r in asked])
+        return labels.targets(swapped, store.states[swapped])
+
+    return shuffled
+
+
+def _prior(store: Store, labels: LabelStore) -> Targets:
     size = int(labels.meta["size"])
     drawn = np.zeros((len(FINDINGS), size, size), np.uint8)
     finding = labels.pairs["finding"].to_numpy()
@@ -101,7 +92,7 @@ def _prior(labels: LabelStore, store: Store) -> Targets:
     for row, f in zip(labels.pairs["row"], finding, strict=True):
         held.setdefault(int(row), []).append(FINDINGS.index(f))
 
-    def prior(asked: Rows) -> npt.NDArray[np.uint8]:
+    def prior(asked: Rows) -> U8:
         out = np.zeros((len(asked), len(FINDINGS), size, size), np.uint8)
         out[store.states[asked] == UNCERTAIN] = IGNORE  # as in the labels themselves
         for i, row in enumerate(asked):
@@ -112,31 +103,40 @@ def _prior(labels: LabelStore, store: Store) -> Targets:
     return prior
 
 
+def _truth(store: Store) -> Targets:
+    missing = [f for f in PATHOLOGIES if f not in store.mask_classes]
+    if missing:
+        raise InputError(
+            f"arm 'truth': {store.path} has no masks of {missing[0]}; true masks exist on "
+            "the phantom only"
+        )
+
+    def truth(asked: Rows) -> U8:
+        out = np.full((len(asked), len(FINDINGS), store.size, store.size), IGNORE, np.uint8)
+        out[:, 1:] = store.masks(asked, list(PATHOLOGIES))
+        return out
+
+    return truth
+
+
 def truth_if_known(store: Store, labels: LabelStore) -> Targets | None:
     """True masks, to watch pre-training by, where the data set has them; else None."""
-    if all(f in store.mask_classes for f in PATHOLOGIES):
-        return targets_of("truth", store, labels, 0)
-    return None
+    return _truth(store) if set(PATHOLOGIES) <= set(store.mask_classes) else None
 
 
 def taught_iou(targets: Targets, truth: Targets, rows: Rows) -> float:
     """IoU of what an arm is taught with the truth: mean over films, then over findings.
 
-    Counted as ``valid_true_iou`` is for the network's own output: pixels that the arm ignores are
-    not drawn, and a film without the finding does not count.
+    As ``valid_true_iou`` of the network's own output: pixels that the arm ignores are not drawn,
+    and a film without the finding does not count.
     """
-    parts = []
-    for i in range(0, len(rows), 32):
-        some = rows[i : i + 32]
-        parts.append(_overlap(targets(some) == 1, truth(some)))
-    return _mean(parts)
+    return _mean([_overlap(targets(some) == 1, truth(some)) for some in _in_turns(rows)])
 
 
 def folders_of(folder: Path, repeats: int) -> list[Path]:
     """Where the networks of an arm go that are trained alike but for their seed.
 
-    The first one lies in the folder itself, so that who needs one network need not know of more.
-    What is left of a run with more of them is deleted.
+    The first one goes into the folder itself. What is left of a run with more is deleted.
     """
     wanted = [folder, *(folder / f"{REPEAT}{number}" for number in range(1, repeats))]
     for old in set(folder.glob(f"{REPEAT}*")) - set(wanted):
@@ -165,15 +165,9 @@ def parts(store: Store, labels: LabelStore) -> tuple[Rows, Rows]:
 
 
 def network(
-    kind: str,
-    encoder: str,
-    depth: int,
-    activation: str,
-    start: str,
-    classifiers: Mapping[str, Path],
-    seed: int,
-    where: torch.device,
-) -> nn.Module:
+    kind: str, encoder: str, depth: int, activation: str, start: str,
+    classifiers: Mapping[str, Path], seed: int, where: torch.device,
+) -> nn.Module:  # fmt: skip
     """The network to pre-train, its backbone from the classifier or at random."""
     if start not in STARTS:
         raise InputError(f"parameter 'start' is {start!r}: use {' or '.join(STARTS)}")
@@ -188,21 +182,10 @@ def network(
 
 
 def pretrain(
-    net: nn.Module,
-    store: Store,
-    rows: Rows,
-    held_out: Rows,
-    targets: Targets,
-    recipe: Recipe,
-    *,
-    background: float,
-    dice: float,
-    augmentation: Augmentation,
-    folder: Path | None,
-    truth: Targets | None = None,
-    label: str = "",
-    key: str = "",
-) -> Fit:
+    net: nn.Module, store: Store, rows: Rows, held_out: Rows, targets: Targets, recipe: Recipe, *,
+    background: float, dice: float, augmentation: Augmentation, folder: Path | None,
+    truth: Targets | None = None, label: str = "pre-training", key: str = "",
+) -> Fit:  # fmt: skip
     """Train the whole network on label channels; it ends with its last weights.
 
     Args:
@@ -210,33 +193,27 @@ def pretrain(
         rows: films to train on; the same films and number of steps for every arm.
         held_out: labelled films kept for validation.
         targets: from `targets_of`.
-        background, dice: see `losses.weighted_bce_dice`.
-        truth: with it, the validation IoU against true masks is logged too (``valid_true_iou``).
-
-    Returns:
-        The `Fit`; history has valid_loss, valid_iou and, with `truth`, valid_true_iou.
+        background, dice: see `recipe.weighted_bce_dice`.
+        truth: with it, history has the validation IoU against true masks too (``valid_true_iou``).
     """
-    where = next(net.parameters()).device
+    device = next(net.parameters()).device
 
     def load(asked: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        x = compute.to_input(store.images[asked], where)
-        return x, torch.from_numpy(targets(asked)).to(where)
+        x = compute.to_input(store.images[asked], device)
+        return x, torch.from_numpy(targets(asked)).to(device)
 
-    def sample(step: int) -> tuple[torch.Tensor, ...]:
+    def sample(step: int) -> Batch:
         pick = order(len(rows), recipe.batch, step, recipe.seed).numpy()
         x, y = load(rows[pick])
         rng = compute.generator(recipe.seed, 3, step)
-        x, warped = augment(x, y, augmentation, rng, fill_mask=IGNORE)
-        assert warped is not None
-        return x, warped
+        return augment(x, y, augmentation, rng, fill_mask=IGNORE)  # type: ignore[return-value]
 
-    def loss(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
         return weighted_bce_dice(model(batch[0]), batch[1], background, dice)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         losses, own, true = [], [], []
-        for i in range(0, len(held_out), 32):
-            asked = held_out[i : i + 32]
+        for asked in _in_turns(held_out):
             x, y = load(asked)
             logits = model(x).float()
             losses.append(float(weighted_bce_dice(logits, y, background, dice)))
@@ -245,31 +222,21 @@ def pretrain(
             if truth is not None:
                 true.append(_overlap(drawn, truth(asked)))
         row = {"valid_loss": float(np.mean(losses)), "valid_iou": _mean(own)}
-        if truth is not None:
-            row["valid_true_iou"] = _mean(true)
-        return row
+        return row if truth is None else {**row, "valid_true_iou": _mean(true)}
 
     return fit(
-        net,
-        sample,
-        loss,
-        recipe,
-        evaluate=evaluate,
-        score="valid_iou",
-        folder=folder,
-        label=label,
-        key=key,
-    )
+        net, sample, loss, recipe, evaluate=evaluate, score="valid_iou", folder=folder,
+        label=label, key=key,
+    )  # fmt: skip
 
 
-def _overlap(
-    drawn: npt.NDArray[np.bool_], target: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.float64]:
+def _in_turns(rows: Rows, batch: int = 32) -> list[Rows]:
+    return [rows[i : i + batch] for i in range(0, len(rows), batch)]
+
+
+def _overlap(drawn: npt.NDArray[np.bool_], target: U8) -> npt.NDArray[np.float64]:
     """IoU per (film, channel) where the target has an object; ignored pixels do not count."""
-    known = target != IGNORE
-    value = metrics.iou(
-        *metrics.counts((drawn & known).astype(np.uint8), (target == 1).astype(np.uint8))
-    )
+    value = metrics.iou(*metrics.counts(drawn, target))
     value[~(target == 1).any((2, 3))] = np.nan
     return value
 
@@ -278,19 +245,15 @@ def _mean(parts: list[npt.NDArray[np.float64]]) -> float:
     return metrics.mean_iou(np.concatenate(parts))
 
 
-# How to pre-train: a modern recipe, and that of PSSL, the predecessor whose code is public.
-#
-# The paper's own optimiser is not known to us. ``modern`` is our choice: AdamW, linear warm-up,
-# cosine. ``pssl`` takes from PaddleSeg's ``configs/pssl/stdc1_seg_pssl.yml`` (PSSL, arXiv
-# 2207.03335): SGD with momentum 0.9, rate 0.01 that stays as it is (its step decay comes after the
-# last step) and is a tenth of it in the backbone, weight decay 4e-5, cross-entropy alone,
-# background weight 0.1. Not taken over: the softmax (findings overlap), its crops, batch 96 and ten
-# passes; ours remain the clipped gradient and no weight decay of norms and biases.
+# How to pre-train. ``modern`` is our choice: the paper's own optimiser is not known to us. ``pssl``
+# is that of PSSL (arXiv 2207.03335), the predecessor whose code is public: PaddleSeg's
+# ``configs/pssl/stdc1_seg_pssl.yml``, whose step decay comes after the last step. Not taken over:
+# the softmax (findings overlap), its crops, batch 96 and ten passes.
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of a pre-training run that a preset decides; see `Recipe` and `losses`."""
+    """Settings of a pre-training run that a preset decides; see `Recipe` and its loss."""
 
     optimizer: str
     lr: float
@@ -302,24 +265,13 @@ class Preset:
 
 
 PRESETS = {
-    "modern": Preset(
-        "adamw", lr=2e-3, weight_decay=1e-2, background=0.1, dice=0.5,
-        schedule="cosine", backbone=1.0,
-    ),
-    "pssl": Preset(
-        "sgd", lr=1e-2, weight_decay=4e-5, background=0.1, dice=0.0,
-        schedule="constant", backbone=0.1,
-    ),
-}  # fmt: skip
+    "modern": Preset("adamw", 2e-3, 1e-2, 0.1, 0.5, "cosine", 1.0),
+    "pssl": Preset("sgd", 1e-2, 4e-5, 0.1, 0.0, "constant", 0.1),
+}
 
 
 def settings(preset: str, **given: float | str | None) -> Preset:
-    """A preset, with what is given in place of its own; None leaves it.
-
-    Args:
-        preset: name in `PRESETS`.
-        given: fields of `Preset`.
-    """
+    """A preset of `PRESETS`, with the fields that are given in place of its own; None leaves it."""
     if preset not in PRESETS:
         raise InputError(f"parameter 'preset' is {preset!r}: use one of {', '.join(PRESETS)}")
     chosen = replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
@@ -333,12 +285,7 @@ def settings(preset: str, **given: float | str | None) -> Preset:
 def recipe(
     chosen: Preset, steps: int, batch: int, evaluate_every: int, precision: str, seed: int
 ) -> Recipe:
-    """The recipe of a pre-training run.
-
-    Args:
-        chosen: from `settings`.
-        steps, batch, evaluate_every, precision, seed: see `Recipe`.
-    """
+    """The recipe of a pre-training run, of what `settings` chose."""
     own = {k: v for k, v in asdict(chosen).items() if k not in ("background", "dice")}
     return Recipe(
         steps=steps, batch=batch, evaluate_every=evaluate_every, precision=precision, seed=seed,
@@ -346,33 +293,25 @@ def recipe(
     )  # fmt: skip
 
 
-# Labels of the pre-training arms that are not those of the label set.
-#
-# Each takes one thing away from DoLL and leaves the rest: films, findings, networks, steps. Arm
+# Labels of the arms that have their own. Each takes one thing away from DoLL and leaves the rest.
 # ``gradcam`` takes Integrated Gradients: Grad-CAM's coarse maps go through the same settings
-# (thresholds tuned on Integrated Gradients among them: nothing is tuned for Grad-CAM). ``single``
-# takes the committee: the classifier with the best validation AUROC stands alone. ``plain`` takes
-# what distils and boosts: mean over classifiers of the maps' magnitude from a black baseline,
-# Otsu's threshold, no smoothing, no guided filter, no ignore band.
-
+# (nothing is tuned for them). ``single`` takes the committee: the classifier with the best
+# validation AUROC stands alone. ``plain`` takes what distils and boosts: mean over classifiers of
+# the maps' magnitude from a black baseline, Otsu's threshold, no smoothing, no guided filter, no
+# ignore band.
 
 PLAIN = Distil(part="magnitude", trust="all", smooth=0.0, guide=0.0, threshold="otsu", ignore=1.0)
 
 
 def labels_of(
-    arm: str,
-    store: Store,
-    labels: LabelStore,
-    classifiers: Mapping[str, Path],
-    folder: Path,
+    arm: str, store: Store, labels: LabelStore, classifiers: Mapping[str, Path], folder: Path,
     where: torch.device,
-) -> LabelStore:
+) -> LabelStore:  # fmt: skip
     """The labels that an arm's targets are made from.
 
     Args:
-        arm: one of `armnames.OWN_LABELS` explains anew, shard by shard: a killed call goes on
+        arm: one of `arm_names.OWN_LABELS` explains anew, shard by shard: a killed call goes on
             where it stopped; any other arm takes `labels` as they are.
-        store: the films.
         labels: the label set of the run.
         classifiers: folders of the classifiers that made `labels`, by name.
         folder: gets the arm's labels.

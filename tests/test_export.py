@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError
-from dollkit.training import networks, weights
-from dollkit.workflow import export_network
+from dollkit.training import export, networks, weights
 from tests import far
 
 STRANGER = """
@@ -45,14 +44,15 @@ save_file(out, "logits.safetensors")
 """
 
 
+@pytest.mark.slow
 def test_a_stranger_gets_equal_logits(tmp_path: Path) -> None:
     x = torch.randn(3, 1, 64, 64)
     save_file({"x": x}, tmp_path / "films.safetensors")
     wanted = {}
     for activation, kind in (("relu", "pspnet"), ("silu", "deeplabv3plus")):
         with compute.seeded(1):
-            net = networks.build(kind, "tu-resnet10t", 14, activation=activation)
-        export_network.export(net.to(memory_format=torch.channels_last), tmp_path / activation, 64)  # type: ignore[call-overload]
+            net = networks.build(kind, "tu-test_resnet", 14, activation=activation)
+        export.export(net.to(memory_format=torch.channels_last), tmp_path / activation, 64)  # type: ignore[call-overload]
         assert net.training  # the caller's network is left as it is
         with torch.no_grad():
             wanted[activation] = net.eval()(x)
@@ -70,18 +70,18 @@ def test_a_stranger_gets_equal_logits(tmp_path: Path) -> None:
 def test_the_card_says_what_the_folder_holds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    net = networks.build("unet", "tu-resnet10t", 14)
+    net = networks.build("unet", "tu-test_resnet", 14)
     weights.save(net, tmp_path, networks.config_of(net))
     (tmp_path / "manifest.json").write_text('{"instance": "pretrain/pspnet-prior", "outputs": {}}')
-    assert export_network.main([str(tmp_path), str(tmp_path / "out"), "--side", "64"]) == 0
+    assert export.main([str(tmp_path), str(tmp_path / "out"), "--side", "64"]) == 0
     capsys.readouterr()
     card = (tmp_path / "out" / "README.md").read_text()
     assert all(f.name in card for f in (tmp_path / "out").iterdir() if f.name != "README.md")
     assert "activation silu" in card
     assert "stage pretrain/pspnet-prior." in card
     assert "Pneumothorax" in card
-    assert "smp.Unet(encoder_name='tu-resnet10t'" in card
-    assert export_network.main([str(tmp_path), str(tmp_path / "out"), "--side", "50"]) == 2
+    assert "smp.Unet(encoder_name='tu-test_resnet'" in card
+    assert export.main([str(tmp_path), str(tmp_path / "out"), "--side", "50"]) == 2
     assert "'side' is 50" in capsys.readouterr().err
     with pytest.raises(InputError, match="multiple of 32"):
-        export_network.export(net, tmp_path, 0)
+        export.export(net, tmp_path, 0)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from dollkit.common.errors import InputError
-from dollkit.finetuning import settings
-from dollkit.finetuning.settings import Cell, cells_of, sizes_of
+from dollkit.finetuning import grid
+from dollkit.finetuning.grid import Cell, cells_of, sizes_of
 from dollkit.report.label_efficiency import (
     caption,
     figure5,
@@ -43,9 +43,7 @@ def test_what_there_is_not_is_left_out_and_told(caplog: pytest.LogCaptureFixture
 
 
 def test_sizes_take_the_rates_of_full_tuning() -> None:
-    tunings = settings.tunings_of(
-        ["random", "doll"], {"bn": ["doll"]}, {"full": [1.0], "bn": [2.0]}
-    )
+    tunings = grid.tunings_of(["random", "doll"], {"bn": ["doll"]}, {"full": [1.0], "bn": [2.0]})
     assert cells_of(tunings, 8, {4: ["doll"]}) == [
         Cell("random", "full", 8, [1.0]),
         Cell("doll", "full", 8, [1.0]),

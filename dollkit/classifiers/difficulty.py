@@ -33,7 +33,7 @@ def linear_probe(store: Store) -> pd.DataFrame:
     """Test AUROC of a logistic regression per pathology, its penalty chosen on validation.
 
     Returns:
-        Columns finding, auroc, penalty; pathologies with both classes in every split.
+        Columns finding, linear_auroc; pathologies with both classes in every split.
     """
     parts = {s: split_rows(store, s) for s in ("train", "valid", "test")}
     x = {s: thumbnails(np.asarray(store.images[rows])) for s, rows in parts.items()}
@@ -44,20 +44,16 @@ def linear_probe(store: Store) -> pd.DataFrame:
         y = {s: store.states[r, FINDINGS.index(finding)] == POSITIVE for s, r in parts.items()}
         if not all(0 < v.sum() < len(v) for v in y.values()):
             continue
-        best = (-1.0, 0.0, float("nan"))
-        for c in PENALTIES:
-            model = LogisticRegression(C=c, max_iter=500).fit(x["train"], y["train"])
-            held, test = (
-                float(
-                    metrics.weighted_auroc(
-                        y[s], model.decision_function(x[s]), np.ones((1, len(x[s])))
-                    )[0]
-                )
+        tried = []
+        for penalty in PENALTIES:
+            model = LogisticRegression(C=penalty, max_iter=500).fit(x["train"], y["train"])
+            valid, test = (
+                metrics.weighted_auroc(y[s], model.decision_function(x[s]), np.ones((1, len(y[s]))))
                 for s in ("valid", "test")
             )
-            best = max(best, (held, c, test))
-        rows.append({"finding": finding, "auroc": best[2], "penalty": best[1]})
-    return pd.DataFrame(rows, columns=["finding", "auroc", "penalty"])
+            tried.append((float(valid[0]), penalty, float(test[0])))
+        rows.append((finding, max(tried)[2]))
+    return pd.DataFrame(rows, columns=["finding", "linear_auroc"])
 
 
 def prior_overlap(store: Store) -> pd.DataFrame:
@@ -66,35 +62,24 @@ def prior_overlap(store: Store) -> pd.DataFrame:
     Returns:
         Columns finding, mobile, iou_prior, n; pathologies whose masks are known in both splits.
     """
-    train, test = split_rows(store, "train"), split_rows(store, "test")
     rows = []
-    for finding in PATHOLOGIES:
-        if finding not in store.mask_classes:
-            continue
-        positive = [
-            r[(store.states[r, FINDINGS.index(finding)] == POSITIVE)
-              & store.mask_valid(r, [finding])[:, 0]]
-            for r in (train, test)
-        ]  # fmt: skip
-        if not all(len(r) for r in positive):
-            continue
-        mean = store.masks(positive[0], [finding])[:, 0].mean(0, dtype=np.float32)
-        truth = store.masks(positive[1], [finding])[:, 0]
-        truth = truth[truth.any((1, 2))]
-        if not len(truth):
-            continue
-        overlap = metrics.iou_matched(np.broadcast_to(mean, truth.shape), truth)
-        rows.append(
-            {"finding": finding, "mobile": finding in MOBILE, "iou_prior": overlap.mean(),
-             "n": len(truth)}
-        )  # fmt: skip
+    for finding in (f for f in PATHOLOGIES if f in store.mask_classes):
+        positive = store.states[:, FINDINGS.index(finding)] == POSITIVE
+        train, test = (
+            store.masks(r[positive[r] & store.mask_valid(r, [finding])[:, 0]], [finding])[:, 0]
+            for r in (split_rows(store, "train"), split_rows(store, "test"))
+        )
+        test = test[test.any((1, 2))]
+        if len(train) and len(test):
+            mean = np.broadcast_to(train.mean(0, dtype=np.float32), test.shape)
+            overlap = metrics.iou_matched(mean, test).mean()
+            rows.append((finding, finding in MOBILE, overlap, len(test)))
     return pd.DataFrame(rows, columns=["finding", "mobile", "iou_prior", "n"])
 
 
 def table(store: Store) -> pd.DataFrame:
     """Both scores side by side: finding, linear_auroc, iou_prior, mobile, n; last row ``macro``."""
-    linear = linear_probe(store).rename(columns={"auroc": "linear_auroc"})
-    both = linear.merge(prior_overlap(store), on="finding", how="left").drop(columns="penalty")
+    both = linear_probe(store).merge(prior_overlap(store), on="finding", how="left")
     if both.empty:
         return both
     macro = {"finding": "macro", "linear_auroc": both["linear_auroc"].mean()}

@@ -23,10 +23,9 @@ from dollkit.common.findings import FINDINGS, PATHOLOGIES, apply_policy
 from dollkit.data.store import Store
 from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
-from dollkit.training.checkpoint import Fit
-from dollkit.training.fit import fit
+from dollkit.training.fit import Fit, fit
 from dollkit.training.networks import encoder
-from dollkit.training.recipe import Recipe, order
+from dollkit.training.recipe import Batch, Recipe, order
 
 METRICS = ["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", "ap", "n_pos", "n"]
 """Columns of ``metrics.csv``."""
@@ -44,11 +43,9 @@ class Classifier(nn.Module):
         if pooling not in {"avg", "lse"}:
             raise InputError(f"parameter 'pooling' is {pooling!r}: use avg or lse")
         self.config: dict[str, str | int] = {
-            "architecture": architecture,
-            "depth": depth,
-            "activation": activation,
+            "architecture": architecture, "depth": depth, "activation": activation,
             "pooling": pooling,
-        }
+        }  # fmt: skip
         self.pooling = pooling
         self.encoder = encoder(architecture, depth, activation)
         self.head = nn.Conv2d(int(self.encoder.out_channels[-1]), len(FINDINGS), 1)  # type: ignore[index]
@@ -78,17 +75,10 @@ def create(
 
 
 def train(
-    model: Classifier,
-    store: Store,
-    policy: str,
-    recipe: Recipe,
-    augmentation: Augmentation,
-    folder: Path | None,
-    quiet: bool = False,
-    small: int = 0,
-    key: str = "",
-) -> Fit:
-    """Train on split ``train``, keep the checkpoint that is best on split ``valid``.
+    model: Classifier, store: Store, policy: str, recipe: Recipe, augmentation: Augmentation,
+    folder: Path | None, quiet: bool = False, small: int = 0, key: str = "",
+) -> Fit:  # fmt: skip
+    """Train on split ``train``; `model` ends with the weights that are best on split ``valid``.
 
     Loss: binary cross-entropy per observation, weight 0 where the policy ignores a label.
     The score is the mean validation AUROC over the pathologies that have both classes there.
@@ -96,78 +86,58 @@ def train(
     With `small`, the first half of the steps sees films of that side (progressive resizing): the
     network is convolutional, and early steps learn as much from coarse films at a fraction of
     the cost. Validation always sees full films.
-
-    Returns:
-        The `Fit`; `model` holds the best weights.
     """
     if small and (small % 32 or not 32 <= small <= store.images.shape[-1]):
         raise InputError(
             f"parameter 'small' is {small}: use 0, or a multiple of 32 up to the films' side "
             f"{store.images.shape[-1]}"
         )
-    rows = split_rows(store, "train")
-    valid = split_rows(store, "valid")
+    rows, valid = split_rows(store, "train"), split_rows(store, "valid")
     targets, weights = apply_policy(store.states[rows], policy)
+    truth, valid_weights = apply_policy(store.states[valid], policy)
     known = [c for c in range(len(FINDINGS)) if targets[:, c].any()]
     if not known:
         raise InputError(f"{store.path}: no finding has a positive film in split 'train'")
+    device = next(model.parameters()).device
     keep = torch.zeros(len(FINDINGS))
     keep[known] = 1.0
-    where = next(model.parameters()).device
-    y = torch.from_numpy(targets).to(where)
-    w = torch.from_numpy(weights).to(where) * keep.to(where)
-    images = store.images
+    y = torch.from_numpy(targets).to(device)
+    w = torch.from_numpy(weights).to(device) * keep.to(device)
 
-    def sample(step: int) -> tuple[torch.Tensor, ...]:
+    def sample(step: int) -> Batch:
         pick = order(len(rows), recipe.batch, step, recipe.seed)
-        x = compute.to_input(images[rows[pick.numpy()]], where)
-        rng = compute.generator(recipe.seed, 3, step)
-        x, _ = augment(x, None, augmentation, rng)
+        x = compute.to_input(store.images[rows[pick.numpy()]], device)
+        x, _ = augment(x, None, augmentation, compute.generator(recipe.seed, 3, step))
         if small and step < recipe.steps // 2:
             x = F.interpolate(x, size=(small, small), mode="bilinear", antialias=True)
-        pick = pick.to(where)
+        pick = pick.to(device)
         return x, y[pick], w[pick]
 
-    def loss(net: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def loss(net: nn.Module, batch: Batch) -> torch.Tensor:
         x, target, weight = batch
         value = F.binary_cross_entropy_with_logits(
             net(x).float(), target, weight=weight, reduction="sum"
         )
         return value / weight.sum().clamp_min(1.0)
 
-    truth, valid_weight = apply_policy(store.states[valid], policy)
-
     def evaluate(net: nn.Module) -> dict[str, float]:
-        logits = predict(net, images, valid, where)
-        loss_value = F.binary_cross_entropy_with_logits(
-            torch.from_numpy(logits[:, known]),
-            torch.from_numpy(truth[:, known]),
-            weight=torch.from_numpy(valid_weight[:, known]),
+        logits = predict(net, store.images, valid, device)
+        value = F.binary_cross_entropy_with_logits(
+            *(torch.from_numpy(v[:, known]) for v in (logits, truth, valid_weights))
         )
+        scored = [c for c in known if FINDINGS[c] in PATHOLOGIES]
+        own = valid_weights.T.astype(float)
         areas = [
-            metrics.weighted_auroc(
-                truth[:, c] > 0.5,
-                logits[:, c].astype(float),
-                valid_weight[None, :, c].astype(float),
-            )[0]
-            for c in known
-            if FINDINGS[c] in PATHOLOGIES
+            metrics.weighted_auroc(truth[:, c] > 0.5, logits[:, c].astype(float), own[[c]])[0]
+            for c in scored
         ]
         area = float(np.nanmean(areas)) if np.isfinite(areas).any() else 0.5
-        return {"valid_loss": float(loss_value), "valid_auroc": area}
+        return {"valid_loss": float(value), "valid_auroc": area}
 
     done = fit(
-        model,
-        sample,
-        loss,
-        recipe,
-        evaluate=evaluate,
-        score="valid_auroc",
-        folder=folder,
-        label=str(model.config["architecture"]),
-        quiet=quiet,
-        key=key,
-    )
+        model, sample, loss, recipe, evaluate=evaluate, score="valid_auroc", folder=folder,
+        label=str(model.config["architecture"]), quiet=quiet, key=key,
+    )  # fmt: skip
     model.load_state_dict(done.best_state)
     model.eval()
     return done
@@ -208,55 +178,34 @@ def evaluate(
     Only certain labels (positive or negative; not mentioned counts as negative) are scored.
 
     Returns:
-        Columns classifier, finding, auroc, auroc_lo, auroc_hi, ap, n_pos, n; one row per finding
-        with both classes, then ``macro``: the mean over the pathologies among them. No row where
-        no finding has both.
+        Columns `METRICS`; one row per finding with both classes, then ``macro``: the mean over the
+        pathologies among them. No row where no finding has both.
     """
-    where = next(model.parameters()).device
+    device = next(model.parameters()).device
     rows = split_rows(store, split)
-    with torch.inference_mode(), compute.autocast(where, precision):
-        logits = predict(model, store.images, rows, where)
+    with torch.inference_mode(), compute.autocast(device, precision):
+        logits = predict(model, store.images, rows, device)
     truth, weight = apply_policy(store.states[rows], "U-Ignore")
     patients = store.films["patient_id"].to_numpy()[rows]
-    name = str(model.config["architecture"])
-    table: list[dict[str, object]] = []
-    macro: list[npt.NDArray[np.float64]] = []
+    table, bootstraps = [], []
     for c, finding in enumerate(FINDINGS):
         sure = weight[:, c] > 0
-        positive = truth[sure, c] > 0.5
+        positive, scores = truth[sure, c] > 0.5, logits[sure, c]
         if not 0 < positive.sum() < len(positive):
             continue
-        area, values = metrics.auroc(positive, logits[sure, c], patients[sure], draws)
-        table.append(
-            {
-                "classifier": name,
-                "finding": finding,
-                "auroc": area.value,
-                "auroc_lo": area.lo,
-                "auroc_hi": area.hi,
-                "ap": metrics.average_precision(positive, logits[sure, c]),
-                "n_pos": int(positive.sum()),
-                "n": len(positive),
-            }
-        )
+        area, values = metrics.auroc(positive, scores, patients[sure], draws)
+        ap = metrics.average_precision(positive, scores)
+        table.append((finding, area, *metrics.interval(values), ap, positive.sum(), len(positive)))
         if finding in PATHOLOGIES:
-            macro.append(values)
-    inner = [r for r in table if r["finding"] in PATHOLOGIES]
+            bootstraps.append(values)
+    inner = [row for row in table if row[0] in PATHOLOGIES]
     if inner:
-        lo, hi = metrics.interval(np.nanmean(np.stack(macro), axis=0))
-        table.append(
-            {
-                "classifier": name,
-                "finding": "macro",
-                "auroc": float(np.mean([float(str(r["auroc"])) for r in inner])),
-                "auroc_lo": lo,
-                "auroc_hi": hi,
-                "ap": float(np.mean([float(str(r["ap"])) for r in inner])),
-                "n_pos": sum(int(str(r["n_pos"])) for r in inner),
-                "n": len(rows),
-            }
-        )
-    return pd.DataFrame(table, columns=METRICS)
+        lo, hi = metrics.interval(np.nanmean(np.stack(bootstraps), axis=0))
+        _, areas, _, _, aps, positives, _ = zip(*inner, strict=True)
+        row = "macro", np.mean(areas), lo, hi, np.mean(aps), sum(positives), len(rows)
+        table.append(row)
+    name = str(model.config["architecture"])
+    return pd.DataFrame([(name, *row) for row in table], columns=METRICS)
 
 
 def load_classifier(folder: Path, where: torch.device) -> Classifier:
@@ -270,17 +219,10 @@ def load_classifiers(folders: Mapping[str, Path], where: torch.device) -> dict[s
 
 
 def transfer_encoder(target: nn.Module, classifier: Classifier) -> list[str]:
-    """Copy a classifier's backbone into the network's encoder; every encoder tensor must match.
+    """Copy a classifier's backbone into a network; names of the copied tensors.
 
-    Stages of the classifier beyond the network's encoder depth have no place there and stay
-    behind.
-
-    Returns:
-        Names of the copied tensors, as in the target.
+    Stages of the classifier beyond the network's encoder depth stay behind.
     """
-    encoder: nn.Module = target.encoder  # type: ignore[assignment]
-    own = encoder.state_dict()
-    source = classifier.encoder.state_dict()
     # No tensor tells the activation: weights of one would load into the other without a word.
     theirs, here = classifier.config["activation"], networks.config_of(target)["activation"]
     if theirs != here:
@@ -288,13 +230,5 @@ def transfer_encoder(target: nn.Module, classifier: Classifier) -> list[str]:
             f"transfer: the classifier's activation is {theirs!r} and parameter 'activation' here "
             f"is {here!r}; use the same for both"
         )
-    for key, tensor in own.items():
-        if key not in source or source[key].shape != tensor.shape:
-            have = tuple(source[key].shape) if key in source else "missing"
-            raise InputError(
-                f"transfer: encoder tensor {key} is {have} in the classifier "
-                f"({classifier.config['architecture']}) and {tuple(tensor.shape)} here; use the "
-                "same architecture and activation for both"
-            )
-    encoder.load_state_dict({k: source[k] for k in own})
-    return [f"encoder.{k}" for k in own]
+    origin = f"the classifier ({classifier.config['architecture']})"
+    return networks.transfer(target, classifier.state_dict(), "encoder", origin)

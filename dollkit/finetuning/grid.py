@@ -7,12 +7,13 @@ same grid, steps and seed for every arm; a run's test counts are read only if it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +21,12 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from dollkit.common.arm_names import TUNINGS
 from dollkit.common.errors import InputError
 from dollkit.common.shares import Part
 from dollkit.data import store
 from dollkit.finetuning import robustness
-from dollkit.finetuning import run as tuned
-from dollkit.finetuning.run import Films, Job, Start, run, split
-from dollkit.finetuning.settings import Tunings, cells_of
+from dollkit.finetuning.run import Films, Job, Parts, Start, run, split, step_mb
 from dollkit.training import adapters, metrics
 from dollkit.training.augment import Augmentation
 from dollkit.training.recipe import Recipe
@@ -39,9 +39,23 @@ NO_MATTER = (
     "size_arms", "n_train", "robustness", "classifiers", "pretrain",
 )  # fmt: skip
 """Parameters and inputs of notebook 05 that say which jobs there are, and nothing about any one
-of them but what is in the job's name, its start's key or `_changes`."""
+of them but what is in the job's name, its start's key or `Grid.changes_of`."""
 ARRAYS = ("counts", "robust", "prediction")
 """What a job's file holds beside its text, see `finetuning.run`."""
+OTHER = "other"
+"""Learning rates of every tuning that has none of its own."""
+
+Tunings = Mapping[str, tuple[Sequence[str], Sequence[float]]]
+"""Tuning to its arms and its learning-rate grid, the same for each of them."""
+
+
+class Cell(NamedTuple):
+    """One setting: it chooses its rate among `lrs`, and is then run with every seed."""
+
+    arm: str
+    tuning: str
+    n_train: int
+    lrs: Sequence[float]
 
 
 @dataclass
@@ -49,16 +63,16 @@ class Grid:
     """Everything a task's jobs share.
 
     Attributes:
-        tunings: tuning to its arms and its learning-rate grid, see `cells.tunings_of`.
-        recipe: steps, batch and the rest; rate and seed come from the job.
+        config: encoder, depth and activation of the network.
         starts: arm to `Start`.
+        tunings: tuning to its arms and its learning-rate grid, see `tunings_of`.
+        recipe: steps, batch and the rest; rate and seed come from the job.
         folder: gets ``jobs/`` and ``networks/``, what each arm and tuning trained with the first
-            seed and fold and `n_train` films (one file each; `tuned.restored` reads it).
+            seed and fold and `n_train` films (one file each; `run.restored` reads it).
         key: fingerprint of data, weights and settings; jobs made under another key run again.
         rank: of the updates under tuning ``lora``.
         sizes: other numbers of training films to the arms that are tuned in full with them.
-        changes: perturbations of the test films, counted for what is tuned in full with
-            `n_train` films; see `robustness.PERTURBATIONS`.
+        changes: perturbations of the test films, see `changes_of`.
     """
 
     task: str
@@ -89,49 +103,118 @@ class Grid:
                 "and no folds; use [0]"
             )
         for fold in self.folds:
-            held = len(split(self.data.films, fold, 0, self.n_valid, 0).valid)
+            # Too few films is an error before any run starts.
+            for n_train in (self.n_train, *self.sizes):
+                held = len(self.split(fold, n_train, self.seeds[0]).valid)
             if held < self.n_valid:
                 log.info("%s, fold %d: %d validation films, 'n_valid' is %d", self.task, fold, held,
                          self.n_valid)  # fmt: skip
-        for seed in self.seeds:
-            for fold in self.folds:  # too few films is an error before any run starts
-                for n_train in (self.n_train, *self.sizes):
-                    split(self.data.films, fold, n_train, self.n_valid, seed)
+
+    def split(self, fold: int, n_train: int, seed: int) -> Parts:
+        """The films of a run."""
+        return split(self.data.films, fold, n_train, self.n_valid, seed)
+
+    def first_job(self, tuning: str) -> Job:
+        """A job of no arm: what a tuning trains and needs, whatever it starts from."""
+        seed, fold = self.seeds[0], self.folds[0]
+        return Job(self.task, self.network, "", tuning, self.n_train, seed, fold, 0.0)
+
+    def changes_of(self, job: Job) -> Mapping[str, Sequence[float]]:
+        """Perturbations that a job's test films are counted under (`robustness.PERTURBATIONS`)."""
+        return self.changes if job.tuning == "full" and job.n_train == self.n_train else {}
+
+    def key_of(self, job: Job) -> str:
+        """Fingerprint of all that decides a job and is not in its name."""
+        start = self.starts[job.arm].of(job.seed).key
+        return self.key + start + json.dumps(self.changes_of(job))
+
+    def file_of(self, job: Job) -> Path:
+        """Result of a job."""
+        return self.folder / "jobs" / f"{job.name}.npz"
+
+
+def tunings_of(
+    arms: Sequence[str], tunings: Mapping[str, Sequence[str]], lrs: Mapping[str, Sequence[float]]
+) -> dict[str, tuple[Sequence[str], Sequence[float]]]:
+    """Every tuning that has arms, with them and its learning rates, in `TUNINGS`' order.
+
+    Args:
+        arms: starts that are tuned in full.
+        tunings: starts under each of the other tunings.
+        lrs: peak learning rates of each tuning; ``other`` is for tunings without their own.
+    """
+    known = {"tunings": TUNINGS[1:], "lrs": (*TUNINGS, OTHER)}
+    for parameter, given in (("tunings", tunings), ("lrs", lrs)):
+        for name in given:
+            if name not in known[parameter]:
+                raise InputError(
+                    f"parameter {parameter!r} names {name!r}: use some of "
+                    f"{', '.join(known[parameter])}"
+                )
+    wanted = {"full": arms, **tunings}
+    return {
+        tuning: (wanted[tuning], lrs.get(tuning, lrs.get(OTHER, ())))
+        for tuning in TUNINGS
+        if wanted.get(tuning)
+    }
+
+
+def sizes_of(
+    sizes: Sequence[int], n_train: int, films: pd.DataFrame, folds: Sequence[int], n_valid: int
+) -> list[int]:
+    """Further numbers of training films than `n_train`, ascending; 0: all that every fold has.
+
+    More films than there are cannot be drawn: such a number is left out, and the log says so
+    (how many masks a data set has is often known only once it is read).
+    """
+    most = min(len(split(films, fold, 0, n_valid, 0).pool) for fold in folds)
+    found: set[int] = set()
+    for size in sizes:
+        if size < 0:
+            raise InputError(f"parameter 'sizes' has {size}: use numbers of films, or 0 for all")
+        if size > most:
+            log.info("no run with %d training films: there are %d", size, most)
+        else:
+            found.add(size or most)
+    return sorted(found - {n_train})
+
+
+def cells_of(tunings: Tunings, n_train: int, sizes: Mapping[int, Sequence[str]]) -> list[Cell]:
+    """All settings: every arm and tuning with `n_train` films, then the other sizes in full."""
+    main = [Cell(arm, t, n_train, lrs) for t, (arms, lrs) in tunings.items() for arm in arms]
+    more = [
+        Cell(arm, "full", size, tunings["full"][1]) for size, arms in sizes.items() for arm in arms
+    ]
+    return main + more
 
 
 def check(
     arms: Sequence[str], tunings: Tunings, sizes: Mapping[int, Sequence[str]],
     seeds: Sequence[int], folds: Sequence[int],
 ) -> None:  # fmt: skip
-    """Whether the parameters of a grid go together, before there is anything to run.
-
-    Args:
-        arms: starts that there will be; the others as for `Grid`.
-    """
-    uses = [("tunings", own, f" under {tuning!r}") for tuning, (own, _) in tunings.items()]
-    uses += [("size_arms", own, "") for own in sizes.values()]
-    for parameter, own, where in uses:
-        _once(parameter, own)
+    """Whether the parameters of a grid go together, before there is anything to run."""
+    used = [("tunings", own, f" under {tuning!r}") for tuning, (own, _) in tunings.items()]
+    used += [("size_arms", own, "") for own in sizes.values()]
+    for parameter, own, place in used:
         for arm in own:
             if arm not in arms:
                 raise InputError(
-                    f"parameter {parameter!r} names {arm!r}{where}: list it in 'arms' too"
+                    f"parameter {parameter!r} names {arm!r}{place}: list it in 'arms' too"
                 )
     for tuning, (own, lrs) in tunings.items():
-        _once("lrs", lrs)
         if own and not lrs:
             raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
     if any(sizes.values()) and "full" not in tunings:
         raise InputError("parameter 'size_arms' is given, but 'arms' is empty: give both")
-    for name, values in (("seeds", seeds), ("folds", folds)):
+    lists: list[tuple[str, Sequence[object]]] = [("seeds", seeds), ("folds", folds)]
+    for parameter, values in lists:
         if not values:
-            raise InputError(f"parameter {name!r} is empty: give at least one")
-        _once(name, values)
-
-
-def _once(parameter: str, values: Sequence[object]) -> None:
-    if len(set(values)) < len(values):
-        raise InputError(f"parameter {parameter!r} has {list(values)}: each one once")
+            raise InputError(f"parameter {parameter!r} is empty: give at least one")
+    lists += [("lrs", lrs) for _, lrs in tunings.values()]
+    lists += [(parameter, own) for parameter, own, _ in used]
+    for parameter, values in lists:
+        if len(set(values)) < len(values):
+            raise InputError(f"parameter {parameter!r} has {list(values)}: each one once")
 
 
 def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
@@ -151,8 +234,12 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     """
     for name in ("jobs", NETWORKS):
         (grid.folder / name).mkdir(parents=True, exist_ok=True)
-    every = cells_of(grid.tunings, grid.n_train, grid.sizes)
-    cells = [(c, fold) for c in every if not grid.starts[c.arm].reason for fold in grid.folds]
+    cells = [
+        (cell, fold)
+        for cell in cells_of(grid.tunings, grid.n_train, grid.sizes)
+        if not grid.starts[cell.arm].reason
+        for fold in grid.folds
+    ]
     if not cells:
         raise InputError("parameter 'arms': none of the arms can run")
     if part is not None:
@@ -161,50 +248,28 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     bar = tqdm(total=total, desc=f"fine-tune {grid.task}", unit="run", disable=None)
     names = ("cases", "curves", "selection", "runs", *(("robust",) if grid.changes else ()))
     frames: dict[str, list[pd.DataFrame]] = {k: [] for k in names}
-    memory = {cell.tuning: _memory(grid, cell.tuning) for cell, _ in cells}
+    memory = {tuning: _memory(grid, tuning) for tuning in {cell.tuning for cell, _ in cells}}
     chosen: set[str] = set()
     for number, (cell, fold) in enumerate(cells):
-        arm, tuning, n_train, lrs = cell
-        first = grid.seeds[0]
-        jobs = [Job(grid.task, grid.network, arm, tuning, n_train, first, fold, lr) for lr in lrs]
-        scores = []
-        for job in jobs:
-            try:
-                scores.append(_job(grid, job)["run"]["best_val_miou"])
-            except FloatingPointError as error:  # a rate too high for any result
-                log.warning("%s: %s, so that this rate is not chosen", job.name, error)
-                scores.append(np.nan)
-            bar.update()
-        # NaN: nothing to judge by. Overlaps are not negative.
-        best = jobs[int(np.argmax(np.nan_to_num(scores, nan=-1.0)))]
-        _keep(grid, jobs, best)
+        best, selection = _choose_rate(grid, cell, fold, bar)
         chosen.add(best.name)
-        if len(lrs) > 1 and best.lr in (min(lrs), max(lrs)):
-            log.info("%s: rate %g is the last of its grid", best.name, best.lr)
-        frames["selection"].append(
-            pd.DataFrame(
-                [
-                    {**asdict(j), "steps": grid.recipe.steps, "val_miou": s, "selected": j is best}
-                    for j, s in zip(jobs, scores, strict=True)
-                ]
-            )
-        )
-        held = len(split(grid.data.films, fold, n_train, grid.n_valid, first).valid)
-        own = {"memory_mb": memory[tuning], "n_valid": held}
+        frames["selection"].append(selection)
+        held = len(grid.split(fold, cell.n_train, best.seed).valid)
         for seed in grid.seeds:
             job = replace(best, seed=seed)
-            result = _job(grid, job)
-            frames["curves"].append(pd.DataFrame(result["curve"]).assign(**asdict(job)))
-            frames["runs"].append(pd.DataFrame([{**asdict(job), **result["run"], **own}]))
-            frames["cases"].append(_cases(grid, job, result["counts"]))
-            if changes := _changes(grid, job):
-                found = robustness.frame(frames["cases"][-1], result["robust"], changes)
-                frames["robust"].append(found)
+            result, about = _result(grid, job), asdict(job)
+            row = {**about, **result["run"], "memory_mb": memory[cell.tuning], "n_valid": held}
+            cases = _cases(grid, job, result["counts"])
+            frames["curves"].append(pd.DataFrame(result["curve"]).assign(**about))
+            frames["runs"].append(pd.DataFrame([row]))
+            frames["cases"].append(cases)
+            if changes := grid.changes_of(job):
+                frames["robust"].append(robustness.frame(cases, result["robust"], changes))
             bar.update()
-        mean = frames["runs"][-1]["best_val_miou"].iloc[0]
         log.info(
             "%s  %d / %d  %s %s, %d films, fold %d: lr %g, validation mIoU %.3f",
-            grid.task, number + 1, len(cells), arm, tuning, n_train, fold, best.lr, mean,
+            grid.task, number + 1, len(cells), cell.arm, cell.tuning, cell.n_train, fold, best.lr,
+            row["best_val_miou"],
         )  # fmt: skip
     bar.close()
     if part is not None:
@@ -215,29 +280,54 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     return {k: pd.concat(v, ignore_index=True) for k, v in frames.items()}
 
 
-def _job(grid: Grid, job: Job) -> dict[str, Any]:
-    """Result of a job, from its file if it is there."""
-    path = grid.folder / "jobs" / f"{job.name}.npz"
-    found = done(grid, job)
-    if found is not None:
-        return found
-    parts = split(grid.data.films, job.fold, job.n_train, grid.n_valid, job.seed)
+def _choose_rate(grid: Grid, cell: Cell, fold: int, bar: tqdm[Any]) -> tuple[Job, pd.DataFrame]:
+    """Job of the first seed with the best rate of a setting, and its rows of ``selection``."""
+    arm, tuning, n_train, lrs = cell
+    first = Job(grid.task, grid.network, arm, tuning, n_train, grid.seeds[0], fold, 0.0)
+    jobs, scores = [replace(first, lr=lr) for lr in lrs], []
+    for job in jobs:
+        try:
+            scores.append(_result(grid, job)["run"]["best_val_miou"])
+        except FloatingPointError as error:  # a rate too high for any result
+            log.warning("%s: %s, so that this rate is not chosen", job.name, error)
+            scores.append(np.nan)
+        bar.update()
+    # NaN: nothing to judge by. Overlaps are not negative.
+    best = jobs[int(np.argmax(np.nan_to_num(scores, nan=-1.0)))]
+    if _keeps(grid, best):
+        _keep(grid, jobs, best)
+    if len(lrs) > 1 and best.lr in (min(lrs), max(lrs)):
+        log.info("%s: rate %g is the last of its grid", best.name, best.lr)
+    rows = [
+        {**asdict(job), "steps": grid.recipe.steps, "val_miou": score, "selected": job is best}
+        for job, score in zip(jobs, scores, strict=True)
+    ]
+    return best, pd.DataFrame(rows)
+
+
+def _result(grid: Grid, job: Job) -> dict[str, Any]:
+    """Result of a job (see `finetuning.run`), from its file if it has been run as the grid asks."""
+    path = grid.file_of(job)
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        stored = store.read(path)
+        text: dict[str, Any] = json.loads(str(stored["text"]))
+        if text.pop("key") == grid.key_of(job):
+            return {**text, **{name: stored[name] for name in ARRAYS}}
     result = run(
-        job, grid.data, parts, grid.config, grid.starts[job.arm], grid.recipe, grid.augmentation,
-        grid.where, grid.rank, _changes(grid, job),
-        path.with_suffix(".safetensors") if _keeps(grid, job) else None,
+        job, grid.data, grid.split(job.fold, job.n_train, job.seed), grid.config,
+        grid.starts[job.arm], grid.recipe, grid.augmentation, grid.where, grid.rank,
+        grid.changes_of(job), path.with_suffix(".safetensors") if _keeps(grid, job) else None,
     )  # fmt: skip
-    text = json.dumps({"key": _key(grid, job), "curve": result["curve"], "run": result["run"]})
+    about = {"key": grid.key_of(job), "curve": result["curve"], "run": result["run"]}
     part = path.with_suffix(".part.npz")
-    np.savez(part, text=np.array(text), **{name: result[name] for name in ARRAYS})
+    np.savez(part, text=np.array(json.dumps(about)), **{name: result[name] for name in ARRAYS})
     part.replace(path)
     return result
 
 
 def _memory(grid: Grid, tuning: str) -> float:
-    job = Job(grid.task, grid.network, "", tuning, grid.n_train, grid.seeds[0], grid.folds[0], 0.0)
-    found = tuned.step_mb(job, grid.data, grid.config, grid.recipe, grid.where, grid.rank)
-    return round(found, 3)
+    job = grid.first_job(tuning)
+    return round(step_mb(job, grid.data, grid.config, grid.recipe, grid.where, grid.rank), 3)
 
 
 def _keeps(grid: Grid, job: Job) -> bool:
@@ -246,51 +336,27 @@ def _keeps(grid: Grid, job: Job) -> bool:
 
 
 def _keep(grid: Grid, jobs: Sequence[Job], best: Job) -> None:
-    """Of a cell's first networks, the one with the chosen rate goes to ``networks/``."""
-    if not _keeps(grid, best):
-        return
-    tried = [grid.folder / "jobs" / f"{job.name}.safetensors" for job in jobs]
-    chosen = grid.folder / "jobs" / f"{best.name}.safetensors"
+    """Of a setting's first networks, the one with the chosen rate goes to ``networks/``."""
+    chosen = grid.file_of(best).with_suffix(".safetensors")
     target = grid.folder / NETWORKS / chosen.name
     if not chosen.is_file() and not target.is_file():  # the choice is another one than last time
-        chosen.with_suffix(".npz").unlink()
-        _job(grid, best)
+        grid.file_of(best).unlink()
+        _result(grid, best)
     if chosen.is_file():
         chosen.replace(target)
-    for path in tried:
-        path.unlink(missing_ok=True)
-
-
-def _changes(grid: Grid, job: Job) -> Mapping[str, Sequence[float]]:
-    return grid.changes if job.tuning == "full" and job.n_train == grid.n_train else {}
-
-
-def _key(grid: Grid, job: Job) -> str:
-    return grid.key + grid.starts[job.arm].of(job.seed).key + json.dumps(_changes(grid, job))
-
-
-def done(grid: Grid, job: Job) -> dict[str, Any] | None:
-    """Result of a job (see `finetuning.run`) if it has been run as the grid asks for it."""
-    try:
-        z = store.read(grid.folder / "jobs" / f"{job.name}.npz")
-        meta: dict[str, Any] = json.loads(str(z["text"]))
-        if meta.pop("key") != _key(grid, job):
-            return None
-        return {**meta, **{name: z[name] for name in ARRAYS}}
-    except (OSError, ValueError, KeyError):
-        return None
+    for job in jobs:
+        grid.file_of(job).with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def _cases(grid: Grid, job: Job, counts: npt.NDArray[np.int64]) -> pd.DataFrame:
     """One row per test film and class."""
-    parts = split(grid.data.films, job.fold, job.n_train, grid.n_valid, job.seed)
     tp, fp, fn = (c.ravel() for c in counts)
-    films = grid.data.films.iloc[parts.test]
+    films = grid.data.films.iloc[grid.split(job.fold, job.n_train, job.seed).test]
     n, c = len(films), len(grid.data.classes)
+    about = {k: v for k, v in asdict(job).items() if k != "lr"}
     return pd.DataFrame(
         {
-            "task": job.task, "network": job.network, "arm": job.arm, "tuning": job.tuning,
-            "n_train": job.n_train, "seed": job.seed, "fold": job.fold,
+            **about,
             "image_id": np.repeat(films["image_id"].to_numpy(), c),
             "patient_id": np.repeat(films["patient_id"].to_numpy(), c),
             "class": np.tile(np.array(grid.data.classes), n),
@@ -298,9 +364,6 @@ def _cases(grid: Grid, job: Job, counts: npt.NDArray[np.int64]) -> pd.DataFrame:
             "iou": metrics.iou(tp, fp, fn), "dice": metrics.dice(tp, fp, fn),
         }
     )  # fmt: skip
-
-
-# What a grid of fine-tuning runs leaves: its files, and a first look.
 
 
 def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
@@ -317,13 +380,8 @@ def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
 
 def overview(cases: pd.DataFrame) -> pd.DataFrame:
     """Mean test IoU per tuning, size and arm (rows) and class (columns), and their mean."""
-    per_class = cases.pivot_table(
-        index=["tuning", "n_train", "arm"],
-        columns="class",
-        values="iou",
-        aggfunc="mean",
-        sort=False,
-    )
+    rows = ["tuning", "n_train", "arm"]
+    per_class = cases.pivot_table("iou", rows, "class", aggfunc="mean", sort=False)
     return per_class.assign(mIoU=per_class.mean(axis=1))
 
 
@@ -336,8 +394,8 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
         limit: most films.
 
     Returns:
-        task, network, image, image_id, truth (n, C, S, S) in {0, 1}, classes, arms,
-        prediction (arms, n, C, S, S), iou (arms, n).
+        image, image_id, truth (n, C, S, S) in {0, 1}, classes, arms,
+        prediction (arms, n, C, S, S), iou (arms, n), task and network.
     """
     chosen = runs[
         (runs["tuning"] == tuning)
@@ -345,16 +403,10 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
         & (runs["seed"] == grid.seeds[0])
         & (runs["fold"] == grid.folds[0])
     ]
-    parts = split(grid.data.films, grid.folds[0], grid.n_train, grid.n_valid, grid.seeds[0])
-    test = parts.test[:limit]
-    fields = list(Job.__dataclass_fields__)
-    drawn = []
-    for row in chosen[fields].itertuples(index=False):
-        job = Job(*row)
-        found = done(grid, job)
-        assert found is not None
-        drawn.append(np.unpackbits(found["prediction"], axis=-1)[: len(test)])
-    prediction = np.stack(drawn)
+    test = grid.split(grid.folds[0], grid.n_train, grid.seeds[0]).test[:limit]
+    jobs = [Job(*row) for row in chosen[list(Job.__dataclass_fields__)].itertuples(index=False)]
+    packed = [_result(grid, job)["prediction"] for job in jobs]
+    prediction = np.stack([np.unpackbits(bits, axis=-1)[: len(test)] for bits in packed])
     target = grid.data.targets[test]
     overlap = metrics.iou(*metrics.counts(prediction, np.broadcast_to(target, prediction.shape)))
     known = np.isfinite(overlap)

@@ -1,10 +1,9 @@
 """How much a segmentation network loses when its test films are changed: four perturbations.
 
 Each is a known way in which films of another hospital differ, with few levels that have a meaning
-outside this package. Gains and angles lie outside of what `dollkit.training.augment.Augmentation`
-draws by
-default (0.8 to 1.2, 8 degrees), but for 5 degrees, so that they ask for more than training showed.
-Nothing is random but noise, and that is the same for every network.
+outside this package. Gains and angles lie outside of what `augment.Augmentation` draws by default,
+but for 5 degrees: they ask for more than training showed. Nothing is random but noise, and that is
+the same for every network.
 
 The idea is that of Hendrycks & Dietterich (arXiv 1903.12261); kinds and levels are ours.
 """
@@ -38,22 +37,14 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of perturbation.
+    """One kind of perturbation."""
 
-    Attributes:
-        levels: those of `PERTURBATIONS`, weakest first.
-        identity: the level that leaves films as they are.
-        low, high: levels allowed, both included.
-        unit: of a level, as an axis says it.
-        meaning: what is done, as a caption says it.
-    """
-
-    levels: tuple[float, ...]
-    identity: float
-    low: float
+    levels: tuple[float, ...]  # weakest first
+    identity: float  # the level that leaves films as they are
+    low: float  # levels allowed, both included
     high: float
-    unit: str
-    meaning: str
+    unit: str  # of a level, as an axis says it
+    meaning: str  # as a caption says it
 
 
 KINDS: dict[str, Kind] = {
@@ -74,22 +65,15 @@ KINDS: dict[str, Kind] = {
         "no display window: the film's greys fill this share of the range, from black",
     ),
 }  # fmt: skip
-"""What `perturb` does at each level, in grey levels of 0 to 255:
+"""What `perturb` does at each level, in grey levels of 0 to 255, rounded to whole ones:
 
 - ``contrast``: g -> 127.5 + gain (g - 127.5).
-- ``noise``: g + level z, with z standard normal in each pixel; beyond 0 and 255 it is cut off, so
-  that on black and white its spread is smaller.
+- ``noise``: g + level z, with z standard normal in each pixel, cut off beyond 0 and 255.
 - ``rotation``: bilinear in the film, nearest neighbour in the masks. What comes from outside is
-  black in the film and ignored in the masks; what leaves the frame is lost to both. So a rotated
-  film is judged on somewhat fewer pixels.
-- ``window``: g -> share g. Without VOI window `dollkit.data.decode` divides by the range of
-  BitsStored, so a film of 12 bits that declares 13 or 14 fills a half or a quarter of the greys
-  (16: 0.0625, allowed too, with 16 greys left), one of detector values up to 3071 of 4095 three
-  quarters. The logarithmic window of the phantom takes about a third of the range that
-  `dollkit.data.phantom` can expose. What the window had cut off is gone, and where the greys lay in
-  the range is not known: at its dark end is our choice.
-
-Results are rounded to whole grey levels, as a decoder would.
+  black in the film and ignored in the masks; what leaves the frame is lost to both.
+- ``window``: g -> share g. A DICOM film without VOI window is divided by the range of BitsStored,
+  so one of 12 bits that declares 13 or 14 fills a half or a quarter of the greys. Where the greys
+  lay in the range is not known: at its dark end is our choice.
 """
 
 PERTURBATIONS: dict[str, list[float]] = {name: list(kind.levels) for name, kind in KINDS.items()}
@@ -98,10 +82,7 @@ The untouched film is no level: a run counts it anyway."""
 
 
 def cells(given: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
-    """The (name, level) pairs that a parameter like `PERTURBATIONS` asks for, in its order.
-
-    ``{}`` asks for none.
-    """
+    """The (name, level) pairs that a parameter like `PERTURBATIONS` asks for, in its order."""
     out: list[tuple[str, float]] = []
     for name, levels in given.items():
         if name not in KINDS:
@@ -113,14 +94,12 @@ def cells(given: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
             )
         for level in levels:
             value = _level(name, level)
-            if value == KINDS[name].identity:
-                raise InputError(
-                    f"parameter 'robustness', {name!r}: level {level:g} is the untouched film, "
-                    "which is counted anyway; leave it out"
+            if value == KINDS[name].identity or (name, value) in out:
+                why = (
+                    "named twice" if (name, value) in out else "the untouched film, always counted"
                 )
-            if (name, value) in out:
                 raise InputError(
-                    f"parameter 'robustness', {name!r}: level {level:g} is named twice; drop one"
+                    f"parameter 'robustness', {name!r}: level {level:g} is {why}; leave it out"
                 )
             out.append((name, value))
     return out
@@ -144,24 +123,17 @@ def perturb(images: U8, targets: U8, name: str, level: float, rows: npt.ArrayLik
     Args:
         images: (n, S, S) uint8 grey values, 0 black.
         targets: (n, C, S, S) uint8 in {0, 1, 255 = ignore}.
-        name: one of `KINDS`.
-        level: in its range; its identity gives the same bytes.
+        name, level: of `KINDS`; the identity level gives the same bytes.
         rows: (n,) row of each film in its table, which keys the noise: one film has the same
             noise at one level whatever is judged, and in whatever company.
-
-    Returns:
-        New films and masks of the same shapes; masks are `targets` itself where they stay.
     """
-    if name not in KINDS:
-        raise InputError(f"perturbation {name!r}: {nearest(name, KINDS)}")
-    level = _level(name, level)
     if name == "noise":
-        return _noisy(images, level, np.asarray(rows, np.int64)), targets
+        return _noisy(images, float(level), np.asarray(rows, np.int64)), targets
     if name == "rotation":
         return _turned(images, targets, level)
     grey = np.arange(256)
-    curve = 127.5 + level * (grey - 127.5) if name == "contrast" else level * grey
-    return _whole(curve)[images], targets
+    curves = {"contrast": 127.5 + level * (grey - 127.5), "window": level * grey}
+    return _whole(curves[name])[images], targets
 
 
 def _whole(grey: npt.NDArray[np.floating[Any]]) -> U8:
@@ -192,41 +164,22 @@ def _turned(images: U8, targets: U8, degrees: float) -> tuple[U8, U8]:
 
 
 def judge(
-    predict: Predict,
-    images: U8,
-    targets: U8,
-    given: Mapping[str, Sequence[float]],
+    predict: Predict, images: U8, targets: U8, given: Mapping[str, Sequence[float]],
     rows: npt.ArrayLike,
-) -> I64:
-    """Pixel counts of a network's masks on perturbed films.
-
-    Args:
-        predict: the network; sees at most `BATCH` films at once.
-        images: (n, S, S) uint8 test films.
-        targets: (n, C, S, S) uint8 in {0, 1, 255 = ignore: not counted}.
-        given: kinds and levels, as `PERTURBATIONS`.
-        rows: (n,) row of each film in its table.
+) -> I64:  # fmt: skip
+    """Pixel counts of a network's masks on the perturbed films of `perturb`.
 
     Returns:
         (K, 3, n, C) int64: tp, fp, fn of film and class, for each of the K pairs of `cells`.
-
-    Raises:
-        ValueError: films, targets, rows or what `predict` returns do not belong together.
     """
-    wanted = cells(given)
-    which = np.asarray(rows, np.int64)
+    wanted, numbers = cells(given), np.asarray(rows, np.int64)
     n, channels = targets.shape[:2]
-    if images.shape != (n, *targets.shape[2:]) or which.shape != (n,):
-        raise ValueError(f"films {images.shape}, targets {targets.shape}, rows {which.shape}")
     out = np.empty((len(wanted), 3, n, channels), np.int64)
     for k, (name, level) in enumerate(wanted):
         for start in range(0, n, BATCH):
             part = slice(start, start + BATCH)
-            films, truth = perturb(images[part], targets[part], name, level, which[part])
-            drawn = predict(films)
-            if drawn.shape != truth.shape:  # would be broadcast
-                raise ValueError(f"predicted masks {drawn.shape}, targets {truth.shape}")
-            out[k, :, part] = np.stack(metrics.counts(drawn, truth))
+            films, truth = perturb(images[part], targets[part], name, level, numbers[part])
+            out[k, :, part] = np.stack(metrics.counts(predict(films), truth))
     return out
 
 
@@ -238,21 +191,14 @@ def frame(
     Args:
         plain: the network's rows of the untouched films, one per film and class in the order of
             `counts`, with tp, fp, fn, iou and dice; all other columns are taken over.
-        counts: (K, 3, n, C) of `judge`.
-        given: as for `judge`.
+        counts: (K, 3, n, C), of `judge`.
 
     Returns:
-        K n C rows with the columns of `plain`, then perturbation (str) and level (float64).
-
-    Raises:
-        ValueError: counts of other perturbations, films or classes.
+        K n C rows with the columns of `plain`, then perturbation and level.
     """
-    wanted = cells(given)
-    values = np.asarray(counts, np.int64)
-    cases = len(plain)
-    if values.shape[:2] != (len(wanted), 3) or values.size != len(wanted) * 3 * cases:
-        raise ValueError(f"counts {values.shape}: {len(wanted)} perturbations, {cases} rows")
-    tp, fp, fn = values.reshape(len(wanted), 3, cases).transpose(1, 0, 2).reshape(3, -1)
+    wanted, cases = cells(given), len(plain)
+    values = np.asarray(counts, np.int64).reshape(len(wanted), 3, cases)
+    tp, fp, fn = values.transpose(1, 0, 2).reshape(3, -1)
     out = plain.iloc[np.tile(np.arange(cases), len(wanted))].reset_index(drop=True)
     return out.assign(
         tp=tp, fp=fp, fn=fn, iou=metrics.iou(tp, fp, fn), dice=metrics.dice(tp, fp, fn),

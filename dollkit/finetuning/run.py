@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ from dollkit.finetuning import robustness
 from dollkit.training import adapters, metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.fit import fit
-from dollkit.training.footprint import footprint
-from dollkit.training.losses import weighted_bce_dice
-from dollkit.training.recipe import Recipe, order
+from dollkit.training.recipe import Batch, Recipe, order, weighted_bce_dice
 
 Rows = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -51,22 +50,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Films:
-    """A task's films in memory.
+    """A task's films in memory: (N, S, S) images, (N, C, S, S) targets in {0, 1, 255 = ignore}."""
 
-    Attributes:
-        images: (N, S, S) uint8.
-        targets: (N, C, S, S) uint8 in {0, 1, 255 = ignore}.
-        films: their table.
-        classes: C names.
-    """
-
-    images: npt.NDArray[np.uint8]
-    targets: npt.NDArray[np.uint8]
+    images: U8
+    targets: U8
     films: pd.DataFrame
     classes: tuple[str, ...]
 
     @property
-    def masks(self) -> npt.NDArray[np.uint8]:
+    def masks(self) -> U8:
         """Pixels inside: (N, C, S, S) uint8 in {0, 1}."""
         return np.asarray(self.targets == 1, np.uint8)
 
@@ -74,18 +66,14 @@ class Films:
 def load_films(store: Store) -> Films:
     """All films of a task store whose masks are known, in memory."""
     classes = list(store.mask_classes)
-    rows = np.arange(len(store.films))
     if not classes:
         raise InputError(f"{store.path}: a task store needs masks and has none")
-    rows = rows[store.mask_valid(rows, classes).all(1)]
+    rows = np.flatnonzero(store.mask_valid(np.arange(len(store.films)), classes).all(1))
     if not len(rows):
         raise InputError(f"{store.path}: no film has all of the masks {', '.join(classes)}")
-    return Films(
-        np.asarray(store.images[rows]),
-        store.targets(rows, classes),
-        store.films.iloc[rows].reset_index(drop=True),
-        tuple(classes),
-    )
+    films = store.films.iloc[rows].reset_index(drop=True)
+    images = np.asarray(store.images[rows])
+    return Films(images, store.targets(rows, classes), films, tuple(classes))
 
 
 @dataclass(frozen=True)
@@ -105,26 +93,22 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
     are split by patient; otherwise the table's own split column rules. The training films are
     the first `n_train` of an order drawn from `seed`: the same for every arm, and a smaller set
     lies inside a larger one. Test and validation films do not depend on the seed; of the latter
-    there are at most `n_valid`, fewer where a data set has fewer or patients do not divide so;
-    more only where every patient has more, who are not divided.
+    there are at most `n_valid`, but where every patient has more films than that.
     """
-    n_folds = films["fold"].nunique()
-    if n_folds > 1:
-        test = films["fold"].to_numpy() == fold
-        rest = np.flatnonzero(~test)
-        who = films["patient_id"].to_numpy()
-        patients = np.array(sorted(set(who[rest])))
-        turned = np.random.default_rng(compute.derive(5, fold)).permutation(patients)
+    if films["fold"].nunique() > 1:
+        tested = np.flatnonzero(films["fold"].to_numpy() == fold)
+        rest = np.setdiff1d(np.arange(len(films)), tested)
+        patients = films["patient_id"].to_numpy()[rest]
+        turned = np.random.default_rng(compute.derive(5, fold)).permutation(sorted(set(patients)))
+        films_of = {patient: rest[patients == patient].tolist() for patient in turned}
         valid: list[int] = []
-        for patient in turned:
-            own = [int(r) for r in rest if who[r] == patient]
+        for own in films_of.values():
             if len(valid) + len(own) <= n_valid:
                 valid += own
-        if not valid and n_valid and len(patients) > 1:  # each has more films than asked for
-            counts = [int((who[rest] == patient).sum()) for patient in turned]
-            valid = rest[who[rest] == turned[int(np.argmin(counts))]].tolist()
-        pool = np.array([r for r in rest if r not in set(valid)])
-        tested, held = np.flatnonzero(test), np.array(sorted(valid), np.int64)
+        if not valid and n_valid and len(films_of) > 1:  # each has more films than asked for
+            valid = min(films_of.values(), key=len)
+        held = np.array(sorted(valid), np.int64)
+        pool = np.setdiff1d(rest, held)
     else:
         kind = films["split"].to_numpy()
         pool = np.flatnonzero(kind == "train")
@@ -144,9 +128,9 @@ class Start:
     """Where an arm's weights come from.
 
     Attributes:
-        load: puts them into a fresh network, in place; returns the names of the copied tensors.
+        load: puts them into a fresh network; returns the names of the copied tensors.
         reason: why the arm cannot run; empty if it can.
-        key: fingerprint of weights that are no artefact of the run.
+        key: fingerprint of the weights.
         note: what a reader should know of them.
         others: the same arm, pre-trained again with other seeds.
     """
@@ -174,13 +158,8 @@ def network(
     with compute.seeded(job.seed, 7):
         net = networks.build(job.network, classes=classes, **config)
         start.of(job.seed).load(net)
-        names = adapters.prepare(net, job.tuning, rank=rank)
+        names = adapters.prepare(net, job.tuning, rank)
     return net, names
-
-
-def _state(net: nn.Module, but: Collection[str]) -> dict[str, torch.Tensor]:
-    """Copies of parameters and buffers, some left out."""
-    return {k: v.clone() for k, v in net.state_dict().items() if k not in but}
 
 
 def run(
@@ -193,7 +172,7 @@ def run(
     Args:
         rank: of the updates under tuning ``lora``.
         changes: perturbations of the test films to count too, see `robustness.PERTURBATIONS`.
-        keep: file for the tensors that were trained, see `tuned.restored`.
+        keep: file for the tensors that were trained, see `restored`.
 
     Returns:
         ``curve`` (history rows), ``run`` (one row for runs.csv), ``counts`` (3, test films,
@@ -203,52 +182,41 @@ def run(
     recipe = replace(recipe, lr=job.lr, seed=job.seed)
     net, names = network(job, config, len(data.classes), start, rank)
     net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if names != [n for n, p in net.named_parameters() if p.requires_grad]:
-        raise AssertionError("the set of trainable tensors changed")
-    frozen = {} if job.tuning == "full" else _state(net, names)
+    trained = set(net.state_dict()) if job.tuning == "full" else set(names)
+    frozen = {k: v.clone() for k, v in net.state_dict().items() if k not in trained}
     images = compute.to_input(data.images[parts.train], where)
     targets = torch.from_numpy(data.targets[parts.train]).to(where)
     held = compute.to_input(data.images[parts.valid], where)
-    held_truth = data.targets[parts.valid]
 
-    def sample(step: int) -> tuple[torch.Tensor, ...]:
+    def sample(step: int) -> Batch:
         pick = order(len(images), recipe.batch, step, recipe.seed).to(where)
         rng = compute.generator(recipe.seed, 3, step)
-        x, y = augment(images[pick], targets[pick], augmentation, rng)
-        assert y is not None
-        return x, y
+        return augment(images[pick], targets[pick], augmentation, rng)  # type: ignore[return-value]
 
-    def loss(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
         return weighted_bce_dice(model(batch[0]), batch[1])
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        drawn = _predict(model, held)
-        return {"val_miou": metrics.mean_iou(metrics.iou(*metrics.counts(drawn, held_truth)))}
+        counts = metrics.counts(_predict(model, held), data.targets[parts.valid])
+        return {"val_miou": metrics.mean_iou(metrics.iou(*counts))}
 
     done = fit(
         net, sample, loss, recipe, evaluate=evaluate, score="val_miou", quiet=True,
         set_mode=lambda m: adapters.train_mode(m, job.tuning), label=job.name,
     )  # fmt: skip
-    moved = [k for k, v in _state(net, names).items() if k in frozen and not v.equal(frozen[k])]
-    if moved:
-        raise AssertionError(f"{job.name}: {moved[0]} should have stayed as it was")
-    count, total = networks.trainable(net)
-    kept = names if job.tuning != "full" else list(net.state_dict())
     state = net.state_dict()
-    out: dict[str, Any] = {
-        "curve": [
-            {"step": r["step"], "seconds": r["seconds"], "val_miou": r["val_miou"]}
-            for r in done.history
-        ],
+    for name, tensor in frozen.items():
+        if not state[name].equal(tensor):
+            raise AssertionError(f"{job.name}: {name} should have stayed as it was")
+    trainable, total = networks.trainable(net)
+    kept = names if job.tuning != "full" else list(state)
+    result: dict[str, Any] = {
+        "curve": [{k: row[k] for k in ("step", "seconds", "val_miou")} for row in done.history],
         "run": {
             "steps": recipe.steps, "best_step": done.best_step,
             "best_val_miou": done.best_score if done.best_state else float("nan"),
-            "trainable": count, "total": total, "seconds": done.seconds,
-            "checkpoint_bytes": sum(
-                state[k].numel() * state[k].element_size()
-                for k in kept
-                if k not in networks.unused(net)
-            ),
+            "trainable": trainable, "total": total, "seconds": done.seconds,
+            "checkpoint_bytes": _bytes(state[k] for k in kept if k not in networks.unused(net)),
         },
     }  # fmt: skip
     if done.best_state:  # else no validation film has a pixel to judge by: the last state stands
@@ -257,51 +225,22 @@ def run(
     if keep is not None:
         weights.save_tuned(net, kept, job.tuning, keep, rank, made_by=job.made_by(start))
 
-    def predict(films: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def predict(films: U8) -> U8:
         with torch.inference_mode(), compute.autocast(where, recipe.precision):
             return _predict(net, compute.to_input(films, where))
 
     films, truth = data.images[parts.test], data.targets[parts.test]
     drawn = predict(films)
-    out["counts"] = np.stack(metrics.counts(drawn, truth))
-    out["robust"] = robustness.judge(predict, films, truth, changes or {}, parts.test)
-    out["prediction"] = np.packbits(drawn, axis=-1)
-    return out
+    result["counts"] = np.stack(metrics.counts(drawn, truth))
+    result["robust"] = robustness.judge(predict, films, truth, changes or {}, parts.test)
+    result["prediction"] = np.packbits(drawn, axis=-1)
+    return result
 
 
-def _predict(net: nn.Module, x: torch.Tensor, batch: int = 64) -> npt.NDArray[np.uint8]:
+def _predict(net: nn.Module, x: torch.Tensor, batch: int = 64) -> U8:
     """Masks at probability one half: (n, 1, S, S) -> (n, C, S, S) uint8."""
     parts = [net(x[i : i + batch]) > 0 for i in range(0, len(x), batch)]
     return torch.cat(parts).to(torch.uint8).cpu().numpy()
-
-
-# What a job of fine-tuning needs in memory, and the network that it left.
-
-
-def step_mb(
-    job: Job, data: Films, config: Mapping[str, Any], recipe: Recipe, where: torch.device,
-    rank: int = adapters.RANK,
-) -> float:  # fmt: skip
-    """Memory of one training step of a job, in MB; NaN where it does not fit.
-
-    See `training.footprint`; it depends on the tuning and the batch, not on the start.
-    """
-    net, _ = network(job, config, len(data.classes), Start(lambda net: []), rank)
-    net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    picked = np.resize(np.arange(len(data.images)), recipe.batch)
-    x = compute.to_input(data.images[picked], where)
-    y = torch.from_numpy(data.targets[picked]).to(where)
-    try:
-        return footprint(
-            net,
-            lambda m: weighted_bce_dice(m(x), y),
-            recipe,
-            lambda m: adapters.train_mode(m, job.tuning),
-        )
-    except RuntimeError as error:
-        if not compute.out_of_memory(error):
-            raise
-        return float("nan")
 
 
 def restored(
@@ -318,3 +257,62 @@ def restored(
         start.of(job.seed).load(net)
         weights.load_tuned(net, path, made_by=job.made_by(start))
     return net.eval()
+
+
+def step_mb(
+    job: Job, data: Films, config: Mapping[str, Any], recipe: Recipe, where: torch.device,
+    rank: int = adapters.RANK,
+) -> float:  # fmt: skip
+    """Memory of one training step of a job, in MB of 2**20 bytes; NaN where it does not fit.
+
+    It depends on the tuning and the batch, not on the start.
+    """
+    net, _ = network(job, config, len(data.classes), Start(lambda net: []), rank)
+    net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    adapters.train_mode(net, job.tuning)
+    picked = np.resize(np.arange(len(data.images)), recipe.batch)
+    x = compute.to_input(data.images[picked], where)
+    y = torch.from_numpy(data.targets[picked]).to(where)
+    try:
+        return tensors_of_step(net, lambda m: weighted_bce_dice(m(x), y), recipe) / 2**20
+    except RuntimeError as error:
+        if not compute.out_of_memory(error):
+            raise
+        return float("nan")
+
+
+def tensors_of_step(
+    net: nn.Module, loss: Callable[[nn.Module], torch.Tensor], recipe: Recipe
+) -> int:
+    """Bytes of the tensors that one training step holds: the same on every machine.
+
+    What a process holds at its peak depends on its allocator and on what ran before. Counted here
+    are weights and buffers, gradients and optimiser state of what is trained, and every tensor
+    kept for the backward pass (a storage counts once, and not if it is a weight).
+
+    Args:
+        net: prepared, in training mode; its batch-norm statistics move.
+        loss: of a whole batch.
+    """
+    own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        bare = tensor.detach()  # with its history it would keep itself alive, for good
+        address = tensor.untyped_storage().data_ptr()
+        if address not in own:
+            kept[address] = bare  # held on to, so that no later tensor gets the same address
+        return bare
+
+    device = next(net.parameters()).device
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with hooks, compute.autocast(device, recipe.precision):
+        loss(net)
+    states = {"adamw": 2, "sgd": 1}[recipe.optimizer]  # of a parameter's size
+    trained = _bytes(p for p in net.parameters() if p.requires_grad)
+    held = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return _bytes([*net.parameters(), *net.buffers()]) + trained * (1 + states) + held
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)

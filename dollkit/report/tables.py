@@ -124,7 +124,7 @@ def table2(cases: pd.DataFrame, runs: pd.DataFrame, curves: pd.DataFrame) -> pd.
     (trainable / total weights), steps_own, seconds_own (mean over runs, to 95 % of the run's own
     best validation mIoU), steps_random (to 95 % of the best of random/full, same seed and fold;
     only if every run gets there), reached ("2/3" runs that do), miou, miou_lo, miou_hi, memory_mb
-    (2^20 bytes that a training step holds, see `training.footprint`), checkpoint_mb (10^6 bytes),
+    (2^20 bytes that a training step holds, see `run.step_mb`), checkpoint_mb (10^6 bytes),
     n_cases, n_seeds.
     """
     frame = summarise(main_size(cases))

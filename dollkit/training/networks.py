@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -24,19 +25,15 @@ NETWORKS = {
     "upernet": smp.UPerNet,
 }
 PARTS = ("all", "encoder")
-HEAD = "segmentation_head."
-"""Prefix of the output layer, the only part that transfer leaves alone."""
+ENCODER, HEAD = "encoder.", "segmentation_head."
+"""Before the names of an encoder's tensors, and of the output layer's, which transfer leaves."""
 
 
 def encoder(name: str, depth: int, activation: str, channels: int = 1) -> nn.Module:
-    """smp encoder without weights, of one input channel if not said otherwise.
+    """smp encoder (``tu-...``: timm's) without weights, of `depth` stages of stride 2.
 
-    Args:
-        name: smp encoder name, ``tu-...`` for timm's.
-        depth: number of stride-2 stages kept.
-        activation: ``relu`` leaves the architecture as it is; ``silu`` puts SiLU in place of
-            every ReLU. Smooth networks need far fewer integration steps for the same labels.
-        channels: input channels.
+    `activation` ``relu`` leaves the architecture as it is; ``silu`` puts SiLU in place of every
+    ReLU: smooth networks need far fewer integration steps for the same labels.
     """
     try:
         with warnings.catch_warnings():
@@ -69,35 +66,25 @@ def smooth(net: nn.Module, activation: str) -> None:
                     setattr(module, name, nn.SiLU())
 
 
-_known_unused: dict[tuple[str, int], list[str]] = {}
-"""Encoder and depth to what `_unused` found: it takes longer than building the network."""
-
-
 def build(
     network: str, encoder: str, classes: int, *, depth: int = 3, activation: str = "silu"
 ) -> nn.Module:
     """A one-channel segmentation network without weights.
 
     Args:
-        network: one of `NETWORKS`.
-        encoder: smp encoder name, ``tu-...`` for timm's. DeepLabV3+ needs one whose stages can
-            be dilated; DenseNet pools between them and cannot.
+        network: one of `NETWORKS`. DeepLabV3+ needs an encoder whose stages can be dilated;
+            DenseNet pools between them and cannot.
+        encoder, activation: as for `encoder`.
         classes: output channels (independent sigmoids).
         depth: encoder stages for PSPNet (3: stride 8, smp's default and PaddleSeg's stride);
             the others use five, whatever is given.
-        activation: as in `encoder`.
 
     Returns:
-        (n, 1, S, S) normalised films -> (n, classes, S, S) logits, S a multiple of 32; see
-        `config_of`. Stages of the encoder beyond `depth` are not run; those that smp keeps all the
-        same do not require gradients.
+        (n, 1, S, S) normalised films -> (n, classes, S, S) logits, S a multiple of 32. Stages of
+        the encoder that are not run do not require gradients, see `unused`.
     """
     if network not in NETWORKS:
         raise InputError(f"parameter 'network' is {network!r}: use one of {', '.join(NETWORKS)}")
-    config: dict[str, Any] = {
-        "network": network, "encoder": encoder, "classes": classes,
-        "depth": depth_of(network, depth), "activation": activation,
-    }  # fmt: skip
     extra: dict[str, Any] = {}
     if network == "pspnet":
         extra = {"encoder_depth": depth, "upsampling": 2**depth, "psp_dropout": 0.1}
@@ -112,34 +99,40 @@ def build(
             f"parameter 'encoder': no {network} on {encoder!r} ({brief(error)})"
         ) from error
     smooth(net, activation)
-    unused: list[str] = []
-    if network == "pspnet":  # the others use all five
-        if (encoder, depth) not in _known_unused:
-            _known_unused[encoder, depth] = _unused(net)
-        unused = _cut(net, _known_unused[encoder, depth])
-    for name in unused:
+    config = {
+        "network": network, "encoder": encoder, "classes": classes,
+        "depth": depth_of(network, depth), "activation": activation,
+    }  # fmt: skip
+    idle = _cut(net, _unused(net, encoder, depth)) if network == "pspnet" else []
+    for name in idle:
         net.get_parameter(name).requires_grad_(False)
-    net.config_, net.unused_ = config, frozenset(unused)  # type: ignore[assignment]
+    net.config_, net.unused_ = config, frozenset(idle)  # type: ignore[assignment]
     return net
 
 
 def depth_of(network: str, depth: int) -> int:
-    """Encoder stages that a network has: what is asked for by PSPNet, five in the others."""
+    """Encoder stages of a network: as asked for in PSPNet, five in the others."""
     return depth if network == "pspnet" else 5
 
 
-def _unused(net: nn.Module) -> list[str]:
-    """Names of parameters that no output depends on, by one pass without any arithmetic."""
-    ghost = copy.deepcopy(net).to("meta")
-    ghost(torch.empty(2, 1, 64, 64, device="meta")).sum().backward()
-    return [name for name, p in ghost.named_parameters() if p.grad is None]
+_known_unused: dict[tuple[str, int], list[str]] = {}
+"""Encoder and depth to what `_unused` found: it takes longer than building the network."""
+
+
+def _unused(net: nn.Module, encoder: str, depth: int) -> list[str]:
+    """Names of parameters that no output of a PSPNet depends on, by a pass without arithmetic."""
+    if (encoder, depth) not in _known_unused:
+        ghost = copy.deepcopy(net).to("meta")
+        ghost(torch.empty(2, 1, 64, 64, device="meta")).sum().backward()
+        unused = [name for name, p in ghost.named_parameters() if p.grad is None]
+        _known_unused[encoder, depth] = unused
+    return _known_unused[encoder, depth]
 
 
 def _cut(net: nn.Module, unused: list[str]) -> list[str]:
     """Remove last stages that timm's EfficientNets and MobileNets run for nothing.
 
-    Returns:
-        Those of `unused` that are left: stages that are kept and not run.
+    Those of `unused` that are left: stages that smp keeps and does not run.
     """
     blocks = getattr(getattr(net.encoder, "model", None), "blocks", None)
     if isinstance(blocks, nn.Sequential):
@@ -158,42 +151,42 @@ def config_of(net: nn.Module) -> dict[str, Any]:
     return config
 
 
-def transfer(target: nn.Module, source: dict[str, torch.Tensor], part: str = "all") -> list[str]:
+def transfer(
+    target: nn.Module, source: Mapping[str, torch.Tensor], part: str = "all",
+    origin: str = "the pre-trained network",
+) -> list[str]:  # fmt: skip
     """Copy every tensor but the output layer, or those of the encoder alone, or fail.
 
     PSSL copies whatever matches by name and shape; a silent mismatch would then look like a
     weak pre-training. Here anything else that does not match is an error.
 
     Args:
-        target: a network from `build`.
-        source: state of a network of the same kind, with any number of output channels.
-        part: ``all``, or ``encoder``: the segmentation module stays as drawn, as where the
-            backbone alone was pre-trained; it may then be of another kind.
+        target: a network or classifier with an ``encoder``.
+        source: tensors by the names of `target`.
+        part: ``all``, between networks of one kind; or ``encoder``: what else `source` has stays
+            behind, as where the backbone alone was pre-trained.
+        origin: of the source, for messages.
 
     Returns:
         Names of the copied tensors.
     """
     if part not in PARTS:
         raise InputError(f"parameter 'transfer' is {part!r}: use one of {', '.join(PARTS)}")
-
-    def ours(key: str) -> bool:
-        return key.startswith("encoder.") if part == "encoder" else not key.startswith(HEAD)
-
     own = target.state_dict()
-    wanted, given = [k for k in own if ours(k)], [k for k in source if ours(k)]
-    for key in wanted:
-        if key not in source:
-            raise InputError(f"transfer: tensor {key} is not in the pre-trained network")
-        if source[key].shape != own[key].shape:
+    prefix = ENCODER if part == "encoder" else ""
+    names = [k for k in own if k.startswith(prefix) and not k.startswith(HEAD)]
+    for key in names:
+        have, need = (tuple(s[key].shape) if key in s else "missing" for s in (source, own))
+        if have != need:
             raise InputError(
-                f"transfer: tensor {key} is {tuple(source[key].shape)} in the pre-trained "
-                f"network and {tuple(own[key].shape)} here"
+                f"transfer: tensor {key} is {have} in {origin} and {need} here; use the same "
+                "architecture for both"
             )
-    for key in given:
-        if key not in own:
-            raise InputError(f"transfer: the pre-trained tensor {key} has no place here")
-    target.load_state_dict({k: source[k] for k in wanted}, strict=False)
-    return wanted
+    for key in source if part == "all" else ():
+        if key not in own and not key.startswith(HEAD):
+            raise InputError(f"transfer: tensor {key} of {origin} has no place here")
+    target.load_state_dict({key: source[key] for key in names}, strict=False)
+    return names
 
 
 def trainable(net: nn.Module) -> tuple[int, int]:

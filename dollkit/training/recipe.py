@@ -1,4 +1,4 @@
-"""How a network is optimised: settings, learning rate, batch order, parameter groups."""
+"""How a network is optimised: settings, learning rate, batch order, parameter groups, loss."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError
+from dollkit.data.images import IGNORE
 
 Batch = tuple[torch.Tensor, ...]
 """Films and targets of a step; films come first in every tensor."""
 SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adamw", "sgd")
+WARMUP = 0.15
+"""Share of the steps with rising rate."""
+MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -25,74 +31,57 @@ class Recipe:
         steps: optimiser steps.
         batch: films per step.
         lr: peak learning rate (linear warm-up, then down to zero by `schedule`).
-        backbone: rate of the encoder as a share of `lr` (PSSL: 0.1).
         weight_decay: decoupled for AdamW, L2 for SGD; not applied to biases and norms.
-        warmup: share of the steps with rising rate.
-        schedule: ``cosine``; or ``constant``, which has no warm-up either, as PSSL pre-trains.
         optimizer: ``adamw``, or ``sgd`` with momentum 0.9 (PSSL).
-        clip: largest gradient norm.
         evaluate_every: steps between evaluations (the last step is always evaluated).
-        precision: ``bfloat16`` (autocast) or ``float32``; given as ``auto``, it becomes what
-            `compute.resolve_precision` says, so that a checkpoint knows what computed it.
-        at_once: most films in one pass; a larger batch is accumulated. 0: the whole batch, and
-            half of it each time that memory runs out.
+        precision: ``bfloat16`` (autocast) or ``float32``; ``auto`` becomes one of them, so that a
+            checkpoint knows what computed it.
         seed: of batch order, augmentation and dropout.
+        schedule: ``cosine``; or ``constant``, which has no warm-up either, as PSSL pre-trains.
+        backbone: rate of the encoder as a share of `lr` (PSSL: 0.1).
     """
 
     steps: int
     batch: int
     lr: float
     weight_decay: float = 1e-2
-    warmup: float = 0.15
     optimizer: str = "adamw"
-    clip: float = 1.0
     evaluate_every: int = 100
     precision: str = "auto"
     seed: int = 0
     schedule: str = "cosine"
-    at_once: int = 0
     backbone: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 1), ("evaluate_every", 1), ("at_once", 0)):
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"parameter {name!r} is {getattr(self, name)}: it must be at least {least}"
-                )
-        if not self.lr > 0 or not math.isfinite(self.lr):
-            raise InputError(f"parameter 'lr' is {self.lr}: it must be a positive number")
-        if not self.weight_decay >= 0 or not math.isfinite(self.weight_decay):
-            raise InputError(f"parameter 'weight_decay' is {self.weight_decay}: give 0 or more")
-        if not 0 <= self.warmup <= 1:
-            raise InputError(f"parameter 'warmup' is {self.warmup}: it must lie in [0, 1]")
-        if not self.clip > 0:
-            raise InputError(f"parameter 'clip' is {self.clip}: it must be above 0")
-        if not 0 < self.backbone <= 1:
-            raise InputError(f"parameter 'backbone' is {self.backbone}: it must lie in (0, 1]")
-        if self.optimizer not in {"adamw", "sgd"}:
-            raise InputError(f"parameter 'optimizer' is {self.optimizer!r}: use adamw or sgd")
-        if self.schedule not in SCHEDULES:
-            raise InputError(
-                f"parameter 'schedule' is {self.schedule!r}: use one of {', '.join(SCHEDULES)}"
-            )
+        for name, fits, words in (
+            ("steps", self.steps >= 1, "use 1 or more"),
+            ("batch", self.batch >= 1, "use 1 or more"),
+            ("evaluate_every", self.evaluate_every >= 1, "use 1 or more"),
+            ("lr", 0 < self.lr < math.inf, "it must be a positive number"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "use 0 or more"),
+            ("backbone", 0 < self.backbone <= 1, "it must lie in (0, 1]"),
+            ("optimizer", self.optimizer in OPTIMIZERS, f"use {' or '.join(OPTIMIZERS)}"),
+            ("schedule", self.schedule in SCHEDULES, f"use {' or '.join(SCHEDULES)}"),
+        ):
+            if not fits:
+                raise InputError(f"parameter {name!r} is {getattr(self, name)!r}: {words}")
         object.__setattr__(self, "precision", compute.resolve_precision(self.precision))
 
     def rate(self, step: int) -> float:
         """Learning rate of optimiser step `step` (0-based)."""
         if self.schedule == "constant":
             return self.lr
-        ramp = max(1, round(self.warmup * self.steps))
+        ramp = max(1, round(WARMUP * self.steps))
         if step < ramp:
             return self.lr * (step + 1) / ramp
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, self.steps - ramp)))
 
 
 def order(n: int, batch: int, step: int, seed: int) -> torch.Tensor:
-    """Film indices of batch `step`: passes over random permutations of ``range(n)``, cut anew.
+    """Film indices of batch `step`: (batch,) int64, from random permutations of ``range(n)``.
 
-    Returns:
-        (batch,) int64. Films are drawn without replacement within a pass; a batch may span two
-        passes, so that no film is dropped when `batch` does not divide `n`.
+    Films are drawn without replacement within a pass; a batch may span two passes, so that no film
+    is dropped when `batch` does not divide `n`.
     """
     first = step * batch
     parts: list[torch.Tensor] = []
@@ -112,22 +101,15 @@ def parameter_groups(
     With `backbone` below one the encoder's have groups of their own, marked by ``scale``: the
     share of the rate that they get.
     """
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    scales = (1.0,) if backbone == 1 else (1.0, backbone)
-
-    def group(scale: float, vectors: bool) -> list[nn.Parameter]:
-        return [
-            p
-            for n, p in named
-            if (p.ndim <= 1) == vectors
-            and (len(scales) == 1 or n.startswith("encoder.") == (scale != 1))
-        ]
-
-    return [
-        {"params": group(s, vectors), "weight_decay": 0.0 if vectors else weight_decay, "scale": s}
-        for s in scales
-        for vectors in (False, True)
-    ]
+    groups = []
+    for scale in (1.0,) if backbone == 1 else (1.0, backbone):
+        for decay in (weight_decay, 0.0):
+            groups.append({"params": [], "weight_decay": decay, "scale": scale})
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            in_backbone = backbone != 1 and name.startswith("encoder.")
+            groups[2 * in_backbone + (parameter.ndim <= 1)]["params"].append(parameter)
+    return groups
 
 
 def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -136,3 +118,33 @@ def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
+
+
+def weighted_bce_dice(
+    logits: torch.Tensor, target: torch.Tensor, background: float = 1.0, dice: float = 0.5
+) -> torch.Tensor:
+    """Binary cross-entropy plus soft Dice over independent sigmoid channels: a scalar float32.
+
+    ``L = (1 - dice) * sum(w * BCE) / sum(w) + dice * mean_c(1 - D_c)`` with ``w = 1`` on object,
+    ``w = background`` on background and ``w = 0`` on ignored pixels. `background` 0.1 is PSSL's
+    class weight (arXiv 2207.03335). The Dice mean runs only over the (film, channel) planes that
+    have an object: an empty one has no Dice gradient worth having.
+
+    Args:
+        logits: (n, C, S, S).
+        target: (n, C, S, S) uint8: 0 background, 1 object, 255 ignore.
+    """
+    logits = logits.float()
+    object_ = (target == 1).float()
+    weight = torch.where(target == 1, 1.0, background).masked_fill(target == IGNORE, 0.0)
+    bce = F.binary_cross_entropy_with_logits(logits, object_, weight=weight, reduction="sum")
+    value = (1 - dice) * bce / weight.sum().clamp_min(1.0)
+    if dice > 0:
+        known = (target != IGNORE).float()
+        p = torch.sigmoid(logits) * known
+        overlap = (p * object_).sum((2, 3))
+        total = p.sum((2, 3)) + object_.sum((2, 3))
+        present = (object_.sum((2, 3)) > 0).float()
+        planes = 1 - (2 * overlap + 1) / (total + 1)
+        value = value + dice * (planes * present).sum() / present.sum().clamp_min(1.0)
+    return value

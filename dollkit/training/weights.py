@@ -16,8 +16,6 @@ from dollkit.common.errors import InputError, brief
 from dollkit.training import adapters, networks
 
 FILE = "weights.safetensors"
-
-
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -39,42 +37,36 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise InputError(f"{folder}: no readable network there ({brief(error)})") from error
     if not isinstance(config, dict):
         raise InputError(f"{folder}/model.json: not the description of a network: train it again")
-    for key, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{folder}/weights.safetensors: tensor {key} holds NaN or infinity")
+    check_finite(folder / FILE, state)
     return config, state
 
 
-def _described(folder: Path, make: Callable[..., Net], config: Mapping[str, Any]) -> Net:
-    """What ``model.json`` describes; what it does not describe well is an `InputError`."""
-    try:
-        return make(**config)
-    except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"{folder}/model.json: describes no network ({brief(error)})") from None
+def check_finite(source: Path | str, state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors with NaN or infinity."""
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{source}: tensor {key} holds NaN or infinity")
 
 
-def _fit(net: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
-    own = net.state_dict()
-    for key in sorted(set(own) | set(state)):
+def _check_shapes(
+    path: Path, state: Mapping[str, torch.Tensor], needed: Mapping[str, torch.Tensor]
+) -> None:
+    for key in sorted({*needed, *state}):
         have = tuple(state[key].shape) if key in state else "missing"
-        want = tuple(own[key].shape) if key in own else "no such tensor"
+        want = tuple(needed[key].shape) if key in needed else "no such tensor"
         if have != want:
-            raise InputError(
-                f"{folder}/weights.safetensors: tensor {key} is {have}, the network of model.json "
-                f"needs {want}"
-            )
-    net.load_state_dict(state)
+            raise InputError(f"{path}: tensor {key} is {have}, the network needs {want}")
 
 
 def load(folder: Path, build: Callable[..., Net], where: torch.device) -> Net:
-    """A network in eval mode; weights that do not fit are an `InputError`.
-
-    Args:
-        build: makes the network from what `folder` says of it.
-    """
+    """A network in eval mode; `build` makes it from what ``model.json`` says."""
     config, state = read(folder)
-    net = _described(folder, build, config)
-    _fit(net, state, folder)
+    try:
+        net = build(**config)
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}/model.json: describes no network ({brief(error)})") from None
+    _check_shapes(folder / FILE, state, net.state_dict())
+    net.load_state_dict(state)
     net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()
 
@@ -86,31 +78,26 @@ def load_network(folder: Path, where: torch.device) -> nn.Module:
 
 def save_tuned(
     net: nn.Module, names: list[str], tuning: str, path: Path, rank: int, made_by: str = ""
-) -> int:
+) -> None:
     """Write what a tuning trained, and nothing else, as one safetensors file.
 
     Args:
-        net: a network after `adapters.prepare`, trained.
         names: what `adapters.prepare` returned; under ``full`` every tensor of the state, because
             batch-norm statistics move too.
-        tuning, rank: what it was given; they travel in the file's header.
-        made_by: what else tells the run, and the weights that it started from.
-
-    Returns:
-        Bytes of the file.
+        made_by: what tells the run and the weights that it started from; kept in the header.
     """
-    state = {k: v.contiguous() for k, v in adapters.tuned_state(net, names).items()}
+    state = net.state_dict()
     part = path.with_suffix(".part")
-    save_file(state, part, metadata={"tuning": tuning, "rank": str(rank), "made_by": made_by})
+    save_file(
+        {name: state[name].contiguous().cpu() for name in names},
+        part,
+        metadata={"tuning": tuning, "rank": str(rank), "made_by": made_by},
+    )
     part.replace(path)
-    return path.stat().st_size
 
 
 def load_tuned(net: nn.Module, path: Path, made_by: str = "") -> list[str]:
     """Put a file of `save_tuned` onto a fresh network that holds the same pre-trained weights.
-
-    Args:
-        made_by: what the file must say of itself; "": anything.
 
     Returns:
         Names of the tensors that were loaded.
@@ -122,13 +109,13 @@ def load_tuned(net: nn.Module, path: Path, made_by: str = "") -> list[str]:
         tuning, rank = header["tuning"], int(header["rank"])
     except Exception as error:  # safetensors raises its own types
         raise InputError(f"{path}: no readable adapter checkpoint ({brief(error)})") from error
-    if made_by and header.get("made_by") != made_by:
+    if header.get("made_by") != made_by:
         raise InputError(f"{path}: made by {header.get('made_by')!r}, not by {made_by!r}")
-    for key, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{path}: tensor {key} holds NaN or infinity")
-    names = adapters.prepare(net, tuning, rank=rank)
+    check_finite(path, state)
+    names = adapters.prepare(net, tuning, rank)
     if tuning == "full":
         names = list(net.state_dict())
-    adapters.load_tuned(net, state, names)
+    own = net.state_dict()
+    _check_shapes(path, state, {name: own[name] for name in names})
+    net.load_state_dict({**own, **state})
     return names

@@ -339,7 +339,7 @@ def _pretraining(given: Mapping[str, Any], data: Mapping[str, Any]) -> None:
 
 def _finetuning(given: Mapping[str, Any], taught: set[str]) -> None:
     from dollkit.common.arm_names import PRETRAINED
-    from dollkit.finetuning import grid, robustness, settings
+    from dollkit.finetuning import grid, robustness
     from dollkit.training import imagenet
     from dollkit.training.recipe import Recipe
 
@@ -349,7 +349,7 @@ def _finetuning(given: Mapping[str, Any], taught: set[str]) -> None:
                 f"parameter 'arms' names {arm!r}, which the run does not pre-train: add it to "
                 "'arms' of the profile's matrix"
             )
-    tried = settings.tunings_of(given["arms"], given["tunings"], given["lrs"])
+    tried = grid.tunings_of(given["arms"], given["tunings"], given["lrs"])
     sizes = dict.fromkeys(given["sizes"], given["size_arms"])
     grid.check(given["arms"], tried, sizes, given["seeds"], given["folds"])
     robustness.cells(given["robustness"])

@@ -9,7 +9,7 @@ from typing import Any
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.machine import Json, sha256
-from dollkit.finetuning import run, settings
+from dollkit.finetuning import grid, run
 from dollkit.training import imagenet
 from dollkit.workflow import stage, stages
 from dollkit.workflow.plan_films import Films
@@ -77,7 +77,7 @@ def doubtful(given: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
-def runs_of(given: Mapping[str, Any], films: Films) -> list[tuple[settings.Cell, int, int]]:
+def runs_of(given: Mapping[str, Any], films: Films) -> list[tuple[grid.Cell, int, int]]:
     """Cells of a fine-tuning stage with their fold, and training runs of each.
 
     A cell tries every rate with the first seed and repeats the chosen one with the others, so it
@@ -96,11 +96,11 @@ def runs_of(given: Mapping[str, Any], films: Films) -> list[tuple[settings.Cell,
         )
     for fold in folds:
         run.split(table, fold, given["n_train"], n_valid, seeds[0])
-    tried = settings.tunings_of(given["arms"], given["tunings"], given["lrs"])
+    tried = grid.tunings_of(given["arms"], given["tunings"], given["lrs"])
     sizes: Sequence[int] = []
     if given["size_arms"]:
-        sizes = settings.sizes_of(given["sizes"], given["n_train"], table, folds, n_valid)
-    every = settings.cells_of(tried, given["n_train"], dict.fromkeys(sizes, given["size_arms"]))
+        sizes = grid.sizes_of(given["sizes"], given["n_train"], table, folds, n_valid)
+    every = grid.cells_of(tried, given["n_train"], dict.fromkeys(sizes, given["size_arms"]))
     lost = not_run(given)
     found = [(c, f, len(c.lrs) + len(seeds) - 1) for c in every if c.arm not in lost for f in folds]
     if not found:

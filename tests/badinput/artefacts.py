@@ -22,8 +22,7 @@ from dollkit.data.sets.phantom import PhantomPlan, build_phantom
 from dollkit.data.store import open_store
 from dollkit.interactive.explorer import sources
 from dollkit.labels import store as labels
-from dollkit.training import imagenet, networks, weights
-from dollkit.workflow import export_network
+from dollkit.training import export, imagenet, networks, weights
 from tests.badinput import spoil
 from tests.badinput.case import Case
 from tests.test_labels import noise, pairs_of
@@ -193,7 +192,7 @@ def _npz_of_objects(folder: Path) -> object:
 
 def _export(side: int) -> Reader:
     net = networks.build("pspnet", ENCODER, 2, depth=3)
-    return lambda folder: export_network.export(net, folder / "out", side)
+    return lambda folder: export.export(net, folder / "out", side)
 
 
 def _tuned(change: spoil.Spoil) -> Reader:

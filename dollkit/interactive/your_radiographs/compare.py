@@ -13,7 +13,7 @@ import pandas as pd
 from dollkit.common import compute
 from dollkit.common.arm_names import ARMS
 from dollkit.common.errors import InputError
-from dollkit.finetuning import grid, run, settings
+from dollkit.finetuning import grid, run
 from dollkit.finetuning import starts as starting
 from dollkit.finetuning.run import Films, Job, Parts, Start
 from dollkit.interactive.your_radiographs import predict
@@ -165,7 +165,7 @@ def compare(
     """
     films, folds = of.data.films, of.folds
     most = min(len(run.split(films, f, 0, of.n_valid, 0).pool) for f in folds)
-    fewer = [n for n in settings.sizes_of(sizes, most, films, folds, of.n_valid) if n < most]
+    fewer = [n for n in grid.sizes_of(sizes, most, films, folds, of.n_valid) if n < most]
     arms = list(of.starts)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = grid.Grid(

@@ -1,0 +1,226 @@
+"""What each pre-training arm is taught, its labels, equal budgets, repeated pre-training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from dollkit import pretraining
+from dollkit.classifiers.model import create, load_classifiers
+from dollkit.common import arm_names
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
+from dollkit.common.machine import sha256
+from dollkit.data.images import IGNORE
+from dollkit.data.store import Store
+from dollkit.labels import Distil, make
+from dollkit.labels.store import LabelStore
+from dollkit.training import weights
+from dollkit.training.augment import NONE
+from dollkit.training.recipe import Recipe
+from tests.small_run import CPU, ENCODER, label_some, make_store, save_network
+
+Labelled = tuple[Store, LabelStore, dict[str, Path]]
+OTHER = "tu-test_efficientnet"
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    """Films, their labels, and the folders of the two classifiers that made them."""
+    tmp_path = tmp_path_factory.mktemp("labelled")
+    store = make_store(tmp_path / "films", 40, PATHOLOGIES)
+    folders = {}
+    for seed, name in enumerate((ENCODER, OTHER)):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        model = create(name, 3, "silu", "lse", seed, CPU)
+        weights.save(model, folders[name], model.config)
+    hashes = {n: sha256(f / "weights.safetensors") for n, f in folders.items()}
+    how = make.Explain(kind="black", most_steps=6, unsettled="keep")
+    models, rows = load_classifiers(folders, CPU), make.rows_to_label(store, 8, 4)
+    labels = make.make_labels(models, store, rows, how, Distil(), tmp_path / "labels", hashes)
+    return store, labels, folders
+
+
+@pytest.fixture(scope="module")
+def edema(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, LabelStore]:
+    """Films with true masks, and those of Edema as labels."""
+    tmp_path = tmp_path_factory.mktemp("edema")
+    store = make_store(tmp_path / "films", 40, PATHOLOGIES)
+    return store, label_some(store, tmp_path / "labels")
+
+
+def recipe(steps: int) -> Recipe:
+    return Recipe(steps=steps, batch=8, lr=3e-3, evaluate_every=steps, precision="float32")
+
+
+def test_arms_differ_in_their_targets(edema: tuple[Store, LabelStore]) -> None:
+    store, labels = edema
+    rows, c = labels.rows, FINDINGS.index("Edema")
+    doll, truth, shuffled, prior = (
+        pretraining.targets_of(arm, store, labels, 0)(rows)
+        for arm in ("doll", "truth", "shuffled", "prior")
+    )
+    np.testing.assert_array_equal(doll[:, c], truth[:, c])
+    assert (truth[:, 0] == IGNORE).all()  # No Finding has no place
+    assert not (shuffled == doll).all((1, 2, 3)).any()  # nobody keeps its own label
+    assert sorted(s.sum() for s in shuffled[:, c]) == sorted(d.sum() for d in doll[:, c])
+    assert all(np.array_equal(prior[0, c], p[c]) for p in prior)
+    assert 0 < prior[0, c].mean() < 0.3
+    with pytest.raises(InputError, match="'dolls'"):
+        pretraining.targets_of("dolls", store, labels, 0)
+
+
+def test_truth_needs_masks(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "films", 12, ("Edema",))
+    labels = label_some(store, tmp_path / "labels")
+    assert pretraining.truth_if_known(store, labels) is None
+    with pytest.raises(InputError, match="phantom only"):
+        pretraining.targets_of("truth", store, labels, 0)
+
+
+def test_pretraining_learns_its_labels(edema: tuple[Store, LabelStore]) -> None:
+    store, labels = edema
+    rows, held = pretraining.parts(store, labels)
+    assert not set(rows) & set(held)
+    net = pretraining.network("pspnet", ENCODER, 2, "silu", "random", {}, 0, CPU)
+    done = pretraining.pretrain(
+        net, store, rows, held, pretraining.targets_of("doll", store, labels, 0), recipe(60),
+        background=0.5, dice=0.5, augmentation=NONE, folder=None,
+        truth=pretraining.truth_if_known(store, labels),
+    )  # fmt: skip
+    last = done.history[-1]
+    assert last["valid_iou"] > 0.5
+    # Edema is where its labels are; other findings have true masks and no labels.
+    assert last["valid_true_iou"] < last["valid_iou"]
+
+
+def test_arms_differ_in_their_labels_and_in_nothing_else(
+    tmp_path: Path, labelled: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, labels, folders = labelled
+    # Kept are the best weights, not the last.
+    for name, best, last in ((ENCODER, 0.7, 0.69), (OTHER, 0.8, 0.6)):
+        text = f"step,valid_auroc\n8,{best}\n16,{last}\n"
+        (folders[name] / "history.csv").write_text(text)
+    own = {
+        arm: pretraining.labels_of(arm, store, labels, folders, tmp_path / arm, CPU)
+        for arm in arm_names.OWN_LABELS
+    }
+    want = {"gradcam": {"explain"}, "single": {"classifiers"}, "plain": {"distil"}}
+    for arm, made in own.items():
+        assert made.pairs[["row", "finding"]].equals(labels.pairs[["row", "finding"]])
+        parts = ("explain", "distil", "classifiers")
+        assert {p for p in parts if made.meta[p] != labels.meta[p]} == want[arm]
+    cam = own["gradcam"].meta["explain"]
+    assert cam == {**labels.meta["explain"], "explainer": "gradcam"}
+    assert list(own["single"].meta["classifiers"]) == [OTHER]
+    assert pretraining.labels_of("doll", store, labels, folders, tmp_path, CPU) is labels
+    rows, held = pretraining.parts(store, labels)
+    seen: dict[str, list[list[int]]] = {}
+    taught: dict[str, npt.NDArray[np.uint8]] = {}
+    begun: list[dict[str, torch.Tensor]] = []
+    for arm in arm_names.PRETRAINED:
+        targets = pretraining.targets_of(arm, store, own.get(arm, labels), 0)
+        taught[arm] = targets(rows)
+
+        def watched(asked: Any, arm: str = arm, inner: Any = targets) -> npt.NDArray[np.uint8]:
+            seen.setdefault(arm, []).append(asked.tolist())
+            return inner(asked)  # type: ignore[no-any-return]
+
+        net = pretraining.network("pspnet", ENCODER, 3, "silu", "random", {}, 0, CPU)
+        begun.append({k: v.clone() for k, v in net.state_dict().items()})
+        pretraining.pretrain(
+            net, store, rows, held, watched, recipe(3), background=0.1, dice=0.5,
+            augmentation=NONE, folder=None,
+        )  # fmt: skip
+    assert all(torch.equal(v, begun[0][k]) for one in begun for k, v in one.items())
+    assert Counter(map(str, seen.values())) == {str(seen["doll"]): len(arm_names.PRETRAINED)}
+    others = [a for a in arm_names.PRETRAINED if a != "doll"]
+    assert [a for a in others if np.array_equal(taught[a], taught["doll"])] == []
+
+
+def test_what_an_arm_is_taught_is_held_against_the_truth(labelled: Labelled) -> None:
+    store, labels, _ = labelled
+    rows, _ = pretraining.parts(store, labels)
+    truth = pretraining.truth_if_known(store, labels)
+    assert truth is not None
+    assert pretraining.taught_iou(truth, truth, rows) == 1.0
+
+    def half(asked: Any) -> npt.NDArray[np.uint8]:
+        out = truth(asked)
+        out[..., ::2] = IGNORE  # not drawn, not an error of its own
+        return out
+
+    # By hand: share of the truth that half keeps, per film and finding, films first.
+    whole, kept = truth(rows) == 1, half(rows) == 1
+    area = whole.sum((2, 3)).astype(float)
+    area[area == 0] = np.nan
+    share = kept.sum((2, 3)) / area
+    expected = np.nanmean(share[:, np.isfinite(share).any(0)], axis=0).mean()
+    assert pretraining.taught_iou(half, truth, rows) == pytest.approx(expected)
+
+
+def test_labels_of_an_arm_go_on_and_want_what_they_are_made_from(
+    tmp_path: Path, labelled: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, labels, folders = labelled
+    for folder in folders.values():
+        (folder / "history.csv").unlink(missing_ok=True)
+    with pytest.raises(InputError, match=r"history\.csv: no validation AUROC"):
+        pretraining.labels_of("single", store, labels, folders, tmp_path, CPU)
+    (folders[ENCODER] / "history.csv").write_text("step,valid_auroc\n")
+    with pytest.raises(InputError, match=r"history\.csv: no validation AUROC"):
+        pretraining.validation_auroc(folders[ENCODER])
+    with pytest.raises(InputError, match=f"'{OTHER}', which is missing"):
+        pretraining.labels_of("gradcam", store, labels, {ENCODER: folders[ENCODER]}, tmp_path, CPU)
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("a shard was made again")
+
+    pretraining.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
+    monkeypatch.setattr(make, "explain_all", forbidden)
+    pretraining.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
+
+
+def test_presets() -> None:
+    modern, pssl = pretraining.settings("modern"), pretraining.settings("pssl")
+    a = pretraining.recipe(modern, 10, 4, 5, "float32", 0)
+    b = pretraining.recipe(pssl, 10, 4, 5, "float32", 0)
+    assert (a.optimizer, a.lr, a.weight_decay, a.backbone) == ("adamw", 2e-3, 1e-2, 1.0)
+    assert (b.optimizer, b.lr, b.weight_decay, b.backbone) == ("sgd", 1e-2, 4e-5, 0.1)
+    assert {b.rate(s) for s in range(10)} == {1e-2}
+    assert pssl.dice == 0
+    assert pretraining.settings("pssl", lr=0.5, background=None).lr == 0.5
+    for preset, given, said in (
+        ("old", {}, "'preset' is 'old'"), ("modern", {"background": 0.0}, "'background' is 0"),
+        ("modern", {"dice": 2.0}, "'dice' is 2"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            pretraining.settings(preset, **given)  # type: ignore[arg-type]
+
+
+def test_starts_of_pretraining_are_named() -> None:
+    with pytest.raises(InputError, match="'start' is 'doll'"):
+        pretraining.network("pspnet", ENCODER, 3, "silu", "doll", {}, 0, CPU)
+    with pytest.raises(InputError, match="no classifier of that name"):
+        pretraining.network("pspnet", ENCODER, 3, "silu", "classifier", {}, 0, CPU)
+
+
+def test_folders_of_an_arm_and_what_is_left_of_more(tmp_path: Path) -> None:
+    made = pretraining.folders_of(tmp_path / "doll", 12)
+    for seed, folder in enumerate(made):
+        save_network(folder, seed)
+    assert made[0] == tmp_path / "doll"
+    assert pretraining.made_in(tmp_path / "doll") == made  # repeat10 after repeat9
+    assert pretraining.folders_of(tmp_path / "doll", 2) == made[:2]
+    assert not made[5].exists()
+    # One that a killed run had only begun holds no network.
+    (tmp_path / "doll" / "repeat2").mkdir()
+    assert pretraining.made_in(tmp_path / "doll") == made[:2]
