@@ -14,7 +14,7 @@ from dollkit.data.films import COLUMNS
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_writer import StoreWriter
 from dollkit.finetuning import grid
-from dollkit.finetuning.run import Start, load_films
+from dollkit.finetuning.run import Start
 from dollkit.labels import store as labelstore
 from dollkit.training import networks, weights
 from dollkit.training.augment import NONE
@@ -84,12 +84,8 @@ def short(steps: int = 2) -> Recipe:
     return Recipe(steps=steps, batch=2, lr=1.0, evaluate_every=steps, precision="float32")
 
 
-def make_grid(folder: Path, **more: object) -> grid.Grid:
+def make_grid(place: Path, **more: object) -> grid.Grid:
     """Lungs, one arm without weights and one random one, two rates, two seeds, two steps."""
-    if "data" not in more:
-        place = folder / "task"
-        store = open_store(place) if place.exists() else make_store(place, 40, ("lungs",))
-        more["data"] = load_films(store)
     starts = {
         "random": Start(lambda net: []),
         "imagenet": Start(lambda net: [], "no weights"),
@@ -98,7 +94,7 @@ def make_grid(folder: Path, **more: object) -> grid.Grid:
         "task": "lungs", "network": "pspnet", "config": CONFIG, "starts": starts,
         "tunings": {"full": (["random", "imagenet"], [1e-4, 3e-3])}, "recipe": short(),
         "augmentation": NONE, "n_train": 6, "n_valid": 4, "seeds": [0, 1], "folds": [0],
-        "folder": folder / "out", "key": "k", "where": CPU,
+        "folder": place / "out", "key": "k", "where": CPU,
     }  # fmt: skip
     made = grid.Grid(**{**settings, **more})  # type: ignore[arg-type]
     made.folder.mkdir(exist_ok=True)

@@ -105,8 +105,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("killed_at", [2, 4, 11])
-@pytest.mark.parametrize(("most", "more"), [(99, {}), (2, {}), (3, {"schedule": "constant"})])
+@pytest.mark.parametrize(
+    ("killed_at", "most", "more"),
+    [(2, 99, {}), (4, 99, {"schedule": "constant"}), (11, 99, {}), (2, 2, {}), (7, 3, {})],
+)
 def test_a_killed_run_ends_in_the_same_bits(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,

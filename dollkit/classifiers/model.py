@@ -122,9 +122,10 @@ def train(
 
     def evaluate(net: nn.Module) -> dict[str, float]:
         logits = predict(net, store.images, valid, device)
-        value = F.binary_cross_entropy_with_logits(
-            *(torch.from_numpy(v[:, known]) for v in (logits, truth, valid_weights))
+        scores, target, weight = (
+            torch.from_numpy(v[:, known]) for v in (logits, truth, valid_weights)
         )
+        value = F.binary_cross_entropy_with_logits(scores, target, weight)
         scored = [c for c in known if FINDINGS[c] in PATHOLOGIES]
         own = valid_weights.T.astype(float)
         areas = [

@@ -25,7 +25,7 @@ from pathlib import Path
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from safetensors.torch import load_file
+from timm.models import load_state_dict
 from torch import nn
 
 from dollkit.common import compute, paths
@@ -48,9 +48,6 @@ NO_WEIGHTS = "no weights"
 """Why an encoder does not start from ImageNet."""
 HEADS = ("fc_", "_fc_", "classifier_", "head_", "last_linear_", "linear_")
 """Beginnings of ImageNet's classifier in files for smp's encoders, in the form of `comparable`."""
-SUFFIXES = (".safetensors", ".pth", ".pt")
-CONTAINERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts put the state into a file."""
 WRAPPERS = ("module.", "_orig_mod.", "model.", "encoder.", "body.")
 """Beginnings that a wrapper puts before every name: parallel training, compiling, smp, timm."""
 OLD_DENSENET = re.compile(r"\.(norm|relu|conv)\.([12])\.")
@@ -221,16 +218,10 @@ def _timms(architecture: str) -> dict[str, torch.Tensor]:
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a file that others publish by the file's own names; no code in it is run."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: use a .safetensors, .pth or .pt file")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch reports pickles that it does not run
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_state_dict(str(path), use_ema=False)
     except Exception as error:  # each format raises its own types
         why = brief(error)
         if "weights_only" in str(error):  # torch's own text says how to run the code after all
@@ -238,11 +229,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{path}: not readable as tensors ({why}); save the state_dict() as .safetensors"
         ) from None
-    while isinstance(content, dict) and (inside := [k for k in CONTAINERS if k in content]):
-        content = content[inside[0]]
-    if not isinstance(content, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items()
-    ):
+    if not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         raise InputError(f"{path}: contains something else than named tensors")
     return content
 

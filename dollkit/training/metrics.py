@@ -73,7 +73,7 @@ def average_precision(truth: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 
 def counts(
-    prediction: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]
+    prediction: npt.NDArray[np.uint8 | np.bool_], truth: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """True positive, false positive and false negative pixels over the last two axes.
 

@@ -101,7 +101,7 @@ def parameter_groups(
     With `backbone` below one the encoder's have groups of their own, marked by ``scale``: the
     share of the rate that they get.
     """
-    groups = []
+    groups: list[dict[str, Any]] = []
     for scale in (1.0,) if backbone == 1 else (1.0, backbone):
         for decay in (weight_decay, 0.0):
             groups.append({"params": [], "weight_decay": decay, "scale": scale})
