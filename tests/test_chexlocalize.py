@@ -1,28 +1,29 @@
-"""CheXlocalize's tree: rows, splits, masks, and what is wrong with it."""
+"""CheXlocalize: its tree, and its truth files against pycocotools and broken ones."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from pycocotools import mask as coco
 
 from dollkit.common.errors import InputError
 from dollkit.data import read
 from dollkit.data.check import surplus
+from dollkit.data.csvfile import BadRows
 from dollkit.data.film_table import check_files
-from dollkit.data.sets.chexlocalize import DATASET, read_chexlocalize
+from dollkit.data.masks import Polygons, Runs
 from dollkit.data.sets.chexlocalize_masks import LOCALIZED, load_truth
+from dollkit.data.sets.chexpert import CHEXLOCALIZE, read_chexlocalize
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
-from tests.chexpert_trees import (
-    FULL,
-    KEY,
-    localized_tree,
-    square,
-    write_film,
-)
+from tests.chexpert_trees import FULL, KEY, SQUARE, localized_tree, runs, square, write_truth
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_set_that_is_named_gives_all_that_it_has(root: Path) -> None:
-    tables = read("chexlocalize", root)
+    tables = read("chexlocalize", root.parent)
     assert {store: table.source for store, table in tables.items()} == {"films": "chexlocalize"}
     # Unasked it is no set to train on: it has no training films.
     with pytest.raises(InputError, match="gives no films"):
@@ -40,12 +41,11 @@ def test_a_set_that_is_named_gives_all_that_it_has(root: Path) -> None:
 
 @pytest.mark.parametrize("truth", ["segmentations", "annotations"])
 def test_films_splits_and_truth(root: Path, truth: str, tmp_path: Path) -> None:
-    table = read_chexlocalize(root, truth=truth)
+    table = CHEXLOCALIZE.tables(root, {"truth": truth})["films"]
     check_files(table)
     films = table.films
-    assert films["image_id"].tolist() == [
-        f"patient{k}_study1_view1_frontal" for k in (64541, 64542, 64741, 64742)
-    ]
+    patients = (64541, 64542, 64741, 64742)
+    assert films["image_id"].tolist() == [f"patient{k}_study1_view1_frontal" for k in patients]
     assert films["split"].tolist() == ["valid", "valid", "test", "test"]
     assert films["view"].tolist() == ["PA", "PA", "", ""]
     assert films["Edema"].tolist() == [1.0] * 4
@@ -54,16 +54,9 @@ def test_films_splits_and_truth(root: Path, truth: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(known, [[True] * 10, [False] * 10] * 2)
     assert [p.name for p in table.others] == ["view2_lateral.jpg"] * 2
     assert surplus({"films": table}) == []
-    assert table.facts == {
-        "val rows": 3,
-        "val patients": 2,
-        "val films with truth": 2 if truth == "segmentations" else 1,
-        "val truth without a film": 0,
-        "test rows": 3,
-        "test patients": 2,
-        "test films with truth": 2 if truth == "segmentations" else 1,
-        "test truth without a film": 0,
-    }
+    with_truth = 2 if truth == "segmentations" else 1
+    counts = {"rows": 3, "patients": 2, "films with truth": with_truth, "truth without a film": 0}
+    assert table.facts == {f"{p} {k}": n for p in ("val", "test") for k, n in counts.items()}
     store = open_store(build_store(table, tmp_path / "store", 40))
     np.testing.assert_array_equal(store.mask_valid(slice(None)), known)
     for film in (0, 2):
@@ -71,35 +64,15 @@ def test_films_splits_and_truth(root: Path, truth: str, tmp_path: Path) -> None:
         # Half the full size, five rows of padding above: rows 7.5 to 17.5, columns 5 to 20.
         assert masks["Edema"][13:22, 5:20].all()
         assert masks["Edema"].sum() in (9 * 15, 10 * 15, 11 * 15)
-        found = {f for f, mask in masks.items() if mask.any()}
-        assert found == {"Edema", "Lung Opacity"}
+        assert {f for f, mask in masks.items() if mask.any()} == {"Edema", "Lung Opacity"}
 
 
-def test_data_set_is_found_and_read(root: Path) -> None:
-    assert DATASET.find(root) == DATASET.find(root.parent) == root
-    assert DATASET.find(root / "CheXpert") is None
-    assert DATASET.options["truth"][0] == "segmentations"
-    tables = DATASET.read(root, skip_bad=False, truth="annotations")
-    assert {m.where for m in tables["films"].masks["Edema"] if m} == {
-        f"key 'patient{k}_study1_view1_frontal', Edema" for k in (64541, 64741)
-    }
-    with pytest.raises(InputError, match="'truth' is 'points': use one of segmentations, annot"):
-        read_chexlocalize(root, truth="points")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "val/patient64542/study1/view1_frontal.jpg",
-        "patient64542/study1/view1_frontal.jpg",
-        "CheXpert-v1.0-small\\\\valid\\\\patient64542\\\\study1\\\\view1_frontal.jpg",
-    ],
-)
-def test_the_last_three_parts_of_a_path_count(root: Path, path: str) -> None:
+@pytest.mark.parametrize("lead", ["val/", "", "CheXpert-v1.0-small\\valid\\"])
+def test_the_last_three_parts_of_a_path_count(root: Path, lead: str) -> None:
     file = root / "CheXpert" / "val_labels.csv"
-    old = "CheXpert-v1.0/valid/patient64542/study1/view1_frontal.jpg"
-    file.write_text(file.read_text().replace(old, path.replace("\\\\", "\\")))
-    check_files(read_chexlocalize(root))
+    old, inner = "CheXpert-v1.0/valid/", "patient64542/study1/view1_frontal.jpg"
+    file.write_text(file.read_text().replace(old + inner, lead + inner))
+    check_files(read_chexlocalize(root)["films"])
 
 
 def test_wrong_rows(root: Path) -> None:
@@ -111,7 +84,6 @@ def test_wrong_rows(root: Path) -> None:
         ("patient64742/", "patient64542/", r"patient 'patient64542' stands in val_labels.csv and"),
         ("Path,", "path,", r"test_labels.csv: column 'Path' is missing .'path' is there"),
     ):
-        assert old in good
         file.write_text(good.replace(old, new))
         with pytest.raises(InputError, match=words):
             read_chexlocalize(root)
@@ -127,22 +99,12 @@ def test_skip_bad_leaves_wrong_rows_and_keys_out(root: Path) -> None:
     entries = json.loads(truth.read_text())
     entries["patient64741_study1_view1_frontal"]["Edema"]["counts"] = "oops"
     truth.write_text(json.dumps(entries))
-    table = read_chexlocalize(root, skip_bad=True)
+    table = read_chexlocalize(root, skip_bad=True)["films"]
     assert table.films["patient_id"].tolist() == ["patient64541", "patient64741", "patient64542"]
     assert not table.masks.iloc[1].notna().any()
-    assert table.bad.frame()["file"].tolist() == [
-        str(root / "CheXpert" / "val_labels.csv"),
-        str(truth),
-    ]
+    wrong = [str(root / "CheXpert" / "val_labels.csv"), str(truth)]
+    assert table.bad.frame()["file"].tolist() == wrong
     assert table.facts["test films with truth"] == 1
-
-
-def test_truth_of_another_aspect_is_told_when_it_is_drawn(root: Path, tmp_path: Path) -> None:
-    write_film(root / "CheXpert/val/patient64541/study1/view1_frontal.jpg", 40, 40)
-    with pytest.raises(
-        InputError, match=r"row 2: .*gt_segm.*frontal'.*: mask is 80x60, its image is 40x40"
-    ):
-        build_store(read_chexlocalize(root), tmp_path / "store", 40)
 
 
 def test_segmentations_and_annotations_of_one_drawing_agree(root: Path) -> None:
@@ -151,10 +113,109 @@ def test_segmentations_and_annotations_of_one_drawing_agree(root: Path) -> None:
     assert list(masks[0]) == list(masks[1]) == list(LOCALIZED)
     for finding in LOCALIZED:
         by_runs, by_contours = (m[finding].load(*FULL) for m in masks)
-        expected = square() if finding == "Edema" else np.zeros(FULL, np.uint8)
-        if finding == "Lung Opacity":
-            np.testing.assert_array_equal(by_runs, 1 - square())
-            np.testing.assert_array_equal(by_contours, square())
-        else:
-            np.testing.assert_array_equal(by_runs, expected)
-            np.testing.assert_array_equal(by_contours, expected)
+        drawn = square() if finding in ("Edema", "Lung Opacity") else np.zeros(FULL, np.uint8)
+        np.testing.assert_array_equal(by_contours, drawn)
+        np.testing.assert_array_equal(by_runs, 1 - drawn if finding == "Lung Opacity" else drawn)
+
+
+FILE = Path("a.json")
+Bit = st.integers(0, 1)
+Contour = st.lists(st.tuples(st.floats(0, 80), st.floats(0, 60)), min_size=3, max_size=12)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(Contour, min_size=1, max_size=3))
+def test_contours_are_filled_as_pycocotools_does(contours: list[Any]) -> None:
+    drawn = Polygons(FILE, "k", FULL, contours).load(*FULL)
+    flat = [np.asarray(c).ravel().tolist() for c in contours]
+    coded = coco.merge(coco.frPyObjects(flat, *FULL))
+    assert coco.area(coded) == drawn.sum()
+    same = Runs(FILE, "k", FULL, coded["counts"].decode()).load(*FULL)
+    np.testing.assert_array_equal(drawn, same)
+    # Their union: the order of the contours and what one covers twice make no difference.
+    turned = Polygons(FILE, "k", FULL, [*contours[::-1], contours[0]]).load(*FULL)
+    np.testing.assert_array_equal(drawn, turned)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=70), elements=Bit))
+def test_run_lengths_are_decoded_as_pycocotools_encodes(mask: np.ndarray[Any, Any]) -> None:
+    coded = runs(mask)
+    decoded = Runs(FILE, "k", tuple(coded["size"]), coded["counts"]).load(*mask.shape)
+    np.testing.assert_array_equal(decoded, mask)
+    assert decoded.dtype == np.uint8
+
+
+Letters = st.text(alphabet=[chr(c) for c in range(48, 112)], max_size=40)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(Letters | st.text(max_size=20), st.integers(1, 40), st.integers(1, 40))
+@example("o" * 30, 6, 8)
+@example("0" + "o" * 6 + "0", 6, 8)
+@example("PPPPPP?1", 6, 8)
+def test_broken_run_lengths_are_one_line(counts: str, height: int, width: int) -> None:
+    message = ""
+    try:
+        loaded = Runs(FILE, "key 'k', Edema", (height, width), counts).load(height, width)
+    except InputError as error:
+        message = str(error)
+    if message:
+        assert message.startswith("a.json, key 'k', Edema: run lengths do not fill")
+        return
+    assert loaded.shape == (height, width)
+    # What is taken fills the grid by the library's own count, too.
+    assert coco.area({"size": [height, width], "counts": counts.encode()}) == loaded.sum()
+
+
+Z = runs(np.zeros(FULL))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"not a JSON file"),
+        ("[" * 100000, r"not a JSON file"),
+        ('{"patient1.jpg": {}}', r"key 'patient1.jpg': use the form patient64541_study1_view1"),
+        (f'{{"{KEY}": []}}', rf"key '{KEY}': holds no findings but \[\]"),
+        (f'{{"{KEY}": 3, "{KEY}": 4}}', rf"'{KEY}' stands there twice"),
+        (f'{{"{KEY}": {{"Edema": 1, "Edema": 2}}}}', "'Edema' stands there twice"),
+    ],
+)
+def test_what_is_no_truth_file(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "gt.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        load_truth(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"Fracture": Z}, "unknown finding 'Fracture': use one of Enlarged Card"),
+        ({"Lung Opacity": Z, "Airspace Opacity": Z}, "'Lung Opacity' stands there under two names"),
+        ({"Edema": []}, r"Edema: no size and counts but \[\]"),
+        ({"Edema": {**Z, "size": [80, 61]}}, "Edema: run lengths do not fill 61x80 pixels"),
+        ({"Edema": {**Z, "size": [60.0, 80]}}, r"Edema: size \(60.0, 80\) is no"),
+        ({"Edema": {**Z, "size": [10**9, 10**9]}}, r"Edema: size \(1000000000, 1000000000\) is no"),
+        ({"Edema": {**Z, "counts": [4800]}}, "Edema: run lengths do not fill"),
+        ({"img_size": [60], "Edema": [SQUARE]}, r"size \(60,\) is no"),
+        ({"img_size": [60, 80], "Edema": {}}, "Edema: no list of contours but {}"),
+        ({"img_size": [60, 80], "Edema": [[[1, 2], [3]]]}, "Edema: a contour is no list"),
+        ({"img_size": [60, 80], "Edema": [[[1, float("nan")]]]}, "Edema: a contour is no list"),
+    ],
+)
+def test_wrong_entries(tmp_path: Path, entry: dict[str, Any], words: str) -> None:
+    good = "patient00001_study1_view1_frontal"
+    path = write_truth(tmp_path / "gt.json", {good: {"Edema": Z}, KEY: entry})
+    with pytest.raises(InputError, match=words) as caught:
+        load_truth(path)
+    assert str(caught.value).startswith(f"{path}, key {KEY!r}")
+    bad = BadRows()
+    truth = load_truth(path, bad)
+    # A finding that an entry of run lengths lacks is unknown.
+    assert {key: list(masks) for key, masks in truth.items()} == {good: ["Edema"]}
+    assert bad.frame()["reason"].tolist() == [str(caught.value)]

@@ -9,32 +9,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from dollkit.common import paths
-from dollkit.common.errors import InputError
 from dollkit.data.check import survey
 from dollkit.data.decode import load_image
 from dollkit.data.sets.jsrt import (
     DATASET,
     NAMES,
     ORGANS,
-    draw_splits,
+    SHARES,
     find_root,
     parity_fold,
     read_jsrt,
 )
+from dollkit.data.splits import draw_parts
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
+from tests.small_files import error_of, save
 
 NAMED = ("JPCLN001", "JPCLN002", "JPCLN017", "JPCNN001", "JPCNN004")
 Tree = Callable[..., Path]
-
-
-def save(path: Path, values: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(values, np.uint8)).save(path)
-    return path
 
 
 def organ_mask(organ: str) -> np.ndarray:
@@ -69,23 +63,15 @@ def tree(tmp_path: Path) -> Tree:
     return make
 
 
-def one_line(root: Path, **options: str) -> str:
-    with pytest.raises(InputError) as caught:
-        read_jsrt(root, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(
     "form",
     [
         {},
-        {"films": "All247images/All247images"},
+        {"films": "All247images/All247images", "name": "{film}.PNG", "mask": "{film}.GIF"},
         {"films": "images", "masks": "fold{fold}/masks/{under}"},
         {"films": "", "masks": "fold{fold}/{organ}"},
         {"films": "JSRT", "masks": "masks/{organ}", "mask": "{film}.png"},
         {"films": "all247IMAGES", "masks": "SCR/scratch/Fold{fold}/Masks/{organ}"},
-        {"name": "{film}.PNG", "mask": "{film}.GIF"},
         {"root": "Röntgen bilder (kopie)", "films": "images/images"},
     ],
 )
@@ -107,102 +93,86 @@ def test_every_folder_variant_gives_the_same_table(tree: Tree, form: dict[str, s
         [[0] * 4, [0] * 4, [1, 1, 0, 0], [0] * 4],
         [[0] * 4, [0] * 4, [0] * 4, [1, 1, 1, 1]],
     ]
-    report = survey(DATASET, root, subset=True)
-    assert report.problems.empty
-
-
-def test_names_in_lower_case_are_the_same_films(tree: Tree) -> None:
-    root = tree()
-    for file in sorted(root.rglob("*.*")):
-        if file.is_file():
-            file.rename(file.with_name(file.name.lower()))
-    films = read_jsrt(root)["organs"].films
-    assert films["image_id"].tolist() == list(NAMED)
-    assert films["path"].iloc[0].endswith("jpcln001.png")
+    assert survey(DATASET, root, subset=True).problems.empty
 
 
 def test_columns_and_findings(tree: Tree) -> None:
-    films = read_jsrt(tree())["organs"].films
-    assert films["patient_id"].tolist() == list(NAMED)
+    root = tree()
+    film = root / "All247images/JPCLN001.png"
+    film.rename(film.with_name("jpcln001.png"))
+    films = read_jsrt(root)["organs"].films
+    assert films["image_id"].tolist() == films["patient_id"].tolist() == list(NAMED)
     assert set(films["view"]) == {"PA"}
     assert set(films["source"]) == {"jsrt"}
     assert films["Lung Lesion"].tolist() == [1, 1, 1, 0, 0]
     np.testing.assert_array_equal(films["No Finding"], [np.nan] * 3 + [1, 1])
-    assert films["Edema"].isna().all()
-    assert films["age"].isna().all()
+    assert films[["Edema", "age"]].isna().all(axis=None)
     assert set(films["sex"]) == {""}
     given = pd.read_csv(paths.SPLITS / "jsrt_172_25_50.csv").set_index("image_id")["split"]
     assert films["split"].tolist() == given[list(NAMED)].tolist()
     assert set(films["fold"]) == {0}
 
 
-def test_organs_apart_have_a_class_each(tree: Tree) -> None:
-    tables = read_jsrt(tree(), organs="apart")
+def test_options(tree: Tree) -> None:
+    root = tree()
+    tables = read_jsrt(root, organs="apart", split="scr_folds")
     assert list(tables["organs"].masks.columns) == list(ORGANS)
     assert list(tables["lungs"].masks.columns) == ["lungs"]
     right = tables["organs"].masks["right clavicle"].iloc[0].load(8, 8)
     assert right[3].tolist() == [0, 0, 1, 1]
-
-
-def test_scr_folds_are_cross_validation(tree: Tree) -> None:
-    films = read_jsrt(tree(), split="scr_folds")["lungs"].films
+    films = tables["lungs"].films
     assert films["fold"].tolist() == [0, 1, 0, 0, 1]
     assert set(films["split"]) == {"train"}
+    assert "organs='lungs'" in error_of(read_jsrt, root, organs="lungs")
+    message = error_of(DATASET.tables, root, {"split": "random"})
+    assert "use one of 172_25_50, scr_folds" in message
 
 
-def test_a_mask_in_the_other_fold_than_the_split_says_is_told(tree: Tree) -> None:
+def test_a_mask_in_the_other_fold_than_the_split_says(tree: Tree) -> None:
     root = tree()
     for organ in ORGANS:
-        masks = root / "scratch"
         name = f"masks/{organ}/JPCLN002.gif"
-        shutil.move(masks / "fold2" / name, masks / "fold1" / name)
+        shutil.move(root / "scratch/fold2" / name, root / "scratch/fold1" / name)
     assert len(read_jsrt(root)["lungs"]) == 5
-    message = one_line(root, split="scr_folds")
+    message = error_of(read_jsrt, root, split="scr_folds")
     assert "film JPCLN002: its mask" in message
     assert "is in fold1, jsrt_scr_folds.csv has it in fold2" in message
-    tables = read_jsrt(root, split="scr_folds", skip_bad=True)
-    assert "JPCLN002" not in set(tables["lungs"].films["image_id"])
-    assert len(tables["lungs"].bad) == 1
-    assert survey(DATASET, root, options={"split": "scr_folds"}, subset=True).problems[
-        "kind"
-    ].tolist() == ["row"]
+    table = read_jsrt(root, split="scr_folds", skip_bad=True)["lungs"]
+    assert "JPCLN002" not in set(table.films["image_id"])
+    assert len(table.bad) == 1
 
 
-def test_a_film_in_both_folds_is_an_error(tree: Tree) -> None:
+@pytest.mark.parametrize(
+    ("copy", "words"),
+    [
+        ("All247images/JPCNN001.png JPCNN001.png", "film JPCNN001: there twice"),
+        ("All247images/JPCNN001.png All247images/JPCNN094.png", "JPCNN094.png: no film of JSRT"),
+        (
+            "scratch/fold1/masks/heart/JPCNN001.gif scratch/fold1/masks/heart/JPCNN001.png",
+            "film JPCNN001: mask twice",
+        ),
+        (
+            "scratch/fold1/masks/heart/JPCNN001.gif scratch/fold2/masks/heart/JPCNN001.gif",
+            "film JPCNN001: masks in both folds",
+        ),
+    ],
+)
+def test_files_too_many(tree: Tree, copy: str, words: str) -> None:
     root = tree()
-    save(root / "scratch/fold2/masks/heart/JPCLN001.gif", organ_mask("heart"))
-    message = one_line(root)
-    assert "film JPCLN001: masks in both folds" in message
-    assert "fold1" in message
-    assert "fold2/masks/heart/JPCLN001.gif" in message
-    table = read_jsrt(root, skip_bad=True)["organs"]
-    assert table.films["image_id"].tolist() == list(NAMED[1:])
-    report = survey(DATASET, root, subset=True)
-    assert report.problems["kind"].tolist() == ["row"]
-
-
-def test_films_and_masks_that_are_there_twice_are_errors(tree: Tree) -> None:
-    root = tree()
-    shutil.copy(root / "All247images/JPCNN001.png", root / "JPCNN001.png")
-    assert "film JPCNN001" in one_line(root)
-    assert len(read_jsrt(root, skip_bad=True)["lungs"]) == 4
-    (root / "JPCNN001.png").unlink()
-    save(root / "scratch/fold1/masks/heart/JPCNN001.png", organ_mask("heart"))
-    assert "film JPCNN001: mask twice" in one_line(root)
-    assert len(read_jsrt(root, skip_bad=True)["lungs"]) == 4
-
-
-def test_no_film_of_jsrt_has_another_number(tree: Tree) -> None:
-    root = tree()
-    save(root / "All247images/JPCNN094.png", np.zeros((8, 8)))
-    assert "JPCNN094.png: no film of JSRT" in one_line(root)
-    assert len(read_jsrt(root, skip_bad=True)["organs"]) == 5
+    one, other = (root / name for name in copy.split())
+    shutil.copy(one, other)
+    message = error_of(read_jsrt, root)
+    assert words in message
+    assert str(other) in message
+    table = read_jsrt(root, skip_bad=True)["lungs"]
+    kept = [name for name in NAMED if name not in words]
+    assert table.films["image_id"].tolist() == kept
+    assert survey(DATASET, root, subset=True).problems["kind"].iloc[0] == "row"
 
 
 def test_missing_masks_are_unknown_and_half_a_class_is_no_mask(tree: Tree) -> None:
     root = tree()
-    half = root / "scratch/fold1/masks/left lung/JPCLN001.gif"
-    half.unlink()
+    (root / "scratch/fold1/masks/left lung/JPCLN001.gif").unlink()
     for organ in ORGANS:
         (root / f"scratch/fold1/masks/{organ}/JPCLN017.gif").unlink()
     tables = read_jsrt(root)
@@ -215,29 +185,12 @@ def test_missing_masks_are_unknown_and_half_a_class_is_no_mask(tree: Tree) -> No
     assert survey(DATASET, root, subset=True).problems.empty
     apart = read_jsrt(root, organs="apart")["organs"].masks
     assert apart["right lung"].notna().tolist() == [True, True, False, True, True]
+    # Masks of a film that is not there are.
+    (root / "All247images/JPCLN002.png").unlink()
+    assert survey(DATASET, root, subset=True).problems["kind"].tolist() == ["surplus"] * 5
 
 
-def test_masks_of_a_film_that_is_left_out_are_surplus(tree: Tree) -> None:
-    root = tree()
-    (root / "All247images/JPCLN017.png").unlink()
-    assert len(read_jsrt(root)["lungs"]) == 4
-    problems = survey(DATASET, root, subset=True).problems
-    assert problems["kind"].tolist() == ["surplus"] * 5
-    assert all("JPCLN017" in file for file in problems["file"])
-
-
-def test_a_mask_value_that_scr_has_not_is_an_error_when_it_is_read(tree: Tree) -> None:
-    root = tree()
-    save(root / "scratch/fold1/masks/heart/JPCLN001.gif", [[0, 128], [255, 0]])
-    mask = read_jsrt(root)["organs"].masks["heart"].iloc[0]
-    with pytest.raises(InputError, match=r"JPCLN001\.gif: mask value 128"):
-        mask.load(8, 8)
-    save(root / "scratch/fold1/masks/heart/JPCLN001.gif", np.zeros((4, 8)))
-    with pytest.raises(InputError, match="mask is 8x4, its image is 8x8"):
-        mask.load(8, 8)
-
-
-@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
 def test_age_and_sex_from_the_clinical_files(tree: Tree, end: str) -> None:
     root = tree()
     nodule = [
@@ -256,13 +209,13 @@ def test_age_and_sex_from_the_clinical_files(tree: Tree, end: str) -> None:
     assert survey(DATASET, root, subset=True).problems.empty
 
 
-@pytest.mark.parametrize("line", ["JPCLN002.IMG\t5\t15\t53\tman", "x\ty", "JPCLN001.IMG 40 male"])
-def test_a_clinical_line_of_another_form_is_told_by_row(tree: Tree, line: str) -> None:
+@pytest.mark.parametrize("line", ["JPCLN002.IMG\t5\t15\t53\tman", "JPCLN001.IMG 40 male"])
+def test_a_clinical_line_of_another_form(tree: Tree, line: str) -> None:
     root = tree()
     (root / "CLNDAT_EN.txt").write_text(f"JPCLN001.IMG\t5\t15\t53\tmale\r{line}\r")
-    assert "CLNDAT_EN.txt, row 2: " in one_line(root)
+    assert "CLNDAT_EN.txt, row 2: " in error_of(read_jsrt, root)
     table = read_jsrt(root, skip_bad=True)["lungs"]
-    assert table.bad.frame()["reason"].str.contains("row 2").tolist() == [True]
+    assert "row 2" in table.bad.frame()["reason"].item()
     assert table.films["age"].iloc[0] == 53
 
 
@@ -270,13 +223,13 @@ def test_raw_films_come_before_their_conversions(tree: Tree, tmp_path: Path) -> 
     root = tree()
     raw = np.full((2048, 2048), 4095, ">u2")
     raw[:1024] = 0
-    (root / "All247images/JPCLN001.IMG").write_bytes(raw.tobytes())
+    file = root / "All247images/JPCLN001.IMG"
+    file.write_bytes(raw.tobytes())
     tables = read_jsrt(root)
-    assert Path(tables["lungs"].films["path"].iloc[0]).name == "JPCLN001.IMG"
-    assert root / "All247images/JPCLN001.png" in tables["lungs"].others
-    assert survey(DATASET, root, subset=True, decode=True).problems.empty
+    assert Path(tables["lungs"].films["path"].iloc[0]) == file
+    assert file.with_suffix(".png") in tables["lungs"].others
     # Inverted: what is dark in the file is bone, bright in the film.
-    film = load_image(root / "All247images/JPCLN001.IMG")
+    film = load_image(file)
     assert film.shape == (2048, 2048)
     assert film[0, 0] == 255
     assert film[-1, -1] <= 1
@@ -286,7 +239,7 @@ def test_raw_films_come_before_their_conversions(tree: Tree, tmp_path: Path) -> 
     heart = store.masks([0], ["heart"])[0, 0]
     assert heart[8:12, :8].all()
     assert heart.sum() == 32
-    (root / "All247images/JPCLN001.IMG").write_bytes(raw.tobytes()[:-2])
+    file.write_bytes(raw.tobytes()[:-2])
     report = survey(DATASET, root, subset=True, decode=True)
     assert set(report.problems["kind"]) == {"broken"}
 
@@ -294,76 +247,26 @@ def test_raw_films_come_before_their_conversions(tree: Tree, tmp_path: Path) -> 
 def test_where_there_is_nothing_one_line_says_what_was_expected(tmp_path: Path, tree: Tree) -> None:
     (tmp_path / "empty/All247images").mkdir(parents=True)
     assert find_root(tmp_path / "empty") is None
-    with pytest.raises(InputError, match=r"expected All247images/ with JPCLN001\.IMG") as caught:
-        DATASET.tables(tmp_path / "empty")
-    assert "\n" not in str(caught.value)
-    assert "expected All247images/" in one_line(tmp_path / "empty")
+    assert "expected All247images/ with JPCLN001.IMG" in error_of(
+        DATASET.tables, tmp_path / "empty"
+    )
+    assert "expected All247images/" in error_of(read_jsrt, tmp_path / "empty")
     root = tree()
     shutil.rmtree(root / "scratch")
-    assert "no SCR mask with the films: expected scratch/fold1/masks" in one_line(root)
+    message = error_of(read_jsrt, root)
+    assert "no SCR mask with the films: expected scratch/fold1/masks" in message
 
 
-def test_unknown_options_are_told(tree: Tree) -> None:
-    root = tree()
-    assert "organs='lungs'" in one_line(root, organs="lungs")
-    with pytest.raises(InputError, match="use one of 172_25_50, scr_folds"):
-        DATASET.tables(root, {"split": "random"})
-
-
-def test_the_root_is_found_at_below_or_above(tree: Tree, tmp_path: Path) -> None:
-    root = tree(root="data/JSRT")
-    assert find_root(root) == root
-    assert find_root(tmp_path / "data") == root
-    assert find_root(root / "All247images") == root
-    assert find_root(root / "scratch") is None
-    beside = tree(films="JSRT", root="other")
-    assert find_root(beside) == beside
-    alone = tree(films="", masks="masks/{organ}", root="third/JSRT")
-    assert find_root(tmp_path / "third") == alone
-
-
-def test_committed_splits_are_as_drawn(tmp_path: Path) -> None:
-    for drawn in draw_splits(tmp_path):
-        assert drawn.read_bytes() == (paths.SPLITS / drawn.name).read_bytes()
-    parts = pd.read_csv(tmp_path / "jsrt_172_25_50.csv")
-    assert parts["image_id"].tolist() == list(NAMES)
-    assert parts["split"].value_counts().to_dict() == {"train": 172, "valid": 25, "test": 50}
+def test_committed_splits_are_as_drawn() -> None:
+    parts = pd.read_csv(paths.SPLITS / "jsrt_172_25_50.csv")
+    assert parts["image_id"].tolist() == parts["patient_id"].tolist() == list(NAMES)
     nodule = parts["image_id"].str[3] == "L"
-    assert parts["split"][nodule].value_counts().to_dict() == {
-        "train": 107,
-        "valid": 16,
-        "test": 31,
-    }
-    folds = pd.read_csv(tmp_path / "jsrt_scr_folds.csv")
+    drawn = draw_parts(NAMES, nodule.to_numpy()[:, None], list(SHARES.values()))
+    assert parts["split"].tolist() == [list(SHARES)[part] for part in drawn]
+    assert parts["split"].value_counts().to_dict() == {"train": 172, "valid": 25, "test": 50}
+    sizes = {"train": 107, "valid": 16, "test": 31}
+    assert parts["split"][nodule].value_counts().to_dict() == sizes
+    folds = pd.read_csv(paths.SPLITS / "jsrt_scr_folds.csv")
+    assert folds["image_id"].tolist() == list(NAMES)
+    assert folds["fold"].tolist() == [parity_fold(name) for name in NAMES]
     assert folds["fold"].value_counts().to_dict() == {0: 124, 1: 123}
-    assert (folds["image_id"].str[-1].astype(int) % 2 == 1 - folds["fold"]).all()
-
-
-def test_a_damaged_split_file_is_told(tree: Tree, tmp_path: Path) -> None:
-    root = tree()
-    draw_splits(tmp_path / "splits")
-    file = tmp_path / "splits/jsrt_172_25_50.csv"
-    file.write_text(file.read_text().replace("JPCLN001,JPCLN001,train", "JPCLN001,JPCLN001,x"))
-    with pytest.raises(InputError, match="column 'split': 'x': use train, valid, test"):
-        read_jsrt(root, splits=tmp_path / "splits")
-    file.write_text(file.read_text().replace("JPCLN001,JPCLN001,x\n", ""))
-    with pytest.raises(InputError, match="film 'JPCLN001' of the data set is missing"):
-        read_jsrt(root, splits=tmp_path / "splits")
-
-
-def test_documented_counts_are_met_by_a_whole_tree(tmp_path: Path) -> None:
-    for name in NAMES:
-        file = tmp_path / "All247images" / f"{name}.IMG"
-        file.parent.mkdir(exist_ok=True)
-        file.touch()
-        for organ in ORGANS:
-            mask = tmp_path / f"scratch/fold{parity_fold(name) + 1}/masks/{organ}/{name}.gif"
-            mask.parent.mkdir(parents=True, exist_ok=True)
-            mask.touch()
-    report = survey(DATASET, tmp_path)
-    assert report.sound
-    assert report.counts["ok"].all()
-    assert report.counts["documented"].notna().all()
-    (tmp_path / "All247images/JPCLN016.IMG").unlink()
-    counts = survey(DATASET, tmp_path).counts.set_index("what")
-    assert counts.loc["films", ["here", "ok"]].tolist() == [246, False]

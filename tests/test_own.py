@@ -14,9 +14,9 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.check import survey
 from dollkit.data.sets.own_folder import CLASSES, DATASET, HEADER, read_own
-from dollkit.data.splits import share
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
+from tests.small_files import error_of
 
 SQUARE = np.array([[0, 255], [0, 255], [255, 0]], np.uint8)
 TABLE = """\
@@ -47,11 +47,6 @@ def mask(root: Path, cls: str, name: str, grey: np.ndarray = SQUARE) -> None:
     image(root / "masks" / cls / f"{name}.png", grey)
 
 
-def many(root: Path, n: int, patients: int, columns: str = "") -> Path:
-    lines = [f"image,patient{columns}"] + [f"{i}.png,p{i % patients}" for i in range(n)]
-    return write(root, "\n".join(lines), " ".join(f"{i}.png" for i in range(n)))
-
-
 def test_every_column_is_read(tmp_path: Path) -> None:
     tables = read_own(write(tmp_path))
     assert list(tables) == ["films"]
@@ -67,21 +62,11 @@ def test_every_column_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(films["Cardiomegaly"], [1, -1, np.nan, 0])
     np.testing.assert_array_equal(films["Pleural Effusion"], [0, np.nan, np.nan, 1])
     np.testing.assert_array_equal(films["No Finding"], [np.nan, 0, 1, np.nan])
-    rest = [f for f in FINDINGS if films[f].notna().any()]
-    assert rest == ["No Finding", "Cardiomegaly", "Pleural Effusion"]
-    assert films["path"].tolist() == [
-        str(tmp_path / "images" / name) for name in ("a.png", "deep/b.jpg", "deep/c.tif", "d")
-    ]
+    assert films[list(FINDINGS)].notna().any().sum() == 3
+    names = ("a.png", "deep/b.jpg", "deep/c.tif", "d")
+    assert films["path"].tolist() == [str(tmp_path / "images" / name) for name in names]
     assert films["where"][2] == f"{tmp_path / 'films.csv'}, row 4"
     assert tables["films"].facts == {"films": 4, "patients": 3, "mask files without film": 0}
-
-
-def test_images_beside_the_table(tmp_path: Path) -> None:
-    (tmp_path / "films.csv").write_text("image,patient\nx/a.png,1\ngone.png,2\n")
-    image(tmp_path / "x/a.png")
-    films = read_own(tmp_path)["films"].films
-    assert films["path"].tolist() == [str(tmp_path / "x/a.png"), str(tmp_path / "gone.png")]
-    assert films["image_id"].tolist() == ["x__a", "gone"]
 
 
 def test_masks_become_stores(tmp_path: Path) -> None:
@@ -123,12 +108,6 @@ def test_masks_become_stores(tmp_path: Path) -> None:
         lungs.masks["lungs"][0].load(6, 4)
 
 
-def test_one_anatomical_class_is_no_organs_task(tmp_path: Path) -> None:
-    root = write(tmp_path)
-    mask(root, "heart", "a")
-    assert list(read_own(root)) == ["films"]
-
-
 def test_a_folder_is_sound_until_a_file_is_surplus(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,48 +117,17 @@ def test_a_folder_is_sound_until_a_file_is_surplus(
     mask(root, "lung", "a")
     (root / "masks/heart/.DS_Store").touch()
     assert survey(DATASET, root).sound
+    assert list(read_own(root)) == ["films", "lungs", "organs"]
     assert not caplog.records
     mask(root, "heart", "nobody")
     image(root / "images/unlisted.png")
     image(root / "masks/heart/deep/b.jpg")
     report = survey(DATASET, root)
-    assert sorted(Path(f).name for f in report.problems["file"]) == [
-        "b.jpg",
-        "nobody.png",
-        "unlisted.png",
-    ]
+    surplus = sorted(Path(f).name for f in report.problems["file"])
+    assert surplus == ["b.jpg", "nobody.png", "unlisted.png"]
     assert set(report.problems["kind"]) == {"surplus"}
     assert read_own(root)["films"].facts["mask files without film"] == 2
     assert "2 files belong to no film of films.csv (first: heart/" in caplog.text
-
-
-def test_patients_are_drawn_without_a_split(tmp_path: Path) -> None:
-    films = read_own(many(tmp_path, 200, 100))["films"].films
-    for patient, split in zip(films["patient_id"], films["split"], strict=True):
-        place = share(patient)
-        assert split == ("train" if place < 0.7 else "valid" if place < 0.8 else "test")
-
-
-@pytest.mark.parametrize(("n", "patients"), [(3, 3), (4, 3), (5, 5), (12, 4), (40, 20)])
-def test_few_masks_still_fill_each_split(tmp_path: Path, n: int, patients: int) -> None:
-    root = many(tmp_path, n, patients)
-    for i in range(n):
-        mask(root, "lungs", str(i))
-    films = read_own(root)["lungs"].films
-    assert set(films["split"]) == {"train", "valid", "test"}
-    assert films.groupby("patient_id")["split"].nunique().max() == 1
-    sizes = films["split"].value_counts()
-    assert sizes["train"] == sizes.max()
-    assert read_own(root)["lungs"].films["split"].equals(films["split"])
-
-
-def test_two_patients_with_masks(tmp_path: Path) -> None:
-    root = many(tmp_path, 6, 3)
-    for i in (0, 1, 3):
-        mask(root, "lungs", str(i))
-    films = read_own(root)["lungs"].films
-    assert films["patient_id"].tolist() == ["p0", "p1", "p0"]
-    assert films.groupby("patient_id")["split"].nunique().max() == 1
 
 
 def test_logs_once_what_it_passes_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -198,41 +146,29 @@ def test_logs_once_what_it_passes_over(tmp_path: Path, caplog: pytest.LogCapture
     ("header", "words"),
     [
         ("image,Cardiomegally", "unknown column 'Cardiomegally': did you mean 'Cardiomegaly'?"),
-        ("image,Pleural Effusions", "did you mean 'Pleural Effusion'?"),
         ("image,patient_id", "did you mean 'patient'?"),
         ("image,lung opacities", "did you mean 'Lung Opacity'?"),
         ("image,Edema,edema", "column 'Edema' stands there twice"),
         ("file,patient", "column 'image' is missing: write a CSV file (commas, UTF-8) whose fi"),
         ("image;patient", "not separated by commas"),
-        ("image\tpatient", "not separated by commas"),
     ],
 )
 def test_wrong_headers(tmp_path: Path, header: str, words: str) -> None:
     write(tmp_path, f"{header}\na.png{',1' * header.count(',')}\n")
     for skip_bad in (False, True):
-        with pytest.raises(InputError) as caught:
-            read_own(tmp_path, skip_bad=skip_bad)
-        assert words in str(caught.value)
-        assert str(tmp_path / "films.csv") in str(caught.value)
-
-
-@pytest.mark.parametrize("column", ["Notes on edema", "row", "Nodule", "scan date", ""])
-def test_columns_of_another_meaning(tmp_path: Path, column: str) -> None:
-    write(tmp_path, f"image,patient,{column},\na.png,1,x,\n")
-    assert len(read_own(tmp_path)["films"]) == 1
+        message = error_of(read_own, tmp_path, skip_bad=skip_bad)
+        assert words in message
+        assert str(tmp_path / "films.csv") in message
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words", "left"),
     [
         ("a.png,p1", "../a.png,p1", "row 2, column 'image': value '../a.png'", "bcd"),
-        ("a.png,p1", "C:\\a.png,p1", "row 2, column 'image'", "bcd"),
         ("a.png,p1", "a.png,", "row 2, column 'patient': value '': use the patient's id", "bcd"),
         (",Test,", ",,", "row 4, column 'split': value '': use train, valid or test", "abd"),
-        (",Test,", ",holdout,", "row 4, column 'split': value 'holdout'", "abd"),
         ("s1,AP", "s1,LL", "row 2, column 'view': value 'LL': use AP, PA or blank", "bcd"),
         ("AP,F", "AP,X", "row 2, column 'sex': value 'X': use M, F or blank", "bcd"),
-        ("61.5", "sixty", "row 4, column 'age': value 'sixty': use a number or blank", "abd"),
         ("61.5", "-1", "row 4, column 'age': value '-1': use years from 0 to 130", "abd"),
         ("-1.0", "0.5", "row 3, column 'Cardiomegaly': value '0.5': use 1, 0, -1 or", "acd"),
         ("B\n", "B,\n", "row 4: 13 cells under 12 columns", "abd"),
@@ -254,10 +190,7 @@ def test_columns_of_another_meaning(tmp_path: Path, column: str) -> None:
 def test_wrong_rows(tmp_path: Path, old: str, new: str, words: str, left: str) -> None:
     assert old in TABLE
     root = write(tmp_path, TABLE.replace(old, new, 1))
-    with pytest.raises(InputError) as caught:
-        read_own(root)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert words in error_of(read_own, root)
     table = read_own(root, skip_bad=True)["films"]
     assert [i[-1] for i in table.films["image_id"]] == list(left)
     assert len(table.bad) == 1
@@ -268,8 +201,7 @@ def test_a_patient_in_two_splits(tmp_path: Path) -> None:
     rows = ["a.png,p1,train", "b.png,p2,valid", "c.png,p1,test", "d.png,p1,train"]
     root = write(tmp_path, "\n".join(["image,patient,split", *rows]))
     words = "row 4: patient 'p1' is in split 'test' here and in 'train' in row 2: use one split"
-    with pytest.raises(InputError, match=words):
-        read_own(root)
+    assert words in error_of(read_own, root)
     table = read_own(root, skip_bad=True)["films"]
     assert table.films["image_id"].tolist() == ["a", "b", "d"]
     assert words in table.bad.frame()["reason"][0]
@@ -278,8 +210,8 @@ def test_a_patient_in_two_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "words"),
     [
-        ("hart", "no class of masks: did you mean 'heart'? Use one of lungs, left lung,"),
-        ("No Finding", "no class of masks: "),
+        ("hart", "no class of masks; did you mean 'heart'? use one of lungs, left lung,"),
+        ("No Finding", "no class of masks"),
         ("Heart", "a second folder of the class 'heart': keep one"),
     ],
 )
@@ -287,9 +219,7 @@ def test_wrong_mask_folders(tmp_path: Path, folder: str, words: str) -> None:
     root = write(tmp_path)
     mask(root, "heart" if folder != "Heart" else "HEART", "a")
     mask(root, folder, "a")
-    with pytest.raises(InputError) as caught:
-        read_own(root)
-    assert words in str(caught.value)
+    assert words in error_of(read_own, root)
     tables = read_own(root, skip_bad=True)
     assert words in tables["films"].bad.frame()["reason"][0]
     assert tables["films"].facts["masks of heart"] == 1
@@ -301,21 +231,17 @@ def test_every_class_of_masks_has_a_place(tmp_path: Path) -> None:
         mask(root, cls, "a")
     tables = read_own(root)
     assert tables["films"].mask_classes == FINDINGS[1:]
-    used = [c for t in tables.values() for c in t.mask_classes]
-    assert set(used) == set(CLASSES)
+    assert {c for t in tables.values() for c in t.mask_classes} == set(CLASSES)
 
 
 def test_where_it_is_found(tmp_path: Path) -> None:
     assert DATASET.find(tmp_path) is None
-    with pytest.raises(InputError) as caught:
-        DATASET.tables(tmp_path)
-    assert HEADER in str(caught.value)
-    with pytest.raises(InputError) as caught:
-        read_own(tmp_path)
-    assert HEADER in str(caught.value)
-    write(tmp_path)
+    for read in (DATASET.tables, read_own):
+        assert HEADER in error_of(read, tmp_path)
+    write(tmp_path, "image,patient,age,Edema\n")
+    assert "films.csv: no film is left" in error_of(read_own, tmp_path)
     assert DATASET.find(tmp_path) == tmp_path
-    (tmp_path / "store.json").touch()
+    (tmp_path / "store.json").touch()  # a packed store has a films.csv of its own
     assert DATASET.find(tmp_path) is None
 
 
@@ -365,8 +291,3 @@ def test_every_kind_of_picture_builds(tmp_path: Path) -> None:
         assert greys.max() > 150
         assert np.abs(greys - greys[:1]).max() <= 1
     np.testing.assert_array_equal(store.masks(slice(None))[:, 0, 8:56], [half // 255] * 4)
-
-
-def test_a_table_without_rows(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"films.csv: no film is left"):
-        read_own(write(tmp_path, "image,patient,age,Edema\n"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dollkit.common.errors import InputError
 from dollkit.data.dataset import STORES, DataSet
-from dollkit.data.sets.chexlocalize import DATASET as CHEXLOCALIZE
+from dollkit.data.sets.chexpert import CHEXLOCALIZE
 from dollkit.data.sets.chexpert import DATASET as CHEXPERT
 from dollkit.data.sets.covid_chestxray import DATASET as IEEE8023
 from dollkit.data.sets.covid_qu_ex import DATASET as COVID_QU_EX

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dollkit.common.errors import InputError
 from dollkit.data.csvfile import BadRows, CsvTable, clean, is_inside, read_csv, reject
-from dollkit.data.dataset import DataSet, first_with
-from dollkit.data.film_table import FilmTable, blank_films
-from dollkit.data.masks import U8, Crop, Mask, Union
+from dollkit.data.dataset import first_with
+from dollkit.data.film_table import FilmTable
+from dollkit.data.masks import U8, Crop, Mask
+from dollkit.data.sets import common_steps as steps
 from dollkit.data.sets.covid_chestxray import people, read_metadata, unique_stems
-from dollkit.data.splits import draw_parts, read_json
-
-log = logging.getLogger(__name__)
+from dollkit.data.splits import draw_parts
 
 ROOTS = (
     "covid-19-chest-xray-segmentations-dataset",
@@ -44,11 +39,7 @@ FOLDS = 4
 
 @dataclass(frozen=True)
 class FilmCrop(Crop):
-    """A crop that knows the size of its film: on another grid it would land elsewhere.
-
-    Attributes:
-        film: (height, width) that the crop's row states.
-    """
+    """A crop that knows its film's (height, width): on another grid it would land elsewhere."""
 
     film: tuple[int, int] = (0, 0)
 
@@ -62,77 +53,55 @@ class FilmCrop(Crop):
 
 
 def read_generalblockchain(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
-    """COVID-19 chest X-ray segmentations by General Blockchain: lungs, heart, infection.
+    """``infection``, ``organs`` and ``lungs``, each with the frontal films that have such a mask.
 
-    Counts: 602 rows on 100 films, 588 with a mask file.
-
-    Masks: drawn by radiologists (El Hajjami, Soliman). Classes overlap: the cardiomediastinum lies
-    over the lungs. ``infection`` is ours: ground glass opacity or consolidation; a film with
-    neither was not marked for it (unknown, not empty). ``organs`` are left lung, right lung and
-    cardiomediastinum; ``lungs`` is both lungs joined, on films that have both. Lungs leave out
-    what is behind the heart.
-
-    Splits: none released. Cross-validation by patient, 4 folds, drawn for each store without
-    random state from the films that are there (`dollkit.data.splits.draw_parts`), so copies
-    with other films have other folds; the column split is "train" throughout. The folds of the
-    open pack are others: its films have other ids.
-
-    Folder variants: the repository's root. Images lie in ``images/`` under their own names, as
-    ``Filename`` says; the hashed names of the column ``Image`` serve where that is missing.
-
-    Traps: a mask file is only the crop around the mask, any colour inside, black outside, to be
-    put at ``Top``, ``Left`` of a film of exactly ``Resolution`` (width x height). 14 rows
-    ("Monitoring Probes") have no mask file. Tubes, airways, effusions and the like are left out.
-    The same patients as in ieee8023, V7 and the open pack: do not train on one and test on
-    another.
-
-    Licence: masks CC BY 4.0; images as in ``metadata.csv``, most non-commercial.
-
-    Cite: General Blockchain Inc., A. El Hajjami, M. Soliman,
-    covid-19-chest-xray-segmentations-dataset, 2020; Cohen et al., arXiv 2006.11988 (films).
-
-    Args:
-        root: folder with ``structure.csv`` and ``metadata.csv``.
-        skip_bad: leave films with a wrong row out (all of the film: a mask might be incomplete)
-            and note them.
-
-    Returns:
-        ``infection``, ``organs`` and ``lungs``, each with the films that have such a mask.
+    ``infection`` is ground glass opacity or consolidation; a film with neither is unknown, not
+    empty. ``lungs`` joins both lungs, on films that have both. A wrong row costs its whole film,
+    whose mask might be incomplete. Folds are drawn for each store from the films that are there.
     """
     bad = BadRows()
-    collect = bad if skip_bad else None
+    notes = bad if skip_bad else None
     # No collector yet: whose mask a torn row was cannot be told.
     table = read_csv(root / "structure.csv", NEEDED, hint="fetch the segmentations dataset again")
-    table.bad = collect
+    table.bad = notes
+    mask_names = table.column("Mask")
     facts = {
         "films": table.column("Filename").nunique(),
-        "masks": int((table.column("Mask") != "").sum()),
-        "rows without mask": int((table.column("Mask") == "").sum()),
+        "masks": int((mask_names != "").sum()),
+        "rows without mask": int((mask_names == "").sum()),
     }
-    listed = [root / clean(m) for m in table.column("Mask") if is_inside(m)]
     places = _places(table, root)
     table.frame = table.frame[(_kinds(table) != "").to_numpy()].reset_index(drop=True)
     masks = _masks(table, root)
-    films = _films(root, {name: places[name] for name in masks}, collect)
+    films = _films(root, {name: places[name] for name in masks}, notes)
+    of_film = [masks[name] for name in films.pop("file")]
     facts |= {"frontal films": len(films), "patients": films["patient_id"].nunique()}
-    for kind in KIND_OF.values():
-        facts[f"films with {kind}"] = sum(kind in masks[f] for f in films["file"])
-    per_film = [masks[f] for f in films["file"]]
-    used = {f for m in per_film for mask in m.values() for f in mask.files}
+    facts |= {f"films with {k}": sum(k in m for m in of_film) for k in KIND_OF.values()}
+    used = {f for m in of_film for mask in m.values() for f in mask.files}
     used.update(map(Path, films["path"]))
+    listed = [root / clean(name) for name in mask_names if is_inside(name)]
     listed += [path for path, _ in places.values()]
     others = tuple(path for path in dict.fromkeys(listed) if path not in used)
+    infections = [[m[k] for k in INFECTION if k in m] for m in of_film]
     columns: dict[str, dict[str, list[Mask | None]]] = {
-        "infection": {"infection": [_joined(m, INFECTION, every=False) for m in per_film]},
-        "organs": {kind: [_joined(m, (kind,)) for m in per_film] for kind in ORGANS},
-        "lungs": {"lungs": [_joined(m, ORGANS[:2]) for m in per_film]},
+        "infection": {"infection": [steps.joined(parts) for parts in infections]},
+        "organs": {kind: [m.get(kind) for m in of_film] for kind in ORGANS},
+        "lungs": {"lungs": [steps.joined([m.get(k) for k in ORGANS[:2]]) for m in of_film]},
     }
     out = {}
     for store, classes in columns.items():
         marked = pd.DataFrame(classes, dtype=object)
         has = marked.notna().any(axis=1)
-        if has.any():
-            out[store] = _table(root, store, films[has], marked[has], others, facts, bad)
+        if not has.any():
+            continue
+        marked, chosen = (frame[has].reset_index(drop=True) for frame in (marked, films))
+        patients = chosen["patient_id"].tolist()
+        folds = min(FOLDS, len(set(patients)))
+        chosen["fold"] = draw_parts(patients, marked.notna().to_numpy(), [1.0] * folds)
+        name = "generalblockchain"
+        out[store] = steps.make_table(
+            name, chosen, root, marked, others=others, facts=facts, bad=bad, store=store
+        )
     if not out:
         raise InputError(f"{table.path}: no film with a mask is left: fetch the data set again")
     return out
@@ -146,47 +115,50 @@ def _kinds(table: CsvTable) -> pd.Series[str]:
 def _masks(table: CsvTable, root: Path) -> dict[str, dict[str, Mask]]:
     """Masks by film and kind; films with a wrong row are left out altogether."""
     listed = table.frame.copy()
-    numbers = ("Top", "Left", "Width", "Height")
-    for column in numbers:
+    for column in ("Top", "Left", "Width", "Height"):
         whole = table.column(column).str.fullmatch(r"\d{1,6}")
         table.require(whole, column, "a whole number of pixels, 0 or more")
     size = table.column("Resolution").str.fullmatch(r"[1-9]\d{0,5}x[1-9]\d{0,5}")
     table.require(size, "Resolution", "width x height, as 1024x1024")
     table.files("Filename", root / "images")
     table.files("Image", root)
-    paths = table.files("Mask", root)
-    box = {c: table.column(c).astype(int).tolist() for c in numbers}
-    films = [tuple(map(int, text.split("x")))[::-1] for text in table.column("Resolution")]
-    crops = [
-        FilmCrop(path, top, left, height, width, (film[0], film[1]))
-        for path, top, left, height, width, film in zip(
-            paths, box["Top"], box["Left"], box["Height"], box["Width"], films, strict=True
-        )
-    ]
-    fits = [
-        min(c.height, c.width) > 0
-        and c.top + c.height <= c.film[0]
-        and c.left + c.width <= c.film[1]
-        for c in crops
-    ]
-    crops = [crop for crop, good in zip(crops, fits, strict=True) if good]
+    table.files("Mask", root)
+    fits = [_crop(row, root) is not None for row in _rows(table)]
     table.require(fits, "Mask", "a crop that lies inside its film")
     wrong = listed[~listed["row"].isin(table.frame["row"])]
     # By both names: either may be what is wrong.
     broken = listed["Filename"].isin(wrong["Filename"]) | listed["Image"].isin(wrong["Image"])
     lost = set(listed["Filename"][broken].str.strip())
-    out: dict[str, dict[str, list[FilmCrop]]] = {}
-    for file, kind, crop in zip(table.column("Filename"), _kinds(table), crops, strict=True):
+    out: dict[str, dict[str, list[Mask | None]]] = {}
+    for row, kind in zip(_rows(table), _kinds(table), strict=True):
+        file = row["Filename"].strip()
         if file not in lost:
-            out.setdefault(file, {}).setdefault(kind, []).append(crop)
+            out.setdefault(file, {}).setdefault(kind, []).append(_crop(row, root))
     return {
-        file: {k: c[0] if len(c) == 1 else Union(tuple(c)) for k, c in by_kind.items()}
-        for file, by_kind in out.items()
+        file: {
+            kind: mask for kind, crops in kinds.items() if (mask := steps.joined(crops)) is not None
+        }
+        for file, kinds in out.items()
     }
 
 
+def _rows(table: CsvTable) -> list[dict[str, str]]:
+    rows = table.frame[list(NEEDED)].itertuples(index=False)
+    return [dict(zip(NEEDED, row, strict=True)) for row in rows]
+
+
+def _crop(row: Mapping[str, str], root: Path) -> FilmCrop | None:
+    """The mask of a row; None if it has no area or leaves its film."""
+    top, left, height, width = (int(row[c]) for c in ("Top", "Left", "Height", "Width"))
+    film_width, film_height = map(int, row["Resolution"].split("x"))
+    if min(height, width) < 1 or top + height > film_height or left + width > film_width:
+        return None
+    path = root / clean(row["Mask"])
+    return FilmCrop(path, top, left, height, width, (film_height, film_width))
+
+
 def _places(table: CsvTable, root: Path) -> dict[str, tuple[Path, str]]:
-    """Image of each film, and the first row that names it."""
+    """Image of each film, under its own or its hashed name, and the first row that names it."""
     out: dict[str, tuple[Path, str]] = {}
     listed = zip(table.column("Filename"), table.column("Image"), table.where(), strict=True)
     for name, image, where in listed:
@@ -201,143 +173,27 @@ def _films(root: Path, places: Mapping[str, tuple[Path, str]], bad: BadRows | No
     """Frontal films: a films table with the column ``file``."""
     metadata = people(read_metadata(root / "metadata.csv", bad))
     metadata = metadata.drop_duplicates("file").set_index("file")
-    kept = []
+    kept: list[str] = []
     for file, (path, where) in places.items():
         if file not in metadata.index:
             reject(bad, path, where, f"film {file!r} is not in metadata.csv: fetch it again")
         elif metadata.loc[file, "frontal"]:
-            kept.append((file, str(path), where))
-    films = blank_films(len(kept))
-    films[["file", "path", "where"]] = np.array(kept, dtype=object).reshape(-1, 3)
-    for column in ("patient_id", "sex", "age", "view"):
-        films[column] = metadata.loc[films["file"], column].to_numpy()
-    films["image_id"] = films["study_id"] = unique_stems(films["file"].tolist())
-    films["source"] = "generalblockchain"
-    return films
-
-
-def _joined(masks: Mapping[str, Mask], kinds: Sequence[str], every: bool = True) -> Mask | None:
-    """The masks of some kinds as one; None where one (or all, unless `every`) is unknown."""
-    parts = tuple(masks[k] for k in kinds if k in masks)
-    if not parts or (every and len(parts) < len(kinds)):
-        return None
-    return parts[0] if len(parts) == 1 else Union(parts)
-
-
-def _table(
-    root: Path,
-    store: str,
-    films: pd.DataFrame,
-    masks: pd.DataFrame,
-    others: tuple[Path, ...],
-    facts: Mapping[str, int],
-    bad: BadRows,
-) -> FilmTable:
-    films = films.drop(columns="file").reset_index(drop=True)
-    masks = masks.reset_index(drop=True)
-    folds = min(FOLDS, films["patient_id"].nunique())
-    traits = masks.notna().to_numpy()
-    films["fold"] = draw_parts(films["patient_id"].tolist(), traits, [1.0] * folds)
-    films["split"] = "train"
-    return FilmTable(
-        f"generalblockchain-{store}",
-        films,
-        root,
-        masks=masks,
-        any_ending=True,
-        others=others,
-        side=("structure.csv", "metadata.csv", "README.md", "LICENSE*", "tags/*", "annotations/*"),
-        facts=facts,
-        bad=bad,
+            kept.append(file)
+    columns = ("patient_id", "sex", "age", "view")
+    return steps.films_of(
+        "generalblockchain",
+        unique_stems(kept),
+        [places[file][0] for file in kept],
+        [places[file][1] for file in kept],
+        split="train",
+        file=kept,
+        **{column: metadata.loc[kept, column].to_numpy() for column in columns},
     )
 
 
-def _find(folder: Path) -> Path | None:
-    return first_with(folder, ("structure.csv",), ROOTS)
-
-
-DATASET = DataSet(
-    name="generalblockchain",
-    title="COVID-19 chest X-ray segmentations (General Blockchain)",
-    stores=("infection", "organs", "lungs"),
-    find=_find,
-    read=read_generalblockchain,
-    documented={"films": 100, "masks": 588, "rows without mask": 14},
-    tree="structure.csv, metadata.csv, images/ and masks/",
-    licence="masks CC BY 4.0; images per image (metadata.csv), most non-commercial",
-    cite="General Blockchain Inc., El Hajjami, Soliman; Cohen et al., arXiv 2006.11988",
+DATASET = steps.data_set(
+    "generalblockchain",
+    ("infection", "organs", "lungs"),
+    lambda folder: first_with(folder, ("structure.csv",), ROOTS),
+    read_generalblockchain,
 )
-
-
-# General Blockchain's boxes of both lungs on films of ieee8023/covid-chestxray-dataset.
-
-
-BOX_COLUMNS = ("image", "side", "x", "y", "w", "h")
-
-
-def read_lung_boxes(json_path: Path) -> pd.DataFrame:
-    """Boxes of both lungs from General Blockchain's COCO file; anatomy, so no finding's box.
-
-    One annotation of the released file has no ``category_id``: it is left out, counted in
-    ``.attrs["without category"]`` and logged.
-
-    Args:
-        json_path: ``annotations/annotations.json``.
-
-    Returns:
-        `BOX_COLUMNS`: file name of the image, ``left`` or ``right`` (the patient's), and x, y, w,
-        h in pixels of the image.
-    """
-    data = read_json(json_path)
-    images = {entry["id"]: entry for entry in _entries(json_path, data, "images", ("id",))}
-    sides = {}
-    for entry in _entries(json_path, data, "categories", ("id", "name")):
-        side = re.fullmatch(r"(left|right) lung", str(entry["name"]).strip().lower())
-        if side:
-            sides[entry["id"]] = side[1]
-    rows, without = [], 0
-    for i, entry in enumerate(_entries(json_path, data, "annotations", ("image_id", "bbox"))):
-        where = f"{json_path}, annotations[{i}]"
-        if entry.get("category_id") is None:
-            without += 1
-            continue
-        if entry["category_id"] not in sides:
-            raise InputError(f"{where}: category {entry['category_id']!r} is neither lung")
-        image = images.get(entry["image_id"])
-        if image is None:
-            raise InputError(f"{where}: no image has the id {entry['image_id']!r}")
-        box = _box(where, entry["bbox"], image)
-        rows.append((str(image.get("file_name", "")), sides[entry["category_id"]], *box))
-    frame = pd.DataFrame(rows, columns=list(BOX_COLUMNS))
-    frame = frame.astype(dict.fromkeys(BOX_COLUMNS[2:], "float64"))
-    frame.attrs["without category"] = without
-    if without:
-        log.info("%s: %d boxes without category left out", json_path, without)
-    return frame
-
-
-def _entries(
-    path: Path, data: Any, name: str, needed: tuple[str, ...]
-) -> Sequence[Mapping[str, Any]]:
-    entries = data.get(name) if isinstance(data, dict) else None
-    if not isinstance(entries, list):
-        raise InputError(f"{path}: no list {name!r}: use the COCO file annotations.json")
-    for i, entry in enumerate(entries):
-        for key in needed:
-            if not isinstance(entry, dict) or key not in entry:
-                raise InputError(f"{path}, {name}[{i}]: {key!r} is missing: fetch the file again")
-    return entries
-
-
-def _box(where: str, box: Any, image: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    try:
-        x, y, w, h = (float(v) for v in box)
-        width, height = float(image["width"]), float(image["height"])
-    except (TypeError, ValueError, KeyError):
-        raise InputError(f"{where}: box {box!r} or its image's size is no numbers") from None
-    # Half a pixel: some tools round the far corner up.
-    if not (
-        w > 0 and h > 0 and min(x, y) >= -0.5 and x + w <= width + 0.5 and y + h <= height + 0.5
-    ):
-        raise InputError(f"{where}: box {box!r} leaves its {width:g}x{height:g} image")
-    return x, y, w, h

@@ -2,204 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import glob
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dollkit.common.errors import InputError
 from dollkit.data.csvfile import BadRows
-from dollkit.data.dataset import DataSet
 from dollkit.data.film_table import FilmTable
-from dollkit.data.folders import child
-from dollkit.data.sets.nlm_files import (
-    PREFIXES,
-    Part,
-    films_table,
-    locate_mixed,
-    locate_montgomery,
-    locate_shenzhen,
-    neighbours,
-    read_joined,
-    read_montgomery,
-    shenzhen_masks,
+from dollkit.data.folders import child, files_of, holds
+from dollkit.data.masks import Mask, MaskFile
+from dollkit.data.sets import common_steps as steps
+from dollkit.data.splits import split_by_share
+
+PREFIXES = {"montgomery": "MCUCXR", "shenzhen": "CHNCXR"}
+"""How the names of a set's films start; they end in _0 (normal) or _1 (tuberculosis)."""
+
+ONE_LUNG = "Montgomery films with the mask of one lung"
+
+_FILM = {n: re.compile(rf"({p}_(\d{{4}})_([01]))\.PNG", re.I) for n, p in PREFIXES.items()}
+_MASK = {n: re.compile(rf"({p}_\d{{4}}_[01])(_MASK)?\.PNG", re.I) for n, p in PREFIXES.items()}
+_MONTGOMERY = (
+    *("", "MontgomerySet", "Montgomery", "Montgomery/MontgomerySet"),
+    *("NLM-MontgomeryCXRSet/MontgomerySet", "Montgomery-County-CXR-Set/MontgomerySet"),
 )
-
-SIDE = (
-    "ClinicalReadings/*",
-    "Annotations*/*",
-    "*.txt",
-    "*.md",
-    "*.pdf",
-    "*.csv",
-    "*.xlsx",
-    "test/*",
+_SHENZHEN = (
+    *("", "ChinaSet_AllFiles", "ChinaSet_AllFiles/ChinaSet_AllFiles", "Shenzhen"),
+    *("Shenzhen/ChinaSet_AllFiles", "Shenzhen-Hospital-CXR-Set"),
 )
-"""Readings, descriptions, and copies of films that the mixed copy has in ``test/``."""
+_MIXED = ("", "Lung Segmentation", "Lung Segmentation/Lung Segmentation")
+_MASK_FOLDERS = (
+    *("mask", "mask/mask", "masks", "masks/masks"),
+    *("shcxr-lung-mask/mask", "shcxr-lung-mask/mask/mask"),
+)
+_SEX = re.compile(r"\bSex\s*:\s*(M|F)\b|\b(male|female)\b", re.I)
+# Right after the sex only: what follows may tell of "fever for 3 days".
+_AGE = re.compile(
+    r"\bAge\s*:\s*(\d{1,3})\s*([YMWD]?)|\b(?:fe)?male\W{1,3}(\d{1,3})\s*-?\s*(y|mo|mth|w|d)", re.I
+)
+_YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
-def read_montgomery_set(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
-    """Montgomery: chest films of the county's tuberculosis screening, Maryland, USA.
-
-    Counts: 138 posterior-anterior films, 80 normal (``_0``) and 58 with signs of tuberculosis
-    (``_1``), PNG of 4020 x 4892 or 4892 x 4020, 0.0875 mm per pixel; masks of both lungs of all.
-
-    Masks: drawn under a radiologist's supervision, one file per lung, joined here. The lung
-    behind the heart is left out; where disease hides the border, an inferred one is drawn. On the
-    film's grid, inside 255, outside 0. A film with the mask of one lung only has no mask here
-    (unknown, not half of it); such films are counted.
-
-    Findings: No Finding 1 for normal films. CheXpert has no finding for tuberculosis, so all else
-    is unknown.
-
-    Splits: the set has none. By the sha256 of the film's id: below 0.7 train, below 0.8 valid,
-    else test, the same everywhere. These shares are ours (`dollkit.data.sets.nlm_files.TRAIN`);
-    a published split of 96/14/28 films comes near.
-
-    Folder variants: `root` holds ``CXR_png/`` and ``ManualMask/leftMask/`` and ``rightMask/``.
-    ``ClinicalReadings/`` is optional: sex and age from ``Patient's Sex: F``,
-    ``Patient's Age: 027Y``; whatever is unclear is unknown, and never an error. Endings and
-    folder names in any case.
-
-    Traps: no patient ids: one film per patient is assumed, patient_id is the film's id.
-
-    Licence: the set's README asks not to share it outside the research group.
-
-    Cite: Jaeger et al., Quantitative Imaging in Medicine and Surgery 4, 2014; Candemir et al.,
-    IEEE TMI 33, 2014; Jaeger et al., IEEE TMI 33, 2014.
-
-    Args:
-        root: see above.
-        skip_bad: leave wrong films out and note them in ``bad``.
-
-    Returns:
-        ``lungs``, one class "lungs"; films by id.
-    """
-    bad = BadRows()
-    images = locate_montgomery(root)
-    if images is None:
-        raise InputError(f"{root}: no Montgomery films: expected {MONTGOMERY.tree}")
-    return _lungs("montgomery", images, [read_montgomery(images, bad if skip_bad else None)], bad)
-
-
-def read_shenzhen_set(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
-    """Shenzhen: chest films of the No. 3 People's Hospital in Shenzhen, China.
-
-    Counts: 662 films, 326 normal (``_0``) and 336 with signs of tuberculosis (``_1``), PNG of
-    about 3000 x 3000, some with a palette; 566 have a mask.
-
-    Masks: not part of the set but by a third party (Stirenko et al.), one file for both lungs,
-    the film's name with ``_mask``. On the film's grid; inside 255 or, where a copy was saved so,
-    1; outside 0. The other films have no mask (unknown).
-
-    Findings: as in `read_montgomery_set`.
-
-    Splits: as in `read_montgomery_set`; a published one has 396/56/114 of the masked films.
-
-    Folder variants: `root` holds ``CXR_png/``; the masks lie in ``mask/`` or ``masks/``, inside it
-    or beside it. Either may be doubled, as archives unpack: ``mask/mask/``,
-    ``ChinaSet_AllFiles/ChinaSet_AllFiles/``. ``ClinicalReadings/`` is optional: sex and age from
-    lines such as ``male 35yrs``, also months, weeks and days.
-
-    Traps: other people, other rules: Montgomery and Shenzhen masks are not of one hand. Films of
-    children are AP, and which those are is not told (no view here). Files such as ``Thumbs.db``
-    lie among the films.
-
-    Licence: films as Montgomery's; masks CC BY-NC-SA 4.0 as stated by those who pass them on.
-
-    Cite: Jaeger et al., Quantitative Imaging in Medicine and Surgery 4, 2014; masks: Stirenko
-    et al., arXiv 1803.01199.
-
-    Args, Returns, Raises: as `read_montgomery_set`.
-    """
-    bad = BadRows()
-    told = bad if skip_bad else None
-    own = locate_shenzhen(root)
-    if own is None:
-        raise InputError(f"{root}: no Shenzhen films: expected {SHENZHEN.tree}")
-    part = read_joined("shenzhen", own, shenzhen_masks(own), told)
-    return _lungs("shenzhen", own, [part], bad)
-
-
-def read_nlm(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
-    """Montgomery and Shenzhen as one set for lungs.
-
-    Counts: 800 films, 704 with a mask.
-
-    Masks, Findings: as in `read_montgomery_set` and `read_shenzhen_set`.
-
-    Splits: as there, film by film, so a film is in the same part whichever of the three is read.
-
-    Folder variants: both sets below `root`, or the mixed copy: ``Lung Segmentation/CXR_png/`` with
-    the films of both and ``Lung Segmentation/masks/`` with ``CHNCXR_..._mask.png`` and, both
-    lungs joined already, ``MCUCXR_....png``. It has no readings.
-
-    Traps: films["source"] tells the two sets apart: their masks follow different rules.
-
-    Licence, Cite: as in `read_montgomery_set` and `read_shenzhen_set`.
-
-    Args, Returns, Raises: as `read_montgomery_set`; Montgomery's films come first.
-    """
-    bad = BadRows()
-    told = bad if skip_bad else None
-    mixed = locate_mixed(root)
-    if mixed is not None:
-        masks = child(mixed, "masks")
-        joined = [read_joined(name, mixed, masks, told) for name in PREFIXES]
-        return _lungs("nlm", mixed, joined, bad)
-    one, other = locate_montgomery(root), locate_shenzhen(root)
-    if one is None or other is None:
-        lacks = "Montgomery" if one is None else "Shenzhen"
-        raise InputError(f"{root}: no {lacks} films: expected {DATASET.tree}")
-    masks = shenzhen_masks(other)
-    parts = [read_montgomery(one, told), read_joined("shenzhen", other, masks, told)]
-    side = neighbours(root, (one, other) if masks is None else (one, other, masks))
-    return _lungs("nlm", root, parts, bad, side)
-
-
-def _lungs(
-    name: str, root: Path, parts: Sequence[Part], bad: BadRows, side: tuple[str, ...] = ()
-) -> dict[str, FilmTable]:
-    tables = [films_table(part) for part in parts if part.films]
-    if not tables:
-        raise InputError(f"{root}: no film is left: every one is there twice")
-    films = pd.concat(tables, ignore_index=True)
-    masks = [part.masks.get(film) for part in parts for film in part.films]
-    if not any(masks):
-        raise InputError(
-            f"{root}: {len(films)} films, but no whole lung mask of any: expected mask/ with "
-            "CHNCXR_0001_0_mask.png, or ManualMask/ with both lungs; data/README.md shows the tree"
-        )
-    files = [file for mask in masks if mask is not None for file in mask.files]
-    facts: dict[str, int] = {}
-    for part in parts:
-        facts |= _facts(part)
-    table = FilmTable(
-        name,
-        films,
-        root,
-        masks=pd.DataFrame({"lungs": masks}, dtype=object),
-        others=tuple(file for part in parts for file in part.others),
-        side=(*SIDE, *side),
-        facts=facts,
-        bad=bad,
-        beside=tuple(file for file in files if root not in file.parents),
+def locate_montgomery(folder: Path) -> Path | None:
+    """The folder of ``CXR_png`` and ``ManualMask``, at or below `folder`."""
+    return steps.first_folder(
+        folder, _MONTGOMERY, lambda root: child(root, "CXR_png") and child(root, "ManualMask")
     )
-    return {"lungs": table}
 
 
-def _facts(part: Part) -> dict[str, int]:
-    title = part.source.title()
-    normal = sum(name.endswith("_0") for name in part.films)
-    facts = {
-        f"{title} films": len(part.films),
-        f"{title} normal": normal,
-        f"{title} tuberculosis": len(part.films) - normal,
-        f"{title} lung masks": len(part.masks),
-    }
-    if part.source == "montgomery":
-        facts[ONE_LUNG] = part.halves
-    return facts
+def locate_shenzhen(folder: Path) -> Path | None:
+    """The folder of ``CXR_png`` with Shenzhen's films alone, at or below `folder`."""
+    return steps.first_folder(folder, _SHENZHEN, lambda root: _sets_in(root) == ["shenzhen"])
+
+
+def locate_mixed(folder: Path) -> Path | None:
+    """The folder of ``CXR_png`` with films of both sets and ``masks``, at or below `folder`."""
+    return steps.first_folder(
+        folder, _MIXED, lambda root: child(root, "masks") and len(_sets_in(root)) == 2
+    )
+
+
+def _sets_in(root: Path) -> list[str]:
+    return [name for name, form in _FILM.items() if holds(child(root, "CXR_png"), form)]
 
 
 def find_nlm(folder: Path) -> Path | None:
@@ -208,72 +78,177 @@ def find_nlm(folder: Path) -> Path | None:
     return locate_mixed(folder) or (folder if both else None)
 
 
-ONE_LUNG = "Montgomery films with the mask of one lung"
-_MONTGOMERY_COUNTS = {
-    "Montgomery films": 138,
-    "Montgomery normal": 80,
-    "Montgomery tuberculosis": 58,
-    "Montgomery lung masks": 138,
-    ONE_LUNG: 0,
-}
-_SHENZHEN_COUNTS = {
-    "Shenzhen films": 662,
-    "Shenzhen normal": 326,
-    "Shenzhen tuberculosis": 336,
-    "Shenzhen lung masks": 566,
-}
+def read_nlm(
+    root: Path, *, skip_bad: bool = False, sets: Sequence[str] = tuple(PREFIXES)
+) -> dict[str, FilmTable]:
+    """``lungs``: both sets or one of them; films["source"] tells them apart, Montgomery's first.
 
-
-def _data_set(
-    name: str,
-    title: str,
-    find: Callable[[Path], Path | None],
-    read: Callable[..., dict[str, FilmTable]],
-    documented: dict[str, int],
-    tree: str,
-    size: str,
-) -> DataSet:
-    return DataSet(
+    Both may come in the mixed copy, which has no readings. One film per patient is assumed; a
+    film is drawn into a split by the hash of its id, the same whichever `sets` are read. A film
+    with the mask of one lung only has no mask (unknown, not half of it).
+    """
+    bad = BadRows()
+    notes = bad if skip_bad else None
+    both = len(sets) > 1
+    name = "nlm" if both else sets[0]
+    mixed = locate_mixed(root) if both else None
+    parts, places = [], []
+    for source in sets:
+        locate = locate_montgomery if source == "montgomery" else locate_shenzhen
+        here = mixed or locate(root)
+        if here is None:
+            expected = {"montgomery": MONTGOMERY, "shenzhen": SHENZHEN, "nlm": DATASET}[name].tree
+            raise InputError(f"{root}: no {source.title()} films: expected {expected}")
+        folders = [child(here, "masks")] if mixed else _mask_folders(source, here)
+        parts.append(_read_set(source, here, folders, notes))
+        places += [here, *(folder for folder in folders if folder is not None)]
+    side = _neighbours(root, places) if both and not mixed else ()
+    root = mixed or (root if both else places[0])
+    tables = [films for films, _, _ in parts if len(films)]
+    if not tables:
+        raise InputError(f"{root}: no film is left: every one is there twice")
+    films = pd.concat(tables, ignore_index=True)
+    masks = films.pop("mask").tolist()
+    if not any(masks):
+        raise InputError(
+            f"{root}: {len(films)} films, but no whole lung mask of any: expected mask/ with "
+            "CHNCXR_0001_0_mask.png, or ManualMask/ with both lungs; data/README.md shows the tree"
+        )
+    files = [file for mask in masks if mask is not None for file in mask.files]
+    table = steps.make_table(
         name,
-        title,
-        stores=("lungs",),
-        find=find,
-        read=read,
-        documented=documented,
-        tree=tree,
-        licence="not to be shared outside the research group; Shenzhen masks CC BY-NC-SA 4.0",
-        cite="Jaeger et al., Quant Imaging Med Surg 2014; Shenzhen masks: arXiv 1803.01199",
-        size=size,
+        films,
+        root,
+        {"lungs": masks},
+        others=(file for _, others, _ in parts for file in others),
+        side=side,
+        facts={what: count for _, _, facts in parts for what, count in facts.items()},
+        bad=bad,
+        beside=tuple(file for file in files if root not in file.parents),
     )
+    return {"lungs": table}
 
 
-_MONTGOMERY_TREE = "MontgomerySet/CXR_png/ and MontgomerySet/ManualMask/{leftMask,rightMask}/"
-_SHENZHEN_TREE = "ChinaSet_AllFiles/CXR_png/ with CHNCXR_0001_0.png, and mask/ beside it"
+def _mask_folders(source: str, root: Path) -> list[Path | None]:
+    """Folders whose masks are joined; Shenzhen's may lie beside the set, for they come apart."""
+    if source == "montgomery":
+        manual = child(root, "ManualMask") or root / "ManualMask"
+        return [child(manual, "leftMask"), child(manual, "rightMask")]
+    doubled = root.parent.name.casefold() == root.name.casefold()
+    bases = (root, root.parent, *([root.parent.parent] if doubled else []))
+    found = (steps.first_folder(base, _MASK_FOLDERS, _has_masks) for base in bases)
+    return [next((folder for folder in found if folder is not None), None)]
 
-MONTGOMERY = _data_set(
-    "montgomery",
-    "Montgomery County chest films",
-    locate_montgomery,
-    read_montgomery_set,
-    _MONTGOMERY_COUNTS,
-    _MONTGOMERY_TREE,
-    "138 films of 4020x4892",
+
+def _has_masks(folder: Path) -> bool:
+    return holds(folder, _MASK["shenzhen"])
+
+
+def _read_set(
+    source: str, root: Path, folders: Sequence[Path | None], bad: BadRows | None
+) -> tuple[pd.DataFrame, list[Path], dict[str, int]]:
+    """Films of a set with the column ``mask``, files that are not read, and counts."""
+    files, others = _list_films(source, root, bad)
+    names, title = list(files), source.title()
+    sides = [_list_masks(source, folder, bad) for folder in folders]
+    inside = (255,) if source == "montgomery" else (1, 255)
+    masks: list[Mask | None] = []
+    halves = 0
+    for name in names:
+        drawn = [side[name] for side in sides if name in side]
+        whole = len(drawn) == len(sides)
+        masks.append(steps.joined([MaskFile(f, inside) for f in drawn]) if whole else None)
+        if drawn and not whole:
+            halves += 1
+            others += drawn
+    readings = child(root, "ClinicalReadings")
+    patients = [_patient(readings, name) for name in names]
+    films = steps.films_of(
+        source,
+        names,
+        files.values(),
+        [f"film {name}" for name in names],
+        sex=[sex for sex, _ in patients],
+        age=np.array([age for _, age in patients], float),
+        # Shenzhen's children are AP, and which those are is not told.
+        view="PA" if source == "montgomery" else "",
+        split=split_by_share(names),
+        fold=0,
+        mask=pd.Series(masks, dtype=object),
+        **{"No Finding": [1.0 if name.endswith("_0") else np.nan for name in names]},
+    )
+    normal = sum(name.endswith("_0") for name in names)
+    facts = {
+        f"{title} films": len(names),
+        f"{title} normal": normal,
+        f"{title} tuberculosis": len(names) - normal,
+        f"{title} lung masks": sum(mask is not None for mask in masks),
+    }
+    facts |= {ONE_LUNG: halves} if source == "montgomery" else {}
+    return films, others, facts
+
+
+def _list_films(source: str, root: Path, bad: BadRows | None) -> tuple[dict[str, Path], list[Path]]:
+    by_number: dict[str, list[Path]] = defaultdict(list)
+    images = child(root, "CXR_png")
+    for match, file in files_of(images, _FILM[source]):
+        by_number[match[2]].append(file)
+    if not by_number:
+        known = f"{PREFIXES[source]}_0001_0.png (_1: tuberculosis)"
+        place = images or root / "CXR_png"
+        raise InputError(f"{place}: no film of {source.title()}: expected {known}")
+
+    def fault(one: Path, other: Path) -> str:
+        both = one.stem.upper() != other.stem.upper()
+        return "there both as normal (_0) and as tuberculosis (_1)" if both else "there twice"
+
+    listed = {files[0].stem.upper(): files for files in by_number.values()}
+    return steps.keep_single(listed, bad, fault)
+
+
+def _list_masks(source: str, folder: Path | None, bad: BadRows | None) -> dict[str, Path]:
+    """Mask files by film; the film's name alone or with ``_mask``."""
+    listed: dict[str, list[Path]] = defaultdict(list)
+    for match, file in files_of(folder, _MASK[source]):
+        listed[match[1].upper()].append(file)
+    return steps.keep_single(listed, bad, lambda one, other: "mask twice")[0]
+
+
+def parse_reading(text: str) -> tuple[str, float]:
+    """Sex and age of ``Patient's Sex: F``, ``Patient's Age: 027Y`` or of ``male 35yrs``."""
+    sex, age = _SEX.search(text), _AGE.search(text)
+    years = np.nan
+    if age:
+        unit = (age[2] if age[1] else age[4][0]).upper()
+        years = int(age[1] or age[3]) * _YEARS[unit]
+    return ((sex[1] or sex[2])[0].upper() if sex else ""), years
+
+
+def _patient(readings: Path | None, name: str) -> tuple[str, float]:
+    """Sex (M, F, "") and age (years, NaN) from a film's reading; whatever is unclear is unknown."""
+    try:
+        text = (readings / f"{name}.txt").read_bytes() if readings is not None else b""
+    except OSError:
+        return "", np.nan
+    return parse_reading(text.decode("utf-8-sig", errors="replace"))
+
+
+def _neighbours(root: Path, places: Sequence[Path]) -> tuple[str, ...]:
+    """Patterns of what lies in `root` beside a set's own folders: it is of other data sets."""
+    kept = {folder.relative_to(root).parts[0] for folder in places if root in folder.parents}
+    patterns = []
+    with os.scandir(root) as entries:
+        beside = sorted((e.name, e.is_dir()) for e in entries if e.name not in kept)
+    for name, is_folder in beside:
+        plain = glob.escape(name)
+        patterns += [plain + "/*" * k for k in range(1, 9)] if is_folder else [plain]
+    return tuple(patterns)
+
+
+MONTGOMERY = steps.data_set(
+    "montgomery", ("lungs",), locate_montgomery, partial(read_nlm, sets=("montgomery",))
 )
-SHENZHEN = _data_set(
-    "shenzhen",
-    "Shenzhen chest films",
-    locate_shenzhen,
-    read_shenzhen_set,
-    _SHENZHEN_COUNTS,
-    _SHENZHEN_TREE,
-    "662 films of about 3000x3000",
+SHENZHEN = steps.data_set(
+    "shenzhen", ("lungs",), locate_shenzhen, partial(read_nlm, sets=("shenzhen",))
 )
-DATASET = _data_set(
-    "nlm",
-    "Montgomery and Shenzhen chest films",
-    find_nlm,
-    read_nlm,
-    {**_MONTGOMERY_COUNTS, **_SHENZHEN_COUNTS},
-    f"{_MONTGOMERY_TREE}, and {_SHENZHEN_TREE}; or Lung Segmentation/CXR_png/ and masks/",
-    "800 films",
-)
+DATASET = steps.data_set("nlm", ("lungs",), find_nlm, read_nlm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -26,12 +27,7 @@ from dollkit.data.phantom.render import ORGANS, check_size, render
 from dollkit.data.store import standing
 from dollkit.data.store_writer import StoreWriter
 
-COHORT_OF: dict[str, str] = {
-    "films": "ward",
-    "lungs": "lungs",
-    "infection": "covid",
-    "organs": "organs",
-}
+COHORT_OF = {"films": "ward", "lungs": "lungs", "infection": "covid", "organs": "organs"}
 """Store -> the phantom's cohort. Patients of different cohorts are different people."""
 
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -50,11 +46,9 @@ U8 = npt.NDArray[np.uint8]
 class PhantomPlan:
     """How many films of each kind; all numbers are films, all splits by patient.
 
-    Attributes:
-        n_films: of the classification set.
-        valid_fraction, test_fraction: shares of it.
-        n_train_pool, n_valid, n_test: of each task store.
-        protocol: knobs of `dollkit.data.phantom.Protocol` that differ from its defaults.
+    `n_films` are those of the classification set and the two fractions its shares; the other
+    three count in each task store. `protocol` holds knobs of `Protocol` that differ from its
+    defaults.
     """
 
     n_films: int = 400
@@ -70,10 +64,9 @@ class PhantomPlan:
             if getattr(self, name) < 1:
                 raise InputError(f"parameter {name!r} is {getattr(self, name)}: use at least 1")
         for name in ("valid_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(
-                    f"parameter {name!r} is {getattr(self, name)}: use a share between 0 and 1"
-                )
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                raise InputError(f"parameter {name!r} is {value}: use a share between 0 and 1")
         if min(self.quotas("films").values()) < 1:
             raise InputError(
                 f"parameter 'n_films' is {self.n_films}: too few for its train, valid and test "
@@ -92,15 +85,12 @@ class PhantomPlan:
 def phantom_films(store: str, plan: PhantomPlan, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Films table of a store and the population rows behind it, in the same order.
 
-    Patients fill train, valid and test in turn; the films that a patient has beyond a full split
-    are left out, so that each split has exactly its number. With label noise the labels of train
-    and valid are those that a report labeller would give, and those of test stay true, as
-    CheXpert's were set by radiologists.
+    With label noise the labels of train and valid are those that a report labeller would give,
+    and those of test stay true, as CheXpert's were set by radiologists.
     """
     quotas = plan.quotas(store)
     protocol = Protocol.from_json(dict(plan.protocol))
-    wanted = sum(quotas.values())
-    population = sample_population(wanted + 64, seed, COHORT_OF[store], protocol)
+    population = sample_population(sum(quotas.values()) + 64, seed, COHORT_OF[store], protocol)
     split = fill_quotas(population["patient_id"], quotas)
     states = observe_labels(population[list(FINDINGS)].to_numpy(), seed, protocol)
     states[split == "test"] = population.loc[split == "test", list(FINDINGS)].to_numpy()
@@ -118,21 +108,19 @@ def phantom_films(store: str, plan: PhantomPlan, seed: int) -> tuple[pd.DataFram
 
 
 def fill_quotas(patients: pd.Series[str], quotas: Mapping[str, int]) -> npt.NDArray[np.object_]:
-    """Split of each film ("" for left out): whole patients, in order, until a split is full."""
+    """Split of each film ("" for left out): whole patients, in order, until a split is full.
+
+    Films that a patient has beyond a full split are left out: each split has exactly its number.
+    """
     split = np.full(len(patients), "", dtype=object)
-    names = iter(quotas.items())
-    name, room = next(names)
-    for _, rows in patients.groupby(patients, sort=False).indices.items():
-        while room == 0:
-            try:
-                name, room = next(names)
-            except StopIteration:
-                return split
-        taken = rows[:room]
-        split[taken] = name
-        room -= len(taken)
-    if room or any(left for _, left in names):
-        raise InputError(f"{len(patients)} films are too few for {dict(quotas)}")
+    groups = iter(patients.groupby(patients, sort=False).indices.values())
+    for name, room in quotas.items():
+        while room > 0:
+            rows = next(groups, None)
+            if rows is None:
+                raise InputError(f"{len(patients)} films are too few for {dict(quotas)}")
+            split[rows[:room]] = name
+            room -= len(rows[:room])
     return split
 
 
@@ -146,17 +134,8 @@ def build_phantom(
 ) -> Path:
     """Render one store of the phantom; one that stands is kept, one that was stopped goes on.
 
-    Args:
-        path: folder of the store.
-        store: films, lungs, infection or organs.
-        size: side in pixels, a multiple of 8 from 64 to 1024.
-        plan: numbers of films; None for the default.
-        seed: non-negative; the store is the same whatever `workers`.
-        workers: rendering processes; None: one per core, fewer for few films; 1: none, render
-            here. More than one needs a main module that can be imported.
-
-    Returns:
-        `path`.
+    The store is the same whatever `workers` (rendering processes; None: one per core, 1: none).
+    More than one needs a main module that can be imported. `size` is in pixels.
     """
     if store not in COHORT_OF:
         raise InputError(f"unknown store {store!r}: use one of {', '.join(COHORT_OF)}")
@@ -185,9 +164,9 @@ def build_phantom(
     if standing(path, key):
         return path
     with StoreWriter(path, size, CLASSES[store], n, account, key=key) as writer:
-        chunks = [population.iloc[i : i + CHUNK] for i in starts if i >= writer.films]
-        count = min(workers or cores(), len(chunks))
         start = writer.films
+        chunks = [population.iloc[i : i + CHUNK] for i in starts if i >= start]
+        count = min(workers or cores(), len(chunks))
         with tqdm(total=n, initial=start, desc=path.name, unit="film") as bar:
             for images, masks in _render_all(chunks, store, size, seed, protocol, count):
                 writer.write(start, images, masks)
@@ -209,27 +188,26 @@ def _render_all(
     # Spawn: a fork of a process that runs threads (torch, Jupyter) may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context) as pool:
-        pending: list[Future[tuple[U8, U8]]] = []
+        pending: deque[Future[tuple[U8, U8]]] = deque()
         try:
             for rows in chunks:
                 pending.append(pool.submit(_render, rows, store, size, seed, protocol))
                 if len(pending) > 2 * count:
-                    yield pending.pop(0).result()
+                    yield pending.popleft().result()
             while pending:
-                yield pending.pop(0).result()
+                yield pending.popleft().result()
         finally:
-            for future in pending:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
 def _render(
     rows: pd.DataFrame, store: str, size: int, seed: int, protocol: Protocol
 ) -> tuple[U8, U8]:
     drawn = render(rows, size, seed, protocol)
-    if store == "films":
-        return drawn.images, drawn.findings
-    if store == "lungs":
-        return drawn.images, drawn.organs[:, :1] | drawn.organs[:, 1:2]
-    if store == "infection":
-        return drawn.images, drawn.infection[:, None]
-    return drawn.images, drawn.organs
+    masks = {
+        "films": drawn.findings,
+        "lungs": drawn.organs[:, :1] | drawn.organs[:, 1:2],
+        "infection": drawn.infection[:, None],
+        "organs": drawn.organs,
+    }
+    return drawn.images, masks[store]
