@@ -55,11 +55,7 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: str) -> str:
-    """``auto`` as what this machine computes fastest: ``bfloat16`` or ``float32``.
-
-    Args:
-        precision: one of `PRECISIONS`; all but ``auto`` are returned as they are.
-    """
+    """``auto`` as what this machine computes fastest; the other `PRECISIONS` as they are."""
     if precision not in PRECISIONS:
         raise InputError(
             f"parameter 'precision' is {precision!r}: use one of {', '.join(PRECISIONS)}"
@@ -115,15 +111,7 @@ def generator(*key: int) -> torch.Generator:
 
 
 def to_input(films: npt.NDArray[np.uint8] | torch.Tensor, where: torch.device) -> torch.Tensor:
-    """Normalised network input from stored films.
-
-    Args:
-        films: (n, S, S) uint8 grey values, 0 black, 255 white.
-        where: target device.
-
-    Returns:
-        (n, 1, S, S) float32, channels last in memory.
-    """
+    """Normalised network input (n, 1, S, S) float32, channels last, from films (n, S, S) uint8."""
     x = torch.as_tensor(films).to(where, non_blocking=True).unsqueeze(1).float()
     return normalise(x / 255.0).contiguous(memory_format=torch.channels_last)
 

@@ -16,45 +16,21 @@ import numpy.typing as npt
 from dollkit.common.errors import InputError
 
 FINDINGS: tuple[str, ...] = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
+    *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion"),
+    *("Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion"),
+    *("Pleural Other", "Fracture", "Support Devices"),
 )
 """Channel order of every 14-channel array in this project."""
 
 PATHOLOGIES: tuple[str, ...] = FINDINGS[1:]
 """The 13 observations that have a place in the film."""
 
-OPACITY_CHILDREN: tuple[str, ...] = (
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-)
+OPACITY_CHILDREN = ("Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
 """Children of Lung Opacity in CheXpert's label hierarchy (Irvin et al. 2019, figure 1)."""
 
 MOBILE: tuple[str, ...] = (
-    "Lung Opacity",
-    "Lung Lesion",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Fracture",
-    "Support Devices",
+    *("Lung Opacity", "Lung Lesion", "Consolidation", "Pneumonia", "Atelectasis"),
+    *("Pneumothorax", "Pleural Effusion", "Fracture", "Support Devices"),
 )
 """Findings whose place varies so much that an anatomy prior alone must fail on them."""
 
@@ -81,16 +57,10 @@ def indices(findings: Sequence[str]) -> list[int]:
 def apply_policy(
     states: npt.NDArray[np.int8], policy: str
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Training targets and weights from label states.
+    """Training targets and weights, each (n, 14) float32 in {0, 1}, from label states (n, 14).
 
-    Args:
-        states: (n, 14) int8 of the four states.
-        policy: what an uncertain label counts as: ``U-Ones`` positive, ``U-Zeros`` negative,
-            ``U-Ignore`` nothing (weight 0).
-
-    Returns:
-        targets (n, 14) float32 in {0, 1}; weights (n, 14) float32 in {0, 1}. Not mentioned
-        counts as negative, as in CheXpert's own baseline.
+    An uncertain label counts as positive (``U-Ones``), negative (``U-Zeros``) or nothing
+    (``U-Ignore``: weight 0). Not mentioned counts as negative, as in CheXpert's own baseline.
     """
     if policy not in POLICIES:
         raise InputError(f"parameter 'policy' is {policy!r}: use one of {', '.join(POLICIES)}")

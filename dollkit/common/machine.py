@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -19,18 +20,8 @@ from dollkit.common import paths
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 LIBRARIES = (
-    "captum",
-    "matplotlib",
-    "numpy",
-    "pandas",
-    "pillow",
-    "scikit-image",
-    "scikit-learn",
-    "scipy",
-    "segmentation-models-pytorch",
-    "timm",
-    "torch",
-    "torchvision",
+    *("captum", "matplotlib", "numpy", "pandas", "pillow", "scikit-image", "scikit-learn"),
+    *("scipy", "segmentation-models-pytorch", "timm", "torch", "torchvision"),
 )
 
 
@@ -68,10 +59,8 @@ def versions() -> dict[str, str]:
     """Versions of the libraries that results depend on."""
     installed = {}
     for library in LIBRARIES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             installed[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return installed
 
 

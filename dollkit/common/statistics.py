@@ -52,14 +52,9 @@ def patient_values(
     variance over patients is the cluster-robust variance of m, also when patients have several
     films or a class is undefined (NaN) in some of them.
 
-    Args:
-        values: (n,) float, NaN = undefined (truth and prediction both empty).
-        patients: (n,) cluster of each row.
-        classes: (n,) class of each row.
-
-    Returns:
-        The P patients in sorted order, as str objects, and their contributions (P,) float64.
-        A class that is undefined everywhere is left out; if all are, the contributions are NaN.
+    `values` are (n,), NaN where truth and prediction are both empty. Returns the P patients in
+    sorted order, as str objects, and their contributions (P,) float64. A class that is undefined
+    everywhere is left out; if all are, the contributions are NaN.
     """
     x = np.asarray(values, dtype=np.float64)
     names, p = np.unique(np.asarray(patients).astype(str), return_inverse=True)
@@ -87,10 +82,6 @@ def seen_enough(
 
     A class of one patient adds a constant to each patient's contribution (see `patient_values`):
     the mean moves with it, and no interval or test over patients sees that it might not have.
-
-    Args:
-        patients: (n,) cluster of each row.
-        classes: (n,) class of each row.
     """
     pairs = pd.DataFrame({"patient": np.asarray(patients), "class": np.asarray(classes)})
     enough = pairs.groupby("class")["patient"].transform("nunique") >= fewest
@@ -100,16 +91,9 @@ def seen_enough(
 def bootstrap_interval(
     units: npt.ArrayLike, *, n_boot: int = N_BOOT, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of independent units (Efron 1979).
+    """Percentile bootstrap interval (lo, hi) of the mean of independent units (Efron 1979).
 
-    Args:
-        units: (n,) float, one value per independent unit (patient).
-        n_boot: resamples.
-        level: coverage aimed at.
-        seed: of the resampling; the same units and seed give the same interval.
-
-    Returns:
-        (lo, hi); NaN for fewer than two units, which say nothing about spread.
+    NaN for fewer than two units, which say nothing about spread.
     """
     x = np.asarray(units, dtype=np.float64)
     if n_boot < 1 or not 0 < level < 1:
@@ -137,12 +121,8 @@ def sign_flip_p(
     otherwise ``n_flips`` random ones are drawn and the observed one is counted in, so that p is
     never 0 (Phipson & Smyth 2010). With five patients or fewer p cannot fall below 0.05.
 
-    Args:
-        units: (..., n) float differences of independent units; leading axes are tests that
-            share the sign patterns.
-
-    Returns:
-        (...) float64 p values; NaN where a difference is not finite or n = 0.
+    `units` are (..., n); leading axes are tests that share the sign patterns. NaN where a
+    difference is not finite or n = 0.
     """
     x = np.asarray(units, dtype=np.float64)
     n = x.shape[-1]
@@ -169,11 +149,7 @@ def sign_flip_p(
 
 
 def paired(units: npt.ArrayLike, *, seed: int = 0, n_boot: int = N_BOOT) -> Effect:
-    """Effect of paired differences over independent patients: bootstrap interval, sign-flip p.
-
-    Args:
-        units: (n,) float, one (linearised) difference per patient.
-    """
+    """Effect of (n,) paired differences over patients: bootstrap interval and sign-flip p."""
     x = np.asarray(units, dtype=np.float64)
     if x.size == 0 or not np.isfinite(x).all():
         return NO_EFFECT
@@ -196,13 +172,9 @@ def crossed(matrix: npt.ArrayLike, *, level: float = 0.95) -> dict[str, Floats]:
     alone there, and truncates the cases' component. With one seed, or one unit, it is the
     ordinary paired t-test over the other factor.
 
-    Args:
-        matrix: (..., S, U) float; leading axes are separate analyses.
-
-    Returns:
-        estimate, lo, hi, p, se, df, each of shape (...); NaN where S = U = 1 or a value is
-        missing. A spread of exactly zero (rounded or copied numbers) tests nothing:
-        p is NaN, or 1 where the estimate is 0, too.
+    `matrix` is (..., S, U); leading axes are separate analyses. All is NaN where S = U = 1 or a
+    value is missing. A spread of exactly zero (rounded or copied numbers) tests nothing: p is NaN,
+    or 1 where the estimate is 0, too.
     """
     d = np.asarray(matrix, dtype=np.float64)
     s, u = d.shape[-2:]
@@ -242,11 +214,7 @@ def crossed_effect(matrix: npt.ArrayLike) -> Effect:
 
 
 def holm(p: npt.ArrayLike) -> Floats:
-    """Holm's step-down adjusted p values (Holm 1979).
-
-    Args:
-        p: (m,) raw p values; NaN (not testable) stays NaN and does not count in m.
-    """
+    """Holm's step-down adjusted p values (Holm 1979); NaN (not testable) does not count."""
     raw = np.asarray(p, dtype=np.float64)
     out = np.full(raw.shape, np.nan)
     ok = np.flatnonzero(np.isfinite(raw))
