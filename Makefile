@@ -21,8 +21,8 @@ SHELL := bash
 help:
 	@echo 'make reproduce  run a profile from data to claims (only what changed)'
 	@echo 'make plan       what a profile will do, need and cost; runs nothing'
-	@echo 'make test       all checks, and the smoke profile end to end'
-	@echo 'make test-all   the same with the tests marked slow'
+	@echo 'make test       checks in ten minutes, with the smoke profile end to end'
+	@echo 'make test-all   the same with the tests marked slow, the site, and data sets on disk'
 	@echo 'make test-browser  the notebooks in JupyterLab in headless Chromium; skipped without it'
 	@echo 'make test-slurm  stages as jobs of a SLURM on this machine (root, Debian packages of SLURM)'
 	@echo 'make verify     do the committed tables and figures follow from their rows? (PROFILE: one of them)'
@@ -40,14 +40,15 @@ knobs:
 	@test -z '$(DATA)' || test -d '$(DATA)' || { echo "DATA=$(DATA): no such folder; data/README.md shows the expected tree" >&2; exit 2; }
 
 reproduce: knobs $(STAMP)
-	@$(PY) -m dollkit.workflow.reproduce --profile '$(PROFILE)' --data '$(DATA)' --jobs '$(JOBS)' --device '$(DEVICE)' \
+	@$(PY) -m dollkit reproduce --profile '$(PROFILE)' --data '$(DATA)' --jobs '$(JOBS)' --device '$(DEVICE)' \
 	  --executor '$(EXECUTOR)' --threads '$(CPUS)' $(ARGS)
 
 plan: knobs $(STAMP)
-	@$(PY) -m dollkit.workflow.plan --profile '$(PROFILE)' --data '$(DATA)'
+	@$(PY) -m dollkit plan --profile '$(PROFILE)' --data '$(DATA)'
 
 # Every part runs, whatever failed before it; the last line names the parts that failed.
 test: QUICK := -m 'not slow'
+test-all: ALL := all
 test test-all: $(DEV_STAMP)
 	@failed=; trap 'exit 130' INT TERM; \
 	part() { echo "== $$1"; "$${@:2}" || failed+="$${failed:+, }$$1"; }; \
@@ -55,20 +56,20 @@ test test-all: $(DEV_STAMP)
 	part 'ruff format' $(VENV)/bin/ruff format --check .; \
 	part mypy $(VENV)/bin/mypy; \
 	part lint-imports $(VENV)/bin/lint-imports; \
-	part pytest env OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist worksteal $(QUICK); \
-	part end_to_end.sh tests/end_to_end.sh $(PY); \
+	part pytest env OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist loadfile $(QUICK); \
+	part end_to_end.sh tests/end_to_end.sh $(PY) $(ALL); \
 	test -z "$$failed" || { echo "make $@ failed in: $$failed" >&2; exit 1; }
 
 test-slurm: $(DEV_STAMP)
 	$(PY) -m pytest -q -o norecursedirs='.*' tests/slurm
 
-# CHROMIUM=path names the browser; pictures go to runs/browser/.
+# CHROMIUM=path names the browser; pictures go to runs/browser/. ARGS are pytest's.
 test-browser: $(DEV_STAMP)
-	@tests/browser/run.sh $(PY)
+	@tests/browser/run.sh $(PY) $(ARGS)
 
 # All of them, unless the user names some: the default of PROFILE is not meant.
 verify: $(STAMP)
-	@$(PY) -m dollkit.report.verify $(if $(filter-out file,$(origin PROFILE)),$(PROFILE))
+	@$(PY) -m dollkit verify $(if $(filter-out file,$(origin PROFILE)),$(PROFILE))
 
 # Warnings of Python and of mkdocs (a link that leads nowhere) are errors.
 docs: knobs $(DEV_STAMP)

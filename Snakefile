@@ -1,7 +1,6 @@
-# Which notebook, with which parameters, makes which artefact. The stages stand in
+# Which notebook, with which parameters, makes which artefact. The stages are listed in
 # dollkit/workflow/stages.py; each instance of a profile becomes one rule here. `make reproduce` calls
-# this; on a cluster, stages whose work can be shared get further rules, one for each part.
-import json
+# this; on a cluster, stages whose work can be shared get further rules, one for each share.
 import os
 import shlex
 import sys
@@ -16,15 +15,13 @@ from pathlib import Path
 from dollkit.common import paths
 from dollkit.common.machine import cores, sha256
 from dollkit.workflow import stages
-from dollkit.workflow.sources import tree_state
 
 PROFILE = str(config.get("profile", "laptop"))
 DATA = Path(str(config["data"])).resolve() if config.get("data") else None
 WORKDIR = paths.runs() / PROFILE
 PLAN = stages.plan(PROFILE, DATA)
-# On a cluster: what each stage asks for, and how many jobs share its work (dollkit/workflow/cluster.py).
-REQUESTS = json.loads(Path(config["requests"]).read_text()) if config.get("requests") else {}
-DATA_STATE = {"d_0": f"files in the data folder {tree_state(DATA)}"} if DATA else {}
+CLUSTER = config.get("executor", "local") != "local"
+DATA_STATE = {"d_0": f"files in the data folder {stages.tree_state(DATA)}"} if DATA else {}
 
 
 def quoted(text):
@@ -40,21 +37,15 @@ def relative(file):
     return os.path.relpath(file, WORKDIR)
 
 
-# What a job asks for; a further attempt asks for more. A local run asks for nothing.
-def resources(name):
-    own = REQUESTS.get(name)
-    if own is None:
-        return {}
-    gpu = {"gpu": own["gpus"]} if own["gpus"] else {}
-    return {
-        "mem_mb": lambda wildcards, attempt: own["mem_mb"] * attempt,
-        "runtime": lambda wildcards, attempt: own["runtime"] * attempt,
-    } | gpu
+# Memory and minutes are in the workflow profile of a cluster; a GPU is for stages with networks.
+def resources(instance):
+    needs = instance.stage.family not in ("data", "tables", "figures", "claims")
+    return {"gpu": 1} if CLUSTER and config.get("device") == "cuda" and needs else {}
 
 
 def parts(instance):
-    count = REQUESTS.get(instance.name, {}).get("parts", 1)
-    if count < 2:
+    count = int(config.get("parts", 1))
+    if count < 2 or not instance.stage.shared:
         return []
     return [f"parts/{instance.slug}-{number}-of-{count}" for number in range(1, count + 1)]
 
@@ -101,9 +92,9 @@ for instance, done in [(i, d) for i in PLAN for d in parts(i)]:
             f"logs/{Path(done).name}.log",
         threads: int(config.get("threads", 1))
         resources:
-            **resources(instance.name),
+            **resources(instance),
         shell:
-            f"{PYTHON} -m dollkit.workflow.run {{params.instance}} --with-parent --part {{params.part}} {KNOBS} --log {{log}} --threads {{threads}}"
+            f"{PYTHON} -m dollkit run {{params.instance}} --with-parent --part {{params.part}} {KNOBS} --log {{log}} --threads {{threads}}"
 
 
 for instance in PLAN:
@@ -126,14 +117,14 @@ for instance in PLAN:
         log:
             f"logs/{instance.slug}.log",
         # A stage that runs alone gets every core; of those with several instances each its share.
-        threads: int(config.get("threads", 1)) if instance.stage.over or REQUESTS else min(workflow.cores or 1, cores())
+        threads: int(config.get("threads", 1)) if instance.stage.over or CLUSTER else min(workflow.cores or 1, cores())
         # What others wait for goes first: else the cost of explanations would keep the labels waiting.
         priority: sum(instance.name in other.inputs for other in PLAN)
         resources:
-            **resources(instance.name),
+            **resources(instance),
         # Minutes of work that follow each other: on a cluster one job.
         group:
-            "evidence" if REQUESTS and instance.name in ("tables", "figures", "claims") else None
+            "evidence" if CLUSTER and instance.name in ("tables", "figures", "claims") else None
         shell:
             # Evaluated when the job runs: only what is the same for all rules may stand here.
-            f"{PYTHON} -m dollkit.workflow.run {{params.instance}} --with-parent {KNOBS} --log {{log}} --threads {{threads}}"
+            f"{PYTHON} -m dollkit run {{params.instance}} --with-parent {KNOBS} --log {{log}} --threads {{threads}}"

@@ -85,8 +85,8 @@ def test_a_browser_that_is_not_there_is_an_error(folder: Path) -> None:
 
 def test_the_smoke_run_is_made_unless_runs_are_named(folder: Path) -> None:
     shutil.copy(folder / "python", folder / "chromium")
-    assert "dollkit.workflow.reproduce --profile smoke" in run(folder, DOLLKIT_RUNS="").stdout
-    assert "dollkit.workflow.reproduce" not in run(folder).stdout
+    assert "dollkit reproduce --profile smoke" in run(folder, DOLLKIT_RUNS="").stdout
+    assert "dollkit reproduce" not in run(folder).stdout
 
 
 def test_plain_pytest_does_not_look_there(pytestconfig: pytest.Config) -> None:

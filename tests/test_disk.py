@@ -23,7 +23,6 @@ from dollkit.data.phantom.layout_files import truth
 from dollkit.data.phantom.layouts import write_all, write_layout
 from dollkit.data.phantom.render import ORGANS, render
 from dollkit.data.store import Store, open_store
-from dollkit.workflow.sources import tree_state
 
 SIZE, N = 64, 12
 FEW = {"n_films": 24, "n_train_pool": 2, "n_valid": 1, "n_test": 1}
@@ -315,16 +314,3 @@ def test_build_writes_stores_from_the_command_line(copy: Path, tmp_path: Path) -
     assert __main__.main(["build", "covid_qu_ex", str(copy), str(out), "--size", "64"]) == 0
     assert {p.name for p in out.iterdir()} == {"lungs", "infection"}
     assert len(open_store(out / "lungs")) == 8
-
-
-def test_a_change_in_the_data_folder_changes_its_state(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "b.csv").write_text("1")
-    before = tree_state(tmp_path)
-    (tmp_path / ".hidden").write_text("x")
-    assert tree_state(tmp_path) == before
-    (tmp_path / "a" / "c.csv").write_text("1")
-    after = tree_state(tmp_path)
-    assert after != before
-    (tmp_path / "a" / "c.csv").write_text("22")
-    assert tree_state(tmp_path) != after

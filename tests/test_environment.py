@@ -147,11 +147,7 @@ def test_each_target_installs_what_it_lacks(
 
 @pytest.mark.parametrize(
     ("stamps", "free", "message"),
-    [
-        ((), 5.0, "needs 11 GiB on /disk and 5.0 are free"),
-        ((), 12.0, ""),
-        ((".ready",), 1.0, "needs 2 GiB on /disk and 1.0 are free"),
-    ],
+    [((), 5.0, "needs 11 GiB on /disk and 5.0 are free"), ((), 12.0, "")],
 )
 def test_make_asks_for_room_before_it_installs(
     tmp_path: Path, stamps: tuple[str, ...], free: float, message: str
@@ -178,7 +174,7 @@ def test_make_asks_for_room_before_it_installs(
     assert ("started: -m venv --clear .venv" in done.stdout) is (message == "")
 
 
-@pytest.mark.parametrize("wrong", [(), ("pytest",), ("ruff format", "pytest", "end_to_end.sh")])
+@pytest.mark.parametrize("wrong", [(), ("ruff format", "pytest", "end_to_end.sh")])
 def test_make_test_runs_every_part_and_names_those_that_failed(
     tmp_path: Path, wrong: tuple[str, ...]
 ) -> None:

@@ -1,4 +1,4 @@
-"""What can be told of the notebooks without running them."""
+"""The notebooks: house rules, what is stored in them, and the check of what they print."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 from dollkit.common import paths
 from dollkit.workflow import stages
 from dollkit.workflow.parameters import declared
+from tests import stored_outputs
+from tests.stored_outputs import CHECKED
 from tests.toys import write_notebook
 
 STAGES = {s.notebook: s for s in stages.STAGES.values()}
@@ -20,7 +22,6 @@ EXPLORER = "10_explorer.ipynb"
 NAMES = ["00_quickstart.ipynb", *STAGES, EXPLORER, "11_your_radiographs.ipynb"]
 CELL_LINES = 28
 FUNCTION_LINES = 5
-CHECKED = re.compile(r"(?m)^\s*#\s*NBVAL_CHECK_OUTPUT\b")
 ABSOLUTE = re.compile(r"(?<![\w./:])(?:/(?:home|root|Users|tmp|work|mnt|opt|var)/|[A-Z]:\\)")
 
 
@@ -91,8 +92,8 @@ def test_defaults_are_the_smoke_size() -> None:
 @pytest.mark.parametrize("stage", [s for s in STAGES.values() if s.over])
 def test_the_default_instance_is_one_of_smoke(stage: stages.Stage) -> None:
     known = declared(paths.NOTEBOOKS / stage.notebook)
-    for listed, parameter in stage.over:
-        assert known[parameter].default in stages.matrix("smoke").items[listed]
+    own = {parameter: str(known[parameter].default) for parameter in stage.parameters}
+    assert stages.name_of(stage, own) in stages.matrix("smoke").chosen
 
 
 def test_no_other_notebook() -> None:
@@ -119,3 +120,56 @@ def test_each_rule_can_fail(
     content[-1]["outputs"] = outputs
     found = problems(content)
     assert (len(found) == 1 and message in found[0]) if message else found == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_else_is_stored(name: str, tmp_path: Path) -> None:
+    """Counts, pictures, warnings and what editors leave differ from run to run."""
+    text = (paths.NOTEBOOKS / name).read_text(encoding="utf-8")
+    copy = tmp_path / name
+    book = json.loads(text)
+    for number, cell in enumerate(book["cells"]):
+        cell["metadata"]["collapsed"] = True
+        if cell["cell_type"] == "code":
+            drawn = {"output_type": "display_data", "metadata": {}, "data": {"image/png": "iVBO"}}
+            cell["outputs"].append(drawn)
+            cell["execution_count"] = number
+    copy.write_text(json.dumps(book))
+    stored_outputs.strip(copy)
+    assert copy.read_text(encoding="utf-8") == text
+
+
+def test_a_stored_output_that_a_run_does_not_print_is_found(tmp_path: Path) -> None:
+    cell = "# NBVAL_CHECK_OUTPUT\nprint(3)\n4"
+    printed = {"output_type": "stream", "name": "stdout", "text": ["3\n"]}
+    warned = {"output_type": "stream", "name": "stderr", "text": ["slow\n"]}
+    returned = {"output_type": "execute_result", "data": {"text/plain": ["4"]}}
+
+    def book(name: str, outputs: list[dict[str, Any]], more: str = "") -> Path:
+        path = write_notebook(tmp_path / name, cell + more, "print(9)")
+        content = json.loads(path.read_text())
+        content["cells"][1]["outputs"] = outputs
+        content["cells"][2]["outputs"] = [printed]
+        path.write_text(json.dumps(content))
+        return path
+
+    stored = book("stored.ipynb", [printed, returned])
+    same = book("same.ipynb", [warned, printed, returned])
+    assert stored_outputs.differences(stored, same) == []
+    other = book("other.ipynb", [printed, {**returned, "data": {"text/plain": ["5"]}}])
+    assert "+35" in stored_outputs.differences(stored, other)[-1].replace("\n", "")
+    nothing = book("nothing.ipynb", [])
+    assert stored_outputs.differences(stored, nothing)
+    edited = book("edited.ipynb", [printed, returned], "\n5")
+    assert "is no copy of" in stored_outputs.differences(stored, edited)[0]
+
+
+def test_one_instance_of_smoke_has_the_defaults_of_each_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing would be compared: `tests.stored_outputs` says so."""
+    monkeypatch.setattr(stored_outputs, "differences", lambda book, executed: [executed.stem])
+    assert len(stored_outputs.check("smoke")) == len(STAGES)
+    assert not any("have its defaults" in line for line in stored_outputs.check("smoke"))
+    laptop = stored_outputs.check("laptop")
+    assert sum("0 stages of laptop have its defaults" in line for line in laptop) == len(STAGES)

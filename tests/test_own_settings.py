@@ -10,7 +10,7 @@ import pytest
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.interactive.your_radiographs import settings
-from dollkit.workflow.parameters import declared, mismatch
+from dollkit.workflow.parameters import declared
 
 KNOWN = declared(paths.NOTEBOOKS / settings.NOTEBOOK)
 DEFAULTS = {name: parameter.default for name, parameter in KNOWN.items()}
@@ -21,23 +21,18 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
 
 
-def test_every_parameter_has_a_limit_and_no_other() -> None:
-    assert set(settings.known()) == set(KNOWN)
-
-
 def test_the_defaults_and_what_else_a_namespace_holds() -> None:
     steps, doll = settings.check({**DEFAULTS, "np": object()})
     assert (steps, doll) == (DEFAULTS["steps"], DEFAULTS["doll"])
 
 
-BAD = [(name, value) for name, limit in settings.known().items() for value in limit.bad]
-
-
-@pytest.mark.parametrize(("name", "value"), BAD, ids=str)
-def test_bad_values_are_of_their_type_and_refused(name: str, value: Any) -> None:
-    kind = KNOWN[name].kind
-    value = int(value) if kind.name == "int" and isinstance(value, float) else value
-    assert mismatch(value, kind) == ""
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("size", 33), ("sizes", [0]), ("n_valid", 0), ("lrs", []), ("lrs", [0.0]), ("seeds", [-1]),
+     ("network", "unets"), ("precision", "half"), ("margin", -0.1), ("device", "tpu"),
+     ("to", ["gif"]), ("folds", 1.5), ("compare", "yes"), ("classes", "lungs")],
+)  # fmt: skip
+def test_bad_values_are_refused(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"parameter '{name}'") as error:
         settings.check({**DEFAULTS, name: value})
     assert "\n" not in str(error.value)
@@ -71,5 +66,5 @@ def test_given_classifiers_say_themselves_what_they_are() -> None:
 def test_a_file_of_settings_is_refused_before_a_kernel_starts(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("size: 65\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"mine\.yaml: parameter 'size' is 65: use a multiple"):
+    with pytest.raises(InputError, match=r"mine\.yaml: parameter 'size' is '65': .* a multiple"):
         settings.read_settings(path)

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from dollkit.report import c2_overview, claims, label_tables
-from dollkit.workflow import plan_hours
 from tests import synthetic_run as synthetic
 
 
@@ -55,14 +54,3 @@ def test_gathered_contrasts_tell_how_often_an_arm_was_pre_trained() -> None:
     frame = c2_overview.contrasts(["laptop"])
     assert set(frame["n_pretrained"]) == {1}
     assert "pre-trained" in c2_overview.wide(frame)
-
-
-def test_the_plan_counts_every_network() -> None:
-    found = plan_hours.recorded(f"{plan_hours.BASE}/provenance.json")
-    assert found is not None
-    work = plan_hours.work_of(found[1], {"": 6.0})
-    stages = found[1]["stages"]
-    given = next(s["parameters"] for n, s in stages.items() if n.startswith("pretrain/"))
-    one, three = (work.of("pretrain", {**given, "repeats": n}) for n in (1, 3))
-    assert three == pytest.approx(3 * one)
-    assert work.of("pretrain", {k: v for k, v in given.items() if k != "repeats"}) == one

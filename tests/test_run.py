@@ -8,25 +8,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+import nbformat.v4 as nb
+import papermill
 import pytest
 
 from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.common.shares import VARIABLE, Done, Part, mine
+from dollkit.workflow import cli, run, stage
+from dollkit.workflow.run import StageError
 from tests.toys import PARAMETERS, write_notebook
 
 BEGIN = 'from dollkit.workflow.stage import begin\nstage = begin("data", globals())\n'
 
 
-def run(instance: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m dollkit.workflow.run` in its own process."""
-    command = [
-        sys.executable,
-        "-m",
-        "dollkit.workflow.run",
-        instance,
-        "--profile",
-        "toy",
-        *arguments,
-    ]
+def dollkit_run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m dollkit run` in its own process."""
+    command = [sys.executable, "-m", "dollkit", "run", "--profile", "toy", *arguments]
     own = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"} | environment
     return subprocess.run(command, env=own, capture_output=True, text=True)
 
@@ -36,78 +35,50 @@ def test_a_stage_runs_in_this_interpreter_whatever_kernels_there_are(toy: Path) 
     other.mkdir(parents=True)
     spec = {"argv": ["/nonexistent/python", "{connection_file}"], "display_name": "x"}
     (other / "kernel.json").write_text(json.dumps(spec))
-    book = toy / "notebooks/01_data.ipynb"
+    book, log = toy / "notebooks/01_data.ipynb", toy / "logs/data.log"
     body = 'import sys, tqdm\nprint("epoch 1")\nprint("\\r 10 %\\r 20 %")\n'
-    where = '(stage.path / "python").write_text(sys.executable)\n'
-    write_notebook(book, BEGIN + body + where, "stage.finish()", "# nothing", "")
-    done = run(
-        "data",
-        "--log",
-        str(toy / "logs/data.log"),
-        JUPYTER_PATH=str(toy / "jupyter"),
-        JUPYTER_DATA_DIR=str(toy / "jupyter"),
-    )
+    place = '(stage.path / "python").write_text(sys.executable)\n'
+    write_notebook(book, BEGIN + body + place, "stage.finish()", "# nothing", "")
+    jupyter = {"JUPYTER_PATH": str(toy / "jupyter"), "JUPYTER_DATA_DIR": str(toy / "jupyter")}
+    done = dollkit_run("data", "--log", str(log), **jupyter)
     assert done.returncode == 0, done.stderr
     folder = toy / "runs/toy/data"
     assert (folder / "python").read_text() == sys.executable
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["parameters"] == {"profile": "toy", "size": 4}, "the profile's, not the cell's"
     assert (toy / "runs/toy/notebooks/data.ipynb").is_file()
-    log = (toy / "logs/data.log").read_text()
-    assert log == done.stdout
-    assert "[data] epoch 1\n" in log
-    assert "[data]  20 %\n" in log
-    assert "10 %" not in log
+    assert log.read_text() == done.stdout
+    assert "[data] epoch 1\n" in done.stdout
+    assert "[data]  20 %\n" in done.stdout
+    assert "10 %" not in done.stdout
 
 
 @pytest.mark.parametrize(
     ("cells", "status", "message"),
     [
-        ((BEGIN, "import sys\nsys.exit(0)", "stage.finish()"), 1, "stopped the notebook early"),
         ((BEGIN, "stage.finish()", "import sys\nsys.exit(0)"), 1, "stopped the notebook early"),
-        ((BEGIN,), 1, "does it call stage.finish()?"),
-        ((BEGIN, "stage.finish()", "1 / 0"), 1, "data: ZeroDivisionError: division by zero (cell "),
-        (
-            (
-                BEGIN,
-                'from dollkit.common.errors import InputError\nraise InputError("row 3\\nis bad")',
-            ),
-            2,
-            "data: row 3 is bad\n",
-        ),
-        ((BEGIN + "stage.params['size'] = 5", "stage.finish()"), 1, "changed a parameter"),
-        ((BEGIN, "import os\nos._exit(1)"), 1, "kernel died (killed, perhaps out of memory"),
-        (
+        pytest.param((BEGIN, "import os\nos._exit(1)"), 1, "kernel died", marks=pytest.mark.slow),
+        pytest.param(
             (BEGIN, "from pathlib import Path\nPath('/dev/full').write_text('x' * 9)"),
-            1,
-            "data: no room left on the disk: free some ('make plan' says what a run takes); all",
+            1, "data: no room left on the disk", marks=pytest.mark.slow,
         ),
-        ((BEGIN, "raise OSError(24, 'Too many open files', 'a.npy')"), 1, "data: a.npy: too many"),
-        (
-            (
-                BEGIN,
-                "raise RuntimeError('CUDA error: assert triggered\\nDevice-side ...')",
-            ),
-            1,
-            "data: RuntimeError: CUDA error: assert triggered (cell ",
-        ),
-        ((BEGIN, "bytearray(1 << 62)"), 1, "data: out of memory: take fewer JOBS"),
     ],
-)
+)  # fmt: skip
 def test_what_papermill_lets_pass_fails_in_one_line(
     toy: Path, cells: tuple[str, ...], status: int, message: str
 ) -> None:
     write_notebook(toy / "notebooks/01_data.ipynb", *cells)
-    done = run("data", "--log", str(toy / "data.log"))
+    done = dollkit_run("data", "--log", str(toy / "data.log"))
     assert done.returncode == status, done.stdout + done.stderr
-    assert message in done.stderr
     # libzmq may report that a kernel was taken down in mid-poll; that line is not ours.
-    ours = [line for line in done.stderr.splitlines() if "signaler.cpp" not in line]
-    assert len(ours) == 1
-    assert (toy / "data.log").read_text().endswith(f"{ours[0]}\n")
+    (line,) = [line for line in done.stderr.splitlines() if "signaler.cpp" not in line]
+    assert line.startswith("data: ")
+    assert message in line
+    assert (toy / "data.log").read_text().endswith(f"{line}\n")
     assert not (toy / "runs/toy/data/manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_while_it_starts_is_one_line(toy: Path) -> None:
     hook = toy / "hook"
     hook.mkdir()
@@ -115,10 +86,63 @@ def test_a_kernel_that_dies_while_it_starts_is_one_line(toy: Path) -> None:
         "import os, sys\nif any('ipykernel' in a for a in sys.orig_argv):\n    os._exit(1)\n"
     )
     write_notebook(toy / "notebooks/01_data.ipynb", BEGIN, "stage.finish()")
-    done = run("data", PYTHONPATH=f"{hook}{os.pathsep}{paths.ROOT}")
+    done = dollkit_run("data", PYTHONPATH=f"{hook}{os.pathsep}{paths.ROOT}")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "data: the kernel died (killed, perhaps" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "status", "message"),
+    [
+        ("ZeroDivisionError", "division by zero", 1, "data: ZeroDivisionError: division by zero ("),
+        ("InputError", "row 3\nis bad", 2, "data: row 3 is bad\n"),
+        ("OSError", "[Errno 24] Too many open files: 'a.npy'", 1, "data: a.npy: too many open"),
+        ("OutOfMemoryError", "CUDA out of memory. Tried", 1, "data: out of memory: take fewer"),
+        ("RuntimeError", "CUDA error: assert\nDevice-side", 1, "CUDA error: assert ("),
+    ],
+)  # fmt: skip
+def test_what_a_cell_raises_is_one_line(
+    toy: Path, kind: str, text: str, status: int, message: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(*_: object, **__: object) -> None:
+        raise papermill.PapermillExecutionError(1, 3, "source", kind, text, [])
+
+    monkeypatch.setattr(papermill, "execute_notebook", fail)
+    monkeypatch.setattr(run, "_prepare_kernel", lambda folder: None)
+    manifest = toy / "runs/toy/data/manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.touch()
+    assert cli.main(["run", "data", "--profile", "toy"]) == status
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not manifest.exists(), "a failed stage leaves no valid artefact"
+
+
+def test_every_cell_must_have_run(tmp_path: Path) -> None:
+    def book(**cell: object) -> nbformat.NotebookNode:
+        return nb.new_notebook(cells=[nb.new_markdown_cell("x"), nb.new_code_cell("1", **cell)])
+
+    run._check_cells(book(execution_count=1), tmp_path)
+    with pytest.raises(StageError, match=r"cell 2 of .* was never executed"):
+        run._check_cells(book(), tmp_path)
+    error = nb.new_output("error", ename="SystemExit", evalue="0", traceback=[])
+    with pytest.raises(StageError, match=r"cell 2 of .* stopped the notebook early"):
+        run._check_cells(book(execution_count=1, outputs=[error]), tmp_path)
+
+
+def test_the_manifest_must_be_there_and_tell_the_parameters(toy: Path) -> None:
+    (instance, *_) = run.stages.plan("toy")
+    manifest = toy / "runs/toy/data/manifest.json"
+    with pytest.raises(StageError, match=r"does it call stage\.finish\(\)\?"):
+        run._check_manifest(manifest, instance, toy)
+    stage.begin("data", dict(instance.parameters)).finish()
+    run._check_manifest(manifest, instance, toy)
+    stage.begin("data", {**instance.parameters, "size": 5}).finish()
+    with pytest.raises(StageError, match="changed a parameter"):
+        run._check_manifest(manifest, instance, toy)
 
 
 @pytest.mark.parametrize(
@@ -129,16 +153,44 @@ def test_a_kernel_that_dies_while_it_starts_is_one_line(toy: Path) -> None:
     ],
 )
 def test_bad_requests_stop_before_a_kernel_starts(toy: Path, instance: str, message: str) -> None:
-    done = run(instance)
-    assert done.returncode == 2
-    assert message in done.stderr
+    with pytest.raises(InputError, match=message):
+        run.run(instance, "toy", None)
     assert not (toy / "runs/toy/notebooks").exists()
 
 
 def test_an_ill_typed_parameter_stops_before_a_kernel_starts(toy: Path) -> None:
     book = toy / "notebooks/01_data.ipynb"
     write_notebook(book, BEGIN, parameters=PARAMETERS.replace("size: int", "size: bool"))
-    done = run("data")
-    assert done.returncode == 2
-    assert "parameters cell, line 2: default of 'size' is 3 (int): it must be bool" in done.stderr
-    assert not (toy / "runs/toy/notebooks").exists()
+    with pytest.raises(InputError, match=r"'size' is '3': .*valid boolean"):
+        run.run("data", "toy", None)
+
+
+# Shares of a stage's work.
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3"])
+def test_no_part(text: str) -> None:
+    with pytest.raises(InputError, match=r"'part' is .*K/N"):
+        Part.parse(text)
+
+
+@pytest.mark.parametrize(("pieces", "count"), [(1, 1), (7, 3), (2, 5)])
+def test_parts_take_each_piece_once(pieces: int, count: int) -> None:
+    parts = [Part.parse(f"{k}/{count}") for k in range(1, count + 1)]
+    taken = [[i for i in range(pieces) if p.takes(i)] for p in parts]
+    assert sorted(i for own in taken for i in own) == list(range(pieces))
+    assert max(map(len, taken)) - min(map(len, taken)) <= 1
+
+
+def test_the_part_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert mine() is None
+    monkeypatch.setenv(VARIABLE, "2/8")
+    assert mine() == Part(2, 8)
+    with pytest.raises(Done, match="part 2/8 is done"):
+        Part(2, 8).end()
+
+
+def test_a_stage_in_one_piece_has_no_parts(toy: Path) -> None:
+    with pytest.raises(InputError, match="data is done in one piece"):
+        run.run("data", "toy", None, part=Part(1, 2))

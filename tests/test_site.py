@@ -69,6 +69,7 @@ def test_groups_name_what_there_is(hooks: ModuleType) -> None:
     assert len(set(named)) == len(named)
 
 
+@pytest.mark.slow
 def test_texts_results_and_notebooks_are_in_the_navigation(hooks: ModuleType) -> None:
     pages = set(leaves(hooks.on_config(configured()).nav))
     for glob in ("*.md", "docs/*.md", "data/*.md", "figures/*/*.md"):
@@ -171,6 +172,7 @@ def build(root: Path) -> Path:
     return site
 
 
+@pytest.mark.slow
 def test_a_small_site(small: Path) -> None:
     site = build(small)
     home = (site / "index.html").read_text()
@@ -191,6 +193,7 @@ def test_a_small_site(small: Path) -> None:
     assert loads(site) == []
 
 
+@pytest.mark.slow
 def test_a_link_that_leads_nowhere_stops_the_build(
     small: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,7 +208,6 @@ def test_a_link_that_leads_nowhere_stops_the_build(
 @pytest.mark.parametrize(
     ("name", "text", "found"),
     [
-        ("a.html", '<script src="https://cdn.example/x.js"></script>', ["https://cdn.example/x.js"]),
         ("a.html", '<link rel="stylesheet" href="//cdn.example/x.css">', ["//cdn.example/x.css"]),
         ("a.html", '<img srcset="b.png 1x, https://h.example/b.png 2x">', ["https://h.example/b.png"]),
         ("a.html", '<p style="background: url(https://h.example/c)">', ["https://h.example/c"]),
@@ -218,27 +220,3 @@ def test_a_link_that_leads_nowhere_stops_the_build(
 def test_what_counts_as_a_load(tmp_path: Path, name: str, text: str, found: list[str]) -> None:
     (tmp_path / name).write_text(text)
     assert loads(tmp_path) == [f"{name}: {address}" for address in found]
-
-
-def documented(package: Any) -> Iterator[tuple[str, set[str], set[str]]]:
-    """Path of each public function, names that its docstring explains, and names that it takes."""
-    for member in package.members.values():
-        if member.is_alias:
-            continue
-        if member.is_module or member.is_class:
-            yield from documented(member)
-        if member.is_function and member.docstring is not None:
-            sections = member.docstring.parse("google", warnings=False)
-            told = [p.name for s in sections if s.kind.value == "parameters" for p in s.value]
-            # The house lists several names at once: "rows, columns: of the film".
-            names = {name.strip(" *`") for line in told for name in line.split(",")}
-            yield member.path, names, {p.name for p in member.parameters}
-
-
-def test_docstrings_explain_parameters_that_there_are() -> None:
-    import griffe
-
-    found = list(documented(griffe.load("dollkit", search_paths=[str(paths.ROOT)])))
-    assert sum(bool(told) for _, told, _ in found) > 100
-    wrong = {path: sorted(told - taken) for path, told, taken in found if told - taken}
-    assert wrong == {}

@@ -76,7 +76,8 @@ def make_toy(root: Path) -> None:
     kit.mkdir()
     (kit / "__init__.py").write_text('"""Toy."""\n')
     (kit / "base.py").write_text("UNIT = 1\n")
-    (kit / "draw.py").write_text("from . import base\n\n\ndef draw(x):\n    return x * base.UNIT\n")
+    draw = "from toykit import base\n\n\ndef draw(x):\n    return x * base.UNIT\n"
+    (kit / "draw.py").write_text(draw)
     (kit / "sums.py").write_text("def total(x):\n    return x + 1\n")
     folder = root / "notebooks"
     stage_notebook(folder, "01_data.ipynb", "data")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import io
 import json
-import math
 import os
 import re
 import tokenize
@@ -18,38 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import yaml
 
 from dollkit.common import paths
 from dollkit.common.errors import InputError, nearest
 from dollkit.common.machine import Json
 
-ONLY = "only lines like 'name: int = 3  # unit, meaning' may stand here"
-SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A plain JSON type: a scalar, a list or a dict with text keys, perhaps also null."""
-
-    name: str
-    element: Kind | None = None
-    optional: bool = False
-
-    def __str__(self) -> str:
-        inner = {"list": f"[{self.element}]", "dict": f"[str, {self.element}]"}.get(self.name, "")
-        return f"{self.name}{inner}{' | None' if self.optional else ''}"
+SCALARS: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool}
+# Integers are taken for floats; nothing else is converted.
+STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of a ``parameters`` cell."""
+    """One line of a ``parameters`` cell; `type` is a plain JSON type such as ``list[int]``."""
 
     name: str
-    kind: Kind
+    type: Any
     default: Json
     comment: str
-    line: int
 
 
 def notebooks() -> Path:
@@ -58,7 +45,7 @@ def notebooks() -> Path:
 
 
 def code_cells(notebook: Path) -> list[tuple[str, frozenset[str]]]:
-    """Source and tags of each code cell, in order; an unreadable notebook is an `InputError`."""
+    """Source and tags of each code cell, in order."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         return [
@@ -73,8 +60,9 @@ def code_cells(notebook: Path) -> list[tuple[str, frozenset[str]]]:
 
 
 def declared(notebook: Path) -> dict[str, Parameter]:
-    """Parameters that a notebook declares, in order."""
+    """Parameters that a notebook declares, by name and in order."""
     tagged = [source for source, tags in code_cells(notebook) if "parameters" in tags]
+    cell = f"{notebook}: parameters cell"
     if len(tagged) != 1:
         raise InputError(
             f"{notebook}: has {len(tagged)} code cells tagged 'parameters'; it needs exactly one"
@@ -82,134 +70,92 @@ def declared(notebook: Path) -> dict[str, Parameter]:
     try:
         body = ast.parse(tagged[0]).body
     except SyntaxError as error:
-        raise InputError(f"{notebook}: parameters cell, line {error.lineno}: {error.msg}") from None
-    notes = _comments(tagged[0])
-    found: dict[str, Parameter] = {}
-    for node in body:
-        where = f"{notebook}: parameters cell, line {node.lineno}"
-        parameter = _parse(node, where, notes.get(node.end_lineno or node.lineno, ""))
-        if parameter is None:
-            continue
-        if parameter.name in found:
-            raise InputError(f"{where}: parameter '{parameter.name}' is declared twice; drop one")
-        found[parameter.name] = parameter
-    return found
+        raise InputError(f"{cell}, line {error.lineno}: {error.msg}") from None
+    tokens = tokenize.generate_tokens(io.StringIO(tagged[0]).readline)
+    comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    known: dict[str, Parameter] = {}
+    for line in body:
+        parameter = _parse(line, f"{cell}, line {line.lineno}", comments)
+        if parameter.name in known:
+            raise InputError(f"{cell}: parameter '{parameter.name}' is declared twice; drop one")
+        known[parameter.name] = parameter
+    check(model_of(known), {name: p.default for name, p in known.items()}, cell)
+    return known
 
 
-def _parse(node: ast.stmt, where: str, comment: str) -> Parameter | None:
-    annotation: ast.expr | None = None
-    value: ast.expr | None
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-        return None  # a bare string used as a heading
-    if isinstance(node, ast.Assign) and len(node.targets) == 1:
-        target, value = node.targets[0], node.value
-    elif isinstance(node, ast.AnnAssign):
-        target, value, annotation = node.target, node.value, node.annotation
-    else:
-        raise InputError(
-            f"{where}: only lines like 'name: int = 3  # unit, meaning' may stand here"
-        )
-    if not isinstance(target, ast.Name) or value is None:
-        raise InputError(
-            f"{where}: only lines like 'name: int = 3  # unit, meaning' may stand here"
-        )
-    try:
-        default = ast.literal_eval(value)
-    except ValueError:
-        raise InputError(
-            f"{where}: '{target.id}' must be a plain JSON value (text, number, True, False, "
-            f"None, list or dict), not an expression"
-        ) from None
-    kind = _infer(default) if annotation is None else _annotated(annotation)
+def _parse(line: ast.stmt, place: str, comments: Mapping[int, str]) -> Parameter:
+    match line:
+        case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr()):
+            kind = _type(annotation)
+        case _:
+            raise InputError(f"{place}: only lines like 'name: int = 3  # unit, meaning' may stand")
     if kind is None:
         raise InputError(
-            f"{where}: the type of '{target.id}' is unclear; annotate it with str, int, float, "
-            f"bool, list[...] or dict[str, ...], and '| None' where it may be empty"
+            f"{place}: the type of '{name}' must be str, int, float, bool, list[...] or "
+            "dict[str, ...], with '| None' where it may be empty"
         )
-    problem = mismatch(default, kind)
-    if problem:
-        raise InputError(f"{where}: default of '{target.id}' {problem}")
-    return Parameter(target.id, kind, coerce(default, kind), comment, node.lineno)
+    try:
+        default = ast.literal_eval(line.value)  # type: ignore[arg-type]
+    except ValueError:
+        raise InputError(
+            f"{place}: '{name}' must be a plain JSON value, not an expression"
+        ) from None
+    return Parameter(name, kind, default, comments.get(line.end_lineno or 0, ""))
 
 
-def _annotated(node: ast.expr) -> Kind | None:
-    """Kind named by an annotation, or None if it is not one of ours."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        sides = [node.left, node.right]
-        rest = [s for s in sides if not (isinstance(s, ast.Constant) and s.value is None)]
-        inner = _annotated(rest[0]) if len(rest) == 1 else None
-        return inner and Kind(inner.name, inner.element, optional=True)
-    if isinstance(node, ast.Name) and node.id in SCALARS:
-        return Kind(node.id)
-    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
-        item = node.slice
-        if node.value.id == "list":
-            element = _annotated(item)
-            return element and Kind("list", element)
-        if node.value.id == "dict" and isinstance(item, ast.Tuple) and len(item.elts) == 2:
-            element = _annotated(item.elts[1])
-            return element and Kind("dict", element)
+def _type(node: ast.expr) -> Any:
+    """Type that an annotation names; None if it is not a plain JSON type."""
+    match node:
+        case ast.Name(id=name):
+            return SCALARS.get(name)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=ast.Constant(value=None)):
+            inner = _type(left)
+            return inner and inner | None
+        case ast.Subscript(value=ast.Name(id="list"), slice=element):
+            inner = _type(element)
+            return inner and list[inner]
+        case ast.Subscript(
+            value=ast.Name(id="dict"), slice=ast.Tuple(elts=[ast.Name(id="str"), element])
+        ):
+            inner = _type(element)
+            return inner and dict[str, inner]
     return None
 
 
-def _infer(value: object) -> Kind | None:
-    """Kind of a default without annotation: all elements of a list must agree."""
-    for name, cls in SCALARS.items():
-        if type(value) is cls:
-            return Kind(name)
-    if isinstance(value, list | dict) and value:
-        kinds = {_infer(v) for v in (value.values() if isinstance(value, dict) else value)}
-        if kinds == {Kind("int"), Kind("float")}:
-            kinds = {Kind("float")}
-        if len(kinds) == 1 and (element := kinds.pop()) is not None:
-            return Kind("dict" if isinstance(value, dict) else "list", element)
-    return None
+def model_of(
+    known: Mapping[str, Parameter], ranges: Mapping[str, Any] | None = None
+) -> type[pydantic.BaseModel]:
+    """Model of some parameters, each with its default; `ranges` are narrower types of some."""
+    types = {name: p.type for name, p in known.items()} | dict(ranges or {})
+    fields: dict[str, Any] = {name: (types[name], p.default) for name, p in known.items()}
+    return pydantic.create_model("Parameters", __config__=STRICT, **fields)
 
 
-def mismatch(value: object, kind: Kind) -> str:
-    """What is wrong with `value` as a `kind`, in words that follow its name; "" if nothing."""
-    if value is None and kind.optional:
-        return ""
-    if kind.element is not None:
-        wanted = list if kind.name == "list" else dict
-        if not isinstance(value, wanted):
-            return f"is {_shown(value)}: it must be {kind}"
-        items = enumerate(value) if isinstance(value, list) else value.items()
-        for key, item in items:
-            if kind.name == "dict" and not isinstance(key, str):
-                return f"has the key {key!r}: keys must be text"
-            if problem := mismatch(item, kind.element):
-                return f"[{key!r}] {problem}"
-        return ""
-    # bool is a subclass of int in Python, but True is no number of epochs.
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"is {value}: it must be finite"
-    if type(value) is SCALARS[kind.name] or (kind.name == "float" and type(value) is int):
-        return ""
-    hint = ""
+def check(
+    model: type[pydantic.BaseModel], values: Mapping[str, Any], place: str
+) -> dict[str, Json]:
+    """The values, with integers made floats where the model has a float.
+
+    Args:
+        place: begins the message about the first value that the model refuses; may be "".
+    """
+    try:
+        return model.model_validate(dict(values)).model_dump(exclude_unset=True)
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+    place = f"{place}: " if place else ""
+    name, *rest = fault["loc"]
+    if fault["type"] == "extra_forbidden":
+        raise InputError(
+            f"{place}unknown parameter '{name}'; {nearest(str(name), model.model_fields)}"
+        )
+    value, item = fault["input"], "".join(f"[{key!r}]" for key in rest if key != "[key]")
+    said = fault["msg"].removeprefix("Value error, ").replace("Input", "it", 1)
+    if fault["type"].endswith("_type"):
+        said = f"({type(value).__name__}) {said}"
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
-        hint = f" (YAML reads {value} as text: write {value.lower().replace('e', '.0e', 1)})"
-    return f"is {_shown(value)}: it must be {kind}{hint}"
-
-
-def _shown(value: object) -> str:
-    return f"{value!r} ({type(value).__name__})"
-
-
-def coerce(value: Any, kind: Kind) -> Json:
-    """A checked value with integers made floats where a float is declared."""
-    if value is None:
-        return None
-    if kind.element is not None:
-        if isinstance(value, dict):
-            return {k: coerce(v, kind.element) for k, v in value.items()}
-        return [coerce(v, kind.element) for v in value]
-    return float(value) if kind.name == "float" else value
-
-
-def _comments(source: str) -> dict[int, str]:
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+        said += f" (YAML reads {value} as text: write {value.lower().replace('e', '.0e', 1)})"
+    raise InputError(f"{place}parameter '{name}'{item} is {str(value)[:80]!r}: {said}")
 
 
 def profile_file(profile: str) -> Path:
@@ -227,34 +173,21 @@ def read_profile(profile: str) -> dict[str, Any]:
 
 
 def resolve(
-    notebook: Path,
-    layers: Iterable[tuple[str, Mapping[str, Any], bool]],
+    notebook: Path, layers: Iterable[tuple[str, Mapping[str, Any], bool]]
 ) -> dict[str, Json]:
-    """Values of all parameters of a notebook.
+    """Values of all parameters of a notebook, in the order of its cell.
 
     Args:
-        notebook: the notebook whose parameters cell gives names, types and defaults.
-        layers: (where, values, strict) from weakest to strongest. `where` names the place in
-            error messages. A name that the notebook does not declare is an error in a strict
-            layer and passed over in another one (``common``).
-
-    Returns:
-        Name -> value, in the order of the cell.
+        layers: (place, values, strict) from weakest to strongest. `place` begins messages. A
+            name that the notebook does not declare is an error in a strict layer and passed over
+            in another one (``common``).
     """
     known = declared(notebook)
-    values: dict[str, Json] = {name: p.default for name, p in known.items()}
-    for where, given, strict in layers:
-        for name, value in given.items():
-            if name not in known:
-                if strict:
-                    raise InputError(
-                        f"{where}: unknown parameter '{name}' for {notebook.name}; "
-                        f"{nearest(name, known)}"
-                    )
-                continue
-            if problem := mismatch(value, known[name].kind):
-                raise InputError(f"{where}: parameter '{name}' {problem}")
-            values[name] = coerce(value, known[name].kind)
+    model = model_of(known)
+    values: dict[str, Json] = model().model_dump()
+    for place, given, strict in layers:
+        used = given if strict else {name: given[name] for name in given if name in known}
+        values |= check(model, used, place)
     return values
 
 
@@ -277,7 +210,6 @@ def read(path: Path, wanted: str, empty: bool = False) -> dict[str, Any]:
     """Top level of a YAML file, by name.
 
     Args:
-        path: the file, UTF-8.
         wanted: what its lines look like, for the message about a file that holds something else.
         empty: a file without a value is one that sets nothing.
     """

@@ -1,340 +1,292 @@
-"""What a run will do, need and cost, told before it starts: ``python -m dollkit.workflow.plan``."""
+"""What a run would do and need (``make plan``): films, masks and positives counted, time estimated.
+
+No picture is decoded and nothing is written. Time is work over rates: passes through networks in
+floating-point operations, at the rates of the committed run of profile ``laptop``.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dollkit import data
+from dollkit.classifiers.model import Classifier
 from dollkit.common import paths
 from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS, POSITIVE
-from dollkit.common.machine import Json
+from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
+from dollkit.common.machine import cores
+from dollkit.data.dataset import STORES
 from dollkit.data.datasets import PHANTOM
-from dollkit.workflow import parameters, plan_disk, plan_films, plan_hours, plan_jobs
-from dollkit.workflow.plan_hours import survey
-from dollkit.workflow.stages import Instance
+from dollkit.data.film_table import check_files
+from dollkit.data.films import SPLITS, states_of
+from dollkit.data.sets.phantom import CLASSES, PhantomPlan, phantom_films
+from dollkit.finetuning import run, settings
+from dollkit.training import imagenet, networks
+from dollkit.workflow import limits, stage, stages
 
-# ``make plan``: ``python -m dollkit.workflow.plan --profile P --data DIR [--json FILE]``; runs
-# nothing.
-#
-# Ends with 0 if the profile can run with these data. If not, with 2 and one line that says why;
-# what is known of the films stands before it.
+BASE = "figures/laptop/provenance.json"
+"""The run that rates come from: it makes its own films, so its work is known."""
+QUOTAS = ("n_films", "valid_fraction", "test_fraction", "n_train_pool", "n_valid", "n_test")
+CHECKPOINT = 5
+"""Copies of a network's weights on disk: its own, two moments of AdamW, the best, and the last."""
 
-
-GPU_TFLOPS = 50.0
-"""Sustained rate that is assumed where the profile has no ``gpu_tflops``."""
-
-
-def account(profile: str, data: Path | None, tflops: float | None = None) -> dict[str, Json]:
-    """All that is known of a run before it starts.
-
-    Args:
-        profile: name of a file in ``notebooks/params/``.
-        data: folder of the data sets.
-        tflops: sustained rate assumed of a GPU, TFLOP/s; None: notebook 09's ``gpu_tflops``.
-
-    Returns:
-        profile, data, sets, stores, notes, stages (instance to why it runs; "": up to date),
-        finetuning, disk, time. Where the films do not suffice: profile, data, sets, stores and
-        stop, the first reason in one line.
-    """
-    known = survey(profile, data)
-    plan, given, stores, stale = known.plan, known.given, known.stores, known.stale
-    here: dict[str, Json] = {
-        "profile": profile,
-        "data": None if data is None else str(data.resolve()),
-        "sets": plan_films.sets(given["data"], known.tables),
-        "stores": plan_films.films_account(stores),
-    }
-    try:
-        notes = _notes(given, stores)
-        tuned = [_tuned(i, stores) for i in plan if i.stage.family == "finetune"]
-    except InputError as error:
-        return here | {"stop": str(error)}
-    if tflops is None:
-        tflops = float(given.get("cost", {}).get("gpu_tflops", GPU_TFLOPS))
-    if not tflops > 0:
-        raise InputError(f"--tflops is {tflops}: it must be above 0")
-    size = int(given["data"]["size"])
-    return here | {
-        "notes": [*notes],
-        "stages": dict(stale),
-        "finetuning": [*tuned],
-        "disk": plan_disk.disk_account(plan, stores, size, given["labels"], paths.runs()),
-        "time": plan_hours.account(plan, stale, known.work, known.rates, tflops),
-    }
+Given = Mapping[str, Any]
 
 
-def _tuned(instance: Instance, stores: dict[str, plan_films.Films]) -> dict[str, Json]:
-    """A fine-tuning stage, or what of its films stops it and what would help."""
-    try:
-        return plan_jobs.finetuning_of(instance, stores)
-    except InputError as error:
-        task = str(instance.parameters["task"])
-        if task not in stores or stores[task].source == PHANTOM:
-            raise
-        raise InputError(
-            f"{error}; or take the phantom's films for this task: 'stores: {{{task}: {PHANTOM}}}' "
-            "in section 'data' of the profile"
-        ) from None
+@dataclass(frozen=True)
+class Films:
+    """One store to be: its table, and (films, classes) bool: which film has which mask."""
+
+    source: str
+    films: pd.DataFrame
+    masks: pd.DataFrame
+
+    @property
+    def masked(self) -> pd.DataFrame:
+        """Films with all their masks: those that a task can use."""
+        kept = self.masks.all(axis=1).to_numpy() & (self.masks.shape[1] > 0)
+        return self.films[kept].reset_index(drop=True)
+
+    @property
+    def positives(self) -> pd.DataFrame:
+        """(films, 14) bool."""
+        return pd.DataFrame(states_of(self.films) == POSITIVE, columns=list(FINDINGS))
+
+    @property
+    def to_label(self) -> Counter[str]:
+        """Films with a positive finding, by split."""
+        return Counter(self.films["split"][self.positives.any(axis=1).to_numpy()])
 
 
-def _notes(given: Mapping[str, dict[str, Any]], stores: dict[str, plan_films.Films]) -> list[str]:
-    """What the run can do without, and what of the classification set stops it."""
+def stores_of(given: Given) -> dict[str, Films]:
+    """Stores that a run with these parameters of notebook 01 will have."""
+    source, wanted = given["source"], given["stores"]
+    out: dict[str, Films] = {}
+    if source != PHANTOM:
+        tables = data.read(
+            source, given["data_dir"], given["valid_fraction"], skip_bad=given["skip_bad"],
+            options=given["options"], stores=wanted,
+        )  # fmt: skip
+        for store, table in tables.items():
+            if not given["skip_bad"]:
+                check_files(table)
+            masks = table.masks.notna()
+            for finding in table.mask_classes[masks.shape[1] :]:
+                boxed = table.boxes.loc[table.boxes["finding"] == finding, "image_id"]
+                masks[finding] = table.films["image_id"].isin(boxed).to_numpy()
+            out[store] = Films(table.source, table.films, masks)
+    rendered = {store for store, name in wanted.items() if name == PHANTOM}
+    if PHANTOM in (source, given["fill_from"]):
+        rendered = set(STORES) - out.keys()
+    quotas = PhantomPlan(**{k: given[k] for k in QUOTAS}, protocol=given["protocol"])
+    for store in rendered - out.keys():
+        films, _ = phantom_films(store, quotas, given["seed"])
+        out[store] = Films(PHANTOM, films, pd.DataFrame(True, films.index, CLASSES[store]))
+    return {store: out[store] for store in STORES if store in out}
+
+
+def lines(profile: str, folder: Path | None) -> Iterator[str]:
+    """Lines about a run; `InputError` at the first thing that it cannot work with."""
+    plan = stages.plan(profile, folder)
+    limits.check_plan(plan)
+    given: dict[str, dict[str, Any]] = {i.name: dict(i.parameters) for i in plan}
+    yield f"profile {profile}, data: {folder or 'none, the phantom alone'}"
+    stores = stores_of(given["data"])
+    yield "Films (patients): training / validation / test"
+    for name, store in stores.items():
+        yield from _store_lines(name, store)
+    yield from (f"  note: {note}" for note in _notes(given, stores))
+    for name in given:
+        if name.startswith("finetune/"):
+            yield from _tuning_lines(name, given[name], stores)
+    todo = [n for n in given if stage.read_manifest(paths.runs() / profile / n) is None]
+    yield f"Stages: {len(todo)} of {len(given)} have not run yet"
+    yield _time(given, todo, stores)
+    yield _disk(given, stores)
+
+
+def _three(films: pd.DataFrame) -> str:
+    return " / ".join(f"{(films['split'] == split).sum():,}" for split in SPLITS)
+
+
+def _store_lines(name: str, store: Films) -> Iterator[str]:
+    films, patients = store.films, store.films["patient_id"].nunique()
+    yield f"  {name}, from {store.source}: {len(films):,} ({patients:,}): {_three(films)}"
+    if name != "films":
+        yield f"    with all masks ({', '.join(store.masks)}): {_three(store.masked)}"
+        return
+    for finding, positive in store.positives.items():
+        yield f"    {finding:<27} {_three(films[positive.to_numpy()])} positive"
+
+
+def _notes(given: Mapping[str, Given], stores: Mapping[str, Films]) -> Iterator[str]:
+    """What the run can do without; `InputError` for what stops it."""
     if "films" not in stores:
         raise InputError(
             "no data set gives films with findings: add CheXpert, NIH or one of your own to DATA, "
             "or say 'fill_from': phantom"
         )
-    for split in ("train", "valid", "test"):
-        if not stores["films"].count(split):
-            more = ", or a larger 'valid_fraction'" if split == "valid" else ""
-            raise InputError(
-                f"films: no film of {stores['films'].source} in split {split!r}: add films of more "
-                f"patients{more}"
-            )
-    asked = given["labels"]
-    made, _ = stores["films"].labelled(asked["n_label"], 0)
-    if not made or not stores["films"].labelled(0, asked["n_hold"])[0]:
-        raise InputError("films: training or validation films have no positive finding to label")
-    notes = [
-        f"{n} come from the phantom: no data set in the folder gives them"
-        for n, s in stores.items()
-        if given["data"]["source"] != "phantom" and s.source == "phantom"
-        and n not in given["data"]["stores"]
-    ]  # fmt: skip
-    train = stores["films"].films["split"].to_numpy() == "train"
-    shown = (stores["films"].states[train] == POSITIVE).any(0)
-    if lacking := [f for f, ok in zip(FINDINGS, shown, strict=True) if not ok]:
-        notes.append(f"no positive training film, so not learnt: {', '.join(lacking)}")
-    if made < asked["n_label"]:
-        notes.append(f"n_label is {asked['n_label']}: {made} training films have a finding")
-    count, _, truth = stores["films"].judged(asked["judge_split"], asked["n_judge"])
-    if not truth:
-        notes.append("no masks of findings: labels are stored and not judged, claims say so")
-    elif not count:
-        raise InputError(f"films: split {asked['judge_split']!r} has no mask to judge labels by")
-    elif count < asked["n_judge"]:
-        notes.append(f"n_judge is {asked['n_judge']}: {count} films have a mask to judge by")
-    return notes
+    films, labels = stores["films"], given["labels"]
+    split, positive, count = films.films["split"], films.positives, films.to_label
+    if not count["train"] or not count["valid"] or not (split == "test").any():
+        raise InputError(
+            "films: training and validation need films with a positive finding, and the test "
+            "split films: add films of more patients, or change 'valid_fraction'"
+        )
+    if count["train"] < labels["n_label"]:
+        yield f"n_label is {labels['n_label']}: {count['train']} training films have a finding"
+    for name, store in stores.items():
+        if store.source == PHANTOM != given["data"]["stores"].get(name, given["data"]["source"]):
+            yield f"{name} come from the phantom: no data set in the folder gives them"
+    shown = positive[(split == "train").to_numpy()].any()
+    if not shown.all():
+        yield f"no positive training film, so not learnt: {', '.join(shown.index[~shown])}"
+    classes = [finding for finding in PATHOLOGIES if finding in films.masks]
+    if not classes:
+        yield "no masks of findings: labels are stored and not judged, claims say so"
+        return
+    usable = (films.masks[classes].to_numpy() & positive[classes].to_numpy()).any(axis=1)
+    judged = int((usable & (split == labels["judge_split"]).to_numpy()).sum())
+    if not judged:
+        raise InputError(f"films: split {labels['judge_split']!r} has no mask to judge labels by")
+    if judged < labels["n_judge"]:
+        yield f"n_judge is {labels['n_judge']}: {judged} films have a mask to judge by"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line behind ``make plan``; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dollkit.workflow.plan", description="Plan a run"
-    )
-    parser.add_argument("--profile", default="laptop", help="PROFILE (default: %(default)s)")
-    parser.add_argument("--data", default="", help="DATA: folder of data sets")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same as JSON")
-    parser.add_argument("--tflops", type=float, help="sustained rate assumed of a GPU, TFLOP/s")
-    parser.add_argument(
-        "--against", type=Path, metavar="FILE",
-        help="hold the model of hours against the provenance.json of a finished run instead",
-    )  # fmt: skip
-    given = parser.parse_args(arguments)
-    logging.disable(logging.INFO)  # readers tell what they read; the plan tells it in order
+def _tuning_lines(name: str, given: dict[str, Any], stores: Mapping[str, Films]) -> Iterator[str]:
+    """What a fine-tuning stage consists of; drops the sizes that it has too few masks for."""
+    task = given["task"]
+    if task not in stores:
+        raise InputError(
+            f"{name}: no data set gives films of task {task!r}: add one to DATA, say 'fill_from': "
+            "phantom, or take the task out of the matrix"
+        )
+    table = stores[task].masked
+    if len(given["folds"]) > 1 and table["fold"].nunique() < 2:
+        raise InputError(f"{name}: parameter 'folds': these films have no folds; use [0]")
     try:
-        if given.against is not None:
-            print("\n".join(compared(plan_hours.held(given.against, given.data))))
-            return 0
-        parameters.profile_file(given.profile)
-        folder = Path(given.data) if given.data else None
-        if sys.stderr.isatty():
-            print("reading tables", end="\r", file=sys.stderr, flush=True)
-        found = account(given.profile, folder, given.tflops)
-        if given.json is not None:
-            try:
-                given.json.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", "utf-8")
-            except OSError as error:
-                raise InputError(f"{given.json}: cannot be written ({error.strerror})") from None
+        parts = [run.split(table, f, given["n_train"], given["n_valid"], 0) for f in given["folds"]]
     except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    finally:
-        logging.disable(logging.NOTSET)
-    print("\n".join(lines(found)))
-    if "stop" in found:
-        print(f"cannot run: {found['stop']}", file=sys.stderr)
-        return 2
-    return 0
+        raise InputError(
+            f"{name}: {error}; or take the phantom's films: 'stores: {{{task}: {PHANTOM}}}' in "
+            "section 'data' of the profile"
+        ) from None
+    most = min(len(part.pool) for part in parts)
+    if lost := [size for size in given["sizes"] if size > most and given["size_arms"]]:
+        yield f"  note: too few masks for sizes {lost}: left out"
+    given["sizes"] = [size for size in given["sizes"] if size <= most]
+    if "imagenet" in given["arms"] and given["imagenet_weights"] != imagenet.DOWNLOAD:
+        try:
+            imagenet.find(given["imagenet_weights"], given["encoder"])
+        except imagenet.Unavailable as error:
+            yield f"  note: arm imagenet is not run: {error}"
+    yield f"{name}: {trainings(given)} trainings; {most} films with masks to train on"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def trainings(given: Given) -> int:
+    """Training runs of a fine-tuning stage: each setting tries its rates, then the other seeds."""
+    tried = settings.tunings_of(given["arms"], given["tunings"], given["lrs"])
+    sizes = dict.fromkeys(given["sizes"], given["size_arms"])
+    cells = settings.cells_of(tried, given["n_train"], sizes)
+    each = sum(len(cell.lrs) + len(given["seeds"]) - 1 for cell in cells)
+    return each * len(given["folds"])
 
 
-# The account of a plan as text for a terminal.
-
-
-MB = 1e6
-
-
-def lines(plan: Mapping[str, Any]) -> Iterator[str]:
-    """Lines of a plan, see `dollkit.workflow.plan.account`."""
-    yield f"profile {plan['profile']}, data: {plan['data'] or 'none, the phantom alone'}"
-    yield ""
-    yield from _sets(plan)
-    yield from _stores(plan)
-    if "stop" in plan:
-        return
-    yield from _jobs(plan)
-    yield from _disk(plan["disk"])
-    yield from _hours(plan["time"])
-
-
-def _sets(plan: Mapping[str, Any]) -> Iterator[str]:
-    if not plan["sets"]:
-        return
-    yield "Data sets"
-    for row in plan["sets"]:
-        gives = ", ".join(row["gives"]) or "nothing, not used"
-        if row["whole"] is None:
-            state = "not looked into"
-        else:
-            state = (
-                "whole"
-                if row["whole"]
-                else (
-                    f"{row['files_off']} files or rows are off, "
-                    f"{row['counts_off']} counts differ from the documented ones"
-                )
-            )
-        yield f"  {row['name']}: gives {gives}; {state} ({row['folder']})"
-        for fault in row["off"]:
-            yield f"    {fault}"
-        more = row["files_off"] + row["counts_off"] - len(row["off"])
-        if more:
-            yield f"    and {more} more: python -m dollkit.data check {row['name']} {row['folder']}"
-    yield ""
-
-
-def _stores(plan: Mapping[str, Any]) -> Iterator[str]:
-    yield "Films (patients): training / validation / test"
-    for row in plan["stores"]:
-        parts = _three(row["splits"])
-        yield (
-            f"  {row['name']}, from {row['from']}: {row['films']:,} ({row['patients']:,}): {parts}"
-        )
-        if row["name"] == "films":
-            masks = f"{len(row['classes'])} findings" if row["classes"] else "none"
-            yield f"    masks of findings: {masks}"
-        else:
-            folds = f", {row['folds']} folds" if row["folds"] > 1 else ""
-            yield f"    with all masks ({', '.join(row['classes'])}): " + (
-                f"{_three(row['with_all_masks'])}{folds}"
-            )
-        for finding, count in row.get("positives", {}).items():
-            yield f"    {finding + ':':<28} {_three(count)} positive"
-    for note in plan.get("notes", []):
-        yield f"  note: {note}"
-    yield ""
-
-
-def _three(counts: Mapping[str, int]) -> str:
-    return " / ".join(f"{n:,}" for n in counts.values())
-
-
-def _jobs(plan: Mapping[str, Any]) -> Iterator[str]:
-    yield "Stages: to run / up to date (by their manifests)"
-    for kind, rows in groupby(plan["stages"].items(), lambda item: item[0].split("/")[0]):
-        reasons = [reason for _, reason in rows]
-        todo = sum(map(bool, reasons))
-        why = ", ".join(dict.fromkeys(r for r in reasons if r))
-        yield f"  {kind + ':':<12} {todo} / {len(reasons) - todo}" + (f"  ({why})" if why else "")
-    for row in plan["finetuning"]:
-        yield (
-            f"  {row['name']}: {row['cells']} settings, {row['counted']} runs by the bar, "
-            f"{row['trainings']} trainings ({row['done']} lie there); masks to train on: "
-            + ", ".join(map(str, [row["n_train"], *row["sizes"]]))
-        )
-        for part in row["parts"]:
-            yield (
-                f"    fold {part['fold']}: {part['pool']} films to draw from, {part['valid']} to "
-                f"validate (asked: {row['n_valid']}), {part['test']} to test"
-            )
-        if row["left_out"]:
-            yield f"    too few masks for sizes {row['left_out']}: left out"
-        for arm, why in (row["not_run"] | row["doubtful"]).items():
-            yield f"    arm {arm}: {why}"
-    yield ""
-
-
-def _disk(disk: Mapping[str, Any]) -> Iterator[str]:
-    yield "Disk"
-    for name, size in disk["stores"].items():
-        yield f"  store {name}: {size / MB:,.1f} MB"
-    for kind, rows in groupby(disk["artefacts"].items(), lambda item: item[0].split("/")[0]):
-        if kind != "data":
-            yield f"  {kind}: {sum(size for _, size in rows) / MB:,.1f} MB"
-    enough = "enough" if disk["enough"] else "NOT ENOUGH"
-    yield (
-        f"  in all about {disk['total'] / MB:,.0f} MB; free in {disk['folder']}: "
-        f"{disk['free'] / MB:,.0f} MB: {enough}"
-    )
-    yield ""
-
-
-def _hours(time: Mapping[str, Any]) -> Iterator[str]:
-    yield "Time, of the stages that would run"
-    kinds = groupby(time["stages"], lambda row: row["name"].split("/")[0])
-    for kind, rows in kinds:
-        own = list(rows)
-        flop = sum(r["pflop"] for r in own)
-        text = f"  {kind + ':':<12} {flop:>12,.3f} PFLOP"
-        spans = [r["hours"] for r in own if r.get("hours")]
-        if spans:
-            span = [sum(s[end] for s in spans) for end in (0, 1)]
-            text += f"  {between(span)}  {own[0]['basis']}"
-        elif "hours" in own[0]:
-            text += f"  {own[0]['basis']}"
-        yield text
-    if "hours" not in time:
-        yield "  no hours: nothing was measured; run `make reproduce PROFILE=laptop` and make bench"
+@cache
+def _network(kind: str, encoder: str, depth: int, side: int) -> tuple[float, int]:
+    """Operations of one film's pass through a network, and numbers in its state."""
+    if kind == "classifier":
+        net: torch.nn.Module = Classifier(encoder, depth, "relu", "avg")
     else:
-        yield f"  in all on this machine's {time['cores_here']} cores: {between(time['hours'])}"
-        if time["cores_here"] != time["measured_cores"]:
-            yield f"    assumed: as fast per core as the {time['measured_cores']} measured ones"
-        yield f"  measured: {', '.join(time['made_from'])} on {time['measured_on']}"
-        for kind, (low, high) in time["measured_gflops"].items():
-            yield f"    {kind}: {low:.0f} to {high:.0f} GFLOP/s over stages and networks"
-        yield "  scaled: these rates to other networks, sides and batches, by operations"
-        for times, span in time["at_times"].items():
-            yield f"  assumed: networks at {times} times this rate: {between(span)}"
-    gpu = time["gpu"]
-    yield (
-        f"  assumed, not measured: a GPU that sustains {gpu['assumed_tflops']:g} TFLOP/s computes "
-        f"the {time['pflop']:,.2f} PFLOP in {clock(gpu['hours_of_networks'])}; films, tables and "
-        "figures come on top"
+        net = networks.build(kind, encoder, len(FINDINGS), depth=depth)
+    net.to("meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.empty(1, 1, side, side, device="meta"))
+    return float(counter.get_total_flops()), sum(t.numel() for t in net.state_dict().values())
+
+
+def _size(given: Given, side: int) -> tuple[float, int]:
+    if "architecture" in given:
+        return _network("classifier", given["architecture"], given["depth"], side)
+    return _network(given["network"], given["encoder"], given["encoder_depth"], side)
+
+
+def work(name: str, run: Mapping[str, Given]) -> float:
+    """Work of a stage of a run in the unit of its family: operations, films, or the stage."""
+    family, given, side = name.split("/")[0], run[name], run["data"]["size"]
+    if family == "data":
+        return float(given["n_films"] + 3 * sum(given[n] for n in QUOTAS[3:]))
+    if family == "labels":
+        models = [p for n, p in run.items() if n.startswith("classifiers/")]
+        passes = (given["steps"] or given["most_steps"]) * sum(_size(p, side)[0] for p in models)
+        return float(passes * (given["n_label"] + given["n_hold"] + given["n_judge"]))
+    if family not in ("classifiers", "pretrain", "finetune"):
+        return 1.0
+    times = trainings(given) if family == "finetune" else given.get("repeats", 1)
+    sides = (given.get("small") or side, side)  # of the first and of the second half
+    passes = times * given["steps"] * given["batch"]
+    return float(passes * sum(_size(given, s)[0] for s in sides) / 2)
+
+
+def rates() -> dict[str, float]:
+    """Seconds of two cores per unit of work, by family, as measured in the base run."""
+    record = json.loads((paths.ROOT / BASE).read_text(encoding="utf-8"))["stages"]
+    run = {name: stage["parameters"] for name, stage in record.items()}
+    spans = {
+        name: (datetime.fromisoformat(stage["started"]).timestamp(), stage["seconds"])
+        for name, stage in record.items()
+    }
+    # Stages run side by side: the time of the whole run is shared by the time that each took.
+    whole = max(map(sum, spans.values())) - min(start for start, _ in spans.values())
+    share = whole / sum(seconds for _, seconds in spans.values())
+    spent: dict[str, float] = defaultdict(float)
+    done: dict[str, float] = defaultdict(float)
+    for name, (_, seconds) in spans.items():
+        family = name.split("/")[0]
+        spent[family] += share * seconds
+        done[family] += work(name, run)
+    return {family: spent[family] / done[family] for family in spent}
+
+
+def _time(run: dict[str, dict[str, Any]], todo: list[str], stores: Mapping[str, Films]) -> str:
+    labels, measured = run["labels"], rates()
+    labels["n_label"] = min(labels["n_label"], stores["films"].to_label["train"])
+    spent: dict[str, float] = defaultdict(float)
+    for name in todo:
+        family = name.split("/")[0]
+        units = sum(len(s.films) for s in stores.values()) if family == "data" else work(name, run)
+        spent[family] += measured.get(family, 0.0) * units * 2 / cores()
+    each = ", ".join(f"{family} {clock(seconds)}" for family, seconds in spent.items())
+    return (
+        f"Time: about {clock(sum(spent.values()))} on {cores()} cores like the two of {BASE}, "
+        f"within a factor of two; a GPU was not measured. {each}"
     )
 
 
-def compared(rows: list[Any]) -> Iterator[str]:
-    """Lines that hold the model against a run, see `dollkit.workflow.plan_hours.held`."""
-    yield "kind           least      most      took   seconds of the whole machine; took / told"
-    total = {key: sum(row[key] for row in rows) for key in ("least", "most", "took")}
-    for row in [*rows, {"family": "all", **total}]:
-        text = f"{row['family']:<12}" + "".join(f"{row[k]:>8.0f}  " for k in total)
-        if row["least"]:
-            text += f"  {row['took'] / row['most']:.2f} to {row['took'] / row['least']:.2f}"
-        if row.get("left_out"):
-            text += f"  {row['left_out']} of other parameters left out"
-        yield text
+def _disk(run: Mapping[str, Given], stores: Mapping[str, Films]) -> str:
+    side = run["data"]["size"]
+    size = sum(len(s.films) * (1 + s.masks.shape[1] / 8) * side**2 for s in stores.values())
+    for given in run.values():
+        if "precision" in given and ("architecture" in given or "arm" in given):
+            size += given.get("repeats", 1) * CHECKPOINT * 4 * _size(given, side)[1]
+    free = shutil.disk_usage(next(p for p in paths.runs().parents if p.is_dir())).free
+    enough = "enough" if size < free else "NOT ENOUGH"
+    return f"Disk: about {size / 1e6:,.0f} MB and predictions; free: {free / 1e6:,.0f} MB, {enough}"
 
 
-def between(span: list[float]) -> str:
-    """A range of hours."""
-    return f"{clock(span[0])} to {clock(span[1])}"
-
-
-def clock(hours: float) -> str:
-    """Hours in a unit that suits them."""
-    if hours < 1 / 60:
-        return f"{3600 * hours:.0f} s"
-    return f"{60 * hours:.0f} min" if hours < 1.5 else f"{hours:,.1f} h"
+def clock(seconds: float) -> str:
+    """Seconds in a unit that suits them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

@@ -1,28 +1,29 @@
-"""What ``make reproduce`` calls: check the knobs, let Snakemake run, say what came out."""
+"""What ``make reproduce`` calls: check the knobs, let Snakemake run, report the results."""
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
-
 from dollkit.common import paths
-from dollkit.common.errors import InputError
+from dollkit.common.errors import InputError, brief, brief_stderr
 from dollkit.common.machine import cores
-from dollkit.workflow import limits, parameters, run_lock, stage, stages, stopping, trouble
+from dollkit.workflow import parameters, processes, stage, stages
 
 DEVICES = ("auto", "cpu", "cuda")
 EXECUTORS = ("local", "slurm")
 TRIGGERS = ("mtime", "params")
 """Not ``code`` (the Snakefile's own text) nor ``software-env``: neither changes a result. Nor
-``input``: what a stage reads is among its params, and the parts of a shared one are no result."""
+``input``: what a stage reads is among its params, and the shares of a stage are no result."""
+SHARES = 16
+"""Jobs of a cluster that share the work of labels, and of each fine-tuning stage."""
 
 
 def check_knobs(
@@ -47,7 +48,7 @@ def check_knobs(
 
 
 def drop_damaged(names: Sequence[str], profile: str) -> list[str]:
-    """Delete the manifest of each artefact whose recorded files are gone, so that it is remade.
+    """Delete the manifest of each artefact that misses a file, so that its stage runs again.
 
     Returns:
         One line per artefact dropped.
@@ -65,42 +66,24 @@ def drop_damaged(names: Sequence[str], profile: str) -> list[str]:
     return dropped
 
 
-def settle_clock(names: Sequence[str], profile: str) -> None:
-    """Give manifests of the future, as a clock that was set back leaves them, the time of now.
+def check_apart(profile: str, data: Path | None) -> None:
+    """`limits.check_plan` in a process of its own: who waits for a run need not hold torch.
 
-    Else what is made of them would always be older than they are, and be made in every run.
-
-    Args:
-        names: instances, each after its inputs.
+    Raises:
+        ChildProcessError: that process was killed, or failed; its exception in one line.
     """
-    now = time.time_ns()
-    for place, name in enumerate(names):
-        manifest = paths.runs() / profile / name / stage.MANIFEST
-        if manifest.is_file() and manifest.stat().st_mtime_ns > now:
-            os.utime(manifest, ns=(now + 1000 * place, now + 1000 * place))
-
-
-def release_stale_lock(folder: Path, jobs: bool = True) -> bool:
-    """Remove Snakemake's lock if the run that took it was killed; True if there was one.
-
-    Args:
-        jobs: a stage at work here counts too; otherwise only who hands out the jobs of a cluster.
-    """
-    if not any((folder / ".snakemake" / "locks").glob("*")):
-        return False
-    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
-        command = " ".join(process.info["cmdline"] or ())
-        ours = any(word in command for word in ("snakemake", "dollkit.workflow.run", "ipykernel"))
-        if not jobs:  # Snakemake runs itself once more in each job
-            ours = "-m snakemake" in command and "--target-jobs" not in command
-        if ours and process.info["cwd"] == str(folder):
-            raise InputError(
-                f"another run works in {folder} (process {process.info['pid']}): "
-                f"wait for it or stop it"
-            )
-    for lock in (folder / ".snakemake" / "locks").glob("*"):
-        lock.unlink(missing_ok=True)
-    return True
+    command = [sys.executable, "-m", "dollkit", "check", "--profile", profile]
+    done = subprocess.run(
+        [*command, *(["--data", str(data)] if data else [])],
+        env=os.environ | {"PYTHONPATH": paths.python_path()},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = brief_stderr(done.stderr) or f"the check of the parameters ended with {done.returncode}"
+    if done.returncode == 2:
+        raise InputError(said)
+    if done.returncode:
+        raise ChildProcessError(said)
 
 
 def snakemake(
@@ -110,37 +93,66 @@ def snakemake(
     device: str,
     *more: str,
     executor: str = "local",
-    requests: Path | None = None,
     threads: int = 0,
+    parts: int = 1,
 ) -> int:
     """Run Snakemake over a profile, its progress and reasons on our own streams.
 
     Args:
         jobs: stages at once; on this machine they share the cores.
         more: further arguments of Snakemake.
-        executor: ``local``, or one of ``cluster/``.
-        requests: what the stages ask of a cluster, see `cluster.write`.
+        executor: ``local``, or a folder of ``cluster/`` with a workflow profile of Snakemake.
         threads: of each stage; 0: its share of the cores.
+        parts: jobs that share the work of a stage, where it can be shared.
 
     Returns:
-        Snakemake's exit status, or 128 + a signal's number (see `stopping`).
+        Snakemake's exit status, or 128 + a signal's number.
     """
     threads = threads or max(1, cores() // jobs)
-    config = [f"profile={profile}", f"threads={threads}", *([f"data={data}"] if data else [])]
-    config += [f"requests={requests}"] if requests else []
+    folder = paths.runs() / profile
+    config = [f"profile={profile}", f"threads={threads}", f"parts={parts}", f"device={device}"]
+    config += [f"executor={executor}", *([f"data={data}"] if data else [])]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
-    command += ["--directory", str(paths.runs() / profile), "--config", *config]
-    command += ["--rerun-triggers", *TRIGGERS, "--rerun-incomplete", "--quiet", "host"]
+    command += ["--directory", str(folder), "--config", *config]
+    # `processes.hold` keeps other runs out; Snakemake's lock would outlive a killed one.
+    command += ["--nolock", "--rerun-triggers", *TRIGGERS, "--rerun-incomplete", "--quiet", "host"]
     if executor == "local":
-        command += ["--cores", str(jobs * threads), *more]
+        command += ["--cores", str(jobs * threads)]
     else:
-        from dollkit.workflow import cluster  # torch
-
-        command += [*cluster.arguments(executor, paths.runs() / profile, jobs), *more]
+        command += ["--workflow-profile", str(paths.ROOT / "cluster" / executor)]
+        command += ["--jobs", str(jobs), f"--{executor}-jobname-prefix", job_prefix(folder)]
     environment = os.environ | {"DOLLKIT_DEVICE": device, "PYTHONPATH": paths.python_path()}
     # On Ctrl-C it cancels a cluster's jobs; on SIGTERM it would wait for them.
     end = signal.SIGTERM if executor == "local" else signal.SIGINT
-    return stopping.run(command, environment, "dollkit.workflow.run", end)
+    return processes.run_group([*command, *more], environment, end)
+
+
+def job_prefix(folder: Path) -> str:
+    """Begins the names of a run's jobs on a cluster; no other run has it."""
+    return f"dollkit-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:10]}"
+
+
+def slurm_jobs(folder: Path) -> list[str]:
+    """Jobs of this run that SLURM still holds."""
+    command = ["squeue", "--noheader", "--me", "--format", "%i %j"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", "") or ""
+        raise InputError(
+            f"EXECUTOR=slurm: squeue fails: {brief_stderr(said) or brief(error)}"
+        ) from None
+    jobs = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip()]
+    return [number for number, name in jobs if name.startswith(job_prefix(folder))]
+
+
+def end_slurm_jobs(folder: Path) -> None:
+    """End what a killed call left running, so that no two jobs write to one folder."""
+    if left := slurm_jobs(folder):
+        print(f"{len(left)} jobs of an earlier call are ended; they keep what they have done")
+        subprocess.run(["scancel", *left], check=False)
+    while slurm_jobs(folder):
+        time.sleep(2)
 
 
 def stamps(names: Sequence[str], profile: str) -> dict[str, int]:
@@ -150,7 +162,7 @@ def stamps(names: Sequence[str], profile: str) -> dict[str, int]:
 
 
 def summary(names: Sequence[str], profile: str, before: Mapping[str, int]) -> list[str]:
-    """Lines that tell which stages ran, how long each took, and what was written where."""
+    """Lines that tell which stages ran, how long each took, and where the results are."""
     after = stamps(names, profile)
     ran = [name for name in names if after.get(name) != before.get(name)]
     if ran:
@@ -162,14 +174,7 @@ def summary(names: Sequence[str], profile: str, before: Mapping[str, int]) -> li
         manifest: dict[str, Any] = stage.read_manifest(paths.runs() / profile / name) or {}
         state = "ran" if name in ran else "up to date"
         lines.append(f"  {name:<{width}} {manifest.get('seconds', 0.0):>9.1f} s  {state}")
-    folder = paths.figures() / profile
-    written = sorted(f.name for f in folder.glob("*") if f.is_file())
-    kinds: dict[str, list[str]] = {"tables": [], "figures": [], "claims": []}
-    for name in written:
-        kind = next((k for k in ("figures", "claims") if name.startswith(k[:-1])), "tables")
-        kinds[kind].append(name)
-    lines.append(f"written to {folder}:")
-    lines += [f"  {kind + ':':<8} {' '.join(files) or '(none)'}" for kind, files in kinds.items()]
+    lines.append(f"tables, figures and claims: {paths.figures() / profile}")
     lines.append(f"executed notebooks: {paths.runs() / profile / 'notebooks'}")
     return lines
 
@@ -187,92 +192,44 @@ def failures(names: Sequence[str], profile: str, started: int) -> list[str]:
 
 
 def reproduce(
-    profile: str, data: str, jobs: str, device: str, *more: str,
-    executor: str = "local", requests: str = "", threads: int = 0,
-) -> int:  # fmt: skip
+    profile: str,
+    data: str,
+    jobs: str,
+    device: str,
+    *more: str,
+    executor: str = "local",
+    threads: int = 0,
+    parts: int = SHARES,
+) -> int:
     """Run a profile; returns the exit status. Bad knobs or parameters raise `InputError`."""
     folder, workers = check_knobs(profile, data, jobs, device, executor)
-    plan = stages.plan(profile, folder)
+    names = [instance.name for instance in stages.plan(profile, folder)]
     run_folder = paths.runs() / profile
     stage.make_writable(run_folder)
     stage.make_writable(paths.figures() / profile)
-    for place in (run_folder, paths.figures()):
-        trouble.check_room(place)
-    trouble.check_files()
-    knobs = folder, workers, device
-    with run_lock.hold(run_folder):
-        return _held(profile, plan, knobs, more, executor, requests, threads)
-
-
-def _held(
-    profile: str, plan: Sequence[stages.Instance], knobs: tuple[Path | None, int, str],
-    more: Sequence[str], executor: str, requests: str, threads: int,
-) -> int:  # fmt: skip
-    """`reproduce`, once no other run can work in its folder."""
-    folder, workers, device = knobs
-    names, run_folder = [instance.name for instance in plan], paths.runs() / profile
-    if executor != "local":
-        from dollkit.workflow import cluster
-
-        release_stale_lock(run_folder, jobs=False)
-        if ended := cluster.cancel(run_folder):
-            print(f"{ended} jobs of an earlier call were ended; they have kept what they had done")
-    if release_stale_lock(run_folder):
-        print("an earlier run was killed: its lock is released, its checkpoints are used")
-    for line in drop_damaged(names, profile):
-        print(line)
-    settle_clock(names, profile)
-    before = stamps(names, profile)
-    if len(before) < len(names):
-        limits.check_apart(profile, folder)
-    asked = None
-    if executor != "local":
-        asked = cluster.write(profile, folder, device, requests)
-    mark = run_folder / ".started"
-    mark.touch()
-    sys.stdout.flush()
-    where: dict[str, Any] = {"executor": executor, "requests": asked, "threads": threads}
-    status = snakemake(profile, folder, workers, device, *more, **where)
-    if status:
-        for line in failures(names, profile, mark.stat().st_mtime_ns):
-            print(line, file=sys.stderr)
-        if status > 128:
-            print("stopped: all that is done is kept, the same command goes on", file=sys.stderr)
-        return status
-    print("\n".join(summary(names, profile, before)), flush=True)
+    with processes.hold(run_folder):
+        if executor == "slurm":
+            end_slurm_jobs(run_folder)
+        for line in drop_damaged(names, profile):
+            print(line)
+        before = stamps(names, profile)
+        if len(before) < len(names):
+            check_apart(profile, folder)
+        mark = run_folder / ".started"
+        mark.touch()
+        sys.stdout.flush()
+        status = snakemake(
+            profile, folder, workers, device, *more,
+            executor=executor, threads=threads, parts=1 if executor == "local" else parts,
+        )  # fmt: skip
+        if status:
+            for line in failures(names, profile, mark.stat().st_mtime_ns):
+                print(line, file=sys.stderr)
+            if status > 128:
+                print(f"stopped: {processes.KEPT}", file=sys.stderr)
+            return status
+        print("\n".join(summary(names, profile, before)), flush=True)
     from dollkit.report import compare_runs  # pandas: bad knobs need not wait for it
 
     print("\n".join(compare_runs.report(profile)))
     return 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line behind ``make reproduce``; unknown arguments go to Snakemake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dollkit.workflow.reproduce", description=__doc__
-    )
-    parser.add_argument("--profile", default="laptop", help="PROFILE (default: %(default)s)")
-    parser.add_argument("--data", default="", help="DATA: folder of data sets")
-    parser.add_argument("--jobs", default="1", help="JOBS: stages at once (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="DEVICE: auto, cpu or cuda")
-    parser.add_argument("--executor", default="local", help="EXECUTOR: local or slurm")
-    parser.add_argument("--requests", default="", help="file of requests, in place of the model's")
-    parser.add_argument("--threads", type=int, default=0, help="CPUs of each stage on a cluster")
-    given, more = parser.parse_known_args(arguments)
-    try:
-        knobs = given.profile, given.data, given.jobs, given.device
-        where = {k: vars(given)[k] for k in ("executor", "requests", "threads")}
-        return reproduce(*knobs, *more, **where)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        machine = trouble.words(f"{type(error).__name__}: {error}")
-        if not machine and not isinstance(error, ChildProcessError):
-            raise
-        print(machine or f"the parameters could not be checked: {error}", file=sys.stderr)
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,7 +6,6 @@ last (temporary name, then rename): a folder without one is not there.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -27,8 +26,8 @@ from dollkit.common.shares import Part, mine
 from dollkit.workflow import parameters, stages
 
 MANIFEST = "manifest.json"
-EARLIER = ".report.json"
-"""Notes, until a stage has finished, which tables and figures it wrote the times before."""
+WRITTEN = ".written.json"
+"""Tables and figures that a stage wrote the last time that it finished; survives its manifest."""
 NOT_HASHED = "checkpoints"
 """Subfolder of an artefact that holds what a killed run resumes from, and no result."""
 
@@ -52,7 +51,7 @@ class RunningStage:
     def input(self, name: str) -> Path:
         """Folder of one input artefact, such as ``data`` or ``classifiers/resnet18``."""
         if name not in self.input_hashes:
-            declared = stages.inputs_of(self.instance, self.matrix)
+            declared = self.matrix.inputs_of(self.instance)
             raise InputError(
                 f"stage {self.instance} does not read {name!r}; {errors.nearest(name, declared)}"
             )
@@ -65,15 +64,15 @@ class RunningStage:
         PSPNet reads ``doll``, not ``pspnet-doll``.
         """
         names = [n for n in self.input_hashes if n.split("/")[0] == family]
-        if not names and family not in {f.split(":")[0] for f in self._families()}:
+        known = [f.split(":")[0] for f in stages.family_of(self.instance).inputs]
+        if family not in known:
             raise InputError(
-                f"stage {self.instance} reads no {family!r}; "
-                f"{errors.nearest(family, self._families())}"
+                f"stage {self.instance} reads no {family!r}; {errors.nearest(family, known)}"
             )
-        shared = self.matrix.chosen(self.instance)
+        shared = self.matrix.chosen.get(self.instance, {})
         out: dict[str, Path] = {}
         for name in names:
-            own = [v for p, v in self.matrix.chosen(name).items() if p not in shared]
+            own = [v for p, v in self.matrix.chosen.get(name, {}).items() if p not in shared]
             out["-".join(own) or name.split("/", 1)[-1]] = self.input(name)
         return out
 
@@ -87,7 +86,9 @@ class RunningStage:
         settings = {k: v for k, v in self.params.items() if k not in without}
         settings["precision"] = self.precision
         inputs = {k: v for k, v in self.input_hashes.items() if k.split("/")[0] not in without}
-        text = json.dumps([settings, inputs, self.code, _cells(self.notebook)], sort_keys=True)
+        # Cells hold settings too; those of the parameters cell count by their values.
+        cells = [s for s, tags in parameters.code_cells(self.notebook) if "parameters" not in tags]
+        text = json.dumps([settings, inputs, self.code, cells], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -105,10 +106,7 @@ class RunningStage:
 
         A folder of an instance that has left the matrix may still be there: it is no result.
         """
-        return frozenset(i for family in stages.STAGES for i in self.matrix.instances(family))
-
-    def _families(self) -> tuple[str, ...]:
-        return stages.family_of(self.instance).inputs
+        return frozenset(self.matrix.chosen)
 
     def finish(
         self,
@@ -117,25 +115,23 @@ class RunningStage:
         notes: Mapping[str, Any] | None = None,
         outputs: Iterable[Path] = (),
     ) -> Path:
-        """Hash what the stage wrote and write its manifest.
+        """Hash what the stage wrote and write its manifest; returns its path.
 
         Args:
             seeds: every seed that the stage's results depend on.
             notes: anything else worth keeping, as plain JSON.
             outputs: files written outside the artefact folder (tables and figures); what the
                 stage wrote there the time before and not now is deleted.
-
-        Returns:
-            Path of the manifest.
         """
-        report = sorted(Path(f).resolve() for f in outputs)
-        for name in set(_earlier(self.path)) - {_within(f, paths.figures()) for f in report}:
-            (paths.figures() / name).unlink(missing_ok=True)  # no result of these parameters
-        (self.path / EARLIER).unlink(missing_ok=True)
+        report = {
+            _within(f, paths.figures()): describe(f)
+            for f in sorted(Path(f).resolve() for f in outputs)
+        }
+        self._delete_stale(report)
         files = sorted(
             f
             for f in self.path.rglob("*")
-            if f.is_file() and f.name != MANIFEST and NOT_HASHED not in f.parts[:-1]
+            if f.is_file() and f.name not in (MANIFEST, WRITTEN) and NOT_HASHED not in f.parts[:-1]
         )
         manifest = {
             "instance": self.instance,
@@ -144,7 +140,7 @@ class RunningStage:
             "parameters": self.params,
             "inputs": self.input_hashes,
             "outputs": {f.relative_to(self.path).as_posix(): describe(f) for f in files},
-            "report": {_within(f, paths.figures()): describe(f) for f in report},
+            "report": report,
             "code": {"dollkit": dollkit.__version__, **machine.commit(), "files": self.code},
             "versions": machine.versions(),
             "python": platform.python_version(),
@@ -166,18 +162,23 @@ class RunningStage:
         partial.replace(target)
         return target
 
+    def _delete_stale(self, report: Iterable[str]) -> None:
+        """Delete tables and figures that the stage wrote before and no longer writes."""
+        note = self.path / WRITTEN
+        earlier = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else []
+        for name in set(earlier) - set(report):
+            if not name.startswith(("/", "..")):
+                (paths.figures() / name).unlink(missing_ok=True)
+        note.write_text(json.dumps(list(report)), encoding="utf-8")
+
 
 def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
-    """Start a stage from its notebook's first cells.
+    """Start a stage from its notebook's first cells; an older manifest of it is deleted.
 
     Args:
         stage: family or section name, such as ``labels`` or ``classifiers``.
-        namespace: the notebook's ``globals()``; the parameters that its ``parameters`` cell
-            declares are taken from there; those that the profile's matrix varies
-            (``architecture``, ``network``, ``arm``, ``task``) say which instance it is.
-
-    Returns:
-        The running stage; its folder exists, and an older manifest in it is gone.
+        namespace: the notebook's ``globals()``, which hold the parameters. Those that the
+            profile's matrix varies (``architecture``, ...) say which instance it is.
     """
     kind = stages.family_of(stage)
     notebook = parameters.notebooks() / kind.notebook
@@ -193,11 +194,9 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
         items[parameter] = item
     name = stages.name_of(kind, items)
     of = stages.matrix(profile)
-    hashes = {i: check_artefact(i, profile, needed_by=name) for i in stages.inputs_of(name, of)}
+    hashes = {i: check_artefact(i, profile, needed_by=name) for i in of.inputs_of(name)}
     path = paths.runs() / profile / name
     make_writable(path)
-    if earlier := _earlier(path):
-        (path / EARLIER).write_text(json.dumps(earlier), encoding="utf-8")
     (path / MANIFEST).unlink(missing_ok=True)
     return RunningStage(
         instance=name,
@@ -215,20 +214,13 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
     )
 
 
-def _cells(notebook: Path) -> list[str]:
-    """Code of a notebook: its cells hold settings, too. Values of parameters count as such."""
-    return [source for source, tags in parameters.code_cells(notebook) if "parameters" not in tags]
-
-
 def _values(notebook: Path, namespace: Mapping[str, Any]) -> dict[str, Json]:
-    values: dict[str, Json] = {}
-    for name, parameter in parameters.declared(notebook).items():
+    known = parameters.declared(notebook)
+    for name in known:
         if name not in namespace:
             raise InputError(f"{notebook}: run its parameters cell first: '{name}' is not set")
-        if problem := parameters.mismatch(namespace[name], parameter.kind):
-            raise InputError(f"{notebook}: parameter '{name}' {problem}")
-        values[name] = parameters.coerce(namespace[name], parameter.kind)
-    return values
+    values = {name: namespace[name] for name in known}
+    return parameters.check(parameters.model_of(known), values, str(notebook))
 
 
 def check_artefact(instance: str, profile: str, needed_by: str) -> str:
@@ -258,14 +250,6 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and "outputs" in manifest else None
-
-
-def _earlier(folder: Path) -> list[str]:
-    """Tables and figures of the last finished run of a stage, and of `EARLIER`."""
-    found = set((read_manifest(folder) or {}).get("report", {}))
-    with contextlib.suppress(OSError, ValueError):
-        found |= set(json.loads((folder / EARLIER).read_text(encoding="utf-8")))
-    return sorted(f for f in found if not f.startswith(("/", "..")))
 
 
 def make_writable(folder: Path) -> None:

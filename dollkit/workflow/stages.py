@@ -5,8 +5,12 @@ Snakemake decides from this what to run; nothing here runs anything.
 
 from __future__ import annotations
 
+import ast
+import functools
+import hashlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,8 +19,7 @@ from typing import Any
 from dollkit.common import paths
 from dollkit.common.errors import InputError, nearest
 from dollkit.common.machine import Json
-from dollkit.workflow import parameters as params
-from dollkit.workflow.sources import source_files
+from dollkit.workflow import parameters
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Stage:
     backbone the segmentation networks use. Of a family it is all instances, but of a list that
     both stages vary over only those of the same item (fine-tuning a PSPNet reads the pre-trained
     PSPNets). `files` are globs, relative to the repository, of data files that the notebook reads.
-    Of a `shared` one several processes can do parts (`parts`).
+    The work of a `shared` one can be split over processes (`dollkit.common.shares`).
     """
 
     family: str
@@ -46,91 +49,63 @@ class Stage:
 
 REFERENCE = ("data/reference/*.csv",)
 ENCODER = "classifiers:encoder"
+ARCHITECTURES = ("architectures", "architecture")
 NETWORKS = ("networks", "network")
+ARMS = ("arms", "arm")
+TASKS = ("tasks", "task")
 
-STAGES: dict[str, Stage] = {
-    stage.family: stage
-    for stage in (
-        Stage("data", "data", "01_data.ipynb"),
-        Stage(
-            "classifiers",
-            "classifiers",
-            "02_classifiers.ipynb",
-            ("data",),
-            over=(("architectures", "architecture"),),
-        ),
-        Stage("labels", "labels", "03_labels.ipynb", ("data", "classifiers"), shared=True),
-        Stage(
-            "pretrain",
-            "pretraining",
-            "04_pretraining.ipynb",
-            ("data", "labels", "classifiers"),  # all of them: arm gradcam explains anew
-            over=(NETWORKS, ("arms", "arm")),
-        ),
-        Stage(
-            "finetune",
-            "finetuning",
-            "05_finetuning.ipynb",
-            ("data", "pretrain", ENCODER),
-            over=(NETWORKS, ("tasks", "task")),
-            shared=True,
-        ),
-        Stage(
-            "tables",
-            "tables",
-            "06_tables.ipynb",
-            ("classifiers", "labels", "pretrain", "finetune"),
-            files=REFERENCE,
-        ),
-        Stage(
-            "figures",
-            "figures",
-            "07_figures.ipynb",
-            ("data", "labels", "classifiers", "pretrain", "finetune", "tables"),
-            files=REFERENCE,
-        ),
-        Stage(
-            "claims",
-            "claims",
-            "08_claims.ipynb",
-            ("labels", "finetune", "tables", "figures"),
-            files=REFERENCE,
-        ),
-        Stage("cost", "cost", "09_cost.ipynb", ("data", "classifiers")),
-    )
-}
+_LIST = (
+    Stage("data", "data", "01_data.ipynb"),
+    Stage("classifiers", "classifiers", "02_classifiers.ipynb", ("data",), over=(ARCHITECTURES,)),
+    Stage("labels", "labels", "03_labels.ipynb", ("data", "classifiers"), shared=True),
+    # All classifiers: arm gradcam explains anew.
+    Stage(
+        "pretrain", "pretraining", "04_pretraining.ipynb", ("data", "labels", "classifiers"),
+        over=(NETWORKS, ARMS),
+    ),
+    Stage(
+        "finetune", "finetuning", "05_finetuning.ipynb", ("data", "pretrain", ENCODER),
+        over=(NETWORKS, TASKS), shared=True,
+    ),
+    Stage(
+        "tables", "tables", "06_tables.ipynb", ("classifiers", "labels", "pretrain", "finetune"),
+        files=REFERENCE,
+    ),
+    Stage(
+        "figures", "figures", "07_figures.ipynb",
+        ("data", "labels", "classifiers", "pretrain", "finetune", "tables"), files=REFERENCE,
+    ),
+    Stage(
+        "claims", "claims", "08_claims.ipynb", ("labels", "finetune", "tables", "figures"),
+        files=REFERENCE,
+    ),
+    Stage("cost", "cost", "09_cost.ipynb", ("data", "classifiers")),
+)  # fmt: skip
+STAGES = {stage.family: stage for stage in _LIST}
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Which instances a profile has."""
+    """The instances of a profile: what tells each apart, such as ``{"arm": "doll"}``."""
 
-    items: Mapping[str, tuple[str, ...]]
+    chosen: Mapping[str, Mapping[str, str]]
     encoder: str
 
-    def instances(self, family: str, same: Mapping[str, str] | None = None) -> tuple[str, ...]:
-        """Instance names of one input entry of a stage, in the profile's order.
-
-        Args:
-            same: parameter to the item that it must have; those the family lacks say nothing.
-        """
-        if family == ENCODER:
-            return (f"classifiers/{self.encoder}",)
-        stage, wanted = STAGES[family], same or {}
-        return tuple(
-            name_of(stage, items)
-            for items in self._combinations(stage)
-            if all(wanted.get(p, item) == item for p, item in items.items())
-        )
-
-    def chosen(self, name: str) -> dict[str, str]:
-        """Parameter to item of an instance: what its name stands for; {} if it is not planned."""
-        stage = family_of(name)
-        return next((i for i in self._combinations(stage) if name_of(stage, i) == name), {})
-
-    def _combinations(self, stage: Stage) -> list[dict[str, str]]:
-        lists = [self.items[listed] for listed, _ in stage.over]
-        return [dict(zip(stage.parameters, items, strict=True)) for items in product(*lists)]
+    def inputs_of(self, name: str) -> tuple[str, ...]:
+        """Instances that an instance reads, in the order of the stage's declaration."""
+        same = self.chosen.get(name, {})
+        inputs: list[str] = []
+        for family in family_of(name).inputs:
+            if family == ENCODER:
+                inputs.append(f"classifiers/{self.encoder}")
+                continue
+            inputs += [
+                other
+                for other, items in self.chosen.items()
+                if other.split("/")[0] == family
+                and all(same.get(parameter, item) == item for parameter, item in items.items())
+            ]
+        return tuple(inputs)
 
 
 @dataclass(frozen=True)
@@ -166,78 +141,74 @@ def name_of(stage: Stage, items: Mapping[str, str]) -> str:
 
 def matrix(profile: str) -> Matrix:
     """The ``matrix:`` section of a profile, checked."""
-    path = params.profile_file(profile)
-    section = _mapping(params.read_profile(profile).get("matrix"), f"{path}: section 'matrix'")
+    place = f"{parameters.profile_file(profile)}: matrix"
+    section = _mapping(parameters.read_profile(profile).get("matrix"), place)
     lists = list(dict.fromkeys(listed for stage in STAGES.values() for listed, _ in stage.over))
     for key in section:
         if key not in (*lists, "encoder"):
-            raise InputError(f"{path}: matrix: unknown key '{key}'; {nearest(key, lists)}")
-    items: dict[str, tuple[str, ...]] = {}
+            raise InputError(f"{place}: unknown key '{key}'; {nearest(key, lists)}")
+    items: dict[str, list[str]] = {}
     for key in lists:
         given = section.get(key, [])
         names: list[Any] = given if isinstance(given, list) else [None]
         if not all(isinstance(n, str) and re.fullmatch(r"[\w.+-]+", n) for n in names):
-            raise InputError(f"{path}: matrix: '{key}' must be a list of names, not {given!r}")
+            raise InputError(f"{place}: '{key}' must be a list of names, not {given!r}")
         if len(set(names)) < len(names):
-            raise InputError(f"{path}: matrix: '{key}' names one item twice; drop one")
-        items[key] = tuple(names)
+            raise InputError(f"{place}: '{key}' names one item twice; drop one")
+        items[key] = names
     encoder = section.get("encoder")
     if encoder not in items["architectures"]:
         raise InputError(
-            f"{path}: matrix: 'encoder' is {encoder!r}; "
+            f"{place}: 'encoder' is {encoder!r}; "
             f"it must be one of architectures: {', '.join(items['architectures'])}"
         )
-    return Matrix(items, encoder)
-
-
-def inputs_of(name: str, of: Matrix) -> tuple[str, ...]:
-    """Instances that an instance reads, in the order of the stage's declaration."""
-    same = of.chosen(name)
-    return tuple(i for family in family_of(name).inputs for i in of.instances(family, same))
+    chosen: dict[str, Mapping[str, str]] = {}
+    for stage in STAGES.values():
+        for together in product(*(items[listed] for listed, _ in stage.over)):
+            own = dict(zip(stage.parameters, together, strict=True))
+            chosen[name_of(stage, own)] = own
+    return Matrix(chosen, encoder)
 
 
 def files_of(stage: Stage) -> tuple[Path, ...]:
     """Our modules and data files that a stage's results depend on, its notebook excluded."""
     data = (f for glob in stage.files for f in sorted(paths.ROOT.glob(glob)))
-    return (*source_files(params.notebooks() / stage.notebook), *data)
+    return (*source_files(parameters.notebooks() / stage.notebook), *data)
 
 
 def plan(profile: str, data: Path | None = None) -> list[Instance]:
     """All instances of a profile, each after its inputs.
 
     Args:
-        profile: name of a file in ``notebooks/params/``.
         data: folder with the data sets, for profiles whose file says ``needs_data: true``.
     """
-    path, content = params.profile_file(profile), params.read_profile(profile)
+    path, content = parameters.profile_file(profile), parameters.read_profile(profile)
     extra = _data_parameter(path, content, data)
     of = matrix(profile)
-    names = [name for family in STAGES for name in of.instances(family)]
-    _check_sections(path, content, of, names)
+    _check_sections(path, content, of)
     common = _mapping(content.get("common"), f"{path}: section 'common'")
     seen: set[str] = set()
     planned = []
-    for name in names:
+    for name, items in of.chosen.items():
         stage = family_of(name)
-        notebook = params.notebooks() / stage.notebook
-        known = params.declared(notebook)
+        notebook = parameters.notebooks() / stage.notebook
+        known = parameters.declared(notebook)
         seen |= known.keys()
         if "profile" not in known:
             raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
-        items = of.chosen(name)
         own: dict[str, Any] = {"profile": profile, **items}
         if "encoder" in known:  # one place says whose backbone the networks use
             own["encoder"] = of.encoder
         layers: list[tuple[str, Mapping[str, Any], bool]] = [(f"{path}: common", common, False)]
-        for section in dict.fromkeys((stage.section, *_parts(stage, items), name)):
+        for section in dict.fromkeys((stage.section, *_sections(stage, items), name)):
             given = _mapping(content.get(section), f"{path}: section '{section}'")
             for fixed in own.keys() & given.keys():
                 raise InputError(f"{path}: {section}: '{fixed}' is set by the run; drop it here")
             layers.append((f"{path}: {section}", given, True))
         layers += [("DATA", extra, False), (f"{path}: matrix", own, True)]
-        values = params.resolve(notebook, layers)
+        values = parameters.resolve(notebook, layers)
         files = (*files_of(stage), *_named(values))
-        planned.append(Instance(name, stage, notebook, values, inputs_of(name, of), files))
+        planned.append(Instance(name, stage, notebook, values, of.inputs_of(name), files))
     for key in common.keys() - seen:
         raise InputError(f"{path}: common: no notebook declares '{key}'; {nearest(key, seen)}")
     if extra and not extra.keys() <= seen:
@@ -270,22 +241,94 @@ def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -
     return {"data_dir": str(data.resolve())}
 
 
-def _parts(stage: Stage, items: Mapping[str, str]) -> list[str]:
+def _sections(stage: Stage, items: Mapping[str, str]) -> list[str]:
     """Sections for one item of several instances: ``finetune/lungs`` is for every network."""
     return [f"{stage.family}/{item}" for item in items.values()]
 
 
-def _check_sections(path: Path, content: Mapping[str, Any], of: Matrix, names: list[str]) -> None:
-    known = ["common", "matrix", "needs_data", *(s.section for s in STAGES.values()), *names]
-    known += [part for n in names for part in _parts(family_of(n), of.chosen(n))]
+def _check_sections(path: Path, content: Mapping[str, Any], of: Matrix) -> None:
+    known = ["common", "matrix", "needs_data", *(s.section for s in STAGES.values()), *of.chosen]
+    known += [part for n, own in of.chosen.items() for part in _sections(family_of(n), own)]
     for section in content:
         if section not in known:
             raise InputError(f"{path}: unknown section '{section}'; {nearest(section, known)}")
 
 
-def _mapping(value: object, where: str) -> Mapping[str, Any]:
+def _mapping(value: object, place: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
-        raise InputError(f"{where} must be a mapping of names to values, not {value!r}")
+        raise InputError(f"{place} must be a mapping of names to values, not {value!r}")
     return value
+
+
+# Which of our own Python files a notebook depends on, and what a folder of data contains.
+
+
+def source_files(notebook: Path) -> tuple[Path, ...]:
+    """Our own Python files that a notebook imports, directly or through other modules.
+
+    Imports are found with `ast`, wherever they stand; a module is our own if it lies beside the
+    notebooks' folder or in the repository. Packages count with their ``__init__.py``.
+    """
+    roots = tuple(dict.fromkeys((parameters.notebooks().parent, paths.ROOT)))
+    todo: list[Path] = []
+    for source, _ in parameters.code_cells(notebook):
+        plain = re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source)
+        try:
+            todo += _imported(plain, roots)
+        except SyntaxError as error:
+            raise InputError(f"{notebook}: a code cell does not parse: {error}") from None
+    found: set[Path] = set()
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found.add(path)
+            todo += _imports_of(path, path.stat().st_mtime_ns, roots)
+    return tuple(sorted(found))
+
+
+@functools.cache
+def _imports_of(path: Path, changed: int, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Our files that a module imports; `changed` is its date, so that an edited one is read."""
+    try:
+        return _imported(path.read_text(encoding="utf-8"), roots)
+    except SyntaxError as error:
+        raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
+
+
+def _imported(source: str, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+    names: dict[str, None] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= dict.fromkeys(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):  # of b in `from a import b`, a module or not
+            names |= dict.fromkeys(f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(dict.fromkeys(file for name in names for file in _files(name, roots)))
+
+
+def _files(name: str, roots: tuple[Path, ...]) -> Iterator[Path]:
+    """Files of ours that importing a dotted name runs: those of its packages and its own."""
+    parts = name.split(".")
+    for root in roots:
+        for depth in range(1, len(parts) + 1):
+            stem = root.joinpath(*parts[:depth])
+            yield from filter(Path.is_file, (stem / "__init__.py", stem.with_suffix(".py")))
+
+
+def tree_state(folder: Path) -> str:
+    """Fingerprint of a folder of data: name, size and time of change of every file below it.
+
+    Reads no file, so that CheXpert's 223,648 take seconds. Hidden files do not count.
+    """
+    state = hashlib.sha256()
+    for top, below, names in os.walk(folder):
+        below[:] = sorted(d for d in below if not d.startswith("."))
+        inner = os.path.relpath(top, folder)
+        for name in sorted(n for n in names if not n.startswith(".")):
+            try:
+                found = os.stat(os.path.join(top, name))  # noqa: PTH116, PTH118
+            except OSError:  # a dangling link: the readers name it
+                continue
+            state.update(f"{inner}/{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+    return state.hexdigest()[:16]

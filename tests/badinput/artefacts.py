@@ -98,15 +98,9 @@ KINDS: dict[str, tuple[Callable[[], Path], Reader]] = {
 
 JSON: dict[str, Callable[[Any], Any]] = {
     "a list": lambda d: [d],
-    "a number": lambda d: 3,
     "null": lambda d: None,
     "no keys": lambda d: {},
     "texts for values": lambda d: dict.fromkeys(d, "x"),
-    "nulls for values": lambda d: dict.fromkeys(d),
-    "negative numbers": lambda d: {
-        k: -1 if isinstance(v, int) else [-1] * len(v) if isinstance(v, list) else v
-        for k, v in d.items()
-    },
 }
 
 
@@ -217,7 +211,7 @@ def cases() -> Iterator[Case]:
         "network": ("model.json", "weights.safetensors"),
     }.items():
         for file in files:
-            for name in ("gone", "empty", "half", "noise", "page", "pointer", "folder", "zeros"):
+            for name in ("gone", "half", "noise", "pointer", "folder", "zeros"):
                 run = _damaged(kind, file, spoil.ALL[name])
                 yield Case(kind, f"{file} {name}", run, (file, "artefact"))
         described = files[0]
@@ -228,7 +222,7 @@ def cases() -> Iterator[Case]:
         for name, edit in TENSORS.items():
             run = _damaged(kind, "weights.safetensors", _tensors(edit))
             yield Case(kind, f"weights with {name}", run, ("weights.safetensors",))
-    for name in ("gone", "empty", "half", "noise", "page", "zeros"):
+    for name in ("gone", "half", "noise", "zeros"):
         yield Case("adapter", name, _tuned(spoil.ALL[name]), ("t.safetensors",))
     contents: dict[str, Callable[[Path], object]] = {
         "list": lambda p: torch.save([1], p),

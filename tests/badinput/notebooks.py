@@ -11,7 +11,7 @@ import pandas as pd
 from dollkit.report import rows
 from dollkit.report.verify import verify
 from dollkit.workflow import parameters
-from dollkit.workflow.sources import source_files
+from dollkit.workflow.stages import source_files
 from tests import synthetic_run
 from tests.badinput import spoil
 from tests.badinput.case import Case

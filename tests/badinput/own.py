@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import yaml
-
-from dollkit.common import paths
 from dollkit.interactive.your_radiographs import settings
-from dollkit.workflow import parameters
 from tests.badinput.case import Case
-from tests.badinput.parameters import slip
 
 FILES = {
     "no YAML": "films: [",
@@ -35,6 +30,9 @@ FILES = {
     "no architecture": "architectures: []\n",
     "architecture twice": "architectures: [tu-resnet10t, tu-resnet10t]\n",
     "unknown architecture": "architectures: [resnet999]\n",
+    "size out of range": "size: 65\n",
+    "number as text": "lrs: [1e-3]\n",
+    "another type": "folds: many\n",
     "seed twice": "seeds: [1, 1]\n",
     "learning rate twice": "lrs: [1.0e-3, 1.0e-3]\n",
 }
@@ -65,8 +63,3 @@ def cases() -> Iterator[Case]:
         lambda folder: settings.read_settings(folder / "mine.yaml"),
         ("mine.yaml",),
     )
-    declared = parameters.declared(paths.NOTEBOOKS / settings.NOTEBOOK)
-    for name, limit in settings.known().items():
-        for value in (*limit.bad, slip(declared[name])):
-            text = yaml.safe_dump({name: value})
-            yield Case("own settings", f"{name} = {value!r}", _file(text), (f"'{name}'",))

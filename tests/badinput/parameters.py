@@ -1,30 +1,17 @@
-"""Parameters: values out of range, of another type, and profiles that are none."""
+"""Profiles that are none, and knobs of `make reproduce`."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 from dollkit.common import paths
-from dollkit.workflow import limits, parameters, stages
+from dollkit.workflow import stages
 from dollkit.workflow.reproduce import check_knobs
 from tests.badinput.case import Case
-
-OTHER_TYPES: dict[str, tuple[Any, ...]] = {
-    "int": ("many", 1.5, True, None, [3]),
-    "float": ("1e-3", None, [0.1], float("nan")),
-    "str": (3, None, ["a"]),
-    "bool": ("yes", 1, None),
-    "list": ("a", 3, {"a": 1}, [None]),
-    "dict": ("a", 3, [1], {1: 2}),
-}
-"""Values that YAML gives for a slip of the pen, by the type that is wanted."""
 
 PROFILES = {
     "no YAML": "data: [",
@@ -53,59 +40,13 @@ PROFILES = {
 }
 
 
-@cache
-def _planned() -> dict[str, stages.Instance]:
-    found: dict[str, stages.Instance] = {}
-    for instance in stages.plan("smoke"):
-        found.setdefault(instance.stage.family, instance)
-    return found
-
-
-def _out_of_range(family: str, name: str, value: Any) -> Callable[[Path], object]:
-    def run(folder: Path) -> object:
-        instance = _planned()[family]
-        spoiled = replace(instance, parameters=instance.parameters | {name: value})
-        return limits.check_early([spoiled])
-
-    return run
-
-
-def _other_type(family: str, name: str, value: Any) -> Callable[[Path], object]:
-    def run(folder: Path) -> object:
-        notebook = _planned()[family].notebook
-        return parameters.resolve(notebook, [("bad.yaml: section", {name: value}, True)])
-
-    return run
-
-
-def slip(parameter: parameters.Parameter) -> Any:
-    """One value of another type for each parameter, another one for the next of its type."""
-    wrong = OTHER_TYPES[parameter.kind.name]
-    value = wrong[parameter.line % len(wrong)]
-    return [1] if value is None and parameter.kind.optional else value
-
-
-@contextmanager
-def _profile(folder: Path, text: str) -> Iterator[str]:
-    """The real notebooks with one more profile, ``bad``."""
-    notebooks = folder / "notebooks"
-    shutil.copytree(paths.NOTEBOOKS, notebooks)
-    (notebooks / "params" / "bad.yaml").write_text(text)
-    before = os.environ.get("DOLLKIT_NOTEBOOKS")
-    os.environ["DOLLKIT_NOTEBOOKS"] = str(notebooks)
-    try:
-        yield "bad"
-    finally:
-        if before is None:
-            del os.environ["DOLLKIT_NOTEBOOKS"]
-        else:
-            os.environ["DOLLKIT_NOTEBOOKS"] = before
-
-
 def _bad_profile(text: str) -> Callable[[Path], object]:
     def run(folder: Path) -> object:
-        with _profile(folder, text) as name:
-            return stages.plan(name)
+        notebooks = folder / "notebooks"
+        shutil.copytree(paths.NOTEBOOKS, notebooks)
+        (notebooks / "params" / "bad.yaml").write_text(text)
+        with mock.patch.dict(os.environ, DOLLKIT_NOTEBOOKS=str(notebooks)):
+            return stages.plan("bad")
 
     return run
 
@@ -124,18 +65,6 @@ KNOBS = {
 
 
 def cases() -> Iterator[Case]:
-    for family, by_name in limits.known().items():
-        declared = parameters.declared(_planned()[family].notebook)
-        for name, limit in by_name.items():
-            for value in limit.bad:
-                told = f"{family}.{name} = {value!r}"
-                run = _out_of_range(family, name, value)
-                yield Case("parameter out of range", told, run, (f"parameter {name!r}",))
-        for name, parameter in declared.items():
-            value = slip(parameter)
-            told = f"{family}.{name} = {value!r}"
-            run = _other_type(family, name, value)
-            yield Case("parameter of another type", told, run, (f"'{name}'",))
     for name, text in PROFILES.items():
         yield Case("profile", name, _bad_profile(text), ("bad.yaml", "profile bad"))
     for knob, calls in KNOBS.items():

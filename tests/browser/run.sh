@@ -34,7 +34,7 @@ elif ! browser=$(find_browser); then
 fi
 echo "browser: $browser"
 if [[ -z ${DOLLKIT_RUNS:-} ]]; then
-    "$python" -m dollkit.workflow.reproduce --profile smoke --jobs 2
+    "$python" -m dollkit reproduce --profile smoke --jobs 2
 fi
 # pyproject.toml keeps this folder out of plain pytest.
 CHROMIUM=$browser exec "$python" -m pytest -o norecursedirs='.*' "${@:-tests/browser}"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,8 +18,8 @@ import psutil
 import pytest
 
 from dollkit.common import paths
-from dollkit.workflow import cluster
-from tests.toys import BODY, END, make_toy, write_notebook
+from dollkit.workflow import reproduce
+from tests.toys import BODY, END, NETWORK, PARAMETERS, make_toy, write_notebook
 
 CLUSTER = Path(__file__).with_name("cluster.sh")
 PATIENCE = 600.0
@@ -63,17 +62,17 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def place(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A toy pipeline whose labels are shared by three jobs, and requests for it."""
+    """A toy pipeline whose labels and fine-tuning are shared by three jobs."""
     make_toy(tmp_path)
     profile = tmp_path / "notebooks/params/toy.yaml"
     profile.write_text(profile.read_text().replace("[a, b]", "[a]"))
-    book = tmp_path / "notebooks/03_labels.ipynb"
-    begin = BODY.format(stage="labels", imports="")
-    write_notebook(book, begin, SHARED, END.format(result="parts"))
-    wanted = {n: {"mem_mb": 2000, "runtime": 30, "gpus": 0, "parts": 1} for n in NAMES}
-    wanted["labels"]["parts"] = 3
-    wanted["cost"]["gpus"] = 1
-    (tmp_path / "requests.json").write_text(json.dumps(wanted))
+    tuned = PARAMETERS + NETWORK + 'task: str = "lungs"  # which\n'
+    for book, name, own in (
+        ("03_labels", "labels", PARAMETERS),
+        ("05_finetuning", "finetune", tuned),
+    ):
+        begin, end = BODY.format(stage=name, imports=""), END.format(result="parts")
+        write_notebook(tmp_path / f"notebooks/{book}.ipynb", begin, SHARED, end, parameters=own)
     for name in ("notebooks", "runs", "figures"):
         monkeypatch.setenv(f"DOLLKIT_{name.upper()}", str(tmp_path / name))
     monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
@@ -83,8 +82,9 @@ def place(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def start(place: Path) -> subprocess.Popen[str]:
     """`make reproduce EXECUTOR=slurm` without make."""
     return subprocess.Popen(
-        [sys.executable, "-m", "dollkit.workflow.reproduce", "--profile", "toy", "--jobs", "4"]
-        + ["--executor", "slurm", "--threads", "1", "--requests", f"{place}/requests.json"]
+        [sys.executable, "-m", "dollkit", "reproduce", "--profile", "toy", "--jobs", "4"]
+        + ["--executor", "slurm", "--threads", "1", "--parts", "3"]
+        + ["--default-resources", "mem_mb=attempt * 2000", "runtime=attempt * 30"]
         + ["--slurm-init-seconds-before-status-checks", "2"]  # no accounting here:
         + ["--slurm-status-command", "squeue", "--slurm-no-account"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -102,7 +102,7 @@ def until(true: Callable[[], object]) -> None:
 
 def jobs(place: Path, state: str) -> list[str]:
     """Jobs of the run in a state."""
-    known = cluster.leftovers(place / "runs/toy")
+    known = reproduce.slurm_jobs(place / "runs/toy")
     command = ["squeue", "--noheader", "--states", state, "--format", "%i"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [j for j in done.stdout.split() if j in known]
@@ -131,7 +131,7 @@ def test_parts_are_jobs_of_their_own_and_a_second_run_does_nothing(place: Path) 
     said = finished(start(place), place)
     assert "nothing to do: all 9 stages" in said, said
     # Where a stage runs is no reason to run it again.
-    local = [sys.executable, "-m", "dollkit.workflow.reproduce", "--profile", "toy", "--jobs", "1"]
+    local = [sys.executable, "-m", "dollkit", "reproduce", "--profile", "toy", "--jobs", "1"]
     done = subprocess.run(local, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("nothing to do"), done.stdout
 
@@ -157,7 +157,7 @@ def test_a_killed_controller_leaves_nothing_that_stands_in_the_way(place: Path) 
     running.communicate(timeout=PATIENCE)
     assert jobs(place, "RUNNING") == [job], "the cluster does not know that nobody waits"
     said = finished(start(place), place)
-    assert "1 jobs of an earlier call were ended" in said
+    assert "1 jobs of an earlier call are ended" in said
     assert len(list(place.glob("try-*"))) == 2
 
 
@@ -168,5 +168,5 @@ def test_sigterm_cancels_the_jobs(place: Path) -> None:
     running.send_signal(signal.SIGTERM)
     said, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode == 128 + signal.SIGTERM, said
-    until(lambda: not cluster.leftovers(place / "runs/toy"))
+    until(lambda: not reproduce.slurm_jobs(place / "runs/toy"))
     finished(start(place), place)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ from dollkit.common.errors import InputError
 from dollkit.interactive.your_radiographs import compare, predict
 from dollkit.interactive.your_radiographs.steps import DEPTH, numbers, work_folder
 from dollkit.training import networks
-from dollkit.workflow import limits, parameters, run_lock, stage, stages, stopping
+from dollkit.workflow import limits, parameters, processes, stage, stages
 from dollkit.workflow import run as runner
-from dollkit.workflow.limits import CALLED, FREE, Limit
 
 # What the parameters of notebook 11 may be, so that none is found wrong after hours.
 #
@@ -26,26 +24,19 @@ ACTIVATION = "silu"
 """Of classifiers that are trained here, and of the networks on them."""
 
 
-@cache
-def known() -> dict[str, Limit]:
-    """Parameter -> limit; `CALLED` and `FREE` as in `dollkit.workflow.limits`."""
-    count, natural = limits.least(1), limits.least(0)
-    return {
-        **dict.fromkeys(("films", "findings", "masks", "classifiers"), FREE),
-        **dict.fromkeys(("run", "columns", "classes", "codes", "folds"), CALLED),
-        **dict.fromkeys(("steps", "doll", "arms", "predict_with", "architectures"), CALLED),
-        "compare": FREE,
-        "network": limits.among(networks.NETWORKS),
-        "size": limits.side(),
-        "sizes": limits.each(count),
-        "n_valid": count,
-        "lrs": limits.each(limits.above(0), 1),
-        "seeds": limits.each(natural, 1),
-        "precision": limits.among(compute.PRECISIONS),
-        "margin": natural,
-        "device": limits.among(("", "auto", "cpu", "cuda")),
-        "to": limits.each(limits.among(predict.TO), 1),
-    }
+RANGES: dict[str, Any] = {
+    "network": limits.among(networks.NETWORKS),
+    "size": limits.SIDE,
+    "sizes": limits.several(limits.COUNT, 0),
+    "n_valid": limits.COUNT,
+    "lrs": limits.several(limits.POSITIVE),
+    "seeds": limits.several(limits.NATURAL),
+    "precision": limits.among(compute.PRECISIONS),
+    "margin": limits.DECAY,
+    "device": limits.among(("", "auto", "cpu", "cuda")),
+    "to": limits.several(limits.among(predict.TO)),
+}
+"""What the type of a parameter cannot say, as in `dollkit.workflow.limits`."""
 
 
 def check(given: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
@@ -57,9 +48,9 @@ def check(given: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
     Returns:
         ``steps`` and ``doll``, each number there.
     """
-    for name, limit in known().items():
-        if not limit.holds(given[name]):
-            raise InputError(f"parameter {name!r} {limit.told(given[name])}")
+    known = parameters.declared(parameters.notebooks() / NOTEBOOK)
+    own = {name: given[name] for name in known}
+    parameters.check(parameters.model_of(known, RANGES), own, "")
     work_folder(given["run"])
     steps = numbers("steps", given["steps"], ("classifier", "pretrain", "finetune"))
     doll = numbers("doll", given["doll"], ("train", "valid", "steps"))
@@ -77,10 +68,8 @@ def _networks(architectures: Sequence[str], network: str) -> None:
     if len(set(architectures)) < len(architectures):
         raise InputError(f"parameter 'architectures' is {list(architectures)}: each one once")
     for name in architectures:
-        limits.classifier(
-            {"architecture": name, "depth": 5, "activation": ACTIVATION, "pooling": "lse"}
-        )
-    limits.build(network, architectures[0], DEPTH, ACTIVATION)
+        limits.build_classifier(name, 5, ACTIVATION, "lse")
+    limits.build_network(network, architectures[0], DEPTH, ACTIVATION)
 
 
 NOTEBOOK = "11_your_radiographs.ipynb"
@@ -115,10 +104,6 @@ def run(settings: Mapping[str, Any]) -> Path:
     stage.make_writable(work)
     notebook = parameters.notebooks() / NOTEBOOK
     instance = stages.Instance("own", STAGE, notebook, dict(settings), (), ())
-    earlier = stopping.handle(runner.terminate)
-    try:
-        with run_lock.hold(work):
-            runner.execute(instance, executed, work / "log.txt")
-    finally:
-        stopping.restore(earlier)
+    with processes.handling(processes.terminate), processes.hold(work):
+        runner.execute(instance, executed, work / "log.txt")
     return executed

@@ -1,0 +1,165 @@
+"""The command line, ``python -m dollkit COMMAND``: 0 done, 1 failed, 2 bad input in one line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dollkit.common.errors import InputError
+from dollkit.workflow.processes import KEPT, shortage
+
+ROOMS = {
+    "data": ("dollkit.data.__main__", "data sets on disk: list, find, check, build"),
+    "phantom": ("dollkit.data.phantom.__main__", "phantom films in the layout of a data set"),
+    "labels": ("dollkit.labels.__main__", "a label set: make, show, card, export, score"),
+    "your-radiographs": (
+        "dollkit.interactive.your_radiographs.__main__",
+        "your films: check, run, predict",
+    ),
+    "explorer": ("dollkit.interactive.explorer.__main__", "maps of a run for notebook 10"),
+    "export-network": ("dollkit.training.export", "a network for other programs"),
+    "verify": ("dollkit.report.verify", "do stored tables follow from their rows?"),
+    "compare-profiles": ("dollkit.report.compare_profiles", "two profiles, film by film"),
+    "c2-overview": ("dollkit.report.c2_overview", "the contrasts of all profiles"),
+    "quoted": ("dollkit.report.quoted", "renew the numbers that a text quotes"),
+}
+"""Commands that parse what follows them by themselves: module, help."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in ROOMS:
+        room = importlib.import_module(ROOMS[given[0]][0])
+        return _guarded(lambda: int(room.main(given[1:])))
+    parsed, more = _parser().parse_known_args(given)
+    if more and parsed.command is not _reproduce:  # whose further arguments are Snakemake's
+        _parser().error(f"unrecognized arguments: {' '.join(more)}")
+    parsed.more = more
+    return _guarded(lambda: int(parsed.command(parsed)), parsed)
+
+
+def _guarded(command: Callable[[], int], given: argparse.Namespace | None = None) -> int:
+    """Status of a command; what stops it is one line, at the end of a stage's log too."""
+    from dollkit.workflow.run import StageError
+
+    try:
+        return command()
+    except InputError as error:
+        said, status = str(error), 2
+    except (StageError, ChildProcessError) as error:
+        said, status = shortage(str(error)) or str(error), 1
+    except (OSError, MemoryError) as error:
+        said, status = shortage(f"{type(error).__name__}: {error}"), 1
+        if not said:
+            raise
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and not (isinstance(error.code, int) and error.code > 128):
+            raise
+        said, status = f"stopped from outside; {KEPT}", 1
+    if stage := getattr(given, "instance", ""):
+        said = f"{stage}: {said}"
+    print(said, file=sys.stderr, flush=True)
+    log: Path | None = getattr(given, "log", None)
+    if log is not None and log.parent.is_dir():
+        with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as stream:
+            stream.write(f"{said}\n")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dollkit", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    add = commands.add_parser("reproduce", help="run a profile from data to claims")
+    add.set_defaults(command=_reproduce)
+    _knobs(add)
+    add.add_argument("--jobs", default="1", help="stages at once (%(default)s)")
+    add.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add.add_argument("--executor", default="local", help="local or slurm")
+    add.add_argument("--threads", type=int, default=0, help="CPUs of each stage on a cluster")
+    add.add_argument("--parts", type=int, default=16, help="jobs of a cluster that share a stage")
+
+    add = commands.add_parser("plan", help="what a profile would do and need")
+    add.set_defaults(command=_plan)
+    _knobs(add)
+
+    add = commands.add_parser("check", help="check the parameters of a profile")
+    add.set_defaults(command=_check)
+    _knobs(add)
+
+    add = commands.add_parser("run", help="run one stage of a profile")
+    add.set_defaults(command=_run)
+    _knobs(add)
+    add.add_argument("instance", help="such as data or finetune/pspnet-lungs")
+    add.add_argument("--log", type=Path, help="write what is shown to this file too")
+    add.add_argument("--part", metavar="K/N", help="do this share of its work and leave it")
+    add.add_argument("--with-parent", action="store_true", help="end when the caller is gone")
+    add.add_argument("--threads", type=int, help="CPU threads of the stage")
+
+    for name, (_, text) in ROOMS.items():
+        commands.add_parser(name, help=text)
+    return parser
+
+
+def _knobs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--profile", default="smoke", help="file of notebooks/params (%(default)s)"
+    )
+    command.add_argument("--data", default="", help="folder of data sets")
+
+
+def _reproduce(given: argparse.Namespace) -> int:
+    from dollkit.workflow.reproduce import reproduce
+
+    return reproduce(
+        given.profile, given.data, given.jobs, given.device, *given.more,
+        executor=given.executor, threads=given.threads, parts=given.parts,
+    )  # fmt: skip
+
+
+def _folder(given: argparse.Namespace) -> Path | None:
+    return Path(given.data) if given.data else None
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from dollkit.workflow import plan
+
+    logging.disable(logging.INFO)  # readers tell what they read; the plan tells it in order
+    try:
+        for line in plan.lines(given.profile, _folder(given)):
+            print(line, flush=True)
+    except InputError as error:
+        raise InputError(f"cannot run: {error}") from None
+    finally:
+        logging.disable(logging.NOTSET)
+    return 0
+
+
+def _check(given: argparse.Namespace) -> int:
+    from dollkit.workflow import limits, stages
+
+    limits.check_plan(stages.plan(given.profile, _folder(given)))
+    return 0
+
+
+def _run(given: argparse.Namespace) -> int:
+    from dollkit.common.shares import Part
+    from dollkit.workflow import processes, run
+
+    if given.threads:
+        os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
+    # Idle threads sleep: spinning ones cost the other stages several times their share.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if given.with_parent:
+        processes.end_with_parent()
+    part = Part.parse(given.part) if given.part else None
+    with processes.handling(processes.terminate):
+        run.run(given.instance, given.profile, _folder(given), given.log, part)
+    return 0

