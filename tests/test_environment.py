@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -83,19 +81,10 @@ def test_conda_and_binder_take_their_versions_from_the_lock() -> None:
     assert minor >= int(PROJECT["requires-python"].removeprefix(">=3."))
 
 
-@pytest.mark.skipif(
-    not sys.prefix.startswith(str(paths.ROOT)), reason="not the environment that make sets up"
-)
-def test_installed_versions_are_the_pinned_ones() -> None:
-    installed = {plain(d.metadata["Name"]): d.version for d in importlib.metadata.distributions()}
-    wrong = {n: v for n, v in PINS.items() if n in installed and installed[n] != v}
-    assert wrong == {}
-
-
 def test_torch_and_torchvision_are_a_pair_that_imports() -> None:
-    code = "import torch, torchvision; torchvision.ops.nms"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    import torchvision
+
+    assert callable(torchvision.ops.nms)
 
 
 def test_citation_and_licence_agree_with_the_package() -> None:
@@ -143,35 +132,6 @@ def test_each_target_installs_what_it_lacks(
             ["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         assert set(re.findall(r" -r (\S+)\.lock", done.stdout)) == locks
-
-
-@pytest.mark.parametrize(
-    ("stamps", "free", "message"),
-    [((), 5.0, "needs 11 GiB on /disk and 5.0 are free"), ((), 12.0, "")],
-)
-def test_make_asks_for_room_before_it_installs(
-    tmp_path: Path, stamps: tuple[str, ...], free: float, message: str
-) -> None:
-    folder_with(tmp_path, *stamps)
-    tools = {
-        "df": f"echo header; for i in 1 2; do echo disk 0 0 {int(free * 2**20)} 0% /disk; done",
-        "uname": "echo Linux x86_64",
-        "fake_python": '[ "$1" = -c ] || { echo "started: $*"; exit 3; }',
-    }
-    for name, body in tools.items():
-        tool = tmp_path / name
-        tool.write_text(f"#!/bin/sh\n{body}\n")
-        tool.chmod(0o755)
-    done = subprocess.run(
-        ["make", "test", f"PYTHON={tmp_path}/fake_python"],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert ("started: -m venv --clear .venv" in done.stdout) is (message == "")
 
 
 @pytest.mark.parametrize("wrong", [(), ("ruff format", "pytest", "end_to_end.sh")])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import pkgutil
 import shutil
 from collections.abc import Iterator
@@ -60,13 +59,6 @@ def test_every_public_module_has_one_page(hooks: ModuleType) -> None:
     pages = [page for page in leaves(nav) if page.startswith("api/")]
     assert sorted(pages) == sorted(hooks.page_of(name) for name in public)
     assert len(set(pages)) == len(pages)
-
-
-def test_groups_name_what_there_is(hooks: ModuleType) -> None:
-    tops = {m.name for m in pkgutil.iter_modules(dollkit.__path__)}
-    named = [name for names in hooks.GROUPS.values() for name in names.split()]
-    assert set(named) <= tops
-    assert len(set(named)) == len(named)
 
 
 @pytest.mark.slow
@@ -151,14 +143,6 @@ def test_films_of_a_data_set_come_with_a_notice(
     assert (hooks.NOTICE in text) is (source == "open")
 
 
-def test_a_damaged_notebook_is_named(hooks: ModuleType, tmp_path: Path) -> None:
-    from mkdocs.exceptions import PluginError
-
-    (tmp_path / "data.ipynb").write_text("{")
-    with pytest.raises(PluginError, match=r"data\.ipynb: not a notebook .*run its stage again"):
-        hooks.notebook(tmp_path / "data.ipynb", "01_data", "p")
-
-
 def build(root: Path) -> Path:
     from mkdocs.commands.build import build as build_site
 
@@ -191,18 +175,6 @@ def test_a_small_site(small: Path) -> None:
     assert (site / "figures" / "open" / "figure4.png").is_file()
     assert "file, row or parameter" in (site / "api" / "dollkit.common.errors.html").read_text()
     assert loads(site) == []
-
-
-@pytest.mark.slow
-def test_a_link_that_leads_nowhere_stops_the_build(
-    small: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    from mkdocs.exceptions import Abort
-
-    (small / "docs" / "a.md").write_text("# A\n\n[gone](b.md)\n")
-    with caplog.at_level(logging.WARNING), pytest.raises(Abort):
-        build(small)
-    assert "'b.md'" in caplog.text
 
 
 @pytest.mark.parametrize(

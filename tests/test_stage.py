@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +95,14 @@ def test_beginning_again_removes_the_old_manifest_but_no_other_file(toy: Path) -
     assert (data.path / "result.txt").is_file()
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut"])
-def test_an_incomplete_input_is_named(toy: Path, damage: str) -> None:
-    data = make("data")
-    file = data.path / "result.txt"
-    if damage == "missing":
-        file.unlink()
-    else:
-        file.write_text("dat")
-    with pytest.raises(InputError, match=r"needs data, but .*result\.txt") as error:
+def test_an_incomplete_input_is_named(toy: Path) -> None:
+    file = make("data").path / "result.txt"
+    file.write_text("dat")
+    with pytest.raises(InputError, match=r"needs data, but .*result\.txt has 3 bytes, not 4"):
         begin("classifiers", VALUES | {"architecture": "a"})
-    assert ("is gone" if damage == "missing" else "has 3 bytes, not 4") in str(error.value)
+    file.unlink()
+    with pytest.raises(InputError, match=r"needs data, but .*result\.txt is gone"):
+        begin("classifiers", VALUES | {"architecture": "a"})
 
 
 def test_inputs_are_those_of_the_matrix(toy: Path) -> None:
@@ -164,13 +160,6 @@ def test_an_output_folder_that_cannot_be_made(toy: Path, monkeypatch: pytest.Mon
     with pytest.raises(InputError, match="cannot be written to") as error:
         begin("data", VALUES)
     assert str(toy / "file") in str(error.value)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_output_folder(toy: Path) -> None:
-    (toy / "runs").mkdir(mode=0o500)
-    with pytest.raises(InputError, match="cannot be written to"):
-        begin("data", VALUES)
 
 
 def test_nan_in_notes_is_refused_and_leaves_no_manifest(toy: Path) -> None:

@@ -79,7 +79,7 @@ def digest(value: Any) -> str:
 def code_of(modules: Iterable[str]) -> dict[str, str]:
     """SHA-256 of modules of ours and of all of ours that they import, by path in the repository.
 
-    Unlike `dollkit.workflow.sources.source_files` this leaves out the ``__init__.py`` of the
+    Unlike `dollkit.workflow.stages.source_files` this leaves out the ``__init__.py`` of the
     packages that
     the modules lie in: that of the readers imports every reader, and none decides another's films.
 

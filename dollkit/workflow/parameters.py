@@ -113,12 +113,12 @@ def _type(node: ast.expr) -> Any:
             return inner and inner | None
         case ast.Subscript(value=ast.Name(id="list"), slice=element):
             inner = _type(element)
-            return inner and list[inner]
+            return inner and list[inner]  # type: ignore[valid-type]
         case ast.Subscript(
             value=ast.Name(id="dict"), slice=ast.Tuple(elts=[ast.Name(id="str"), element])
         ):
             inner = _type(element)
-            return inner and dict[str, inner]
+            return inner and dict[str, inner]  # type: ignore[valid-type]
     return None
 
 

@@ -1,7 +1,8 @@
 """What a run would do and need (``make plan``): films, masks and positives counted, time estimated.
 
-No picture is decoded and nothing is written. Time is work over rates: passes through networks in
-floating-point operations, at the rates of the committed run of profile ``laptop``.
+No picture is decoded and nothing is written. Time is work over rates: pixels that pass through
+networks, at the rates of the committed run of profile ``laptop``. Operations would tell no better:
+depthwise convolutions take ten times as long for each as ResNets do.
 """
 
 from __future__ import annotations
@@ -12,16 +13,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from dollkit import data
-from dollkit.classifiers.model import Classifier
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
@@ -32,14 +29,14 @@ from dollkit.data.film_table import check_files
 from dollkit.data.films import SPLITS, states_of
 from dollkit.data.sets.phantom import CLASSES, PhantomPlan, phantom_films
 from dollkit.finetuning import run, settings
-from dollkit.training import imagenet, networks
+from dollkit.training import imagenet
 from dollkit.workflow import limits, stage, stages
 
 BASE = "figures/laptop/provenance.json"
 """The run that rates come from: it makes its own films, so its work is known."""
 QUOTAS = ("n_films", "valid_fraction", "test_fraction", "n_train_pool", "n_valid", "n_test")
-CHECKPOINT = 5
-"""Copies of a network's weights on disk: its own, two moments of AdamW, the best, and the last."""
+NETWORK_MB = 70
+"""Of a network that is trained: weights, two moments of AdamW, the best and the last weights."""
 
 Given = Mapping[str, Any]
 
@@ -149,18 +146,14 @@ def _notes(given: Mapping[str, Given], stores: Mapping[str, Films]) -> Iterator[
     for name, store in stores.items():
         if store.source == PHANTOM != given["data"]["stores"].get(name, given["data"]["source"]):
             yield f"{name} come from the phantom: no data set in the folder gives them"
-    shown = positive[(split == "train").to_numpy()].any()
-    if not shown.all():
-        yield f"no positive training film, so not learnt: {', '.join(shown.index[~shown])}"
     classes = [finding for finding in PATHOLOGIES if finding in films.masks]
-    if not classes:
-        yield "no masks of findings: labels are stored and not judged, claims say so"
-        return
     usable = (films.masks[classes].to_numpy() & positive[classes].to_numpy()).any(axis=1)
     judged = int((usable & (split == labels["judge_split"]).to_numpy()).sum())
-    if not judged:
+    if not classes:
+        yield "no masks of findings: labels are stored and not judged, claims say so"
+    elif not judged:
         raise InputError(f"films: split {labels['judge_split']!r} has no mask to judge labels by")
-    if judged < labels["n_judge"]:
+    elif judged < labels["n_judge"]:
         yield f"n_judge is {labels['n_judge']}: {judged} films have a mask to judge by"
 
 
@@ -173,9 +166,9 @@ def _tuning_lines(name: str, given: dict[str, Any], stores: Mapping[str, Films])
             "phantom, or take the task out of the matrix"
         )
     table = stores[task].masked
-    if len(given["folds"]) > 1 and table["fold"].nunique() < 2:
-        raise InputError(f"{name}: parameter 'folds': these films have no folds; use [0]")
     try:
+        if len(given["folds"]) > 1 and table["fold"].nunique() < 2:
+            raise InputError("parameter 'folds': these films have no folds, use [0]")
         parts = [run.split(table, f, given["n_train"], given["n_valid"], 0) for f in given["folds"]]
     except InputError as error:
         raise InputError(
@@ -203,40 +196,20 @@ def trainings(given: Given) -> int:
     return each * len(given["folds"])
 
 
-@cache
-def _network(kind: str, encoder: str, depth: int, side: int) -> tuple[float, int]:
-    """Operations of one film's pass through a network, and numbers in its state."""
-    if kind == "classifier":
-        net: torch.nn.Module = Classifier(encoder, depth, "relu", "avg")
-    else:
-        net = networks.build(kind, encoder, len(FINDINGS), depth=depth)
-    net.to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(torch.empty(1, 1, side, side, device="meta"))
-    return float(counter.get_total_flops()), sum(t.numel() for t in net.state_dict().values())
-
-
-def _size(given: Given, side: int) -> tuple[float, int]:
-    if "architecture" in given:
-        return _network("classifier", given["architecture"], given["depth"], side)
-    return _network(given["network"], given["encoder"], given["encoder_depth"], side)
-
-
 def work(name: str, run: Mapping[str, Given]) -> float:
-    """Work of a stage of a run in the unit of its family: operations, films, or the stage."""
+    """Work of a stage of a run in the unit of its family: pixels, films, or the stage itself."""
     family, given, side = name.split("/")[0], run[name], run["data"]["size"]
     if family == "data":
         return float(given["n_films"] + 3 * sum(given[n] for n in QUOTAS[3:]))
     if family == "labels":
-        models = [p for n, p in run.items() if n.startswith("classifiers/")]
-        passes = (given["steps"] or given["most_steps"]) * sum(_size(p, side)[0] for p in models)
-        return float(passes * (given["n_label"] + given["n_hold"] + given["n_judge"]))
+        films = given["n_label"] + given["n_hold"] + given["n_judge"]
+        models = sum(n.startswith("classifiers/") for n in run)
+        return float(films * (given["steps"] or given["most_steps"]) * models * side**2)
     if family not in ("classifiers", "pretrain", "finetune"):
         return 1.0
     times = trainings(given) if family == "finetune" else given.get("repeats", 1)
-    sides = (given.get("small") or side, side)  # of the first and of the second half
-    passes = times * given["steps"] * given["batch"]
-    return float(passes * sum(_size(given, s)[0] for s in sides) / 2)
+    first = given.get("small") or side  # side of films in the first half of the steps
+    return float(times * given["steps"] * given["batch"] * (first**2 + side**2) / 2)
 
 
 def rates() -> dict[str, float]:
@@ -262,15 +235,15 @@ def rates() -> dict[str, float]:
 def _time(run: dict[str, dict[str, Any]], todo: list[str], stores: Mapping[str, Films]) -> str:
     labels, measured = run["labels"], rates()
     labels["n_label"] = min(labels["n_label"], stores["films"].to_label["train"])
-    spent: dict[str, float] = defaultdict(float)
+    seconds = 0.0
     for name in todo:
         family = name.split("/")[0]
         units = sum(len(s.films) for s in stores.values()) if family == "data" else work(name, run)
-        spent[family] += measured.get(family, 0.0) * units * 2 / cores()
-    each = ", ".join(f"{family} {clock(seconds)}" for family, seconds in spent.items())
+        seconds += measured.get(family, 0.0) * units * 2 / cores()
+    told = f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
     return (
-        f"Time: about {clock(sum(spent.values()))} on {cores()} cores like the two of {BASE}, "
-        f"within a factor of two; a GPU was not measured. {each}"
+        f"Time: at most about {told} on {cores()} cores like the two of {BASE} with networks of "
+        "that size; half with bfloat16 in the processor; a GPU was not measured"
     )
 
 
@@ -278,15 +251,10 @@ def _disk(run: Mapping[str, Given], stores: Mapping[str, Films]) -> str:
     side = run["data"]["size"]
     size = sum(len(s.films) * (1 + s.masks.shape[1] / 8) * side**2 for s in stores.values())
     for given in run.values():
-        if "precision" in given and ("architecture" in given or "arm" in given):
-            size += given.get("repeats", 1) * CHECKPOINT * 4 * _size(given, side)[1]
+        size += NETWORK_MB * 1e6 * given.get("repeats", 1) * ("batch" in given)
+        if "task" in given:
+            tested = stores[given["task"]].masks.loc[stores[given["task"]].films["split"] == "test"]
+            size += trainings(given) * tested.size * side**2 / 8  # predicted masks, a bit a pixel
     free = shutil.disk_usage(next(p for p in paths.runs().parents if p.is_dir())).free
     enough = "enough" if size < free else "NOT ENOUGH"
-    return f"Disk: about {size / 1e6:,.0f} MB and predictions; free: {free / 1e6:,.0f} MB, {enough}"
-
-
-def clock(seconds: float) -> str:
-    """Seconds in a unit that suits them."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+    return f"Disk: about {size / 1e6:,.0f} MB; free: {free / 1e6:,.0f} MB, {enough}"

@@ -22,8 +22,6 @@ EXECUTORS = ("local", "slurm")
 TRIGGERS = ("mtime", "params")
 """Not ``code`` (the Snakefile's own text) nor ``software-env``: neither changes a result. Nor
 ``input``: what a stage reads is among its params, and the shares of a stage are no result."""
-SHARES = 16
-"""Jobs of a cluster that share the work of labels, and of each fine-tuning stage."""
 
 
 def check_knobs(
@@ -48,11 +46,7 @@ def check_knobs(
 
 
 def drop_damaged(names: Sequence[str], profile: str) -> list[str]:
-    """Delete the manifest of each artefact that misses a file, so that its stage runs again.
-
-    Returns:
-        One line per artefact dropped.
-    """
+    """Delete the manifest of each artefact that misses a file; one line for each."""
     dropped = []
     for name in names:
         folder = paths.runs() / profile / name
@@ -96,7 +90,7 @@ def snakemake(
     threads: int = 0,
     parts: int = 1,
 ) -> int:
-    """Run Snakemake over a profile, its progress and reasons on our own streams.
+    """Run Snakemake over a profile; returns its exit status, or 128 + a signal's number.
 
     Args:
         jobs: stages at once; on this machine they share the cores.
@@ -104,9 +98,6 @@ def snakemake(
         executor: ``local``, or a folder of ``cluster/`` with a workflow profile of Snakemake.
         threads: of each stage; 0: its share of the cores.
         parts: jobs that share the work of a stage, where it can be shared.
-
-    Returns:
-        Snakemake's exit status, or 128 + a signal's number.
     """
     threads = threads or max(1, cores() // jobs)
     folder = paths.runs() / profile
@@ -199,7 +190,7 @@ def reproduce(
     *more: str,
     executor: str = "local",
     threads: int = 0,
-    parts: int = SHARES,
+    parts: int = 1,
 ) -> int:
     """Run a profile; returns the exit status. Bad knobs or parameters raise `InputError`."""
     folder, workers = check_knobs(profile, data, jobs, device, executor)

@@ -64,14 +64,11 @@ class _Lines(logging.Formatter):
 def run(
     name: str, profile: str, data: Path | None, log: Path | None = None, part: Part | None = None
 ) -> Path | None:
-    """Run one stage instance.
+    """Run one stage instance; returns the path of its manifest, None after a part.
 
     Args:
         log: file that gets what is shown on the terminal too.
         part: share of the stage's work to do and leave, see `shares`.
-
-    Returns:
-        Path of the manifest; None after a part.
 
     Raises:
         StageError: the notebook failed, stopped early, or wrote no (or a wrong) manifest.
@@ -108,7 +105,6 @@ def execute(
     """Execute a notebook in a kernel of this interpreter, and check that it went to its end.
 
     Args:
-        instance: its notebook and parameters count.
         executed: file that gets the executed notebook.
         log, part: as for `run`.
 

@@ -157,9 +157,7 @@ class RunningStage:
         }
         target = self.path / MANIFEST
         text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        partial = target.with_suffix(".tmp")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
+        _write(target, text)
         return target
 
     def _delete_stale(self, report: Iterable[str]) -> None:
@@ -169,7 +167,7 @@ class RunningStage:
         for name in set(earlier) - set(report):
             if not name.startswith(("/", "..")):
                 (paths.figures() / name).unlink(missing_ok=True)
-        note.write_text(json.dumps(list(report)), encoding="utf-8")
+        _write(note, json.dumps(list(report)))
 
 
 def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
@@ -186,13 +184,10 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
     profile = values.get("profile")
     if not isinstance(profile, str):
         raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
-    items: dict[str, str] = {}
     for listed, parameter in kind.over:
-        item = values.get(parameter)
-        if not isinstance(item, str) or not item:
+        if not values.get(parameter):
             raise InputError(f"{notebook}: say which of {listed} by '{parameter}'")
-        items[parameter] = item
-    name = stages.name_of(kind, items)
+    name = stages.name_of(kind, {p: str(values[p]) for p in kind.parameters})
     of = stages.matrix(profile)
     hashes = {i: check_artefact(i, profile, needed_by=name) for i in of.inputs_of(name)}
     path = paths.runs() / profile / name
@@ -263,6 +258,13 @@ def make_writable(folder: Path) -> None:
             f"{folder}: cannot be written to ({error.strerror}); make it writable, or choose "
             f"another place by DOLLKIT_RUNS or DOLLKIT_FIGURES"
         ) from None
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = file.with_suffix(".tmp")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
 
 
 def describe(file: Path) -> dict[str, Json]:

@@ -1,1 +1,0 @@
-"""A corpus of bad inputs: each must be refused in one clear line, before anything is damaged."""
