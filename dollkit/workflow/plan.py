@@ -28,7 +28,7 @@ from dollkit.data.datasets import PHANTOM
 from dollkit.data.film_table import check_files
 from dollkit.data.films import SPLITS, states_of
 from dollkit.data.sets.phantom import CLASSES, PhantomPlan, phantom_films
-from dollkit.finetuning import run, settings
+from dollkit.finetuning import grid, run
 from dollkit.training import imagenet
 from dollkit.workflow import limits, stage, stages
 
@@ -189,9 +189,9 @@ def _tuning_lines(name: str, given: dict[str, Any], stores: Mapping[str, Films])
 
 def trainings(given: Given) -> int:
     """Training runs of a fine-tuning stage: each setting tries its rates, then the other seeds."""
-    tried = settings.tunings_of(given["arms"], given["tunings"], given["lrs"])
+    tried = grid.tunings_of(given["arms"], given["tunings"], given["lrs"])
     sizes = dict.fromkeys(given["sizes"], given["size_arms"])
-    cells = settings.cells_of(tried, given["n_train"], sizes)
+    cells = grid.cells_of(tried, given["n_train"], sizes)
     each = sum(len(cell.lrs) + len(given["seeds"]) - 1 for cell in cells)
     return each * len(given["folds"])
 
