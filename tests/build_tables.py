@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from dollkit.data import store_builder
 from dollkit.data.film_table import BOX_COLUMNS, FilmTable, blank_films
 from dollkit.data.masks import MaskFile
 
@@ -54,15 +54,14 @@ def read(root: Path) -> FilmTable:
 
 def slow_build(root: Path, out: Path) -> None:
     """Build with a pause in every chunk, so that there is time to be killed."""
-    builder = importlib.import_module("dollkit.data.store_builder")  # not the function of that name
-    decode = builder.decode
+    decode = store_builder.decode
 
     def slow(*given: object) -> object:
         time.sleep(0.3)
         return decode(*given)
 
-    builder.decode = slow  # type: ignore[attr-defined]
-    builder.build_store(read(root), out, SIZE, skip_bad=True, workers=1)
+    store_builder.decode = slow  # type: ignore[assignment]
+    store_builder.build_store(read(root), out, SIZE, skip_bad=True, workers=1)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ if [[ ${2:-} = all ]]; then
     "$python" -m tests.site_loads "$folder/site"
     cp -r "$DOLLKIT_RUNS" "$folder/copy"
     DOLLKIT_RUNS=$folder/copy DOLLKIT_FIGURES=$folder/copied nbval "$books"/0[1-9]_*.ipynb
-    "$python" -m dollkit phantom --out "$folder/sets" --layout all --n 40 --size 64 2> /dev/null
+    "$python" -m tests.phantom_layouts --out "$folder/sets" --n 40 --size 64
     for name in chexpert jsrt nlm covid_qu_ex; do
         "$python" -m dollkit data check "$name" "$folder/sets" --subset --decode 2> /dev/null | tail -1
     done

@@ -10,7 +10,7 @@ import torch
 
 from dollkit.common import compute
 from dollkit.common.findings import FINDINGS
-from dollkit.data.films import COLUMNS
+from dollkit.data.film_table import COLUMNS
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_writer import StoreWriter
 from dollkit.finetuning import grid

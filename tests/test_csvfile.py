@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dollkit.common.errors import InputError
-from dollkit.data.csvfile import BadRows, CsvTable, is_inside, read_csv, reject
+from dollkit.data.csvfile import BadRows, CsvTable, is_inside, read_csv
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -61,22 +61,17 @@ def test_a_table_of_semicolons_or_tabs_is_told_as_such(tmp_path: Path, text: str
         read_csv(write(tmp_path / "a.csv", text), hint="use commas")
 
 
-def test_names_may_hold_semicolons(tmp_path: Path) -> None:
+def test_names_may_hold_semicolons_and_replace_a_header_that_lies(tmp_path: Path) -> None:
     for header in ("a,note (x; y; z)", "note (x; y),a"):
         assert len(read_csv(write(tmp_path / "a.csv", f"{header}\n1,2\n"), ("a",))) == 1
-    table = read_csv(write(tmp_path / "a.csv", "x;y;z,v\n1,2\n"), names=("a", "b"))
-    assert table.frame["b"].tolist() == ["2"]
+    path = write(tmp_path / "b.csv", "Index;Box [x,y,w,h]\nf.png,1,2,3,4\n")
+    table = read_csv(path, names=("file", "x", "y", "w", "h"))
+    assert table.frame.loc[0, ["file", "x", "h"]].tolist() == ["f.png", "1", "4"]
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv: no such file: ask Stanford"):
         read_csv(tmp_path / "none.csv", hint="ask Stanford")
-
-
-def test_own_names_replace_a_header_that_lies(tmp_path: Path) -> None:
-    path = write(tmp_path / "b.csv", "Index,Box [x,y,w,h]\nf.png,1,2,3,4\n")
-    table = read_csv(path, names=("file", "x", "y", "w", "h"))
-    assert table.frame.loc[0, ["file", "x", "h"]].tolist() == ["f.png", "1", "4"]
 
 
 def test_wrong_rows_stop_or_are_noted_and_dropped(tmp_path: Path) -> None:
@@ -109,7 +104,7 @@ def test_paths_that_lead_elsewhere_are_wrong_rows(text: str) -> None:
     assert not is_inside(text)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.text(max_size=30))
 def test_a_path_called_inside_stays_inside(text: str) -> None:
     if is_inside(text):
@@ -117,7 +112,7 @@ def test_a_path_called_inside_stays_inside(text: str) -> None:
         assert os.path.normpath(f"/root/{clean}").startswith("/root/") or set(clean) <= set("./")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, b: bytes
@@ -132,8 +127,3 @@ def test_any_bytes_are_a_table_or_one_line(
         assert isinstance(table, CsvTable)
         assert all(isinstance(v, str) for v in table.frame["id"])
     assert "\n" not in message
-
-
-def test_reject_raises_without_a_collector() -> None:
-    with pytest.raises(InputError, match=r"^f, row 1: odd$"):
-        reject(None, "f", "f, row 1", "odd")

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.data.films import COLUMNS
+from dollkit.data.film_table import COLUMNS
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_writer import StoreWriter

@@ -23,7 +23,7 @@ from dollkit.classifiers.model import create, load_classifiers
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.data.films import COLUMNS
+from dollkit.data.film_table import COLUMNS
 from dollkit.data.store import open_store
 from dollkit.data.store_writer import StoreWriter
 from dollkit.labels import film_set, make

@@ -16,8 +16,14 @@ from dollkit.common.findings import (
     PATHOLOGIES,
     UNCERTAIN,
 )
-from dollkit.data.phantom.label_noise import CHEXPERT_COUNTS, CHEXPERT_ROWS, observe_labels, rates
-from dollkit.data.phantom.population import COHORTS, sample_population
+from dollkit.data.phantom.population import (
+    CHEXPERT_COUNTS,
+    CHEXPERT_ROWS,
+    COHORTS,
+    observe_labels,
+    rates,
+    sample_population,
+)
 from dollkit.data.phantom.protocol import Protocol
 
 

@@ -12,7 +12,6 @@ import pytest
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, NOT_MENTIONED, UNCERTAIN
 from dollkit.data import build
-from dollkit.data.phantom.layouts import write_tree
 from dollkit.data.phantom.population import sample_population
 from dollkit.data.phantom.render import render
 from dollkit.data.sets.phantom import (
@@ -24,6 +23,7 @@ from dollkit.data.sets.phantom import (
     phantom_films,
 )
 from dollkit.data.store import open_store
+from tests.phantom_layouts import write_tree
 
 SMALL: dict[str, Any] = {"n_films": 40, "n_train_pool": 4, "n_valid": 2, "n_test": 3}
 
@@ -116,7 +116,7 @@ def test_bad_plans(tmp_path: Path, values: dict[str, Any], message: str) -> None
 
 
 def test_tree_on_disk_reads_like_chexpert(tmp_path: Path) -> None:
-    write_tree(tmp_path / "tree", 24, 64, 5, valid_fraction=0.3, progress=False)
+    write_tree(tmp_path / "tree", 24, 64, 5, valid_fraction=0.3)
     store = open_store(build("chexpert", tmp_path / "tree", tmp_path / "out", 64)["films"])
     assert len(store) == 24
     assert set(store.films["split"]) >= {"train", "test"}

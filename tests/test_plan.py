@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from dollkit.common.findings import FINDINGS
-from dollkit.data.phantom.layouts import write_layout, write_tree
 from dollkit.workflow import cli, plan, stages
+from tests.phantom_layouts import write_layout, write_tree
 
 CHEXPERT, COVID = "CheXpert-v1.0-small", "COVID-QU-Ex"
 
@@ -22,8 +22,8 @@ CHEXPERT, COVID = "CheXpert-v1.0-small", "COVID-QU-Ex"
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CheXpert and COVID-QU-Ex, and nothing for organs."""
     out = tmp_path_factory.mktemp("plan") / "two"
-    write_tree(out / CHEXPERT, 40, 64, 0, valid_fraction=0.3, progress=False)
-    write_layout(out / COVID, "covid-qu-ex", 64, 64, 1, progress=False)
+    write_tree(out / CHEXPERT, 40, 64, 0, valid_fraction=0.3)
+    write_layout(out / COVID, "covid-qu-ex", 64, 64, 1)
     return out
 
 
@@ -90,7 +90,7 @@ def test_too_few_masks_stop_after_the_counts(
     """The paper's profile wants 16 films to train on: this JSRT has 16 in all."""
     more = tmp_path / "more"
     shutil.copytree(two, more)
-    write_layout(more / "JSRT", "jsrt", 16, 64, 2, progress=False)
+    write_layout(more / "JSRT", "jsrt", 16, 64, 2)
     out, line = refused(capsys, "--profile", "paper", "--data", str(more))
     assert "organs, from jsrt: 16" in out
     assert "finetune/pspnet-organs: parameter 'n_train' is 16" in line

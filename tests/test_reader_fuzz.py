@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dollkit.common.errors import InputError
+from dollkit.data import DATASETS
 from dollkit.data.check import survey
-from dollkit.data.datasets import DATASETS
-from dollkit.data.phantom.layouts import write_layout
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
 from tests import test_generalblockchain, test_nih, test_own, test_v7
 from tests.chexpert_trees import segmented, write_chexpert, write_truth
+from tests.phantom_layouts import write_layout
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def own(root: Path) -> None:
 
 
 def phantom(root: Path, layout: str, n: int) -> None:
-    write_layout(root, layout, n, 64, 0, progress=False)
+    write_layout(root, layout, n, 64, 0)
 
 
 TREES: dict[str, Callable[[Path], object]] = {

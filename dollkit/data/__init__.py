@@ -5,27 +5,136 @@ from __future__ import annotations
 import inspect
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from dollkit.common.errors import InputError
 from dollkit.data.dataset import STORES, DataSet
-from dollkit.data.datasets import DATASETS, PHANTOM, assign, check_stores, found, named, place
-from dollkit.data.film_table import FilmTable, check_files, require_positives
+from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.phantom.protocol import Protocol
 from dollkit.data.phantom.render import check_size
+from dollkit.data.sets.chexpert import CHEXLOCALIZE
+from dollkit.data.sets.chexpert import DATASET as CHEXPERT
+from dollkit.data.sets.covid_chestxray import DATASET as IEEE8023
+from dollkit.data.sets.covid_qu_ex import DATASET as COVID_QU_EX
+from dollkit.data.sets.general_blockchain import DATASET as GENERALBLOCKCHAIN
+from dollkit.data.sets.jsrt import DATASET as JSRT
+from dollkit.data.sets.nih import DATASET as NIH
+from dollkit.data.sets.nlm import DATASET as NLM
+from dollkit.data.sets.nlm import MONTGOMERY, SHENZHEN
+from dollkit.data.sets.open_pack import DATASET as OPEN
+from dollkit.data.sets.own_folder import DATASET as FOLDER
 from dollkit.data.sets.phantom import PhantomPlan, build_phantom
+from dollkit.data.sets.v7 import DATASET as V7
 from dollkit.data.splits import keep_apart
 from dollkit.data.store_builder import build_store
 from dollkit.data.store_writer import unwritable
 
-__all__ = ["SOURCES", "FilmTable", "PhantomPlan", "build", "read", "require_positives"]
-
 log = logging.getLogger(__name__)
+
+DATASETS: dict[str, DataSet] = {
+    data_set.name: data_set
+    for data_set in (
+        *(CHEXPERT, CHEXLOCALIZE, NIH, JSRT, MONTGOMERY, SHENZHEN, NLM, COVID_QU_EX),
+        *(IEEE8023, GENERALBLOCKCHAIN, V7, OPEN, FOLDER),
+    )
+}
+"""Data sets that can be read, by name."""
+
+PHANTOM = "phantom"
+"""Stands where a data set's name may, for films that are rendered and lie in no folder."""
 
 SOURCES = (PHANTOM, "auto", *DATASETS)
 """What ``source`` may be; names of data sets may be joined by ``+``."""
+
+PREFERRED: dict[str, tuple[str, ...]] = {
+    "films": ("chexpert", "nih", "open", "folder", "ieee8023"),
+    "lungs": ("nlm", "montgomery", "shenzhen", "v7", "open", "folder", "covid_qu_ex", "jsrt"),
+    "infection": ("covid_qu_ex", "open", "folder", "generalblockchain"),
+    "organs": ("jsrt", "open", "folder", "generalblockchain"),
+}
+"""Which data set gives a store when several in one folder could: the paper's own come first."""
+
+
+def named(name: str) -> DataSet:
+    """A data set by name; `InputError` naming the known ones."""
+    if name not in DATASETS:
+        raise InputError(f"unknown data set {name!r}: use one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def place(folder: Path, name: str) -> Path | None:
+    """Root of one data set in a folder or else in one of its sub-folders; None if not there."""
+    data_set = DATASETS[name]
+    here = data_set.find(folder)
+    if here is not None:
+        return here
+    places = sorted(p for p in folder.iterdir() if p.is_dir())
+    roots = {root.resolve(): root for p in places if (root := data_set.find(p))}
+    if len(roots) > 1:
+        one, other = list(roots.values())[:2]
+        raise InputError(
+            f"{folder}: {data_set.title} lies there twice ({one} and {other}): name one of them "
+            "as the folder"
+        )
+    return next(iter(roots.values()), None)
+
+
+def found(folder: Path) -> dict[str, Path]:
+    """Data sets in a folder or in one of its sub-folders: name -> where it was found."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; data/README.md shows the expected trees")
+    places = {name: root for name in DATASETS if (root := place(folder, name))}
+    if not places:
+        raise InputError(f"{folder}: no known data set here; data/README.md shows the trees")
+    return places
+
+
+def check_stores(wanted: Mapping[str, str] | None, source: str = "") -> None:
+    """What parameter ``stores`` says of itself: known stores, no data set beside ``phantom``."""
+    for store, name in (wanted or {}).items():
+        if store not in STORES:
+            raise InputError(f"parameter 'stores' has no {store!r}: use {', '.join(STORES)}")
+        if source == PHANTOM and name != PHANTOM:
+            raise InputError(
+                f"parameter 'stores' wants {store} from {name!r}, but 'source' is phantom: name "
+                "the data sets there, and phantom in 'stores' for what it shall give"
+            )
+
+
+def candidates(
+    available: Collection[str], wanted: Mapping[str, str] | None = None, others: bool = False
+) -> dict[str, list[str]]:
+    """Data sets at hand that could give each store, the best first; the phantom's are left out.
+
+    Args:
+        wanted: store -> data set, where the order of `PREFERRED` is not what is meant.
+        others: sets that `PREFERRED` leaves out for a store come last.
+    """
+    check_stores(wanted)
+    ranked: dict[str, list[str]] = {}
+    for store in STORES:
+        spare = [name for name in available if others and store in DATASETS[name].stores]
+        preferred = dict.fromkeys((*PREFERRED[store], *spare))
+        ranked[store] = [name for name in preferred if name in available]
+    for store, name in (wanted or {}).items():
+        if name == PHANTOM:
+            del ranked[store]
+        elif name not in available:
+            known = ", ".join(available) or "none"
+            raise InputError(
+                f"parameter 'stores': no {name!r} for {store} here; found: {known}; or say phantom"
+            )
+        elif store not in DATASETS[name].stores:
+            raise _gives_no(name, store)
+        else:
+            ranked[store] = [name]
+    return ranked
+
+
+def _gives_no(name: str, store: str) -> InputError:
+    return InputError(f"parameter 'stores': data set {name!r} has no {store}")
 
 
 def read(
@@ -39,12 +148,11 @@ def read(
 ) -> dict[str, FilmTable]:
     """Tables of the data sets in a folder, by the name of the store that they become.
 
-    Patients that judge a task are kept out of training on findings, see `apart.keep_apart`.
+    Patients that judge a task are kept out of training on findings, see `keep_apart`.
 
     Args:
         source: ``auto`` (every data set that lies in the folder or one below), or names of data
             sets joined by ``+``.
-        data_dir: the folder.
         valid_fraction: share of the training patients that validate, for sets without a
             validation split of their own (chexpert, nih).
         skip_bad: note wrong rows in the table's ``bad`` instead of stopping at the first.
@@ -59,29 +167,29 @@ def read(
             f"parameter 'data_dir' is {str(data_dir)!r}: no such folder; give the folder of the "
             f"{source} data (DATA=...)"
         )
-    places = _places(source, root)
+    if source == "auto":
+        places = found(root)
+    else:
+        sets = [named(name) for name in source.split("+")]
+        places = {s.name: place(root, s.name) or s.locate(root) for s in sets}
     chosen_options = _options(options or {}, places)
     tables: dict[str, dict[str, FilmTable]] = {}
     out: dict[str, FilmTable] = {}
-    empty: set[tuple[str, str]] = set()
-    while True:
-        # A set may have a store in principle and not in this copy: the next one is asked then.
-        # A set that somebody names is wanted for all that it has.
-        chosen = assign(places, stores, empty, others=source != "auto")
-        free = {s: n for s, n in chosen.items() if s not in out}
-        if not free:
-            break
-        for store, name in free.items():
+    # A set that somebody names is wanted for all that it has.
+    for store, names in candidates(places, stores, others=source != "auto").items():
+        for name in names:
             if name not in tables:
-                extra = _extra(DATASETS[name], valid_fraction)
                 log.info("reading %s in %s", DATASETS[name].title, places[name])
+                extra = _extra(DATASETS[name], valid_fraction)
                 tables[name] = DATASETS[name].tables(
                     places[name], chosen_options.get(name), skip_bad, **extra
                 )
             if store in tables[name]:
                 out[store] = tables[name][store]
-            else:
-                empty.add((store, name))
+                break
+            # It may have the store in principle and not in this copy: the next one is asked.
+            if store in (stores or {}):
+                raise _gives_no(name, store)
     if not out and PHANTOM in (stores or {}).values():
         raise InputError(
             f"parameter 'stores' leaves {source} nothing to give but the phantom's: say "
@@ -89,7 +197,7 @@ def read(
         )
     if not out:
         raise InputError(f"{root}: {source} gives no films; data/README.md shows the trees")
-    return keep_apart({store: out[store] for store in STORES if store in out})
+    return keep_apart(out)
 
 
 def build(
@@ -108,26 +216,19 @@ def build(
     phantom: Mapping[str, Any] | None = None,
     alone: bool = False,
 ) -> dict[str, Path]:
-    """Build the stores of a run.
+    """Build the stores of a run: path of each by name, a folder of `out`.
 
     Args:
-        source: ``phantom`` (films, lungs, infection, organs), ``auto``, or data sets as in `read`.
-        data_dir: folder of the data sets; not used by the phantom.
-        out: folder that gets one store per name.
+        source: ``phantom`` (all four stores; no `data_dir` needed), or as in `read`.
         size: side of the films in pixels, a multiple of 8.
         skip_bad: leave bad rows and films out and list them in ``skipped.csv`` in the store.
         workers: decoding or rendering workers; None: one per core.
         seed: of the phantom.
-        valid_fraction, options: as in `read`.
-        stores: as in `read`; ``phantom`` for one of them renders it, and no data set's films of
-            it are looked for or decoded.
+        valid_fraction, options, stores: as in `read`; a store of the ``phantom`` is rendered.
         fill_from: ``phantom``: stores that the data sets do not give come from there; "": none.
         phantom: fields of `PhantomPlan` that differ from its defaults.
         alone: `out` is to hold these stores and no other: one of an earlier call, whose data set
             has gone since, is removed, so that nothing goes on learning from it.
-
-    Returns:
-        path of each store by name.
     """
     if size < 8 or size % 8:
         raise InputError(f"parameter 'size' is {size}: use a positive multiple of 8")
@@ -140,12 +241,11 @@ def build(
         tables = read(
             source, data_dir, valid_fraction, skip_bad=skip_bad, options=options, stores=stores
         )
-        if not skip_bad:
-            for table in tables.values():
-                check_files(table)
+        for table in () if skip_bad else tables.values():
+            check_files(table)
     asked = {store for store, name in (stores or {}).items() if name == PHANTOM}
     if PHANTOM in (source, fill_from):
-        asked = {store for store in STORES if store not in tables}
+        asked = set(STORES) - set(tables)
     if asked:
         check_size(size)
     out = Path(out)
@@ -164,20 +264,6 @@ def build(
         elif name in asked:
             built[name] = build_phantom(out / name, name, size, plan, seed, workers)
     return built
-
-
-def _places(source: str, root: Path) -> dict[str, Path]:
-    """Data sets to read and where each lies."""
-    if source == "auto":
-        places = found(root)
-        if not places:
-            raise InputError(f"{root}: no known data set here; data/README.md shows the trees")
-        return places
-    places = {}
-    for name in source.split("+"):
-        data_set = named(name)
-        places[name] = place(root, name) or data_set.locate(root)
-    return places
 
 
 def _options(given: Mapping[str, str], places: Mapping[str, Path]) -> dict[str, dict[str, str]]:

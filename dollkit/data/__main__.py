@@ -16,9 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 from dollkit.common.errors import InputError
-from dollkit.data import SOURCES, build
+from dollkit.data import DATASETS, SOURCES, build, found, named
 from dollkit.data.check import Report, survey
-from dollkit.data.datasets import DATASETS, found, named
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,11 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        status: int = given.run(given)
+        return int(given.run(given) or 0)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,31 +65,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _list(given: argparse.Namespace) -> int:
+def _list(given: argparse.Namespace) -> None:
     for data_set in DATASETS.values():
         print(f"{data_set.name}: {data_set.title}")
-        options = "; ".join(f"{k}={'|'.join(v)}" for k, v in data_set.options.items())
-        for label, text in (
-            ("gives", ", ".join(data_set.stores)),
-            ("tree", data_set.tree),
-            ("size", data_set.size),
-            ("licence", data_set.licence),
-            ("cite", data_set.cite),
-            ("options", options),
-        ):
+        facts = {
+            "gives": ", ".join(data_set.stores),
+            **{name: getattr(data_set, name) for name in ("tree", "size", "licence", "cite")},
+            "options": "; ".join(f"{k}={'|'.join(v)}" for k, v in data_set.options.items()),
+        }
+        for label, text in facts.items():
             if text:
                 line = f"  {label}: {text}"
                 print(textwrap.fill(line, 100, subsequent_indent=" " * (len(label) + 4)))
-    return 0
 
 
-def _find(given: argparse.Namespace) -> int:
-    places = found(given.folder)
-    for name, root in places.items():
+def _find(given: argparse.Namespace) -> None:
+    for name, root in found(given.folder).items():
         print(f"{name}: {root}")
-    if not places:
-        raise InputError(f"{given.folder}: no known data set here; data/README.md shows the trees")
-    return 0
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -128,10 +118,9 @@ def _print(report: Report) -> None:
     print(f"films per store: {films}; {pixels}; off: {off}")
 
 
-def _build(given: argparse.Namespace) -> int:
-    if given.name not in (*DATASETS, *SOURCES):
-        known = ", ".join((*DATASETS, *SOURCES))
-        raise InputError(f"unknown data set {given.name!r}: use one of {known}")
+def _build(given: argparse.Namespace) -> None:
+    if given.name not in SOURCES:
+        raise InputError(f"unknown data set {given.name!r}: use one of {', '.join(SOURCES)}")
     options = _options(given.option)
     if given.name in DATASETS:
         options = {k if "." in k else f"{given.name}.{k}": v for k, v in options.items()}
@@ -146,7 +135,6 @@ def _build(given: argparse.Namespace) -> int:
     )
     for name, path in built.items():
         print(f"{name}: {path}")
-    return 0
 
 
 def _options(pairs: Sequence[str]) -> dict[str, str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from dollkit.common.machine import cores
 from dollkit.data.dataset import DataSet
 from dollkit.data.decode import load_image
 from dollkit.data.film_table import FilmTable, Lookup, lost_files
+from dollkit.data.store_builder import map_ahead
 
 PROBLEMS: tuple[str, ...] = ("kind", "file", "reason")
 LITTER: tuple[str, ...] = ("Thumbs.db", "desktop.ini", "__MACOSX")
@@ -58,42 +59,32 @@ def survey(
     """Read a data set's tree and hold it against what is documented.
 
     Args:
-        data_set: which one.
         folder: its folder, or the one above.
-        options: of its reader.
         decode: read the pixels of every film and mask too; else only names and tables.
         subset: fewer films than documented are no fault (more still are).
         workers: decoding threads; None: one per core.
     """
     tables = data_set.tables(Path(folder), options, skip_bad=True)
-    root = next(iter(tables.values())).root
-    facts: dict[str, int] = {}
-    for table in tables.values():
-        facts |= table.facts
+    facts = {what: n for table in tables.values() for what, n in table.facts.items()}
     counts = compare(facts, data_set.documented, subset)
     problems = [
         ("count", "", f"{what}: {here} here, {stated} documented")
         for what, here, stated, ok in counts.itertuples(index=False)
         if not ok
     ]
-    seen: set[tuple[str, str, str]] = set()
     for table in tables.values():
-        found = [("row", *row) for row in _bad(table)]
-        found += [("missing", *row) for row in _missing(table)]
-        problems += [p for p in found if p not in seen]
-        seen.update(found)
+        problems += [("row", str(r.file), str(r.reason)) for r in table.bad.frame().itertuples()]
+        problems += [("missing", *row) for row in _missing(table)]
     problems += [("surplus", str(f), "no table or folder rule names it") for f in surplus(tables)]
-    decoded = 0
-    if decode:
-        for name, table in tables.items():
-            decoded += len(table)
-            problems += [("broken", *row) for row in _broken(table, name, workers or cores())]
+    for name, table in tables.items() if decode else ():
+        problems += [("broken", *row) for row in _broken(table, name, workers or cores())]
+    stores = {name: len(table) for name, table in tables.items()}
     return Report(
-        root,
-        counts,
-        pd.DataFrame(problems, columns=list(PROBLEMS)).drop_duplicates(ignore_index=True),
-        {name: len(table) for name, table in tables.items()},
-        decoded,
+        root=next(iter(tables.values())).root,
+        counts=counts,
+        problems=pd.DataFrame(problems, columns=list(PROBLEMS)).drop_duplicates(ignore_index=True),
+        stores=stores,
+        decoded=sum(stores.values()) if decode else 0,
     )
 
 
@@ -117,33 +108,23 @@ def surplus(tables: Mapping[str, FilmTable]) -> list[Path]:
     """Files under the data set's folder that none of its tables or rules names, sorted."""
     known: set[str] = set()
     for table in tables.values():
-        known.update(map(str, table.films["path"]))
-        known.update(map(str, table.others))
-        for i in range(len(table)):
-            known.update(str(f) for _, mask in table.masks_of(i) for f in mask.files)
-    known = {os.path.normpath(name) for name in known}
+        masks = (mask for i in range(len(table)) for _, mask in table.masks_of(i))
+        files = (*table.films["path"], *table.others, *(f for mask in masks for f in mask.files))
+        known.update(map(os.path.normpath, files))
     side = {pattern for table in tables.values() for pattern in table.side}
-    out = []
+    out = set()
     for root in {table.root for table in tables.values()}:
-        for path in _walk(root):
-            inner = PurePath(path).relative_to(root)
-            if os.path.normpath(path) not in known and not any(map(inner.match, side)):
-                out.append(Path(path))
-    return sorted(set(out))
-
-
-def _walk(root: Path) -> Iterator[str]:
-    for folder, below, names in os.walk(root):
-        below[:] = [d for d in below if not _litter(d)]
-        yield from (os.path.join(folder, name) for name in names if not _litter(name))  # noqa: PTH118
+        for folder, below, names in os.walk(root):
+            below[:] = [d for d in below if not _litter(d)]
+            for path in (Path(folder, name) for name in names if not _litter(name)):
+                inner = path.relative_to(root)
+                if os.path.normpath(path) not in known and not any(map(inner.match, side)):
+                    out.add(path)
+    return sorted(out)
 
 
 def _litter(name: str) -> bool:
     return name.startswith(".") or name in LITTER
-
-
-def _bad(table: FilmTable) -> list[tuple[str, str]]:
-    return [(str(r.file), str(r.reason)) for r in table.bad.frame().itertuples()]
 
 
 def _missing(table: FilmTable) -> list[tuple[str, str]]:
@@ -155,15 +136,10 @@ def _missing(table: FilmTable) -> list[tuple[str, str]]:
 def _broken(table: FilmTable, name: str, workers: int) -> list[tuple[str, str]]:
     absent = set(lost_files(table)["film"])
     todo = [i for i in range(len(table)) if i not in absent]
-    out: list[tuple[str, str]] = []
-    bar = tqdm(total=len(todo), desc=name, unit="film")
-    with ThreadPoolExecutor(workers) as pool, bar:
-        # In slices: a queue of all of CheXpert's films would hold them all.
-        for start in range(0, len(todo), 1024):
-            for faults in pool.map(lambda i: _faults(table, i), todo[start : start + 1024]):
-                out += faults
-                bar.update()
-    return out
+    with ThreadPoolExecutor(workers) as pool:
+        faults = map_ahead(pool, lambda i: _faults(table, i), todo, 64)
+        bar = tqdm(faults, desc=name, total=len(todo), unit="film")
+        return [fault for film in bar for fault in film]
 
 
 def _faults(table: FilmTable, film: int) -> list[tuple[str, str]]:

@@ -14,7 +14,6 @@ import pandas as pd
 
 from dollkit.common.errors import InputError
 
-Record = tuple[int, tuple[str, ...]]
 REPORT_COLUMNS: tuple[str, ...] = ("file", "row", "reason")
 
 
@@ -37,12 +36,7 @@ class BadRows:
 
 
 def reject(bad: BadRows | None, file: Path | str, where: str, reason: str) -> None:
-    """Note one wrong row or file in `bad`, or raise it as `InputError` if there is no `bad`.
-
-    Args:
-        where: start of the message: what names the file or row.
-        reason: the rest of it: what is wrong and what to do.
-    """
+    """Note one wrong row or file in `bad`, or raise "`where`: `reason`" if there is no `bad`."""
     if bad is None:
         raise InputError(f"{where}: {reason}")
     bad.add(file, where, f"{where}: {reason}")
@@ -52,7 +46,6 @@ class CsvTable:
     """Rows of a CSV file as text.
 
     Attributes:
-        path: of the file.
         frame: str columns, blank as "", and ``row`` (int): as a spreadsheet counts, the header
             being row 1.
         bad: where wrong rows go; None: the first is an error.
@@ -73,8 +66,7 @@ class CsvTable:
 
         Args:
             good: (n,) bool, one per row of `frame`.
-            column: whose value is at fault.
-            allowed: what may stand there, for the message.
+            column: whose value is at fault; allowed: what may stand there, for the message.
         """
         keep = np.asarray(good, bool)
         if keep.all():
@@ -143,47 +135,44 @@ def read_csv(
     needed: Iterable[str] = (),
     bad: BadRows | None = None,
     *,
-    sep: str = ",",
     hint: str = "fetch the file again",
     names: Sequence[str] | None = None,
 ) -> CsvTable:
     """Read a CSV file as text, UTF-8 with or without a byte-order mark.
 
     Args:
-        path: the file.
         needed: columns that must be there.
         bad: collector of wrong rows, for `CsvTable.require`.
-        sep: separator.
         hint: what to do about a missing file or column.
         names: columns to use in place of the file's own first line, for headers that lie.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file: {hint}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): {hint}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}): {hint}") from None
+    text = read_text(path, hint)
     if "\0" in text:
         raise InputError(f"{path}: holds NUL bytes, so it is no CSV file: {hint}")
-    if names is None and sep == "," and _separated_otherwise(text):
+    if names is None and _separated_otherwise(text):
         raise InputError(f"{path}: not separated by commas: {hint}")
-    header, records = _parse(path, text, sep, hint)
-    if names is not None:
-        header = list(names)
+    try:
+        # newline="": the csv module itself knows all line ends, also inside quotes.
+        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        # Blank lines count as rows and are left out. Tuples: the garbage collector skips them.
+        records = [(i, tuple(cells)) for i, cells in enumerate(lines, 1) if "".join(cells).strip()]
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV file ({error}): {hint}") from None
+    if not records or records[0][0] != 1:
+        raise InputError(f"{path}: not a CSV file (no header in its first line): {hint}")
+    header = list(names) if names is not None else [cell.strip() for cell in records[0][1]]
     # "row" is this table's own; columns without a name are left behind by spreadsheets.
     header = ["row " if c == "row" else c for c in header]
-    twice = sorted({c for c in header if c and header.count(c) > 1})
-    if twice:
-        raise InputError(f"{path}: column {twice[0]!r} stands there twice: {hint}")
+    for column in header:
+        if column and header.count(column) > 1:
+            raise InputError(f"{path}: column {column!r} stands there twice: {hint}")
     for column in needed:
         if column not in header:
             near = [c for c in header if c.lower() == column.lower()]
             instead = f" ({near[0]!r} is there)" if near else ""
             raise InputError(f"{path}: column {column!r} is missing{instead}: {hint}")
     kept: list[tuple[str | int, ...]] = []
-    for row, cells in records:
+    for row, cells in records[1:]:
         if len(cells) != len(header):
             reason = f"{len(cells)} cells under {len(header)} columns: mend the row"
             reject(bad, path, f"{path}, row {row}", reason)
@@ -192,24 +181,19 @@ def read_csv(
     return CsvTable(path, pd.DataFrame(kept, columns=[*header, "row"]), bad)
 
 
+def read_text(path: Path, hint: str) -> str:
+    """A text file in UTF-8, without its byte-order mark."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: {hint}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): {hint}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}): {hint}") from None
+
+
 def _separated_otherwise(text: str) -> bool:
     """Whether semicolons or tabs part the header's names; commas may stand in cells (``63,5``)."""
     found = re.match(r"[^,;\t\r\n]*([;\t])[^\r\n]*", text)
     return found is not None and found[0].count(found[1]) > found[0].count(",")
-
-
-def _parse(path: Path, text: str, sep: str, hint: str) -> tuple[list[str], list[Record]]:
-    """Header and numbered records; blank lines count as rows and are left out."""
-    records: list[Record] = []
-    try:
-        # newline="": the csv module itself knows all line ends, also inside quotes.
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=sep, strict=True)
-        for row, cells in enumerate(lines, start=1):
-            if "".join(cells).strip():
-                # Tuples: the garbage collector need not look at them again and again.
-                records.append((row, tuple(cells)))
-    except csv.Error as error:
-        raise InputError(f"{path}: not a CSV file ({error}): {hint}") from None
-    if not records or records[0][0] != 1:
-        raise InputError(f"{path}: not a CSV file (no header in its first line): {hint}")
-    return [c.strip() for c in records[0][1]], records[1:]

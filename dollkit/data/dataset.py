@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,13 @@ class DataSet:
     """One data set that can be read in its original layout.
 
     Attributes:
-        name: as parameters and commands give it.
-        title: for people.
+        name, title: as parameters give it, and for people.
         stores: which of `STORES` it can give.
         find: its root at or just below a folder, by a cheap look; None if it is not there.
         read: ``read(root, *, skip_bad=False, **options)`` -> table by store name.
         documented: counts that its authors state, by the names that `FilmTable.facts` uses.
         options: option -> allowed values, the default first.
-        tree: one line: what marks its folder, for the message when it is not found.
-        licence, cite, size: for ``python -m dollkit.data list``.
+        tree: what marks its folder, for the message when it is not found.
     """
 
     name: str
@@ -61,13 +62,9 @@ class DataSet:
         skip_bad: bool = False,
         **more: Any,
     ) -> dict[str, FilmTable]:
-        """Tables of the data set at or below `folder`, by store name.
+        """Tables of the data set at or below `folder`, by store name; `more` goes to its reader.
 
-        Args:
-            folder: where it lies.
-            options: see the attribute.
-            skip_bad: note wrong rows in the tables' ``bad`` instead of stopping at the first.
-            more: what else its reader takes.
+        With `skip_bad`, wrong rows are noted in the tables' ``bad``; else the first is an error.
         """
         for option, value in (options or {}).items():
             if option not in self.options:
@@ -87,3 +84,70 @@ def first_with(folder: Path, marks: tuple[str, ...], below: tuple[str, ...] = ()
         if all((root / mark).exists() for mark in marks):
             return root
     return None
+
+
+MANY = 1000
+Found = tuple[re.Match[str], Path]
+
+
+def child(folder: Path, name: str) -> Path | None:
+    """Sub-folder of that name; None if there is none.
+
+    Letters may be in any case and ``_`` stand for blanks, but in a folder of more than `MANY`
+    entries, which is one of films or patients, the name must be exact: to look is cheap.
+    """
+    exact = folder / name
+    if name in (".", "") or exact.is_dir():
+        return exact
+    alike = (e for e in _entries(folder, MANY) if _plain(e.name) == _plain(name) and _is_folder(e))
+    return next((folder / entry.name for entry in alike), None)
+
+
+def descend(folder: Path, names: Iterable[str]) -> Path | None:
+    """Sub-folder of a sub-folder and so on; each step as `child`."""
+    here: Path | None = folder
+    for name in names:
+        here = child(here, name) if here is not None else None
+    return here if here is not None and here.is_dir() else None
+
+
+def files_of(folder: Path | None, form: re.Pattern[str]) -> list[Found]:
+    """Files of a folder whose whole name has a form, by name.
+
+    Broken links count as files: they are told when they are looked for, not passed over.
+    """
+    found: list[Found] = []
+    for entry in _entries(folder):
+        if match := form.fullmatch(entry.name):
+            if _is_folder(entry):
+                raise InputError(f"{entry.path}: a folder with the name of a file: rename it")
+            found.append((match, Path(entry.path)))
+    return found
+
+
+def holds(folder: Path | None, form: re.Pattern[str]) -> bool:
+    """Whether a folder has any file whose whole name has a form."""
+    return any(form.fullmatch(entry.name) for entry in _entries(folder))
+
+
+def _entries(folder: Path | None, most: int | None = None) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; nothing if it is none, or has more than `most` entries."""
+    if folder is None or not folder.is_dir():
+        return []
+    try:
+        with os.scandir(folder) as entries:
+            some = list(islice(entries, most + 1 if most else None))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}): allow reading it") from None
+    return [] if most and len(some) > most else sorted(some, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; whoever opens it tells
+        return False
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ")

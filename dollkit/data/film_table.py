@@ -3,18 +3,95 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS, POSITIVE, indices
+from dollkit.common.findings import FINDINGS, NEGATIVE, NOT_MENTIONED, POSITIVE, UNCERTAIN
 from dollkit.data.csvfile import BadRows
-from dollkit.data.films import COLUMNS, check_films, states_of
 from dollkit.data.masks import Mask
+
+COLUMNS: tuple[str, ...] = (
+    "image_id",
+    "patient_id",
+    "study_id",
+    "view",
+    "sex",
+    "age",
+    "split",
+    "fold",
+    "source",
+    "width",
+    "height",
+    *FINDINGS,
+)
+"""Columns of ``films.csv``, in this order."""
+
+SPLITS: tuple[str, ...] = ("train", "valid", "test")
+
+
+def states_of(films: pd.DataFrame) -> npt.NDArray[np.int8]:
+    """Label states (n, 14) int8 of a films table; blank becomes ``NOT_MENTIONED`` (-2)."""
+    values = films[list(FINDINGS)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    blank = films[list(FINDINGS)].isna().to_numpy()
+    states = np.where(blank, float(NOT_MENTIONED), values)
+    bad = ~(blank | np.isin(states, (POSITIVE, NEGATIVE, UNCERTAIN)))
+    if bad.any():
+        row, column = (int(i[0]) for i in np.nonzero(bad))
+        raise InputError(
+            f"films table, row {row}, column {FINDINGS[column]!r}: label value "
+            f"{films.iloc[row][FINDINGS[column]]!r}: use 1, 0, -1 or blank"
+        )
+    return states.astype(np.int8)
+
+
+def check_films(films: pd.DataFrame, name: str = "films table") -> None:
+    """Check a films table: columns, unique ids, known splits, no patient in two splits or folds."""
+    missing = [c for c in COLUMNS if c not in films.columns]
+    if missing:
+        raise InputError(f"{name}: column {missing[0]!r} is missing; needed: {', '.join(COLUMNS)}")
+    for image_id in films["image_id"][films["image_id"].duplicated()]:
+        raise InputError(f"{name}: image_id {image_id!r} stands there twice")
+    for split in films["split"][~films["split"].isin(SPLITS)]:
+        raise InputError(f"{name}: split {split!r}: use one of {', '.join(SPLITS)}")
+    for column in ("split", "fold"):
+        check_patients(films, column, name)
+    states_of(films)
+
+
+def check_patients(films: pd.DataFrame, column: str = "split", name: str = "films table") -> None:
+    """Raise `InputError`, naming the patient, if one stands under two values of `column`."""
+    pairs = films[["patient_id", column]].drop_duplicates()
+    for patient in pairs["patient_id"][pairs["patient_id"].duplicated()]:
+        found = sorted(str(v) for v in pairs[column][pairs["patient_id"] == patient])
+        raise InputError(
+            f"{name}: patient {patient!r} stands in two {column}s ({' and '.join(found)}): "
+            f"give all films of a patient the same {column}"
+        )
+
+
+def read_films(path: Path) -> pd.DataFrame:
+    """Read a ``films.csv``: text columns as str with "" for unknown, findings and age as float."""
+    text = ["image_id", "patient_id", "study_id", "view", "sex", "split", "source"]
+    films = pd.read_csv(
+        path,
+        dtype=dict.fromkeys(text, str),
+        na_values={name: [""] for name in COLUMNS if name not in text},
+        keep_default_na=False,
+    )
+    missing = [c for c in COLUMNS if c not in films.columns]
+    if missing:
+        raise InputError(f"{path}: column {missing[0]!r} is missing: build the store again")
+    for name in ("age", *FINDINGS):
+        films[name] = films[name].astype("float64")
+    return films
+
 
 BOX_COLUMNS: tuple[str, ...] = ("image_id", "finding", "x", "y", "w", "h")
 
@@ -29,9 +106,8 @@ class FilmTable:
 
     Attributes:
         source: short name of the data set.
-        films: the columns of `dollkit.data.films.COLUMNS` (width and height may be 0: unknown until
-            decoded) plus ``path`` (of the image) and ``where`` (file and row that named it).
-            Rows of CSV files are counted as a spreadsheet shows them: the header is row 1.
+        films: `COLUMNS` (width and height may be 0: unknown until decoded) plus ``path`` (of the
+            image) and ``where`` (file and row that named it, the header being row 1).
         masks: one column per mask class, one row per film: a `Mask`, or None where the film has
             no such mask (unknown, not empty).
         boxes: `BOX_COLUMNS`, boxes in pixels of the image file; rasterised into the mask class
@@ -40,8 +116,7 @@ class FilmTable:
         depths: bits per grey value that its films may have.
         any_ending: whether films are read as what they are, whatever their ending says.
         others: files that the data set lists or brings and the reader leaves out.
-        side: glob patterns, relative to `root`, of files that belong to the data set and are
-            never read.
+        side: glob patterns, relative to `root`, of files that are never read.
         facts: counts found, by the names under which they are documented.
         bad: rows left out because they are wrong.
         beside: files that the reader itself found outside `root`.
@@ -77,16 +152,19 @@ class FilmTable:
         boxed = set(self.boxes["finding"])
         return (*map(str, self.masks.columns), *(f for f in FINDINGS if f in boxed))
 
+    @cached_property
+    def _masks(self) -> list[list[Mask | None]]:
+        rows: list[list[Mask | None]] = self.masks.to_numpy(object).tolist()
+        return rows  # of which pandas would give one slowly
+
     def masks_of(self, film: int) -> Iterator[tuple[int, Mask]]:
         """Masks that a film has, with the channel of each."""
         if len(self.masks.columns):
-            for channel, mask in enumerate(self.masks.iloc[film]):
-                if mask is not None:
-                    yield channel, mask
+            yield from ((c, mask) for c, mask in enumerate(self._masks[film]) if mask is not None)
 
     def ignoring(self) -> bool:
         """Whether any mask may hold pixels to ignore."""
-        return any(m is not None and m.ignores for name in self.masks for m in self.masks[name])
+        return any(mask is not None and mask.ignores for row in self._masks for mask in row)
 
 
 def lost_files(table: FilmTable) -> pd.DataFrame:
@@ -100,11 +178,8 @@ def lost_files(table: FilmTable) -> pd.DataFrame:
     for i, (path, where) in enumerate(zip(table.films["path"], table.films["where"], strict=True)):
         files = dict.fromkeys([Path(path), *(f for _, m in table.masks_of(i) for f in m.files)])
         for file in files:
-            reason = "" if file in table.beside else look.fault(file)
-            if reason:
-                lost.append(
-                    {"file": str(file), "row": where, "reason": f"{where}: {reason}", "film": i}
-                )
+            if file not in table.beside and (fault := look.fault(file)):
+                lost.append((str(file), where, f"{where}: {fault}", i))
     return pd.DataFrame(lost, columns=["file", "row", "reason", "film"])
 
 
@@ -129,64 +204,24 @@ class Lookup:
 
     def __init__(self, root: Path) -> None:
         self._root = Path(os.path.realpath(root))
-        self._folders: dict[Path, bool] = {}
-        self._names: dict[Path, dict[str, str]] = {}
+        self._inside = cache(self._is_inside)
 
     def fault(self, file: Path) -> str:
         """What is wrong with a file's place, one phrase; "" if nothing."""
         try:
-            return self._fault(file)
+            if not (self._is_inside(file) if file.is_symlink() else self._inside(file.parent)):
+                return f"{file} leads out of {self._root} (a link): put the file itself there"
+            if file.is_file():
+                return ""
+            if file.is_dir():
+                return f"{file} is a folder, not a file"
         except OSError as error:
             return f"{file} cannot be read ({error.strerror})"
-
-    def _fault(self, file: Path) -> str:
-        if not self._inside(file):
-            return f"{file} leads out of {self._root} (a link): put the file itself there"
-        if file.is_file():
-            return ""
-        if file.is_dir():
-            return f"{file} is a folder, not a file"
-        alike = self._listing(file.parent).get(file.name.lower())
-        if alike:
-            return f"no such file {file}, but {alike!r} is there: letters differ in case"
         return f"no such file {file}"
 
-    def _inside(self, file: Path) -> bool:
-        if file.is_symlink():
-            return self._root in Path(os.path.realpath(file)).parents
-        folder = file.parent
-        if folder not in self._folders:
-            real = Path(os.path.realpath(folder))
-            self._folders[folder] = real == self._root or self._root in real.parents
-        return self._folders[folder]
-
-    def _listing(self, folder: Path) -> dict[str, str]:
-        if folder not in self._names:
-            names = [f.name for f in folder.iterdir()] if folder.is_dir() else []
-            self._names[folder] = {n.lower(): n for n in names}
-        return self._names[folder]
-
-
-def require_positives(
-    films: pd.DataFrame, findings: Sequence[str], split: str | None = None
-) -> None:
-    """Check that each of some findings has a positive film.
-
-    Args:
-        films: a films table.
-        findings: names among the 14.
-        split: look only there.
-    """
-    channels = indices(findings)
-    part = films if split is None else films[films["split"] == split]
-    positive = (states_of(part) == POSITIVE).sum(axis=0) if len(part) else np.zeros(len(FINDINGS))
-    for finding, channel in zip(findings, channels, strict=True):
-        if positive[channel] == 0:
-            where = f"split {split!r}" if split else "the films"
-            raise InputError(
-                f"parameter 'findings': {finding!r} has no positive film in {where} "
-                f"({len(part)} films): leave it out or add films that show it"
-            )
+    def _is_inside(self, path: Path) -> bool:
+        real = Path(os.path.realpath(path))
+        return real == self._root or self._root in real.parents
 
 
 def blank_films(n: int) -> pd.DataFrame:

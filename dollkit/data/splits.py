@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from dollkit.common.errors import InputError
+from dollkit.data.csvfile import read_csv
 from dollkit.data.dataset import STORES
-from dollkit.data.film_table import FilmTable
-from dollkit.data.films import SPLITS, check_patients
+from dollkit.data.film_table import SPLITS, FilmTable, check_patients
 
 log = logging.getLogger(__name__)
 
-F64 = npt.NDArray[np.float64]
+FILMS = STORES[0]
 
 
 def draw_parts(
@@ -35,7 +33,7 @@ def draw_parts(
 
     Args:
         patients: patient id of each film (n).
-        traits: (n, T) 0/1 traits of each film to balance; the number of films always counts too.
+        traits: (n, T) 0/1 traits to balance; the number of films always counts too.
         shares: positive; part p gets about ``shares[p] / sum(shares)`` of all.
 
     Returns:
@@ -82,30 +80,18 @@ def write_split(path: Path | str, table: pd.DataFrame, column: str) -> None:
 def read_split(
     path: Path | str, patient_of: Mapping[str, str], column: str, *, subset: bool = False
 ) -> pd.Series[str]:
-    """Split or fold of each film, checked against the data set at hand.
+    """Split or fold (str) by image_id, checked against the data set at hand.
 
     Args:
         path: CSV with the columns image_id, patient_id and `column`.
         patient_of: patient id by image id, of exactly the films that the split must cover.
-        column: ``split`` or ``fold``.
         subset: films of the file that the data set at hand lacks are left out, and no error.
-
-    Returns:
-        `column` as str, indexed by image_id.
     """
     path = Path(path)
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such split: restore it from the repository") from None
-    for name in ("image_id", "patient_id", column):
-        if name not in table.columns:
-            raise InputError(f"{path}: column {name!r} is missing: restore the file")
-    twice = table["image_id"].duplicated()
-    if twice.any():
-        raise InputError(
-            f"{path}: image_id {table['image_id'][twice].iloc[0]!r} stands there twice"
-        )
+    hint = "restore the file from the repository"
+    table = read_csv(path, ("image_id", "patient_id", column), hint=hint).frame
+    for image_id in table["image_id"][table["image_id"].duplicated()]:
+        raise InputError(f"{path}: image_id {image_id!r} stands there twice")
     check_patients(table, column, str(path))
     if subset:
         table = table[table["image_id"].isin(list(patient_of))]
@@ -115,44 +101,21 @@ def read_split(
         if patient_of[image_id] != patient:
             raise InputError(
                 f"{path}: film {image_id!r} is of patient {patient!r} there, of "
-                f"{patient_of[image_id]!r} in the data set: restore the file"
+                f"{patient_of[image_id]!r} in the data set: {hint}"
             )
-    lacking = sorted(set(patient_of) - set(table["image_id"]))
-    if lacking:
-        raise InputError(
-            f"{path}: film {lacking[0]!r} of the data set is missing: restore the file"
-        )
+    for image_id in sorted(set(patient_of) - set(table["image_id"])):
+        raise InputError(f"{path}: film {image_id!r} of the data set is missing: {hint}")
     return table.set_index("image_id")[column]
-
-
-# Small steps that several readers share: JSON files, and splits drawn by patient.
 
 
 FILM_SHARES = (0.7, 0.1, 0.2)
 """Train, valid, test shares where many patients are drawn one by one."""
 
 
-def read_json(path: Path, hint: str = "fetch the file again") -> Any:
-    """What a JSON file holds."""
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file: {hint}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): {hint}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON file ({error}): {hint}") from None
-
-
 def split_by_share(
     patients: Iterable[str], shares: tuple[float, float, float] = FILM_SHARES
 ) -> list[str]:
-    """Split of each film from the sha256 of its patient's id alone: the same in any copy.
-
-    Args:
-        patients: patient id of each film.
-        shares: of patients in train, valid and test; they add up to 1.
-    """
+    """Split of each film from the sha256 of its patient's id alone: the same in any copy."""
     names = list(patients)
     drawn = {name: share(name) for name in set(names)}
     train, valid = shares[0], shares[0] + shares[1]
@@ -164,14 +127,8 @@ def draw_task_split(
 ) -> list[str]:
     """Split of a few films with masks: none of train, valid, test empty if patients suffice.
 
-    Args:
-        patients: patient id of each film (n).
-        traits: (n, T) 0/1: which masks each film has.
-        shares: of films in train, valid and test.
-
-    Returns:
-        (n,) of `SPLITS`; all films of a patient in one. The draw has no random state, but it
-        depends on which films there are.
+    All films of a patient are in one. The draw has no random state, but it depends on which films
+    there are; `patients`, `traits` (which masks each film has) and `shares` as for `draw_parts`.
     """
     part = draw_parts(patients, traits, shares)
     names = np.asarray(patients, dtype=object)
@@ -188,25 +145,13 @@ def draw_task_split(
     return [SPLITS[p] for p in part]
 
 
-# Patients that judge a task teach no classifier and no pre-training.
-
-
-FILMS = STORES[0]
-
-
 def keep_apart(tables: Mapping[str, FilmTable]) -> dict[str, FilmTable]:
-    """Move films of patients whom a task holds out to split ``test`` of the store ``films``.
+    """Tables by store, where films of patients whom a task holds out are ``test`` in ``films``.
 
-    Each store draws its splits by itself. Where two of them show the same patients (a folder of
-    one's own; ieee8023's films and the masks drawn on them), a film that judges fine-tuning may
-    else have taught the classifiers: the arms that start from them would have seen it, a random
-    start would not. Held out are validation and test films of a task; of a task with folds all.
-
-    Args:
-        tables: by store, patients by the same id in each.
-
-    Returns:
-        The same tables; that of ``films`` with another column ``split``, if there is need.
+    Each store draws its splits by itself. Where two of them show the same patients, a film that
+    judges fine-tuning may else have taught the classifiers: the arms that start from them would
+    have seen it, a random start would not. Held out are validation and test films of a task; of a
+    task with folds all.
     """
     out = dict(tables)
     if FILMS not in out:

@@ -32,13 +32,14 @@ import numpy.typing as npt
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
 from dollkit.data.build_key import Key, changed
-from dollkit.data.films import read_films, states_of
+from dollkit.data.film_table import read_films, states_of
 from dollkit.data.images import IGNORE
 
 log = logging.getLogger(__name__)
 
 Rows = slice | Sequence[int] | npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]
 U8 = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
 
 
 class Store:
@@ -68,7 +69,7 @@ class Store:
         self._ignored: U8 | None = None
         if "ignore.npy" in meta["sha256"]:
             self._ignored = _map(path / "ignore.npy", np.uint8, packed)
-        self._valid: npt.NDArray[np.bool_] = np.zeros((n, 0), bool)
+        self._valid: Bools = np.zeros((n, 0), bool)
         if c:
             self._valid = np.array(_map(path / "mask_valid.npy", np.bool_, (n, c)))
         self.films = read_films(path / "films.csv")
@@ -111,31 +112,20 @@ class Store:
         out[~self.mask_valid(rows, classes)] = IGNORE
         return out
 
-    def mask_valid(self, rows: Rows, classes: Sequence[str] | None = None) -> npt.NDArray[np.bool_]:
+    def mask_valid(self, rows: Rows, classes: Sequence[str] | None = None) -> Bools:
         """(n, C) bool: whether the film has this mask at all (False: unknown, bits are 0)."""
         return self._valid[rows][:, self.channels(classes)]
 
     def _unpack(self, bits: U8 | None, rows: Rows, classes: Sequence[str] | None) -> U8:
         channels = self.channels(classes)
-        at = self._numbers(rows)
+        at = np.arange(len(self))[rows]
         if bits is None or not channels:
             return np.zeros((len(at), len(channels), self.size, self.size), np.uint8)
         return np.unpackbits(bits[at[:, None], channels], axis=-1)
 
-    def _numbers(self, rows: Rows) -> npt.NDArray[np.int64]:
-        if isinstance(rows, slice):
-            return np.arange(*rows.indices(len(self)))
-        at = np.asarray(rows)
-        return np.flatnonzero(at) if at.dtype == np.bool_ else at.astype(np.int64)
-
 
 def open_store(path: Path | str, verify: bool = False) -> Store:
-    """Open a store; shapes, types and the table are checked against ``store.json``.
-
-    Args:
-        path: the store's folder.
-        verify: also hash the arrays (reads all of them); the table is always hashed.
-    """
+    """Open a store; shapes, types and the table are checked, with `verify` all arrays' hashes."""
     path = Path(path)
     try:
         text = (path / "store.json").read_bytes()
@@ -145,8 +135,7 @@ def open_store(path: Path | str, verify: bool = False) -> Store:
         ) from None
     try:
         meta = json.loads(text)
-        hashes: dict[str, str] = dict(meta["sha256"])
-        for name, expected in sorted(hashes.items()):
+        for name, expected in sorted(dict(meta["sha256"]).items()):
             if (verify or name == "films.csv") and sha256(path / name) != expected:
                 raise _broken(path / name, "does not match its sha256 in store.json")
         return Store(path, meta, hashlib.sha256(text).hexdigest())
@@ -159,12 +148,10 @@ def open_store(path: Path | str, verify: bool = False) -> Store:
 
 
 def standing(path: Path, key: Key, whole: bool = False) -> bool:
-    """Whether the store in a folder was made by this very key and opens; the log says why not.
+    """Whether a folder's store was made by this very key and opens; the log says why not.
 
     Args:
-        path: the folder.
-        key: what would make the store now.
-        whole: whether no film may have been left out.
+        whole: no film may have been left out.
     """
     names = changed(path, key)
     if names is None:
@@ -174,12 +161,12 @@ def standing(path: Path, key: Key, whole: bool = False) -> bool:
         log.info("%s: built anew, for %s changed", path, ", ".join(names[:3]) + more)
         return False
     try:
-        store = open_store(path)
+        left_out = open_store(path).left_out
     except InputError as error:
         log.info("built anew, for %s", error)
         return False
-    if whole and store.left_out:
-        log.info("%s: built anew, for films were left out (%d)", path, store.left_out)
+    if whole and left_out:
+        log.info("%s: built anew, for films were left out (%d)", path, left_out)
         return False
     log.info("%s: kept, nothing that makes it has changed", path)
     return True
@@ -219,16 +206,8 @@ def _broken(path: Path, what: str) -> InputError:
     return InputError(f"{path}: {what}: build the store again")
 
 
-# Reading .npz archives that may be broken.
-
-
 def read(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """All arrays of an archive; pickled objects are refused.
-
-    Raises:
-        OSError: no such file, or it cannot be read.
-        ValueError: it is not a whole .npz archive.
-    """
+    """All arrays of an ``.npz`` archive; one that is broken or holds objects is a `ValueError`."""
     # A stream of our own: np.load leaves its file open when the archive is broken.
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:

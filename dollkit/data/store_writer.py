@@ -1,20 +1,16 @@
-"""Writing a store: films one after the other, and going on where a killed process stopped.
-
-Arrays grow under ``.part`` names. A writer with a key notes in ``journal.part`` how far they are
-good; the next writer with that key goes on there. The older store in the folder stays whole until
-`StoreWriter.finish`.
-"""
+"""Writing a store: films one after the other, and going on where a killed process stopped."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
-import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,39 +19,37 @@ import pandas as pd
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.common.machine import sha256
-from dollkit.data.build_key import KEY, Journal, Key
-from dollkit.data.films import COLUMNS, check_films
+from dollkit.data.build_key import KEY, Key, digest
+from dollkit.data.film_table import COLUMNS, check_films
 from dollkit.data.images import IGNORE
 
-if TYPE_CHECKING:
-    from hashlib import _Hash as Hash
+log = logging.getLogger(__name__)
 
+JOURNAL = "journal.part"
 OPTIONAL = ("masks.npy", "ignore.npy", "mask_valid.npy")
 """Arrays that not every store has."""
 
-JOURNAL = "journal.part"
-
 U8 = npt.NDArray[np.uint8]
-Shapes = dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]
 Bools = npt.NDArray[np.bool_]
 
 
 class StoreWriter:
-    """Writes a store; use as a context manager and end with `finish`.
+    """Writes a store, film after film; use as a context manager and end with `finish`.
+
+    Arrays grow under ``.part`` names, and an older store in the folder stays whole until `finish`.
+    With a key, each `note` of a finished step goes into ``journal.part``; the next writer with
+    that key goes on behind the last step whose input and written bytes are still the same.
 
     Args:
-        path: folder of the store; made if missing.
-        size: side S of the square films in pixels, a multiple of 8.
-        mask_classes: names of the C mask channels, may be empty.
-        n: number of films to make room for; `finish` may keep fewer (the first ones).
-        made_from: JSON-serialisable account of what the films came from. Keep times out of it:
-            the same input must give the same store.
-        ignore: whether masks may hold pixels to ignore; the store then has ``ignore.npy``.
-        key: what makes the store. With a key, an interrupted writer leaves what it has `note`d.
+        n: number of films at most; `finish` may keep fewer (the first ones).
+        made_from: JSON-able account of what the films came from, without times: the same input
+            must give the same store.
+        ignore: whether masks may hold pixels to ignore.
+        key: what makes the store.
 
     Attributes:
-        notes: what an interrupted writer with this key had noted, in order.
-        films: number of films that it had written then; go on from there.
+        notes: what was noted for each finished step, by an interrupted writer too.
+        films: number of films of these steps.
     """
 
     def __init__(
@@ -81,53 +75,49 @@ class StoreWriter:
         self.notes: list[dict[str, Any]] = []
         self.films = 0
         self._key = key
-        self._journal: Journal | None = None
+        self._written = 0
         self._arrays: dict[str, NpyRows] = {}
         self._done = False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if key is not None:
-                self._journal = Journal(self.path / JOURNAL, key.rule_hash, key.steps)
-            self._open(self._shapes(ignore))
-        except BaseException as error:
+            self._journal = _Journal(self.path, digest(key.rule) if key else "")
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        try:
+            self._go_on(ignore)
+        except OSError as error:
             self._leave()
-            if isinstance(error, OSError):
-                raise unwritable(self.path, error) from None
-            raise
-        self._written = np.zeros(n, bool)
-        self._written[: self.films] = True
+            raise unwritable(self.path, error) from None
 
-    def _shapes(self, ignore: bool) -> Shapes:
-        c, s = len(self.mask_classes), self.size
-        shapes: Shapes = {"images.npy": (np.uint8, (s, s))}
-        if c:
-            shapes["masks.npy"] = (np.uint8, (c, s, s // 8))
-            shapes["mask_valid.npy"] = (np.bool_, (c,))
-        if c and ignore:
-            shapes["ignore.npy"] = (np.uint8, (c, s, s // 8))
-        return shapes
-
-    def _open(self, shapes: Shapes) -> None:
+    def _go_on(self, ignore: bool) -> None:
         """Open the arrays, and find out how much of them an earlier writer left whole."""
-        found = self._journal.found if self._journal else []
-        unfinished = not (self.path / "store.json").exists()
-        for name, (dtype, shape) in shapes.items():
+        c, s = len(self.mask_classes), self.size
+        rows: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {"images.npy": (np.uint8, (s, s))}
+        if c:
+            rows["masks.npy"] = (np.uint8, (c, s, s // 8))
+            rows["mask_valid.npy"] = (np.bool_, (c,))
+        if c and ignore:
+            rows["ignore.npy"] = (np.uint8, (c, s, s // 8))
+        steps, is_store = self._journal.steps, (self.path / "store.json").exists()
+        for name, (dtype, shape) in rows.items():
             final, part = self.path / name, self.path / f"{name}.part"
-            if found and unfinished and final.exists() and not part.exists():
+            if steps and final.exists() and not (part.exists() or is_store):
                 final.replace(part)  # killed within `finish`
-            self._arrays[name] = NpyRows(final, dtype, self.n, shape, resume=bool(found))
-        for line in found:
-            seen = {name: array.look_over(line["films"]) for name, array in self._arrays.items()}
-            if {name: one.hexdigest() for name, one in seen.items()} != line["sha256"]:
+            self._arrays[name] = NpyRows(final, dtype, shape, keep=bool(steps))
+        for fingerprint, step in zip(self._key.steps if self._key else (), steps, strict=False):
+            if (step["input"], step["output"]) != (fingerprint, self._checksum(step["films"])):
                 break
-            for name, array in self._arrays.items():
-                array.take_over(line["films"], seen[name])
-            self.notes.append(line["note"])
-            self.films = line["films"]
-        if self._journal:
-            self._journal.keep(len(self.notes))
+            self.notes.append(step["note"])
+            self.films = step["films"]
+        self._journal.keep(len(self.notes))
+        self._written = self.films
+
+    def _checksum(self, stop: int) -> str:
+        """SHA-256 of the bytes that lie in the arrays behind the last noted film."""
+        taken = hashlib.sha256()
         for array in self._arrays.values():
-            array.cut(self.films)
+            taken.update(array.read(self.films, stop))
+        return taken.hexdigest()
 
     def write(
         self,
@@ -136,10 +126,9 @@ class StoreWriter:
         masks: U8 | Bools | None = None,
         mask_valid: Bools | None = None,
     ) -> None:
-        """Write films start .. start+k-1.
+        """Write films from `start` on, which is behind the last one written.
 
         Args:
-            start: index of the first of them.
             images: (k, S, S) uint8.
             masks: (k, C, S, S) bool or uint8 in {0, 1, 255 = ignore}; None: no film has any.
             mask_valid: (k, C) bool; None: all valid if `masks` is given. Masks that are not valid
@@ -150,25 +139,14 @@ class StoreWriter:
             mask_valid = np.full((k, c), masks is not None)
         if masks is None:
             masks = np.zeros((k, c, self.size, self.size), np.uint8)
-        if masks.shape != (k, c, self.size, self.size) or mask_valid.shape != (k, c):
-            raise ValueError(f"masks must be (k, {c}, {self.size}, {self.size})")
-        inside, ignored = pack(masks, mask_valid)
-        self.write_bits(start, images, inside, ignored, mask_valid)
+        self.write_bits(start, images, *pack(masks, mask_valid), mask_valid)
 
     def write_bits(
         self, start: int, images: U8, inside: U8, ignored: U8 | None, mask_valid: Bools
     ) -> None:
-        """Write films start .. start+k-1 whose masks are packed.
-
-        Args:
-            start, images, mask_valid: as for `write`.
-            inside, ignored: (k, C, S, S/8) uint8, see `pack`.
-        """
-        k = len(images)
-        if images.shape != (k, self.size, self.size) or images.dtype != np.uint8:
-            raise ValueError(f"images must be uint8 (k, {self.size}, {self.size})")
-        if start < 0 or start + k > self.n:
-            raise ValueError(f"films {start}..{start + k - 1} do not fit into {self.n}")
+        """As `write`, of masks that are packed, see `pack`."""
+        if start != self._written or start + len(images) > self.n:
+            raise ValueError(f"film {start} comes where {self._written} of {self.n} are written")
         if ignored is not None and "ignore.npy" not in self._arrays:
             raise ValueError("masks with pixels to ignore need a writer with ignore=True")
         rows = {"images.npy": images, "masks.npy": inside, "mask_valid.npy": mask_valid}
@@ -178,66 +156,68 @@ class StoreWriter:
                 array.write(start, rows[name])
         except OSError as error:
             raise unwritable(self.path, error) from None
-        self._written[start : start + k] = True
+        self._written += len(images)
 
     def note(self, what: Mapping[str, Any]) -> None:
-        """Mark the key's next step as finished: its films are written, one after the other.
-
-        Args:
-            what: JSON-able facts that the one who goes on will need.
-        """
-        if self._journal is None:
+        """Mark the key's next step as finished, with JSON-able facts for whoever goes on."""
+        if self._key is None:
             raise ValueError("a writer without a key has nothing to note")
-        sums = {name: array.hash.hexdigest() for name, array in self._arrays.items()}
-        line = {"films": int(self._written.sum()), "sha256": sums, "note": dict(what)}
+        step = {
+            "input": self._key.steps[len(self.notes)],
+            "films": self._written,
+            "output": self._checksum(self._written),
+            "note": dict(what),
+        }
         try:
-            self._journal.add(line)
+            self._journal.add(step)
         except OSError as error:
             raise unwritable(self.path, error) from None
+        self.notes.append(dict(what))
+        self.films = self._written
 
     def finish(self, films: pd.DataFrame, left_out: int = 0) -> None:
         """Write ``films.csv`` and, last, ``store.json``; films beyond ``len(films)`` are cut off.
 
         Args:
-            films: table of the films, in their order.
+            films: table of the films, in their order; one that was never written is a `ValueError`.
             left_out: number of films that were too bad to be read.
-
-        Raises:
-            ValueError: a film of the table was never written.
         """
         n = len(films)
-        if not 1 <= n <= self.n or not self._written[:n].all():
-            raise ValueError(f"{n} films in the table, {int(self._written.sum())} written")
+        if not 1 <= n <= self._written:
+            raise ValueError(f"{n} films in the table, {self._written} written")
         check_films(films, str(self.path / "films.csv"))
         table = films.loc[:, list(COLUMNS)].copy()
         table[list(FINDINGS)] = table[list(FINDINGS)].astype("float64").astype("Int8")
-        texts = {} if self._key is None else {KEY: _text(self._key.to_json())}
         try:
-            sums = {name: array.close(n) for name, array in self._arrays.items()}
+            for array in self._arrays.values():
+                array.close(n)
             table.to_csv(self.path / "films.csv.part", index=False, lineterminator="\n")
-            sums["films.csv"] = sha256(self.path / "films.csv.part")
+            names = [*self._arrays, "films.csv"]
             meta = {
                 "size": self.size,
                 "mask_classes": list(self.mask_classes),
                 "n": n,
                 "left_out": left_out,
                 "made_from": self.made_from,
-                "sha256": sums,
+                "sha256": {name: sha256(self.path / f"{name}.part") for name in names},
             }
-            for name, text in (texts | {"store.json": _text(meta)}).items():
+            texts = ({KEY: self._key.to_json()} if self._key else {}) | {"store.json": meta}
+            for name, content in texts.items():
+                text = json.dumps(content, indent=1, sort_keys=True) + "\n"
                 (self.path / f"{name}.part").write_text(text, encoding="utf-8")
             # From here on there is no store, until all of the new one is in place.
             for name in ("store.json", KEY, *OPTIONAL):
                 if name not in self._arrays:
                     (self.path / name).unlink(missing_ok=True)
-            for name in (*sums, *texts, "store.json"):
+            for name in (*names, *texts):
                 (self.path / f"{name}.part").replace(self.path / name)
         except OSError as error:
             raise unwritable(self.path, error) from None
         self._done = True
-        sweep(self.path, keep=JOURNAL if self._journal else "")
-        if self._journal:  # last: it says what the other parts are
-            self._journal.close(drop=True)
+        for part in self.path.glob("*.part"):  # what other writers left
+            if part.name != JOURNAL:
+                part.unlink(missing_ok=True)
+        self._journal.close(drop=True)  # last: it says what the other parts are
 
     def __enter__(self) -> Self:
         return self
@@ -253,144 +233,130 @@ class StoreWriter:
 
     def _leave(self) -> None:
         """Close the files; without anything noted they are of no use."""
-        noted = self._journal is not None and self._journal.count > 0
         for array in self._arrays.values():
             with contextlib.suppress(OSError):
                 array.file.close()
-                if not noted:
+                if not self.notes:
                     array.part.unlink(missing_ok=True)
-        if self._journal:
-            self._journal.close(drop=not noted)
+        self._journal.close(drop=not self.notes)
 
 
-def pack(masks: U8 | Bools, mask_valid: Bools) -> tuple[U8, U8 | None]:
-    """Bits of masks as a store holds them.
+class _Journal:
+    """JSON lines: the first names the key, each further one a finished step.
 
-    Args:
-        masks: (k, C, S, S) bool or uint8 in {0, 1, 255 = ignore}.
-        mask_valid: (k, C) bool; masks that are not valid become 0.
-
-    Returns:
-        (k, C, S, S/8) uint8, pixels inside; the same of pixels to ignore, None if there are none.
+    While it is open, no other process can open it.
     """
-    known = mask_valid[:, :, None, None]
-    inside = np.packbits((masks == 1) & known, axis=-1)
-    ignored = (masks == IGNORE) & known
-    return inside, np.packbits(ignored, axis=-1) if ignored.any() else None
 
+    def __init__(self, folder: Path, key: str) -> None:
+        self._path = folder / JOURNAL
+        self._file = self._path.open("ab+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(
+                f"{folder}: another process is building this store: wait for it, or choose "
+                "another folder"
+            ) from None
+        except OSError:
+            log.debug("%s: on a file system without locks", folder)
+        self._head = {"key": key}
+        self.steps: list[dict[str, Any]] = []
+        self._file.seek(0)
+        head, *rest = self._file.read().splitlines() or [b""]
+        if head == json.dumps(self._head).encode():
+            with contextlib.suppress(ValueError):  # a line that was cut off while it was written
+                for text in rest:
+                    self.steps.append(json.loads(text))
 
-def sweep(folder: Path, keep: str = "") -> None:
-    """Remove what interrupted writers left in a folder."""
-    for part in folder.glob("*.part"):
-        if part.name != keep:
-            part.unlink(missing_ok=True)
+    def keep(self, n: int) -> None:
+        """Forget all steps but the first `n`."""
+        self._file.truncate(0)
+        for line in (self._head, *self.steps[:n]):
+            self.add(line)
 
+    def add(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
 
-def unwritable(path: Path, error: OSError) -> InputError:
-    """The `InputError` for an output folder that cannot be written."""
-    reason = error.strerror or type(error).__name__
-    return InputError(f"{path}: cannot write here ({reason}): choose a folder you can write to")
-
-
-def _text(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=1, sort_keys=True) + "\n"
-
-
-# Writing a ``.npy`` file row by row, with the number of rows settled at the end.
-
-
-BLOCK = 1 << 24
-"""Bytes read at once when a file is looked over."""
+    def close(self, drop: bool) -> None:
+        if drop:
+            self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class NpyRows:
-    """One ``.npy`` file under a ``.part`` name, hashed as it grows.
+    """One ``.npy`` file under a ``.part`` name, written row by row.
 
     Plain writes and no memory map, so that a full disk is an `OSError`, not a bus fault; and no
     buffer, so that what is written outlives a killed process.
 
     Args:
-        path: final name; the caller renames `part` to `final` after `close`.
+        path: final name; the caller renames `part` to it after `close`.
         dtype, row_shape: of one row.
-        n: rows to make room for.
-        resume: keep the `part` that is there, if there is one; see `look_over`.
-
-    Attributes:
-        rows: number of rows written (or looked over) one after the other.
-        hash: SHA-256 of the header for `n` rows and these rows.
+        keep: go on in the `part` that is there, if there is one.
     """
 
     def __init__(
         self,
         path: Path,
         dtype: npt.DTypeLike,
-        n: int,
         row_shape: tuple[int, ...],
-        resume: bool = False,
+        keep: bool = False,
     ) -> None:
-        self.final = path
-        self.part = path.with_name(path.name + ".part")
-        self.dtype = np.dtype(dtype)
-        self.row_shape = row_shape
-        self.row_bytes = int(np.prod(row_shape, dtype=np.int64)) * self.dtype.itemsize
-        self.n, self.rows = n, 0
-        header = self._header(n)
-        self.offset = len(header)
-        self.hash: Hash = hashlib.sha256(header)
-        mode = "rb+" if resume and self.part.is_file() else "wb+"
-        self.file = self.part.open(mode, buffering=0)
-        self._put(0, header)
+        self.part = path.with_name(f"{path.name}.part")
+        self.dtype, self.row_shape = np.dtype(dtype), row_shape
+        self._row_bytes = int(np.prod(row_shape, dtype=np.int64)) * self.dtype.itemsize
+        self.file = self.part.open("rb+" if keep and self.part.is_file() else "wb+", buffering=0)
+        self._offset = self._write_header(0)
 
-    def _header(self, n: int) -> bytes:
-        # numpy pads the header so that its length does not depend on the first axis.
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header,
-            {
-                "descr": np.lib.format.dtype_to_descr(self.dtype),
-                "fortran_order": False,
-                "shape": (n, *self.row_shape),
-            },
-        )
-        return header.getvalue()
-
-    def _put(self, at: int, data: bytes | memoryview) -> None:
-        left = memoryview(data)
-        self.file.seek(at)
-        while left:
-            left = left[self.file.write(left) :]
+    def _write_header(self, n: int) -> int:
+        """Bytes that the header takes: numpy pads it to as many for any number of rows."""
+        descr = np.lib.format.dtype_to_descr(self.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (n, *self.row_shape)}
+        self.file.seek(0)
+        np.lib.format.write_array_header_1_0(self.file, header)
+        return self.file.tell()
 
     def write(self, start: int, rows: npt.NDArray[Any]) -> None:
         """Write rows from `start` on."""
-        data = np.ascontiguousarray(rows, dtype=self.dtype).reshape(-1).view(np.uint8).data
-        self._put(self.offset + start * self.row_bytes, data)
-        if start == self.rows:
-            self.hash.update(data)
-            self.rows += len(rows)
-        else:
-            self.n = -1  # out of order: the hash is of no use
+        if rows.shape[1:] != self.row_shape or rows.dtype != self.dtype:
+            raise ValueError(f"{self.part} has rows of {self.dtype} {self.row_shape}")
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
+        self.file.seek(self._offset + start * self._row_bytes)
+        while data:
+            data = data[self.file.write(data) :]
 
-    def look_over(self, stop: int) -> Hash:
-        """What `hash` would be with the rows up to `stop` that lie in the file."""
-        seen = self.hash.copy()
-        self.file.seek(self.offset + self.rows * self.row_bytes)
-        left = (stop - self.rows) * self.row_bytes
-        while left > 0 and (block := self.file.read(min(left, BLOCK))):
-            seen.update(block)
-            left -= len(block)
-        return seen
+    def read(self, start: int, stop: int) -> bytes:
+        """Rows start .. stop - 1 as bytes, fewer if the file ends before."""
+        self.file.seek(self._offset + start * self._row_bytes)
+        return self.file.read((stop - start) * self._row_bytes)
 
-    def take_over(self, stop: int, seen: Hash) -> None:
-        """Count the rows up to `stop`, which `look_over` has seen, as written."""
-        self.rows, self.hash = stop, seen
-
-    def cut(self, n: int) -> None:
-        """Drop all rows from `n` on."""
-        self.file.truncate(self.offset + n * self.row_bytes)
-
-    def close(self, n: int) -> str:
-        """End the file with `n` rows; returns its SHA-256."""
-        self._put(0, self._header(n))
-        self.cut(n)
+    def close(self, n: int) -> None:
+        """End the file with `n` rows."""
+        self._write_header(n)
+        self.file.truncate(self._offset + n * self._row_bytes)
         self.file.close()
-        return self.hash.hexdigest() if self.rows == self.n == n else sha256(self.part)
+
+
+def pack(masks: U8 | Bools, mask_valid: Bools) -> tuple[U8, U8 | None]:
+    """Bits of masks as a store holds them.
+
+    Args:
+        masks: (..., S, S) bool or uint8 in {0, 1, 255 = ignore}.
+        mask_valid: (...) bool; masks that are not valid become 0.
+
+    Returns:
+        (..., S, S/8) uint8, pixels inside; the same of pixels to ignore, None if there are none.
+    """
+    known = mask_valid[..., None, None]
+    inside = np.packbits((masks == 1) & known, axis=-1)
+    ignored = (masks == IGNORE) & known
+    return inside, np.packbits(ignored, axis=-1) if ignored.any() else None
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The `InputError` for an output folder that cannot be written."""
+    reason = error.strerror or type(error).__name__
+    return InputError(f"{path}: cannot write here ({reason}): choose a folder you can write to")

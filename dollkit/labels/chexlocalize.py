@@ -22,7 +22,7 @@ from dollkit.classifiers.model import Classifier, load_classifiers
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
-from dollkit.data import datasets
+from dollkit.data import named
 from dollkit.data.decode import load_image
 from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.images import fit, unfit
@@ -220,7 +220,7 @@ def score(
     if not 0 <= cutoff < 1:
         raise InputError(f"parameter 'cutoff' is {cutoff}: it must lie in [0, 1)")
     folders = find_classifiers(classifiers)
-    one = datasets.named(dataset)
+    one = named(dataset)
     table = one.read(one.locate(folder)).get("films")
     known = [] if table is None else [c for c in table.mask_classes if c in PATHOLOGIES]
     if table is None or not known:

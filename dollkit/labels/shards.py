@@ -189,11 +189,11 @@ def _write(shards: list[Path], out: Path, meta: dict[str, Any], arrays: dict[str
                         f"{path}: labels of {shard.size} px, {meta['size']} px are wanted: "
                         "make the labels again"
                     )
-                arrays["planes.npy"] = NpyRows(out / "planes.npy", np.uint8, 0, ())
-                arrays["ends.npy"] = NpyRows(out / "ends.npy", np.int64, 0, ())
+                arrays["planes.npy"] = NpyRows(out / "planes.npy", np.uint8, ())
+                arrays["ends.npy"] = NpyRows(out / "ends.npy", np.int64, ())
                 if shard.maps is not None:
                     side = (shard.size, shard.size)
-                    arrays["maps.npy"] = NpyRows(out / "maps.npy", np.float16, 0, side)
+                    arrays["maps.npy"] = NpyRows(out / "maps.npy", np.float16, side)
             for what, value in shard.kind.items():
                 if value != kind[what]:
                     raise InputError(f"{path}: other {what} than {shards[0].name}: {REDO}")

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dollkit.common.errors import InputError
-from dollkit.data.datasets import PHANTOM, named
+from dollkit.data import PHANTOM, named
 from dollkit.report import claims
 from dollkit.report.render import escape_md
 

@@ -16,7 +16,6 @@ from dollkit.workflow.processes import KEPT, shortage
 
 ROOMS = {
     "data": ("dollkit.data.__main__", "data sets on disk: list, find, check, build"),
-    "phantom": ("dollkit.data.phantom.__main__", "phantom films in the layout of a data set"),
     "labels": ("dollkit.labels.__main__", "a label set: make, show, card, export, score"),
     "your-radiographs": (
         "dollkit.interactive.your_radiographs.__main__",

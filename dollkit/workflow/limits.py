@@ -23,8 +23,8 @@ from dollkit.common import compute
 from dollkit.common.arm_names import ARMS, PRETRAINED
 from dollkit.common.errors import InputError, nearest
 from dollkit.common.findings import FINDINGS, POLICIES
-from dollkit.data.datasets import PHANTOM, check_stores, named
-from dollkit.data.films import SPLITS
+from dollkit.data import PHANTOM, check_stores, named
+from dollkit.data.film_table import SPLITS
 from dollkit.data.phantom.protocol import Protocol
 from dollkit.explanations import engine
 from dollkit.explanations.ensemble import Explain

@@ -23,10 +23,9 @@ from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.common.machine import cores
+from dollkit.data import PHANTOM
 from dollkit.data.dataset import STORES
-from dollkit.data.datasets import PHANTOM
-from dollkit.data.film_table import check_files
-from dollkit.data.films import SPLITS, states_of
+from dollkit.data.film_table import SPLITS, check_files, states_of
 from dollkit.data.sets.phantom import CLASSES, PhantomPlan, phantom_films
 from dollkit.finetuning import grid, run
 from dollkit.training import imagenet

@@ -6,17 +6,16 @@ Snakemake decides from this what to run; nothing here runs anything.
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dollkit.common import paths
+from dollkit.common import paths, source_code
 from dollkit.common.errors import InputError, nearest
 from dollkit.common.machine import Json
 from dollkit.workflow import parameters
@@ -268,52 +267,18 @@ def _mapping(value: object, place: str) -> Mapping[str, Any]:
 def source_files(notebook: Path) -> tuple[Path, ...]:
     """Our own Python files that a notebook imports, directly or through other modules.
 
-    Imports are found with `ast`, wherever they stand; a module is our own if it lies beside the
-    notebooks' folder or in the repository. Packages count with their ``__init__.py``.
+    A module is our own if it lies beside the notebooks' folder or in the repository. Packages
+    count with their ``__init__.py``.
     """
     roots = tuple(dict.fromkeys((parameters.notebooks().parent, paths.ROOT)))
-    todo: list[Path] = []
+    imports: list[source_code.Import] = []
     for source, _ in parameters.code_cells(notebook):
         plain = re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source)
         try:
-            todo += _imported(plain, roots)
+            imports += source_code.imports_of(ast.parse(plain), "", roots)
         except SyntaxError as error:
             raise InputError(f"{notebook}: a code cell does not parse: {error}") from None
-    found: set[Path] = set()
-    while todo:
-        path = todo.pop()
-        if path not in found:
-            found.add(path)
-            todo += _imports_of(path, path.stat().st_mtime_ns, roots)
-    return tuple(sorted(found))
-
-
-@functools.cache
-def _imports_of(path: Path, changed: int, roots: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Our files that a module imports; `changed` is its date, so that an edited one is read."""
-    try:
-        return _imported(path.read_text(encoding="utf-8"), roots)
-    except SyntaxError as error:
-        raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
-
-
-def _imported(source: str, roots: tuple[Path, ...]) -> tuple[Path, ...]:
-    names: dict[str, None] = {}
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= dict.fromkeys(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):  # of b in `from a import b`, a module or not
-            names |= dict.fromkeys(f"{node.module}.{alias.name}" for alias in node.names)
-    return tuple(dict.fromkeys(file for name in names for file in _files(name, roots)))
-
-
-def _files(name: str, roots: tuple[Path, ...]) -> Iterator[Path]:
-    """Files of ours that importing a dotted name runs: those of its packages and its own."""
-    parts = name.split(".")
-    for root in roots:
-        for depth in range(1, len(parts) + 1):
-            stem = root.joinpath(*parts[:depth])
-            yield from filter(Path.is_file, (stem / "__init__.py", stem.with_suffix(".py")))
+    return tuple(sorted(source_code.follow(imports, roots)))
 
 
 def tree_state(folder: Path) -> str:

@@ -9,7 +9,7 @@ patient's random stream, what changes between films (inspiration, view) from the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -75,9 +75,7 @@ class Anatomy:
     stomach: dict[str, float]
     carina: tuple[float, float]
     trachea: Floats
-    ap: bool
-    fat: float
-    extra: dict[str, float] = field(default_factory=dict)
+    atelectasis_side: int
 
     def point(self, side: int, u: float, t: float) -> tuple[float, float]:
         """Body point in a lung: `u` 0 medial to 1 lateral, `t` 0 apex to 1 diaphragm."""
@@ -132,13 +130,10 @@ def build(
     view: str,
     findings: Mapping[str, int],
 ) -> Anatomy:
-    """Chest of a patient on one film.
+    """Chest of a patient on one film, from the random streams of both.
 
-    Args:
-        patient, film: random streams of the patient and of the film.
-        sex: "M" or "F"; view: "PA" or "AP".
-        findings: 0/1 of the pathologies; some of them change the anatomy itself
-            (Cardiomegaly, Enlarged Cardiomediastinum, volume loss in Atelectasis).
+    Of the findings (0/1 by name), Cardiomegaly, Enlarged Cardiomediastinum and Atelectasis (loss
+    of volume) change the anatomy itself.
     """
     ap, female = view == "AP", sex == "F"
     width = float(np.clip(patient.normal(0.345 - 0.008 * female, 0.016), 0.30, 0.385))
@@ -253,11 +248,9 @@ def build(
             "skew": float(film.normal(0, 0.008)),
         },
         scapula={"x": width + 0.015 + scapula_x - (0.075 if ap else 0.0)},
-        breast={"size": bust, "fat": fat},
+        breast={"size": bust},
         stomach={"x": 0.14 + 0.05 * bubble[0], "r": 0.025 + 0.03 * bubble[1], "on": bubble[2]},
         carina=carina,
         trachea=trachea,
-        ap=ap,
-        fat=fat,
-        extra={"atelectasis_side": sick, "vessel_seed": phase, "wide": wide, "ratio": ratio},
+        atelectasis_side=sick,
     )

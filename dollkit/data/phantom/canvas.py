@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -52,27 +52,25 @@ class Canvas:
     water: Floats
     gas: Floats
     vessels: Floats
-    lung: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
-    lung_air: dict[int, Floats] = field(default_factory=dict)
-    masks: Mask = field(default_factory=lambda: np.zeros((0,), np.uint8))
-    infection: Mask = field(default_factory=lambda: np.zeros((0,), np.uint8))
+    lung: dict[int, npt.NDArray[np.bool_]]
+    lung_air: dict[int, Floats]
+    masks: Mask
+    infection: Mask
 
     @staticmethod
     def blank(grid: Grid, anatomy: Anatomy, masks: Mask, infection: Mask) -> Canvas:
         """Empty fields; masks are drawn into the arrays given."""
         z = np.zeros((7, grid.size, grid.size), np.float32)
-        return Canvas(
-            grid, anatomy, z[0], z[1], z[2], z[3], z[4], z[5], z[6], {}, {}, masks, infection
-        )
+        return Canvas(grid, anatomy, *z[:7], {}, {}, masks, infection)
 
     def mask(self, finding: str) -> Mask:
         """The (size, size) mask of a pathology, to draw into."""
         mask: Mask = self.masks[PATHOLOGIES.index(finding)]
         return mask
 
-    def side_index(self, side: int, w: Window | None = None) -> npt.NDArray[np.intp]:
+    def side_index(self, side: int, w: Window) -> npt.NDArray[np.intp]:
         """Table index of mirrored x (lateral positive) in a window."""
-        ix = self.grid.ix if w is None else self.grid.ix[w]
+        ix = self.grid.ix[w]
         return ix if side > 0 else TABLE - 1 - ix
 
     def side_window(self, side: int, y0: float = -0.45, y1: float = 0.5) -> Window:

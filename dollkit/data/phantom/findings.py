@@ -1,4 +1,4 @@
-"""Findings of the lung itself, each drawn with its exact mask.
+"""Findings of lung, pleura and ribs, each drawn with its exact mask.
 
 Every function places one finding in a canvas, from a random stream of its own. A mask holds the
 pixels where the finding's own geometry adds more than `FRACTION` of its peak (opacities) or the
@@ -186,7 +186,7 @@ def opacity(c: Canvas, rng: np.random.Generator, contrast: float, extent: float)
 def atelectasis(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) -> None:
     """Plate-like bands, with the raised dome that the anatomy already has on that side."""
     mask, g = c.mask("Atelectasis"), c.grid
-    side = int(c.anatomy.extra["atelectasis_side"])
+    side = c.anatomy.atelectasis_side
     count = int(rng.integers(2, 5))
     angle = float(rng.normal(0, 0.3))
     top = float(rng.uniform(0.35, 0.75))
@@ -201,12 +201,6 @@ def atelectasis(c: Canvas, rng: np.random.Generator, contrast: float, extent: fl
         c.soft += np.float32(0.60 * contrast) * band
         c.water += np.float32(0.15 * contrast) * band
         mask |= (band > FRACTION).astype(np.uint8)
-
-
-# Findings of pleura and ribs, each drawn with its exact mask.
-#
-# Masks hold the region between a finding's borders: air, fluid, thickening, the surroundings of a
-# break.
 
 
 Break = tuple[float, float, float]
@@ -325,12 +319,6 @@ def fracture(
         stamp(mask, c.grid, points, 0.032 * extent)
 
 
-# Which function draws which pathology, and in what order.
-#
-# Cardiomegaly and Enlarged Cardiomediastinum are part of the anatomy itself; fractures are drawn
-# with the ribs, devices last.
-
-
 Draw = Callable[[Canvas, np.random.Generator, float, float], None]
 
 DRAW: dict[str, Draw] = {
@@ -344,7 +332,11 @@ DRAW: dict[str, Draw] = {
     "Pleural Effusion": effusion,
     "Pleural Other": pleural_other,
 }
-"""Drawing order: what hides is drawn after what is hidden."""
+"""In drawing order: what hides is drawn after what is hidden.
+
+Cardiomegaly and Enlarged Cardiomediastinum are part of the anatomy itself; fractures are drawn
+with the ribs, devices last.
+"""
 
 
 def unite_opacity(c: Canvas) -> None:

@@ -213,20 +213,10 @@ def _film(
 def render(rows: pd.DataFrame, size: int, seed: int, protocol: Protocol | None = None) -> Films:
     """Render films with the exact masks of everything in them.
 
-    Film *i* depends only on `size`, `seed`, `protocol` and its own row, never on the batch.
-
-    Args:
-        rows: population rows (see `sample_population`).
-        size: side in pixels, a multiple of 8 from 64 to 1024.
-        seed: non-negative integer.
-        protocol: knobs; None for the default.
+    Film *i* depends only on `size` (a multiple of 8 from 64 to 1024), `seed`, `protocol` and its
+    own row (see `sample_population`), never on the batch.
     """
     check_size(size)
-    missing = [
-        k for k in ("image_id", "patient_id", "view", "sex", *PATHOLOGIES) if k not in rows.columns
-    ]
-    if missing:
-        raise InputError(f"population column {missing[0]!r} is missing: use sample_population")
     protocol = protocol or Protocol()
     n = len(rows)
     films = Films(

@@ -12,8 +12,7 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, NEGATIVE, PATHOLOGIES, POSITIVE, UNCERTAIN
 from dollkit.data.csvfile import BadRows, CsvTable, clean, is_inside, read_csv, reject
 from dollkit.data.dataset import first_with
-from dollkit.data.film_table import FilmTable
-from dollkit.data.films import states_of
+from dollkit.data.film_table import FilmTable, states_of
 from dollkit.data.masks import Mask, MaskFile
 from dollkit.data.sets import common_steps as steps
 from dollkit.data.sets.chexlocalize_masks import (

@@ -14,9 +14,8 @@ import yaml
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.data.csvfile import BadRows, reject
-from dollkit.data.dataset import DataSet
+from dollkit.data.dataset import DataSet, descend
 from dollkit.data.film_table import FilmTable, blank_films
-from dollkit.data.folders import descend
 from dollkit.data.masks import Mask, Union
 from dollkit.data.splits import share
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from dollkit.common.errors import InputError
 from dollkit.data.csvfile import BadRows, reject
+from dollkit.data.dataset import child, descend, files_of
 from dollkit.data.film_table import FilmTable
-from dollkit.data.folders import child, descend, files_of
 from dollkit.data.masks import MaskFile
 from dollkit.data.sets import common_steps as steps
 

@@ -15,8 +15,8 @@ import pandas as pd
 
 from dollkit.common.errors import InputError
 from dollkit.data.csvfile import BadRows
+from dollkit.data.dataset import child, files_of, holds
 from dollkit.data.film_table import FilmTable
-from dollkit.data.folders import child, files_of, holds
 from dollkit.data.masks import Mask, MaskFile
 from dollkit.data.sets import common_steps as steps
 from dollkit.data.splits import split_by_share

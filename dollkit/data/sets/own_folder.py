@@ -13,8 +13,7 @@ import pandas as pd
 from dollkit.common.errors import InputError, near
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.data.csvfile import BadRows, CsvTable, clean, read_csv, reject, words
-from dollkit.data.film_table import FilmTable, is_there
-from dollkit.data.films import SPLITS
+from dollkit.data.film_table import SPLITS, FilmTable, is_there
 from dollkit.data.masks import MaskFile
 from dollkit.data.sets import common_steps as steps
 from dollkit.data.splits import draw_task_split, split_by_share

@@ -1,7 +1,8 @@
-"""Patients that judge a task are not among those that classifiers learn from."""
+"""Splits by patient: balanced, read as written; who judges a task teaches no classifier."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,8 @@ from PIL import Image
 
 from dollkit import data
 from dollkit.common.errors import InputError
-from dollkit.data.film_table import FilmTable
-from dollkit.data.films import COLUMNS
-from dollkit.data.splits import keep_apart
+from dollkit.data.film_table import COLUMNS, FilmTable
+from dollkit.data.splits import draw_parts, keep_apart, read_split, write_split
 
 
 def table(patients: list[str], splits: list[str], folds: list[int] | None = None) -> FilmTable:
@@ -59,16 +59,18 @@ def test_nobody_left_to_learn_from_is_told(judged: str, kind: str) -> None:
         keep_apart(tables)
 
 
+def write_folder(root: Path, films: int, masks: int) -> None:
+    """A folder of one's own: films with findings, the first of them with a mask of the lungs."""
+    for place, n in (("images", films), ("masks/lungs", masks)):
+        (root / place).mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(np.full((8, 8), 255, np.uint8)).save(root / place / f"p{i}.png")
+    rows = [f"p{i}.png,p{i},{i % 2}" for i in range(films)]
+    (root / "films.csv").write_text("\n".join(["image,patient,Edema", *rows]))
+
+
 def test_a_folder_of_ones_own_is_kept_apart(tmp_path: Path) -> None:
-    names = [f"p{i}" for i in range(60)]
-    for place in ("images", "masks/lungs"):
-        (tmp_path / place).mkdir(parents=True)
-    for name in names:
-        Image.fromarray(np.full((8, 8), 90, np.uint8)).save(tmp_path / "images" / f"{name}.png")
-    for name in names[:30]:
-        Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / f"masks/lungs/{name}.png")
-    rows = [f"{n}.png,{n},{i % 2}" for i, n in enumerate(names)]
-    (tmp_path / "films.csv").write_text("\n".join(["image,patient,Edema", *rows]))
+    write_folder(tmp_path, 60, 30)
     tables = data.read("folder", tmp_path)
     both = pd.merge(*(tables[s].films for s in ("films", "lungs")), on="patient_id")
     judged = both["split_y"] != "train"
@@ -79,19 +81,52 @@ def test_a_folder_of_ones_own_is_kept_apart(tmp_path: Path) -> None:
 
 def test_a_store_whose_data_set_has_gone_is_not_learnt_from(tmp_path: Path) -> None:
     root, out = tmp_path / "data", tmp_path / "out"
-    for place in ("images", "masks/lungs"):
-        (root / place).mkdir(parents=True)
-    for i in range(30):
-        Image.fromarray(np.full((8, 8), 90 + i, np.uint8)).save(root / f"images/p{i}.png")
-        Image.fromarray(np.full((8, 8), 255, np.uint8)).save(root / f"masks/lungs/p{i}.png")
-    rows = [f"p{i}.png,p{i},{i % 2}" for i in range(30)]
-    (root / "films.csv").write_text("\n".join(["image,patient,Edema", *rows]))
+    write_folder(root, 30, 30)
     assert list(data.build("folder", root, out, 8, workers=1, alone=True)) == ["films", "lungs"]
-    for mask in (root / "masks/lungs").iterdir():
-        mask.unlink()
-    (root / "masks/lungs").rmdir()
-    (root / "masks").rmdir()
+    shutil.rmtree(root / "masks")
     assert list(data.build("folder", root, out, 8, workers=1)) == ["films"]
     assert (out / "lungs").is_dir()  # a folder of stores from several calls
     assert list(data.build("folder", root, out, 8, workers=1, alone=True)) == ["films"]
     assert sorted(f.name for f in out.iterdir()) == ["films"]
+
+
+def test_parts_are_balanced_and_patient_disjoint() -> None:
+    rng = np.random.default_rng(0)
+    patients = [f"p{k}" for k in rng.integers(0, 120, 400)]
+    traits = rng.random((400, 3)) < (0.5, 0.2, 0.05)
+    part = draw_parts(patients, traits, [3, 1])
+    assert pd.DataFrame({"p": patients, "k": part}).groupby("p")["k"].nunique().max() == 1
+    np.testing.assert_allclose(np.mean(part == 0), 0.75, atol=0.02)
+    for t in range(3):
+        np.testing.assert_allclose(np.mean(part[traits[:, t]] == 0), 0.75, atol=0.06)
+    order = rng.permutation(400)
+    again = draw_parts([patients[i] for i in order], traits[order], [3, 1])
+    np.testing.assert_array_equal(again, part[order])
+
+
+def test_split_files_are_checked(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"image_id": ["b", "a", "c"], "patient_id": ["1", "1", "2"], "fold": [0, 0, 1]}
+    )
+    path = tmp_path / "split.csv"
+    write_split(path, table, "fold")
+    patient_of = {"a": "1", "b": "1", "c": "2"}
+    assert read_split(path, patient_of, "fold").to_dict() == {"a": "0", "b": "0", "c": "1"}
+    good = path.read_text()
+    cases = [
+        ({**patient_of, "d": "3"}, good, "film 'd' of the data set is missing"),
+        ({"a": "1", "b": "1"}, good, "film 'c' is not in the data set"),
+        ({**patient_of, "c": "4"}, good, "film 'c' is of patient '2' there, of '4' in the data"),
+        (patient_of, good.replace("b,1,0", "b,1,1"), "patient '1' stands in two folds"),
+        (patient_of, good.replace("fold", "part"), "column 'fold' is missing"),
+        (patient_of, good + "c,2,1\n", "'c' stands there twice"),
+    ]
+    for known, text, message in cases:
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_split(path, known, "fold")
+    with pytest.raises(InputError, match="no such file"):
+        read_split(tmp_path / "none.csv", patient_of, "fold")
+    table.loc[0, "fold"] = 1
+    with pytest.raises(InputError, match="patient '1' stands in two folds"):
+        write_split(path, table, "fold")

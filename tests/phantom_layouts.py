@@ -1,0 +1,312 @@
+"""The phantom as trees of CheXpert, JSRT with SCR, Montgomery, Shenzhen and COVID-QU-Ex on disk.
+
+Readers of these data sets can be held against it, file for file in the released formats: every
+mask is known. "Left" is the patient's left, on the right of the picture. Films and masks are
+enlarged by whole-number repetition, so that one shrunk back is the phantom's own, bit by bit. No
+patient is in two of the trees.
+
+``python -m tests.phantom_layouts --out DIR --n 40`` writes them all, ready to be given as DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+from scipy import ndimage
+
+from dollkit.common.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES
+from dollkit.data.phantom.population import observe_labels, sample_population
+from dollkit.data.phantom.protocol import Protocol
+from dollkit.data.phantom.render import ORGANS, Films, render
+
+U8 = npt.NDArray[np.uint8]
+
+JSRT_SIDE, SCR_SIDE, COVID_SIDE = 2048, 1024, 256
+"""Sides in pixels of a JSRT film, an SCR mask and a COVID-QU-Ex film."""
+JSRT_PITCH = 0.175
+"""Millimetres per pixel of a JSRT film."""
+JSRT_NAMES: tuple[str, ...] = (
+    *(f"JPCLN{i:03d}" for i in range(1, 155)),
+    *(f"JPCNN{i:03d}" for i in range(1, 94)),
+)
+"""Films of JSRT: 154 with a nodule, then 93 without."""
+AGE_UNKNOWN = ("JPCLN106", "JPCLN117")
+"""Films whose age is "?" in the released ``CLNDAT_EN.txt``."""
+MONTGOMERY_SIDES = (4020, 4892)
+"""Short and long side in pixels of a Montgomery film; either may be the width."""
+COVID_CLASSES = {"COVID-19": "covid", "Non-COVID": "non_covid", "Normal": "normal"}
+"""Class folder -> how its file names start."""
+SEXES = {"M": "male", "F": "female"}
+FULL = np.uint8(255)
+
+
+Row = Mapping[str, Any]
+
+
+def write_all(out: Path, n: int, size: int, seed: int) -> None:
+    """Every tree with `n` films each; `size` is 64, 128 or 256."""
+    write_tree(out / "CheXpert-v1.0-small", n, size, seed)
+    for layout, below in zip(LAYOUTS, ("JSRT", "", "", "COVID-QU-Ex"), strict=True):
+        write_layout(out / below, layout, n, size, seed)
+
+
+def write_layout(out: Path, layout: str, n: int, size: int, seed: int) -> None:
+    """Films and masks in the released layout of a data set.
+
+    - ``jsrt``: 2048 px raw films (8.4 MB each), 1024 px masks of SCR's five organs, the two
+      clinical tables. JPCLN films have a Lung Lesion, JPCNN films none.
+    - ``montgomery``: films with black bands to Montgomery's aspect, upright and lying in turn.
+      Normal films (No Finding, ``_0``) come first, then those with any finding (``_1``).
+    - ``shenzhen``: square films with a palette, marked likewise; every sixth has no mask.
+    - ``covid-qu-ex``: 256 px. COVID-19 films (half of all) have infection; Non-COVID films (a
+      quarter) another pneumonia, Normal films no finding, both with an all-zero infection mask.
+      Of five films of a class three lie in Train, one in Val, one in Test.
+    """
+    rows = truth(layout, n, seed)
+    tables: dict[str, list[str]] = {"CLNDAT_EN.txt": [], "CNNDAT_EN.TXT": []}
+    for i, row in enumerate(rows.to_dict("records")):
+        drawn = render(rows.iloc[i : i + 1], size, seed)
+        LAYOUTS[layout](out, row, drawn)
+        if row["name"].startswith("JPCLN"):
+            tables["CLNDAT_EN.txt"].append(nodule_line(row, drawn))
+        else:
+            line = f"{row['name']}.IMG {row['age']:<4}{SEXES[row['sex']]:<9}non-nodule"
+            tables["CNNDAT_EN.TXT"].append(line)
+    if layout == "jsrt":
+        for name, lines in tables.items():  # a lone carriage return between lines
+            _put(out / name, "\r".join(lines))
+
+
+def truth(layout: str, n: int, seed: int) -> pd.DataFrame:
+    """Population rows behind a layout, in the order written, with name, number and folder.
+
+    ``render(truth(layout, n, seed), size, seed)`` gives the films and masks of `write_layout`.
+    """
+    if layout == "jsrt":
+        return _jsrt_rows(n, seed)
+    if layout == "covid-qu-ex":
+        return _covid_rows(n, seed)
+    # Montgomery and Shenzhen share a cohort, not its patients.
+    prefix, first = {"montgomery": ("MCUCXR", 0), "shenzhen": ("CHNCXR", 1)}[layout]
+    rows = sample_population(2 * n, seed, "lungs").iloc[first::2]
+    rows = rows.sort_values("No Finding", ascending=False, kind="stable")
+    sick = (1 - rows["No Finding"]).tolist()
+    return _named(rows, [f"{prefix}_{i:04d}_{s}" for i, s in enumerate(sick, 1)], range(1, n + 1))
+
+
+def _jsrt_rows(n: int, seed: int) -> pd.DataFrame:
+    names = JSRT_NAMES[:n]
+    numbers = [int(name[5:]) for name in names]
+    sick = [name.startswith("JPCLN") for name in names]
+    count = 64
+    while True:  # a larger population begins with the smaller one
+        rows = sample_population(count, seed, "organs")
+        having = rows.index[rows["Lung Lesion"] == 1]
+        free = rows.index[rows["Lung Lesion"] == 0]
+        if min(len(having), len(free)) >= max(numbers):
+            break
+        count *= 2
+    taken = [(having if s else free)[i - 1] for s, i in zip(sick, numbers, strict=True)]
+    return _named(rows.loc[taken], names, numbers)
+
+
+def _covid_rows(n: int, seed: int) -> pd.DataFrame:
+    rows = sample_population(8 * n, seed, "covid").drop_duplicates("patient_id").head(n)
+    kind = pd.Series([("COVID-19", "Non-COVID", "COVID-19", "Normal")[i % 4] for i in range(n)])
+    kind.index = rows.index
+    rows.loc[kind != "COVID-19", "infection"] = 0
+    rows.loc[kind == "Normal", list(PATHOLOGIES[:-1])] = 0
+    rows.loc[kind == "Normal", "No Finding"] = 1
+    number = kind.groupby(kind).cumcount() + 1
+    splits = ("Train", "Val", "Test", "Train", "Train")
+    rows["folder"] = [f"{splits[(i - 1) % 5]}/{k}" for i, k in zip(number, kind, strict=True)]
+    names = [f"{COVID_CLASSES[k]}_{i}" for i, k in zip(number, kind, strict=True)]
+    return _named(rows, names, number.tolist())
+
+
+def _named(rows: pd.DataFrame, names: Sequence[str], numbers: Sequence[int]) -> pd.DataFrame:
+    rows = rows.reset_index(drop=True)
+    return rows.assign(folder=rows.get("folder", ""), name=list(names), number=list(numbers))
+
+
+def save_jsrt(out: Path, row: Row, drawn: Films) -> None:
+    """``All247images/<name>.IMG`` and five ``scratch/foldK/masks/<organ>/<name>.gif``.
+
+    A film is 2048 x 2048 big-endian 16 bit, 12 of them used, no header, bone dark. Films of odd
+    number lie in fold1, those of even number in fold2.
+    """
+    raw = np.rint((1 - np.arange(256) / 255) * 4095).astype(">u2")[drawn.images[0]]
+    _put(out / "All247images" / f"{row['name']}.IMG", enlarge(raw, JSRT_SIDE).tobytes())
+    fold = out / "scratch" / ("fold1" if row["number"] % 2 else "fold2")
+    for organ, mask in zip(ORGANS, drawn.organs[0], strict=True):
+        _put(fold / "masks" / organ / f"{row['name']}.gif", enlarge(mask, SCR_SIDE) * FULL)
+
+
+def save_montgomery(out: Path, row: Row, drawn: Films) -> None:
+    """``MontgomerySet/``: film, left and right mask, all on one oblong canvas, and reading."""
+    root, name = out / "MontgomerySet", f"{row['name']}.png"
+    _put(root / "CXR_png" / name, on_canvas(drawn.images[0], row["number"]))
+    for side, mask in zip(("left", "right"), drawn.organs[0], strict=False):
+        _put(root / "ManualMask" / f"{side}Mask" / name, on_canvas(mask, row["number"]) * FULL)
+    text = f"Patient's Sex: {row['sex']} \nPatient's Age: {row['age']:03d}Y\n{_seen(row)}\n"
+    _put(root / "ClinicalReadings" / f"{row['name']}.txt", text)
+
+
+def save_shenzhen(out: Path, row: Row, drawn: Films) -> None:
+    """``ChinaSet_AllFiles/``: film, reading; ``mask/`` beside it: both lungs, no sixth film."""
+    root = out / "ChinaSet_AllFiles"
+    picture = Image.fromarray(drawn.images[0])
+    picture.putpalette(np.arange(256, dtype=np.uint8).repeat(3).tobytes())
+    _put(root / "CXR_png" / f"{row['name']}.png", picture)
+    text = f"{SEXES[row['sex']]} {row['age']}yrs\n{_seen(row)}\n"
+    _put(root / "ClinicalReadings" / f"{row['name']}.txt", text)
+    if row["number"] % 6:
+        _put(out / "mask" / f"{row['name']}_mask.png", drawn.organs[0, :2].max(0) * FULL)
+
+
+def save_covid(out: Path, row: Row, drawn: Films) -> None:
+    """``Lung Segmentation Data/`` and ``Infection Segmentation Data/``, each doubled."""
+    masks = {"lung masks": drawn.organs[0, :2].max(0), "infection masks": drawn.infection[0]}
+    for tree, kinds in (("Lung", ("lung masks",)), ("Infection", tuple(masks))):
+        root = out.joinpath(*[f"{tree} Segmentation Data"] * 2, row["folder"])
+        _put(root / "images" / f"{row['name']}.png", enlarge(drawn.images[0], COVID_SIDE))
+        for kind in kinds:
+            _put(root / kind / f"{row['name']}.png", enlarge(masks[kind], COVID_SIDE) * FULL)
+
+
+def _seen(row: Row) -> str:
+    return ", ".join(f for f in PATHOLOGIES[:-1] if row[f]).lower() or "normal"
+
+
+LAYOUTS: dict[str, Callable[[Path, Row, Films], None]] = {
+    "jsrt": save_jsrt,
+    "montgomery": save_montgomery,
+    "shenzhen": save_shenzhen,
+    "covid-qu-ex": save_covid,
+}
+
+
+def _put(path: Path, content: str | bytes | U8 | Image.Image) -> None:
+    """Write text, bytes or a grey picture; PNG, GIF or JPEG by the suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, str):
+        content = content.encode("ascii")
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        picture = Image.fromarray(content) if isinstance(content, np.ndarray) else content
+        picture.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+
+
+def enlarge(pixels: npt.NDArray[np.integer], side: int) -> npt.NDArray[np.integer]:
+    """Repeat each pixel of a square picture until its side is `side`, a multiple of its own."""
+    times = side // pixels.shape[0]
+    return pixels.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def on_canvas(pixels: U8, number: int) -> U8:
+    """A square picture on a canvas of Montgomery's aspect: black bands on two opposite ends.
+
+    The canvas of an odd `number` is upright, that of an even one lies on its side.
+    """
+    short, long = MONTGOMERY_SIDES
+    band = round(pixels.shape[0] * (long / short - 1) / 2)
+    return np.pad(pixels, ((band, band), (0, 0)) if number % 2 else ((0, 0), (band, band)))
+
+
+def nodule_line(row: Row, drawn: Films) -> str:
+    """Line of ``CLNDAT_EN.txt``: twelve fields with tabs between them.
+
+    File, subtlety, diameter in mm, age (or ?), sex, x, y (in the 2048 frame), malignant or benign;
+    then place and diagnosis, each cut in two after 7 and 12 characters, as in the released file.
+    Diameter, x, y and place are measured on the mask of the film's largest nodule; subtlety and
+    malignancy just follow the diameter: the phantom knows neither.
+    """
+    parts, _ = ndimage.label(drawn.findings[0, PATHOLOGIES.index("Lung Lesion")])
+    nodule = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    y, x = (float(i.mean()) for i in np.nonzero(nodule))
+    scale = JSRT_SIDE / len(nodule)
+    diameter = round(2 * float(np.sqrt(nodule.sum() / np.pi)) * scale * JSRT_PITCH)
+    left, right = drawn.organs[0, :2] > 0
+    in_left = (nodule & left).sum() >= (nodule & right).sum()
+    height = np.flatnonzero((left if in_left else right).any(axis=1)).mean()
+    place = f"{'l' if in_left else 'r'}.{'upper' if y < height else 'lower'}lobe"
+    fields = (
+        f"{row['name']}.IMG",
+        min(5, 1 + diameter // 10),
+        diameter,
+        "?" if row["name"] in AGE_UNKNOWN else row["age"],
+        SEXES[row["sex"]],
+        round((x + 0.5) * scale - 0.5),
+        round((y + 0.5) * scale - 0.5),
+        "malignant" if diameter > 30 else "benign",
+        *(place[:7], place[7:], "phantom nodu", "le"),
+    )
+    return "\t".join(map(str, fields))
+
+
+def write_tree(
+    out: Path,
+    n: int,
+    size: int,
+    seed: int,
+    protocol: Protocol | None = None,
+    valid_fraction: float = 0.1,
+) -> None:
+    """CheXpert's ``train.csv``, ``valid.csv`` and the films they name.
+
+    Films are JPEG; masks (PNG, 0 and 255) lie beside: positive findings, all organs, infection.
+    The Path column starts with the name of `out`. Whole patients go to one of the two tables;
+    those of ``valid.csv`` carry clean labels, since CheXpert's were read by radiologists.
+    """
+    protocol = protocol or Protocol()
+    rows = sample_population(n, seed, "ward", protocol)
+    patients = rows["patient_id"].unique()
+    held = patients[len(patients) - round(valid_fraction * len(patients)) :]
+    valid = rows["patient_id"].isin(held).to_numpy()
+    states = rows[list(FINDINGS)].to_numpy(np.int8)
+    states = np.where(valid[:, None], states, observe_labels(states, seed, protocol))
+    films = render(rows, size, seed, protocol)
+    table = pd.DataFrame(
+        {
+            "Path": "",
+            "Sex": rows["sex"].map({"M": "Male", "F": "Female"}),
+            "Age": rows["age"],
+            "Frontal/Lateral": "Frontal",
+            "AP/PA": rows["view"],
+        }
+    )
+    text = {1: "1.0", 0: "0.0", -1: "-1.0", NOT_MENTIONED: ""}
+    for k, finding in enumerate(FINDINGS):
+        table[finding] = [text[int(state)] for state in states[:, k]]
+    table["No Finding"] = table["No Finding"].where(table["No Finding"] == "1.0", "")
+    for i, row in enumerate(rows.to_dict("records")):
+        study = str(row["study_id"]).rsplit("_", 1)[1]
+        folder = Path("valid" if valid[i] else "train", str(row["patient_id"]), study)
+        table.loc[i, "Path"] = (Path(out.name) / folder / "view1_frontal.jpg").as_posix()
+        _put(out / folder / "view1_frontal.jpg", films.images[i])
+        masks = dict(zip(PATHOLOGIES, films.findings[i], strict=True))
+        masks = {name: mask for name, mask in masks.items() if mask.any()}
+        masks |= dict(zip(ORGANS, films.organs[i], strict=True))
+        for name, mask in masks.items():
+            beside = f"view1_frontal_mask_{name.replace(' ', '_')}.png"
+            _put(out / folder / beside, mask * FULL)
+    table[~valid].to_csv(out / "train.csv", index=False)
+    table[valid].to_csv(out / "valid.csv", index=False)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.phantom_layouts", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the trees")
+    parser.add_argument("--n", type=int, default=40, help="films of each; JSRT: 8 MB a film")
+    parser.add_argument("--size", type=int, default=128, help="64, 128 or 256 px")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    write_all(given.out, given.n, given.size, given.seed)
