@@ -19,8 +19,7 @@ from PIL import Image
 from benchmarks.films import table_of, write_films
 from benchmarks.rounds import interleaved, median, processes, ratio
 from dollkit.common.errors import InputError
-from dollkit.data.decode import load_image
-from dollkit.data.images import fit
+from dollkit.data.images import fit, load_image
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import build_store
 

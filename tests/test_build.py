@@ -22,8 +22,7 @@ import pytest
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.data import build_key, store_builder
-from dollkit.data.decode import load_image
-from dollkit.data.images import IGNORE, fit, fit_box, fit_mask
+from dollkit.data.images import IGNORE, fit, fit_box, fit_mask, load_image
 from dollkit.data.sets import phantom
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import CHUNK, build_store

@@ -13,8 +13,8 @@ from PIL import Image
 
 from dollkit.common.errors import InputError
 from dollkit.data.check import survey
-from dollkit.data.decode import load_image
 from dollkit.data.film_table import FilmTable
+from dollkit.data.images import load_image
 from dollkit.data.sets.general_blockchain import DATASET, NEEDED, read_generalblockchain
 from tests.small_files import error_of
 

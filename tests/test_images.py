@@ -1,59 +1,329 @@
-"""Masks from disk, and the way of films, masks and boxes onto the square grid and back."""
+"""Image files into grey, exactly; and the way of films, masks and boxes onto the square grid."""
 
 from __future__ import annotations
 
+import io
+import struct
+import threading
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from scipy import ndimage
+from PIL import Image, TiffImagePlugin
 
 from dollkit.common.errors import InputError
-from dollkit.data import decode, images
+from dollkit.data import images
 from dollkit.data.images import (
+    RAW_SIDE,
     fit,
     fit_box,
     fit_mask,
     frame,
-    load_mask,
+    load_image,
+    probe,
     same_aspect,
     unfit,
-    unfit_mask,
 )
 
-FILMS = [(2500, 2048), (4020, 4892), (256, 256)]
+FORMAT_OF = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "tif": "TIFF"}
 
 
 def ramp(height: int = 24, width: int = 32) -> np.ndarray:
     return np.add.outer(4 * np.arange(height), 3 * np.arange(width)).astype(np.uint8)
 
 
-def test_readers_of_files_are_here_too() -> None:
-    assert images.load_image is decode.load_image
-    assert images.probe is decode.probe
-    assert images.MAX_PIXELS == decode.MAX_PIXELS == 89_478_485
-    assert {"PNG", "JPEG", "GIF", "TIFF", "DICOM"} < set(images.FORMATS)
+def encoded(form: str, image: np.ndarray | None = None, **options: object) -> bytes:
+    """A grey picture in one of the four formats."""
+    buffer = io.BytesIO()
+    Image.fromarray(ramp() if image is None else image).save(buffer, form, **options)
+    return buffer.getvalue()
 
 
-def test_masks(tmp_path: Path) -> None:
-    mask = (ramp() > 60).astype(np.uint8)
-    Image.fromarray(mask * 255).save(tmp_path / "m255.png")
-    Image.fromarray(mask).save(tmp_path / "m1.png")
-    Image.fromarray(mask * 127).save(tmp_path / "m127.png")
-    Image.fromarray(mask * 255).save(tmp_path / "m.gif")
-    for name in ("m255.png", "m1.png", "m.gif"):
-        np.testing.assert_array_equal(load_mask(tmp_path / name, 24, 32), mask)
-    assert load_mask(tmp_path / "m127.png", 24, 32).sum() == 0
+def error_of(path: Path, **options: object) -> str:
+    """The one line that refuses a file."""
+    with pytest.raises(InputError) as caught:
+        load_image(path, **options)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
 
 
-def test_mask_of_another_size(tmp_path: Path) -> None:
-    Image.fromarray(ramp(24, 32)).save(tmp_path / "mask.png")
-    with pytest.raises(InputError, match=r"mask.png: mask is 32x24, its image is 24x32"):
-        load_mask(tmp_path / "mask.png", 32, 24)
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 80), (80, 40), (64, 64), (2, 300), (7, 9)])
+def png(bits: int, colour: int, rows: bytes, width: int, height: int) -> bytes:
+    """A PNG of raw rows, each without its filter byte; Pillow cannot write 16-bit colour."""
+    step = len(rows) // height
+    lines = b"".join(b"\0" + rows[i * step : (i + 1) * step] for i in range(height))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "how"),
+    [
+        ("PNG", {}),
+        ("GIF", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "packbits"}),
+    ],
+)
+def test_lossless_formats_give_back_the_pixels(
+    tmp_path: Path, form: str, how: dict[str, object]
+) -> None:
+    path = tmp_path / f"film.{form.lower()}"
+    path.write_bytes(encoded(form, **how))
+    np.testing.assert_array_equal(load_image(path), ramp())
+    assert load_image(path).dtype == np.uint8
+    assert probe(path) == (24, 32)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_is_what_pillow_decodes(tmp_path: Path, progressive: bool) -> None:
+    path = tmp_path / "film.jpg"
+    path.write_bytes(encoded("JPEG", progressive=progressive))
+    np.testing.assert_array_equal(load_image(path), np.asarray(Image.open(path).convert("L")))
+    assert np.abs(load_image(path).astype(int) - ramp()).max() <= 6
+    assert probe(path) == (24, 32)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_colour_is_luma_and_alpha_is_ignored(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"film.{form.lower()}"
+    image = Image.fromarray(ramp())
+    for mode in ("LA", "RGB", "RGBA"):
+        changed = image.convert(mode)
+        if "A" in mode:
+            changed.putalpha(Image.fromarray(255 - ramp()))
+        changed.save(path)
+        np.testing.assert_array_equal(load_image(path), ramp())
+    Image.fromarray(255 * np.eye(3, dtype=np.uint8)[None]).save(path)
+    assert load_image(path).tolist() == [[76, 150, 29]]
+
+
+@pytest.mark.parametrize(("form", "more"), [("TIFF", {}), ("PNG", {"transparency": 0})])
+def test_palette_is_looked_up(tmp_path: Path, form: str, more: dict[str, int]) -> None:
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("P")
+    image.putpalette([200, 200, 200, 10, 10, 10, 90, 90, 90] + [0] * 759)
+    path = tmp_path / f"film.{form.lower()}"
+    image.save(path, **more)  # what is transparent is still film
+    assert load_image(path).tolist() == [[200, 10], [90, 10]]
+
+
+@pytest.mark.parametrize(("bits", "row"), [(1, 0b10110000), (2, 0b00011011), (4, 0x0F)])
+def test_few_bits_are_stretched(tmp_path: Path, bits: int, row: int) -> None:
+    path = tmp_path / "mask.png"
+    path.write_bytes(png(bits, 0, bytes([row]), 8 // bits if bits > 1 else 4, 1))
+    wanted = {1: [255, 0, 255, 255], 2: [0, 85, 170, 255], 4: [0, 255]}[bits]
+    assert load_image(path, depths=(8,)).tolist() == [wanted]
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_16_bit_files_use_the_range_that_was_stored(tmp_path: Path, bits: int, form: str) -> None:
+    top = 2**bits - 1
+    path = tmp_path / f"film.{form.lower()}"
+    Image.fromarray(np.array([[0, top], [top // 2, top]], np.uint16)).save(path)
+    assert load_image(path).tolist() == [[0, 255], [127, 255]]
+    assert error_of(path, depths=(8,)).startswith("16-bit where 8 are expected: ")
+    with pytest.raises(InputError, match="16-bit where 8 are expected"):
+        probe(path, depths=(8,))
+
+
+def test_depth(tmp_path: Path) -> None:
+    path = tmp_path / "film.png"
+    # The scale does not follow the content.
+    Image.fromarray(np.array([[0, 3000]], np.uint16)).save(path)
+    assert load_image(path, depths=(16,)).tolist() == [[0, round(3000 / 4095 * 255)]]
+    path.write_bytes(encoded("PNG"))
+    np.testing.assert_array_equal(load_image(path, depths=(8,)), ramp())
+    assert error_of(path, depths=(16,)).startswith("8-bit where 16 are expected: ")
+
+
+def test_white_at_zero(tmp_path: Path) -> None:
+    white = {TiffImagePlugin.PHOTOMETRIC_INTERPRETATION: 0}
+    path = tmp_path / "film.tif"
+    path.write_bytes(encoded("TIFF", tiffinfo=white))
+    with Image.open(path) as image:
+        first = path.read_bytes()[image.tag_v2[TiffImagePlugin.STRIPOFFSETS][0]]
+    assert load_image(path)[0, 0] == 255 - first
+    path.write_bytes(encoded("TIFF", ramp().astype(np.uint16), tiffinfo=white))
+    assert error_of(path).startswith("TIFF of more than 8 bits with white at zero")
+
+
+def test_raw_film(tmp_path: Path) -> None:
+    values = np.zeros((RAW_SIDE, RAW_SIDE), ">u2")
+    values[0, :5] = 0, 4095, 1000, 2048, 819
+    path = tmp_path / "JPCLN001.IMG"
+    values.tofile(path)
+    film = load_image(path)
+    assert film.shape == probe(path) == (2048, 2048)
+    assert film[0, :5].tolist() == [255, 0, 193, 127, 204]
+    assert error_of(path, depths=(8,)).startswith("16-bit where 8 are expected: ")
+    values[1:].tofile(path)
+    assert error_of(path).startswith("8384512 bytes where a raw JSRT film has 8388608: ")
+    values.astype("<u2").tofile(path)
+    assert error_of(path).startswith("raw value 65295 where a JSRT film has 0..4095: ")
+
+
+def test_ending_and_content_must_agree(tmp_path: Path) -> None:
+    for named in (".png", ".PNG", ".original", ""):
+        (tmp_path / f"film{named}").write_bytes(encoded("PNG"))
+        np.testing.assert_array_equal(load_image(tmp_path / f"film{named}"), ramp())
+    for named, other in ((".jpg", "JPEG"), (".DCM", "DICOM"), (".tiff", "TIFF")):
+        path = tmp_path / f"film{named}"
+        path.write_bytes(encoded("PNG"))
+        wanted = f"PNG content under the ending {named} ({other}): "
+        assert error_of(path).startswith(wanted)
+        with pytest.raises(InputError, match="PNG content under the ending"):
+            probe(path)
+        np.testing.assert_array_equal(load_image(path, any_ending=True), ramp())
+
+
+def test_several_pages(tmp_path: Path) -> None:
+    pages = [Image.fromarray(ramp() + np.uint8(n)) for n in range(3)]
+    for form in ("GIF", "TIFF", "PNG"):
+        path = tmp_path / f"film.{form.lower()}"
+        pages[0].save(path, form, save_all=True, append_images=pages[1:])
+        assert error_of(path).startswith(f"{form} of 3 pages: ")
+    path = tmp_path / "photo.jpg"
+    pages[0].save(path, "MPO", save_all=True, append_images=pages[1:])
+    assert np.abs(load_image(path).astype(int) - ramp()).max() <= 6
+
+
+def test_a_picture_that_asks_to_be_turned_is_refused(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    for orientation in (1, 3, 6):
+        exif[0x0112] = orientation
+        for form in ("JPEG", "TIFF", "PNG"):
+            path = tmp_path / f"film.{form.lower()}"
+            path.write_bytes(encoded(form, exif=exif.tobytes()))
+            if orientation == 1:
+                assert load_image(path).shape == (24, 32)
+            else:
+                assert error_of(path) == f"{form} that asks to be turned: save it upright"
+
+
+@pytest.mark.parametrize(
+    ("mode", "wanted"),
+    [
+        ("CMYK", "CMYK colour"),
+        ("LAB", "LAB colour"),
+        ("F", "32-bit image of mode F"),
+        ("I", "32-bit image of mode I"),
+    ],
+)
+def test_kinds_that_are_no_film(tmp_path: Path, mode: str, wanted: str) -> None:
+    source = Image.fromarray(ramp())
+    image = Image.merge("LAB", [source] * 3) if mode == "LAB" else source.convert(mode)
+    image.save(tmp_path / "film.tiff")
+    assert error_of(tmp_path / "film.tiff") == f"{wanted}: convert it to 8 or 16-bit grey"
+    with pytest.raises(InputError, match=wanted):
+        probe(tmp_path / "film.tiff")
+
+
+@pytest.mark.parametrize(("colour", "samples"), [(2, 3), (4, 2), (6, 4)])
+def test_16_bit_colour_is_refused(tmp_path: Path, colour: int, samples: int) -> None:
+    path = tmp_path / "film.png"
+    rows = np.full((2, 2, samples), 4095, ">u2").tobytes()
+    path.write_bytes(png(16, colour, rows, 2, 2))
+    assert error_of(path).startswith("16-bit image of mode ")
+    path.write_bytes(png(8, colour, bytes([200] * 4 * samples), 2, 2))
+    assert load_image(path).tolist() == [[200, 200], [200, 200]]
+
+
+def test_flipped_bytes_in_a_png(tmp_path: Path) -> None:
+    path, whole = tmp_path / "film.png", encoded("PNG", ramp(128, 128))
+    for at in (whole.index(b"IDAT") + 40, whole.index(b"IEND") - 8):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert error_of(path).startswith("corrupt or cut off (broken PNG file")
+    Image.open(path).load()  # Pillow alone takes the last one
+
+
+def test_empty_foreign_and_missing_files(tmp_path: Path) -> None:
+    path = tmp_path / "film.png"
+    assert error_of(path).startswith("no such image: ")
+    assert error_of(path / "inside.png").startswith("no such image: ")
+    path.write_bytes(b"")
+    assert error_of(path).startswith("empty file: ")
+    assert error_of(path / "inside.png").startswith("no such image: ")
+    path.write_bytes(b"<html>please log in</html>" * 50)
+    assert error_of(path).startswith("not a PNG, JPEG, GIF, TIFF or DICOM image: ")
+    path.write_bytes(b"\x89PNG")
+    assert error_of(path).startswith("not a PNG, JPEG, GIF, TIFF or DICOM image: ")
+    assert error_of(tmp_path).startswith("cannot be read (not a file)")
+    assert error_of(Path("/dev/null")).startswith("cannot be read (not a file)")
+    for bad in (tmp_path, path, tmp_path / "none.jpg"):
+        with pytest.raises(InputError):
+            probe(bad)
+
+
+def test_decompression_bomb(tmp_path: Path) -> None:
+    head, path = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0), tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b""))
+    assert "exceeds limit of" in error_of(path)
+    with pytest.raises(InputError, match="exceeds limit of"):
+        probe(path)
+
+
+def test_limits_of_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(ramp(10, 11)).save(tmp_path / "big.png")
+    Image.fromarray(ramp(10, 10)).save(tmp_path / "fits.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    assert error_of(tmp_path / "big.png").startswith("11x10 pixels, more than 100: ")
+    assert load_image(tmp_path / "fits.png").shape == (10, 10)
+    size = (tmp_path / "fits.png").stat().st_size
+    monkeypatch.setattr(images, "MAX_BYTES", size - 1)
+    wanted = f"{size} bytes, more than {size - 1}: "
+    assert error_of(tmp_path / "fits.png").startswith(wanted)
+
+
+def test_probe_reads_no_pixels(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 200), np.uint8)
+    for ending, form in FORMAT_OF.items():
+        path = tmp_path / f"film.{ending}"
+        data = encoded(form, noise)
+        if form != "TIFF":  # its directory may lie at the end
+            data = data[: len(data) // 2]
+        path.write_bytes(data)
+        assert probe(path) == (300, 200)
+
+
+def test_warnings_are_silenced_and_restored(tmp_path: Path) -> None:
+    data = bytearray(encoded("TIFF", tiffinfo={270: "a film of somebody"}))
+    at = data.index(struct.pack("<HH", 270, 2)) + 4
+    data[at : at + 4] = struct.pack("<I", 10**6)
+    path = tmp_path / "film.tif"
+    path.write_bytes(bytes(data))
+    with (
+        pytest.warns(UserWarning, match="Tag data larger than file"),
+        Image.open(path) as image,
+    ):
+        image.load()
+    before = list(warnings.filters)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        threads = [threading.Thread(target=load_image, args=(path,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        np.testing.assert_array_equal(load_image(path), ramp())
+    assert [str(w.message) for w in caught] == []
+    assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 80), (64, 64), (2, 300)])
 def test_fit_keeps_aspect_and_centres(height: int, width: int) -> None:
     out = fit(np.full((height, width), 255, np.uint8), 64)
     rows, cols = np.flatnonzero(out.any(axis=1)), np.flatnonzero(out.any(axis=0))
@@ -65,34 +335,16 @@ def test_fit_keeps_aspect_and_centres(height: int, width: int) -> None:
     assert set(np.unique(out)) <= {0, 255}
 
 
-def test_fit_at_the_same_size_changes_nothing() -> None:
-    image = ramp(64, 64)
-    np.testing.assert_array_equal(fit(image, 64), image)
-    np.testing.assert_array_equal(unfit(image, 64, 64), image.astype(np.float32))
-
-
 def test_downscaling_is_antialiased() -> None:
     stripes = np.tile(np.array([0, 255], np.uint8), (128, 64))
     inner = fit(stripes, 32)[:, 2:-2]
     np.testing.assert_allclose(inner, 127.5, atol=3)
 
 
-def test_mask_pixels_need_half_their_area() -> None:
-    mask = np.zeros((64, 64), np.uint8)
-    mask[0:4, 0:4] = np.arange(16).reshape(4, 4) < 8
-    mask[0:4, 4:8] = np.arange(16).reshape(4, 4) < 7
-    assert fit_mask(mask, 16)[0, :3].tolist() == [1, 0, 0]
-
-
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (400, 300), (256, 256)])
 def test_unfit_is_the_inverse_of_fit(height: int, width: int) -> None:
-    y, x = np.mgrid[:height, :width]
-    mask = (((y - 150) / 80) ** 2 + ((x - 120) / 70) ** 2 < 1).astype(np.uint8)
-    back = unfit_mask(fit_mask(mask, 128), height, width)
-    assert back.shape == mask.shape
-    assert (back & mask).sum() / (back | mask).sum() > 0.97
     flat = unfit(fit(np.full((height, width), 90, np.uint8), 128), height, width)
-    np.testing.assert_array_equal(flat, np.float32(90))
+    np.testing.assert_array_equal(flat, np.full((height, width), 90, np.float32))
 
 
 def test_boxes_on_the_grid() -> None:
@@ -114,26 +366,7 @@ def test_box_agrees_with_its_mask() -> None:
     np.testing.assert_array_equal(fit_box((50, 31, 83, 66), 256, 200, 64), fit_mask(mask, 64))
 
 
-def today(mask: np.ndarray, size: int) -> np.ndarray:
-    """A mask of 0 and 1 on the grid, as stores have always held it."""
-    f = frame(mask.shape[0], mask.shape[1], size)
-    image = Image.fromarray(mask.astype(np.float32))
-    area = np.asarray(image.resize((f.cols, f.rows), Image.Resampling.BOX))
-    grid = np.zeros((size, size), np.uint8)
-    grid[f.top : f.top + f.rows, f.left : f.left + f.cols] = area >= 0.5
-    return grid
-
-
-@pytest.mark.parametrize("shape", [(300, 401), (64, 64), (50, 20), (3, 500), (1, 1), (97, 61)])
-def test_masks_without_ignored_pixels_are_as_ever(shape: tuple[int, int]) -> None:
-    rng = np.random.default_rng(0)
-    for share in (0.02, 0.5, 0.98):
-        mask = (rng.random(shape) < share).astype(np.uint8)
-        np.testing.assert_array_equal(fit_mask(mask, 64), today(mask, 64))
-        np.testing.assert_array_equal(fit_mask(mask, 64, *shape), today(mask, 64))
-
-
-@pytest.mark.parametrize("factor", [1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize("factor", [1, 2, 3, 7])
 def test_ignored_pixels_by_area(factor: int) -> None:
     rng = np.random.default_rng(factor)
     side = 16 * factor
@@ -189,58 +422,7 @@ def test_mask_that_cannot_lie_on_its_film() -> None:
         fit_mask(np.full((8, 8), 2, np.uint8), 8)
 
 
-def discs_and_rectangles(height: int, width: int, count: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(height)
-    shapes = []
-    y, x = np.ogrid[:height, :width]
-    for n in range(count):
-        mask = np.zeros((height, width), np.uint8)
-        if n % 2:
-            top, bottom = sorted(rng.integers(0, height + 1, 2))
-            left, right = sorted(rng.integers(0, width + 1, 2))
-            mask[top:bottom, left:right] = 1
-        else:
-            middle, radius = rng.random(2) * (height, width), rng.random() * min(height, width) / 2
-            mask[(y - middle[0]) ** 2 + (x - middle[1]) ** 2 < radius**2] = 1
-        shapes.append(mask)
-    return shapes
-
-
-def assert_boundary_within(mask: np.ndarray, back: np.ndarray, distance: float) -> None:
-    """No pixel changed farther than `distance` from the boundary of `mask`."""
-    window = 2 * int(np.ceil(distance)) + 1
-    assert (ndimage.minimum_filter(mask, window, mode="nearest") <= back).all()
-    assert (back <= ndimage.maximum_filter(mask, window, mode="nearest")).all()
-
-
-@pytest.mark.parametrize(("height", "width"), FILMS)
-def test_masks_return_to_within_one_stored_pixel(height: int, width: int) -> None:
-    for mask in discs_and_rectangles(height, width, 2 if height > 4000 else 4):
-        back = unfit_mask(fit_mask(mask, 224), height, width)
-        assert back.shape == mask.shape
-        assert_boundary_within(mask, back, max(height, width) / 224)
-
-
-@pytest.mark.parametrize(("height", "width"), FILMS)
-def test_boxes_return_to_within_one_stored_pixel(height: int, width: int) -> None:
-    rng = np.random.default_rng(width)
-    scale = max(height, width) / 224
-    for _ in range(50):
-        x, y = rng.random(2) * (0.9 * width, 0.9 * height)
-        w, h = 1 + rng.random(2) * (width - x - 1, height - y - 1)
-        stored = fit_box((x, y, w, h), height, width, 224)
-        f = frame(height, width, 224)
-        rows = np.flatnonzero(stored.any(axis=1)) - f.top
-        columns = np.flatnonzero(stored.any(axis=0)) - f.left
-        assert stored.sum() == len(rows) * len(columns)
-        # Edges of the stored box in pixels of the film.
-        up, down = rows[0] * height / f.rows, (rows[-1] + 1) * height / f.rows
-        left, right = columns[0] * width / f.cols, (columns[-1] + 1) * width / f.cols
-        for edge, wanted in ((up, y), (down, y + h), (left, x), (right, x + w)):
-            assert abs(edge - wanted) <= 1.01 * scale
-
-
-@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("factor", [1, 2, 3, 8])
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (48, 30), (17, 48)])
 def test_stored_masks_survive_whole_factors(factor: int, height: int, width: int) -> None:
     # Random masks hold every neighbourhood that the way back looks at.
@@ -251,25 +433,5 @@ def test_stored_masks_survive_whole_factors(factor: int, height: int, width: int
         assert (f.rows, f.cols) == (height, width)
         inner = (rng.random((height, width)) < share).astype(np.uint8)
         stored[f.top : f.top + height, f.left : f.left + width] = inner
-        film = unfit_mask(stored, height * factor, width * factor)
+        film = (unfit(stored, height * factor, width * factor) >= 0.5).astype(np.uint8)
         np.testing.assert_array_equal(fit_mask(film, 48), stored)
-
-
-@pytest.mark.parametrize("factor", [1, 2, 3, 5, 8])
-def test_boxes_of_whole_stored_pixels_survive(factor: int) -> None:
-    side = 48 * factor
-    box = (5 * factor, 10 * factor, 9 * factor, 20 * factor)
-    stored = fit_box(box, side, side, 48)
-    assert stored[10:30, 5:14].all()
-    assert stored.sum() == 20 * 9
-    film = np.zeros((side, side), np.uint8)
-    film[box[1] : box[1] + box[3], box[0] : box[0] + box[2]] = 1
-    np.testing.assert_array_equal(fit_mask(film, 48), stored)
-    changed = unfit_mask(stored, side, side) != film
-    # The way back is smooth: from a factor of 3 on it rounds the four corners.
-    assert changed.any() == (factor > 2)
-    corners = np.zeros_like(changed)
-    for y in (box[1], box[1] + box[3] - factor):
-        for x in (box[0], box[0] + box[2] - factor):
-            corners[y : y + factor, x : x + factor] = True
-    assert not (changed & ~corners).any()

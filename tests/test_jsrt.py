@@ -12,7 +12,7 @@ import pytest
 
 from dollkit.common import paths
 from dollkit.data.check import survey
-from dollkit.data.decode import load_image
+from dollkit.data.images import load_image
 from dollkit.data.sets.jsrt import (
     DATASET,
     NAMES,

@@ -32,12 +32,7 @@ def test_a_value_nobody_documents_is_an_error(tmp_path: Path) -> None:
     assert MaskFile(path, threshold=True).load(2, 2).tolist() == [[0, 1], [1, 0]]
 
 
-def test_threshold_takes_the_ones_of_a_file_of_zeros_and_ones(tmp_path: Path) -> None:
-    path = save(tmp_path / "m.png", [[0, 1], [1, 0]])
-    assert MaskFile(path, threshold=True).load(2, 2).tolist() == [[0, 1], [1, 0]]
-
-
-@pytest.mark.parametrize(("outside", "inside"), [(10, 255), (100, 128), (0, 3)])
+@pytest.mark.parametrize(("outside", "inside"), [(10, 255), (100, 128), (0, 1)])
 def test_what_is_outside_need_not_be_zero(tmp_path: Path, outside: int, inside: int) -> None:
     grey = np.full((8, 6), outside, np.uint8)
     grey[2:4, 1:3] = inside
@@ -51,11 +46,12 @@ def test_what_is_outside_need_not_be_zero(tmp_path: Path, outside: int, inside: 
     [
         ((1,), (2,), "several labels in one file"),
         ((128,), (255,), "without a pixel outside"),
-        ((255, 0), (255, 255), "stands in the transparency alone"),
-        ((9, 9, 9, 0), (9, 9, 9, 200), "stands in the transparency alone"),
+        ((255, 0), (255, 255), "with transparency"),
+        ((255, 255, 255, 0), (0, 0, 0, 255), "with transparency"),
+        ((255, 255, 255), (255, 0, 0), "drawn in colour"),
     ],
 )
-def test_masks_that_would_be_inside_throughout_are_refused(
+def test_masks_that_may_mean_anything_are_refused(
     tmp_path: Path, outside: tuple[int, ...], inside: tuple[int, ...], message: str
 ) -> None:
     pixels = np.full((8, 6, len(outside)), outside, np.uint8)
@@ -65,7 +61,19 @@ def test_masks_that_would_be_inside_throughout_are_refused(
         MaskFile(tmp_path / "m.png", threshold=True).load(8, 6)
 
 
-@pytest.mark.parametrize("value", [0, 1, 77, 255])
+@pytest.mark.parametrize("values", [(0, 100, 200), (0, 1, 2), (0, 1, 255)])
+def test_several_labels_in_one_file_are_refused(tmp_path: Path, values: tuple[int, ...]) -> None:
+    path = save(tmp_path / "m.png", np.tile(values, (2, 1)))
+    with pytest.raises(InputError, match=r"m\.png: mask of values 0, .*: several labels in one"):
+        MaskFile(path, threshold=True).load(2, 3)
+
+
+def test_a_smoothed_edge_is_cut_in_the_middle(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", [[0, 60, 120, 130, 190, 255]])
+    assert MaskFile(path, threshold=True).load(1, 6).tolist() == [[0, 0, 0, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("value", [0, 255])
 def test_a_mask_of_one_value_is_empty_or_full(tmp_path: Path, value: int) -> None:
     Image.fromarray(np.full((8, 6), value, np.uint8)).save(tmp_path / "m.png")
     assert (MaskFile(tmp_path / "m.png", threshold=True).load(8, 6) == (value > 0)).all()

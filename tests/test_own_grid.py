@@ -17,8 +17,7 @@ from pydicom import dcmread
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
-from dollkit.data.decode import load_image
-from dollkit.data.images import fit, fit_mask, frame
+from dollkit.data.images import fit, fit_mask, frame, load_image
 from dollkit.interactive.your_radiographs import __main__, predict, predictions
 from dollkit.interactive.your_radiographs import read as looking
 from dollkit.interactive.your_radiographs.example import SPACING, write_example

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from dollkit.common.errors import InputError
 from dollkit.common.machine import cores
 from dollkit.data.dataset import DataSet
-from dollkit.data.decode import load_image
 from dollkit.data.film_table import FilmTable, Lookup, lost_files
+from dollkit.data.images import load_image
 from dollkit.data.store_builder import map_ahead
 
 PROBLEMS: tuple[str, ...] = ("kind", "file", "reason")

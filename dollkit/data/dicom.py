@@ -3,7 +3,7 @@
 The chain of the standard (PS3.3 C.11, PS3.4 N.2): stored values -> modality LUT or rescale ->
 first VOI LUT, else first window, else the full range of BitsStored -> MONOCHROME1 turned round.
 A step is a function of the stored value, so the chain is worked out once for each value there can
-be. Text of the file, names of patients included, goes into no message.
+be. Texts of the file, names of patients included, go into no message.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,81 +21,74 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset, dcmread
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
+from PIL import Image
+from pydicom import Dataset, dcmread, uid
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.pixels import apply_windowing
+from pydicom.pixels.decoders.base import get_decoder
 
 from dollkit.common.errors import InputError
-from dollkit.data.decode import AGAIN, MAX_BYTES, check_depth, check_pixels, quiet
-from dollkit.data.dicom_pixels import Header, decode_pixels
+from dollkit.data.gdcm_process import decode_frame
+from dollkit.data.images import AGAIN, MAX_BYTES, check_depth, check_pixels, full_range, quiet
 
 U8 = npt.NDArray[np.uint8]
+F64 = npt.NDArray[np.float64]
 
 # It logs values of the file.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
-_TAGS = [
-    "SOPClassUID", "Modality", "SharedFunctionalGroupsSequence",
-    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames",
-    "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope",
-    "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
-    "PixelData", "FloatPixelData", "DoubleFloatPixelData",
-]  # fmt: skip
-
-_IMAGE_CLASSES = "1.2.840.10008.5.1.4.1.1."
-# The next part of the class, and what it stands for: images that no X-ray film gives.
-_OTHER_CLASSES = {
-    "2": "CT", "3": "US", "4": "MR", "6": "US", "20": "NM", "66": "SEG", "77": "photography",
-    "128": "PT", "130": "PT", "481": "radiotherapy",
-}  # fmt: skip
+_NEEDED = (
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation",
+)  # fmt: skip
 _OTHER_MODALITIES = {
     "CT", "MR", "US", "IVUS", "NM", "PT", "SEG", "OP", "OPT", "OCT", "ES", "GM", "SM", "XC",
     "RTDOSE", "RTIMAGE", "RTPLAN", "RTSTRUCT", "ECG", "SR", "PR", "KO",
 }  # fmt: skip
-_GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
+# pydicom's plug-in for each transfer syntax that is read.
+_JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
+_LOSSLESS = (uid.JPEGLossless, uid.JPEGLosslessSV1, *uid.JPEGLSTransferSyntaxes)
+_PLAIN = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+_PLUGINS: dict[str, str] = {
+    **dict.fromkeys(_PLAIN, ""),
+    uid.RLELossless: "pydicom",
+    **dict.fromkeys((*_JPEG, *uid.JPEG2000TransferSyntaxes), "pillow"),
+    **dict.fromkeys(_LOSSLESS, "gdcm"),
+}
 
-def load_dicom(path: Path, data: bytes, depths: Sequence[int]) -> U8:
+
+def load_dicom(path: Path, file: BinaryIO, depths: Sequence[int]) -> U8:
     """One film, (Rows, Columns) uint8.
 
-    - A window is the one that the file lists first (LINEAR, LINEAR_EXACT or SIGMOID). Without one
-      the full range of BitsStored is taken, so a file that stores 12 bits and declares 16 is dark.
+    - A window is the one that the file lists first. Without one the full range of BitsStored is
+      taken, so a file that stores 12 bits and declares 16 is dark; of a JPEG 2000 frame its own
+      precision counts if it is less.
     - Padding pixels (PixelPaddingValue, with PixelPaddingRangeLimit) are black and change nothing
-      else. Bits above BitsStored are left out.
-    - 8-bit RGB and YBR are luma. PresentationLUTShape is not read: it repeats what
-      PhotometricInterpretation says.
-    - Read: uncompressed of both byte orders, deflated, RLE, 8-bit JPEG, JPEG 2000, and through
-      python-gdcm JPEG lossless and JPEG-LS. Other transfer syntaxes are refused by name.
-    - A file without preamble, file meta or transfer syntax is read if it is uncompressed.
+      else. Bits above BitsStored are left out. 8-bit RGB and YBR are luma.
+    - Read: uncompressed of both byte orders, deflated, RLE, 8-bit JPEG, JPEG 2000, JPEG lossless
+      and JPEG-LS. A file without preamble, file meta or transfer syntax is read if uncompressed.
     """
     with _reading(path):
-        film = _dataset(path, io.BytesIO(data), whole=True)
-        header = _header(path, film, depths)
+        film = _dataset(path, file, whole=True)
+        _check_header(path, film, depths)
         if "PixelData" not in film:
             raise InputError(f"{path}: DICOM file without pixel data: {AGAIN}")
-        pixels = decode_pixels(path, film, header)
-        if header.samples == 3:
-            return pixels.astype(np.uint8)
-        table, low = grey_table(path, film, header)
-        index = pixels.astype(np.int32) - low
-        if index.min() < 0 or index.max() >= len(table):
-            raise InputError(f"{path}: DICOM pixels beyond their {header.stored} bits: {AGAIN}")
-        return np.asarray(table[index], np.uint8)
+        values, bits = _stored_values(path, film)
+        if film.SamplesPerPixel == 3:
+            return values.astype(np.uint8)
+        low = -(1 << (bits - 1)) if film.PixelRepresentation else 0
+        return _grey(path, film, np.arange(low, low + (1 << bits)))[values - low]
 
 
 def dicom_size(path: Path, file: BinaryIO, depths: Sequence[int]) -> tuple[int, int]:
     """(height, width) of the film in an open file, from its header."""
     with _reading(path):
-        header = _header(path, _dataset(path, file, whole=False), depths)
-        return header.rows, header.columns
+        film = _dataset(path, file, whole=False)
+        _check_header(path, film, depths)
+        return int(film.Rows), int(film.Columns)
 
 
 @contextmanager
@@ -113,220 +107,231 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _dataset(path: Path, file: BinaryIO, whole: bool) -> Dataset:
     """The elements that matter, with a transfer syntax that says how the pixels lie."""
-    if _meta_syntax(file) == DeflatedExplicitVRLittleEndian:
+    read_preamble(file, force=True)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
+        # pydicom would inflate it whatever its size. Without file meta it leaves it alone.
         stream = zlib.decompressobj(-zlib.MAX_WBITS)
         inflated = stream.decompress(file.read(), MAX_BYTES)
         if not stream.eof:
             raise InputError(
                 f"{path}: deflated DICOM file cut off, or more than {MAX_BYTES} bytes: {AGAIN}"
             )
-        # As a file without file meta: not inflated a second time without a limit.
         file = io.BytesIO(inflated)
     file.seek(0)
-    film = dcmread(file, stop_before_pixels=not whole, force=True, specific_tags=_TAGS)
+    film = dcmread(file, stop_before_pixels=not whole, force=True)
     if "TransferSyntaxUID" not in film.file_meta:
-        if whole and "PixelData" in film and film["PixelData"].is_undefined_length:
-            raise InputError(
-                f"{path}: DICOM file that does not say how its pixels are compressed: {AGAIN}"
-            )
-        film.file_meta.TransferSyntaxUID = _SYNTAXES[film.original_encoding]
+        implicit, little = film.original_encoding
+        film.file_meta.TransferSyntaxUID = _PLAIN[0 if implicit else 1 if little else 2]
     return film
 
 
-_SYNTAXES: dict[Any, UID] = {  # by (implicit, little-endian)
-    (True, True): ImplicitVRLittleEndian,
-    (False, True): ExplicitVRLittleEndian,
-    (False, False): ExplicitVRBigEndian,
-}
-
-
-def _meta_syntax(file: BinaryIO) -> str:
-    """Transfer syntax out of the file meta, "" if there is none; leaves `file` behind the meta."""
-    file.seek(0)
-    start = 132 if file.read(132)[128:] == b"DICM" else 0
-    file.seek(start)
-    syntax = ""
-    while len(head := file.read(8)) == 8:
-        group, element, kind, length = struct.unpack("<HH2sH", head)
-        if group != 2:
-            file.seek(-8, io.SEEK_CUR)
-            break
-        if kind in (b"OB", b"OW", b"UN", b"SQ", b"UT"):
-            length = int.from_bytes(file.read(4), "little")
-        value = file.read(length)
-        if element == 0x10:
-            syntax = value.rstrip(b"\0 ").decode("ascii", "replace")
-    return syntax
-
-
-def _header(path: Path, film: Dataset, depths: Sequence[int]) -> Header:
-    """What the pixels are; `InputError` if they are no film."""
-    _check_modality(path, film)
+def _check_header(path: Path, film: Dataset, depths: Sequence[int]) -> None:
+    """`InputError` if this is no single film of 8 or 16 bits."""
+    if (modality := film.get("Modality")) in _OTHER_MODALITIES:
+        raise InputError(f"{path}: DICOM of modality {modality}: not a radiograph; leave it out")
     if "FloatPixelData" in film or "DoubleFloatPixelData" in film:
         raise _refused(path, "floating-point image")
     if not film.get("Rows") or not film.get("Columns"):
         raise InputError(f"{path}: DICOM file without an image: leave it out")
     frames = int(film.get("NumberOfFrames") or 1)
-    if frames != 1:
-        raise InputError(f"{path}: DICOM of {frames} frames: keep the film alone in a file")
-    if "SharedFunctionalGroupsSequence" in film:
-        raise InputError(f"{path}: DICOM of the multi-frame kind: keep the film alone in a file")
-    header = Header(
-        int(film.Rows),
-        int(film.Columns),
-        int(film.SamplesPerPixel),
-        int(film.BitsAllocated),
-        int(film.BitsStored),
-        bool(int(film.PixelRepresentation)),
-        str(film.PhotometricInterpretation),
-    )
-    check_pixels(path, header.rows, header.columns)
-    if header.allocated not in (8, 16):
-        raise _refused(path, f"{header.allocated}-bit image")
-    if not 1 <= header.stored <= header.allocated or film.get("HighBit") != header.stored - 1:
-        raise _refused(path, f"{header.stored} of {header.allocated} bits, not the lowest ones")
-    if header.samples == 1 and header.meaning not in _GREY:
+    if frames != 1 or "SharedFunctionalGroupsSequence" in film:
+        kind = f"{frames} frames" if frames != 1 else "the multi-frame kind"
+        raise InputError(f"{path}: DICOM of {kind}: keep the film alone in a file")
+    for name in _NEEDED:
+        if film.get(name) in (None, ""):
+            raise InputError(
+                f"{path}: DICOM without {name}: write it into the file, or leave it out"
+            )
+    check_pixels(path, film.Rows, film.Columns)
+    stored, allocated, samples = film.BitsStored, film.BitsAllocated, film.SamplesPerPixel
+    if allocated not in (8, 16):
+        raise _refused(path, f"{allocated:d}-bit image")
+    if not 1 <= stored <= allocated or film.HighBit != stored - 1:
+        raise _refused(path, f"{stored:d} of {allocated:d} bits, not the lowest ones")
+    meaning = film.PhotometricInterpretation
+    if samples == 1 and meaning not in ("MONOCHROME1", "MONOCHROME2"):
         raise _refused(path, "photometric interpretation other than MONOCHROME1 and MONOCHROME2")
-    if header.samples != 1:
-        if header.samples != 3 or header.meaning not in _COLOUR:
-            raise _refused(path, "colour other than RGB and YBR")
-        if header.stored != 8 or header.allocated != 8 or header.signed:
-            raise _refused(path, "colour of other than 8 bits")
-    check_depth(path, header.stored, depths)
-    return header
-
-
-def _check_modality(path: Path, film: Dataset) -> None:
-    uid, modality = str(film.get("SOPClassUID", "")), str(film.get("Modality", ""))
-    other = ""
-    if uid.startswith(_IMAGE_CLASSES):
-        other = _OTHER_CLASSES.get(uid.removeprefix(_IMAGE_CLASSES).split(".")[0], "")
-    if modality in _OTHER_MODALITIES:
-        other = modality
-    if other:
-        raise InputError(f"{path}: DICOM of modality {other}: not a radiograph; leave it out")
+    if samples != 1 and (samples != 3 or meaning not in _COLOUR):
+        raise _refused(path, "colour other than RGB and YBR")
+    if samples == 3 and (stored != 8 or allocated != 8 or film.PixelRepresentation):
+        raise _refused(path, "colour of other than 8 bits")
+    check_depth(path, stored, depths)
 
 
 def _refused(path: Path, what: str) -> InputError:
     return InputError(f"{path}: DICOM {what}: convert it to 8 or 16-bit grey")
 
 
-# From stored DICOM values to grey: modality LUT or rescale, VOI LUT or window, padding.
+def _stored_values(path: Path, film: Dataset) -> tuple[npt.NDArray[Any], int]:
+    """Stored values of a grey film, or the luma of a colour one, (Rows, Columns); their bits."""
+    syntax = uid.UID(film.file_meta.TransferSyntaxUID)
+    # A damaged identifier could be any text.
+    name = f"{syntax.name} ({syntax})" if syntax.is_valid else "of no valid identifier"
+    if syntax not in _PLUGINS:
+        raise InputError(
+            f"{path}: DICOM transfer syntax {name} is not read: "
+            f"convert it to {uid.ExplicitVRLittleEndian.name}"
+        )
+    plugin = _PLUGINS[syntax]
+    try:
+        bits = _check_frame(film, syntax, plugin)
+        if plugin == "gdcm":
+            pixels, meaning = decode_frame(film), film.PhotometricInterpretation
+        else:
+            pixels, said = get_decoder(syntax).as_array(film, raw=True, decoding_plugin=plugin)
+            meaning = said["photometric_interpretation"]
+    except Exception as error:  # decoders may raise anything over damaged bytes
+        why = str(error) if isinstance(error, _FrameError) else "corrupt or cut off"
+        raise InputError(f"{path}: DICOM pixels in {name}: {why}: {AGAIN}") from None
+    if film.SamplesPerPixel == 3:
+        rgb = meaning == "RGB"
+        return (np.asarray(Image.fromarray(pixels).convert("L")) if rgb else pixels[..., 0]), 8
+    sign = 1 << (bits - 1)
+    values = pixels.astype(np.int32) & (2 * sign - 1)
+    return (values ^ sign) - sign if film.PixelRepresentation else values, bits
 
 
-F64 = npt.NDArray[np.float64]
+class _FrameError(Exception):
+    """What is wrong with a frame, in words that quote nothing of the file."""
 
 
-def grey_table(path: Path, film: Dataset, header: Header) -> tuple[U8, int]:
-    """Grey of every value that the bits stored can hold.
+def _check_frame(film: Dataset, syntax: uid.UID, plugin: str) -> int:
+    """Bits of a value; `_FrameError` if the frame is not of the size that the header says.
 
-    Returns:
-        (2^BitsStored,) uint8, and the stored value that its first entry is of.
+    pydicom does not ask: it gives pixels the shape of the header.
     """
-    low = -(1 << (header.stored - 1)) if header.signed else 0
-    stored = np.arange(low, low + (1 << header.stored))
-    values, bottom, top = _modality(path, film, header, stored)
-    unit = _voi(path, film, header, values, bottom, top)
-    if header.meaning == "MONOCHROME1":
+    shape = film.Rows, film.Columns
+    if plugin == "":
+        size = shape[0] * shape[1] * film.SamplesPerPixel * film.BitsAllocated // 8
+        if film.PhotometricInterpretation == "YBR_FULL_422":
+            size = size // 3 * 2
+        # More than padding means that Rows or Columns is wrong.
+        rest = film.PixelData[size:]
+        if len(film.PixelData) < size or (len(rest) > size % 2 and rest.strip(b"\0")):
+            raise _FrameError(f"{len(film.PixelData)} bytes where the image has {size}")
+    if plugin in ("", "pydicom"):
+        return int(film.BitsStored)
+    code = get_frame(film.PixelData, 0, number_of_frames=1)
+    if not code.rstrip(b"\0\xff").endswith(b"\xff\xd9"):  # some pad with FF
+        raise _FrameError("cut off")
+    if syntax in uid.JPEG2000TransferSyntaxes:
+        right, bottom, left, top = struct.unpack(">4I", code[8:24])
+        there, bits = (bottom - top, right - left), (code[42] & 127) + 1
+    else:
+        bits, *there = struct.unpack(">BHH", _start_of_frame(code))
+    if tuple(there) != shape:
+        raise _FrameError("damaged, or of another size than Rows x Columns")
+    if syntax in _JPEG and (bits != 8 or film.BitsStored != 8):
+        raise _FrameError(f"{bits}-bit JPEG with BitsStored {film.BitsStored} is not read")
+    return min(int(film.BitsStored), bits)
+
+
+def _start_of_frame(code: bytes) -> bytes:
+    """Precision, lines and columns of a JPEG or JPEG-LS frame."""
+    at = 2
+    while code[at] == 0xFF:
+        marker = code[at + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return code[at + 4 : at + 9]
+        # A fill byte, or a segment that says how long it is.
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(code[at + 2 : at + 4], "big")
+    raise _FrameError("damaged")
+
+
+def _grey(path: Path, film: Dataset, stored: npt.NDArray[Any]) -> U8:
+    """Grey of each stored value."""
+    values, low, high = _modality(path, film, stored)
+    if film.get("VOILUTSequence"):
+        values, low, high = _look_up(path, film, film.VOILUTSequence[0], values)
+        unit = None
+    else:
+        unit = _windowed(path, film, values)
+    if unit is None:
+        unit = (values - low) / (high - low)
+    if film.PhotometricInterpretation == "MONOCHROME1":
         unit = 1 - unit
-    grey = np.rint(255 * unit).astype(np.uint8)
-    grey[_is_padding(film, header, stored)] = 0
-    return grey, low
+    if isinstance(padding := film.get("PixelPaddingValue"), int):
+        limit = film.get("PixelPaddingRangeLimit")
+        ends = [_as_stored(film, v) for v in (padding, limit) if isinstance(v, int)]
+        unit[(stored >= min(ends)) & (stored <= max(ends))] = 0
+    return np.rint(255 * unit).astype(np.uint8)
 
 
-def _modality(
-    path: Path, film: Dataset, header: Header, stored: npt.NDArray[Any]
-) -> tuple[F64, float, float]:
+def _modality(path: Path, film: Dataset, stored: npt.NDArray[Any]) -> tuple[F64, float, float]:
     """Values that the modality LUT gives, and the range that they can have."""
     if film.get("ModalityLUTSequence"):
-        return _look_up(path, film, film.ModalityLUTSequence[0], header, stored)
+        return _look_up(path, film, film.ModalityLUTSequence[0], stored)
     slope, intercept = _number(path, film, "RescaleSlope"), _number(path, film, "RescaleIntercept")
-    slope = 1.0 if slope is None else slope
     if slope == 0:
         raise InputError(f"{path}: DICOM RescaleSlope 0: the film has no values; leave it out")
-    values = stored * slope + (intercept or 0.0)
+    values = stored * (1.0 if slope is None else slope) + (intercept or 0.0)
     return values, float(values.min()), float(values.max())
 
 
-def _voi(path: Path, film: Dataset, header: Header, values: F64, bottom: float, top: float) -> F64:
-    """Values through the first VOI LUT, else the first window, else the range: 0 to 1."""
-    if film.get("VOILUTSequence"):
-        values, bottom, top = _look_up(path, film, film.VOILUTSequence[0], header, values)
-        return (values - bottom) / (top - bottom)
+def _windowed(path: Path, film: Dataset, values: F64) -> F64 | None:
+    """Values through the first window, 0 to 1; None if there is no window."""
     centre, width = _number(path, film, "WindowCenter"), _number(path, film, "WindowWidth")
     if centre is None and width is None:
-        return (values - bottom) / (top - bottom)
-    kind = str(film.get("VOILUTFunction") or "LINEAR").upper()
-    if kind not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise InputError(f"{path}: DICOM VOILUTFunction unknown: use LINEAR, or leave it out")
-    if centre is None or width is None or width <= 0 or (kind == "LINEAR" and width < 1):
+        return None
+    # From these pydicom takes the range of what comes out.
+    window = Dataset()
+    window.BitsStored, window.PixelRepresentation = 1, 0
+    window.PhotometricInterpretation = "MONOCHROME2"
+    window.VOILUTFunction = film.get("VOILUTFunction") or "LINEAR"
+    try:
+        window.add(film["WindowCenter"])
+        window.add(film["WindowWidth"])
+        with np.errstate(over="ignore"):
+            return apply_windowing(values, window)
+    except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"{path}: DICOM window of centre {centre}, width {width}: mend it or leave it out"
-        )
-    if kind == "SIGMOID":
-        # Beyond 40 widths there is only black or white; exp would overflow.
-        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -160, 160)))
-    if kind == "LINEAR":
-        centre, width = centre - 0.5, width - 1
-    if width == 0:
-        return (values > centre).astype(np.float64)
-    return np.clip((values - centre) / width + 0.5, 0, 1)
+            f"{path}: DICOM window of centre {centre}, width {width}, or its VOILUTFunction: "
+            "none of the standard's; mend it or leave it out"
+        ) from None
 
 
 def _look_up(
-    path: Path, film: Dataset, item: Dataset, header: Header, values: npt.NDArray[Any]
+    path: Path, film: Dataset, item: Dataset, values: npt.NDArray[Any]
 ) -> tuple[F64, float, float]:
     """Values through one LUT, and the range of its entries.
 
-    pydicom's own look-up wraps round where a table of 8-bit entries has more than 256.
+    pydicom's own look-ups wrap round where a table of 8-bit entries has more than 256, and know
+    modality LUTs of 8 and 16 bits alone. The range is that of the bits which the entries take up:
+    some files declare 16 and use 12.
     """
     count, first, bits = (int(v) for v in item.LUTDescriptor)
     count = count or 1 << 16
-    first = _as_stored(first, header.signed)
-    entries = _entries(film, item, count)
-    if not 8 <= bits <= 16 or len(entries) < count or entries.max() >= 1 << bits:
-        raise InputError(f"{path}: DICOM look-up table does not fit its description")
-    index = np.clip(np.rint(values - first), 0, count - 1).astype(np.int64)
-    return entries[index].astype(np.float64), 0.0, float((1 << bits) - 1)
-
-
-def _entries(film: Dataset, item: Dataset, count: int) -> npt.NDArray[Any]:
     data = item.LUTData
     if isinstance(data, bytes):
-        little = film.original_encoding[1] is not False
-        if len(data) < 2 * count:  # packed
-            return np.frombuffer(data, np.uint8)
-        return np.frombuffer(data[: 2 * count], "<u2" if little else ">u2")
-    return np.atleast_1d(np.asarray(data, np.int64))
+        order = "<" if film.original_encoding[1] is not False else ">"
+        # Entries of a byte may be packed.
+        data = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * count else np.uint8)
+    entries = np.atleast_1d(np.asarray(data, np.int64))[:count]
+    if not 8 <= bits <= 16 or len(entries) < count or entries.max() >= 1 << bits:
+        raise InputError(f"{path}: DICOM look-up table does not fit its description")
+    index = np.clip(np.rint(values - _as_stored(film, first)), 0, count - 1).astype(np.int64)
+    return entries[index].astype(np.float64), 0.0, full_range(int(entries.max()))
 
 
-def _is_padding(film: Dataset, header: Header, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    value = film.get("PixelPaddingValue")
-    if not isinstance(value, int):
-        return np.zeros(len(stored), bool)
-    limit = film.get("PixelPaddingRangeLimit")
-    ends = [_as_stored(value, header.signed)]
-    ends.append(_as_stored(limit, header.signed) if isinstance(limit, int) else ends[0])
-    return (stored >= min(ends)) & (stored <= max(ends))
-
-
-def _as_stored(value: int, signed: bool) -> int:
+def _as_stored(film: Dataset, value: int) -> int:
     """A 16-bit value that may have been read with the wrong sign."""
-    if signed and value > 32767:
-        return value - 65536
-    return value + 65536 if not signed and value < 0 else value
+    return (value + 32768) % 65536 - 32768 if film.PixelRepresentation else value % 65536
 
 
 def _number(path: Path, film: Dataset, name: str) -> float | None:
     """First value of an element, None if it is missing or blank."""
     value: Any = film.get(name)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if len(value) else None
     if value is None or value == "":
         return None
-    if isinstance(value, (list, tuple)) or hasattr(value, "__len__"):
-        if not len(value):
-            return None
-        value = value[0]
-    number = float(value)
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{path}: DICOM {name} is no number: mend it or leave it out")
+        # No more of a text than can be a number that somebody misspelt.
+        text = f" {value}" if re.fullmatch(r"[\d.,+\-eEx ]{1,16}", str(value)) else ""
+        raise InputError(f"{path}: DICOM {name}{text} is no number: mend it or leave it out")
     return number

@@ -1,4 +1,4 @@
-"""Where one mask comes from: a grey file, several joined, a crop; `readers.outlines` has others.
+"""Where one mask comes from: a grey file, several joined, a crop, an entry of a JSON file.
 
 A mask is read when the store is built, film by film; making one of these reads nothing.
 """
@@ -6,7 +6,6 @@ A mask is read when the store is built, film by film; making one of these reads 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from dollkit.common.errors import InputError
-from dollkit.data.decode import MAX_PIXELS, load_image
-from dollkit.data.images import IGNORE
-
-U8 = npt.NDArray[np.uint8]
+from dollkit.data.images import IGNORE, MAX_PIXELS, U8, load_image, same_aspect
 
 
 class Mask(Protocol):
@@ -29,25 +25,17 @@ class Mask(Protocol):
     @property
     def files(self) -> tuple[Path, ...]:
         """Files on disk that it is read from."""
-        ...
 
     @property
     def own_grid(self) -> bool:
         """Whether it may have another size than its film, of the same aspect within 1 %."""
-        ...
 
     @property
     def ignores(self) -> bool:
         """Whether it may hold pixels to ignore."""
-        ...
 
     def load(self, height: int, width: int) -> U8:
-        """The mask of a film of `height` x `width`.
-
-        Returns:
-            (h, w) uint8 in {0, 1, 255 = ignore}; h, w are the film's unless `own_grid`.
-        """
-        ...
+        """(h, w) uint8 in {0, 1, 255 = ignore}, of a film of `height` x `width`."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +43,9 @@ class MaskFile:
     """A grey picture whose values mean something.
 
     Attributes:
-        path: of the file.
         inside, outside, ignore: grey values of each; any other is an error, because a mask that
             was resized with smoothing or saved as JPEG is no longer the mask that was drawn.
         threshold: take any grey instead: inside is the one value beside 0, or else all above 127.
-        own_grid: see `Mask`.
     """
 
     path: Path
@@ -87,41 +73,38 @@ class MaskFile:
             meaning[list(values)] = code
         mask: U8 = meaning[grey]
         if (mask == 2).any():
-            odd = int(grey[mask == 2][0])
             known = ", ".join(map(str, sorted((*self.outside, *self.inside, *self.ignore))))
             raise InputError(
-                f"{self.path}: mask value {odd}: use only {known}; fetch the mask as it was "
-                "released, not resized or saved as JPEG"
+                f"{self.path}: mask value {grey[mask == 2][0]}: use only {known}; fetch the mask "
+                "as it was released, not resized or saved as JPEG"
             )
         return mask
 
 
 def _inside(path: Path, grey: U8) -> U8:
     """Pixels inside of a mask drawn anyhow: the one value beside 0, or else all above 127."""
+    with Image.open(path) as picture:
+        if "A" in picture.getbands() and len(set(picture.getchannel("A").getextrema())) > 1:
+            raise InputError(f"{path}: mask with transparency: save it as grey, 255 inside")
+        coloured = picture.mode not in ("1", "L", "LA")
+        bands = np.asarray(picture.convert("RGB")) if coloured else grey[..., None]
     values = np.unique(grey)
-    if len(values) == 1 and values[0] and _varies_in_alpha(path):
-        raise InputError(
-            f"{path}: mask that stands in the transparency alone: save it as grey, 255 inside"
-        )
     if len(values) == 1 or (len(values) == 2 and values[0] == 0):
         return (grey > 0).astype(np.uint8)
+    if (bands != bands[..., :1]).any():
+        raise InputError(f"{path}: mask drawn in colour: save it as grey, 255 inside and 0 outside")
     if values[0] > 127:
         raise InputError(f"{path}: mask without a pixel outside (none below 128): use 0 outside")
-    if values.max() <= 127:
+    # The greys between are those of a smoothed edge, unless they are one or two; 1 beside 255 is
+    # a label, and 255 what to ignore.
+    between = values[(values > 32) & (values < values.max() - 32)]
+    if values.max() <= 127 or 0 < len(between) < 3 or values.tolist() == [0, 1, 255]:
         shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
         raise InputError(
             f"{path}: mask of values {shown}: several labels in one file are not read; write a "
             "file for each class, 255 (or 1) inside and 0 outside"
         )
     return (grey > 127).astype(np.uint8)
-
-
-def _varies_in_alpha(path: Path) -> bool:
-    with suppress(OSError), Image.open(path) as picture:
-        if "A" in picture.getbands():
-            lo, hi = picture.getchannel("A").getextrema()
-            return lo != hi
-    return False
 
 
 @dataclass(frozen=True)
@@ -144,8 +127,7 @@ class Union:
 
     def load(self, height: int, width: int) -> U8:
         loaded = [part.load(height, width) for part in self.parts]
-        shapes = {m.shape for m in loaded}
-        if len(shapes) > 1:
+        if len(shapes := {m.shape for m in loaded}) > 1:
             sizes = ", ".join(f"{w}x{h}" for h, w in sorted(shapes))
             raise InputError(f"{self.files[0]}: masks of one film differ in size ({sizes})")
         stack = np.stack(loaded)
@@ -192,34 +174,20 @@ def check_grid(
     name: Path | str, have: tuple[int, ...], want: tuple[int, int], own_grid: bool
 ) -> None:
     """`InputError` unless a mask lies on its film's grid, or on one of the same aspect."""
-    if have == want:
-        return
-    # One pixel of rounding is no other aspect.
-    skew = abs(have[0] * want[1] - have[1] * want[0]) / max(have[0] * want[1], 1)
-    if own_grid and skew <= max(0.01, 1 / min(*have, *want)):
-        return
-    raise InputError(
-        f"{name}: mask is {have[1]}x{have[0]}, its image is {want[1]}x{want[0]}: "
-        "put the mask on the grid of the image"
-    )
-
-
-# Masks that stand as run lengths or contours in a JSON file, as those of CheXlocalize do.
+    if have != want and not (own_grid and same_aspect(*have, *want)):
+        raise InputError(
+            f"{name}: mask is {have[1]}x{have[0]}, its image is {want[1]}x{want[0]}: "
+            "put the mask on the grid of the image"
+        )
 
 
 @dataclass(frozen=True)
-class Runs:
-    """COCO run lengths (compressed text) out of a JSON file.
-
-    Attributes:
-        file: the JSON file; where: its entry, for messages.
-        size: (height, width) of the grid they count on; counts: the text.
-    """
+class _Entry:
+    """An entry of a JSON file, as those of CheXlocalize: (height, width) of the grid it is on."""
 
     file: Path
     where: str
     size: tuple[int, int]
-    counts: str
     own_grid = True
     ignores = False
 
@@ -228,74 +196,69 @@ class Runs:
         return (self.file,)
 
     def check(self) -> tuple[int, int]:
-        """Size of the grid; `InputError` unless the run lengths are sound and fill it."""
-        h, w = _grid(self.file, self.where, self.size)
-        if sum(_run_lengths(self.counts)) != h * w:
-            fault = f"run lengths do not fill {w}x{h} pixels: fetch the file again"
-            raise InputError(f"{self.file}, {self.where}: {fault}")
-        return h, w
+        """Size of the grid; `InputError` unless the entry is sound."""
+        size: Any = self.size
+        good = isinstance(size, list | tuple) and [type(v) for v in size] == [int, int]
+        if not good or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+            raise self._wrong(f"size {size!r} is no (height, width) of a film")
+        return size[0], size[1]
 
     def load(self, height: int, width: int) -> U8:
         shape = self.check()
         check_grid(f"{self.file}, {self.where}", shape, (height, width), True)
-        return _filled(self.counts, shape)
+        runs = _run_lengths(self._counts(*shape))
+        values = (np.arange(len(runs)) % 2).astype(np.uint8)
+        return np.ascontiguousarray(np.repeat(values, runs).reshape(shape[::-1]).T)
+
+    def _counts(self, height: int, width: int) -> str:
+        raise NotImplementedError
+
+    def _wrong(self, fault: str) -> InputError:
+        return InputError(f"{self.file}, {self.where}: {fault}")
 
 
 @dataclass(frozen=True)
-class Polygons:
-    """Contours out of a JSON file, each a list of (x, y) in pixels; a pixel is inside by COCO."""
+class Runs(_Entry):
+    """COCO run lengths (compressed text): zeros and ones in turn, column by column."""
 
-    file: Path
-    where: str
-    size: tuple[int, int]
-    contours: Sequence[Sequence[Sequence[float]]]
-    own_grid = True
-    ignores = False
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.file,)
+    counts: str
 
     def check(self) -> tuple[int, int]:
-        """Size of the grid; `InputError` unless every contour is a list of (x, y)."""
-        self._points()
-        return _grid(self.file, self.where, self.size)
+        h, w = super().check()
+        if sum(_run_lengths(self.counts)) != h * w:
+            raise self._wrong(f"run lengths do not fill {w}x{h} pixels: fetch the file again")
+        return h, w
 
-    def load(self, height: int, width: int) -> U8:
-        h, w = self.check()
-        check_grid(f"{self.file}, {self.where}", (h, w), (height, width), True)
+    def _counts(self, height: int, width: int) -> str:
+        return self.counts
+
+
+@dataclass(frozen=True)
+class Polygons(_Entry):
+    """Contours, each a list of (x, y) in pixels; a pixel is inside by COCO."""
+
+    contours: Sequence[Sequence[Sequence[float]]]
+
+    def check(self) -> tuple[int, int]:
+        self._points()
+        return super().check()
+
+    def _counts(self, height: int, width: int) -> str:
         # A dot or a line has no inside.
-        flat = [np.clip(p, 0, (w, h)).ravel().tolist() for p in self._points() if len(p) >= 3]
-        if not flat:
-            return np.zeros((h, w), np.uint8)
-        runs: Any = coco.merge(coco.frPyObjects(flat, h, w))
-        return _filled(runs["counts"].decode("ascii"), (h, w))
+        points = [np.clip(p, 0, (width, height)) for p in self._points() if len(p) >= 3]
+        if not points:
+            points = [np.zeros((3, 2))]
+        runs: Any = coco.frPyObjects([p.ravel().tolist() for p in points], height, width)
+        return str(coco.merge(runs)["counts"].decode("ascii"))
 
     def _points(self) -> list[npt.NDArray[np.float64]]:
-        out = []
-        for contour in self.contours:
-            try:
-                points = np.asarray(contour, np.float64)
-            except (TypeError, ValueError):
-                points = np.zeros(0)
-            if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-                raise InputError(f"{self.file}, {self.where}: a contour is no list of (x, y)")
-            out.append(points)
+        try:
+            out = [np.asarray(contour, np.float64) for contour in self.contours]
+        except (TypeError, ValueError):
+            out = [np.zeros(0)]
+        if any(p.ndim != 2 or p.shape[1] != 2 or not np.isfinite(p).all() for p in out):
+            raise self._wrong("a contour is no list of (x, y)")
         return out
-
-
-def _grid(file: Path, where: str, size: Sequence[int]) -> tuple[int, int]:
-    good = isinstance(size, list | tuple) and [type(v) for v in size] == [int, int]
-    if not good or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        raise InputError(f"{file}, {where}: size {size!r} is no (height, width) of a film")
-    return size[0], size[1]
-
-
-def _filled(counts: str, shape: tuple[int, int]) -> U8:
-    """Mask of sound run lengths: zeros and ones in turn, column by column."""
-    runs = _run_lengths(counts)
-    values = (np.arange(len(runs)) % 2).astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(values, runs).reshape(shape[::-1]).T)
 
 
 def _run_lengths(counts: str) -> list[int]:

@@ -25,9 +25,8 @@ from dollkit.common.errors import InputError
 from dollkit.common.machine import cores
 from dollkit.data.build_key import Key, code_of, digest, versions
 from dollkit.data.csvfile import REPORT_COLUMNS
-from dollkit.data.decode import load_image
 from dollkit.data.film_table import COLUMNS, FilmTable, check_files, lost_files
-from dollkit.data.images import fit, fit_box, fit_mask
+from dollkit.data.images import fit, fit_box, fit_mask, load_image
 from dollkit.data.masks import Mask
 from dollkit.data.store import standing
 from dollkit.data.store_writer import StoreWriter, pack, unwritable

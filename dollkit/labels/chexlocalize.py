@@ -23,9 +23,8 @@ from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.data import named
-from dollkit.data.decode import load_image
 from dollkit.data.film_table import FilmTable, check_files
-from dollkit.data.images import fit, unfit
+from dollkit.data.images import fit, load_image, unfit
 from dollkit.data.store_writer import unwritable
 from dollkit.explanations.ensemble import Explain, explain_all
 from dollkit.labels.make import find_classifiers

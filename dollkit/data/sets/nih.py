@@ -12,8 +12,8 @@ import pandas as pd
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.csvfile import BadRows, CsvTable, read_csv, reject
-from dollkit.data.decode import probe
 from dollkit.data.film_table import BOX_COLUMNS, FilmTable
+from dollkit.data.images import probe
 from dollkit.data.sets import common_steps as steps
 
 # The two label sets were mined from reports by different rules, so equal names mean similar, not

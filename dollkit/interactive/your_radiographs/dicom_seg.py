@@ -22,7 +22,7 @@ from pydicom.uid import generate_uid
 import dollkit
 from dollkit.common.errors import InputError
 from dollkit.data.csvfile import words
-from dollkit.data.decode import probe, quiet
+from dollkit.data.images import probe, quiet
 from dollkit.interactive.your_radiographs.find_films import is_dicom
 
 U8 = npt.NDArray[np.uint8]

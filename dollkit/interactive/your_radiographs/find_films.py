@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from dollkit.common.errors import InputError, near
-from dollkit.data import decode
+from dollkit.data import images
 from dollkit.data.sets.own_folder import ENDINGS
 
 BESIDE = (".csv", ".txt", ".json", ".md", ".xml", ".zip")
@@ -18,9 +18,9 @@ DIRECTORY = "DICOMDIR"
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its first bytes, as `decode.load_image` takes it."""
+    """Whether a file is DICOM by its first bytes, as `images.load_image` takes it."""
     try:
-        return decode.is_dicom(path)
+        return images.is_dicom(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dollkit.common.errors import InputError, near
 from dollkit.data.csvfile import words
-from dollkit.data.decode import probe
+from dollkit.data.images import probe
 from dollkit.data.masks import MaskFile, check_grid
 from dollkit.data.sets.own_folder import CLASSES
 from dollkit.interactive.your_radiographs.find_films import Spelling, composed, files_below, plain

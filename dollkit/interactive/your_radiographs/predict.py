@@ -23,8 +23,7 @@ import dollkit
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
-from dollkit.data.decode import load_image, quiet
-from dollkit.data.images import fit, unfit
+from dollkit.data.images import fit, load_image, quiet, unfit
 from dollkit.data.store_builder import batched
 from dollkit.interactive.your_radiographs import predictions
 from dollkit.interactive.your_radiographs.dicom_seg import Concept

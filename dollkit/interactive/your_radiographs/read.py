@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.data.decode import load_image
 from dollkit.data.film_table import FilmTable, lost_files
+from dollkit.data.images import load_image
 from dollkit.data.sets.own_folder import read_own
 from dollkit.data.splits import draw_parts, draw_task_split
 from dollkit.interactive.your_radiographs.columns import as_listed, renamed

@@ -11,8 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dollkit.common.findings import PATHOLOGIES
-from dollkit.data.decode import load_image
-from dollkit.data.images import fit_mask
+from dollkit.data.images import fit_mask, load_image
 from dollkit.data.store import Store
 from dollkit.interactive.your_radiographs import predict, verdict
 from dollkit.interactive.your_radiographs.compare import LEAST

@@ -1,0 +1,192 @@
+"""Films of a finished run, with all that the run knows of them, for people to look at."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dollkit.classifiers.model import load_classifiers
+from dollkit.common import compute, paths
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
+from dollkit.data.store import Store, open_store
+from dollkit.explanations.ensemble import Explain, Explained, explain_all, positives
+from dollkit.labels import Distil
+from dollkit.labels.judge import judged_rows
+from dollkit.labels.make import rows_to_label
+from dollkit.report.rows import TASK_ARRAYS, load_examples
+from dollkit.workflow.stage import MANIFEST, check_artefact, read_manifest
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class FilmSet:
+    """Some films with all that a run knows of them.
+
+    Attributes:
+        images: (n, S, S) uint8; image_ids: their names.
+        states: (n, 14) label states, see `dollkit.common.findings`.
+        truth: (n, 13, S, S) uint8 in {0, 1}, masks of the findings that have a place.
+        known: (n, 13), whether the film has this mask at all.
+        classes: C names of what fine-tuned networks segment on these films, if any do.
+        drawn: initialisation to (n, C, S, S) uint8 in {0, 1}; ``truth``: the masks themselves.
+    """
+
+    title: str
+    image_ids: tuple[str, ...]
+    images: Bytes
+    states: npt.NDArray[np.int8]
+    truth: Bytes
+    known: npt.NDArray[np.bool_]
+    classes: tuple[str, ...]
+    drawn: Mapping[str, Bytes]
+
+    def targets(self) -> list[list[int]]:
+        """Positive findings of each film that have a place: what is explained."""
+        return [[t for t in film if t > 0] for film in positives(self.states)]
+
+    def pair_of(self, at: int, finding: str) -> int | None:
+        """Which of all pairs of the set a film and a finding are; None if it has it not."""
+        pairs = [(i, t) for i, film in enumerate(self.targets()) for t in film]
+        pair = at, FINDINGS.index(finding)
+        return pairs.index(pair) if pair in pairs else None
+
+    def with_finding(self, finding: str) -> npt.NDArray[np.int64]:
+        """Places of the films that have the finding."""
+        return np.flatnonzero(self.states[:, FINDINGS.index(finding)] == POSITIVE)
+
+    def truth_of(self, at: int, finding: str) -> Bytes | None:
+        """(S, S) uint8 in {0, 1}; None if the film has no mask of the finding."""
+        place = PATHOLOGIES.index(finding)
+        return self.truth[at, place] if self.known[at, place] else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Film sets by name, the classifiers that explain them, and the settings that labels had."""
+
+    name: str
+    sets: Mapping[str, FilmSet]
+    classifiers: Mapping[str, Path]
+    explain: Explain
+    distil: Distil
+
+    @functools.cached_property
+    def _models(self) -> Any:
+        return load_classifiers(self.classifiers, compute.device())
+
+    @functools.cached_property
+    def _explained(self) -> dict[tuple[str, str], Explained]:
+        return {}
+
+    def explained(self, films: str, explainer: str) -> Explained:
+        """Maps of all pairs of a film set, by all classifiers; computed when first asked for."""
+        if (films, explainer) not in self._explained:
+            of = self.sets[films]
+            x = compute.to_input(of.images, compute.device())
+            how = replace(self.explain, explainer=explainer)
+            self._explained[films, explainer] = explain_all(self._models, x, of.targets(), how)
+        return self._explained[films, explainer]
+
+
+def open_run(profile: str, n_films: int) -> Run:
+    """A finished run; "": the one whose labels were made last.
+
+    Its film sets are ``judged`` (test films that labels were judged on), ``labelled`` (films that
+    networks were pre-trained on), and one per fine-tuning task, named as its folder; each has at
+    most `n_films`.
+    """
+    if n_films < 1:
+        raise InputError(f"parameter 'n_films' is {n_films}: use 1 or more")
+    profile = profile or _newest()
+    run = paths.runs() / profile
+    for instance in ("data", "labels"):
+        check_artefact(instance, profile, needed_by="10_explorer")
+    meta = _label_settings(run / "labels" / "store" / "labels.json")
+    for name in meta["classifiers"]:
+        check_artefact(f"classifiers/{name}", profile, needed_by="10_explorer")
+    given = (read_manifest(run / "labels") or {})["parameters"]
+    store = open_store(run / "data" / "films")
+    judged = judged_rows(store, given["judge_split"], given["n_judge"])
+    labelled = rows_to_label(store, given["n_label"], given["n_hold"])
+    sets = {
+        "judged": _films("judged test films", store, judged[:n_films]),
+        "labelled": _films("labelled training films", store, labelled[:n_films]),
+    }
+    for path in sorted((run / "finetune").glob("*/examples.npz")):
+        if read_manifest(path.parent) is not None:
+            sets[path.parent.name] = _task_films(path, run / "data", n_films)
+    return Run(
+        profile,
+        {name: films for name, films in sets.items() if len(films.images)},
+        {name: run / "classifiers" / name for name in meta["classifiers"]},
+        _settings(Explain, meta["explain"]),
+        _settings(Distil, meta["distil"]),
+    )
+
+
+def _newest() -> str:
+    manifests = [
+        m for m in paths.runs().glob(f"*/labels/{MANIFEST}")
+        if (m.parent.parent / "data" / MANIFEST).is_file()
+    ]  # fmt: skip
+    if not manifests:
+        raise InputError(f"{paths.runs()}: no run here has labels: `make reproduce` makes one")
+    return max(manifests, key=lambda m: m.stat().st_mtime_ns).parent.parent.name
+
+
+def _label_settings(path: Path) -> dict[str, Any]:
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(stored[k], dict) for k in ("classifiers", "explain", "distil")):
+            raise TypeError("no settings")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run 03_labels.ipynb again") from None
+    return stored
+
+
+def _settings(kind: type[Any], stored: Mapping[str, Any]) -> Any:
+    """Settings as stored; older runs lack some, and have others that changed no result."""
+    stored = {"guide": 0.0, "unsettled": "keep", **stored}
+    return kind(**{f.name: stored[f.name] for f in fields(kind) if f.name in stored})
+
+
+def _films(
+    title: str, store: Store, rows: npt.NDArray[np.int64], classes: tuple[str, ...] = (),
+    drawn: Mapping[str, Bytes] | None = None,
+) -> FilmSet:  # fmt: skip
+    n, size = len(rows), store.size
+    truth = np.zeros((n, len(PATHOLOGIES), size, size), np.uint8)
+    known = np.zeros((n, len(PATHOLOGIES)), bool)
+    here = [f for f in PATHOLOGIES if f in store.mask_classes]
+    if here and n:
+        at = [PATHOLOGIES.index(f) for f in here]
+        truth[:, at] = store.masks(rows, here)
+        known[:, at] = store.mask_valid(rows, here)
+    names = tuple(str(name) for name in store.films["image_id"].to_numpy()[rows])
+    images = np.asarray(store.images[rows])
+    return FilmSet(title, names, images, store.states[rows], truth, known, classes, drawn or {})
+
+
+def _task_films(path: Path, data: Path, n_films: int) -> FilmSet:
+    """Test films kept with their predictions, and what the task's store knows of their findings."""
+    kept = load_examples(path, [name for name in TASK_ARRAYS if name not in ("task", "network")])
+    name = path.parent.name
+    store = open_store(data / (str(kept["task"]) if "task" in kept else name.split("-")[-1]))
+    rows = {str(image_id): i for i, image_id in enumerate(store.films["image_id"])}
+    ids = [str(image_id) for image_id in kept["image_id"][:n_films]]
+    if missing := [image_id for image_id in ids if image_id not in rows]:
+        raise InputError(f"{path}: film {missing[0]!r} is not in {store.path}: run its stage again")
+    arms = zip(map(str, kept["arms"]), kept["prediction"], strict=True)
+    drawn = {"truth": kept["truth"][:n_films], **{arm: p[:n_films] for arm, p in arms}}
+    classes = tuple(str(c) for c in kept["classes"])
+    title = f"test films of {name.replace('-', ' ')}"
+    return _films(title, store, np.array([rows[i] for i in ids]), classes, drawn)
