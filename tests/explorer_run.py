@@ -30,20 +30,19 @@ HOW = Explain(steps=2, unsettled="keep")
 GIVEN = {"judge_split": "test", "n_judge": 8, "n_label": 6, "n_hold": 2}
 
 
-def models(folder: Path, names: str = "ab") -> dict[str, Path]:
-    """Untrained classifiers, each in a folder of its name."""
-    for seed, name in enumerate(names):
+def models(folder: Path) -> dict[str, Path]:
+    """Two untrained classifiers, each in a folder of its name."""
+    for seed, name in enumerate("ab"):
         made = create("tu-test_resnet", 3, "silu", "avg", seed, torch.device("cpu"))
         (folder / name).mkdir(parents=True)
         weights.save(made, folder / name, made.config)
-    return {name: folder / name for name in names}
+    return {name: folder / name for name in "ab"}
 
 
 def films(folder: Path, seed: int = 0, marked: bool = True) -> Store:
     """`N` films: Lung Lesion and Fracture by turns, every fourth pair of films without any.
 
-    Args:
-        marked: whether the masks of the findings are known, but for every fourth pair of films.
+    Their masks are known if `marked`, but for every fourth pair.
     """
     rng = np.random.default_rng(seed)
     table = blank_films(N)
@@ -67,24 +66,23 @@ def films(folder: Path, seed: int = 0, marked: bool = True) -> Store:
     return open_store(folder)
 
 
-def run(root: Path, profile: str, names: str = "ab", distil: Distil | None = None) -> Path:
+def run(root: Path, profile: str) -> None:
     """The run in ``root/profile``: data, classifiers, labels and one fine-tuned task."""
     folder = root / profile
     store = films(folder / "data" / "films")
     task = films(folder / "data" / "lungs", seed=1, marked=False)
     _manifest(folder / "data")
-    folders = models(folder / "classifiers", names)
-    for name in names:
+    folders = models(folder / "classifiers")
+    for name in folders:
         _manifest(folder / "classifiers" / name)
     rows = make.rows_to_label(store, GIVEN["n_label"], GIVEN["n_hold"])
     hashes = {name: sha256(f / weights.FILE) for name, f in folders.items()}
     nets = load_classifiers(folders, torch.device("cpu"))
-    make.make_labels(nets, store, rows, HOW, distil or Distil(), folder / "labels", hashes)
+    make.make_labels(nets, store, rows, HOW, Distil(), folder / "labels", hashes)
     _manifest(folder / "labels", GIVEN)
     (folder / "finetune" / "pspnet-lungs").mkdir(parents=True)
     np.savez(folder / "finetune" / "pspnet-lungs" / "examples.npz", **_drawn(task))
     _manifest(folder / "finetune" / "pspnet-lungs")
-    return folder
 
 
 def _drawn(task: Store) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _inside(path: Path, grey: U8) -> U8:
             raise InputError(f"{path}: mask with transparency: save it as grey, 255 inside")
         coloured = picture.mode not in ("1", "L", "LA")
         bands = np.asarray(picture.convert("RGB")) if coloured else grey[..., None]
-    values = np.unique(grey)
+    values = np.unique(grey).astype(int)
     if len(values) == 1 or (len(values) == 2 and values[0] == 0):
         return (grey > 0).astype(np.uint8)
     if (bands != bands[..., :1]).any():

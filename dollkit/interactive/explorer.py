@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ipywidgets
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -34,7 +35,7 @@ from dollkit.interactive.finished_run import Run, open_run
 from dollkit.labels import Distil, distil
 from dollkit.labels.threshold_rules import Rule
 from dollkit.report import in_notebook
-from dollkit.report.style import ARM_LOOKS, CLASS_COLORS, GREEN
+from dollkit.report.style import ARM_LOOKS, CLASS_COLORS, GREEN, context
 from dollkit.training import metrics
 from dollkit.workflow.stage import make_writable
 
@@ -133,16 +134,17 @@ def picture(view: View, finding: str, dpi: int = 96) -> bytes:
         title = name if np.isnan(value) else f"{name}: IoU {value:.2f}"
         panels.append((title, functools.partial(_prediction, view=view, masks=masks)))
     rows = -(-len(panels) // 4)
-    figure = Figure(figsize=(8, 2.25 * rows), dpi=dpi)
-    FigureCanvasAgg(figure)
-    figure.subplots_adjust(0.005, 0.01, 0.995, 1 - 0.11 / rows, 0.02, 0.12)
-    for axis, panel in zip(figure.subplots(rows, 4).ravel(), [*panels, *[None] * 3], strict=False):
-        axis.set_axis_off()
-        if panel is not None:
-            axis.set_title(panel[0], fontsize=8)
-            panel[1](axis)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
+    with context():
+        figure = Figure(figsize=(8, 2.25 * rows), dpi=dpi)
+        canvas = FigureCanvasAgg(figure)
+        for i, (title, draw) in enumerate(panels):
+            place = (i % 4 + 0.01) / 4, 1 - (i // 4 + 0.99) / rows, 0.98 / 4, 0.88 / rows
+            axis = figure.add_axes(place)
+            axis.set_axis_off()
+            axis.set_title(title)
+            draw(axis)
+        out = io.BytesIO()
+        canvas.print_png(out, pil_kwargs={"compress_level": 1})  # a slider waits for it
     return out.getvalue()
 
 
@@ -151,9 +153,10 @@ def _grey(axis: Any, image: U8) -> None:
 
 
 def _heat(axis: Any, view: View) -> None:
-    _grey(axis, view.image)
-    if view.map is not None:
-        axis.imshow(view.map, cmap="magma", vmin=0, vmax=1, alpha=np.clip(1.2 * view.map, 0, 0.85))
+    values = np.zeros(view.image.shape) if view.map is None else view.map
+    alpha = np.clip(1.2 * values, 0, 0.85)[..., None]
+    colour = mpl.colormaps["magma"](values)[..., :3]
+    axis.imshow(alpha * colour + (1 - alpha) * view.image[..., None] / 255)
 
 
 def _labelled(axis: Any, view: View) -> None:

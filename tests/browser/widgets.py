@@ -15,25 +15,18 @@ if TYPE_CHECKING:
 PREFIX = "dollkit-"
 VIEW = ".dollkit-view"
 # What a hand can take hold of, in the outputs of cells.
-HOLDS = ", ".join(
-    f".jp-OutputArea-output .jupyter-widgets {part}"
-    for part in (
-        "select",
-        ".noUi-handle",
-        "input[type=checkbox]",
-        "input[type=radio]",
-        "input[type=number]",
-        "input[type=text]",
+IN = ".jp-OutputArea-output"
+HOLDS = (
+    ", ".join(
+        f"{IN} .jupyter-widgets {part}"
+        for part in ("select", ".noUi-handle", "input[type=checkbox]", "input[type=number]")
     )
-) + (
-    ", .jp-OutputArea-output .jupyter-widgets button"
-    ", .jp-OutputArea-output button.jupyter-widgets"
-    ", .jp-OutputArea-output select.jupyter-widgets"
+    + f", {IN} button.jupyter-widgets, {IN} select.jupyter-widgets"
 )
 NAMES = """([holds, prefix]) => [...document.querySelectorAll(holds)].map(hold => {
   for (let e = hold; e; e = e.parentElement)
     for (const c of e.classList) if (c.startsWith(prefix)) return c.slice(prefix.length);
-  return hold.closest('.jupyter-widgets')?.querySelector('.widget-label')?.textContent ?? '?';
+  return '?';
 })"""
 # A number made of the bytes of all pictures in the view; null while there is none.
 PICTURE = """async view => {
@@ -82,24 +75,19 @@ def usable(book: Book, name: str) -> str:
         return "disabled"
     if _tag(hold) == "select" and len(hold.locator("option").all()) < 2:
         return "one choice only"
-    if hold.get_attribute("aria-valuemin") is not None and hold.get_attribute(
-        "aria-valuemin"
-    ) == hold.get_attribute("aria-valuemax"):
-        return "one value only"
-    return ""
+    least, most = (hold.get_attribute(f"aria-value{end}") for end in ("min", "max"))
+    return "one value only" if least is not None and least == most else ""
 
 
-def move(book: Book, name: str, changes: bool = True) -> None:
+def move(book: Book, name: str) -> None:
     """The control to another place: next choice, other end of a slider, box or button pressed.
 
-    Raises AssertionError if the picture does not become another one although it `changes`, or
-    anything is raised.
+    Raises AssertionError if the picture does not become another one, or anything is raised.
     """
     before = still(book)
     hold = _hold(book, name)
     hold.scroll_into_view_if_needed()
-    tag, kind = _tag(hold), hold.get_attribute("type")
-    if tag == "select":
+    if _tag(hold) == "select":
         now = int(hold.evaluate("e => e.selectedIndex"))
         hold.select_option(index=(now + 1) % len(hold.locator("option").all()))
     elif hold.get_attribute("role") == "slider":
@@ -107,21 +95,15 @@ def move(book: Book, name: str, changes: bool = True) -> None:
             float(hold.get_attribute(f"aria-value{part}") or 0) for part in ("min", "now", "max")
         )
         hold.press("Home" if 2 * now > least + most else "End")
-    elif kind in ("number", "text"):
-        hold.press("ArrowUp")
     else:
         hold.click()
-    if changes:
-        book.until(CHANGED, f"'{name}' was moved and the picture has not changed", [VIEW, before])
+    book.until(CHANGED, f"'{name}' was moved and the picture has not changed", [VIEW, before])
     still(book)
     book.no_error()
 
 
 def _hold(book: Book, name: str) -> Locator:
-    """The control's hold; of several, such as toggle buttons, the first that is not chosen."""
-    found = [book.page.locator(HOLDS).nth(at) for at, n in enumerate(controls(book)) if n == name]
-    free = "e => !e.classList.contains('mod-active') && !(e.type === 'radio' && e.checked)"
-    return next((hold for hold in found if hold.evaluate(free)), found[0])
+    return book.page.locator(HOLDS).nth(controls(book).index(name))
 
 
 def _tag(hold: Locator) -> str:
