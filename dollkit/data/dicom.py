@@ -25,8 +25,8 @@ from PIL import Image
 from pydicom import Dataset, dcmread, uid
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset, read_preamble
-from pydicom.pixels import apply_windowing
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_windowing
 
 from dollkit.common.errors import InputError
 from dollkit.data.gdcm_process import decode_frame
@@ -80,7 +80,8 @@ def load_dicom(path: Path, file: BinaryIO, depths: Sequence[int]) -> U8:
         if film.SamplesPerPixel == 3:
             return values.astype(np.uint8)
         low = -(1 << (bits - 1)) if film.PixelRepresentation else 0
-        return _grey(path, film, np.arange(low, low + (1 << bits)))[values - low]
+        table = _grey(path, film, np.arange(low, low + (1 << bits)))
+        return np.asarray(table[values - low], np.uint8)
 
 
 def dicom_size(path: Path, file: BinaryIO, depths: Sequence[int]) -> tuple[int, int]:
@@ -217,7 +218,7 @@ def _check_frame(film: Dataset, syntax: uid.UID, plugin: str) -> int:
         raise _FrameError("cut off")
     if syntax in uid.JPEG2000TransferSyntaxes:
         right, bottom, left, top = struct.unpack(">4I", code[8:24])
-        there, bits = (bottom - top, right - left), (code[42] & 127) + 1
+        there, bits = [bottom - top, right - left], (code[42] & 127) + 1
     else:
         bits, *there = struct.unpack(">BHH", _start_of_frame(code))
     if tuple(there) != shape:

@@ -212,7 +212,7 @@ def _picture(path: Path, file: BinaryIO, depths: Sequence[int]) -> Any:
     file.seek(0)
     head = file.read(26)
     file.seek(0)
-    image = Image.open(file, formats=_FORMATS)
+    image: Any = Image.open(file, formats=_FORMATS)
     check_pixels(path, image.height, image.width)
     bits, refused = 8, ""
     if image.format == "PNG":
@@ -237,7 +237,8 @@ def _grey(image: Image.Image) -> U8:
     if image.mode.startswith("I;16"):
         values = np.asarray(image)
         top = full_range(int(values.max()))
-        return np.rint(np.arange(top + 1) * (255.0 / top)).astype(np.uint8)[values]
+        table = np.rint(np.arange(top + 1) * (255.0 / top)).astype(np.uint8)
+        return np.asarray(table[values], np.uint8)
     if image.mode in ("P", "PA"):
         see_through = image.mode == "PA" or "transparency" in image.info
         image = image.convert("RGBA" if see_through else "RGB")

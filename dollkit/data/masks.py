@@ -16,7 +16,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from dollkit.common.errors import InputError
-from dollkit.data.images import IGNORE, MAX_PIXELS, U8, load_image, same_aspect
+from dollkit.data.images import IGNORE, MAX_PIXELS, load_image, same_aspect
+
+U8 = npt.NDArray[np.uint8]
 
 
 class Mask(Protocol):
@@ -174,7 +176,7 @@ def check_grid(
     name: Path | str, have: tuple[int, ...], want: tuple[int, int], own_grid: bool
 ) -> None:
     """`InputError` unless a mask lies on its film's grid, or on one of the same aspect."""
-    if have != want and not (own_grid and same_aspect(*have, *want)):
+    if have != want and not (own_grid and same_aspect(have[0], have[1], *want)):
         raise InputError(
             f"{name}: mask is {have[1]}x{have[0]}, its image is {want[1]}x{want[0]}: "
             "put the mask on the grid of the image"

@@ -92,7 +92,8 @@ def look(
     hi = float("nan")
     if pair is not None:
         use = [list(run.classifiers).index(classifier)] if classifier != CONSENSUS else slice(None)
-        made = Explained(*(part[use][:, [pair]] for part in run.explained(films, explainer)))
+        parts = run.explained(films, explainer)
+        made = Explained._make(part[use][:, [pair]] for part in parts)
         how = replace(
             run.distil, threshold="tuned", thresholds={finding: str(cut.rule)},
             smooths={finding: cut.smooth}, ignore=cut.ignore,
@@ -136,7 +137,7 @@ def picture(view: View, finding: str, dpi: int = 96) -> bytes:
     rows = -(-len(panels) // 4)
     with context():
         figure = Figure(figsize=(8, 2.25 * rows), dpi=dpi)
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         for i, (title, draw) in enumerate(panels):
             place = (i % 4 + 0.01) / 4, 1 - (i // 4 + 0.99) / rows, 0.98 / 4, 0.88 / rows
             axis = figure.add_axes(place)
