@@ -370,7 +370,7 @@ def test_unread_syntaxes_are_named(tmp_path: Path) -> None:
     )
     assert error_of(path).startswith("DICOM transfer syntax of no valid identifier is not read: ")
     data = through_gdcm(film(ramp(4095)), uid.JPEGExtended12Bit, tmp_path)
-    assert "12-bit JPEG with BitsStored 12 is not read" in refusal(data, tmp_path)
+    assert "16-bit JPEG with BitsStored 12 is not read" in refusal(data, tmp_path)
 
 
 # Files that are not quite files

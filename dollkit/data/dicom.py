@@ -180,7 +180,9 @@ def _stored_values(path: Path, film: Dataset) -> tuple[npt.NDArray[Any], int]:
         if plugin == "gdcm":
             pixels, meaning = decode_frame(film), film.PhotometricInterpretation
         else:
-            pixels, said = get_decoder(syntax).as_array(film, raw=True, decoding_plugin=plugin)
+            pixels, said = get_decoder(syntax).as_array(
+                film, index=0, raw=True, decoding_plugin=plugin
+            )
             meaning = said["photometric_interpretation"]
     except Exception as error:  # decoders may raise anything over damaged bytes
         why = str(error) if isinstance(error, _FrameError) else "corrupt or cut off"
