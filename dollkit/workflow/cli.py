@@ -21,7 +21,7 @@ ROOMS = {
         "dollkit.interactive.your_radiographs.__main__",
         "your films: check, run, predict",
     ),
-    "explorer": ("dollkit.interactive.explorer.__main__", "maps of a run for notebook 10"),
+    "explorer": ("dollkit.interactive.explorer", "how long a change takes in notebook 10"),
     "export-network": ("dollkit.training.export", "a network for other programs"),
     "verify": ("dollkit.report.verify", "do stored tables follow from their rows?"),
     "compare-profiles": ("dollkit.report.compare_profiles", "two profiles, film by film"),
