@@ -85,15 +85,15 @@ class MaskFile:
 
 def _inside(path: Path, grey: U8) -> U8:
     """Pixels inside of a mask drawn anyhow: the one value beside 0, or else all above 127."""
-    with Image.open(path) as picture:
-        if "A" in picture.getbands() and len(set(picture.getchannel("A").getextrema())) > 1:
-            raise InputError(f"{path}: mask with transparency: save it as grey, 255 inside")
-        coloured = picture.mode not in ("1", "L", "LA")
-        bands = np.asarray(picture.convert("RGB")) if coloured else grey[..., None]
     values = np.unique(grey).astype(int)
-    if len(values) == 1 or (len(values) == 2 and values[0] == 0):
-        return (grey > 0).astype(np.uint8)
-    if (bands != bands[..., :1]).any():
+    with Image.open(path) as picture:
+        alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
+        if alpha is not None and len(set(alpha.getextrema())) > 1:
+            raise InputError(f"{path}: mask with transparency: save it as grey, 255 inside")
+        if len(values) == 1 or (len(values) == 2 and values[0] == 0):
+            return (grey > 0).astype(np.uint8)
+        rgb = np.asarray(picture.convert("RGB"))
+    if (rgb != rgb[..., :1]).any():
         raise InputError(f"{path}: mask drawn in colour: save it as grey, 255 inside and 0 outside")
     if values[0] > 127:
         raise InputError(f"{path}: mask without a pixel outside (none below 128): use 0 outside")
