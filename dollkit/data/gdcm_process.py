@@ -8,9 +8,10 @@ one process for many films; a frame that it stumbles over takes that process dow
 from __future__ import annotations
 
 import atexit
+import json
 import logging
+import math
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import as_pixel_options
+from pydicom.uid import UID
 
 SECONDS = 120
 """After which a frame is given up; the largest film takes a few."""
@@ -35,17 +38,20 @@ os.register_at_fork(after_in_child=_idle.clear)
 
 
 def decode_frame(film: Dataset) -> npt.NDArray[Any]:
-    """Stored values of a film of one frame; OSError or EOFError if it is damaged."""
+    """Stored values of a film of one frame; OSError or ValueError if it is damaged."""
     process = _take()
+    asked, answer = cast(Any, process.stdin), cast(Any, process.stdout)
     timer = threading.Timer(SECONDS, process.kill)
     timer.start()
     pixels = None
     try:
-        asked, answer = cast(Any, process.stdin), cast(Any, process.stdout)
-        pickle.dump(film, asked)
+        head = [film.file_meta.TransferSyntaxUID, len(film.PixelData), as_pixel_options(film)]
+        asked.write(json.dumps(head).encode() + b"\n" + film.PixelData)
         asked.flush()
-        pixels = pickle.load(answer)
-        return np.asarray(pixels)
+        kind, *shape = json.loads(answer.readline())
+        size = math.prod(shape) * np.dtype(kind).itemsize
+        pixels = np.frombuffer(answer.read(size), kind).reshape(shape)
+        return pixels
     finally:
         timer.cancel()
         if pixels is None:  # whatever stumbled once may be damaged inside
@@ -86,11 +92,14 @@ def _serve() -> None:
         os.dup2(complaints.fileno(), 1)
         os.dup2(complaints.fileno(), 2)
         while not complaints.seek(0, os.SEEK_END):
-            film = pickle.load(sys.stdin.buffer)
-            decoder = get_decoder(film.file_meta.TransferSyntaxUID)
-            pixels, _ = decoder.as_array(film, raw=True, decoding_plugin="gdcm")
+            syntax, length, options = json.loads(sys.stdin.buffer.readline())
+            code = sys.stdin.buffer.read(length)
+            pixels, _ = get_decoder(UID(syntax)).as_array(
+                code, index=0, raw=True, decoding_plugin="gdcm", **options
+            )
             if not complaints.seek(0, os.SEEK_END):
-                pickle.dump(pixels, answer)
+                head = json.dumps([pixels.dtype.str, *pixels.shape])
+                answer.write(head.encode() + b"\n" + pixels.tobytes())
                 answer.flush()
 
 
