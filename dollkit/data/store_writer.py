@@ -45,7 +45,6 @@ class StoreWriter:
         made_from: JSON-able account of what the films came from, without times: the same input
             must give the same store.
         ignore: whether masks may hold pixels to ignore.
-        key: what makes the store.
 
     Attributes:
         notes: what was noted for each finished step, by an interrupted writer too.

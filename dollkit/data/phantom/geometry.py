@@ -60,9 +60,7 @@ class Grid:
     """Body coordinates of the pixel centres of one film.
 
     Attributes:
-        size: side in pixels.
-        turn: rotation in radians, scale: magnification, shift: (x, y) of the chest's centre in
-            film units.
+        turn: in radians; scale: magnification; shift: (x, y) of the chest's centre in film units.
         x, y: (size, size) float32 body coordinates; ix, iy: their table indices.
     """
 
@@ -115,10 +113,8 @@ def ellipsoid(
 ) -> tuple[Window, Floats]:
     """Thickness of an ellipsoid with half-axes `radii` in the film and `depth` along the ray.
 
-    The chord is ``2 depth sqrt(1 - q)``, q the normalised squared distance from the centre.
-
-    Returns:
-        the window it lies in and its thickness there, float32, 0 outside the ellipse.
+    The chord is ``2 depth sqrt(1 - q)``, q the normalised squared distance from the centre; given
+    with the window that the ellipse lies in.
     """
     reach = max(radii)
     w = grid.window(centre[0] - reach, centre[0] + reach, centre[1] - reach, centre[1] + reach)
@@ -144,7 +140,7 @@ def graph_tube(
     span: tuple[float, float],
     hollow: float = 0.0,
 ) -> tuple[Window, Floats]:
-    """Thickness of a round tube whose axis is the graph ``y = curve(side * x)``.
+    """Window and thickness of a round tube whose axis is the graph ``y = curve(side * x)``.
 
     The distance to the axis is taken as the vertical one times the cosine of the slope, which is
     exact for straight tubes and good where the bend is much wider than the tube.
@@ -154,9 +150,6 @@ def graph_tube(
         curve, radius: tables over `AXIS` of axis height and tube radius.
         span: range of ``side * x`` where the tube exists.
         hollow: share of the radius that is a cavity (a bone's marrow), 0 for a solid rod.
-
-    Returns:
-        the window it lies in and its thickness there (chord through the wall), float32.
     """
     i0, i1 = entry(span[0]), entry(span[1])
     part, rad = curve[i0 : i1 + 1].astype(np.float32), radius[i0 : i1 + 1].astype(np.float32)
