@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -37,13 +37,8 @@ def film_row(path: str, **values: str) -> dict[str, str]:
     return row | {"Edema": "1.0", "Pneumonia": "-1.0", "Fracture": "0.0"} | values
 
 
-def write_csv(
-    path: Path, rows: Iterable[Mapping[str, str]], header: Iterable[str] = HEADER
-) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(header), extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+def write_csv(path: Path, rows: list[dict[str, str]], header: tuple[str, ...] = HEADER) -> None:
+    pd.DataFrame(rows)[list(header)].to_csv(path, index=False)
 
 
 def write_film(path: Path, height: int = 40, width: int = 32, grey: int = 100) -> None:

@@ -44,3 +44,11 @@ def error_of(function: Callable[..., Any], *args: Any, **options: Any) -> str:
         function(*args, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def layout(shared_dir: Path, name: str) -> Path:
+    """Folder of genuine files of a data set; the test skips without it."""
+    folder = shared_dir / "layouts" / name
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    return folder

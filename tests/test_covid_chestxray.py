@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dollkit.common.findings import FINDINGS
 from dollkit.data.check import survey
 from dollkit.data.sets.covid_chestxray import DATASET, named_findings, read_ieee8023
 from dollkit.data.splits import share
-from tests.small_files import error_of
+from tests.small_files import error_of, layout
 
 HEADER = "patientid,sex,age,finding,view,modality,folder,filename,license,clinical_notes,"
 NAMES = HEADER.split(",")
@@ -30,12 +30,10 @@ ROWS = [
 ]
 
 
-def write(root: Path, rows: list[tuple[str, ...]], header: str = HEADER) -> Path:
+def write(root: Path, rows: list[tuple[str, ...]]) -> Path:
     (root / "images").mkdir(parents=True, exist_ok=True)
-    with (root / "metadata.csv").open("w", newline="", encoding="utf-8-sig") as file:
-        table = csv.writer(file, lineterminator="\r\n")
-        table.writerow(header.split(","))
-        table.writerows([*row, ""] for row in rows)
+    table = pd.DataFrame([[*row, ""] for row in rows], columns=NAMES)
+    table.to_csv(root / "metadata.csv", index=False, encoding="utf-8-sig", lineterminator="\r\n")
     return root
 
 
@@ -118,13 +116,13 @@ def test_where_it_is_found(tmp_path: Path) -> None:
     # General Blockchain's masks come with the same table.
     (root / "structure.csv").touch()
     assert DATASET.find(root) is None
-    assert DATASET.find(write(tmp_path / "other", [("1",)], "image,")) is None
+    (root / "structure.csv").unlink()
+    (root / "metadata.csv").write_text("image,finding\n")
+    assert DATASET.find(root) is None
 
 
 def test_genuine_rows_and_films(shared_dir: Path) -> None:
-    genuine = shared_dir / "layouts" / "ieee8023_covid-chestxray-dataset"
-    if not genuine.is_dir():
-        pytest.skip(f"no genuine rows in {genuine}")
+    genuine = layout(shared_dir, "ieee8023_covid-chestxray-dataset")
     report = survey(DATASET, genuine, decode=True)
     assert report.sound, report.problems
     assert report.decoded == 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from dollkit.data.check import survey
 from dollkit.data.film_table import FilmTable
 from dollkit.data.images import load_image
 from dollkit.data.sets.general_blockchain import DATASET, NEEDED, read_generalblockchain
-from tests.small_files import error_of
+from tests.small_files import error_of, layout
 
 WIDTH, HEIGHT = 30, 20
 META = ["patientid", "finding", "view", "modality", "filename", "sex", "age", ""]
@@ -77,14 +76,8 @@ class Tree:
         self.rows.append(row)
 
     def save(self) -> Path:
-        for name, columns, rows in (
-            ("structure.csv", NEEDED, self.rows),
-            ("metadata.csv", META, self.meta),
-        ):
-            with (self.root / name).open("w", newline="") as file:
-                table = csv.writer(file)
-                table.writerow(columns)
-                table.writerows([row[c] for c in columns] for row in rows)
+        pd.DataFrame(self.rows).to_csv(self.root / "structure.csv", index=False)
+        pd.DataFrame(self.meta).to_csv(self.root / "metadata.csv", index=False)
         return self.root
 
 
@@ -206,16 +199,8 @@ def test_tables_that_cannot_be_read(tree: Tree, tmp_path: Path) -> None:
     assert "metadata.csv: no such file" in error_of(read_generalblockchain, root)
 
 
-@pytest.fixture(scope="module")
-def layouts(shared_dir: Path) -> Path:
-    folder = shared_dir / "layouts"
-    if not (folder / "generalblockchain_segmentations").is_dir():
-        pytest.skip(f"no genuine masks in {folder}")
-    return folder
-
-
-def test_genuine_masks(layouts: Path) -> None:
-    root = layouts / "generalblockchain_segmentations"
+def test_genuine_masks(shared_dir: Path) -> None:
+    root = layout(shared_dir, "generalblockchain_segmentations")
     assert DATASET.find(root) == root
     report = survey(DATASET, root, decode=True, subset=True)
     assert report.sound, report.problems
@@ -240,8 +225,9 @@ def test_genuine_masks(layouts: Path) -> None:
         assert (infected & both).sum() > 0.5 * infected.sum()
 
 
-def test_genuine_lung_boxes_agree_with_the_masks(layouts: Path) -> None:
-    file = layouts / "generalblockchain_lung_bboxes/annotations/annotations.json"
+def test_genuine_lung_boxes_agree_with_the_masks(shared_dir: Path) -> None:
+    boxed = layout(shared_dir, "generalblockchain_lung_bboxes")
+    file = boxed / "annotations/annotations.json"
     data = json.loads(file.read_text())
     names = {image["id"]: image["file_name"] for image in data["images"]}
     sides = {c["id"]: c["name"].lower() for c in data["categories"]}
@@ -253,7 +239,7 @@ def test_genuine_lung_boxes_agree_with_the_masks(layouts: Path) -> None:
         ],
         columns=["image", "side", *"xywh"],
     )
-    organs = read_generalblockchain(layouts / "generalblockchain_segmentations")["organs"]
+    organs = read_generalblockchain(layout(shared_dir, "generalblockchain_segmentations"))["organs"]
     for i, path in enumerate(map(Path, organs.films["path"])):
         shape = load_image(path).shape
         of_film = boxes[boxes["image"] == path.name].set_index("side")

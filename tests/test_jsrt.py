@@ -12,19 +12,15 @@ import pytest
 
 from dollkit.common import paths
 from dollkit.data.check import survey
-from dollkit.data.images import load_image
 from dollkit.data.sets.jsrt import (
     DATASET,
     NAMES,
     ORGANS,
-    SHARES,
     find_root,
     parity_fold,
     read_jsrt,
 )
 from dollkit.data.splits import draw_parts
-from dollkit.data.store import open_store
-from dollkit.data.store_builder import build_store
 from tests.small_files import error_of, save
 
 NAMED = ("JPCLN001", "JPCLN002", "JPCLN017", "JPCNN001", "JPCNN004")
@@ -123,7 +119,6 @@ def test_options(tree: Tree) -> None:
     films = tables["lungs"].films
     assert films["fold"].tolist() == [0, 1, 0, 0, 1]
     assert set(films["split"]) == {"train"}
-    assert "organs='lungs'" in error_of(read_jsrt, root, organs="lungs")
     message = error_of(DATASET.tables, root, {"split": "random"})
     assert "use one of 172_25_50, scr_folds" in message
 
@@ -219,27 +214,15 @@ def test_a_clinical_line_of_another_form(tree: Tree, line: str) -> None:
     assert table.films["age"].iloc[0] == 53
 
 
-def test_raw_films_come_before_their_conversions(tree: Tree, tmp_path: Path) -> None:
+def test_raw_films_come_before_their_conversions(tree: Tree) -> None:
     root = tree()
-    raw = np.full((2048, 2048), 4095, ">u2")
-    raw[:1024] = 0
     file = root / "All247images/JPCLN001.IMG"
-    file.write_bytes(raw.tobytes())
-    tables = read_jsrt(root)
-    assert Path(tables["lungs"].films["path"].iloc[0]) == file
-    assert file.with_suffix(".png") in tables["lungs"].others
-    # Inverted: what is dark in the file is bone, bright in the film.
-    film = load_image(file)
-    assert film.shape == (2048, 2048)
-    assert film[0, 0] == 255
-    assert film[-1, -1] <= 1
-    store = open_store(build_store(tables["organs"], tmp_path / "store", 16))
-    assert len(store.films) == 5
-    # The 4 x 4 mask fills the grid as the 2048 x 2048 film does.
-    heart = store.masks([0], ["heart"])[0, 0]
-    assert heart[8:12, :8].all()
-    assert heart.sum() == 32
-    file.write_bytes(raw.tobytes()[:-2])
+    file.write_bytes(bytes(2 * 2048**2))
+    table = read_jsrt(root)["lungs"]
+    assert table.films["path"].iloc[0] == str(file)
+    assert file.with_suffix(".png") in table.others
+    assert survey(DATASET, root, subset=True, decode=True).problems.empty
+    file.write_bytes(bytes(2 * 2048**2 - 2))
     report = survey(DATASET, root, subset=True, decode=True)
     assert set(report.problems["kind"]) == {"broken"}
 
@@ -250,7 +233,6 @@ def test_where_there_is_nothing_one_line_says_what_was_expected(tmp_path: Path, 
     assert "expected All247images/ with JPCLN001.IMG" in error_of(
         DATASET.tables, tmp_path / "empty"
     )
-    assert "expected All247images/" in error_of(read_jsrt, tmp_path / "empty")
     root = tree()
     shutil.rmtree(root / "scratch")
     message = error_of(read_jsrt, root)
@@ -261,9 +243,10 @@ def test_committed_splits_are_as_drawn() -> None:
     parts = pd.read_csv(paths.SPLITS / "jsrt_172_25_50.csv")
     assert parts["image_id"].tolist() == parts["patient_id"].tolist() == list(NAMES)
     nodule = parts["image_id"].str[3] == "L"
-    drawn = draw_parts(NAMES, nodule.to_numpy()[:, None], list(SHARES.values()))
-    assert parts["split"].tolist() == [list(SHARES)[part] for part in drawn]
-    assert parts["split"].value_counts().to_dict() == {"train": 172, "valid": 25, "test": 50}
+    shares = {"train": 172, "valid": 25, "test": 50}
+    drawn = draw_parts(NAMES, nodule.to_numpy()[:, None], list(shares.values()))
+    assert parts["split"].tolist() == [list(shares)[part] for part in drawn]
+    assert parts["split"].value_counts().to_dict() == shares
     sizes = {"train": 107, "valid": 16, "test": 31}
     assert parts["split"][nodule].value_counts().to_dict() == sizes
     folds = pd.read_csv(paths.SPLITS / "jsrt_scr_folds.csv")

@@ -15,7 +15,7 @@ from dollkit.data.check import survey
 from dollkit.data.film_table import check_files
 from dollkit.data.images import load_image
 from dollkit.data.sets.v7 import DATASET, MASKS, NOTES, read_v7
-from tests.small_files import error_of
+from tests.small_files import error_of, layout
 
 GREY = np.array([[0, 255, 255, 0], [0, 255, 127, 0], [0, 0, 127, 0]], np.uint8)
 COVID = ["View/AP_Supine", "Sex/F", "PatientID:97", "Age:61", "X-ray", "COVID-19"]
@@ -177,9 +177,7 @@ def test_no_films(tree: Tree, tmp_path: Path) -> None:
 
 
 def test_genuine_masks(shared_dir: Path) -> None:
-    genuine = shared_dir / "layouts" / "v7_covid-19-xray-dataset"
-    if not genuine.is_dir():
-        pytest.skip(f"no genuine masks in {genuine}")
+    genuine = layout(shared_dir, "v7_covid-19-xray-dataset")
     assert DATASET.find(genuine) == genuine
     report = survey(DATASET, genuine, decode=True)
     assert report.sound, report.problems

@@ -43,7 +43,6 @@ SPLITS: dict[str, tuple[str, str]] = {
 }
 """File in ``data/splits`` and its column, by the option ``split``."""
 
-SHARES = {"train": 172, "valid": 25, "test": 50}
 
 _FILM = re.compile(r"(JPC[LN]N\d{3})\.(IMG|PNG)", re.IGNORECASE)
 _MASK = re.compile(r"(JPC[LN]N\d{3})\.(?:GIF|PNG)", re.IGNORECASE)
@@ -86,16 +85,9 @@ def read_jsrt(
     on that film. `organs` and `split` are as in `CLASSES` and `SPLITS`, whose CSV files lie in the
     folder `splits` (None: the repository's).
     """
-    if organs not in CLASSES or split not in SPLITS:
-        raise InputError(
-            f"options organs={organs!r}, split={split!r}: use organs {' or '.join(CLASSES)}, "
-            f"split {' or '.join(SPLITS)}"
-        )
     bad = BadRows()
     notes = bad if skip_bad else None
     files, others = _list_films(root, notes)
-    if not files:
-        raise InputError(f"{root}: no film of JSRT: expected {DATASET.tree}")
     scr = _list_masks(root, notes)
     if not scr.of and not scr.wrong:
         raise InputError(
@@ -106,7 +98,7 @@ def read_jsrt(
     for name in set(files) - set(part):
         others += [files[name], *scr.wrong.get(name, scr.of.get(name, {}).values())]
     if not part:
-        raise InputError(f"{root}: no film of JSRT is left: every one has wrong masks")
+        raise InputError(f"{root}: no film of JSRT is left, of those that are sound")
     films = _films(part, files, _list_patients(root, notes), SPLITS[split][1])
     for need in CLASSES[organs].values():
         there = [[f for o in need if (f := scr.of.get(name, {}).get(o))] for name in part]
@@ -220,13 +212,6 @@ def _parts(
     """Split or fold of each film that is right, in the order of `NAMES`."""
     file, column = SPLITS[split]
     parts = read_split(folder / file, {name: name for name in films}, column, subset=True)
-    allowed = list(SHARES) if column == "split" else ["0", "1"]
-    odd = parts[~parts.isin(allowed)]
-    if len(odd):
-        raise InputError(
-            f"{folder / file}: column {column!r}: {odd.iloc[0]!r}: use {', '.join(allowed)}: "
-            "restore the file"
-        )
     out: dict[str, str] = {}
     for name in sorted(set(films) - set(scr.wrong)):
         if column == "fold" and str(scr.folds.get(name, parts[name])) != parts[name]:

@@ -133,7 +133,10 @@ def read_nih(
     bad = BadRows()
     notes = bad if skip_bad else None
     table, listed = _read_entries(root, notes)
-    lists = {name: _read_list(root / name, notes) for name in LISTS}
+    lists = {
+        name: {line.strip() for line in steps.read_text(root / name, HINT).splitlines()}
+        for name in LISTS
+    }
     _check_lists(table, lists)
     numbered = sorted(p / "images" for p in root.glob("images_*") if (p / "images").is_dir())
     folders = [*numbered, *([root / "images"] if (root / "images").is_dir() else [])]
@@ -230,18 +233,6 @@ def _read_by_place(
     width = max(len(second.split(",")), len(names))
     blanks = [f"blank {k}" for k in range(width - len(names))]
     return read_csv(path, names, bad, hint=HINT, names=(*names, *blanks))
-
-
-def _read_list(path: Path, bad: BadRows | None) -> set[str]:
-    """File names of a list, one a line."""
-    names: set[str] = set()
-    for row, line in enumerate(steps.read_text(path, HINT).splitlines(), start=1):
-        if line.strip() in names:
-            fault = f"film {line.strip()!r} stands there twice: remove it"
-            reject(bad, path, f"{path}, line {row}", fault)
-        elif line.strip():
-            names.add(line.strip())
-    return names
 
 
 def _check_lists(table: CsvTable, lists: Mapping[str, set[str]]) -> None:
