@@ -88,16 +88,12 @@ def _prior(store: Store, labels: LabelStore) -> Targets:
             mean = inside / np.maximum(known, 1)
             level = np.quantile(mean, 1 - mean.mean())
             drawn[c] = mean > level
-    held: dict[int, list[int]] = {}
-    for row, f in zip(labels.pairs["row"], finding, strict=True):
-        held.setdefault(int(row), []).append(FINDINGS.index(f))
+    has = np.zeros((len(store.films), len(FINDINGS)), bool)
+    has[labels.pairs["row"].to_numpy(), [FINDINGS.index(f) for f in finding]] = True
 
     def prior(asked: Rows) -> U8:
-        out = np.zeros((len(asked), len(FINDINGS), size, size), np.uint8)
-        out[store.states[asked] == UNCERTAIN] = IGNORE  # as in the labels themselves
-        for i, row in enumerate(asked):
-            for c in held.get(int(row), []):
-                out[i, c] = drawn[c]
+        out = has[asked][:, :, None, None] * drawn
+        out[(store.states[asked] == UNCERTAIN) & ~has[asked]] = IGNORE  # as in the labels
         return out
 
     return prior

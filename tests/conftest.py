@@ -8,8 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from dollkit.common import paths
+from dollkit.common import compute, paths
 from tests.toys import make_toy
+
+gpu = pytest.param(
+    "cuda",
+    marks=[
+        pytest.mark.cuda,
+        pytest.mark.skipif(compute.cuda_devices() == 0, reason="no CUDA device here"),
+    ],
+)
+
+
+@pytest.fixture(params=["cpu", gpu])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The CPU and, where there is one, a GPU, whose sums have no other order in the next call."""
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield torch.device(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -29,9 +29,9 @@ from tests import far, same
 from tests.small_run import CONFIG, CPU, ENCODER, films_table, make_store
 
 
-def test_classifier_learns_and_scores(tmp_path: Path) -> None:
+def test_classifier_learns_and_scores(device: torch.device, tmp_path: Path) -> None:
     store = make_store(tmp_path / "films", 80, PATHOLOGIES)
-    model = create(ENCODER, 3, "silu", "lse", 0, CPU)
+    model = create(ENCODER, 3, "silu", "lse", 0, device)
     recipe = Recipe(steps=50, batch=16, lr=3e-3, evaluate_every=25, precision="float32")
     train(model, store, "U-Ones", recipe, NONE, None, quiet=True)
     table = evaluate(model, store, "test", 50).set_index("finding")
@@ -40,9 +40,9 @@ def test_classifier_learns_and_scores(tmp_path: Path) -> None:
     inner = table.drop(index=["macro", "No Finding"], errors="ignore")["auroc"]
     assert table.loc["macro", "auroc"] == pytest.approx(inner.mean())
     weights.save(model, tmp_path, model.config)
-    again = load_classifier(tmp_path, CPU)
+    again = load_classifier(tmp_path, device)
     assert same(again.state_dict(), model.state_dict())
-    x = torch.randn(2, 1, 64, 64)
+    x = torch.randn(2, 1, 64, 64, device=device)
     with torch.no_grad():
         assert far(again(x), model.eval()(x)) < 1e-4
     with pytest.raises(InputError, match="'small' is 64"):
@@ -56,7 +56,7 @@ def test_backbone_moves_whole_or_not_at_all() -> None:
     own = model.state_dict()
     assert set(copied) == {k for k in net.state_dict() if k.startswith("encoder.")}
     assert all(torch.equal(net.state_dict()[k], own[k]) for k in copied)
-    with pytest.raises(InputError, match=r"in the classifier \(resnet18\).*same architecture"):
+    with pytest.raises(InputError, match=r"the classifier \(resnet18\).*same architecture"):
         transfer_encoder(net, Classifier("resnet18", 5, "silu", "lse"))
     with pytest.raises(InputError, match="activation is 'relu'"):
         transfer_encoder(net, Classifier(ENCODER, 5, "relu", "lse"))

@@ -205,22 +205,12 @@ def test_wrappers_do_not_matter(wrap: Callable[[State], dict[str, Any]], tmp_pat
     assert wrapped.digest() == plain.digest()
 
 
-def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
-    whole = timm.create_model("test_resnet").state_dict()
-    state = {k: v.bfloat16() if v.is_floating_point() else v for k, v in whole.items()}
-    save_file(state, tmp_path / "w.safetensors")
-    found = imagenet.read(tmp_path / "w.safetensors", ENCODER)
-    assert {v.dtype for v in found.state.values()} == {torch.float32, torch.int64}
-    first = state["conv1.0.weight"].float().sum(1, keepdim=True)
-    assert torch.equal(found.state[found.summed[0]], first)
-
-
 def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     state, path = timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth"
     name = "layer1.0.conv1.weight"
     for change, drop, said in (
         ({}, name, f"{name} of {ENCODER} is missing"),
-        ({name: torch.zeros(3)}, "", f"{name} is (3,), {ENCODER} needs"),
+        ({name: torch.zeros(3)}, "", f"{name} is (3,) there"),
         ({"layer9.weight": torch.zeros(3)}, "", "layer9.weight has no place"),
         ({"bn1.bias": state["bn1.bias"] * float("nan")}, "", "bn1.bias holds NaN"),
         ({"layer1.0_conv1.weight": torch.zeros(3)}, "", "same name"),

@@ -43,9 +43,9 @@ class Small(nn.Module):
         return out
 
 
-def small(**how: Any) -> Small:
+def small(device: torch.device = X.device, **how: Any) -> Small:
     with compute.seeded(1):
-        return Small(**how)
+        return Small(**how).to(device)
 
 
 def loss(net: nn.Module, batch: Batch) -> torch.Tensor:
@@ -57,10 +57,10 @@ def recipe(**more: Any) -> Recipe:
     return Recipe(**{**given, **more})
 
 
-def draw(how: Recipe) -> Callable[[int], Batch]:
+def draw(how: Recipe, device: torch.device = X.device) -> Callable[[int], Batch]:
     def sample(step: int) -> Batch:
         pick = order(len(X), how.batch, step, how.seed)
-        return X[pick], Y[pick]
+        return X[pick].to(device), Y[pick].to(device)
 
     return sample
 
@@ -68,10 +68,11 @@ def draw(how: Recipe) -> Callable[[int], Batch]:
 def go(
     net: nn.Module, folder: Path | None = None, sample: Any = None, loop: Any = None, **more: Any
 ) -> Fit:
-    how = recipe(**more)
+    how, device = recipe(**more), next(net.parameters()).device
+    whole = X.to(device), Y.to(device)
     return fit(
-        net, sample or draw(how), loss, how, score="score", folder=folder, label="small",
-        evaluate=lambda m: {"score": -float(loss(m, (X, Y)))}, **{"quiet": True, **(loop or {})},
+        net, sample or draw(how, device), loss, how, score="score", folder=folder, label="small",
+        evaluate=lambda m: {"score": -float(loss(m, whole))}, **{"quiet": True, **(loop or {})},
     )  # fmt: skip
 
 
@@ -110,24 +111,21 @@ class Killed(Exception):
     [(2, 99, {}), (4, 99, {"schedule": "constant"}), (11, 99, {}), (2, 2, {}), (7, 3, {})],
 )
 def test_a_killed_run_ends_in_the_same_bits(
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    most: int,
-    more: dict[str, Any],
-    killed_at: int,
-) -> None:
-    whole = small(most=most)
+    device: torch.device, tmp_path: Path, caplog: pytest.LogCaptureFixture, killed_at: int,
+    most: int, more: dict[str, Any],
+) -> None:  # fmt: skip
+    whole = small(device, most=most)
     done = go(whole, tmp_path / "whole", **more)
 
     def dying(step: int) -> Batch:
         if step == killed_at:
             raise Killed
-        return draw(recipe())(step)
+        return draw(recipe(), device)(step)
 
     with pytest.raises(Killed):
-        go(small(most=most), tmp_path / "cut", dying, **more)
+        go(small(device, most=most), tmp_path / "cut", dying, **more)
     caplog.clear()
-    again = go(cut := small(most=most), tmp_path / "cut", **more)
+    again = go(cut := small(device, most=most), tmp_path / "cut", **more)
     assert same(whole.state_dict(), cut.state_dict())
     assert same(done.best_state, again.best_state)
     for key in ("step", "train_loss", "score"):

@@ -85,11 +85,13 @@ def test_truth_needs_masks(tmp_path: Path) -> None:
         pretraining.targets_of("truth", store, labels, 0)
 
 
-def test_pretraining_learns_its_labels(edema: tuple[Store, LabelStore]) -> None:
+def test_pretraining_learns_its_labels(
+    device: torch.device, edema: tuple[Store, LabelStore]
+) -> None:
     store, labels = edema
     rows, held = pretraining.parts(store, labels)
     assert not set(rows) & set(held)
-    net = pretraining.network("pspnet", ENCODER, 2, "silu", "random", {}, 0, CPU)
+    net = pretraining.network("pspnet", ENCODER, 2, "silu", "random", {}, 0, device)
     done = pretraining.pretrain(
         net, store, rows, held, pretraining.targets_of("doll", store, labels, 0), recipe(60),
         background=0.5, dice=0.5, augmentation=NONE, folder=None,
@@ -189,7 +191,7 @@ def test_labels_of_an_arm_go_on_and_want_what_they_are_made_from(
     pretraining.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
 
 
-def test_presets() -> None:
+def test_presets_and_what_is_refused() -> None:
     modern, pssl = pretraining.settings("modern"), pretraining.settings("pssl")
     a = pretraining.recipe(modern, 10, 4, 5, "float32", 0)
     b = pretraining.recipe(pssl, 10, 4, 5, "float32", 0)
@@ -198,19 +200,16 @@ def test_presets() -> None:
     assert {b.rate(s) for s in range(10)} == {1e-2}
     assert pssl.dice == 0
     assert pretraining.settings("pssl", lr=0.5, background=None).lr == 0.5
+    with pytest.raises(InputError, match="'start' is 'doll'"):
+        pretraining.network("pspnet", ENCODER, 3, "silu", "doll", {}, 0, CPU)
+    with pytest.raises(InputError, match="no classifier of that name"):
+        pretraining.network("pspnet", ENCODER, 3, "silu", "classifier", {}, 0, CPU)
     for preset, given, said in (
         ("old", {}, "'preset' is 'old'"), ("modern", {"background": 0.0}, "'background' is 0"),
         ("modern", {"dice": 2.0}, "'dice' is 2"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=said):
             pretraining.settings(preset, **given)  # type: ignore[arg-type]
-
-
-def test_starts_of_pretraining_are_named() -> None:
-    with pytest.raises(InputError, match="'start' is 'doll'"):
-        pretraining.network("pspnet", ENCODER, 3, "silu", "doll", {}, 0, CPU)
-    with pytest.raises(InputError, match="no classifier of that name"):
-        pretraining.network("pspnet", ENCODER, 3, "silu", "classifier", {}, 0, CPU)
 
 
 def test_folders_of_an_arm_and_what_is_left_of_more(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Arms that are pre-trained several times: tables, claims and the plan count every network."""
+"""Arms that are pre-trained several times: tables and claims count every network."""
 
 from __future__ import annotations
 

@@ -118,8 +118,8 @@ def test_cells_keep_their_order() -> None:
         ({"noise": [True]}, "level True must be a number"),
         ({"noise": [math.nan]}, "level nan must be a number"),
         ({"contrast": [4.5]}, "'contrast': level 4.5 must be a number from 0 to 4"),
-        ({"window": [1.0]}, "level 1 is the untouched film"),
-        ({"rotation": [5, 10, 5.0]}, "'rotation': level 5 is named twice"),
+        ({"window": [1.0]}, "level 1.0 is the untouched film"),
+        ({"rotation": [5, 10, 5.0]}, "'rotation': level 5.0 is named twice"),
     ],
 )
 def test_bad_parameters(given: dict[str, Any], message: str) -> None:

@@ -60,39 +60,26 @@ class Cell(NamedTuple):
 
 @dataclass
 class Grid:
-    """Everything a task's jobs share.
-
-    Attributes:
-        config: encoder, depth and activation of the network.
-        starts: arm to `Start`.
-        tunings: tuning to its arms and its learning-rate grid, see `tunings_of`.
-        recipe: steps, batch and the rest; rate and seed come from the job.
-        folder: gets ``jobs/`` and ``networks/``, what each arm and tuning trained with the first
-            seed and fold and `n_train` films (one file each; `run.restored` reads it).
-        key: fingerprint of data, weights and settings; jobs made under another key run again.
-        rank: of the updates under tuning ``lora``.
-        sizes: other numbers of training films to the arms that are tuned in full with them.
-        changes: perturbations of the test films, see `changes_of`.
-    """
+    """Everything a task's jobs share."""
 
     task: str
     network: str
-    config: Mapping[str, Any]
+    config: Mapping[str, Any]  # encoder, depth and activation of the network
     data: Films
-    starts: Mapping[str, Start]
+    starts: Mapping[str, Start]  # by arm
     tunings: Tunings
-    recipe: Recipe
+    recipe: Recipe  # rate and seed come from the job
     augmentation: Augmentation
     n_train: int
     n_valid: int
     seeds: Sequence[int]
     folds: Sequence[int]
-    folder: Path
-    key: str
+    folder: Path  # gets jobs/ and networks/, what `run.restored` reads: one of each arm and tuning
+    key: str  # fingerprint of data, weights and settings; jobs made under another one run again
     where: torch.device
     rank: int = adapters.RANK
-    sizes: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    changes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    sizes: Mapping[int, Sequence[str]] = field(default_factory=dict)  # more numbers of films: arms
+    changes: Mapping[str, Sequence[float]] = field(default_factory=dict)  # see `changes_of`
 
     def __post_init__(self) -> None:
         robustness.cells(self.changes)
@@ -103,12 +90,8 @@ class Grid:
                 "and no folds; use [0]"
             )
         for fold in self.folds:
-            # Too few films is an error before any run starts.
-            for n_train in (self.n_train, *self.sizes):
-                held = len(self.split(fold, n_train, self.seeds[0]).valid)
-            if held < self.n_valid:
-                log.info("%s, fold %d: %d validation films, 'n_valid' is %d", self.task, fold, held,
-                         self.n_valid)  # fmt: skip
+            for n_train in (self.n_train, *self.sizes):  # too few films are an error at once
+                self.split(fold, n_train, self.seeds[0])
 
     def split(self, fold: int, n_train: int, seed: int) -> Parts:
         """The films of a run."""
@@ -248,7 +231,9 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     bar = tqdm(total=total, desc=f"fine-tune {grid.task}", unit="run", disable=None)
     names = ("cases", "curves", "selection", "runs", *(("robust",) if grid.changes else ()))
     frames: dict[str, list[pd.DataFrame]] = {k: [] for k in names}
-    memory = {tuning: _memory(grid, tuning) for tuning in {cell.tuning for cell, _ in cells}}
+    about = grid.data, grid.config, grid.recipe, grid.where, grid.rank
+    tunings = {cell.tuning for cell, _ in cells}
+    memory = {t: round(step_mb(grid.first_job(t), *about), 3) for t in tunings}
     chosen: set[str] = set()
     for number, (cell, fold) in enumerate(cells):
         best, selection = _choose_rate(grid, cell, fold, bar)
@@ -257,10 +242,10 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
         held = len(grid.split(fold, cell.n_train, best.seed).valid)
         for seed in grid.seeds:
             job = replace(best, seed=seed)
-            result, about = _result(grid, job), asdict(job)
-            row = {**about, **result["run"], "memory_mb": memory[cell.tuning], "n_valid": held}
+            result, named = _result(grid, job), asdict(job)
+            row = {**named, **result["run"], "memory_mb": memory[cell.tuning], "n_valid": held}
             cases = _cases(grid, job, result["counts"])
-            frames["curves"].append(pd.DataFrame(result["curve"]).assign(**about))
+            frames["curves"].append(pd.DataFrame(result["curve"]).assign(**named))
             frames["runs"].append(pd.DataFrame([row]))
             frames["cases"].append(cases)
             if changes := grid.changes_of(job):
@@ -296,8 +281,6 @@ def _choose_rate(grid: Grid, cell: Cell, fold: int, bar: tqdm[Any]) -> tuple[Job
     best = jobs[int(np.argmax(np.nan_to_num(scores, nan=-1.0)))]
     if _keeps(grid, best):
         _keep(grid, jobs, best)
-    if len(lrs) > 1 and best.lr in (min(lrs), max(lrs)):
-        log.info("%s: rate %g is the last of its grid", best.name, best.lr)
     rows = [
         {**asdict(job), "steps": grid.recipe.steps, "val_miou": score, "selected": job is best}
         for job, score in zip(jobs, scores, strict=True)
@@ -323,11 +306,6 @@ def _result(grid: Grid, job: Job) -> dict[str, Any]:
     np.savez(part, text=np.array(json.dumps(about)), **{name: result[name] for name in ARRAYS})
     part.replace(path)
     return result
-
-
-def _memory(grid: Grid, tuning: str) -> float:
-    job = grid.first_job(tuning)
-    return round(step_mb(job, grid.data, grid.config, grid.recipe, grid.where, grid.rank), 3)
 
 
 def _keeps(grid: Grid, job: Job) -> bool:

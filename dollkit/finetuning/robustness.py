@@ -92,29 +92,20 @@ def cells(given: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
                 f"parameter 'robustness' has no level for {name!r}: give a list such as "
                 f"{PERTURBATIONS[name]}, or leave the name out"
             )
+        kind = KINDS[name]
         for level in levels:
-            value = _level(name, level)
-            if value == KINDS[name].identity or (name, value) in out:
-                why = (
-                    "named twice" if (name, value) in out else "the untouched film, always counted"
-                )
-                raise InputError(
-                    f"parameter 'robustness', {name!r}: level {level:g} is {why}; leave it out"
-                )
-            out.append((name, value))
+            number = isinstance(level, int | float | np.number) and not isinstance(level, bool)
+            if not number or not kind.low <= level <= kind.high:
+                why = f"must be a number from {kind.low:g} to {kind.high:g} ({kind.unit})"
+            elif level == kind.identity:
+                why = "is the untouched film, which is counted anyway; leave it out"
+            elif (name, level) in out:
+                why = "is named twice; drop one"
+            else:
+                out.append((name, float(level)))
+                continue
+            raise InputError(f"parameter 'robustness', {name!r}: level {level!r} {why}")
     return out
-
-
-def _level(name: str, level: object) -> float:
-    """A level as a float, if it is one of its kind."""
-    kind = KINDS[name]
-    number = isinstance(level, int | float | np.number) and not isinstance(level, bool)
-    if not number or not kind.low <= float(level) <= kind.high:  # type: ignore[arg-type]
-        raise InputError(
-            f"parameter 'robustness', {name!r}: level {level!r} must be a number from "
-            f"{kind.low:g} to {kind.high:g} ({kind.unit})"
-        )
-    return float(level)  # type: ignore[arg-type]
 
 
 def perturb(images: U8, targets: U8, name: str, level: float, rows: npt.ArrayLike) -> tuple[U8, U8]:

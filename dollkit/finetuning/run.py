@@ -125,21 +125,13 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
 
 @dataclass(frozen=True)
 class Start:
-    """Where an arm's weights come from.
+    """Where an arm's weights come from."""
 
-    Attributes:
-        load: puts them into a fresh network; returns the names of the copied tensors.
-        reason: why the arm cannot run; empty if it can.
-        key: fingerprint of the weights.
-        note: what a reader should know of them.
-        others: the same arm, pre-trained again with other seeds.
-    """
-
-    load: Callable[[nn.Module], list[str]]
-    reason: str = ""
-    key: str = ""
-    note: str = ""
-    others: tuple[Start, ...] = ()
+    load: Callable[[nn.Module], list[str]]  # into a fresh network; names of the copied tensors
+    reason: str = ""  # why the arm cannot run
+    key: str = ""  # fingerprint of the weights
+    note: str = ""  # what a reader should know of them
+    others: tuple[Start, ...] = ()  # the same arm, pre-trained again with other seeds
 
     def of(self, seed: int) -> Start:
         """What a run with `seed` starts from: they are taken in turns."""

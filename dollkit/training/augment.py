@@ -19,21 +19,13 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Half-widths of uniform draws; zero switches a part off.
+    """Half-widths of uniform draws; zero switches a part off."""
 
-    Attributes:
-        degrees: rotation in degrees.
-        scale: relative scale (0.1: 0.9 to 1.1).
-        shift: translation as a fraction of the side.
-        contrast: relative contrast about mid-grey.
-        brightness: offset in pixel units of [0, 1].
-    """
-
-    degrees: float = 8.0
-    scale: float = 0.1
-    shift: float = 0.05
-    contrast: float = 0.2
-    brightness: float = 0.08
+    degrees: float = 8.0  # rotation
+    scale: float = 0.1  # relative: 0.9 to 1.1
+    shift: float = 0.05  # as a share of the side
+    contrast: float = 0.2  # relative, about mid-grey
+    brightness: float = 0.08  # in pixel units of [0, 1]
 
 
 NONE = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0)

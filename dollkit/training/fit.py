@@ -40,22 +40,14 @@ Loss = Callable[[nn.Module, Batch], torch.Tensor]
 
 @dataclass
 class Fit:
-    """What a run leaves.
+    """What a run leaves."""
 
-    Attributes:
-        history: a row per evaluation; ``wait_share`` (of data) and ``images_per_s`` are of the
-            steps since the one before.
-        best_step, best_score, best_state: steps, score and tensors at the best evaluation.
-        seconds: of the run, evaluations included.
-        at_once: most films of one pass; 0: the whole batch. It only falls.
-    """
-
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)  # a row per evaluation
     best_step: int = 0
     best_score: float = -math.inf
     best_state: dict[str, torch.Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
-    at_once: int = 0
+    seconds: float = 0.0  # evaluations included
+    at_once: int = 0  # most films of one pass; it only falls. 0: the whole batch
 
 
 def fit(

@@ -30,8 +30,7 @@ from torch import nn
 
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError, brief
-from dollkit.training.networks import ENCODER, encoder, transfer
-from dollkit.training.weights import check_finite
+from dollkit.training.networks import ENCODER, check_tensors, encoder, transfer
 
 PACKAGED, DOWNLOAD = "packaged", "download"
 """In place of a file: what an installed package ships; what smp fetches."""
@@ -63,20 +62,12 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class ImageNet:
-    """Weights of an encoder with one input channel.
+    """Weights of an encoder with one input channel, all five stages."""
 
-    Attributes:
-        state: tensors by the encoder's own names, all five stages.
-        ignored: tensors of the source that belong to ImageNet's classifier.
-        summed: convolutions whose three input channels were summed. (Not exact where they
-            standardise their weights, as in timm's NFNet; timm forms the sum all the same.)
-        source: where they come from, in words.
-    """
-
-    state: dict[str, torch.Tensor]
-    ignored: tuple[str, ...]
-    summed: tuple[str, ...]
-    source: str
+    state: dict[str, torch.Tensor]  # by the encoder's own names
+    ignored: tuple[str, ...]  # tensors of the source that belong to ImageNet's classifier
+    summed: tuple[str, ...]  # convolutions whose three input channels were summed
+    source: str  # where they come from, in words
 
     def digest(self) -> str:
         """SHA-256 of the tensors."""
@@ -195,10 +186,7 @@ def _fitted(
             state[name] = colour[name]
         else:
             raise InputError(f"{source}: tensor {name} of {architecture} is missing")
-        have, need = tuple(state[name].shape), tuple(colour[name].shape)
-        if have != need:
-            raise InputError(f"{source}: tensor {name} is {have}, {architecture} needs {need}")
-    check_finite(source, state)
+    check_tensors(source, state, colour)
     whole = comparable(_timms(architecture)) if architecture.startswith("tu-") else {}
     for short, name in rest.items():
         if short not in whole and (whole or not short.startswith(HEADS)):

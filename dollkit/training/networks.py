@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -172,21 +173,34 @@ def transfer(
     """
     if part not in PARTS:
         raise InputError(f"parameter 'transfer' is {part!r}: use one of {', '.join(PARTS)}")
-    own = target.state_dict()
     prefix = ENCODER if part == "encoder" else ""
-    names = [k for k in own if k.startswith(prefix) and not k.startswith(HEAD)]
-    for key in names:
-        have, need = (tuple(s[key].shape) if key in s else "missing" for s in (source, own))
+    needed = {
+        k: v
+        for k, v in target.state_dict().items()
+        if k.startswith(prefix) and not k.startswith(HEAD)
+    }
+    state = {
+        k: v for k, v in source.items() if k in needed or (part == "all" and not k.startswith(HEAD))
+    }
+    check_tensors(origin, state, needed)
+    target.load_state_dict(state, strict=False)
+    return list(needed)
+
+
+def check_tensors(
+    origin: Path | str, state: Mapping[str, torch.Tensor], needed: Mapping[str, torch.Tensor]
+) -> None:
+    """Refuse a state that has not the tensors that are needed, of their shapes, and finite."""
+    for key in sorted({*needed, *state}):
+        have, need = (tuple(s[key].shape) if key in s else "missing" for s in (state, needed))
         if have != need:
             raise InputError(
-                f"transfer: tensor {key} is {have} in {origin} and {need} here; use the same "
-                "architecture for both"
+                f"{origin}: tensor {key} is {have} there and {need} in the network here; use the "
+                "same architecture for both"
             )
-    for key in source if part == "all" else ():
-        if key not in own and not key.startswith(HEAD):
-            raise InputError(f"transfer: tensor {key} of {origin} has no place here")
-    target.load_state_dict({key: source[key] for key in names}, strict=False)
-    return names
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{origin}: tensor {key} holds NaN or infinity")
 
 
 def trainable(net: nn.Module) -> tuple[int, int]:

@@ -25,32 +25,18 @@ MAX_GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to optimise; every arm of a comparison gets the same one but for its learning rate.
-
-    Attributes:
-        steps: optimiser steps.
-        batch: films per step.
-        lr: peak learning rate (linear warm-up, then down to zero by `schedule`).
-        weight_decay: decoupled for AdamW, L2 for SGD; not applied to biases and norms.
-        optimizer: ``adamw``, or ``sgd`` with momentum 0.9 (PSSL).
-        evaluate_every: steps between evaluations (the last step is always evaluated).
-        precision: ``bfloat16`` (autocast) or ``float32``; ``auto`` becomes one of them, so that a
-            checkpoint knows what computed it.
-        seed: of batch order, augmentation and dropout.
-        schedule: ``cosine``; or ``constant``, which has no warm-up either, as PSSL pre-trains.
-        backbone: rate of the encoder as a share of `lr` (PSSL: 0.1).
-    """
+    """How to optimise; every arm of a comparison gets the same one but for its learning rate."""
 
     steps: int
-    batch: int
-    lr: float
-    weight_decay: float = 1e-2
-    optimizer: str = "adamw"
-    evaluate_every: int = 100
-    precision: str = "auto"
-    seed: int = 0
-    schedule: str = "cosine"
-    backbone: float = 1.0
+    batch: int  # films per step
+    lr: float  # peak learning rate
+    weight_decay: float = 1e-2  # decoupled for AdamW, L2 for SGD; not of biases and norms
+    optimizer: str = "adamw"  # or sgd, with momentum 0.9 (PSSL)
+    evaluate_every: int = 100  # steps; the last step is always evaluated
+    precision: str = "auto"  # becomes bfloat16 or float32: a checkpoint knows what computed it
+    seed: int = 0  # of batch order, augmentation and dropout
+    schedule: str = "cosine"  # after linear warm-up; or constant, without one (PSSL)
+    backbone: float = 1.0  # rate of the encoder as a share of `lr` (PSSL: 0.1)
 
     def __post_init__(self) -> None:
         for name, fits, words in (

@@ -37,25 +37,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise InputError(f"{folder}: no readable network there ({brief(error)})") from error
     if not isinstance(config, dict):
         raise InputError(f"{folder}/model.json: not the description of a network: train it again")
-    check_finite(folder / FILE, state)
     return config, state
-
-
-def check_finite(source: Path | str, state: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tensors with NaN or infinity."""
-    for key, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{source}: tensor {key} holds NaN or infinity")
-
-
-def _check_shapes(
-    path: Path, state: Mapping[str, torch.Tensor], needed: Mapping[str, torch.Tensor]
-) -> None:
-    for key in sorted({*needed, *state}):
-        have = tuple(state[key].shape) if key in state else "missing"
-        want = tuple(needed[key].shape) if key in needed else "no such tensor"
-        if have != want:
-            raise InputError(f"{path}: tensor {key} is {have}, the network needs {want}")
 
 
 def load(folder: Path, build: Callable[..., Net], where: torch.device) -> Net:
@@ -65,7 +47,7 @@ def load(folder: Path, build: Callable[..., Net], where: torch.device) -> Net:
         net = build(**config)
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{folder}/model.json: describes no network ({brief(error)})") from None
-    _check_shapes(folder / FILE, state, net.state_dict())
+    networks.check_tensors(folder / FILE, state, net.state_dict())
     net.load_state_dict(state)
     net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()
@@ -111,11 +93,10 @@ def load_tuned(net: nn.Module, path: Path, made_by: str = "") -> list[str]:
         raise InputError(f"{path}: no readable adapter checkpoint ({brief(error)})") from error
     if header.get("made_by") != made_by:
         raise InputError(f"{path}: made by {header.get('made_by')!r}, not by {made_by!r}")
-    check_finite(path, state)
     names = adapters.prepare(net, tuning, rank)
     if tuning == "full":
         names = list(net.state_dict())
     own = net.state_dict()
-    _check_shapes(path, state, {name: own[name] for name in names})
+    networks.check_tensors(path, state, {name: own[name] for name in names})
     net.load_state_dict({**own, **state})
     return names
