@@ -24,10 +24,7 @@ def weighted_auroc(
     positive = np.add.reduceat(weights * ranked, starts, axis=1)
     negative = np.add.reduceat(weights * ~ranked, starts, axis=1)
     below = np.cumsum(negative, axis=1) - negative / 2
-    total = positive.sum(1) * negative.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        area: FloatArray = (positive * below).sum(1) / total
-    return area
+    return _share((positive * below).sum(1), positive.sum(1) * negative.sum(1))
 
 
 def auroc(
