@@ -80,29 +80,22 @@ def make_toy(root: Path) -> None:
     (kit / "draw.py").write_text(draw)
     (kit / "sums.py").write_text("def total(x):\n    return x + 1\n")
     folder = root / "notebooks"
-    stage_notebook(folder, "01_data.ipynb", "data")
-    stage_notebook(
-        folder, "02_classifiers.ipynb", "classifiers", extra='architecture: str = "a"  # which\n'
-    )
-    stage_notebook(folder, "03_labels.ipynb", "labels")
-    stage_notebook(
-        folder, "04_pretraining.ipynb", "pretrain", extra=NETWORK + 'arm: str = "doll"  # which\n'
-    )
-    stage_notebook(
-        folder, "05_finetuning.ipynb", "finetune", extra=NETWORK + 'task: str = "lungs"  # which\n'
-    )
-    stage_notebook(
-        folder, "06_tables.ipynb", "tables", "total(size)", imports="from toykit.sums import total"
-    )
-    stage_notebook(
-        folder,
-        "07_figures.ipynb",
-        "figures",
-        "draw.draw(dpi)",
-        extra="dpi: int = 20  # dots per inch\n",
-        imports="from toykit import draw",
-    )
-    stage_notebook(folder, "08_claims.ipynb", "claims")
-    stage_notebook(folder, "09_cost.ipynb", "cost")
+    extra = {
+        "classifiers": 'architecture: str = "a"  # which\n',
+        "pretrain": NETWORK + 'arm: str = "doll"  # which\n',
+        "finetune": NETWORK + 'task: str = "lungs"  # which\n',
+        "figures": "dpi: int = 20  # dots per inch\n",
+    }
+    more = {
+        "tables": ("total(size)", "from toykit.sums import total"),
+        "figures": ("draw.draw(dpi)", "from toykit import draw"),
+    }
+    for file in (
+        "01_data", "02_classifiers", "03_labels", "04_pretraining", "05_finetuning", "06_tables",
+        "07_figures", "08_claims", "09_cost",
+    ):  # fmt: skip
+        stage = file[3:].replace("pretraining", "pretrain").replace("finetuning", "finetune")
+        result, imports = more.get(stage, ("size", ""))
+        stage_notebook(folder, f"{file}.ipynb", stage, result, extra.get(stage, ""), imports)
     (folder / "params").mkdir()
     (folder / "params" / "toy.yaml").write_text(PROFILE)

@@ -209,7 +209,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch reports pickles that it does not run
-            content = load_state_dict(str(path), use_ema=False)
+            content = load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # each format raises its own types
         why = brief(error)
         if "weights_only" in str(error):  # torch's own text says how to run the code after all
