@@ -215,7 +215,8 @@ def check_plan(plan: Iterable[Instance]) -> None:
         model = parameters.model_of(known, ranges)
         given = SimpleNamespace(**parameters.check(model, instance.parameters, instance.name))
         try:
-            TOGETHER.get(family, lambda given: None)(given)
+            if family in TOGETHER:
+                TOGETHER[family](given)
             if family == "data":
                 films = given.stores.get("films", given.source)
             elif family == "pretrain":

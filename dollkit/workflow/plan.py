@@ -120,7 +120,7 @@ def _store_lines(name: str, store: Films) -> Iterator[str]:
     films, patients = store.films, store.films["patient_id"].nunique()
     yield f"  {name}, from {store.source}: {len(films):,} ({patients:,}): {_three(films)}"
     if name != "films":
-        yield f"    with all masks ({', '.join(store.masks)}): {_three(store.masked)}"
+        yield f"    with all masks ({', '.join(map(str, store.masks))}): {_three(store.masked)}"
         return
     for finding, positive in store.positives.items():
         yield f"    {finding:<27} {_three(films[positive.to_numpy()])} positive"
@@ -189,7 +189,7 @@ def _tuning_lines(name: str, given: dict[str, Any], stores: Mapping[str, Films])
 def trainings(given: Given) -> int:
     """Training runs of a fine-tuning stage: each setting tries its rates, then the other seeds."""
     tried = grid.tunings_of(given["arms"], given["tunings"], given["lrs"])
-    sizes = dict.fromkeys(given["sizes"], given["size_arms"])
+    sizes: dict[int, list[str]] = dict.fromkeys(given["sizes"], given["size_arms"])
     cells = grid.cells_of(tried, given["n_train"], sizes)
     each = sum(len(cell.lrs) + len(given["seeds"]) - 1 for cell in cells)
     return each * len(given["folds"])
