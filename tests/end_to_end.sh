@@ -24,7 +24,7 @@ again=$("$python" -m dollkit reproduce --profile smoke --jobs 2 2>&1)
 grep -q '^nothing to do' <<< "$again" || { echo "$again"; echo 'a second run executed something'; exit 1; }
 "$python" -m tests.stored_outputs smoke
 if [[ -n ${DOLLKIT_KEEP:-} ]]; then cp -r "$folder/runs" "$folder/figures" "$DOLLKIT_KEEP"; fi
-nbval "$books"/{00_quickstart,10_explorer,11_your_radiographs}.ipynb
+nbval -n 2 --dist loadfile "$books"/{00_quickstart,10_explorer,11_your_radiographs}.ipynb
 
 if [[ ${2:-} = all ]]; then
     PROFILE=smoke NO_MKDOCS_2_WARNING=1 "$python" -W error -m mkdocs build --strict --quiet --site-dir "$folder/site"

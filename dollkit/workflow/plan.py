@@ -189,7 +189,7 @@ def _tuning_lines(name: str, given: dict[str, Any], stores: Mapping[str, Films])
 def trainings(given: Given) -> int:
     """Training runs of a fine-tuning stage: each setting tries its rates, then the other seeds."""
     tried = grid.tunings_of(given["arms"], given["tunings"], given["lrs"])
-    sizes: dict[int, list[str]] = dict.fromkeys(given["sizes"], given["size_arms"])
+    sizes: dict[int, Any] = dict.fromkeys(given["sizes"], given["size_arms"])
     cells = grid.cells_of(tried, given["n_train"], sizes)
     each = sum(len(cell.lrs) + len(given["seeds"]) - 1 for cell in cells)
     return each * len(given["folds"])
