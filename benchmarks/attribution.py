@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
 from dollkit.data.store import Store, open_store
-from dollkit.explanations.captum_benchmark import differences, measure
-from dollkit.explanations.cost import films_of
+from dollkit.explanations.attribution import Targets
+from dollkit.explanations.cost import CAPTUM_STEPS, captum_maps, films_of, measure
+from dollkit.explanations.engine import integrated_gradients
 from dollkit.training import weights
 from dollkit.training.augment import Augmentation
 from dollkit.training.recipe import Recipe
@@ -183,6 +185,40 @@ def run(
     if relu_twin:
         record["ig_smooth"] = _twins(run, x, targets, how, where)
     return record
+
+
+def differences(
+    model: torch.nn.Module, x: torch.Tensor, targets: Targets
+) -> dict[str, torch.Tensor]:
+    """How far maps are from captum's of the same rule and steps, pair by pair.
+
+    In float32, two layers that round differently may pick different places of a max pooling where
+    two nearly tie, and the gradients then differ for good. So captum's own rounding stands beside.
+
+    Returns:
+        Each (pairs,) float64, norm of the difference over the norm of captum's map: ``float32``
+        and ``float64``, the same precision on both sides; ``captum``, its float32 maps against
+        its own in float64.
+    """
+    how: dict[str, Any] = {"kind": "black", "steps": CAPTUM_STEPS, "rule": "gausslegendre"}
+    single = captum_maps(model, x, targets, "black")
+    double = captum_maps(copy.deepcopy(model).double(), x.double(), targets, "black")
+    maps = {
+        precision: integrated_gradients(model, x, targets, precision=precision, **how).maps
+        for precision in ("float32", "float64")
+    }
+    return {
+        "float32": _far(maps["float32"], single),
+        "float64": _far(maps["float64"], double),
+        "captum": _far(single, double),
+    }
+
+
+def _far(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    a, b = a.double().flatten(1), b.double().flatten(1)
+    norm = torch.linalg.vector_norm
+    far: torch.Tensor = norm(a - b, dim=1) / norm(b, dim=1).clamp_min(1e-30)
+    return far
 
 
 def _gaps(found: Sequence[dict[str, torch.Tensor]]) -> dict[str, dict[str, float]]:

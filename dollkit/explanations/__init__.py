@@ -1,69 +1,43 @@
-"""Explanations of classifiers: Integrated Gradients at the speed of the machine, and others.
-
-``integrated_gradients`` (engine.py) walks a prepared classifier (prepared.py) in passes that fit
-in memory (walk.py) until maps and labels settle (settle.py); ``gradient`` and ``gradcam``
-(others.py) and ``occlusion`` (occlusion.py) stand beside it; ``bench.measure`` holds it against
-captum.
-"""
+"""Explanations of classifiers: Integrated Gradients at the speed of the machine, and others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from dollkit.common.errors import InputError
-from dollkit.explanations.attribution import Attribution, check_films, check_targets
-from dollkit.explanations.engine import (
-    BASELINES,
-    baseline,
-    gaussian,
-    integrated_gradients,
-    path_rule,
+from dollkit.explanations.attribution import (
+    Attribution,
+    Targets,
+    check_films,
+    gradcam,
+    gradient,
+    occlusion,
 )
-from dollkit.explanations.others import CAM_PLACES, gradcam, gradient, occlusion
-from dollkit.explanations.prepared import Prepared, prepare
+from dollkit.explanations.engine import BASELINES, integrated_gradients
 
-__all__ = [
-    "BASELINES",
-    "CAM_PLACES",
-    "EXPLAINERS",
-    "Attribution",
-    "Prepared",
-    "baseline",
-    "check_targets",
-    "explain",
-    "gaussian",
-    "gradcam",
-    "gradient",
-    "integrated_gradients",
-    "occlusion",
-    "path_rule",
-    "prepare",
-]
+__all__ = ["BASELINES", "EXPLAINERS", "Attribution", "explain"]
 
-EXPLAINERS = ("ig", "gradient", "gradcam", "occlusion")
+_BY_NAME: dict[str, Callable[..., Attribution]] = {
+    "ig": integrated_gradients,
+    "gradient": gradient,
+    "gradcam": gradcam,
+    "occlusion": occlusion,
+}
+EXPLAINERS = tuple(_BY_NAME)
 
 
 def explain(
-    explainer: str,
-    model: nn.Module,
-    x: torch.Tensor,
-    targets: Sequence[Sequence[int]],
-    **how: object,
+    explainer: str, model: nn.Module, x: torch.Tensor, targets: Targets, **how: object
 ) -> Attribution:
-    """One interface over the explainers in `EXPLAINERS`.
+    """Maps of each film's targets by one of `EXPLAINERS`.
 
     `how` (keywords of `integrated_gradients`) is used by IG alone, but for occlusion's `precision`.
     """
-    table: dict[str, Callable[..., Attribution]] = {
-        "ig": integrated_gradients,
-        "gradient": gradient,
-        "gradcam": gradcam,
-        "occlusion": occlusion,
-    }
-    if explainer not in table:
-        raise InputError(f"parameter 'explainer' is {explainer!r}: use one of {', '.join(table)}")
+    if explainer not in EXPLAINERS:
+        names = ", ".join(EXPLAINERS)
+        raise InputError(f"parameter 'explainer' is {explainer!r}: use one of {names}")
     check_films(x)
-    return table[explainer](model, x, targets, **how)
+    return _BY_NAME[explainer](model, x, targets, **how)

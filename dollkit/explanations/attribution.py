@@ -1,28 +1,43 @@
-"""What every explainer gives back: maps of (film, target) pairs."""
+"""What every explainer gives back, and the explainers that walk no path.
+
+Plain gradient, Grad-CAM and occlusion stand beside Integrated Gradients (engine.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
+import torch.nn.functional as F
+from captum.attr import Occlusion
+from torch import nn
 
+from dollkit.classifiers.model import Classifier
+from dollkit.common import compute
 from dollkit.common.errors import InputError
+
+CAM_PLACES = 8
+"""Fewest places a side of the features that Grad-CAM reads."""
+WINDOW, STRIDE = 8, 10
+"""Occlusion's window is S / 8 pixels wide and moves by S / 10."""
+
+Targets = Sequence[Sequence[int]]
+"""Per film, the output channels to explain; lists may be empty."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Maps of (film, target) pairs.
+    """Maps of (film, target) pairs, film by film and target by target.
 
     Attributes:
-        maps: (pairs, S, S) float32 (float64 where that was asked for), signed, summed over input
-            channels (eq. 1 for IG).
-        error: (pairs,) float32, ``|sum(IG) - (f(x) - f(b))| / |f(x) - f(b)|``, see
-            `dollkit.explanations.engine`; NaN for explainers without completeness.
+        maps: (pairs, S, S) float32 (float64 where that was asked for), signed.
+        error: (pairs,) float32, ``|sum(IG) - (f(x) - f(b))| / |f(x) - f(b)|``; NaN without a path.
         logit: (pairs,) float32, f_t(x).
-        steps: (pairs,) int64, gradients the map is made of; 0 for explainers that do not integrate.
-        settled: (pairs,) bool, whether more steps would leave map and label as they are; for
-            explainers that do not integrate, whether the map is finite and not constant.
+        steps: (pairs,) int64, gradients the map is made of; 0 without a path.
+        settled: (pairs,) bool, whether more steps would leave map and label as they are; without
+            a path, whether the map is finite and not constant.
     """
 
     maps: torch.Tensor
@@ -33,34 +48,30 @@ class Attribution:
 
 
 def without_path(maps: torch.Tensor, logit: torch.Tensor) -> Attribution:
-    """Attribution of an explainer that integrates nothing: no error, no steps.
-
-    Only a map that is not finite, or constant, has not settled.
-    """
-    n = len(logit)
+    """Attribution of an explainer that integrates nothing: no error, no steps."""
     settled = torch.isfinite(maps).flatten(1).all(1)
-    if n:
+    if len(maps):
         settled &= maps.flatten(1).amax(1) > maps.flatten(1).amin(1)
-    return Attribution(
-        maps,
-        torch.full_like(logit, float("nan")),
-        logit,
-        torch.zeros(n, dtype=torch.int64, device=logit.device),
-        settled,
-    )
+    steps = torch.zeros_like(logit, dtype=torch.int64)
+    return Attribution(maps, torch.full_like(logit, float("nan")), logit, steps, settled)
 
 
-def check_targets(x: torch.Tensor, targets: Sequence[Sequence[int]], outputs: int) -> None:
+def nothing(x: torch.Tensor) -> Attribution:
+    """Attribution of films without any target."""
+    return without_path(x.new_zeros(0, *x.shape[2:]), x.new_zeros(0))
+
+
+def check_targets(x: torch.Tensor, targets: Targets, outputs: int) -> None:
     """Raise `InputError` unless there is one list of valid target channels per film."""
     if x.ndim != 4 or len(targets) != len(x):
         raise InputError(
             f"films have shape {tuple(x.shape)} and there are {len(targets)} target lists: "
             "give (n, 1, S, S) films and one list of targets for each"
         )
-    for row, wanted in enumerate(targets):
-        for t in wanted:
+    for film, channels in enumerate(targets):
+        for t in channels:
             if not 0 <= t < outputs:
-                raise InputError(f"film {row}: target {t} is not in 0..{outputs - 1}")
+                raise InputError(f"film {film}: target {t} is not in 0..{outputs - 1}")
 
 
 def check_films(x: torch.Tensor) -> None:
@@ -85,3 +96,98 @@ def check_logits(logits: object, n: int, what: str = "the films") -> torch.Tenso
             f"the classifier's logits of {what} hold NaN or infinity: check its weights"
         )
     return logits
+
+
+def film_and_channel(targets: Targets, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Film and channel of each pair: (pairs,) int64 each."""
+    film = [i for i, channels in enumerate(targets) for _ in channels]
+    channel = list(chain.from_iterable(targets))
+    return torch.tensor(film, device=device), torch.tensor(channel, device=device)
+
+
+def _gradients(logits: torch.Tensor, by: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Gradient of each pair's logit by its film's part of a tensor: (n, ...) -> (pairs, ...).
+
+    Films do not mix in eval mode, so each pass serves one target of every film.
+    """
+    passes = []
+    for r in range(max(map(len, targets))):
+        chosen = torch.stack([logits[i, w[r]] for i, w in enumerate(targets) if len(w) > r]).sum()
+        passes.append(torch.autograd.grad(chosen, by, retain_graph=True)[0])
+    return torch.stack([passes[r][i] for i, w in enumerate(targets) for r in range(len(w))])
+
+
+def gradient(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -> Attribution:
+    """Plain input gradient of each target's logit (Simonyan et al. 2013), signed."""
+    points = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        logits = model(points).float()
+    check_targets(x, targets, logits.shape[1])
+    if not any(targets):
+        return nothing(x)
+    maps = _gradients(logits, points, targets).sum(1)
+    return without_path(maps, logits.detach()[film_and_channel(targets, x.device)])
+
+
+def gradcam(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -> Attribution:
+    """Grad-CAM (Selvaraju et al. 2017), upsampled bilinearly.
+
+    On the encoder's deepest features of at least `CAM_PLACES` places a side. On small films the
+    paper's last layer has three places, and its map can point at nothing.
+    """
+    if not isinstance(model, Classifier):
+        raise InputError("Grad-CAM needs a dollkit classifier: it reads the encoder's features")
+    kept: list[list[torch.Tensor]] = []
+    hook = model.encoder.register_forward_hook(lambda _m, _i, out: kept.append(out))
+    try:
+        with torch.enable_grad():
+            logits = model(x.detach().clone().requires_grad_()).float()
+    finally:
+        hook.remove()
+    check_targets(x, targets, logits.shape[1])
+    if not any(targets):
+        return nothing(x)
+    fewest = min(CAM_PLACES, x.shape[-1] // 2)
+    features = [f for f in kept[0][1:] if f.shape[-1] >= fewest][-1]
+    film, channel = film_and_channel(targets, x.device)
+    weight = _gradients(logits, features, targets).mean((2, 3), keepdim=True)
+    grid = F.relu((weight * features.detach()[film]).sum(1, keepdim=True)).float()
+    maps = F.interpolate(grid, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    return without_path(maps, logits.detach()[film, channel])
+
+
+def occlusion(
+    model: nn.Module, x: torch.Tensor, targets: Targets, precision: str = "float32", **_: object
+) -> Attribution:
+    """How far each target's logit falls when a square of the film is hidden, by captum.
+
+    Zeiler and Fergus 2014; hidden squares get the film's mean. `precision` is that of the forward
+    passes, each of which serves all outputs of a batch; it is slow all the same.
+    """
+    with torch.no_grad():
+        logits = model(x).float()
+    check_targets(x, targets, logits.shape[1])
+    if not any(targets):
+        return nothing(x)
+    side = x.shape[-1]
+    window, stride = max(1, side // WINDOW), max(1, side // STRIDE)
+
+    def outputs_of(films: torch.Tensor) -> torch.Tensor:
+        with compute.autocast(x.device, precision):
+            out: torch.Tensor = model(films.contiguous(memory_format=torch.channels_last))
+        return out.float().flatten()
+
+    mean = x.mean((2, 3), keepdim=True).expand_as(x)
+    made = []
+    # A few films at a time: captum keeps one map for every film and output.
+    for some, fill in zip(x.split(8), mean.split(8), strict=True):
+        maps = Occlusion(outputs_of).attribute(
+            some,
+            sliding_window_shapes=(1, window, window),
+            strides=(1, stride, stride),
+            baselines=fill,
+        )
+        # One row per film and output: hiding a film's part moves its own outputs alone.
+        made.append(maps.view(len(some), -1, *maps.shape[1:]).sum(2))
+    film, channel = film_and_channel(targets, x.device)
+    return without_path(torch.cat(made).float()[film, channel], logits[film, channel])

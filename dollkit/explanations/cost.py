@@ -6,12 +6,20 @@ what is derived for another size, set or machine says from what.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+from captum.attr import IntegratedGradients
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,24 +28,205 @@ from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import index
 from dollkit.data.store import Store
-from dollkit.explanations.captum_benchmark import timed
-from dollkit.explanations.engine import BUDGET_MB, integrated_gradients
+from dollkit.explanations.attribution import Targets
+from dollkit.explanations.engine import BUDGET_MB, baseline, integrated_gradients, masks
 from dollkit.explanations.ensemble import positives
 from dollkit.explanations.prepared import PRECISIONS, prepare
 
+CAPTUM_STEPS = 50
+"""captum's default, with its default rule (Gauss-Legendre)."""
 NO_FINDING = index("No Finding")
 CHEXPERT_FILMS, CHEXPERT_PAIRS = 191_027, 458_465
 """Frontal training films of CheXpert, and their positive findings: 2.4 a film."""
 GOAL_SHARE, GOAL_HOURS, GOAL_CLASSIFIERS = 0.40, 3.0, 5
 """Of a GPU: share of its measured matrix product rate; hours for CheXpert-small."""
 
+Modes = Mapping[str, Mapping[str, Any]]
+
+
+def modes_of(device: torch.device) -> Modes:
+    """Settings of `integrated_gradients` to measure on a device, by name.
+
+    ``fast`` walks in what the device computes fastest; where that is bfloat16, ``fast_float32``
+    stands beside it. ``exact`` is float32.
+    """
+    fast = {"mode": "fast", "precision": "float32"}
+    exact = {"mode": "exact", "precision": "float32"}
+    if compute.computes_bfloat16(device):
+        return {"fast": fast | {"precision": "bfloat16"}, "fast_float32": fast, "exact": exact}
+    return {"fast": fast, "exact": exact}
+
+
+def measure(
+    models: Mapping[str, nn.Module],
+    x: torch.Tensor,
+    targets: Targets,
+    *,
+    kind: str = "black",
+    rounds: int = 3,
+    captum_films: int = 2,
+    reference_steps: int = 512,
+    budget_mb: int = BUDGET_MB,
+    modes: Modes | None = None,
+) -> dict[str, Any]:
+    """The engine beside captum's defaults, one target at a time in float32, all ways in turns.
+
+    Args:
+        rounds: measured rounds, after a warm-up.
+        captum_films: films that captum explains in a round, others in each round.
+        reference_steps: midpoint steps, in float32, of the maps that labels are held against.
+        modes: settings of `integrated_gradients` by name; None: `modes_of` the device.
+
+    Returns:
+        JSON-able: `models` -> name -> ``captum`` and each mode -> ``seconds_per_pair`` (median of
+        rounds), ``dice`` (mean over pairs of both `masks`, against the reference), ``dice_min``;
+        for a mode also ``ratio`` (captum's seconds over its own), ``error_median``,
+        ``error_p95``, ``steps_mean``, ``unsettled`` (share of pairs) and ``peak_mb`` (see
+        `peak_mb`); `overall` -> mode -> ``ratio`` (geometric mean over models), ``dice`` (mean);
+        `pairs`, `films`, `size`, `threads`, `rounds`, `reference_steps`.
+    """
+    explained = [i for i, channels in enumerate(targets) if channels]
+    if not explained or rounds < 1 or not models:
+        raise InputError("nothing to measure: give classifiers, films with targets, and rounds")
+    x, targets = x[explained], [targets[i] for i in explained]
+    modes = modes_of(x.device) if modes is None else modes
+    how = {"kind": kind, "budget_mb": budget_mb}
+    table = {
+        name: _beside_captum(model, x, targets, rounds, captum_films, reference_steps, modes, how)
+        for name, model in models.items()
+    }
+    overall = {
+        mode: {
+            "ratio": statistics.geometric_mean(row[mode]["ratio"] for row in table.values()),
+            "dice": statistics.fmean(row[mode]["dice"] for row in table.values()),
+        }
+        for mode in modes
+    }
+    return {
+        "models": table,
+        "overall": overall,
+        "pairs": sum(map(len, targets)),
+        "films": len(x),
+        "size": x.shape[-1],
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        "reference_steps": reference_steps,
+    }
+
+
+def _beside_captum(
+    model: nn.Module,
+    x: torch.Tensor,
+    targets: Targets,
+    rounds: int,
+    captum_films: int,
+    reference_steps: int,
+    modes: Modes,
+    how: Mapping[str, Any],
+) -> dict[str, Any]:
+    """`measure` of one classifier."""
+    ways = {
+        mode: partial(integrated_gradients, model, x, targets, **how, **settings)
+        for mode, settings in modes.items()
+    }
+    reference = integrated_gradients(model, x, targets, steps=reference_steps, **how).maps
+    made = {mode: way() for mode, way in ways.items()}
+    peaks = {mode: peak_mb(way, x.device) for mode, way in ways.items()}
+    captum_maps(model, x[:1], targets[:1], how["kind"])
+    seconds: dict[str, list[float]] = {way: [] for way in ("captum", *modes)}
+    dice: list[torch.Tensor] = []
+    first = list(accumulate(map(len, targets), initial=0))
+    for turn in range(rounds):
+        films = sorted({(turn * captum_films + i) % len(x) for i in range(captum_films)})
+        some = [targets[i] for i in films]
+        took, theirs = timed(partial(captum_maps, model, x[films], some, how["kind"]), x.device)
+        seconds["captum"].append(took / sum(map(len, some)))
+        dice.append(_dice(theirs, torch.cat([reference[first[i] : first[i + 1]] for i in films])))
+        for mode, way in ways.items():
+            seconds[mode].append(timed(way, x.device)[0] / len(reference))
+    captum = {"seconds_per_pair": statistics.median(seconds["captum"]), **_mean_min(dice)}
+    row: dict[str, Any] = {"captum": captum}
+    for mode, a in made.items():
+        ratios = [c / e for c, e in zip(seconds["captum"], seconds[mode], strict=True)]
+        row[mode] = {
+            "seconds_per_pair": statistics.median(seconds[mode]),
+            "ratio": statistics.median(ratios),
+            **_mean_min([_dice(a.maps, reference)]),
+            "error_median": a.error.quantile(0.5).item(),
+            "error_p95": a.error.quantile(0.95).item(),
+            "steps_mean": a.steps.double().mean().item(),
+            "unsettled": (~a.settled).double().mean().item(),
+            "peak_mb": peaks[mode],
+        }
+    return row
+
+
+def captum_maps(model: nn.Module, x: torch.Tensor, targets: Targets, kind: str) -> torch.Tensor:
+    """captum's maps with its defaults, one target at a time: (pairs, S, S)."""
+    method, base = IntegratedGradients(model), baseline(x, kind)
+    maps = [
+        method.attribute(x[i : i + 1], base[i : i + 1], target=t, n_steps=CAPTUM_STEPS)
+        for i, channels in enumerate(targets)
+        for t in channels
+    ]
+    return torch.cat(maps).sum(1).detach()
+
+
+def _dice(maps: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Dice of both masks of two maps of each pair: (pairs, 2)."""
+    a, b = masks(maps), masks(others)
+    both, size = (a & b).sum(2), a.sum(2) + b.sum(2)
+    return torch.where(size > 0, 2 * both / size.clamp_min(1), 1.0)
+
+
+def _mean_min(dice: list[torch.Tensor]) -> dict[str, float]:
+    values = torch.cat(dice)
+    return {"dice": values.mean().item(), "dice_min": values.min().item()}
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """Seconds that `work` takes, a GPU's own included, and what it gives back."""
+    compute.synchronize(device)
+    began = time.perf_counter()
+    out = work()
+    compute.synchronize(device)
+    return time.perf_counter() - began, out
+
+
+def peak_mb(work: Callable[[], Any], device: torch.device) -> float | None:
+    """Most memory held while `work` runs, above what was held before, in MiB.
+
+    None where the system does not tell (neither CUDA nor Linux).
+    """
+    if device.type == "cuda":
+        compute.synchronize(device)
+        compute.reset_peak(device)
+        held = compute.allocated_bytes(device)
+        work()
+        compute.synchronize(device)
+        return (compute.peak_bytes(device) - held) / 2**20
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that is still held would hide the peak
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status_mb("VmRSS")
+    except (OSError, StopIteration):  # not Linux
+        work()
+        return None
+    work()
+    return _status_mb("VmHWM") - before
+
+
+def _status_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(x for x in lines if x.startswith(field)).split()[1]) / 1024
+
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations of the walk, per film and step; a multiply-add is two.
+    """Floating-point operations of a film-step: of one pass up for all targets, and one down each.
 
-    Attributes:
-        forward: of one pass up, shared by all targets; backward: of one pass down per target.
+    A multiply-add is two.
     """
 
     forward: int
@@ -49,18 +238,12 @@ class Work:
 
 
 def work(model: nn.Module, x: torch.Tensor, precision: str) -> Work:
-    """Count the operations of the prepared classifier by PyTorch's own counter.
-
-    Args:
-        model: classifier in eval mode.
-        x: (n, 1, S, S) films; one is used.
-        precision: of the walk.
-    """
+    """Operations of the prepared classifier on one of the films, by PyTorch's own counter."""
     prepared = prepare(model, precision, x[:1])
     with torch.no_grad():
         points = prepared.enter(x[:1].to(prepared.wide)).to(prepared.narrow)
     points.requires_grad_()
-    with prepared.quiet(), torch.enable_grad():
+    with prepared.frozen_weights(), torch.enable_grad():
         with FlopCounterMode(display=False) as up:
             logit = prepared.body(points)[0, 0]
         with FlopCounterMode(display=False) as down:
@@ -72,7 +255,7 @@ def per_pair(used: pd.DataFrame, points: Sequence[float], films_per_pair: float)
     """Billions of operations of a pair, of each classifier.
 
     Args:
-        used: of `use`.
+        used: table of `use`.
         points: of a path, mean over pairs, of each classifier.
         films_per_pair: share of a film's pass up that one pair bears.
     """
@@ -88,7 +271,7 @@ def matmul_work(side: int) -> int:
 def use(
     models: Mapping[str, nn.Module],
     x: torch.Tensor,
-    targets: Sequence[Sequence[int]],
+    targets: Targets,
     *,
     kind: str = "black",
     precision: str,
@@ -100,10 +283,8 @@ def use(
     """Share of the machine's matrix product rate that the walk reaches, in turns with it.
 
     Args:
-        models: classifiers by name; x, targets: as in `integrated_gradients`.
-        kind: baseline; precision: of walk and product; steps: of every pair.
+        precision: of walk and product; steps: of every pair.
         sides: of the matrices; the fastest of them counts, in each round.
-        rounds: measured ones.
 
     Returns:
         Per classifier: classifier, gflop_forward, gflop_backward (per film-step), gflop_pair,
@@ -111,8 +292,7 @@ def use(
     """
     if rounds < 1 or not sides or min(sides) < 1:
         raise InputError("give at least one round and one side of a matrix")
-    where, dtype = x.device, PRECISIONS[precision]
-    squares = {n: torch.randn(n, n, device=where).to(dtype) for n in sides}
+    squares = [torch.randn(n, n, device=x.device).to(PRECISIONS[precision]) for n in sides]
     pairs = sum(map(len, targets))
     rows = []
     for name, model in models.items():
@@ -121,8 +301,8 @@ def use(
         seconds, peaks, shares = [], [], []
         for turn in range(rounds + 1):
             best = max(
-                matmul_work(n) / timed(lambda m=m: m @ m, where)[0]  # type: ignore[misc]
-                for n, m in squares.items()
+                matmul_work(len(m)) / timed(partial(torch.matmul, m, m), x.device)[0]
+                for m in squares
                 for _ in range(2)
             )
             took = walk_seconds(model, x, targets, precision, steps, budget_mb, kind)
@@ -149,41 +329,28 @@ def use(
 def walk_seconds(
     model: nn.Module,
     x: torch.Tensor,
-    targets: Sequence[Sequence[int]],
+    targets: Targets,
     precision: str,
     steps: int,
     budget_mb: int,
     kind: str = "black",
 ) -> float:
     """Seconds of one walk with `steps` points for every pair."""
-
-    def walk() -> None:
-        integrated_gradients(
-            model, x, targets, kind=kind, steps=steps, precision=precision, budget_mb=budget_mb
-        )
-
-    return timed(walk, x.device)[0]
+    how: dict[str, Any] = {"kind": kind, "steps": steps, "precision": precision}
+    how["budget_mb"] = budget_mb
+    return timed(partial(integrated_gradients, model, x, targets, **how), x.device)[0]
 
 
 def films_of(
-    store: Store, split: str, count: int, where: torch.device
+    store: Store, split: str, count: int, device: torch.device
 ) -> tuple[torch.Tensor, list[list[int]]]:
-    """First films of a split with a positive finding, and those findings (No Finding is none).
-
-    Returns:
-        (n, 1, S, S) normalised films on `where`, and n lists of channels.
-    """
+    """First films of a split with a positive finding, normalised, and these findings' channels."""
     rows = split_rows(store, split)
-    wanted = [[c for c in w if c != NO_FINDING] for w in positives(store.states[rows])]
-    keep = [i for i, w in enumerate(wanted) if w][: max(0, count)]
+    channels = [[c for c in w if c != NO_FINDING] for w in positives(store.states[rows])]
+    keep = [i for i, w in enumerate(channels) if w][: max(0, count)]
     if not keep:
         raise InputError(f"{store.path}: no film of split {split!r} has a finding to explain")
-    return compute.to_input(store.images[rows[keep]], where), [wanted[i] for i in keep]
-
-
-def scaled(seconds: float, size: int, to: int, exponent: float) -> float:
-    """Seconds of a film of `size` carried over to side `to`: ``seconds * (to / size) ** 2 e``."""
-    return float(seconds * (to / size) ** (2 * exponent))
+    return compute.to_input(store.images[rows[keep]], device), [channels[i] for i in keep]
 
 
 def chexpert(
@@ -198,9 +365,8 @@ def chexpert(
     """Hours to explain all positive findings of CheXpert's frontal films; labels are not in it.
 
     Args:
-        seconds: per pair, of each classifier, as measured at side `size` in pixels.
-        exponent: of seconds against pixels, as measured.
-        gflop_pair: operations of a pair, of each classifier, at `size`; they grow with pixels.
+        seconds, gflop_pair: per pair, of each classifier, as measured at side `size` in pixels.
+        exponent: of seconds against pixels, as measured; operations grow with pixels.
         gpu_tflops: sustained rate that is assumed of another machine, not measured.
         to: side that is scaled to.
         measured_on: name of the machine that `seconds` are of.
@@ -212,32 +378,26 @@ def chexpert(
     """
     if not gpu_tflops > 0:
         raise InputError(f"parameter 'gpu_tflops' is {gpu_tflops}: it must be above 0")
-    share = statistics.fmean(seconds)
-    flops = 1e9 * statistics.fmean(gflop_pair)
+    each = statistics.fmean(seconds)
+    assumed = 1e9 * statistics.fmean(gflop_pair) / (gpu_tflops * 1e12)
     rows = []
     for k in dict.fromkeys((len(seconds), GOAL_CLASSIFIERS)):
         for side in dict.fromkeys((size, to)):
             basis = "measured" if side == size else "scaled"
-            spent = scaled(share, size, side, exponent)
-            rows.append((measured_on, side, k, spent * k * CHEXPERT_PAIRS / 3600, basis))
-            guess = scaled(flops, size, side, 1.0) / (gpu_tflops * 1e12)
+            pairs, pixels = k * CHEXPERT_PAIRS, (side / size) ** 2
+            rows.append((measured_on, side, k, each * pixels**exponent * pairs / 3600, basis))
             name = f"{gpu_tflops:g} TFLOP/s"
-            rows.append((name, side, k, guess * k * CHEXPERT_PAIRS / 3600, "assumed rate"))
+            rows.append((name, side, k, assumed * pixels * pairs / 3600, "assumed rate"))
     return pd.DataFrame(rows, columns=["where", "size", "classifiers", "hours", "basis"])
 
 
-def goals(share: float, hours: float, where: torch.device) -> pd.DataFrame:
-    """The two goals, which are asked of a GPU, beside what was found here.
-
-    Args:
-        share: of the matrix product rate; hours: for CheXpert with `GOAL_CLASSIFIERS`.
-        where: device of both.
-    """
+def goals(share: float, hours: float, device: torch.device) -> pd.DataFrame:
+    """The goals of a GPU beside what `device` reached: share of `use`, hours of `chexpert`."""
     rows = [
         ("share of the measured matrix product rate", share, GOAL_SHARE, share >= GOAL_SHARE),
         (f"hours, {GOAL_CLASSIFIERS} classifiers", hours, GOAL_HOURS, hours < GOAL_HOURS),
     ]
     table = pd.DataFrame(rows, columns=["what", "here", "goal", "met"])
-    if where.type != "cuda":
+    if device.type != "cuda":
         table["met"] = "asked of a GPU"
     return table

@@ -12,46 +12,45 @@ with few steps and goes on to three times as many, at the cost of the added poin
 
 - its completeness error is at most `max_error`, and
 - its label has settled: Dice between the labels of the smaller and the larger rule, top tenth and
-  Otsu's, is at least `THIRDS`. On the first round of four steps, its two inner points stand for
-  the smaller rule, and `INNER` is asked.
+  Otsu's, is at least `DICE_N_VS_3N`. On the first round of four steps, its two inner points are
+  the smaller rule, and `DICE_FIRST_ROUND` is asked.
 
-Both are asked because they see different things: on trained classifiers, completeness error and
-overlap with the label of very many steps had next to no rank correlation (0.1 to 0.2; for the
-overlap of two rules 0.3 to 0.6). Positive and negative attributions cancel: the sum of a map was
-a hundredth of the sum of its absolute values, so that the error says little about where they lie.
+Both are asked because they hardly correlate on trained classifiers (rank correlation of error and
+overlap with the label of very many steps 0.1 to 0.2): positive and negative attributions cancel.
 
-Modes. ``exact`` starts with six points and allows an error of 0.3. ``fast`` starts with four and
-allows 0.5, or half a logit where a finding moves by less than one, in whatever precision. Fewer
-points are not enough: see `FIRST`.
-
-The paper names the method but neither steps nor baseline: both are parameters here. InterpretDL's
-zero baseline lies *on the normalised input*, which is mean grey; ours are defined in pixel space.
+The paper gives neither steps nor baseline: both are parameters here. InterpretDL's zero baseline
+lies *on the normalised input*, which is mean grey; ours are defined in pixel space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError
-from dollkit.explanations.attribution import Attribution, check_films, check_logits, check_targets
-from dollkit.explanations.path_gradients import Walker
+from dollkit.explanations.attribution import (
+    Attribution,
+    Targets,
+    check_films,
+    check_logits,
+    check_targets,
+    film_and_channel,
+    nothing,
+)
+from dollkit.explanations.path_gradients import Floats, Walker
 from dollkit.explanations.prepared import Prepared, prepare
 
 FIRST = {"exact": 6, "fast": 4}
 """Steps that every pair gets, by mode, when `steps` is 0.
 
-Mean Dice with 100 points, 71 pairs of 24 validation films of 96 px, trained with SiLU: with 3, 4
-and 6 points 0.970, 0.987 and 0.994 for ResNet-10-T, 0.962, 0.980 and 0.995 for EfficientNet-Lite0.
-Four Gauss-Legendre points have less (0.978, 0.970). Points that lie denser near the film help the
-first network and harm the second (0.992, 0.970); Richardson's extrapolation of 1 and 3 points
-harms too (0.957 for ResNet-10-T). With ReLU6, four points give EfficientNet-Lite0 only 0.921.
+Mean Dice with 100 points, 71 pairs of validation films: with 3, 4 and 6 points 0.970, 0.987 and
+0.994 for ResNet-10-T, 0.962, 0.980 and 0.995 for EfficientNet-Lite0 (SiLU; with ReLU6, four points
+give it only 0.921). Four Gauss-Legendre points have less (0.978, 0.970).
 """
 MAX_ERROR = {"exact": 0.3, "fast": 0.5}
 """Completeness error above which a pair has not settled, by mode, when `max_error` is 0.
@@ -62,27 +61,33 @@ a mean Dice of 0.980 and 0.989.
 LEAST_MOVE = {"exact": 1e-6, "fast": 1.0}
 """Logits that the completeness gap is held against where a finding moves less, by mode.
 
-A finding that barely moves has a large relative error whatever its label is worth. Of 576 pairs of
-60 validation films and three classifiers, 59 had an error above 0.5 after four points. One logit
-spares 26 of them the refinement; their mean Dice with 64 points was 0.972 already.
+A finding that barely moves has a large relative error whatever its label is worth: one logit
+spares 26 of 59 pairs the refinement whose mean Dice with 64 points was 0.972 already.
 """
-THIRDS = 0.8
+DICE_N_VS_3N = 0.8
 """Dice asked of the labels of n / 3 and n steps. Of pairs that pass with n = 6, no label had less
-than 0.96 with that of 162 steps (float32; 102 pairs, three trained classifiers)."""
-INNER = 0.5
-"""Dice asked of the labels of the two inner and of all four points. Of pairs that pass, 95 % of the
-labels had at least 0.95 with that of 54 steps (bfloat16; 261 pairs of validation films, three
-trained classifiers). At 0.6, 6 % more of the pairs are refined for 0.001 of mean Dice."""
-FLAT = 1e-3
+than 0.96 with that of 162 steps (102 pairs, three trained classifiers)."""
+DICE_FIRST_ROUND = 0.5
+"""Dice asked of the labels of the two inner and of all four points. Of pairs that pass, 95 % of
+the labels had at least 0.95 with that of 54 steps (261 pairs, three trained classifiers)."""
+MIN_LOGIT_CHANGE = 1e-3
 """Logits that a finding must move from baseline to film; of less, rounding is a large part."""
 MOST_STEPS = 54
-BUDGET_MB = 512
+BUDGET_MB = 512  # MiB
+
+BASELINES = ("black", "white", "grey", "blur")
+RULES = ("midpoint", "gausslegendre")
+
+SMOOTH = 0.03
+"""Sigma before labels are compared, as a fraction of the side; near that of labels."""
+AREA, BINS, GRID = 0.1, 128, 96
+"""Share of the top mask; bins of Otsu's histogram; most places a side."""
 
 
 def integrated_gradients(
     model: nn.Module,
     x: torch.Tensor,
-    targets: Sequence[Sequence[int]],
+    targets: Targets,
     *,
     kind: str = "black",
     steps: int = 0,
@@ -98,10 +103,9 @@ def integrated_gradients(
     Args:
         model: (n, 1, S, S) -> (n, outputs) logits, in eval mode; not changed.
         x: (n, 1, S, S) normalised films on the model's device.
-        targets: per film, the output channels to explain; empty lists are allowed.
-        kind: baseline, see `path.baseline`.
+        kind: of `baseline`.
         steps: of every pair; 0: as many as each pair needs, see above.
-        rule: quadrature, see `path.path_rule`; ``midpoint`` if `steps` is 0.
+        rule: of `path_rule`; ``midpoint`` if `steps` is 0.
         precision: of the walk: ``bfloat16``, ``float32`` or ``float64`` (to check against). End
             points, the first layer and all sums are float32 at least: the completeness error of
             a bfloat16 sum means nothing.
@@ -111,19 +115,17 @@ def integrated_gradients(
         budget_mb: memory of one pass, in MiB; changes the result by rounding only.
 
     Returns:
-        `Attribution` with pairs in the order film by film, target by target. A pair has not
-        settled if a check above fails after the last round (with `steps` of its own choice: where
-        it is multiple of three, or four; else only the error is asked), if its map is not finite
-        or constant, or if its logit moves less than `FLAT` from baseline to film, which makes
-        the relative error meaningless; such a pair is not refined.
+        A pair has not settled if a check above fails after the last round (with `steps` of its
+        own choice: where it is multiple of three, or four; else only the error is asked), if its
+        map is not finite or constant, or if its logit moves less than `MIN_LOGIT_CHANGE` from
+        baseline to film, which makes the relative error meaningless; such a pair is not refined.
     """
     check(steps, rule, max_error, most_steps, mode)
     check_films(x)
     base = baseline(x, kind)
     if not any(targets) or not len(x):
-        check_targets(x, targets, max((t + 1 for w in targets for t in w), default=0))
-        return _nothing(x)
-    nodes, _ = path_rule(rule, steps or FIRST[mode])
+        check_targets(x, targets, max(chain.from_iterable(targets), default=0) + 1)
+        return nothing(x)
     prepared = prepare(model, precision, x)
     x, base = x.detach().to(prepared.wide), base.detach().to(prepared.wide)
     walker = Walker(prepared, x, base, budget_mb)
@@ -132,62 +134,59 @@ def integrated_gradients(
     # One baseline for all films is looked at once.
     few = base[:1] if kind in ("black", "white") else base
     start = check_logits(_logits(prepared, few, walker.rows), len(few), f"the {kind} baseline")
-    film, channel = _pairs(targets, x.device)
-    moved = (end - start)[film, channel].float()
-    most = most_steps if steps == 0 else steps
-    asked = max_error or MAX_ERROR[mode], LEAST_MOVE[mode]
-    maps, used, settled = _rounds(walker, targets, nodes, rule, steps, moved, *asked, most)
-    return Attribution(maps, _error(maps, moved), end[film, channel].float(), used, settled)
+    pairs = film_and_channel(targets, x.device)
+    moved = (end - start)[pairs].float()
+    first, most = (steps, steps) if steps else (FIRST[mode], most_steps)
+    limits = max_error or MAX_ERROR[mode], LEAST_MOVE[mode]
+    maps, used, settled = _rounds(walker, targets, moved, rule, first, most, *limits)
+    return Attribution(maps, _error(maps, moved), end[pairs].float(), used, settled)
 
 
 def _rounds(
     walker: Walker,
-    targets: Sequence[Sequence[int]],
-    nodes: npt.NDArray[np.float64],
-    rule: str,
-    steps: int,
+    targets: Targets,
     moved: torch.Tensor,
+    rule: str,
+    n: int,
+    most: int,
     max_error: float,
     least_move: float,
-    most: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Maps, steps used and whether settled, refined round by round."""
-    n = len(nodes)
-    columns, asked = _columns(n, rule, steps)
-    sums = torch.cat(walker.sums(targets, nodes, columns))
+    """Maps, steps used and whether settled: `n` steps, then three times as many up to `most`."""
+
+    def has_settled(rows: torch.Tensor, coarse: torch.Tensor | None, dice: float) -> torch.Tensor:
+        fine = maps[rows]
+        settled = _error(fine, moved[rows], least_move) <= max_error
+        settled &= fine.amax((1, 2)) > fine.amin((1, 2))
+        return settled if coarse is None else settled & (agreement(coarse, fine) >= dice)
+
+    columns, first_dice = _columns(n, rule)
+    sums = torch.cat(walker.sums(targets, path_rule(rule, n)[0], columns))
     maps = sums.sum(1)
     used = torch.full_like(moved, n, dtype=torch.int64)
-    flat = moved.abs() < FLAT
-
-    def calm(rows: torch.Tensor, coarse: torch.Tensor | None, least: float) -> torch.Tensor:
-        m = maps[rows]
-        fine = _error(m, moved[rows], least_move) <= max_error
-        fine &= m.amax((1, 2)) > m.amin((1, 2))
-        return fine if coarse is None else fine & (agreement(coarse, m) >= least)
-
-    every = torch.arange(len(moved), device=moved.device)
-    settled = calm(every, sums[:, 0] if columns.shape[1] > 1 else None, asked)
+    flat = moved.abs() < MIN_LOGIT_CHANGE
+    everything = torch.arange(len(moved), device=moved.device)
+    settled = has_settled(everything, sums[:, 0] if columns.shape[1] > 1 else None, first_dice)
     del sums
-    films, _ = _pairs(targets, moved.device)
-    channels = [t for wanted in targets for t in wanted]
-    while steps == 0 and 3 * n <= most:
+    films, channels = (part.tolist() for part in film_and_channel(targets, moved.device))
+    while 3 * n <= most:
         left = (~settled & ~flat).nonzero()[:, 0]
         if not len(left):
             break
-        some: list[list[int]] = [[] for _ in targets]
+        unsettled: list[list[int]] = [[] for _ in targets]
         for pair in left.tolist():
-            some[int(films[pair])].append(channels[pair])
+            unsettled[films[pair]].append(channels[pair])
         added = added_nodes(n)
         weights = np.full((len(added), 1), 1 / (3 * n))
         coarse = maps[left]
-        maps[left] = coarse / 3 + torch.cat(walker.sums(some, added, weights))[:, 0]
+        maps[left] = coarse / 3 + torch.cat(walker.sums(unsettled, added, weights))[:, 0]
         n *= 3
         used[left] = n
-        settled[left] = calm(left, coarse, THIRDS)
+        settled[left] = has_settled(left, coarse, DICE_N_VS_3N)
     return maps, used, settled & ~flat
 
 
-def _columns(n: int, rule: str, steps: int) -> tuple[npt.NDArray[np.float64], float]:
+def _columns(n: int, rule: str) -> tuple[Floats, float]:
     """Weights whose sum over columns is the rule, and the Dice asked of the first and the whole.
 
     Up to its scale, which a label does not depend on, the first column is a smaller rule.
@@ -195,9 +194,9 @@ def _columns(n: int, rule: str, steps: int) -> tuple[npt.NDArray[np.float64], fl
     whole = path_rule(rule, n)[1]
     index = np.arange(n)
     if rule == "midpoint" and n % 3 == 0:
-        first, asked = index % 3 == 1, THIRDS
+        first, asked = index % 3 == 1, DICE_N_VS_3N
     elif rule == "midpoint" and n == 4:
-        first, asked = (index == 1) | (index == 2), INNER
+        first, asked = (index == 1) | (index == 2), DICE_FIRST_ROUND
     else:
         return whole[:, None], 0.0
     return np.stack([whole * first, whole * ~first], 1), asked
@@ -211,19 +210,6 @@ def _error(maps: torch.Tensor, moved: torch.Tensor, least_move: float = 1e-6) ->
 def _logits(prepared: Prepared, x: torch.Tensor, rows: int) -> torch.Tensor:
     # A pass without gradients takes less memory than one of the walk with as many rows.
     return torch.cat([prepared.logits(part) for part in x.split(rows)])
-
-
-def _pairs(
-    targets: Sequence[Sequence[int]], where: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    film = [i for i, wanted in enumerate(targets) for _ in wanted]
-    channel = [t for wanted in targets for t in wanted]
-    return torch.tensor(film, device=where), torch.tensor(channel, device=where)
-
-
-def _nothing(x: torch.Tensor) -> Attribution:
-    none = x.new_zeros(0)
-    return Attribution(x.new_zeros(0, *x.shape[2:]), none, none, none.long(), none.bool())
 
 
 def check(steps: int, rule: str, max_error: float, most_steps: int, mode: str = "exact") -> None:
@@ -247,44 +233,28 @@ def check(steps: int, rule: str, max_error: float, most_steps: int, mode: str = 
         raise InputError(f"parameter 'most_steps' is {most_steps}: it must be at least 1")
 
 
-# Where the path of Integrated Gradients starts and at which points it is looked at.
-
-
-BASELINES = ("black", "white", "grey", "blur")
-RULES = ("midpoint", "gausslegendre")
-
-
-def path_rule(rule: str, steps: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def path_rule(rule: str, steps: int) -> tuple[Floats, Floats]:
     """Nodes in (0, 1) and weights (summing to 1) of a quadrature rule.
 
-    Args:
-        rule: ``midpoint`` (captum's ``riemann_middle``) or ``gausslegendre`` (captum's default).
-        steps: number of nodes, at least 1.
+    ``midpoint`` is captum's ``riemann_middle``, ``gausslegendre`` its default.
     """
-    if steps < 1:
-        raise InputError(f"parameter 'steps' is {steps}: it must be at least 1")
     if rule == "midpoint":
         return (np.arange(steps) + 0.5) / steps, np.full(steps, 1.0 / steps)
-    if rule == "gausslegendre":
-        nodes, weights = np.polynomial.legendre.leggauss(steps)
-        return (nodes + 1) / 2, weights / 2
-    raise InputError(f"parameter 'rule' is {rule!r}: use {' or '.join(RULES)}")
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    return (nodes + 1) / 2, weights / 2
 
 
-def added_nodes(steps: int) -> npt.NDArray[np.float64]:
+def added_nodes(steps: int) -> Floats:
     """Midpoints of ``3 * steps`` that are not among those of `steps`: every third one is."""
-    index = np.arange(3 * steps)
-    added: npt.NDArray[np.float64] = path_rule("midpoint", 3 * steps)[0][index % 3 != 1]
+    added: Floats = path_rule("midpoint", 3 * steps)[0][np.arange(3 * steps) % 3 != 1]
     return added
 
 
 def baseline(x: torch.Tensor, kind: str) -> torch.Tensor:
-    """Baseline film in network units.
+    """Baseline of each normalised film, in network units, as the films: (n, 1, S, S).
 
-    Args:
-        x: (n, 1, S, S) normalised films.
-        kind: ``black`` (pixel value 0), ``white`` (255), ``grey`` (the film's own mean), or
-            ``blur`` (Gaussian with sigma S / 8: the film without its detail).
+    ``black`` is pixel value 0, ``white`` 255, ``grey`` the film's own mean, ``blur`` the film
+    without its detail (Gaussian with sigma S / 8).
     """
     if kind == "black":
         return torch.full_like(x, (0.0 - compute.MEAN) / compute.STD)
@@ -309,26 +279,10 @@ def gaussian(x: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(F.pad(x, (0, 0, radius, radius), mode="replicate"), k.view(1, 1, -1, 1))
 
 
-# Have a label and its path integral settled? Asked of two rules of which one has more points.
-
-
-SMOOTH = 0.03
-"""Gaussian sigma as a fraction of the side, near that of labels; thresholds were found with it."""
-AREA = 0.1
-BINS = 128
-GRID = 96
-
-
 def masks(maps: torch.Tensor) -> torch.Tensor:
-    """The two masks that labels are made of: the top tenth, and what lies above Otsu's threshold.
+    """Top tenth, and what exceeds Otsu's threshold: (pairs, S, S) -> (pairs, 2, places) bool.
 
     Of the smoothed positive part, on a grid of at most `GRID` places a side.
-
-    Args:
-        maps: (pairs, S, S) signed.
-
-    Returns:
-        (pairs, 2, places) bool.
     """
     m = maps.float().clamp_min(0)[:, None]
     if m.shape[-1] > GRID:
@@ -354,14 +308,7 @@ def otsu(m: torch.Tensor) -> torch.Tensor:
 
 
 def agreement(coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
-    """Smaller Dice of the two kinds of mask between two maps of each pair.
-
-    Args:
-        coarse, fine: (pairs, S, S) signed.
-
-    Returns:
-        (pairs,) float32; one where both masks are empty.
-    """
+    """Smaller Dice of the two `masks` between two maps of each pair: (pairs,); 1 if both empty."""
     a, b = masks(coarse), masks(fine)
     both = (a & b).sum(2)
     size = a.sum(2) + b.sum(2)

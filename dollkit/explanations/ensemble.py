@@ -18,53 +18,25 @@ from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, POSITIVE
 from dollkit.explanations import EXPLAINERS, explain
-from dollkit.explanations.attribution import check_logits
+from dollkit.explanations.attribution import Targets, check_logits
 from dollkit.explanations.engine import BASELINES, BUDGET_MB, MAX_ERROR, MOST_STEPS
 
-# Which baseline shows which finding: a path from black is blind to what is black.
-#
-# Integrated Gradients multiplies by ``x - b``: where the film has the baseline's own grey there is
-# nothing to attribute. Air in the pleural space is dark, so with a black baseline a pneumothorax
-# gets no evidence at its own place; from white, it does. All else that CheXpert names is brighter
-# than the lung around it, or brightens it.
-
+FloatMaps = npt.NDArray[np.float32]
 
 BY_FINDING = "finding"
-"""Kind of baseline that stands for: each finding its own."""
-
-OF_FINDING: dict[str, str] = {"Pneumothorax": "white"}
-"""Baseline of the findings that are darker than what surrounds them; ``black`` for all others."""
-
-
-def of(finding: str) -> str:
-    """Baseline of one finding."""
-    return OF_FINDING.get(finding, "black")
-
-
-def baseline_parts(
-    targets: Sequence[Sequence[int]],
-) -> list[tuple[str, list[list[int]], npt.NDArray[np.int64]]]:
-    """Targets apart by baseline, to explain them one baseline at a time.
-
-    Args:
-        targets: per film, the channels to explain.
-
-    Returns:
-        For each baseline that occurs: its name; per film, its channels (lists may be empty); and
-        the places of its pairs among all pairs, film by film and target by target.
-    """
-    pairs = [(i, t) for i, wanted in enumerate(targets) for t in wanted]
-    kinds = [of(FINDINGS[t]) for _, t in pairs]
-    out = []
-    for kind in sorted(set(kinds)):
-        own = [[t for t in wanted if of(FINDINGS[t]) == kind] for wanted in targets]
-        out.append((kind, own, np.flatnonzero(np.array(kinds) == kind)))
-    return out
-
-
-FloatMaps = npt.NDArray[np.float32]
+"""Kind of baseline that stands for: each finding its own, see `baseline_of`."""
 FILMS = 8
 """Films that one thread explains at a time on a CPU."""
+
+
+def baseline_of(finding: str) -> str:
+    """Baseline that shows a finding: ``white`` for what is darker than its surroundings.
+
+    Where the film has the baseline's own grey, ``x - b`` is zero and there is nothing to
+    attribute: from black, air in the pleural space gets no evidence at its own place. All else
+    that CheXpert names is brighter than the lung around it, or brightens it.
+    """
+    return "white" if finding == "Pneumothorax" else "black"
 
 
 @dataclass(frozen=True)
@@ -72,22 +44,11 @@ class Explain:
     """Settings of the explainer; all but `explainer` and `unsettled` are IG's.
 
     Attributes:
-        explainer: one of `attribution.EXPLAINERS`.
-        kind: baseline of the path: one of `attribution.BASELINES`, or ``finding``: each finding
-            its own, see `dollkit.explanations.ensemble`.
-        steps: integration steps; 0: as many as each pair needs, see
-            `dollkit.explanations.engine`.
-        rule: ``midpoint``, or ``gausslegendre`` with a number of steps.
-        precision: of the path's gradients: ``bfloat16``, ``float32``, or ``auto``, which becomes
-            one of the two (`compute.resolve_precision`), so that labels know what computed them.
-        mode: ``fast`` or ``exact``, see `dollkit.explanations.engine`.
-        max_error: completeness error above which a map has not settled; 0: the mode's, and
-            becomes that.
-        most_steps: of a pair, if `steps` is 0.
-        budget_mb: memory of one pass, in MiB; changes maps by rounding only.
-        unsettled: what becomes of a label whose maps have not settled: ``ignore`` makes it all
-            ignore, so that nothing is trained on it; ``keep`` leaves it. Either way the pair
-            stays in the table, with `settled` False.
+        kind: baseline of the path: one of `BASELINES`, or ``finding``: each finding its own.
+        precision: of the path's gradients; ``auto`` becomes ``bfloat16`` or ``float32``, so that
+            labels know what computed them. `max_error` 0 becomes the mode's.
+        unsettled: ``ignore`` makes a label whose maps have not settled all ignore, so that
+            nothing is trained on it; ``keep`` leaves it.
     """
 
     explainer: str = "ig"
@@ -102,19 +63,15 @@ class Explain:
     mode: str = "fast"
 
     def __post_init__(self) -> None:
-        if self.explainer not in EXPLAINERS:
-            raise InputError(
-                f"parameter 'explainer' is {self.explainer!r}: use one of {', '.join(EXPLAINERS)}"
-            )
-        kinds = (*BASELINES, BY_FINDING)
-        if self.kind not in kinds:
-            raise InputError(
-                f"parameter 'baseline' is {self.kind!r}: use one of {', '.join(kinds)}"
-            )
-        if self.unsettled not in ("ignore", "keep"):
-            raise InputError(f"parameter 'unsettled' is {self.unsettled!r}: use ignore or keep")
-        if self.mode not in MAX_ERROR:
-            raise InputError(f"parameter 'mode' is {self.mode!r}: use {' or '.join(MAX_ERROR)}")
+        for name, value, known in (
+            ("explainer", self.explainer, EXPLAINERS),
+            ("baseline", self.kind, (*BASELINES, BY_FINDING)),
+            ("unsettled", self.unsettled, ("ignore", "keep")),
+            ("mode", self.mode, MAX_ERROR),
+        ):
+            if value not in known:
+                names = ", ".join(known)
+                raise InputError(f"parameter {name!r} is {value!r}: use one of {names}")
         object.__setattr__(self, "max_error", self.max_error or MAX_ERROR[self.mode])
         if self.precision != "float64":  # to check against
             object.__setattr__(self, "precision", compute.resolve_precision(self.precision))
@@ -126,15 +83,7 @@ def positives(states: npt.NDArray[np.int8]) -> list[list[int]]:
 
 
 class Explained(NamedTuple):
-    """What K classifiers say about the pairs of some films.
-
-    Attributes:
-        maps: (K, pairs, S, S) float32, signed.
-        probability: (K, pairs) of each finding.
-        error: (K, pairs) completeness error; NaN for explainers without.
-        steps: (K, pairs) int64, gradients in a map.
-        settled: (K, pairs) bool, see `dollkit.explanations.engine`.
-    """
+    """What K classifiers say: (K, pairs, S, S) maps, (K, pairs) all else; see `Attribution`."""
 
     maps: FloatMaps
     probability: FloatMaps
@@ -144,13 +93,12 @@ class Explained(NamedTuple):
 
 
 def explain_all(
-    models: Mapping[str, nn.Module], x: torch.Tensor, targets: list[list[int]], how: Explain
+    models: Mapping[str, nn.Module], x: torch.Tensor, targets: Targets, how: Explain
 ) -> Explained:
-    """Explain some films with every classifier.
+    """What every classifier says about the targets of some films.
 
     Args:
         x: (n, 1, S, S) films as `compute.to_input` makes them.
-        targets: per film, the findings to explain.
     """
     _check_films(x)
     for name, model in models.items():
@@ -158,7 +106,6 @@ def explain_all(
             _check_outputs(model, x)
     step = FILMS if x.device.type == "cpu" else max(1, len(x))
     parts = [slice(i, i + step) for i in range(0, max(1, len(x)), step)]
-
     free = {name: Lock() for name in models}  # hooks would mix the passes of two threads
 
     def explain_part(job: tuple[slice, str]) -> Explained:
@@ -171,29 +118,39 @@ def explain_all(
     return Explained._make(np.stack(field) for field in zip(*whole, strict=True))
 
 
-def _explain(
-    model: nn.Module, x: torch.Tensor, targets: list[list[int]], how: Explain
-) -> Explained:
+def _explain(model: nn.Module, x: torch.Tensor, targets: Targets, how: Explain) -> Explained:
     """What one classifier says: `Explained` without the first axis."""
+    if how.explainer == "ig" and how.kind == BY_FINDING:
+        if not any(targets):
+            return _explain(model, x, targets, replace(how, kind="black"))
+        parts = baseline_parts(targets)
+        made = [_explain(model, x, own, replace(how, kind=kind)) for kind, own, _ in parts]
+        order = np.argsort(np.concatenate([places for _, _, places in parts]))
+        return Explained._make(field[order] for field in _joined(made))
     options = {k: v for k, v in asdict(how).items() if k not in ("explainer", "unsettled")}
-    if how.kind != BY_FINDING or how.explainer != "ig":
-        a = explain(how.explainer, model, x, targets, **options)
-        return Explained(
-            a.maps.float().cpu().numpy(),
-            torch.sigmoid(a.logit).cpu().numpy(),
-            a.error.cpu().numpy(),
-            a.steps.cpu().numpy(),
-            a.settled.cpu().numpy(),
-        )
-    parts = baseline_parts(targets)
-    if not parts:
-        return _explain(model, x, targets, replace(how, kind="black"))
-    made = [_explain(model, x, own, replace(how, kind=kind)) for kind, own, _ in parts]
-    order = np.argsort(np.concatenate([places for _, _, places in parts]))
-    return Explained._make(field[order] for field in _joined(made))
+    a = explain(how.explainer, model, x, targets, **options)
+    fields = (a.maps.float(), torch.sigmoid(a.logit), a.error, a.steps, a.settled)
+    return Explained._make(field.cpu().numpy() for field in fields)
 
 
-def _joined(parts: list[Explained]) -> Explained:
+def baseline_parts(
+    targets: Targets,
+) -> list[tuple[str, list[list[int]], npt.NDArray[np.int64]]]:
+    """Targets apart by `baseline_of` their finding, to explain them one baseline at a time.
+
+    Returns:
+        For each baseline that occurs: its name; per film, its channels (lists may be empty); and
+        the places of its pairs among all pairs, film by film and target by target.
+    """
+    kinds = [baseline_of(FINDINGS[t]) for channels in targets for t in channels]
+    out = []
+    for kind in sorted(set(kinds)):
+        some = [[t for t in channels if baseline_of(FINDINGS[t]) == kind] for channels in targets]
+        out.append((kind, some, np.flatnonzero(np.array(kinds) == kind)))
+    return out
+
+
+def _joined(parts: Sequence[Explained]) -> Explained:
     """Pairs of several parts below each other."""
     return Explained._make(np.concatenate(field) for field in zip(*parts, strict=True))
 
@@ -210,8 +167,6 @@ def _named(classifier: str) -> Iterator[None]:
 def _check_films(x: torch.Tensor) -> None:
     if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] != x.shape[3]:
         raise InputError(f"films have shape {tuple(x.shape)}: give (n, 1, S, S)")
-    if not len(x):
-        return
     darkest, brightest = (compute.normalise(torch.tensor(v)).item() for v in (0.0, 1.0))
     wrong = ~((x >= darkest - 1e-3) & (x <= brightest + 1e-3)).flatten(1).all(1)
     if wrong.any():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ import torch
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError
+from dollkit.explanations.attribution import Targets
 from dollkit.explanations.prepared import Prepared
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,11 @@ class Walker:
     """Sums of path gradients for films that share a baseline and a budget.
 
     Args:
-        prepared: the classifier.
         x, base: (n, C, S, S) films and baselines in `prepared.wide`.
         budget_mb: memory that a pass may take, in MiB; changes results by rounding only.
+
+    Attributes:
+        rows: film-steps in one pass now; halved when memory runs out.
     """
 
     def __init__(
@@ -43,20 +45,16 @@ class Walker:
         self.prepared, self.x, self.base = prepared, x, base
         fits = (budget_mb << 20) // max(1, row_bytes(prepared, x[:1]))
         self.rows = max(1, fits if x.is_cuda else min(fits, CPU_ROWS))
-        """Film-steps in one pass now; halved when memory runs out."""
 
-    def sums(
-        self, targets: Sequence[Sequence[int]], nodes: Floats, columns: Floats
-    ) -> list[torch.Tensor]:
-        """Weighted sums of the maps at the path's points.
+    def sums(self, targets: Targets, nodes: Floats, columns: Floats) -> list[torch.Tensor]:
+        """Weighted sums of the maps at the path's points, times ``x - b``.
 
         Args:
-            targets: target channels of each film.
             nodes: (k,) points in [0, 1].
             columns: (k, c) weights of c different sums.
 
         Returns:
-            Per film (targets, c, S, S), multiplied by ``x - b`` and summed over input channels.
+            Per film (targets, c, S, S), summed over input channels.
         """
         size = self.x.shape[2:]
         out = [self.x.new_zeros(len(w), columns.shape[1], *size) for w in targets]
@@ -64,7 +62,7 @@ class Walker:
         while work:
             films, part = work.popleft()
             try:
-                with self.prepared.quiet():
+                with self.prepared.frozen_weights():
                     made = self._pass(films, targets, nodes[part], columns[part])
             except (MemoryError, RuntimeError) as problem:
                 if not compute.out_of_memory(problem):
@@ -77,11 +75,12 @@ class Walker:
                 out[film] += maps
         return out
 
-    def _plan(self, targets: Sequence[Sequence[int]], k: int) -> deque[tuple[list[int], slice]]:
+    def _plan(self, targets: Targets, k: int) -> deque[tuple[list[int], slice]]:
+        """Films and points of each pass."""
         by_count: dict[int, list[int]] = {}
-        for film, wanted in enumerate(targets):
-            if wanted:
-                by_count.setdefault(len(wanted), []).append(film)
+        for film, channels in enumerate(targets):
+            if channels:
+                by_count.setdefault(len(channels), []).append(film)
         group, part = max(1, self.rows // k), min(k, self.rows)
         return deque(
             (films[g : g + group], slice(s, min(s + part, k)))
@@ -91,6 +90,7 @@ class Walker:
         )
 
     def _halves(self, films: list[int], part: slice) -> list[tuple[list[int], slice]]:
+        """Two passes in place of one that memory did not hold."""
         points = part.stop - part.start
         if len(films) == points == 1:
             raise InputError(
@@ -107,27 +107,27 @@ class Walker:
         return [(films, slice(part.start, middle)), (films, slice(middle, part.stop))]
 
     def _pass(
-        self, films: list[int], targets: Sequence[Sequence[int]], nodes: Floats, columns: Floats
+        self, films: list[int], targets: Targets, nodes: Floats, columns: Floats
     ) -> torch.Tensor:
         """Maps of some films with equally many targets: (films, targets, c, S, S)."""
-        p, k, where = self.prepared, len(nodes), self.x.device
-        index = torch.tensor(films, device=where)
+        p, k, device = self.prepared, len(nodes), self.x.device
+        index = torch.tensor(films, device=device)
         x, base = self.x[index].requires_grad_(), self.base[index]
         with torch.enable_grad():
             top = p.enter(x)  # its graph is the adjoint of the first layer
         with torch.no_grad():
             start = p.enter(base)
-            a = torch.tensor(nodes, dtype=p.wide, device=where).view(1, k, 1, 1, 1)
+            a = torch.tensor(nodes, dtype=p.wide, device=device).view(1, k, 1, 1, 1)
             points = torch.lerp(start[:, None], top.detach()[:, None], a).flatten(0, 1)
         points = points.to(p.narrow).contiguous(memory_format=torch.channels_last)
         points.requires_grad_()
         with torch.enable_grad():
             logits = p.body(points)
-        wanted = torch.tensor([targets[i] for i in films], device=where)
-        made = self.x.new_empty(*wanted.shape, columns.shape[1], *self.x.shape[2:])
-        last = wanted.shape[1] - 1
+        channels = torch.tensor([targets[i] for i in films], device=device)
+        maps = self.x.new_empty(*channels.shape, columns.shape[1], *self.x.shape[2:])
+        last = channels.shape[1] - 1
         for r in range(last + 1):
-            chosen = logits.gather(1, wanted[:, r].repeat_interleave(k)[:, None]).sum()
+            chosen = logits.gather(1, channels[:, r].repeat_interleave(k)[:, None]).sum()
             (gradient,) = torch.autograd.grad(chosen, points, retain_graph=r < last)
             gradient = gradient.unflatten(0, (len(films), k))
             for c, weights in enumerate(columns.T):
@@ -136,8 +136,8 @@ class Walker:
                     total.add_(gradient[:, j], alpha=float(weights[j]))
                 if p.stem is not None:
                     (total,) = torch.autograd.grad(top, x, total, retain_graph=True)
-                made[:, r, c] = ((x.detach() - base) * total).sum(1)
-        return made
+                maps[:, r, c] = ((x.detach() - base) * total).sum(1)
+        return maps
 
 
 def row_bytes(prepared: Prepared, x: torch.Tensor) -> int:
@@ -158,12 +158,11 @@ def row_bytes(prepared: Prepared, x: torch.Tensor) -> int:
     with torch.no_grad():
         z = prepared.enter(x)
     points = z.to(prepared.narrow).requires_grad_()
-    watch = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
-    with prepared.quiet(), watch, torch.enable_grad():
+    saved = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
+    with prepared.frozen_weights(), saved, torch.enable_grad():
         prepared.body(points)
     for p in (*prepared.body.parameters(), *prepared.body.buffers()):
         kept.pop(p.untyped_storage().data_ptr(), None)
     largest = max(kept.values(), default=0)
-    inside = sum(kept.values()) + 3 * largest
-    prepared.row_bytes[key] = inside + 3 * z.untyped_storage().nbytes()
+    prepared.row_bytes[key] = sum(kept.values()) + 3 * largest + 3 * z.untyped_storage().nbytes()
     return prepared.row_bytes[key]

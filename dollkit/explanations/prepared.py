@@ -21,6 +21,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame  # type: ignore[attr-defined]
@@ -32,9 +33,7 @@ from dollkit.explanations.attribution import check_logits
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = {
-    "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64,
-}  # fmt: skip
+PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 """Layers that are a convolution and nothing else; timm's pads as TensorFlow does."""
 AGREE = 1e-5
@@ -50,10 +49,9 @@ class Prepared:
         exact: from the stem's output (or the film) to logits, in `wide`.
         body: the same in `narrow`, for the walk; the same object if both are the same.
         wide: float32, or float64 where that was asked for: of end points, stem and sums.
-        narrow: of the walk.
-        folded: BatchNorm layers that are gone.
-        own: False if the modules are the caller's own, because they could not be copied.
-        row_bytes: measured memory of one film-step, by shape of the stem's output.
+        folded: number of BatchNorm layers that are gone.
+        copied: False if the modules are the caller's own.
+        row_bytes: measured memory of one film-step, by shape of the film.
     """
 
     stem: nn.Module | None
@@ -62,7 +60,7 @@ class Prepared:
     wide: torch.dtype
     narrow: torch.dtype
     folded: int
-    own: bool
+    copied: bool
     row_bytes: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:
@@ -76,9 +74,9 @@ class Prepared:
         return out
 
     @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
+    def frozen_weights(self) -> Iterator[None]:
         """No gradients of weights inside; their flags are as before outside."""
-        frozen = [] if self.own else [p for p in self.body.parameters() if p.requires_grad]
+        frozen = [] if self.copied else [p for p in self.body.parameters() if p.requires_grad]
         for p in frozen:
             p.requires_grad_(False)
         try:
@@ -101,17 +99,15 @@ class InFloat32(nn.Module):
 
 
 _Key = tuple[object, ...]
-_known: weakref.WeakKeyDictionary[nn.Module, dict[_Key, tuple[_Key, Prepared]]] = (
-    weakref.WeakKeyDictionary()
-)
+_Known = weakref.WeakKeyDictionary[nn.Module, dict[_Key, tuple[_Key, Prepared]]]
+_known: _Known = weakref.WeakKeyDictionary()
 
 
 def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
-    """Make a classifier ready; made once for each classifier, its weights and film shape.
+    """The classifier made ready; done once for each classifier, its weights and film shape.
 
     Args:
-        model: (n, C, S, S) -> (n, outputs), in eval mode.
-        precision: ``bfloat16``, ``float32`` or ``float64``, of the walk.
+        precision: one of `PRECISIONS`, of the walk.
         films: (n, C, S, S) on the model's device; the first two are traced with.
     """
     if precision not in PRECISIONS:
@@ -162,7 +158,8 @@ def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
     walked = exact
     if narrow is not wide:
         walked = _narrowed(exact, z, narrow)
-        narrow = narrow if walked is not exact else wide
+        if walked is exact:
+            narrow = wide
     return Prepared(stem, exact, walked, wide, narrow, folded, True)
 
 
@@ -190,8 +187,9 @@ def _narrowed(exact: nn.Module, z: torch.Tensor, narrow: torch.dtype) -> nn.Modu
     return body
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
+    """A layer's call: the very tensors that went in and came out."""
+
     name: str
     module: nn.Module
     given: object
@@ -199,7 +197,7 @@ class _Call:
 
 
 def _trace(model: nn.Module, films: torch.Tensor) -> list[_Call]:
-    """Calls of layers in one pass, with the very tensors that went in and came out."""
+    """Calls of layers in one pass."""
     calls: list[_Call] = []
     hooks = []
     for name, module in model.named_modules():
@@ -232,10 +230,10 @@ def _rewrite(model: nn.Module, films: torch.Tensor) -> tuple[nn.Module | None, n
             module.inplace = False  # type: ignore[assignment]
     films = torch.cat([films, films.flip(2) * 0.5 + 0.25]).double()
     with torch.no_grad():
-        own = plain(films)
+        logits = plain(films)
     body: nn.Module = copy.deepcopy(plain)
     folded = _fold(body, films)
-    if folded and not _agree(body, films, own):
+    if folded and not _agree(body, films, logits):
         log.info("BatchNorm is not folded: the logits would change")
         folded, body = 0, plain
     calls = _trace(body, films)
@@ -247,19 +245,18 @@ def _rewrite(model: nn.Module, films: torch.Tensor) -> tuple[nn.Module | None, n
     stem = copy.deepcopy(first.module)
     with torch.no_grad():
         z = stem(films)
-    if not _agree(rest, z, own):
+    if not _agree(rest, z, logits):
         return None, body, folded
     return stem, rest, folded
 
 
-def _agree(model: nn.Module, given: torch.Tensor, own: torch.Tensor) -> bool:
+def _agree(model: nn.Module, x: torch.Tensor, logits: torch.Tensor) -> bool:
     try:
         with torch.no_grad():
-            made = model(given)
-        gap = (made - own).abs().max()
+            gap = (model(x) - logits).abs().max()
     except Exception:  # the rest may need the film's own shape
         return False
-    return bool(gap <= AGREE * own.abs().max().clamp_min(1e-3))
+    return bool(gap <= AGREE * logits.abs().max().clamp_min(1e-3))
 
 
 def _fold(model: nn.Module, films: torch.Tensor) -> int:

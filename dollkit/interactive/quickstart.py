@@ -105,7 +105,7 @@ def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
         raise InputError(f"parameter 'finding': no test film has {finding}; use more films")
     x = compute.to_input(few.images[rows], torch.device("cpu"))
     targets = [[index(finding)]] * len(rows)
-    made = integrated_gradients(model, x, targets, kind=ensemble.of(finding), steps=STEPS)
+    made = integrated_gradients(model, x, targets, kind=ensemble.baseline_of(finding), steps=STEPS)
     signed, ones = made.maps.numpy(), np.ones((1, len(rows)), np.float32)
     names = [finding] * len(rows)
     boosted, label, _ = distil(signed[None], ones, Distil(), names, few.images[rows])

@@ -14,8 +14,7 @@ from torch import nn
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.explanations.captum_benchmark import peak_mb
-from dollkit.explanations.cost import walk_seconds
+from dollkit.explanations.cost import peak_mb, walk_seconds
 from dollkit.explanations.engine import BUDGET_MB
 from dollkit.report import style
 
