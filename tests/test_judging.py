@@ -1,4 +1,4 @@
-"""Judging: variants, energy, occlusion, tuning on a store, CheXlocalize's protocol."""
+"""Judging labels: metrics, rules tuned on masks, variants on a store, CheXlocalize's protocol."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
-from dollkit.classifiers import model as classifiers
+from dollkit.classifiers.model import create
 from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS
-from dollkit.data.film_table import blank_films
-from dollkit.data.store import Store, open_store
-from dollkit.data.store_writer import StoreWriter
-from dollkit.explanations import explain
-from dollkit.explanations.ensemble import Explain
-from dollkit.labels import Distil, chexlocalize, judge
-from dollkit.labels import summary as labelquality
+from dollkit.data.images import IGNORE
+from dollkit.data.store import Store
+from dollkit.explanations.ensemble import Explain, explain_all
+from dollkit.labels import Distil, chexlocalize, distil, judge, summary
+from dollkit.labels.__main__ import main
 from dollkit.labels.threshold_rules import Rule
 from dollkit.training import metrics
+from tests.chexpert_trees import localized_tree
+from tests.label_films import write_films, write_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+S = 40
 
 
 def square(s: int, top: int, left: int, side: int) -> np.ndarray:
@@ -32,51 +33,105 @@ def square(s: int, top: int, left: int, side: int) -> np.ndarray:
     return m
 
 
-def test_energy_is_the_share_of_the_sum() -> None:
-    truth = square(8, 0, 0, 4)[None].repeat(3, 0)
-    maps = np.ones((3, 8, 8), np.float32)
-    maps[1] = truth[1] * 2.0 - 1.0  # negative outside
-    maps[2] = 0
-    share = metrics.energy(maps, truth)
-    assert share[0] == pytest.approx(metrics.area(truth)[0]) == 0.25
-    assert share[1] == 1.0
-    assert np.isnan(share[2])
+def bump(y: float, x: float, sigma: float) -> np.ndarray:
+    yy, xx = np.mgrid[:S, :S]
+    return np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * sigma**2)).astype(np.float32)
 
 
-class Corner(nn.Module):
-    """Output c is the sum of the film's quarter c, of four."""
+def test_matched_area_has_the_area_of_the_truth() -> None:
+    truth = (bump(10, 20, 3) > 0.5).astype(np.uint8)[None]
+    np.testing.assert_array_equal(metrics.matched(bump(10, 20, 3)[None], truth), truth)
+    elsewhere = metrics.matched(bump(34, 4, 3)[None], truth)
+    assert elsewhere.sum() == truth.sum()
+    assert metrics.iou_of_masks(elsewhere, truth)[0] == 0
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = x.shape[-1] // 2
-        quarters = [x[..., a : a + h, b : b + h].sum((1, 2, 3)) for a in (0, h) for b in (0, h)]
-        return torch.stack(quarters, 1)
+
+def test_chance_is_what_random_and_constant_maps_reach() -> None:
+    truth = square(S, 5, 5, 15)[None]
+    maps = np.random.default_rng(0).random((200, S, S)).astype(np.float32)
+    drawn = metrics.iou_matched(maps, truth.repeat(200, 0))
+    assert drawn.mean() == pytest.approx(metrics.iou_chance(truth)[0], abs=0.005)
+    truth = np.zeros((1, 64, 64), np.uint8)
+    truth[0, :16] = 1
+    assert metrics.iou_chance(truth)[0] == pytest.approx(0.25 / 1.75)
+    flat = metrics.iou_matched(np.zeros((1, 64, 64), np.float32), truth)
+    assert flat[0] == pytest.approx(0.25 / 1.75, abs=0.03)
 
 
-def test_occlusion_points_at_the_quarter_that_counts() -> None:
-    x = torch.zeros(3, 1, 24, 24)
-    x[:, :, :12, :12] = 1.0
-    x[2] *= 3
-    made = explain("occlusion", Corner().eval(), x, [[0, 3], [], [0]], precision="float32")
-    maps, logit = made.maps, made.logit
-    assert made.settled.all()
-    assert made.error.isnan().all()
-    assert maps.shape == (3, 24, 24)
-    np.testing.assert_allclose(logit.numpy(), [144.0, 0.0, 432.0])
-    # Windows of 3 hidden by the film's mean (a quarter): the sum falls by 9 * 0.75 inside.
-    assert maps[0, 4, 4].item() == pytest.approx(9 * 0.75, rel=1e-4)
-    assert maps[2, 4, 4].item() == pytest.approx(3 * 9 * 0.75, rel=1e-4)
-    assert maps[0, 20, 20].abs().item() < 1e-4
-    assert maps[1, 20, 20].item() < 0  # there the mean is brighter than the film
-    assert explain("occlusion", Corner(), x[:1], [[]]).maps.shape == (0, 24, 24)
+def test_hit_precision_recall_and_energy() -> None:
+    truth, label = np.zeros((2, 1, 8, 8), np.uint8)
+    truth[0, 2:4, 2:6] = label[0, 2:4, 4:8] = 1
+    label[0, 2, 2] = IGNORE
+    precision, recall = metrics.precision_recall(label, truth)
+    assert (precision[0], recall[0]) == (0.5, 0.5)
+    assert metrics.hit((truth * 1.0).astype(np.float32), truth)[0]
+    assert not metrics.hit((label == 1)[:, ::-1].astype(np.float32), truth)[0]
+    maps = np.stack([np.ones((8, 8)), truth[0] * 2.0 - 1.0, np.zeros((8, 8))]).astype(np.float32)
+    share = metrics.energy(maps, truth.repeat(3, 0))
+    assert share.tolist() == pytest.approx([metrics.area(truth)[0], 1, np.nan], nan_ok=True)
+
+
+def test_prior_never_sees_its_own_patient() -> None:
+    truth = np.stack([np.eye(4, dtype=np.uint8)] * 2 + [np.ones((4, 4), np.uint8)])
+    patients = np.array(["a", "a", "b"], object)
+    prior = metrics.prior_maps(truth, patients)
+    np.testing.assert_array_equal(prior[0], np.ones((4, 4)))
+    np.testing.assert_array_equal(prior[2], np.eye(4))
+    assert metrics.prior_maps(truth, patients, np.zeros((5, 4, 4), np.uint8)).sum() == 0
+
+
+def tuning_case() -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
+    """Six lesions under a peak of 0.3, six fractures under one of 0.9."""
+    rng = np.random.default_rng(0)
+    maps, names, truth = [], [], []
+    for _ in range(6):
+        y, x = rng.uniform(12, 28, 2)
+        for name, share in (("Lung Lesion", 0.3), ("Fracture", 0.9)):
+            m = bump(y, x, 6) + 0.3 * bump(x, y, 12)
+            maps.append(m)
+            names.append(name)
+            truth.append((m >= share * m.max()).astype(np.uint8))
+    return np.stack(maps)[None], names, np.full((12, S, S), 90, np.uint8), np.stack(truth)
+
+
+def test_tune_finds_the_levels_that_made_the_masks() -> None:
+    maps, names, films, truth = tuning_case()
+    how = Distil(smooth=0.0, guide=0.0, percentile=100.0)
+    probability = np.ones((1, len(names)), np.float32)
+    table = judge.tune(maps, probability, how, names, films, truth).set_index("finding")
+    assert list(table.index) == ["Lung Lesion", "Fracture", "other"]
+    assert table.loc["Lung Lesion", "rule"] == "peak 0.3"
+    assert (table.loc[["Lung Lesion", "Fracture"], "iou"] > 0.85).all()
+    assert (table["iou"] >= table["iou_otsu"]).all()
+    assert table["n"].tolist() == [6, 6, 12]
+    # What it says is what `distil` then gives.
+    own = Distil(
+        threshold="tuned", thresholds=table["rule"].to_dict(), smooths=table["smooth"].to_dict(),
+        percentile=100.0, guide=0.0,
+    )  # fmt: skip
+    _, label, _ = distil(maps, probability, own, names, films)
+    overlap = metrics.iou_of_masks((label == 1).astype(np.uint8), truth)
+    lesion = np.array(names) == "Lung Lesion"
+    assert overlap[lesion].mean() == pytest.approx(table.loc["Lung Lesion", "iou"], abs=1e-6)
+    with pytest.raises(InputError, match="no tuning film has a mask"):
+        judge.tune(maps, probability, how, names, films, truth * 0)
+
+
+def test_a_finding_with_too_few_films_gets_the_rule_of_the_others() -> None:
+    maps, names, films, truth = tuning_case()
+    names[0] = "Edema"
+    probability = np.ones((1, len(names)), np.float32)
+    table = judge.tune(maps, probability, Distil(), names, films, truth).set_index("finding")
+    assert table.loc["Edema", "n"] == 1 < judge.FEWEST
+    assert table.loc["Edema", ["rule", "smooth"]].equals(table.loc["other", ["rule", "smooth"]])
 
 
 def test_variants_share_explanations_and_change_one_factor() -> None:
-    how = Explain(steps=4)
-    settings = Distil(threshold="tuned", guide=0.04)
+    how, settings = Explain(steps=4), Distil(threshold="tuned", guide=0.04)
     found = judge.variants(["a", "b", "c"], how, settings, occluded=8)
-    assert found[0].name == "shipped"
-    assert len({v.name for v in found}) == len(found)
     by = {v.name: v for v in found}
+    assert found[0].name == "shipped"
+    assert len(by) == len(found)
     assert by["explainer=occlusion"].films == 8
     assert by["guide=0"].distil == Distil(threshold="tuned", guide=0.0)
     assert by["threshold=otsu"].distil.rule("Fracture") == Rule("otsu")
@@ -84,34 +139,25 @@ def test_variants_share_explanations_and_change_one_factor() -> None:
     assert by["smooth=0.03"].distil.sigma("Fracture") == 0.03
     # The shipped one, two other numbers of steps, three other baselines, three other explainers.
     assert len({v.explain for v in found}) == 9
-    assert not any(v.value == "occlusion" for v in judge.variants(["a"], how, settings))
+    without_path = judge.variants(["a", "b"], Explain(explainer="gradcam"), Distil())
+    assert {v.value for v in without_path if v.factor == "explainer"} == {"ig", "gradient"}
+    assert not [v for v in without_path if v.factor in ("steps", "baseline")]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Films with a bright square where Lung Lesion or Fracture is."""
-    n, s = 18, 32
-    rng = np.random.default_rng(0)
-    films = blank_films(n)
-    films["image_id"] = [f"f{i:02d}" for i in range(n)]
-    films["patient_id"] = [f"p{i:02d}" for i in range(n)]
-    films["split"] = ["train", "valid", "test"] * (n // 3)
-    names = ("Lung Lesion", "Fracture")
-    films[list(FINDINGS)] = 0.0
-    with StoreWriter(tmp_path / "films", s, names, n, {"source": "test"}) as writer:
-        for i in range(n):
-            masks = np.zeros((1, 2, s, s), np.uint8)
-            which = i // 3 % 2
-            masks[0, which] = square(s, int(rng.integers(4, 20)), int(rng.integers(4, 20)), 6)
-            films.loc[i, names[which]] = 1.0
-            grey = rng.integers(60, 80, (1, s, s)) + 120 * masks[:, which]
-            writer.write(i, grey.astype(np.uint8), masks)
-        writer.finish(films)
-    return open_store(tmp_path / "films")
+    rng, lesion = np.random.default_rng(0), np.arange(18) // 3 % 2 == 0
+    squares = np.stack([square(32, *rng.integers(4, 20, 2), 6) for _ in lesion])
+    grey = (rng.integers(60, 80, squares.shape) + 120 * squares).astype(np.uint8)
+    findings = {"Lung Lesion": lesion, "Fracture": ~lesion}
+    masks = {name: squares * there[:, None, None] for name, there in findings.items()}
+    split = ["train", "valid", "test"] * 6
+    return write_films(tmp_path / "films", grey, findings, split, masks)  # type: ignore[arg-type]
 
 
 def test_judge_scores_every_variant_and_few_films_where_asked(store: Store) -> None:
-    model = classifiers.create("tu-resnet10t", 2, "silu", "avg", 0, torch.device("cpu")).eval()
+    model = create("tu-test_resnet", 3, "silu", "avg", 0, CPU).eval()
     models = {"a": model, "b": model}
     how, settings = Explain(steps=1), Distil(threshold="tuned", guide=0.04)
     table = judge.tuned(models, store, judge.judged_rows(store, "valid", 9), how, settings)
@@ -128,11 +174,13 @@ def test_judge_scores_every_variant_and_few_films_where_asked(store: Store) -> N
     same = made.cases[made.cases["variant"].isin(["shipped", "classifiers=a"])]
     both = same.pivot(index=["image_id", "finding"], columns="variant", values="iou_matched")
     np.testing.assert_allclose(both["shipped"], both["classifiers=a"])  # the same classifier twice
-    summary = labelquality.summarise(made.cases)
-    assert list(summary) == labelquality.SUMMARY_COLUMNS
-    mean = summary[(summary["finding"] == "mean") & (summary["explainer"] == "ig")].iloc[0]
+    found = summary.summarise(made.cases)
+    assert list(found) == summary.SUMMARY_COLUMNS
+    mean = found[(found["finding"] == "mean") & (found["explainer"] == "ig")].iloc[0]
     assert mean["hit_lo"] <= mean["hit_rate"] <= mean["hit_hi"]
-    assert mean["iou_label_lo"] <= mean["iou_label"] <= mean["iou_label_hi"]
+    nothing = judge.unjudged(models, store, rows, wanted[0])
+    assert nothing.cases.empty
+    np.testing.assert_array_equal(nothing.examples["label"], made.examples["label"])
 
 
 def heat_of(mask: np.ndarray) -> np.ndarray:
@@ -146,30 +194,28 @@ def test_protocol_on_a_perfect_map_of_a_wide_film() -> None:
     grid = np.zeros((32, 32), np.uint8)
     grid[8 + 4 : 8 + 12, 8:16] = 1
     for rule in (Rule("otsu"), Rule("peak", 0.5)):
-        got = chexlocalize.case(heat_of(grid), truth, rule)
-        assert got["iou"] == got["iou_all"] > 0.97
-        assert got["hit"] == 1.0
+        scores = chexlocalize.score_case(heat_of(grid), truth, rule)
+        assert scores["iou"] == scores["iou_all"] > 0.97
+        assert scores["hit"] == 1.0
 
 
-def test_protocol_of_half_a_mask_and_of_a_miss() -> None:
-    truth = square(32, 8, 8, 8)
+def test_protocol_of_misses_and_empty_masks() -> None:
+    truth, empty = square(32, 8, 8, 8), np.zeros((32, 32), np.uint8)
     half = truth.copy()
     half[:, 12:] = 0
-    assert chexlocalize.case(heat_of(half), truth, Rule("peak", 0.5))["iou"] == 0.5
-    away = chexlocalize.case(heat_of(square(32, 20, 20, 4)), truth, Rule("peak", 0.5))
-    assert (away["iou"], away["iou_all"], away["hit"]) == (0.0, 0.0, 0.0)
-
-
-def test_protocol_counts_empty_masks_as_it_says() -> None:
-    truth, empty = square(32, 8, 8, 8), np.zeros((32, 32), np.uint8)
-    missed = chexlocalize.case(None, truth, Rule("otsu"))
-    assert list(missed.values()) == pytest.approx([np.nan, 0.0, np.nan], nan_ok=True)
-    invented = chexlocalize.case(heat_of(truth), empty, Rule("otsu"))
-    assert list(invented.values()) == pytest.approx([np.nan, 0.0, np.nan], nan_ok=True)
-    nothing = chexlocalize.case(None, empty, Rule("otsu"))
-    assert np.isnan(nothing["iou_all"])
-    flat = chexlocalize.case(np.ones((32, 32), np.float32), truth, Rule("otsu"))
-    assert list(flat.values()) == pytest.approx([np.nan, 0.0, 0.0], nan_ok=True)
+    nan, flat = np.nan, np.ones((32, 32), np.float32)
+    for heat, mask, scores in (
+        (heat_of(half), truth, [0.5, 0.5, 1]),
+        (heat_of(square(32, 20, 20, 4)), truth, [0, 0, 0]),
+        (None, truth, [nan, 0, nan]),
+        (heat_of(truth), empty, [nan, 0, nan]),
+        (None, empty, [nan, nan, nan]),
+        (flat, truth, [nan, 0, 0]),
+    ):
+        case = chexlocalize.score_case(heat, mask, Rule("peak", 0.5))
+        assert list(case.values()) == pytest.approx(scores, nan_ok=True)
+    with pytest.raises(InputError, match="film f1: a map of Edema but no mask"):
+        chexlocalize.score_cases({("f1", "Edema"): flat}, {}, {"f1": "p1"}, {})
 
 
 def test_protocol_table_means_and_intervals() -> None:
@@ -179,13 +225,11 @@ def test_protocol_table_means_and_intervals() -> None:
     maps = {key: heat_of(mask) for key, mask in truth.items() if mask.any()}
     maps[("f3", "Edema")] = heat_of(square(32, 20, 20, 8))
     patients = {f"f{i}": f"p{i}" for i in range(4)}
-    scores = chexlocalize.cases(maps, truth, patients, {"Edema": 0.5})
+    scores = chexlocalize.score_cases(maps, truth, patients, {"Edema": 0.5})
     table = chexlocalize.localisation_table(scores, draws=200).set_index("finding")
-    assert table.loc["Edema", "iou"] == pytest.approx(0.75)
-    assert table.loc["Edema", "hit_rate"] == pytest.approx(0.75)
+    assert table.loc["Edema", ["iou", "hit_rate"]].tolist() == [0.75, 0.75]
     assert table.loc["Edema", ["n", "n_all", "n_hit"]].tolist() == [4, 4, 4]
-    assert table.loc["Fracture", ["n", "n_all", "n_hit"]].tolist() == [1, 1, 1]
-    assert table.loc["Fracture", "iou"] == 1.0
+    assert table.loc["Fracture", ["iou", "n", "n_all", "n_hit"]].tolist() == [1, 1, 1, 1]
     assert table.loc["mean", "iou"] == pytest.approx(0.875)
     assert table.loc["Edema", "iou_lo"] < 0.75 < table.loc["Edema", "iou_hi"] <= 1.0
     # Patients in two halves: 0 or 1 each; the bootstrap's spread is the binomial's.
@@ -198,7 +242,66 @@ def test_protocol_table_means_and_intervals() -> None:
     assert wide["iou_all_lo"] == wide["iou_all_hi"] == 1.0
 
 
-def test_a_map_without_a_mask_is_named() -> None:
-    maps = {("f1", "Edema"): np.ones((8, 8), np.float32)}
-    with pytest.raises(InputError, match="film f1: a map of Edema but no mask"):
-        chexlocalize.cases(maps, {}, {"f1": "p1"})
+@pytest.fixture(scope="module")
+def localized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CheXlocalize's tree of one film with ten masks, and classifiers ``a`` and ``b``."""
+    root = tmp_path_factory.mktemp("localized")
+    localized_tree(root)
+    write_models(root / "models")
+    return root
+
+
+def score(root: Path, out: Path, *more: str) -> int:
+    given = ["score", str(root), "--classifiers", str(root / "models"), "--size", "32"]
+    return main([*given, "--out", str(out / "table.csv"), *more])
+
+
+def test_every_finding_of_a_data_set_is_scored(
+    localized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOLLKIT_DEVICE", "cpu")
+    assert score(localized, tmp_path, "--cutoff", "0") == 0  # all called
+    cases = pd.read_csv(tmp_path / "table.cases.csv")
+    assert len(cases) == 10
+    assert cases["iou"].notna().sum() == 2  # Edema and Lung Opacity have a mask that is not empty
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert list(table) == chexlocalize.COLUMNS
+    assert table.iloc[-1][["finding", "n"]].tolist() == ["mean", 2]
+    seen: list[Explain] = []
+
+    def spy(models: object, x: object, targets: object, how: Explain) -> object:
+        seen.append(how)
+        return explain_all(models, x, targets, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(chexlocalize, "explain_all", spy)
+    areas = []
+    for area in (0.05, 0.8):
+        more = ["--explain", "explainer=gradient", "--distil", "threshold=quantile", f"area={area}"]
+        assert score(localized, tmp_path, "--split", "valid", "--cutoff", "0", *more) == 0
+        areas.append(
+            pd.read_csv(tmp_path / "table.cases.csv").set_index("finding")["iou_all"]["Edema"]
+        )
+    assert seen == [Explain("gradient")] * 2
+    assert areas[0] != areas[1]
+    assert score(localized, tmp_path, "--cutoff", "0.999") == 0  # nothing called
+    assert len(seen) == 2
+    cases = pd.read_csv(tmp_path / "table.cases.csv").set_index("finding")
+    assert cases.loc["Edema", "iou_all"] == 0
+    assert cases["iou_all"].notna().sum() == 2  # where both are empty there is nothing to judge
+
+
+def test_bad_scores_end_in_one_line(
+    localized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, message in (
+        (["--cutoff", "1"], "parameter 'cutoff' is 1.0"),
+        (["--split", "train"], "no film of split 'train' has a mask"),
+        (["--dataset", "nothing"], "unknown data set 'nothing'"),
+        (["--limit", "0"], "parameter 'limit' is 0"),
+        (["--distil", "smooth=9"], "parameter 'smooth' is 9.0"),
+        (["--explain", "kind=red"], "parameter 'baseline' is 'red'"),
+    ):
+        assert score(localized, tmp_path, *more) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1

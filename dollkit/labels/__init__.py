@@ -11,29 +11,9 @@ from typing import TYPE_CHECKING, Any
 from dollkit.labels.store import LabelStore, open
 
 if TYPE_CHECKING:
-    from dollkit.labels.steps import (
-        Distil,
-        FloatMaps,
-        boost,
-        consensus,
-        distil,
-        scale,
-        threshold,
-        to_label,
-    )
+    from dollkit.labels.steps import Distil, distil, scale
 
-__all__ = [
-    "Distil",
-    "FloatMaps",
-    "LabelStore",
-    "boost",
-    "consensus",
-    "distil",
-    "open",
-    "scale",
-    "threshold",
-    "to_label",
-]
+__all__ = ["Distil", "LabelStore", "distil", "open", "scale"]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,47 +27,34 @@ from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.images import fit, load_image, unfit
 from dollkit.data.store_writer import unwritable
 from dollkit.explanations.ensemble import Explain, explain_all
+from dollkit.labels import steps
 from dollkit.labels.make import find_classifiers
 from dollkit.labels.steps import Distil
-from dollkit.labels.steps import distil as label
 from dollkit.labels.threshold_rules import OTHER, Rule, rule_of
 
 COLUMNS = [
     "finding", "iou", "iou_lo", "iou_hi", "n", "iou_all", "iou_all_lo", "iou_all_hi", "n_all",
     "hit_rate", "hit_lo", "hit_hi", "n_hit",
 ]  # fmt: skip
-OTSU: Mapping[str, float | str] = {}
+CASE_COLUMNS = ["image_id", "patient_id", "finding", "iou", "iou_all", "hit"]
+SCORES = (("iou", "iou", "n"), ("iou_all", "iou_all", "n_all"), ("hit", "hit_rate", "n_hit"))
+"""Score of a case, its mean in the table, and the number of films behind it."""
+BATCH = 8
+
+Floats = npt.NDArray[np.float64]
+Maps = Mapping[tuple[str, str], npt.NDArray[np.floating]]
+Masks = Mapping[tuple[str, str], npt.NDArray[np.uint8]]
 
 
-def segment(
-    heat: npt.NDArray[np.floating], height: int, width: int, rule: Rule
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """A map on its film's grid, and its mask.
-
-    Args:
-        heat: (S, S) map on the square grid.
-        height, width: of the film.
-        rule: threshold of the map in [0, 1]; ``peak 0.4`` is the threshold 0.4.
-
-    Returns:
-        (height, width) float32 in [0, 1], and uint8 in {0, 1}; a constant map is zero and empty.
-    """
-    m = unfit(heat, height, width)
-    low, high = float(m.min()), float(m.max())
-    if not high > low:
-        return np.zeros_like(m), np.zeros(m.shape, np.uint8)
-    m = (m - low) / (high - low)
-    return m, (m >= rule.level(m)).astype(np.uint8)
-
-
-def case(
+def score_case(
     heat: npt.NDArray[np.floating] | None, truth: npt.NDArray[np.uint8], rule: Rule
 ) -> dict[str, float]:
     """Scores of one finding on one film.
 
     Args:
-        heat: (S, S) map; None: the finding was not called.
+        heat: (S, S) map; None: the finding was not called. A constant map calls nothing.
         truth: (height, width) mask in {0, 1} on the film's own grid; empty: it is not there.
+        rule: threshold of the map in [0, 1]; ``peak 0.4`` is the threshold 0.4.
 
     Returns:
         ``iou``: NaN unless both masks are non-empty; ``iou_all``: NaN only if both are empty;
@@ -77,8 +64,11 @@ def case(
     called = np.zeros_like(inside)
     hit = np.nan
     if heat is not None:
-        m, cut = segment(heat, truth.shape[0], truth.shape[1], rule)
-        called = cut.astype(bool)
+        m = unfit(heat, *truth.shape)
+        low, high = float(m.min()), float(m.max())
+        if high > low:
+            m = (m - low) / (high - low)
+            called = m >= rule.level(m)
         if inside.any():
             hit = float(inside.flat[int(m.argmax())]) if called.any() else 0.0
     union = int((inside | called).sum())
@@ -87,44 +77,34 @@ def case(
     return {"iou": overlap if both else np.nan, "iou_all": overlap, "hit": hit}
 
 
-def cases(
-    maps: Mapping[tuple[str, str], npt.NDArray[np.floating]],
-    truth: Mapping[tuple[str, str], npt.NDArray[np.uint8]],
-    patients: Mapping[str, str],
-    thresholds: Mapping[str, float | str] = OTSU,
+def score_cases(
+    maps: Maps, truth: Masks, patients: Mapping[str, str], thresholds: Mapping[str, float | str]
 ) -> pd.DataFrame:
-    """Scores of every film and finding with a known mask.
+    """Scores of every film and finding with a known mask, with the columns `CASE_COLUMNS`.
 
     Args:
         maps: (film, finding) -> (S, S); missing: not called.
         truth: (film, finding) -> (height, width) mask, empty where the finding is not there.
         patients: film -> patient.
-        thresholds: finding -> rule, see `dollkit.labels.threshold_rules`; Otsu's for those not
-        listed.
-
-    Returns:
-        Columns image_id, patient_id, finding, iou, iou_all, hit.
+        thresholds: finding -> rule; ``other``'s or Otsu's for those not listed.
     """
-    stray = [key for key in maps if key not in truth]
-    if stray:
-        film, finding = stray[0]
+    for film, finding in maps.keys() - truth.keys():
         raise InputError(
             f"film {film}: a map of {finding} but no mask to judge it by: leave it out"
         )
     rows = [
         {"image_id": film, "patient_id": patients[film], "finding": finding}
-        | case(maps.get((film, finding)), mask, rule_of(finding, thresholds))
+        | score_case(maps.get((film, finding)), mask, rule_of(finding, thresholds))
         for (film, finding), mask in truth.items()
     ]
-    columns = ["image_id", "patient_id", "finding", "iou", "iou_all", "hit"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=CASE_COLUMNS)
 
 
 def localisation_table(scores: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Means per finding with 95 % percentile intervals of a bootstrap over patients.
 
     Args:
-        scores: rows of `cases`.
+        scores: rows of `score_cases`.
         draws: resamples; patients are drawn once for all findings.
 
     Returns:
@@ -136,55 +116,39 @@ def localisation_table(scores: pd.DataFrame, draws: int = 1000, seed: int = 0) -
         len(names), np.full(len(names), 1 / max(1, len(names))), size=draws
     )
     found = [f for f in FINDINGS if (scores["finding"] == f).any()]
-    rows: list[dict[str, object]] = []
-    spread: dict[str, list[npt.NDArray[np.float64]]] = {}
-    stems = {"iou": "iou", "iou_all": "iou_all", "hit": "hit_rate"}
-    counts = {"iou": "n", "iou_all": "n_all", "hit": "n_hit"}
-    for finding in found:
-        row: dict[str, object] = {"finding": finding}
-        own = (scores["finding"] == finding).to_numpy()
-        for column, stem in stems.items():
-            values = scores[column].to_numpy(dtype=float)
-            ok = own & np.isfinite(values)
-            row[stem] = float(values[ok].mean()) if ok.any() else np.nan
-            row[counts[column]] = int(ok.sum())
-            weight = drawn[:, who[ok]].astype(np.float64)
+    if not found:
+        return pd.DataFrame(columns=COLUMNS)
+    table = pd.DataFrame({"finding": [*found, "mean"]}).set_index("finding")
+    for column, mean, count in SCORES:
+        values = scores[column].to_numpy(dtype=float)
+        resampled = np.full((len(found), draws), np.nan)
+        for i, finding in enumerate(found):
+            known = (scores["finding"] == finding).to_numpy() & np.isfinite(values)
+            weight = drawn[:, who[known]].astype(np.float64)
             with np.errstate(invalid="ignore"):
-                means = (weight @ values[ok]) / weight.sum(1)
-            spread.setdefault(column, []).append(means)
-            row[f"{column}_lo"], row[f"{column}_hi"] = _interval(means)
-        rows.append(row)
-    if rows:
-        mean: dict[str, object] = {"finding": "mean"}
-        for column, stem in stems.items():
-            every = np.stack(spread[column])
-            values = np.array([r[stem] for r in rows], dtype=float)
-            known = np.isfinite(values)
-            mean[stem] = float(values[known].mean()) if known.any() else np.nan
-            part = every[known]
-            ok = np.isfinite(part)
-            with np.errstate(invalid="ignore"):
-                means = np.where(ok, part, 0).sum(0) / ok.sum(0)
-            mean[f"{column}_lo"], mean[f"{column}_hi"] = _interval(means)
-        for count in counts.values():
-            mean[count] = sum(int(str(r[count])) for r in rows)
-        rows.append(mean)
-    return pd.DataFrame(rows, columns=COLUMNS)
+                resampled[i] = (weight @ values[known]) / weight.sum(1)
+            table.loc[finding, [mean, count]] = _mean(values[known]), known.sum()
+        of_findings = table.loc[found, mean].to_numpy(dtype=float)
+        known = np.isfinite(of_findings)
+        table.loc["mean", [mean, count]] = _mean(of_findings[known]), table[count].sum()
+        with np.errstate(invalid="ignore"):
+            means = np.nansum(resampled[known], 0) / np.isfinite(resampled[known]).sum(0)
+        intervals = [_interval(row) for row in (*resampled, means)]
+        table[[f"{column}_lo", f"{column}_hi"]] = intervals
+        table[count] = table[count].astype(int)
+    return table.reset_index()[COLUMNS]
 
 
-def _interval(means: npt.NDArray[np.float64]) -> tuple[float, float]:
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else np.nan
+
+
+def _interval(means: Floats) -> tuple[float, float]:
     known = means[np.isfinite(means)]
     if len(known) < 2:
-        return float("nan"), float("nan")
+        return np.nan, np.nan
     lo, hi = np.percentile(known, [2.5, 97.5])
     return float(lo), float(hi)
-
-
-# Score trained classifiers' maps against finding masks on the films' own grid (CheXlocalize).
-
-
-BATCH = 8
-CUTOFF = 0.5
 
 
 def score(
@@ -197,97 +161,86 @@ def score(
     size: int = 224,
     how: Explain | None = None,
     distil: Distil | None = None,
-    cutoff: float = CUTOFF,
+    cutoff: float = 0.5,
     limit: int | None = None,
 ) -> pd.DataFrame:
-    """Localise findings and judge by CheXlocalize's protocol, see `dollkit.labels.chexlocalize`.
+    """Table of `localisation_table` for trained classifiers and a data set's own masks.
 
     Args:
         folder: holds the data set.
-        classifiers: folders, see `making.find_classifiers`.
+        classifiers: folders, see `find_classifiers`.
         out: CSV file of the table; the cases go beside it, as ``NAME.cases.csv``.
         dataset: name of any data set whose reader gives masks of findings.
-        split: ``test``, ``valid`` or ``train``.
         size: side in pixels that the classifiers learnt at.
-        how, distil: settings; None: the defaults, which cut by Otsu's threshold.
         cutoff: mean probability from which a finding is called; below it, its mask is empty.
         limit: only the first films with a mask.
-
-    Returns:
-        Table of `localisation.table`, 1,000 bootstraps over patients.
     """
     if not 0 <= cutoff < 1:
         raise InputError(f"parameter 'cutoff' is {cutoff}: it must lie in [0, 1)")
     folders = find_classifiers(classifiers)
-    one = named(dataset)
-    table = one.read(one.locate(folder)).get("films")
+    reader = named(dataset)
+    table = reader.read(reader.locate(folder)).get("films")
     known = [] if table is None else [c for c in table.mask_classes if c in PATHOLOGIES]
     if table is None or not known:
         raise InputError(f"{folder}: {dataset} has no masks of findings to judge by")
-    rows = _rows(table, split, known)[:limit]
-    if not rows:
+    chosen = (table.films["split"] == split) & table.masks[known].notna().any(axis=1)
+    rows = np.flatnonzero(chosen)[:limit]
+    if not len(rows):
         raise InputError(f"{folder}: no film of split {split!r} has a mask of a finding")
-    check_files(_part(table, rows))
+    films, masks = (t.iloc[rows].reset_index(drop=True) for t in (table.films, table.masks))
+    table = replace(table, films=films, masks=masks)
+    check_files(table)
     models = load_classifiers(folders, compute.device())
     how, distil = how or Explain(), distil or Distil()
-    parts = []
-    bar = tqdm(total=len(rows), desc="score", unit="film", disable=None)
-    for start in range(0, len(rows), BATCH):
-        some = rows[start : start + BATCH]
-        parts.append(_judge(table, some, known, models, size, how, distil, cutoff))
-        bar.update(len(some))
-    bar.close()
-    cases = pd.concat(parts, ignore_index=True)
-    made = localisation_table(cases)
+    starts = tqdm(range(0, len(rows), BATCH), desc="score", disable=None)
+    parts = [_score_films(table, i, known, models, size, how, distil, cutoff) for i in starts]
+    scores = pd.concat(parts, ignore_index=True)
+    result = localisation_table(scores)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        cases.to_csv(out.with_suffix(".cases.csv"), index=False, lineterminator="\n")
-        made.to_csv(out, index=False, lineterminator="\n")
+        scores.to_csv(out.with_suffix(".cases.csv"), index=False, lineterminator="\n")
+        result.to_csv(out, index=False, lineterminator="\n")
     except OSError as error:
         raise unwritable(out.parent, error) from None
-    return made
+    return result
 
 
-def _rows(table: FilmTable, split: str, known: Sequence[str]) -> list[int]:
-    own = table.films["split"].to_numpy() == split
-    has = table.masks[list(known)].notna().any(axis=1).to_numpy()
-    return [int(i) for i in np.flatnonzero(own & has)]
-
-
-def _part(table: FilmTable, rows: Sequence[int]) -> FilmTable:
-    films, masks = (t.iloc[list(rows)].reset_index(drop=True) for t in (table.films, table.masks))
-    return replace(table, films=films, masks=masks)
-
-
-def _judge(
-    table: FilmTable, rows: Sequence[int], known: Sequence[str], models: Mapping[str, Classifier],
-    size: int, how: Explain, distil: Distil, cutoff: float,
-) -> pd.DataFrame:  # fmt: skip
-    """Cases of some films."""
-    where = next(iter(models.values())).head.weight.device
-    films = table.films.iloc[list(rows)]
+def _score_films(
+    table: FilmTable,
+    start: int,
+    known: Sequence[str],
+    models: Mapping[str, Classifier],
+    size: int,
+    how: Explain,
+    distil: Distil,
+    cutoff: float,
+) -> pd.DataFrame:
+    """Cases of `BATCH` films from `start` on."""
+    films = table.films.iloc[start : start + BATCH]
+    ids = films["image_id"].astype(str).to_list()
     native = [load_image(p, table.depths, table.any_ending) for p in films["path"]]
     images = np.stack([fit(image, size) for image in native])
-    x = compute.to_input(images, where)
+    x = compute.to_input(images, next(iter(models.values())).head.weight.device)
     with torch.inference_mode():
         p = torch.stack([torch.sigmoid(m(x).float()) for m in models.values()]).mean(0)
     called = p.cpu().numpy() >= cutoff
-    ids = films["image_id"].astype(str).to_list()
     truth: dict[tuple[str, str], npt.NDArray[np.uint8]] = {}
     targets: list[list[int]] = []
-    for i, row in enumerate(rows):
-        masks = {f: table.masks[f].iloc[row] for f in known}
-        own = {f: m for f, m in masks.items() if m is not None}
-        h, w = native[i].shape
-        truth |= {(ids[i], f): (m.load(h, w) == 1).astype(np.uint8) for f, m in own.items()}
-        targets.append([FINDINGS.index(f) for f in own if called[i, FINDINGS.index(f)]])
-    pairs = [(i, FINDINGS[t]) for i, wanted in enumerate(targets) for t in wanted]
+    for i, image in enumerate(native):
+        masks = {f: table.masks[f].iloc[start + i] for f in known}
+        masks = {f: mask for f, mask in masks.items() if mask is not None}
+        truth |= {
+            (ids[i], f): (m.load(*image.shape) == 1).astype(np.uint8) for f, m in masks.items()
+        }
+        channels = [FINDINGS.index(f) for f in masks]
+        targets.append([c for c in channels if called[i, c]])
     maps: dict[tuple[str, str], npt.NDArray[np.floating]] = {}
-    if pairs:
+    if any(targets):
         made = explain_all(models, x, targets, how)
-        names, of = [f for _, f in pairs], [i for i, _ in pairs]
-        boosted, _, _ = label(made.maps, made.probability, distil, names, images[of])
-        maps = {(ids[i], f): m for (i, f), m in zip(pairs, boosted, strict=True)}
+        of = np.repeat(np.arange(len(ids)), [len(channels) for channels in targets])
+        names = [FINDINGS[c] for channels in targets for c in channels]
+        boosted, _, _ = steps.distil(made.maps, made.probability, distil, names, images[of])
+        maps = {(ids[i], f): m for i, f, m in zip(of, names, boosted, strict=True)}
     rules = {f: str(distil.rule(f)) for f in (*known, OTHER)}
     patients = dict(zip(ids, films["patient_id"].astype(str), strict=True))
-    return cases(maps, truth, patients, rules)
+    return score_cases(maps, truth, patients, rules)

@@ -1,28 +1,242 @@
-"""One call for all formats: into a new folder, whole or not at all, with its card."""
+"""The label set in other ecosystems' formats: COCO, PNG masks, nnU-Net v2, parquet."""
 
 from __future__ import annotations
 
+import csv
+import json
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from pycocotools import mask as coco_mask
 
 from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS
+from dollkit.common.findings import FINDINGS, index
+from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.data.store_writer import unwritable
-from dollkit.labels import export_formats, export_others
-from dollkit.labels.card import card
-from dollkit.labels.export_formats import Selection
 from dollkit.labels.store import LabelStore
 
-# The label set in other ecosystems' formats: COCO, PNG masks, nnU-Net v2, parquet.
+FIRST = 500
+"""nnU-Net data set of channel c has the id FIRST + c; ids to 500 are often taken."""
+SPLITS = {"train": "train", "valid": "validation", "test": "test"}
+"""Our name of a split -> the Hugging Face Hub's."""
+README = """\
+DoLL labels of chest radiographs
+================================
+
+Weak labels from explanations of classifiers, which no person drew or checked: to pre-train
+networks, not for decisions about patients. They inherit the terms of the data set that the films
+are from. {films}
+
+Values: 0 background, 1 finding, 255 ignore (left out of any loss or score). A film without a label
+of a finding may still show it.
+
+{files}
+"""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Part of a label store.
+
+    Attributes:
+        pairs: rows of the store's table, with their own numbers as index.
+        films: the film store, if film pixels are to go along.
+        names: `image_id` -> name that every file system takes.
+    """
+
+    store: LabelStore
+    pairs: pd.DataFrame
+    films: Store | None
+    names: dict[str, str]
+
+    def rows(self) -> Iterator[tuple[int, pd.Series[Any], str]]:
+        """Number in the store, row of the table, and file name of each label."""
+        for pair, row in self.pairs.iterrows():
+            yield int(str(pair)), row, self.names[row["image_id"]]
+
+    def write_films(self, folder: Path, ending: str = ".png") -> None:
+        """Films as grey PNG files, if films are to go along."""
+        if self.films is not None:
+            folder.mkdir(parents=True)
+            for image_id, row in self.pairs.groupby("image_id", sort=False)["row"].first().items():
+                name = self.names[str(image_id)]
+                Image.fromarray(self.films.images[row]).save(folder / f"{name}{ending}")
+
+
+def file_names(image_ids: Sequence[str]) -> dict[str, str]:
+    """A file name without ending for each film: letters, digits, ``.``, ``_`` and ``-`` only."""
+    names: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for image_id in image_ids:
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).lstrip(".-") or "_"
+        # Some file systems do not tell letters by case.
+        other = taken.setdefault(name.lower(), image_id)
+        if other != image_id:
+            raise InputError(
+                f"films {other!r} and {image_id!r} would both be written as {name!r}: rename one"
+            )
+        names[image_id] = name
+    return names
+
+
+def write_coco(chosen: Selection, out: Path) -> str:
+    """Write ``annotations.json`` and, with films, ``images/``; returns a text on the files.
+
+    A label is an annotation of the finding, and one with ``iscrowd`` 1 of the pixels to ignore,
+    where COCO's own scoring counts a detection neither way. Field format: cocodataset.org.
+    """
+    chosen.write_films(out / "images")
+    size = {"width": chosen.store.size, "height": chosen.store.size}
+    numbers = {name: i for i, name in enumerate(chosen.pairs["image_id"].unique(), start=1)}
+    images = [
+        {"id": i, "file_name": f"{chosen.names[name]}.png", **size, "film": name}
+        for name, i in numbers.items()
+    ]
+    categories = [
+        {"id": 1 + channel, "name": name, "supercategory": "finding"}
+        for channel, name in enumerate(FINDINGS)
+    ]
+    head = {
+        "info": {"description": "DoLL labels of chest radiographs", "version": "1"},
+        "licenses": [{"id": 1, "name": "the terms of the films' data set", "url": ""}],
+        "categories": categories,
+        "images": images,
+    }
+    with (out / "annotations.json").open("w", encoding="utf-8") as file:
+        # Piece by piece: the annotations of a large set are more than memory should hold.
+        file.write(json.dumps(head)[:-1] + ', "annotations": [')
+        for number, annotation in enumerate(_annotations(chosen, numbers), start=1):
+            comma = "," if number > 1 else ""
+            file.write(f"{comma}\n{json.dumps({'id': number, **annotation})}")
+        file.write("]}\n")
+    return "annotations.json: COCO instances; iscrowd 1 marks the pixels to ignore."
+
+
+def _annotations(chosen: Selection, numbers: dict[str, int]) -> Iterator[dict[str, Any]]:
+    for pair, row, _ in chosen.rows():
+        label = chosen.store.label(pair)
+        for value, crowd in ((1, 0), (IGNORE, 1)):
+            if not (label == value).any():
+                continue
+            runs = coco_mask.encode(np.asfortranarray(label == value, np.uint8))
+            yield {
+                "image_id": numbers[row["image_id"]],
+                "category_id": 1 + index(row["finding"]),
+                "segmentation": {"size": [*label.shape], "counts": runs["counts"].decode("ascii")},
+                "area": int(coco_mask.area(runs)),
+                "bbox": [float(v) for v in coco_mask.toBbox(runs)],
+                "iscrowd": crowd,
+                "label": pair,
+            }
+
+
+def write_png(chosen: Selection, out: Path) -> str:
+    """Write ``masks/``, ``masks.csv`` and, with films, ``images/``; returns a text on the files."""
+    chosen.write_films(out / "images")
+    with (out / "masks.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["file", *chosen.pairs.columns])
+        for pair, row, name in chosen.rows():
+            path = f"masks/{row['finding'].lower().replace(' ', '_')}/{name}.png"
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(chosen.store.label(pair)).save(out / path)
+            table.writerow([path, *row])
+    return "masks/<finding>/<film>.png: 8-bit grey (1 looks black). masks.csv: what each one is."
+
+
+def write_nnunet(chosen: Selection, out: Path) -> str:
+    """Write an nnU-Net v2 data set per finding; returns a text on the files.
+
+    Findings of one film overlap, and a pixel of an nnU-Net label file holds one integer. The name
+    ``ignore`` and the highest value are what nnU-Net gives a partial loss to.
+    """
+    for finding, pairs in chosen.pairs.groupby("finding"):
+        some = Selection(chosen.store, pairs, chosen.films, chosen.names)
+        number, camel = FIRST + index(str(finding)), str(finding).title().replace(" ", "")
+        folder = out / f"Dataset{number}_DoLL_{camel}"
+        (folder / "labelsTr").mkdir(parents=True)
+        some.write_films(folder / "imagesTr", "_0000.png")
+        for pair, _, name in some.rows():
+            label = some.store.label(pair)
+            label[label == IGNORE] = 2
+            Image.fromarray(label).save(folder / "labelsTr" / f"{name}.png")
+        description = {
+            "channel_names": {"0": "radiograph"},
+            "labels": {"background": 0, finding: 1, "ignore": 2},
+            "numTraining": len(pairs),
+            "file_ending": ".png",
+            "overwrite_image_reader_writer": "NaturalImage2DIO",
+            "name": f"DoLL {finding}",
+            "licence": "the terms of the films' data set",
+        }
+        _write_json(folder / "dataset.json", description)
+        if chosen.films is not None:
+            split = chosen.films.films["split"].to_numpy()
+            sides = {
+                side: [name for _, row, name in some.rows() if split[row["row"]] == part]
+                for side, part in (("train", "train"), ("val", "valid"))
+            }
+            if all(sides.values()):
+                _write_json(folder / "splits_final.json", [sides])
+    return """\
+One nnU-Net v2 data set per finding, for nnUNet_raw; here 2 is ignore. Without films, put your own
+into imagesTr/<film>_0000.png. Copy splits_final.json to nnUNet_preprocessed/<data set>, so that no
+patient is on both sides, and train fold 0."""
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_parquet(chosen: Selection, out: Path) -> str:
+    """Write ``data/<split>.parquet`` by the package `datasets`; returns a text on the files."""
+    try:
+        import datasets
+    except ImportError:
+        raise InputError("parquet needs the package datasets: pip install datasets") from None
+    kinds = chosen.pairs.dtypes.astype(str).replace({"object": "string", "str": "string"})
+    features = {str(name): datasets.Value(kind) for name, kind in kinds.items()}
+    features["mask"] = datasets.Image()
+    split = pd.Series("train", chosen.pairs.index)
+    if chosen.films is not None:
+        features["image"] = datasets.Image()
+        split[:] = chosen.films.films["split"].to_numpy()[chosen.pairs["row"]]
+
+    def examples(pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:
+        for pair, row in pairs.iterrows():
+            example = {**row, "mask": Image.fromarray(chosen.store.label(int(str(pair))))}
+            if chosen.films is not None:
+                example["image"] = Image.fromarray(chosen.films.images[row["row"]])
+            yield example
+
+    (out / "data").mkdir()
+    for ours, theirs in SPLITS.items():
+        if (split == ours).any():
+            table = datasets.Dataset.from_generator(
+                examples,
+                datasets.Features(features),
+                cache_dir=str(out / "cache"),
+                gen_kwargs={"pairs": chosen.pairs[split == ours]},
+            )
+            table.to_parquet(out / "data" / f"{theirs}.parquet")
+            del table
+    shutil.rmtree(out / "cache")
+    return "data/<split>.parquet: a label a row; without films all is train."
 
 
 FORMATS: dict[str, Callable[[Selection, Path], str]] = {
-    "coco": export_formats.write_coco,
-    "png": export_formats.write_png_labels,
-    "nnunet": export_others.write_nnunet,
-    "parquet": export_others.write_parquet,
+    "coco": write_coco,
+    "png": write_png,
+    "nnunet": write_nnunet,
+    "parquet": write_parquet,
 }
 
 
@@ -33,29 +247,29 @@ def export(
     *,
     findings: Sequence[str] = FINDINGS,
     films: Store | None = None,
-    negatives: bool = False,
 ) -> Path:
-    """Write a label store in another format.
+    """Write a label store in another format, whole or not at all; returns `out`.
 
     Args:
-        store: the label store.
-        out: new or empty folder; it gets the data set and its card, ``README.md``.
+        out: new or empty folder.
         to: one of `FORMATS`.
         findings: only labels of these.
         films: the film store. With it film pixels are written too: most data sets may not be
             passed on, so this is never done unasked.
-        negatives: for ``nnunet``: labelled films without a finding go into its data set as all
-            background. Uncertain ones do not.
-
-    Returns:
-        `out`.
     """
     out = Path(out)
     if to not in FORMATS:
         raise InputError(f"format {to!r}: use one of {', '.join(FORMATS)}")
-    if negatives and (to != "nnunet" or films is None):
-        raise InputError("--negatives goes with --to nnunet and --films: leave it out")
-    chosen = Selection(store, tuple(findings), films, negatives)
+    for finding in findings:
+        index(finding)  # refuses an unknown one
+    pairs = store.pairs[store.pairs["finding"].isin(findings)]
+    if pairs.empty:
+        raise InputError(
+            f"{store.path}: no label of {', '.join(findings)}: see python -m dollkit.labels show"
+        )
+    if films is not None:
+        store.check_films(films)
+    chosen = Selection(store, pairs, films, file_names(pairs["image_id"].unique().tolist()))
     part = out.with_name(out.name + ".part")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -63,11 +277,9 @@ def export(
         if part.exists():  # an export that was stopped
             shutil.rmtree(part)
         part.mkdir(parents=True)
-        section = FORMATS[to](chosen, part)
-        listed = []
-        if to == "parquet":
-            listed = [(split, f"data/{split}-*") for split in export_others.splits(chosen)]
-        text = card(store, section, listed, chosen.findings, films is not None)
+        files = FORMATS[to](chosen, part)
+        pixels = "They hold no film pixels." if films is None else "FILM PIXELS ARE IN HERE."
+        text = README.format(films=pixels, files=files)
         (part / "README.md").write_text(text, encoding="utf-8")
         if out.exists():
             out.rmdir()

@@ -1,10 +1,11 @@
-"""Judge labels against the masks of the findings, one factor of their making changed at a time."""
+"""Judge labels against masks of the findings: ablations, and rules tuned on validation films."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,277 +17,46 @@ from dollkit.classifiers.model import Classifier, split_rows
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.data.store import Store
-from dollkit.explanations import EXPLAINERS, ensemble
-from dollkit.explanations.ensemble import Explain, Explained, explain_all
-from dollkit.labels import Distil, distil, scale
+from dollkit.explanations import EXPLAINERS
+from dollkit.explanations.ensemble import BY_FINDING, Explain, Explained, explain_all
 from dollkit.labels.make import Rows, batches
-from dollkit.labels.steps import sharpen
-from dollkit.labels.threshold_rules import OTHER, RULES
-from dollkit.labels.tuning import tune
+from dollkit.labels.steps import (
+    Bytes,
+    Distil,
+    FloatMaps,
+    boost,
+    consensus,
+    distil,
+    refine,
+    scale,
+    sharpen,
+)
+from dollkit.labels.threshold_rules import COLUMNS, OTHER, RULES, Rule
 from dollkit.training import metrics
-
-EXAMPLES = ("image", "finding", "image_id", "map", "label", "truth", "iou")
 
 CASE_COLUMNS = [
     "image_id", "patient_id", "finding", "explainer", "classifiers", "n_classifiers", "variant",
     "factor", "value", "iou_matched", "iou_label", "iou_chance", "precision", "recall", "hit",
     "iou_prior", "energy", "area",
 ]  # fmt: skip
-
-
-def has_truth(store: Store) -> bool:
-    """Does the store hold masks of any finding to judge labels against?"""
-    return any(f in store.mask_classes for f in PATHOLOGIES)
-
-
-def judged_rows(store: Store, split: str, limit: int) -> Rows:
-    """First `limit` films of a split with a positive finding whose mask is known.
-
-    In a store without any such mask: with a positive finding.
-    """
-    rows = split_rows(store, split)
-    known = [f for f in PATHOLOGIES if f in store.mask_classes]
-    if not known:
-        found = (store.states[rows][:, 1:] == POSITIVE).any(1)
-        return np.asarray(rows[found][:limit])
-    valid = store.mask_valid(rows, known)
-    states = store.states[rows][:, [FINDINGS.index(f) for f in known]]
-    usable = ((states == POSITIVE) & valid).any(1)
-    chosen: Rows = rows[usable][:limit]
-    return chosen
-
-
-def reference_rows(store: Store) -> Rows | None:
-    """Training films whose finding masks are known, for the anatomy prior; None without any."""
-    rows = split_rows(store, "train")
-    known = [f for f in PATHOLOGIES if f in store.mask_classes]
-    valid = store.mask_valid(rows, known).all(1)
-    return rows[valid] if valid.any() else None
-
-
-@dataclass
-class Judgement:
-    """Per-case rows, and for the shipped labels the arrays behind them."""
-
-    cases: pd.DataFrame
-    examples: dict[str, npt.NDArray[np.generic]]
-
-
-def judge(
-    models: Mapping[str, Classifier],
-    store: Store,
-    rows: Rows,
-    wanted: Sequence[Variant],
-    reference: Rows | None,
-) -> Judgement:
-    """Score label variants against the masks of the findings.
-
-    Args:
-        rows: films to judge on, none of which trained a classifier.
-        wanted: variants; the first is the shipped one.
-        reference: films whose masks make the anatomy prior (training patients); None uses the
-            other judged patients, one left out at a time.
-
-    Returns:
-        `Judgement`; cases have the columns image_id, patient_id, finding, explainer, classifiers,
-        n_classifiers, variant, factor, value, iou_matched, iou_label, iou_chance, iou_prior,
-        precision, recall, hit, energy (share of the map inside the truth), area (share of the
-        film that the truth covers).
-    """
-    where = next(iter(models.values())).head.weight.device
-    frames: list[pd.DataFrame] = []
-    kept: dict[str, list[npt.NDArray[np.generic]]] = {
-        k: [] for k in (*EXAMPLES, "maps", "probability")
-    }
-    bar, films = tqdm(total=len(rows), desc="judge", unit="film", disable=None), 0
-    for chosen, x, targets in _judgeable(store, rows, where):
-        pairs = _pairs(chosen, targets)
-        if pairs:
-            truth = _truth(store, pairs)
-            seen = truth.reshape(len(truth), -1).any(1)
-            here = [v for v in wanted if not v.films or films < v.films]
-            settings = dict.fromkeys(v.explain for v in here)
-            made = {s: explain_all(models, x, targets, s) for s in settings}
-            for v in here:
-                frame, arrays = _score(store, v, list(models), made[v.explain], pairs, truth)
-                frames.append(frame.iloc[np.flatnonzero(seen)])
-                if v.factor == "shipped":
-                    arrays |= _each(v, made[v.explain], arrays)
-                    for key, value in arrays.items():
-                        kept[key].append(value[seen])
-        films += len(chosen)
-        bar.update(len(chosen))
-    bar.close()
-    if not frames:
-        raise InputError(f"{store.path}: none of the {len(rows)} films has a mask to judge against")
-    cases = pd.concat(frames, ignore_index=True)
-    examples = {k: np.concatenate(v) for k, v in kept.items()}
-    examples["classifiers"] = np.array(list(models), "U")
-    shipped = cases["variant"] == "shipped"
-    prior = _prior(store, cases[shipped], examples["truth"], reference)
-    case = ["image_id", "finding"]
-    per_case = pd.Series(prior, index=pd.MultiIndex.from_frame(cases.loc[shipped, case]))
-    cases["iou_prior"] = per_case.reindex(pd.MultiIndex.from_frame(cases[case])).to_numpy()
-    return Judgement(cases, examples)
-
-
-def tuned(
-    models: Mapping[str, Classifier], store: Store, rows: Rows, how: Explain, settings: Distil
-) -> pd.DataFrame | None:
-    """Each finding's threshold rule and smoothing, chosen on films whose masks are known.
-
-    Args:
-        rows: films to tune on, none of which is judged later, such as
-            ``judged_rows(store, "valid", n)``.
-
-    Returns:
-        Table of `dollkit.labels.tuning.tune`; None if no film has a mask of a positive finding.
-    """
-    where = next(iter(models.values())).head.weight.device
-    parts: list[list[npt.NDArray[np.generic]]] = []
-    for chosen, x, targets in _judgeable(store, rows, where):
-        pairs = _pairs(chosen, targets)
-        if pairs:
-            maps, probability, *_ = explain_all(models, x, targets, how)
-            at = np.array([r for r, _ in pairs])
-            names = np.array([FINDINGS[t] for _, t in pairs])
-            truth = _truth(store, pairs)
-            parts.append([maps.swapaxes(0, 1), probability.T, names, store.images[at], truth])
-    if not parts or not any(p[4].any() for p in parts):
-        return None
-    maps, probability, names, films, truth = (np.concatenate(p) for p in zip(*parts, strict=True))
-    return tune(maps.swapaxes(0, 1), probability.T, settings, list(names), films, truth)
-
-
-def _judgeable(
-    store: Store, rows: Rows, where: torch.device
-) -> Iterator[tuple[Rows, torch.Tensor, list[list[int]]]]:
-    """Batches whose targets are the positive findings with a known mask."""
-    known = {f for f in PATHOLOGIES if f in store.mask_classes}
-    for chosen, x, found in batches(store, rows, 16, where):
-        targets = [
-            [
-                t for t in wanted
-                if FINDINGS[t] in known and store.mask_valid(np.array([r]), [FINDINGS[t]])[0, 0]
-            ]
-            for r, wanted in zip(chosen, found, strict=True)
-        ]  # fmt: skip
-        yield chosen, x, targets
-
-
-def _pairs(chosen: Rows, targets: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """(row, channel) of each target, film by film."""
-    return [(int(r), t) for r, wanted in zip(chosen, targets, strict=True) for t in wanted]
-
-
-def _truth(store: Store, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint8]:
-    return np.stack([store.masks(np.array([r]), [FINDINGS[t]])[0, 0] for r, t in pairs])
-
-
-def unjudged(
-    models: Mapping[str, Classifier], store: Store, rows: Rows, shipped: Variant
-) -> Judgement:
-    """Labels of some films without a truth to judge them by: no cases, but arrays for pictures.
-
-    Their `truth` is empty and their `iou` NaN.
-    """
-    where = next(iter(models.values())).head.weight.device
-    parts: list[dict[str, npt.NDArray[np.generic]]] = []
-    for chosen, x, found in batches(store, rows, 16, where):
-        targets = [[t for t in wanted if t > 0] for wanted in found]
-        pairs = _pairs(chosen, targets)
-        if pairs:
-            made = explain_all(models, x, targets, shipped.explain)
-            nothing = np.zeros((len(pairs), store.size, store.size), np.uint8)
-            _, arrays = _score(store, shipped, list(models), made, pairs, nothing)
-            parts.append({**arrays, **_each(shipped, made, arrays)})
-    if not parts:
-        raise InputError(f"{store.path}: none of the {len(rows)} films has a positive finding")
-    examples = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-    examples["classifiers"] = np.array(list(models), "U")
-    return Judgement(pd.DataFrame(columns=CASE_COLUMNS), examples)
-
-
-def _each(
-    v: Variant, made: Explained, arrays: Mapping[str, npt.NDArray[np.generic]]
-) -> dict[str, npt.NDArray[np.generic]]:
-    """Boosted map of every classifier alone, (pairs, K, S, S), and its probability, (pairs, K)."""
-    films = np.asarray(arrays["image"], np.uint8)
-    names = [str(f) for f in arrays["finding"]]
-    scaled = [scale(m, v.distil.part, v.distil.percentile) for m in made.maps]
-    boosted = [sharpen(m, v.distil, names, films) for m in scaled]
-    return {"maps": np.stack(boosted, 1).astype(np.float16), "probability": made.probability.T}
-
-
-def _score(
-    store: Store, v: Variant, names: list[str], made: Explained,
-    pairs: list[tuple[int, int]], truth: npt.NDArray[np.uint8],
-) -> tuple[pd.DataFrame, dict[str, npt.NDArray[np.generic]]]:  # fmt: skip
-    use = [names.index(n) for n in v.classifiers]
-    at = np.array([r for r, _ in pairs])
-    names_of = [FINDINGS[t] for _, t in pairs]
-    finding, films = np.array(names_of), store.images[at]
-    maps, label, _ = distil(made.maps[use], made.probability[use], v.distil, names_of, films)
-    precision, recall = metrics.precision_recall(label, truth)
-    overlap = metrics.iou_matched(maps, truth)
-    frame = pd.DataFrame(
-        {
-            "image_id": store.films["image_id"].to_numpy()[at],
-            "patient_id": store.films["patient_id"].to_numpy()[at],
-            "finding": finding,
-            "explainer": v.explain.explainer,
-            "classifiers": "+".join(v.classifiers),
-            "n_classifiers": len(v.classifiers),
-            "variant": v.name,
-            "factor": v.factor,
-            "value": v.value,
-            "iou_matched": overlap,
-            "iou_label": metrics.iou_of_masks((label == 1).astype(np.uint8), truth),
-            "iou_chance": metrics.iou_chance(truth),
-            "precision": precision,
-            "recall": recall,
-            "hit": metrics.hit(maps, truth).astype(int),
-            "energy": metrics.energy(maps, truth),
-            "area": metrics.area(truth),
-        }
-    )
-    arrays: dict[str, npt.NDArray[np.generic]] = {
-        "image": films, "finding": finding,
-        "image_id": frame["image_id"].to_numpy().astype("U"), "map": maps.astype(np.float16),
-        "label": label, "truth": truth, "iou": overlap,
-    }  # fmt: skip
-    return frame, arrays
-
-
-def _prior(
-    store: Store, cases: pd.DataFrame, truth: npt.NDArray[np.uint8], reference: Rows | None
-) -> npt.NDArray[np.float64]:
-    out = np.full(len(cases), np.nan)
-    finding = cases["finding"].to_numpy()
-    patients = cases["patient_id"].to_numpy().astype(object)
-    for f in np.unique(finding):
-        own = finding == f
-        masks = None
-        if reference is not None:
-            positive = reference[store.states[reference, FINDINGS.index(f)] == POSITIVE][:400]
-            masks = store.masks(positive, [f])[:, 0]
-        maps = metrics.prior_maps(truth[own], patients[own], masks)
-        out[own] = metrics.iou_matched(maps, truth[own])
-    return out
-
-
-# Ways of making labels that are judged side by side: one factor changed at a time.
-
-
 OCCLUSION = "occlusion"
+BATCH = 16
+"""Films that are explained at a time."""
+SMOOTHS = (0.01, 0.015, 0.02, 0.03)
+PEAKS = tuple(round(0.1 + 0.05 * i, 2) for i in range(15))
+AREAS = (0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2)
+CANDIDATES = (
+    Rule("otsu"), *(Rule("peak", p) for p in PEAKS), *(Rule("quantile", a) for a in AREAS)
+)  # fmt: skip
+FEWEST = 3
+"""A finding with fewer tuning films gets the rule that serves the others best."""
+
+Arrays = dict[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One changed factor: which classifiers, which explainer settings, which label settings.
-
-    `films`: judged on the first so many films only; 0: on all.
-    """
+    """One changed factor; judged on the first `films` films only, 0: on all."""
 
     factor: str
     value: str
@@ -306,8 +76,7 @@ def variants(
     """The shipped settings first, then one factor changed at a time.
 
     Every subset of the classifiers; the other explainers; fixed numbers of steps and the other
-    baselines, where there is a path; and each step of `labels.Distil` switched. Variants that
-    differ in `distil` or `classifiers` alone share their explanations.
+    baselines, where there is a path; and each step of `Distil` switched.
 
     Args:
         occluded: films to judge occlusion on, which is slow; 0 leaves it out.
@@ -318,51 +87,337 @@ def variants(
     for k in range(1, len(every)):
         for some in itertools.combinations(every, k):
             out.append(Variant("classifiers", "+".join(some), some, how, settings))
+
+    def explained(factor: str, value: str, changed: Explain, films: int = 0) -> None:
+        out.append(Variant(factor, value, every, changed, settings, films))
+
     for other in EXPLAINERS:
         if other not in (how.explainer, OCCLUSION):
-            changed = replace(how, explainer=other)
-            out.append(Variant("explainer", other, every, changed, settings))
+            explained("explainer", other, replace(how, explainer=other))
     if occluded:
-        hidden = replace(how, explainer=OCCLUSION)
-        out.append(Variant("explainer", OCCLUSION, every, hidden, settings, occluded))
+        explained("explainer", OCCLUSION, replace(how, explainer=OCCLUSION), occluded)
     if how.explainer == "ig":  # the others have no path
-        out += _paths(every, how, settings, few)
-    for field, value, new in _switched(settings):
-        out.append(Variant(field, value, every, how, new))
+        for steps in (1, 4, 16):
+            if steps != how.steps:
+                explained("steps", str(steps), replace(how, steps=steps), few)
+        for kind in (BY_FINDING, "black", "white", "blur"):
+            if kind != how.kind:
+                explained("baseline", kind, replace(how, kind=kind), few)
+    out += [Variant(f, value, every, how, changed) for f, value, changed in _switched(settings)]
     return out
 
 
-def _paths(every: tuple[str, ...], how: Explain, settings: Distil, few: int) -> list[Variant]:
-    """Fixed numbers of steps, and the other baselines."""
-    out = []
-    for steps in (1, 4, 16):
-        if steps != how.steps:
-            changed = replace(how, steps=steps)
-            out.append(Variant("steps", str(steps), every, changed, settings, few))
-    for kind in (ensemble.BY_FINDING, "black", "white", "blur"):
-        if kind != how.kind:
-            out.append(Variant("baseline", kind, every, replace(how, kind=kind), settings, few))
-    return out
-
-
-def _switched(settings: Distil) -> list[tuple[str, str, Distil]]:
+def _switched(settings: Distil) -> Iterator[tuple[str, str, Distil]]:
     """Factor, value and settings of every step of `Distil` switched."""
     part = "magnitude" if settings.part == "positive" else "positive"
+    yield "part", part, replace(settings, part=part)
     trust = "all" if settings.trust == "agree" else "agree"
-    out = [("part", part, replace(settings, part=part))]
-    out.append(("trust", trust, replace(settings, trust=trust)))
+    yield "trust", trust, replace(settings, trust=trust)
     # Under a tuned threshold the sigmas belong to the maps, which stay: only the rule changes.
     for rule in RULES:
         if settings.threshold == "tuned":
             value = settings.level if rule == "peak" else settings.area
             every = {OTHER: "otsu" if rule == "otsu" else f"{rule} {value:g}"}
-            out.append(("threshold", rule, replace(settings, thresholds=every)))
+            yield "threshold", rule, replace(settings, thresholds=every)
         elif rule != settings.threshold:
-            out.append(("threshold", rule, replace(settings, threshold=rule)))
+            yield "threshold", rule, replace(settings, threshold=rule)
     for smooth in (0.0, 0.01, 0.03, 0.06):
         if smooth != settings.smooth or settings.smooths:
-            one = replace(settings, smooth=smooth, smooths={})
-            out.append(("smooth", f"{smooth:g}", one))
+            yield "smooth", f"{smooth:g}", replace(settings, smooth=smooth, smooths={})
     guide = 0.0 if settings.guide else 0.04
-    out.append(("guide", f"{guide:g}", replace(settings, guide=guide)))
+    yield "guide", f"{guide:g}", replace(settings, guide=guide)
+
+
+def has_truth(store: Store) -> bool:
+    """Does the store hold masks of any finding to judge labels against?"""
+    return bool(_known(store))
+
+
+def _known(store: Store) -> list[str]:
+    return [f for f in PATHOLOGIES if f in store.mask_classes]
+
+
+def judged_rows(store: Store, split: str, limit: int) -> Rows:
+    """First `limit` films of a split with a positive finding whose mask is known.
+
+    In a store without any such mask: with a positive finding.
+    """
+    rows = split_rows(store, split)
+    known = _known(store)
+    if known:
+        positive = store.states[rows][:, [FINDINGS.index(f) for f in known]] == POSITIVE
+        usable = (positive & store.mask_valid(rows, known)).any(1)
+    else:
+        usable = (store.states[rows][:, 1:] == POSITIVE).any(1)
+    return np.asarray(rows[usable][:limit])
+
+
+def reference_rows(store: Store) -> Rows | None:
+    """Training films whose finding masks are known, for the anatomy prior; None without any."""
+    rows = split_rows(store, "train")
+    valid = store.mask_valid(rows, _known(store)).all(1)
+    return rows[valid] if valid.any() else None
+
+
+@dataclass
+class Judgement:
+    """Per-case rows, and for the shipped labels the arrays behind them."""
+
+    cases: pd.DataFrame
+    examples: Arrays
+
+
+def judge(
+    models: Mapping[str, Classifier],
+    store: Store,
+    rows: Rows,
+    wanted: Sequence[Variant],
+    reference: Rows | None,
+) -> Judgement:
+    """Scores of label variants against the masks of the findings.
+
+    Args:
+        rows: films to judge on, none of which trained a classifier.
+        wanted: variants; the first is the shipped one.
+        reference: films whose masks make the anatomy prior (training patients); None uses the
+            other judged patients, one left out at a time.
+    """
+    frames: list[pd.DataFrame] = []
+    examples: list[Arrays] = []
+    bar, films = tqdm(total=len(rows), desc="judge", unit="film", disable=None), 0
+    for batch in _batches(models, store, rows):
+        if batch.names:
+            seen = batch.truth.any((1, 2))
+            here = [v for v in wanted if not v.films or films < v.films]
+            made = {how: batch.explain(how) for how in dict.fromkeys(v.explain for v in here)}
+            for v in here:
+                frame, arrays = _score(store, v, list(models), made[v.explain], batch)
+                frames.append(frame.loc[seen])
+                if v.factor == "shipped":
+                    arrays |= _each(v, made[v.explain], arrays)
+                    examples.append({key: value[seen] for key, value in arrays.items()})
+        films += len(batch.x)
+        bar.update(len(batch.x))
+    bar.close()
+    if not frames:
+        raise InputError(f"{store.path}: none of the {len(rows)} films has a mask to judge against")
+    cases = pd.concat(frames, ignore_index=True)
+    made_of = _joined(examples, list(models))
+    shipped = cases["variant"] == "shipped"
+    prior = _prior(store, cases[shipped], made_of["truth"], reference)
+    case = ["image_id", "finding"]
+    per_case = pd.Series(prior, index=pd.MultiIndex.from_frame(cases.loc[shipped, case]))
+    cases["iou_prior"] = per_case.reindex(pd.MultiIndex.from_frame(cases[case])).to_numpy()
+    return Judgement(cases, made_of)
+
+
+def unjudged(
+    models: Mapping[str, Classifier], store: Store, rows: Rows, shipped: Variant
+) -> Judgement:
+    """Labels of some films without a truth to judge them by: no cases, but arrays for pictures.
+
+    Their `truth` is empty and their `iou` NaN.
+    """
+    examples = []
+    for batch in _batches(models, store, rows, masked=False):
+        if batch.names:
+            made = batch.explain(shipped.explain)
+            _, arrays = _score(store, shipped, list(models), made, batch)
+            examples.append(arrays | _each(shipped, made, arrays))
+    if not examples:
+        raise InputError(f"{store.path}: none of the {len(rows)} films has a positive finding")
+    return Judgement(pd.DataFrame(columns=CASE_COLUMNS), _joined(examples, list(models)))
+
+
+def tuned(
+    models: Mapping[str, Classifier], store: Store, rows: Rows, how: Explain, settings: Distil
+) -> pd.DataFrame | None:
+    """Table of `tune` for films that are not judged later, such as `judged_rows` of ``valid``.
+
+    None if no film has a mask of a positive finding.
+    """
+    parts = []
+    for batch in _batches(models, store, rows):
+        if batch.names:
+            made, films = batch.explain(how), store.images[batch.row]
+            maps, probability = made.maps.swapaxes(0, 1), made.probability.T
+            parts.append((maps, probability, np.array(batch.names), films, batch.truth))
+    if not any(part[-1].any() for part in parts):
+        return None
+    maps, probability, finding, films, truth = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return tune(maps.swapaxes(0, 1), probability.T, settings, list(finding), films, truth)
+
+
+def tune(
+    maps: FloatMaps,
+    probability: FloatMaps,
+    how: Distil,
+    findings: Sequence[str],
+    films: Bytes,
+    truth: Bytes,
+) -> pd.DataFrame:
+    """Smoothing by IoU at matched area, then the rule by IoU of the label, for each finding.
+
+    Ties go to Otsu, then to the smaller number. The row ``other`` holds the sigma and the rule
+    with the best mean over findings: for findings with fewer than `FEWEST` films, and for those
+    that occur later.
+
+    Args:
+        maps, probability, findings, films: as in `distil`, of films that are not judged later.
+        how: all other settings.
+        truth: (pairs, S, S) masks in {0, 1}; pairs with an empty one are left out.
+
+    Returns:
+        finding, rule, smooth, iou (of the label, mean over films), iou_otsu (under Otsu's rule),
+        n; one row per finding, then ``other``.
+    """
+    seen = truth.any((1, 2))
+    if not seen.any():
+        raise InputError("threshold 'tuned': no tuning film has a mask: use otsu or a file")
+    maps, probability, films, truth = maps[:, seen], probability[:, seen], films[seen], truth[seen]
+    names = np.asarray(findings)[seen]
+    mixed = consensus(scale(maps, how.part, how.percentile), probability, how.trust)
+    sharp = [refine(boost(mixed, s), films, how.guide) for s in SMOOTHS]
+    matched = np.stack([metrics.iou_matched(m, truth) for m in sharp])
+    scores = np.stack([_rule_scores(m, truth) for m in sharp])
+    found = [f for f in FINDINGS if (names == f).any()]
+    mean_matched = np.stack([matched[:, names == f].mean(1) for f in found])
+    mean_scores = np.stack([scores[:, :, names == f].mean(2) for f in found])
+    sigma = int(mean_matched.mean(0).argmax())
+    pooled = mean_scores[:, sigma].mean(0)
+    rule = int(pooled.argmax())
+    rows: list[tuple[object, ...]] = []
+    for i, finding in enumerate(found):
+        n = int((names == finding).sum())
+        s = sigma if n < FEWEST else int(mean_matched[i].argmax())
+        r = rule if n < FEWEST else int(mean_scores[i, s].argmax())
+        best, otsu = mean_scores[i, s, [r, 0]]
+        rows.append((finding, str(CANDIDATES[r]), SMOOTHS[s], best, otsu, n))
+    rows.append((OTHER, str(CANDIDATES[rule]), SMOOTHS[sigma], pooled[rule], pooled[0], len(names)))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _rule_scores(maps: FloatMaps, truth: Bytes) -> npt.NDArray[np.float64]:
+    """IoU of each map's label under each candidate rule: (candidates, pairs)."""
+    out = np.zeros((len(CANDIDATES), len(maps)))
+    for j, (m, t) in enumerate(zip(maps, truth, strict=True)):
+        if m.max() <= m.min():
+            continue
+        # Sorted once: any threshold's label is then a number of top pixels.
+        order = np.argsort(-m, axis=None, kind="stable")
+        inside = np.concatenate([[0], np.cumsum(t.reshape(-1)[order])])
+        level = np.array([r.level(m) for r in CANDIDATES], np.float32)
+        called = np.searchsorted(-m.reshape(-1)[order], -level, side="right")
+        out[:, j] = inside[called] / (called + inside[-1] - inside[called])
+    return out
+
+
+class _Batch(NamedTuple):
+    """Some films; row of the store, finding and mask of each pair, film by film."""
+
+    models: Mapping[str, Classifier]
+    x: torch.Tensor
+    targets: list[list[int]]
+    row: Rows
+    names: list[str]
+    truth: Bytes
+
+    def explain(self, how: Explain) -> Explained:
+        return explain_all(self.models, self.x, self.targets, how)
+
+
+def _batches(
+    models: Mapping[str, Classifier], store: Store, rows: Rows, masked: bool = True
+) -> Iterator[_Batch]:
+    """Films and their positive findings; only those with a known mask, or (False) with none."""
+    known, device = _known(store), next(iter(models.values())).head.weight.device
+    for chosen, x, positive in batches(store, rows, BATCH, device):
+        usable = np.full((len(chosen), len(FINDINGS)), not masked)
+        usable[:, 0] = False  # No Finding has no place
+        if masked:
+            usable[:, [FINDINGS.index(f) for f in known]] = store.mask_valid(chosen, known)
+        targets = [[t for t in p if u[t]] for p, u in zip(positive, usable, strict=True)]
+        row = np.repeat(chosen, [len(channels) for channels in targets])
+        names = [FINDINGS[t] for channels in targets for t in channels]
+        truth = np.zeros((len(row), store.size, store.size), np.uint8)
+        if masked:
+            for i, (r, name) in enumerate(zip(row, names, strict=True)):
+                truth[i] = store.masks([int(r)], [name])[0, 0]
+        yield _Batch(models, x, targets, row, names, truth)
+
+
+def _joined(examples: Sequence[Arrays], models: Sequence[str]) -> Arrays:
+    arrays = {key: np.concatenate([e[key] for e in examples]) for key in examples[0]}
+    return arrays | {"classifiers": np.array(models, "U")}
+
+
+def _each(v: Variant, made: Explained, arrays: Arrays) -> Arrays:
+    """Boosted map of every classifier alone, (pairs, K, S, S), and its probability, (pairs, K)."""
+    films, names = np.asarray(arrays["image"], np.uint8), [str(f) for f in arrays["finding"]]
+    scaled = [scale(m, v.distil.part, v.distil.percentile) for m in made.maps]
+    boosted = [sharpen(m, v.distil, names, films) for m in scaled]
+    return {"maps": np.stack(boosted, 1).astype(np.float16), "probability": made.probability.T}
+
+
+def _score(
+    store: Store,
+    v: Variant,
+    models: Sequence[str],
+    made: Explained,
+    batch: _Batch,
+) -> tuple[pd.DataFrame, Arrays]:
+    """Cases of a variant, and the arrays behind them."""
+    use = [models.index(name) for name in v.classifiers]
+    row, names, truth, films = batch.row, batch.names, batch.truth, store.images[batch.row]
+    maps, label, _ = distil(made.maps[use], made.probability[use], v.distil, names, films)
+    precision, recall = metrics.precision_recall(label, truth)
+    overlap = metrics.iou_matched(maps, truth)
+    frame = pd.DataFrame(
+        {
+            "image_id": store.films["image_id"].to_numpy()[row],
+            "patient_id": store.films["patient_id"].to_numpy()[row],
+            "finding": np.array(names),
+            "explainer": v.explain.explainer,
+            "classifiers": "+".join(v.classifiers),
+            "n_classifiers": len(v.classifiers),
+            "variant": v.name,
+            "factor": v.factor,
+            "value": v.value,
+            "iou_matched": overlap,
+            "iou_label": metrics.iou_of_masks((label == 1).astype(np.uint8), truth),
+            "iou_chance": metrics.iou_chance(truth),
+            "precision": precision,
+            "recall": recall,
+            "hit": metrics.hit(maps, truth).astype(int),
+            "energy": metrics.energy(maps, truth),
+            "area": metrics.area(truth),
+        }
+    )
+    arrays: Arrays = {
+        "image": films,
+        "finding": np.array(names),
+        "image_id": frame["image_id"].to_numpy().astype("U"),
+        "map": maps.astype(np.float16),
+        "label": label,
+        "truth": truth,
+        "iou": overlap,
+    }
+    return frame, arrays
+
+
+def _prior(
+    store: Store, cases: pd.DataFrame, truth: npt.NDArray[np.generic], reference: Rows | None
+) -> npt.NDArray[np.float64]:
+    """IoU of the mean mask of other patients, at matched area, for each case."""
+    out = np.full(len(cases), np.nan)
+    finding = cases["finding"].to_numpy()
+    patients = cases["patient_id"].to_numpy().astype(object)
+    for f in np.unique(finding):
+        own = finding == f
+        masks = None
+        if reference is not None:
+            positive = reference[store.states[reference, FINDINGS.index(f)] == POSITIVE][:400]
+            masks = store.masks(positive, [f])[:, 0]
+        maps = metrics.prior_maps(truth[own], patients[own], masks)
+        out[own] = metrics.iou_matched(maps, truth[own])
     return out

@@ -1,9 +1,8 @@
 """Which step loses what: the shipped labels beside labels that are told one thing by the truth.
 
 Each *oracle* is given one thing that no label maker can know (the area of the finding, the best
-threshold of the film, which classifier to ask, the place), all else unchanged. What the oracle
-gains is the most that a better way of finding this one thing could bring. Oracles are no labels:
-they look at the truth that they are judged by.
+threshold of the film, which classifier to ask, the place), all else unchanged. What it gains is
+the most that a better way of finding this one thing could bring.
 """
 
 from __future__ import annotations
@@ -38,19 +37,17 @@ COLUMNS = [
     "finding", *STEPS, *(f"iou_{g}" for g in GROUPS), "n", *(f"n_{g}" for g in GROUPS)
 ]  # fmt: skip
 MARGIN = 0.03
-"""By how much the place oracles are wider than the truth, as a share of the side."""
+"""By how much the place oracles are wider than the truth: a share of the side, at least a pixel."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Floats = npt.NDArray[np.float64]
 
 
-def losses(arrays: Arrays, margin: float = MARGIN) -> pd.DataFrame:
+def losses(arrays: Arrays) -> pd.DataFrame:
     """Which step loses what, for each finding and on average.
 
     Args:
-        arrays: those of ``labels/examples.npz`` (`ARRAYS`); pairs with an empty truth are left
-            out.
-        margin: see `MARGIN`; at least one pixel.
+        arrays: those of ``labels/examples.npz``; pairs with an empty truth are left out.
 
     Returns:
         One row per finding, then ``mean`` (mean over the findings that have a value). IoU:
@@ -60,8 +57,8 @@ def losses(arrays: Arrays, margin: float = MARGIN) -> pd.DataFrame:
         - iou_threshold: of the map at the threshold that is best for this film;
         - iou_classifier: as iou_area, of the best of the single classifiers' maps and the
           consensus;
-        - iou_place: as iou_area, of the map inside a box around the truth (`margin` wider);
-        - iou_form: the same inside the truth itself, `margin` wider along its contour;
+        - iou_place: as iou_area, of the map inside a box around the truth (`MARGIN` wider);
+        - iou_form: the same inside the truth itself, `MARGIN` wider along its contour;
         - iou_called, iou_missed: iou_area on films to which the classifiers give the finding a
           mean probability of at least, or below, one half;
         - iou_smallest, iou_largest: iou_area on the third of each finding's films with the
@@ -69,22 +66,30 @@ def losses(arrays: Arrays, margin: float = MARGIN) -> pd.DataFrame:
 
         n: pairs of film and finding; n_called and so on: of each group.
     """
-    found = per_case(arrays, margin)
-    rows = [_row(f, found[found["finding"] == f]) for f in PATHOLOGIES]
-    table = pd.DataFrame([r for r in rows if r["n"]], columns=COLUMNS)
+    cases = per_case(arrays)
+    rows: list[dict[str, object]] = []
+    for finding in PATHOLOGIES:
+        part = cases[cases["finding"] == finding]
+        if part.empty:
+            continue
+        row = {"finding": finding, "n": len(part), **part[list(STEPS)].mean()}
+        for group in GROUPS:
+            iou = part.loc[part[group], "iou_area"]
+            row |= {f"iou_{group}": iou.mean(), f"n_{group}": len(iou)}
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=COLUMNS)
     values = [c for c in COLUMNS if c.startswith("iou_")]
     counts = [c for c in COLUMNS if c.startswith("n")]
     mean = {"finding": "mean"} | table[values].mean().to_dict() | table[counts].sum().to_dict()
-    out = pd.concat([table, pd.DataFrame([mean])], ignore_index=True)
-    return out.astype(dict.fromkeys(counts, np.int64))
+    return pd.concat([table, pd.DataFrame([mean])], ignore_index=True)
 
 
-def per_case(arrays: Arrays, margin: float = MARGIN) -> pd.DataFrame:
+def per_case(arrays: Arrays) -> pd.DataFrame:
     """One row per pair: finding, the columns `STEPS`, and a bool for each of `GROUPS`."""
     seen = _checked(arrays)
     finding, truth = arrays["finding"][seen].astype(str), arrays["truth"][seen]
     label = (arrays["label"][seen] == 1).astype(np.uint8)
-    wide = max(1, round(margin * truth.shape[-1]))
+    margin = max(1, round(MARGIN * truth.shape[-1]))
     table = pd.DataFrame({"finding": finding, "iou_label": metrics.iou_of_masks(label, truth)})
     table["iou_area"] = arrays["iou"][seen].astype(np.float64)
     oracles = []
@@ -93,15 +98,15 @@ def per_case(arrays: Arrays, margin: float = MARGIN) -> pd.DataFrame:
         m = arrays["map"][at].astype(np.float32)
         single = arrays["maps"][at].astype(np.float32)
         every = metrics.iou_matched(single, np.broadcast_to(t, single.shape))
+        box, outline = _box(t, margin), binary_dilation(t, iterations=margin)
+        classifier = max(area, every.max())
         oracles.append(
-            (best_threshold(m, t), max(area, every.max()), _within(m, t, _box(t, wide)),
-             _within(m, t, binary_dilation(t, iterations=wide)))
-        )  # fmt: skip
-    names = ["iou_threshold", "iou_classifier", "iou_place", "iou_form"]
-    table[names] = np.array(oracles)
+            (best_threshold(m, t), classifier, _within(m, t, box), _within(m, t, outline))
+        )
+    table[["iou_threshold", "iou_classifier", "iou_place", "iou_form"]] = np.array(oracles)
     table["called"] = arrays["probability"][seen].astype(np.float64).mean(1) >= 0.5
     table["missed"] = ~table["called"]
-    size = pd.Series(truth.reshape(len(truth), -1).astype(bool).sum(1))
+    size = pd.Series(truth.astype(bool).sum((1, 2)))
     of_finding = size.groupby(finding)
     enough = of_finding.transform("size") >= 3
     table["smallest"] = enough & (size <= of_finding.transform("quantile", 1 / 3))
@@ -123,31 +128,28 @@ def best_threshold(m: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8]) -> 
 
 def _checked(arrays: Arrays) -> npt.NDArray[np.intp]:
     """Places of the pairs with a truth."""
+    again = "run the labels' stage again"
     for name in ARRAYS:
         if name not in arrays:
+            raise InputError(f"array {name!r} of the labels is missing; {again}")
+        n, rows = len(arrays["finding"]), len(arrays[name])
+        if rows != n:
             raise InputError(
-                f"array {name!r} of the labels is missing; run the labels' stage again"
+                f"array {name!r} of the labels has {rows} rows, 'finding' {n}; {again}"
             )
-    n = len(arrays["finding"])
-    for name in ARRAYS:
-        if len(arrays[name]) != n:
-            raise InputError(
-                f"array {name!r} of the labels has {len(arrays[name])} rows, 'finding' has {n}; "
-                "run the labels' stage again"
-            )
-    truth = arrays["truth"].reshape(n, -1) if n else np.zeros((0, 1))
-    seen = np.flatnonzero(truth.any(1))
+    seen = np.flatnonzero(arrays["truth"].any((1, 2)))
     if not seen.size:
         raise InputError("no label has a truth to be judged by; there is no loss to tell")
     return seen
 
 
-def _box(truth: npt.NDArray[np.uint8], wide: int) -> npt.NDArray[np.bool_]:
-    rows, columns = (np.flatnonzero(truth.any(axis)) for axis in (1, 0))
-    out = np.zeros(truth.shape, bool)
-    out[max(0, rows[0] - wide) : rows[-1] + wide + 1,
-        max(0, columns[0] - wide) : columns[-1] + wide + 1] = True  # fmt: skip
-    return out
+def _box(truth: npt.NDArray[np.uint8], margin: int) -> npt.NDArray[np.bool_]:
+    """Inside the box around a mask, `margin` wider on each side."""
+    sides = [np.flatnonzero(truth.any(axis)) for axis in (1, 0)]
+    box = tuple(slice(max(0, at[0] - margin), at[-1] + margin + 1) for at in sides)
+    inside = np.zeros(truth.shape, bool)
+    inside[box] = True
+    return inside
 
 
 def _within(
@@ -156,12 +158,3 @@ def _within(
     """IoU at matched area of a map that cannot leave a place."""
     kept = np.where(place, m, -1).astype(np.float32)
     return float(metrics.iou_matched(kept[None], truth[None])[0])
-
-
-def _row(finding: str, part: pd.DataFrame) -> dict[str, object]:
-    row: dict[str, object] = {"finding": finding, "n": len(part)}
-    row |= {name: part[name].mean() for name in STEPS}
-    for group in GROUPS:
-        own = part.loc[part[group], "iou_area"]
-        row |= {f"iou_{group}": own.mean(), f"n_{group}": len(own)}
-    return row

@@ -30,6 +30,19 @@ from dollkit.labels.threshold_rules import OTHER, PHANTOM, RULES, Rule, checked,
 FloatMaps = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
+CHOICES = {
+    "part": ("magnitude", "positive"),
+    "trust": ("all", "agree"),
+    "threshold": (*RULES, "tuned"),
+}
+RANGES = {
+    "percentile": (50.0, 100.0),
+    "smooth": (0.0, 0.5),
+    "guide": (0.0, 0.5),
+    "level": (1e-4, 1.0),
+    "area": (1e-4, 1.0),
+    "ignore": (0.0, 1.0),
+}
 EDGE = 1e-3
 """Variance of grey values (film in [0, 1]) above which the guided filter keeps an edge."""
 
@@ -48,13 +61,9 @@ class Distil:
         threshold: ``otsu`` on the map (as in CheXlocalize's protocol); ``peak``: `level` times
             its maximum; ``quantile``: the top `area` of its pixels; or ``tuned``: each finding's
             own rule from `thresholds`.
-        level: share of the maximum under ``peak``, in (0, 1).
-        area: share of pixels called finding under ``quantile``, in (0, 1).
         ignore: ``lo = ignore * hi``, in [0, 1]; 1 leaves no ignore band.
-        thresholds: under ``tuned``, each finding's rule: a number (share of the maximum) or
-            ``otsu``, ``peak 0.5``, ``quantile 0.02``; ``other`` is for findings not listed. A
-            text is the path of a file of them (`dollkit.labels.threshold_rules`); blank: the
-            phantom's.
+        thresholds: under ``tuned``, each finding's rule, see `threshold_rules.parse`; ``other``
+            is for findings not listed. A text is the path of a file of them; blank: the phantom's.
         smooths: under ``tuned``, each finding's own `smooth`; ``other`` and `smooth` follow. A
             file of thresholds brings its own.
     """
@@ -72,29 +81,14 @@ class Distil:
     smooths: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        choices = {
-            "part": ("magnitude", "positive"),
-            "trust": ("all", "agree"),
-            "threshold": (*RULES, "tuned"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"parameter {name!r} is {getattr(self, name)!r}: use {' or '.join(allowed)}"
-                )
-        ranges = {
-            "percentile": (50.0, 100.0),
-            "smooth": (0.0, 0.5),
-            "guide": (0.0, 0.5),
-            "level": (1e-4, 1.0),
-            "area": (1e-4, 1.0),
-            "ignore": (0.0, 1.0),
-        }
-        for name, (lo, hi) in ranges.items():
-            if not lo <= getattr(self, name) <= hi:
-                raise InputError(
-                    f"parameter {name!r} is {getattr(self, name)}: it must lie in [{lo:g}, {hi:g}]"
-                )
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InputError(f"parameter {name!r} is {value!r}: use {' or '.join(allowed)}")
+        for name, (lo, hi) in RANGES.items():
+            value = getattr(self, name)
+            if not lo <= value <= hi:
+                raise InputError(f"parameter {name!r} is {value}: it must lie in [{lo:g}, {hi:g}]")
         if self.threshold == "tuned":
             self._settle()
         elif self.thresholds or self.smooths:
@@ -128,13 +122,9 @@ class Distil:
 
 
 def scale(maps: FloatMaps, part: str, percentile: float) -> FloatMaps:
-    """Steps 1 and 2. A map without any value above zero stays zero; NaN counts as zero.
+    """Steps 1 and 2: (..., S, S) signed attributions as (..., S, S) float32 in [0, 1].
 
-    Args:
-        maps: (..., S, S) signed attributions.
-
-    Returns:
-        (..., S, S) float32 in [0, 1].
+    A map without any value above zero stays zero; NaN counts as zero.
     """
     m = np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0)
     m = np.abs(m) if part == "magnitude" else np.maximum(m, 0)
@@ -147,16 +137,7 @@ def scale(maps: FloatMaps, part: str, percentile: float) -> FloatMaps:
 
 
 def consensus(maps: FloatMaps, probability: FloatMaps, trust: str) -> FloatMaps:
-    """Step 3: weighted mean over classifiers.
-
-    Args:
-        maps: (K, pairs, S, S) in [0, 1].
-        probability: (K, pairs) of each finding under each classifier.
-        trust: see `Distil`.
-
-    Returns:
-        (pairs, S, S) float32.
-    """
+    """Step 3, weighted mean over K classifiers: (K, pairs, S, S) -> (pairs, S, S)."""
     weight = np.ones_like(probability)
     if trust == "agree":
         right = (probability >= 0.5).astype(np.float32)
@@ -166,11 +147,9 @@ def consensus(maps: FloatMaps, probability: FloatMaps, trust: str) -> FloatMaps:
 
 
 def boost(maps: FloatMaps, smooth: float | npt.ArrayLike) -> FloatMaps:
-    """Step 4: Gaussian smoothing by `smooth` times the side, rescaled to a maximum of one.
+    """Step 4: Gaussian smoothing of (pairs, S, S) maps, rescaled to a maximum of one.
 
-    Args:
-        maps: (pairs, S, S).
-        smooth: one sigma for all maps, or (pairs,) one for each.
+    `smooth` is one sigma for all maps, or (pairs,) one for each, as a fraction of the side.
     """
     sigmas = np.broadcast_to(np.asarray(smooth, dtype=np.float64), len(maps))
     blurred = np.empty_like(maps)
@@ -190,7 +169,6 @@ def refine(maps: FloatMaps, films: Bytes, guide: float) -> FloatMaps:
     Negative values become zero.
 
     Args:
-        maps: (pairs, S, S).
         films: (pairs, S, S) uint8, the film of each map.
         guide: half width of the windows as a fraction of the side, at least one pixel; 0 leaves
             the maps as they are.
@@ -220,22 +198,14 @@ def _to_one(maps: FloatMaps) -> FloatMaps:
 
 
 def threshold(maps: FloatMaps, how: Distil, findings: Sequence[str] | None = None) -> FloatMaps:
-    """`hi` of step 6 for each map: (pairs, S, S) -> (pairs,) float32; NaN for a constant map.
-
-    Args:
-        findings: (pairs,) names; needed under ``tuned``.
-    """
+    """`hi` of step 6 for each map: (pairs, S, S) -> (pairs,) float32; NaN for a constant map."""
     rules = [how.rule(f) for f in _names(how, findings, len(maps))]
     values = [r.level(m) if m.max() > m.min() else np.nan for m, r in zip(maps, rules, strict=True)]
     return np.array(values, np.float32)
 
 
 def to_label(maps: FloatMaps, hi: FloatMaps, ignore: float) -> Bytes:
-    """Step 6: 1 finding, 0 background, 255 ignore. A map without threshold is all ignore.
-
-    Returns:
-        (pairs, S, S) uint8.
-    """
+    """Step 6: 1 finding, 0 background, 255 ignore; a map without threshold is all ignore."""
     level = hi[:, None, None]
     label = np.full(maps.shape, IGNORE, np.uint8)
     with np.errstate(invalid="ignore"):
@@ -245,9 +215,11 @@ def to_label(maps: FloatMaps, hi: FloatMaps, ignore: float) -> Bytes:
 
 
 def sharpen(
-    scaled: FloatMaps, how: Distil, findings: Sequence[str] | None = None,
+    scaled: FloatMaps,
+    how: Distil,
+    findings: Sequence[str] | None = None,
     films: Bytes | None = None,
-) -> FloatMaps:  # fmt: skip
+) -> FloatMaps:
     """Steps 4 and 5 of maps in [0, 1]: (pairs, S, S) -> (pairs, S, S); see `distil`."""
     if how.guide > 0 and films is None:
         raise InputError(f"parameter 'guide' is {how.guide:g} but no films are given: pass films")
@@ -263,18 +235,16 @@ def distil(
     findings: Sequence[str] | None = None,
     films: Bytes | None = None,
 ) -> tuple[FloatMaps, Bytes, FloatMaps]:
-    """All six steps.
+    """All six steps: boosted maps, labels, and the thresholds of the finding.
 
     Args:
         maps: (K, pairs, S, S) signed attributions of K classifiers.
-        probability: (K, pairs).
-        how: settings.
+        probability: (K, pairs) of each finding under each classifier.
         findings: (pairs,) names; needed under ``threshold="tuned"``.
         films: (pairs, S, S) uint8, the film of each pair; needed where ``guide > 0``.
 
     Returns:
-        Boosted maps (pairs, S, S) float32 in [0, 1]; labels (pairs, S, S) uint8 in {0, 1, 255};
-        finding thresholds (pairs,) float32.
+        (pairs, S, S) float32 in [0, 1]; (pairs, S, S) uint8 in {0, 1, 255}; (pairs,) float32.
     """
     scaled = scale(maps, how.part, how.percentile)
     boosted = sharpen(consensus(scaled, probability, how.trust), how, findings, films)

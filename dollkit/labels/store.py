@@ -2,27 +2,30 @@
 
 A label store is a folder::
 
-    planes.npy    uint8 (bytes,)       the labels, each packed as in `dollkit.labels.shards`
-    ends.npy      int64 (n,)           where in planes.npy each ends
-    pairs.csv     n rows               film, finding, threshold, error, probabilities, areas
-    maps.npy      float16 (n, S, S)    the maps that were cut, only if asked for
+    planes.npy    uint8 (bytes,)   the labels, each packed by `encode`
+    ends.npy      int64 (n,)       where in planes.npy each ends
+    pairs.csv     n rows           film, finding, threshold, error, probabilities, areas
     labels.json   S, n, what made the labels, the sha256 of each file above
 
-``labels.json`` is written last: a folder without it is not a label store. A film's 14-channel
-target is put together on reading: its labelled findings from the planes, uncertain findings all
-ignore, everything else background. So a negative film costs nothing. At 224 px a label takes
-about 1 kB: the 460,000 of CheXpert's frontal films half a gigabyte.
+``labels.json`` is written last: a folder without it is not a label store. It is joined by `merge`
+from shards, which hold the same of a few films in one file each; any number of processes may write
+shards of one set, each its own.
+
+A film's 14-channel target is put together on reading: its labelled findings from the planes,
+uncertain findings all ignore, everything else background. So a negative film costs nothing. At
+224 px a label takes about 1 kB: the 460,000 of CheXpert's frontal films half a gigabyte.
 """
 
 from __future__ import annotations
 
-import csv
-import functools
+import contextlib
 import json
 import mmap
-from collections.abc import Mapping
+import os
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -33,24 +36,18 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, UNCERTAIN
 from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
-from dollkit.labels.shards import PAIR_COLUMNS, TEXT, by_classifier, decode, merge_into, shard_key
-from dollkit.labels.shards import write_shard as write_shard
+from dollkit.data.store import Store, read
+from dollkit.data.store_writer import unwritable
 
-if TYPE_CHECKING:
-    from dollkit.data.store import Store
-
-__all__ = [
-    "PAIR_COLUMNS",
-    "LabelStore",
-    "by_classifier",
-    "merge",
-    "open",
-    "shard_key",
-    "write_shard",
-]
+PAIR_COLUMNS = ["row", "image_id", "finding", "threshold", "error", "probability"]
+"""Columns that every pair has; others may follow."""
+TEXT = {"image_id": str, "finding": str}
+FILES = ("planes.npy", "ends.npy", "pairs.csv")
+LEVEL = 6
+"""zlib's level; 9 takes ten times as long for 5 % less. zstd is no part of Python."""
+AGAIN = "make the labels again"
 
 U8 = npt.NDArray[np.uint8]
-AGAIN = "make the labels again"
 
 
 class LabelStore:
@@ -59,30 +56,23 @@ class LabelStore:
     Labels stay on disk, and memory does not grow with reading. Pickles as its path.
 
     Attributes:
-        path: its folder.
         pairs: one row per (film, finding): `row` of the film store, `image_id`, `finding`,
             `threshold` (of the map), completeness `error` (the worst classifier's) and mean
             `probability` over classifiers, `area` and `ignored` (shares of pixels); then what
             else was noted, such as ``error:NAME`` and ``probability:NAME`` per classifier.
-        maps: (n, S, S) float16 in [0, 1], mapped; None if they were not kept.
         meta: size, settings, classifiers and their weights' hashes, digest of the film store.
     """
 
     def __init__(self, path: Path, pairs: pd.DataFrame, meta: dict[str, Any]) -> None:
         self.path, self.pairs, self.meta = path, pairs, meta
         self.size = int(meta["size"])
-        n = len(pairs)
         self._planes = _map(path / "planes.npy", np.uint8)
-        ends = np.array(_map(path / "ends.npy", np.int64))
-        self._bounds = np.concatenate([[0], ends])
-        if ends.shape != (n,) or (np.diff(self._bounds) <= 0).any():
-            raise _broken(path / "ends.npy", f"does not end the {n} labels of pairs.csv")
+        self._bounds = np.concatenate([[0], _map(path / "ends.npy", np.int64)])
+        if len(self._bounds) != len(pairs) + 1 or (np.diff(self._bounds) <= 0).any():
+            raise _broken(path / "ends.npy", f"does not end the {len(pairs)} labels of pairs.csv")
         if len(self._planes) != self._bounds[-1]:
             ended = f"{self._bounds[-1]} by ends.npy"
             raise _broken(path / "planes.npy", f"has {len(self._planes)} bytes, {ended}")
-        self.maps: npt.NDArray[np.float16] | None = None
-        if "maps.npy" in meta["sha256"]:
-            self.maps = _map(path / "maps.npy", np.float16, (n, self.size, self.size))
         row = pairs["row"].to_numpy(np.int64)
         self._order = np.argsort(row, kind="stable")
         self._sorted = row[self._order]
@@ -110,11 +100,9 @@ class LabelStore:
         Raises:
             IndexError: no such pair.
         """
-        n = len(self.pairs)
-        if not -n <= pair < n:
-            raise IndexError(f"pair {pair} of {n}")
-        pair %= n
-        start, stop = self._bounds[pair], self._bounds[pair + 1]
+        if not 0 <= pair < len(self):
+            raise IndexError(f"pair {pair} of {len(self)}")
+        start, stop = self._bounds[pair : pair + 2]
         try:
             return decode(self._planes[start:stop].tobytes(), self.size)
         except ValueError as error:
@@ -145,20 +133,10 @@ class LabelStore:
 
     def for_image(self, image_id: str) -> dict[str, U8]:
         """Labels of one film: finding -> (S, S) uint8 in {0, 1, 255}."""
-        if image_id not in self._images:
+        pairs = np.flatnonzero(self.pairs["image_id"] == image_id)
+        if not len(pairs):
             raise InputError(f"{self.path}: no label of film {image_id!r}: see pairs.csv there")
-        pairs = self._images[image_id]
         return {FINDINGS[self._channel[p]]: self.label(int(p)) for p in pairs}
-
-    def of_finding(self, finding: str) -> npt.NDArray[np.int64]:
-        """Rows of `pairs` of one finding; an unknown name is an `InputError`."""
-        return np.flatnonzero(self._channel == findings.index(finding))
-
-    def by_classifier(self, value: str) -> pd.DataFrame:
-        """``error`` or ``probability`` per pair, a column per classifier; none if not noted."""
-        start = f"{value}:"
-        names = [str(c) for c in self.pairs.columns if str(c).startswith(start)]
-        return self.pairs[names].set_axis([c.removeprefix(start) for c in names], axis=1)
 
     def check_films(self, films: Store) -> None:
         """Raise `InputError` unless these are the films that the labels were made of."""
@@ -175,11 +153,6 @@ class LabelStore:
                 "were made of"
             )
 
-    @functools.cached_property
-    def _images(self) -> dict[str, npt.NDArray[np.int64]]:
-        groups = self.pairs.groupby("image_id").indices
-        return {str(image_id): np.asarray(at, np.int64) for image_id, at in groups.items()}
-
     def _release(self) -> None:
         """Give mapped pages back: they would count as this process's memory."""
         file = self._planes._mmap
@@ -187,7 +160,99 @@ class LabelStore:
             file.madvise(mmap.MADV_DONTNEED)
 
 
-def merge(shards: list[Path], out: Path, meta: Mapping[str, Any]) -> LabelStore:
+def open(path: Path | str, verify: bool = False, films: Store | None = None) -> LabelStore:
+    """Open a label store: ``open(path).targets(rows)``, ``.label(i)``, ``.for_image(image_id)``.
+
+    Args:
+        verify: also hash the planes (reads all of them); the table is always hashed.
+        films: the film store; with it, that the labels were made of these films is checked.
+    """
+    path = Path(path)
+    description = path / "labels.json"
+    if not description.is_file():
+        raise InputError(f"{path}: not a label store (labels.json is missing): make labels first")
+    try:
+        meta = json.loads(description.read_text(encoding="utf-8"))
+        for name in FILES:
+            known = meta["sha256"][name]
+            if (verify or name != "planes.npy") and sha256(path / name) != known:
+                raise _broken(path / name, "does not match its sha256 in labels.json")
+        store = LabelStore(path, _read_pairs(path / "pairs.csv"), meta)
+    except OSError as error:
+        raise _broken(Path(error.filename or path), "is missing or cannot be read") from None
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError):
+        raise _broken(description, "is of an older version or not a label store's") from None
+    if films is not None:
+        store.check_films(films)
+    return store
+
+
+def _read_pairs(file: Path) -> pd.DataFrame:
+    """The table of pairs; a film named NA or 007 stays what it is."""
+    return pd.read_csv(file, dtype=TEXT, keep_default_na=False, na_values=[""])
+
+
+def _map(path: Path, dtype: npt.DTypeLike) -> Any:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        raise _broken(path, "is cut off or not a .npy file") from None
+    if array.dtype != np.dtype(dtype) or array.ndim != 1:
+        raise _broken(path, f"is {array.dtype} {array.shape}, not what labels.json describes")
+    return array
+
+
+def _broken(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: {what}: {AGAIN}")
+
+
+def write_shard(path: Path, pairs: pd.DataFrame, labels: U8, key: str = "") -> None:
+    """Write one shard in one move: a killed run leaves it whole or not at all.
+
+    Args:
+        pairs: rows with `PAIR_COLUMNS`, and any further columns of numbers; `area` and `ignored`,
+            the shares of pixels that are finding and ignored, are added.
+        labels: (len(pairs), S, S) uint8 in {0, 1, 255}.
+        key: content key of what made it, compared on resume.
+    """
+    table = pairs[PAIR_COLUMNS].copy()
+    table["area"] = (labels == 1).mean((1, 2), dtype=np.float32)
+    table["ignored"] = (labels == IGNORE).mean((1, 2), dtype=np.float32)
+    for column in pairs.columns.difference(table.columns, sort=False):
+        table[column] = pairs[column]
+    header = table[:0].to_csv(index=False, lineterminator="\n").encode()
+    text = table.to_csv(index=False, header=False, lineterminator="\n").encode()
+    records = [encode(label) for label in labels]
+    # A name of its own: two processes at the same shard must not write into one file.
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
+    try:
+        np.savez(
+            part,
+            key=np.array(key),
+            size=np.array(labels.shape[-1]),
+            planes=np.frombuffer(b"".join(records), np.uint8),
+            ends=np.cumsum([len(r) for r in records]),
+            header=np.frombuffer(header, np.uint8),
+            pairs=np.frombuffer(text, np.uint8),
+        )
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise unwritable(path.parent, error) from None
+
+
+def shard_key(path: Path) -> str | None:
+    """Key of a finished shard, None if there is none or it cannot be read."""
+    try:
+        return str(read(path)["key"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def merge(shards: Sequence[Path], out: Path, meta: Mapping[str, Any]) -> LabelStore:
     """Join shards into one store, one shard in memory at a time; `labels.json` is written last.
 
     The same shards and `meta` give the same bytes, whoever wrote the shards and when.
@@ -195,71 +260,97 @@ def merge(shards: list[Path], out: Path, meta: Mapping[str, Any]) -> LabelStore:
     Args:
         shards: files of `write_shard`, in the order that their labels are to have.
         out: folder of the store; an older one in it stays whole until the new one is.
-        meta: JSON-able account of what made the labels; with ``size``.
+        meta: JSON-able account of what made the labels.
     """
-    merge_into(shards, Path(out), meta)
+    if not shards:
+        raise InputError(f"{out}: no shard to merge: {AGAIN}")
+    parts = {name: out / f"{name}.part" for name in (*FILES, "labels.json")}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        size = _join(shards, parts)
+        pairs = _read_pairs(parts["pairs.csv"])
+        twice = pairs[pairs.duplicated(["image_id", "finding"])]
+        if len(twice):
+            film, finding = twice.iloc[0][["image_id", "finding"]]
+            raise InputError(f"{out}: film {film!r} has two labels of {finding!r}: merge it once")
+        hashes = {name: sha256(parts[name]) for name in FILES}
+        content = {**meta, "size": size, "n": len(pairs), "sha256": hashes}
+        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+        parts["labels.json"].write_text(text, encoding="utf-8")
+        # From here on there is no store, until all of the new one is in place.
+        (out / "labels.json").unlink(missing_ok=True)
+        for name, part in parts.items():
+            part.replace(out / name)
+    except OSError as error:
+        raise unwritable(out, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+    for path in shards:  # what killed writers of these shards left
+        for left in path.parent.glob(f"{path.stem}.*.part.npz"):
+            left.unlink(missing_ok=True)
     return open(out)
 
 
-def open(path: Path | str, verify: bool = False, films: Store | None = None) -> LabelStore:
-    """Open a label store: ``open(path).targets(rows)``, ``.label(i)``, ``.for_image(image_id)``.
+def _join(shards: Sequence[Path], parts: Mapping[str, Path]) -> int:
+    """Write planes, ends and pairs of all shards; returns the side of their labels."""
+    kinds, ends = set(), [np.zeros(0, np.int64)]
+    total = 0
+    with parts["planes.npy"].open("wb") as planes, parts["pairs.csv"].open("wb") as table:
+        _npy_header(planes, 0)
+        for path in shards:
+            try:
+                shard = read(path)
+                size, header = int(shard["size"]), shard["header"].tobytes()
+                ends.append(shard["ends"] + total)
+            except (OSError, ValueError, KeyError) as error:
+                raise InputError(f"{path}: not a readable label shard ({error}): {AGAIN}") from None
+            kinds.add((size, header))
+            if len(kinds) > 1:
+                raise InputError(f"{path}: other size or columns than {shards[0].name}: {AGAIN}")
+            table.write(shard["pairs"].data if total else header + shard["pairs"].tobytes())
+            planes.write(shard["planes"].data)
+            total += len(shard["planes"])
+        planes.seek(0)
+        _npy_header(planes, total)
+    with parts["ends.npy"].open("wb") as file:
+        np.save(file, np.concatenate(ends))
+    return size
 
-    Args:
-        path: its folder.
-        verify: also hash the planes and maps (reads all of them); the table is always hashed.
-        films: the film store; with it, that the labels were made of these films is checked.
+
+def _npy_header(file: BinaryIO, n: int) -> None:
+    """Header of n bytes as an array; numpy pads it, so that its length does not depend on n."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (n,)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def encode(label: U8) -> bytes:
+    """A label (S, S) uint8 in {0, 1, 255} as bytes; other values are a `ValueError`.
+
+    Two deflated bit planes: *finding*, and *not background* (finding or ignore). The ring of
+    ignored pixels around a finding then costs one outline and not two, a quarter less.
     """
-    path = Path(path)
+    one, known = label == 1, label != 0
+    if (known & ~one & (label != IGNORE)).any():
+        raise ValueError("label values are 0, 1 and 255")
+    planes = np.packbits(np.stack([one, known]).reshape(2, -1), axis=-1)
+    return zlib.compress(planes.tobytes(), LEVEL)
+
+
+def decode(record: bytes, size: int) -> U8:
+    """The label that `encode` was given: (size, size) uint8 in {0, 1, 255}.
+
+    Raises:
+        ValueError: these bytes are damaged, or of a label of another size.
+    """
     try:
-        meta = json.loads((path / "labels.json").read_text(encoding="utf-8"))
-    except OSError:
-        raise InputError(
-            f"{path}: not a label store (labels.json is missing): make labels first"
-        ) from None
-    except ValueError:
-        raise _broken(path / "labels.json", "is not a label store's description") from None
-    if not isinstance(meta, dict) or not isinstance(meta.get("sha256"), dict):
-        raise _broken(path / "labels.json", "is of an older version or not a label store's")
-    try:
-        for name, expected in sorted(meta["sha256"].items()):
-            if (verify or name in ("pairs.csv", "ends.npy")) and sha256(path / name) != expected:
-                raise _broken(path / name, "does not match its sha256 in labels.json")
-        # The table holds a film named NA or 007 as what it is.
-        pairs = pd.read_csv(
-            path / "pairs.csv",
-            dtype=dict.fromkeys(TEXT, str),
-            keep_default_na=False,
-            na_values={c: [""] for c in _header(path / "pairs.csv") if c not in TEXT},
-        )
-        if len(pairs) != meta["n"] or not set(PAIR_COLUMNS) <= set(pairs):
-            raise _broken(path / "pairs.csv", f"has not the columns and {meta['n']} rows it had")
-        store = LabelStore(path, pairs, meta)
-    except OSError as error:
-        raise _broken(path, f"{Path(error.filename or path).name} cannot be read") from None
-    except (KeyError, TypeError):
-        raise _broken(path / "labels.json", "is not a label store's description") from None
-    if films is not None:
-        store.check_films(films)
-    return store
-
-
-def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return next(csv.reader(file), [])
-
-
-def _map(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...] | None = None) -> Any:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise _broken(path, "is missing") from None
-    except (OSError, ValueError, EOFError):
-        raise _broken(path, "is cut off or not a .npy file") from None
-    right = array.ndim == 1 if shape is None else array.shape == shape
-    if array.dtype != np.dtype(dtype) or not right:
-        raise _broken(path, f"is {array.dtype} {array.shape}, not what labels.json describes")
-    return array
-
-
-def _broken(path: Path, what: str) -> InputError:
-    return InputError(f"{path}: {what}: {AGAIN}")
+        planes = np.frombuffer(zlib.decompress(record), np.uint8)
+    except zlib.error as error:
+        raise ValueError(f"damaged bytes ({error})") from None
+    if len(planes) != 2 * (-(-size * size // 8)):
+        raise ValueError(f"not a label of {size} x {size} pixels")
+    one, known = np.unpackbits(planes.reshape(2, -1), axis=-1, count=size * size)
+    # 0 - 0, 1 - 0, and 0 - 1, which wraps to 255.
+    label: U8 = (one - (known ^ one)).reshape(size, size)
+    return label

@@ -1,8 +1,9 @@
-"""Label quality summed up from per-case rows: per finding, and per changed factor."""
+"""Labels in numbers: their quality from per-case rows, and what a label store holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, MOBILE, PATHOLOGIES
 from dollkit.common.statistics import bootstrap_interval, patient_values, seen_enough
 from dollkit.labels.store import LabelStore
@@ -26,6 +26,8 @@ ABLATION_COLUMNS = [
 ]  # fmt: skip
 GOAL_COLUMNS = ["goal", "value", "lo", "hi", "met", "n"]
 CASE = ["image_id", "finding"]
+LARGE = 0.4
+"""Share of the film from which a label counts as very large: no finding but the two lungs."""
 
 
 def _mean(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
@@ -35,9 +37,9 @@ def _mean(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
 
 
 def judged(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases of the findings that enter a mean over findings.
+    """Cases of the findings that enter a mean over findings: those that enough patients have.
 
-    Those that at least `stats.FEWEST` patients have; all, where no finding has so many.
+    All, where no finding has so many.
     """
     enough = seen_enough(cases["patient_id"], cases["finding"])
     return cases[enough] if enough.any() else cases
@@ -58,21 +60,22 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
     chosen = cases[cases["factor"].isin(["shipped", "classifiers", "explainer"])]
     rows: list[dict[str, object]] = []
     for (explainer, count), setting in chosen.groupby(["explainer", "n_classifiers"]):
-        found = [f for f in PATHOLOGIES if (setting["finding"] == f).any()]
-        for finding in (*found, "mean"):
+        for finding in (*PATHOLOGIES, "mean"):
             part = judged(setting) if finding == "mean" else setting[setting["finding"] == finding]
-            row: dict[str, object] = {"finding": finding, "explainer": explainer}
-            row["n_classifiers"] = count
-            for name, column, stem in (
-                ("iou_matched", "iou_matched", "iou_matched"),
-                ("iou_label", "iou_label", "iou_label"),
-                ("hit_rate", "hit", "hit"),
-            ):
-                row[name], row[f"{stem}_lo"], row[f"{stem}_hi"] = _mean(part, column)
+            if part.empty:
+                continue
+            row: dict[str, object] = {
+                "finding": finding,
+                "explainer": explainer,
+                "n_classifiers": count,
+                "n": len(part[CASE].drop_duplicates()),
+            }
+            for value in ("iou_matched", "iou_label"):
+                row[value], row[f"{value}_lo"], row[f"{value}_hi"] = _mean(part, value)
+            row["hit_rate"], row["hit_lo"], row["hit_hi"] = _mean(part, "hit")
             per_finding = part.groupby("finding")
             names = ("iou_chance", "iou_prior", "precision", "recall", "energy", "area")
             row |= {k: float(per_finding[k].mean().mean()) for k in names}
-            row["n"] = len(part[["image_id", "finding"]].drop_duplicates())
             rows.append(row)
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
 
@@ -94,19 +97,15 @@ def ablation(cases: pd.DataFrame) -> pd.DataFrame:
     bootstrap interval over patients; zero in the row of the shipped labels.
     """
     shipped = cases[cases["factor"] == "shipped"]
-    rows: list[dict[str, object]] = []
+    rows = []
     for (factor, value), every in cases.groupby(["factor", "value"], sort=False):
         part = judged(every)
-        mean, lo, hi = _mean(part, "iou_matched")
         per_finding = part.groupby("finding")[["hit", "iou_label", "precision", "recall"]].mean()
-        means = per_finding.mean()
-        (delta, delta_lo, delta_hi), _ = _gap(part, shipped)
-        rows.append(
-            {"factor": factor, "value": value, "iou_matched": mean, "iou_lo": lo, "iou_hi": hi,
-             "hit_rate": means["hit"], "iou_label": means["iou_label"],
-             "precision": means["precision"], "recall": means["recall"], "n": len(part),
-             "delta": delta, "delta_lo": delta_lo, "delta_hi": delta_hi}
-        )  # fmt: skip
+        means = per_finding.mean().rename({"hit": "hit_rate"}).to_dict()
+        row = {"factor": factor, "value": value, "n": len(part), **means}
+        row["iou_matched"], row["iou_lo"], row["iou_hi"] = _mean(part, "iou_matched")
+        (row["delta"], row["delta_lo"], row["delta_hi"]), _ = _gap(part, shipped)
+        rows.append(row)
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS)
 
 
@@ -133,7 +132,7 @@ def goals(
     shipped = cases[cases["variant"] == "shipped"]
     able = classifiers.groupby("finding")["auroc"].mean()
     good = [f for f in PATHOLOGIES if able.get(f, 0) > auroc]
-    # A finding of few patients tells nothing of others, see `stats.seen_enough`.
+    # A finding of few patients tells nothing of others.
     shown_enough = shipped[seen_enough(shipped["patient_id"], shipped["finding"])]
     part = shown_enough[shown_enough["finding"].isin(good)]
     value = _mean(part, "hit") if len(part) else (np.nan,) * 3
@@ -154,7 +153,7 @@ def goals(
 def _committee(
     cases: pd.DataFrame, shipped: pd.DataFrame
 ) -> tuple[str, float, float, float, str, int]:
-    """Goal 3 of `goals`."""
+    """Goal 3 of `goals`: all classifiers against the best single one."""
     alone = cases["variant"].astype(str).str.startswith("classifiers=")
     singles = cases[alone & (cases["n_classifiers"] == 1)]
     if singles.empty or shipped.empty:
@@ -191,109 +190,39 @@ def write(
     np.savez_compressed(folder / "examples.npz", **arrays)
 
 
-# What a label store holds, in numbers: one row per finding, and how the labels were made.
-
-
-LARGE = 0.4
-"""Share of the film from which a label counts as very large: no finding but the two lungs."""
-
-POOR = 0.1
-"""Completeness error above which an explanation is poor, where its settings name none."""
-
-QUANTILES = (0.5, 0.9, 0.99)
-
-
-def by_finding(store: LabelStore, findings: Sequence[str] = FINDINGS) -> pd.DataFrame:
+def by_finding(store: LabelStore) -> pd.DataFrame:
     """One row per finding that has labels, in the order of the 14, and ``all`` at the end.
 
-    Columns: ``labels``; shares of the labels that are ``unclear`` (all ignored), ``empty`` (no
-    pixel of finding, not all ignored), ``large`` (above `LARGE`), ``uncalled`` (mean probability
-    below one half), ``poor`` (error above `poor_from`, or not finite) and ``unsettled`` (steps
-    ran out first); ``area`` and ``ignored``, median shares of the film, of labels that are not
-    all ignored; ``error50``, ``error90``, ``error99``, quantiles of the completeness error. NaN
-    where an explainer has no such number.
+    Columns: labels; shares of them that are unclear (all ignored), empty (no pixel of finding, not
+    all ignored), large (above `LARGE`), uncalled (mean probability below one half) and unsettled;
+    area and ignored, median shares of the film, of labels that are not all ignored; error 50%,
+    error 90%, error 99%, quantiles of the completeness error.
     """
-    pairs = store.pairs
-    for column in ("area", "ignored"):
-        if column not in pairs:
-            raise InputError(f"{store.path}/pairs.csv: no column {column!r}: make the labels again")
-    pairs = pairs[pairs["finding"].isin(findings)]
-    groups = [(f, pairs[pairs["finding"] == f]) for f in FINDINGS]
-    top = poor_from(store)
-    rows = {name: _row(part, top) for name, part in (*groups, ("all", pairs)) if len(part)}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def poor_from(store: LabelStore) -> float:
-    """Completeness error above which the explainer's own settings call a map unsettled."""
-    return float(store.meta.get("explain", {}).get("max_error", POOR))
-
-
-def _row(part: pd.DataFrame, poor: float) -> dict[str, float]:
-    error = part["error"].astype("float64")
-    known = error.notna().any()
-    settled = part["settled"].astype("float64").mean() if "settled" in part else np.nan
-    clear = part[part["ignored"] < 1]
-    return {
-        "labels": len(part),
-        "area": clear["area"].median(),
-        "ignored": clear["ignored"].median(),
-        "empty": ((part["area"] == 0) & (part["ignored"] < 1)).mean(),
-        "large": (part["area"] > LARGE).mean(),
-        "unclear": (part["ignored"] == 1).mean(),
-        "uncalled": (part["probability"] < 0.5).mean(),
-        "poor": (~(error <= poor)).mean() if known else np.nan,
-        "unsettled": 1 - settled,
-        **{f"error{round(100 * q)}": float(error.quantile(q)) for q in QUANTILES},
+    pairs = pd.concat([store.pairs, store.pairs.assign(finding="all")], ignore_index=True)
+    clear = pairs["ignored"] < 1
+    shares = {
+        "unclear": ~clear,
+        "empty": (pairs["area"] == 0) & clear,
+        "large": pairs["area"] > LARGE,
+        "uncalled": pairs["probability"] < 0.5,
+        "unsettled": ~pairs["settled"].astype(bool),
     }
-
-
-def percent(value: float) -> str:
-    """A share for people; "-" for an unknown one, and never 0 % for what is not zero."""
-    if np.isnan(value):
-        return "-"
-    return "< 1 %" if 0 < value < 0.01 else f"{100 * value:.0f} %"
-
-
-def number(value: float) -> str:
-    """An error for people; "-" for an unknown one."""
-    return "-" if np.isnan(value) else f"{value:.3f}"
-
-
-def facts(store: LabelStore) -> Iterator[tuple[str, str]]:
-    """How the labels were made, as (what, value), from ``labels.json`` alone."""
-    meta = store.meta
-    yield "films", f"{len(store.rows):,} labelled, {store.size} x {store.size} px"
-    yield "film store", str(meta.get("films", "unknown"))
-    if "source" in meta:
-        yield "source of the films", str(meta["source"])
-    if "positives" in meta:
-        yield "positives", str(meta["positives"])
-    for name, digest in sorted(meta.get("classifiers", {}).items()):
-        yield f"classifier {name}", str(digest)
-    for part, name in (("explain", "explanations"), ("distil", "distilling")):
-        if part in meta:
-            yield name, settings(meta[part])
-
-
-def settings(values: Mapping[str, Any]) -> str:
-    """Settings as ``name=value`` in one line."""
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+    groups = pairs.groupby("finding")
+    table = pd.DataFrame(shares).groupby(pairs["finding"]).mean()
+    table.insert(0, "labels", groups.size())
+    table[["area", "ignored"]] = pairs[clear].groupby("finding")[["area", "ignored"]].median()
+    for percent in (50, 90, 99):
+        table[f"error {percent}%"] = groups["error"].quantile(percent / 100)
+    return table.loc[[f for f in (*FINDINGS, "all") if f in table.index]]
 
 
 def lines(store: LabelStore) -> list[str]:
     """What ``python -m dollkit.labels show`` prints."""
-    table = by_finding(store)
-    out = [str(store.path)]
-    out += [f"  {what}: {value}" for what, value in facts(store)]
-    size = sum(f.stat().st_size for f in store.path.glob("*.npy")) / max(len(store), 1)
-    out += [f"  on disk: {size:,.0f} bytes a label", ""]
-    wide = max(len(str(name)) for name in table.index)
-    heads = ("labels", "unclear", "area", "ignored", "empty", "large", "error 50%", "90%", "99%")
-    out.append(" " * wide + "".join(f"{head:>11}" for head in heads))
-    for name, row in table.iterrows():
-        cells = [f"{int(row['labels']):,}"]
-        cells += [percent(float(row[c])) for c in ("unclear", "area", "ignored", "empty", "large")]
-        cells += [number(float(row[c])) for c in ("error50", "error90", "error99")]
-        out.append(f"{name:<{wide}}" + "".join(f"{cell:>11}" for cell in cells))
-    return out
+    size = sum(f.stat().st_size for f in store.path.glob("*.npy")) / len(store)
+    made_by = {name: value for name, value in store.meta.items() if name not in ("sha256", "code")}
+    return [
+        f"{store.path}: {len(store):,} labels on {len(store.rows):,} films, "
+        f"{store.size} x {store.size} px, {size:,.0f} bytes a label; made by",
+        json.dumps(made_by, indent=1, sort_keys=True),
+        by_finding(store).round(3).to_string(),
+    ]

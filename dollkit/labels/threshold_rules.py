@@ -46,29 +46,28 @@ class Rule:
         return float(np.quantile(m, 1 - self.value))
 
 
-def parse(text: float | str, where: str = "threshold rule") -> Rule:
+def parse(text: float | str, what: str = "threshold rule") -> Rule:
     """A number is a share of the maximum; else ``otsu``, ``peak 0.5`` or ``quantile 0.02``."""
     kind, _, value = text.strip().partition(" ") if isinstance(text, str) else ("peak", "", text)
     if kind == "otsu" and value == "":
         return Rule("otsu")
     if kind not in ("peak", "quantile"):
-        # A file that was saved by other programs may hold plain numbers.
+        # A file saved by other programs may hold plain numbers.
         kind, value = "peak", text
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = np.nan
     if not 0 < number < 1:
-        raise InputError(f"{where} is {text!r}: {_FORM}")
+        raise InputError(f"{what} is {text!r}: {_FORM}")
     return Rule(kind, number)
 
 
 def settings(text: str) -> dict[str, str | float]:
     """Settings of `Distil` from one text.
 
-    Args:
-        text: ``otsu``, ``peak 0.5``, ``quantile 0.02``; ``tuned``: the phantom's rules; or the
-            path of a CSV file of rules, from the root of the repository: kernels work elsewhere.
+    ``otsu``, ``peak 0.5``, ``quantile 0.02``; ``tuned``: the phantom's rules; or the path of a CSV
+    file of rules, from the root of the repository (kernels work elsewhere).
     """
     if text == "tuned" or text.endswith(".csv"):
         file = "" if text == "tuned" else str(paths.ROOT / text)
@@ -85,11 +84,12 @@ def rule_of(finding: str, thresholds: Mapping[str, float | str]) -> Rule:
 
 def checked(thresholds: Mapping[str, float | str], smooths: Mapping[str, float]) -> None:
     """Raise `InputError` for an unknown finding, a bad rule, or a sigma outside [0, 0.5]."""
-    for name, given in (("thresholds", thresholds), ("smooths", smooths)):
-        for finding in given:
-            if finding not in (*FINDINGS, OTHER):
-                known = ", ".join((*FINDINGS[1:], OTHER))
-                raise InputError(f"parameter {name!r}: unknown finding {finding!r}: use {known}")
+    known = (*FINDINGS, OTHER)
+    for name, values in (("thresholds", thresholds), ("smooths", smooths)):
+        for finding in values:
+            if finding not in known:
+                names = ", ".join(known[1:])
+                raise InputError(f"parameter {name!r}: unknown finding {finding!r}: use {names}")
     for finding, text in thresholds.items():
         parse(text, f"parameter 'thresholds', {finding}:")
     for finding, sigma in smooths.items():
@@ -100,19 +100,17 @@ def checked(thresholds: Mapping[str, float | str], smooths: Mapping[str, float])
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of `tuning.tune`, columns `COLUMNS`: whole or not at all, since the parts of
-    a stage write the same one at a time."""
+    """Write a table of `judge.tune`, whole or not at all: parts of a stage write the same one."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     table[COLUMNS].round(4).to_csv(part, index=False, lineterminator="\n")
     part.replace(path)
 
 
 def read(path: Path | str) -> dict[str, dict[str, float | str]]:
-    """Rules and sigmas of a file, as `Distil` takes them.
+    """Rules and sigmas of a CSV file, as `Distil` takes them.
 
-    Args:
-        path: CSV with the columns finding and rule, and perhaps smooth (share of the side; blank:
-            the setting of the run). Other columns are left alone.
+    Columns finding and rule, and perhaps smooth (share of the side; blank: the setting of the
+    run); others are left alone.
 
     Returns:
         ``{"thresholds": {finding: rule}, "smooths": {finding: sigma}}``.
@@ -121,7 +119,7 @@ def read(path: Path | str) -> dict[str, dict[str, float | str]]:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except OSError as error:
         raise InputError(f"{path}: no readable thresholds file ({error.strerror})") from None
-    except (ValueError, pd.errors.ParserError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not a CSV file ({error})") from None
     for column in ("finding", "rule"):
         if column not in table:
@@ -130,19 +128,19 @@ def read(path: Path | str) -> dict[str, dict[str, float | str]]:
     if len(twice):
         raise InputError(f"{path}: finding {twice.iloc[0]!r} stands there twice: keep one row")
     thresholds: dict[str, float | str] = {}
-    smooths: dict[str, float | str] = {}
+    smooths: dict[str, float] = {}
     for at, row in enumerate(table.to_dict("records"), start=2):
-        where = f"{path}, row {at}, column"
-        thresholds[row["finding"]] = str(parse(row["rule"], f"{where} 'rule':"))
+        place = f"{path}, row {at}, column"
+        thresholds[row["finding"]] = str(parse(row["rule"], f"{place} 'rule':"))
         if row.get("smooth"):
             try:
                 smooths[row["finding"]] = float(row["smooth"])
             except ValueError:
                 raise InputError(
-                    f"{where} 'smooth': {row['smooth']!r} is no number: give a share of the side"
+                    f"{place} 'smooth': {row['smooth']!r} is no number: give a share of the side"
                 ) from None
     try:
-        checked(thresholds, {k: float(v) for k, v in smooths.items()})
+        checked(thresholds, smooths)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return {"thresholds": thresholds, "smooths": smooths}
+    return {"thresholds": thresholds, "smooths": dict(smooths)}

@@ -35,8 +35,7 @@ from dollkit.interactive.your_radiographs.predictions import (
     read_note,
     state_of,
 )
-from dollkit.labels.film_set import image_id_of
-from dollkit.labels.make import fingerprint
+from dollkit.labels.make import fingerprint, image_id_of
 from dollkit.training import networks, weights
 
 NOTE = "segmenter.json"
