@@ -51,14 +51,19 @@ class Corner(nn.Module):
         return corner[:, None] * torch.arange(1, 5, dtype=x.dtype)
 
 
-def make(activation: str) -> Classifier:
+def make(activation: str, architecture: str = "tu-test_resnet") -> Classifier:
     with compute.seeded(3):
-        return Classifier("resnet18", 4, activation, "lse").eval()
+        return Classifier(architecture, 4, activation, "lse").eval()
 
 
 @pytest.fixture(scope="module")
 def network() -> Classifier:
     return make("silu")
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> Classifier:
+    return make("silu", "resnet18")
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +123,10 @@ def test_completeness(network: Classifier, films: torch.Tensor, kind: str) -> No
     assert made.error.max() < 0.01
 
 
-def test_smooth_network_needs_few_steps(network: Classifier, films: torch.Tensor) -> None:
+def test_smooth_network_needs_few_steps(resnet18: Classifier, films: torch.Tensor) -> None:
     smooth, rough = (
         integrated_gradients(model, films, TARGETS, steps=8).error.mean()
-        for model in (network, make("relu"))
+        for model in (resnet18, make("relu", "resnet18"))
     )
     assert smooth < 0.5 * rough
 
@@ -134,18 +139,18 @@ def test_black_pixels_of_a_black_baseline_get_nothing(network: Classifier) -> No
     assert maps[10:20, 10:20].abs().sum() > 0
 
 
-def test_gradcam_agrees_with_captum(network: Classifier, films: torch.Tensor) -> None:
-    made = gradcam(network, films, TARGETS).maps
+def test_gradcam_agrees_with_captum(resnet18: Classifier, films: torch.Tensor) -> None:
+    made = gradcam(resnet18, films, TARGETS).maps
 
     class Whole(nn.Module):
         """The same network with the layer of 8 x 8 places as a module of its own."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.layer = network.encoder.layer1
+            self.layer = resnet18.encoder.layer1
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = network(x)
+            out: torch.Tensor = resnet18(x)
             return out
 
     whole = Whole()

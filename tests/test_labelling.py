@@ -35,6 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIDE = 32
 CPU = torch.device("cpu")
+EXACT = Explain(precision="float32")
 EDEMA, FRACTURE, THORAX = (FINDINGS.index(f) for f in ("Edema", "Fracture", "Pneumothorax"))
 
 
@@ -74,7 +75,7 @@ def films() -> Any:
 def label(films: Any, folder: Path, how: Explain | None = None, **more: Any) -> LabelStore:
     models: Any = {"a": Weighted(), "b": Weighted(seed=1)}
     hashes = dict.fromkeys(models, "0")
-    how = how or Explain()
+    how = how or EXACT
     return make_labels(models, films, np.arange(4), how, Distil(), folder, hashes, **more)
 
 
@@ -90,8 +91,8 @@ def test_pairs_tell_steps_and_whether_they_settled(films: Any, tmp_path: Path) -
     # Nothing is trained on a label that has not settled, unless it is to be kept.
     assert (made.targets(np.array([1]))[0, FRACTURE] == IGNORE).all()
     assert all((made.label(i) == 1).any() for i in (0, 1, 3))
-    assert made.meta["explain"] == asdict(Explain()) == json.loads(json.dumps(asdict(Explain())))
-    kept = label(films, tmp_path / "kept", Explain(unsettled="keep"))
+    assert made.meta["explain"] == asdict(EXACT) == json.loads(json.dumps(asdict(EXACT)))
+    kept = label(films, tmp_path / "kept", replace(EXACT, unsettled="keep"))
     assert kept.pairs["settled"].tolist() == [True, True, False, True]
     assert (kept.label(2) == 1).any()
     fixed = label(films, tmp_path / "fixed", Explain(steps=3, rule="gausslegendre"))
@@ -190,7 +191,10 @@ def test_each_finding_is_explained_from_its_own_baseline() -> None:
     assert explain_all(models, x, [[]] * 4, how).maps.shape == (1, 0, SIDE, SIDE)
 
 
-@pytest.mark.parametrize("explainer", EXPLAINERS)
+SLOW = pytest.param("occlusion", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("explainer", [*EXPLAINERS[:-1], SLOW])
 def test_the_number_of_threads_moves_no_explanation(explainer: str) -> None:
     models = {
         name: create("tu-test_resnet", 5, "silu", "lse", seed, CPU).eval()
