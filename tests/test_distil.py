@@ -146,7 +146,7 @@ def test_tuned_thresholds_are_each_findings_own() -> None:
      ({"threshold": "tuned", "thresholds": {"Oedema": 0.5}}, "unknown finding 'Oedema'"),
      ({"threshold": "tuned", "thresholds": {"Edema": "half"}}, "thresholds', Edema"),
      ({"threshold": "tuned", "thresholds": {}, "smooths": {"Edema": 2.0}}, "smooths', Edema"),
-     ({"threshold": "tuned", "thresholds": "no.csv"}, "no.csv: no readable thresholds file"),
+     ({"threshold": "tuned", "thresholds": "no.csv"}, "no.csv: no such file"),
      ({"thresholds": {"Edema": 0.5}}, "use tuned")],
 )  # fmt: skip
 def test_bad_settings_are_named(change: dict[str, object], message: str) -> None:
@@ -204,7 +204,7 @@ def test_thresholds_file(tmp_path: Path) -> None:
     }
     bad = {
         "finding,level\nEdema,0.5\n": "column 'rule' is missing",
-        "finding,rule\nEdema,0.5\nEdema,0.4\n": "'Edema' stands there twice",
+        "finding,rule\nEdema,0.5\nEdema,0.4\n": "row 3, column 'finding': value 'Edema'",
         "finding,rule\nEdema,0.5\nFracture,loud\n": "row 3, column 'rule'",
         "finding,rule,smooth\nEdema,0.5,wide\n": "row 2, column 'smooth'",
         "finding,rule\nOedema,0.5\n": "unknown finding",

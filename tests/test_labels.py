@@ -155,6 +155,8 @@ def test_a_broken_shard_is_not_taken_for_done(tmp_path: Path) -> None:
     assert labelstore.shard_key(path) is None
     labelstore.write_shard(path, pairs_of([1], ["Edema"]), noise(1), "k")
     assert labelstore.shard_key(path) == "k"
+    with pytest.raises(InputError, match="another process has written it since"):
+        labelstore.merge({path: "other"}, tmp_path / "store", {})
     path.write_bytes(path.read_bytes()[:100])
     assert labelstore.shard_key(path) is None
     with pytest.raises(InputError, match=r"a\.npz: not a readable label shard"):
@@ -169,7 +171,7 @@ def test_shards_that_do_not_go_together_leave_the_old_store_whole(tmp_path: Path
     before = (tmp_path / "store" / "labels.json").read_bytes()
     wrong = {
         "film 'film1' has two labels of 'Edema'": write(tmp_path / "twice.npz", [1, 2]),
-        "other size or columns than first.npz": write(tmp_path / "size.npz", [3], 8),
+        "size.npz: other size or columns": write(tmp_path / "size.npz", [3], 8),
         "columns.npz: other size or columns": write(tmp_path / "columns.npz", [3], steps=4),
     }
     for message, path in wrong.items():

@@ -131,24 +131,24 @@ def _write_shards(
     made_by: Mapping[str, Any],
     size: int,
     part: Part | None,
-) -> list[Path]:
-    """Shards of a part (None: of all), written where none of the same key is.
+) -> dict[Path, str]:
+    """Shards of a part (None: of all) and their keys, written where none of that key is.
 
     The key: settings, classifiers, films, their findings, and the code that makes labels.
     """
     folder.mkdir(parents=True, exist_ok=True)
     code = code_of([__name__])
     rows = rows[(store.states[rows] == POSITIVE).any(1)]
-    shards = []
+    shards = {}
     bar = tqdm(total=len(rows), desc="labels", unit="film", disable=None)
     for number, start in enumerate(range(0, len(rows), size)):
         if part is None or part.takes(number):
             some = rows[start : start + size]
             path = folder / f"{number:05d}.npz"
             key = fingerprint(made_by, code, some.tolist(), store.states[some].tolist())
+            shards[path] = key
             if labelstore.shard_key(path) != key:
                 labelstore.write_shard(path, *_label(models, store, some, how, settings), key)
-            shards.append(path)
             bar.update(len(some))
     bar.close()
     return shards

@@ -252,13 +252,16 @@ def shard_key(path: Path) -> str | None:
         return None
 
 
-def merge(shards: Sequence[Path], out: Path, meta: Mapping[str, Any]) -> LabelStore:
+def merge(
+    shards: Sequence[Path] | Mapping[Path, str], out: Path, meta: Mapping[str, Any]
+) -> LabelStore:
     """Join shards into one store, one shard in memory at a time; `labels.json` is written last.
 
     The same shards and `meta` give the same bytes, whoever wrote the shards and when.
 
     Args:
-        shards: files of `write_shard`, in the order that their labels are to have.
+        shards: files of `write_shard`, in the order that their labels are to have; or these and
+            their keys, which are then checked.
         out: folder of the store; an older one in it stays whole until the new one is.
         meta: JSON-able account of what made the labels.
     """
@@ -293,7 +296,7 @@ def merge(shards: Sequence[Path], out: Path, meta: Mapping[str, Any]) -> LabelSt
     return open(out)
 
 
-def _join(shards: Sequence[Path], parts: Mapping[str, Path]) -> int:
+def _join(shards: Sequence[Path] | Mapping[Path, str], parts: Mapping[str, Path]) -> int:
     """Write planes, ends and pairs of all shards; returns the side of their labels."""
     kinds, ends = set(), [np.zeros(0, np.int64)]
     total = 0
@@ -304,11 +307,13 @@ def _join(shards: Sequence[Path], parts: Mapping[str, Path]) -> int:
                 shard = read(path)
                 size, header = int(shard["size"]), shard["header"].tobytes()
                 ends.append(shard["ends"] + total)
+                if isinstance(shards, Mapping) and str(shard["key"]) != shards[path]:
+                    raise ValueError("another process has written it since")
             except (OSError, ValueError, KeyError) as error:
                 raise InputError(f"{path}: not a readable label shard ({error}): {AGAIN}") from None
             kinds.add((size, header))
             if len(kinds) > 1:
-                raise InputError(f"{path}: other size or columns than {shards[0].name}: {AGAIN}")
+                raise InputError(f"{path}: other size or columns than those before: {AGAIN}")
             table.write(shard["pairs"].data if total else header + shard["pairs"].tobytes())
             planes.write(shard["planes"].data)
             total += len(shard["planes"])

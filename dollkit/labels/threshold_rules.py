@@ -15,6 +15,7 @@ from skimage.filters import threshold_otsu
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
+from dollkit.data.csvfile import read_csv
 
 RULES = ("otsu", "peak", "quantile")
 OTHER = "other"
@@ -115,30 +116,16 @@ def read(path: Path | str) -> dict[str, dict[str, float | str]]:
     Returns:
         ``{"thresholds": {finding: rule}, "smooths": {finding: sigma}}``.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except OSError as error:
-        raise InputError(f"{path}: no readable thresholds file ({error.strerror})") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not a CSV file ({error})") from None
-    for column in ("finding", "rule"):
-        if column not in table:
-            raise InputError(f"{path}: column {column!r} is missing: it needs finding and rule")
-    twice = table["finding"][table["finding"].duplicated()]
-    if len(twice):
-        raise InputError(f"{path}: finding {twice.iloc[0]!r} stands there twice: keep one row")
+    table = read_csv(Path(path), ("finding", "rule"), hint="give a CSV file with both columns")
+    table.require(~table.frame["finding"].duplicated(), "finding", "each finding once")
+    if "smooth" in table.frame:
+        table.numbers("smooth")  # refuses what is none
     thresholds: dict[str, float | str] = {}
     smooths: dict[str, float] = {}
-    for at, row in enumerate(table.to_dict("records"), start=2):
-        place = f"{path}, row {at}, column"
-        thresholds[row["finding"]] = str(parse(row["rule"], f"{place} 'rule':"))
+    for place, row in zip(table.where(), table.frame.to_dict("records"), strict=True):
+        thresholds[row["finding"]] = str(parse(row["rule"], f"{place}, column 'rule':"))
         if row.get("smooth"):
-            try:
-                smooths[row["finding"]] = float(row["smooth"])
-            except ValueError:
-                raise InputError(
-                    f"{place} 'smooth': {row['smooth']!r} is no number: give a share of the side"
-                ) from None
+            smooths[row["finding"]] = float(row["smooth"])
     try:
         checked(thresholds, smooths)
     except InputError as error:
