@@ -192,7 +192,7 @@ def judge(
             made = {how: batch.explain(how) for how in dict.fromkeys(v.explain for v in here)}
             for v in here:
                 frame, arrays = _score(store, v, list(models), made[v.explain], batch)
-                frames.append(frame.loc[seen])
+                frames.append(frame.iloc[np.flatnonzero(seen)])
                 if v.factor == "shipped":
                     arrays |= _each(v, made[v.explain], arrays)
                     examples.append({key: value[seen] for key, value in arrays.items()})
