@@ -105,15 +105,20 @@ def film_and_channel(targets: Targets, device: torch.device) -> tuple[torch.Tens
     return torch.tensor(film, device=device), torch.tensor(channel, device=device)
 
 
-def _gradients(logits: torch.Tensor, by: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Gradient of each pair's logit by its film's part of a tensor: (n, ...) -> (pairs, ...).
+def _gradients(logits: torch.Tensor, by: torch.Tensor, targets: Targets) -> list[torch.Tensor]:
+    """Gradients by a tensor, in passes: the r-th is of the r-th target of every film.
 
-    Films do not mix in eval mode, so each pass serves one target of every film.
+    Films do not mix in eval mode, so that all share a pass.
     """
     passes = []
     for r in range(max(map(len, targets))):
         chosen = torch.stack([logits[i, w[r]] for i, w in enumerate(targets) if len(w) > r]).sum()
         passes.append(torch.autograd.grad(chosen, by, retain_graph=True)[0])
+    return passes
+
+
+def _of_pairs(passes: Sequence[torch.Tensor], targets: Targets) -> torch.Tensor:
+    """Values of each pair from those of passes: r times (n, ...) -> (pairs, ...)."""
     return torch.stack([passes[r][i] for i, w in enumerate(targets) for r in range(len(w))])
 
 
@@ -125,8 +130,10 @@ def gradient(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -
     check_targets(x, targets, logits.shape[1])
     if not any(targets):
         return nothing(x)
-    maps = _gradients(logits, points, targets).sum(1)
-    return without_path(maps, logits.detach()[film_and_channel(targets, x.device)])
+    maps = [grad.sum(1) for grad in _gradients(logits, points, targets)]
+    return without_path(
+        _of_pairs(maps, targets), logits.detach()[film_and_channel(targets, x.device)]
+    )
 
 
 def gradcam(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -> Attribution:
@@ -149,11 +156,13 @@ def gradcam(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) ->
         return nothing(x)
     fewest = min(CAM_PLACES, x.shape[-1] // 2)
     features = [f for f in kept[0][1:] if f.shape[-1] >= fewest][-1]
-    film, channel = film_and_channel(targets, x.device)
-    weight = _gradients(logits, features, targets).mean((2, 3), keepdim=True)
-    grid = F.relu((weight * features.detach()[film]).sum(1, keepdim=True)).float()
+    grids = [
+        F.relu((grad.mean((2, 3), keepdim=True) * features).sum(1)).detach().float()
+        for grad in _gradients(logits, features, targets)
+    ]
+    grid = _of_pairs(grids, targets)[:, None]
     maps = F.interpolate(grid, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    return without_path(maps, logits.detach()[film, channel])
+    return without_path(maps, logits.detach()[film_and_channel(targets, x.device)])
 
 
 def occlusion(
