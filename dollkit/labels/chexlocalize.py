@@ -30,6 +30,7 @@ from dollkit.explanations.ensemble import Explain, explain_all
 from dollkit.labels import steps
 from dollkit.labels.make import find_classifiers
 from dollkit.labels.steps import Distil
+from dollkit.labels.summary import mean_interval
 from dollkit.labels.threshold_rules import OTHER, Rule, rule_of
 
 COLUMNS = [
@@ -41,7 +42,6 @@ SCORES = (("iou", "iou", "n"), ("iou_all", "iou_all", "n_all"), ("hit", "hit_rat
 """Score of a case, its mean in the table, and the number of films behind it."""
 BATCH = 8
 
-Floats = npt.NDArray[np.float64]
 Maps = Mapping[tuple[str, str], npt.NDArray[np.floating]]
 Masks = Mapping[tuple[str, str], npt.NDArray[np.uint8]]
 
@@ -100,55 +100,22 @@ def score_cases(
     return pd.DataFrame(rows, columns=CASE_COLUMNS)
 
 
-def localisation_table(scores: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Means per finding with 95 % percentile intervals of a bootstrap over patients.
+def localisation_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Means per finding of `score_cases`, then their ``mean``, with the columns `COLUMNS`.
 
-    Args:
-        scores: rows of `score_cases`.
-        draws: resamples; patients are drawn once for all findings.
-
-    Returns:
-        `COLUMNS`; one row per finding, then ``mean``, the mean over findings. n, n_all and n_hit
-        count the films behind iou, iou_all and hit_rate.
+    With 95 % bootstrap intervals over patients; n, n_all and n_hit count the films behind iou,
+    iou_all and hit_rate.
     """
-    names, who = np.unique(scores["patient_id"].to_numpy().astype(str), return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(
-        len(names), np.full(len(names), 1 / max(1, len(names))), size=draws
-    )
-    found = [f for f in FINDINGS if (scores["finding"] == f).any()]
-    if not found:
-        return pd.DataFrame(columns=COLUMNS)
-    table = pd.DataFrame({"finding": [*found, "mean"]}).set_index("finding")
-    for column, mean, count in SCORES:
-        values = scores[column].to_numpy(dtype=float)
-        resampled = np.full((len(found), draws), np.nan)
-        for i, finding in enumerate(found):
-            known = (scores["finding"] == finding).to_numpy() & np.isfinite(values)
-            weight = drawn[:, who[known]].astype(np.float64)
-            with np.errstate(invalid="ignore"):
-                resampled[i] = (weight @ values[known]) / weight.sum(1)
-            table.loc[finding, [mean, count]] = _mean(values[known]), known.sum()
-        of_findings = table.loc[found, mean].to_numpy(dtype=float)
-        known = np.isfinite(of_findings)
-        table.loc["mean", [mean, count]] = _mean(of_findings[known]), table[count].sum()
-        with np.errstate(invalid="ignore"):
-            means = np.nansum(resampled[known], 0) / np.isfinite(resampled[known]).sum(0)
-        intervals = [_interval(row) for row in (*resampled, means)]
-        table[[f"{column}_lo", f"{column}_hi"]] = intervals
-        table[count] = table[count].astype(int)
-    return table.reset_index()[COLUMNS]
-
-
-def _mean(values: Floats) -> float:
-    return float(values.mean()) if len(values) else np.nan
-
-
-def _interval(means: Floats) -> tuple[float, float]:
-    known = means[np.isfinite(means)]
-    if len(known) < 2:
-        return np.nan, np.nan
-    lo, hi = np.percentile(known, [2.5, 97.5])
-    return float(lo), float(hi)
+    rows = []
+    for finding in (*FINDINGS, "mean"):
+        part = scores if finding == "mean" else scores[scores["finding"] == finding]
+        if len(part):
+            row: dict[str, object] = {"finding": finding}
+            for column, mean, count in SCORES:
+                row[mean], row[f"{column}_lo"], row[f"{column}_hi"] = mean_interval(part, column)
+                row[count] = int(part[column].notna().sum())
+            rows.append(row)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def score(

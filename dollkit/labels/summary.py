@@ -30,7 +30,7 @@ LARGE = 0.4
 """Share of the film from which a label counts as very large: no finding but the two lungs."""
 
 
-def _mean(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
+def mean_interval(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
     """Mean over findings of means over films, with a 95 % bootstrap interval over patients."""
     _, units = patient_values(part[value], part["patient_id"], part["finding"])
     return (float(units.mean()), *bootstrap_interval(units))
@@ -71,8 +71,8 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
                 "n": len(part[CASE].drop_duplicates()),
             }
             for value in ("iou_matched", "iou_label"):
-                row[value], row[f"{value}_lo"], row[f"{value}_hi"] = _mean(part, value)
-            row["hit_rate"], row["hit_lo"], row["hit_hi"] = _mean(part, "hit")
+                row[value], row[f"{value}_lo"], row[f"{value}_hi"] = mean_interval(part, value)
+            row["hit_rate"], row["hit_lo"], row["hit_hi"] = mean_interval(part, "hit")
             per_finding = part.groupby("finding")
             names = ("iou_chance", "iou_prior", "precision", "recall", "energy", "area")
             row |= {k: float(per_finding[k].mean().mean()) for k in names}
@@ -85,7 +85,9 @@ def _gap(part: pd.DataFrame, other: pd.DataFrame) -> tuple[tuple[float, float, f
     both = judged(part).merge(other[[*CASE, "iou_matched"]], on=CASE, suffixes=("", "_other"))
     if both.empty:
         return (np.nan, np.nan, np.nan), 0
-    return _mean(both.assign(gap=both["iou_matched"] - both["iou_matched_other"]), "gap"), len(both)
+    return mean_interval(
+        both.assign(gap=both["iou_matched"] - both["iou_matched_other"]), "gap"
+    ), len(both)
 
 
 def ablation(cases: pd.DataFrame) -> pd.DataFrame:
@@ -103,7 +105,7 @@ def ablation(cases: pd.DataFrame) -> pd.DataFrame:
         per_finding = part.groupby("finding")[["hit", "iou_label", "precision", "recall"]].mean()
         means = per_finding.mean().rename({"hit": "hit_rate"}).to_dict()
         row = {"factor": factor, "value": value, "n": len(part), **means}
-        row["iou_matched"], row["iou_lo"], row["iou_hi"] = _mean(part, "iou_matched")
+        row["iou_matched"], row["iou_lo"], row["iou_hi"] = mean_interval(part, "iou_matched")
         (row["delta"], row["delta_lo"], row["delta_hi"]), _ = _gap(part, shipped)
         rows.append(row)
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS)
@@ -135,7 +137,7 @@ def goals(
     # A finding of few patients tells nothing of others.
     shown_enough = shipped[seen_enough(shipped["patient_id"], shipped["finding"])]
     part = shown_enough[shown_enough["finding"].isin(good)]
-    value = _mean(part, "hit") if len(part) else (np.nan,) * 3
+    value = mean_interval(part, "hit") if len(part) else (np.nan,) * 3
     shown = part["finding"].nunique()
     text = f"hit rate at least {hit_rate:g}, {shown} findings with AUROC above {auroc:g}"
     rows = [(text, *value, _verdict(value[0] >= hit_rate, value[0]), len(part))]
@@ -143,7 +145,7 @@ def goals(
         known = shown_enough["iou_prior"].notna()
         part = shown_enough[(shown_enough["finding"] == finding) & known]
         gap = part.assign(gap=part["iou_matched"] - part["iou_prior"])
-        value = _mean(gap, "gap") if len(gap) else (np.nan,) * 3
+        value = mean_interval(gap, "gap") if len(gap) else (np.nan,) * 3
         text = f"IoU above that of the mean-mask prior: {finding}"
         rows.append((text, *value, _verdict(value[1] > 0, value[1]), len(part)))
     rows.append(_committee(cases, shipped))
@@ -159,7 +161,10 @@ def _committee(
     if singles.empty or shipped.empty:
         text = "IoU of all classifiers above that of the best single one"
         return text, np.nan, np.nan, np.nan, _verdict(False, np.nan), 0
-    means = {str(k): _mean(judged(p), "iou_matched")[0] for k, p in singles.groupby("classifiers")}
+    means = {
+        str(k): mean_interval(judged(p), "iou_matched")[0]
+        for k, p in singles.groupby("classifiers")
+    }
     best = max(means, key=means.__getitem__)
     gap, n = _gap(shipped, singles[singles["classifiers"] == best])
     text = (
