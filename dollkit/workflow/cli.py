@@ -16,7 +16,7 @@ from dollkit.workflow.processes import KEPT, shortage
 
 ROOMS = {
     "data": ("dollkit.data.__main__", "data sets on disk: list, find, check, build"),
-    "labels": ("dollkit.labels.__main__", "a label set: make, show, card, export, score"),
+    "labels": ("dollkit.labels.__main__", "a label set: make, show, export, score"),
     "your-radiographs": (
         "dollkit.interactive.your_radiographs.__main__",
         "your films: check, run, predict",
