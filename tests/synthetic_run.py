@@ -16,8 +16,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
-from dollkit.report.label_tables import COLUMNS
-from dollkit.report.rows import ABLATION_COLUMNS, write_csv
+from dollkit.labels import summary
+from dollkit.report import claims, page, results
+from dollkit.report.rows import (
+    PRETRAINING_COLUMNS,
+    SOURCES,
+    Rows,
+    check_cases,
+    check_robust,
+    write_csv,
+)
 
 Arrays = dict[str, Any]
 CLASSES = {
@@ -108,7 +116,7 @@ def pretraining_rows() -> pd.DataFrame:
             ("PSPNet", arm, "classifier", 400, 16, 800, 0, label, 0.5, own)
             for arm, (label, own) in arms.items()
         ],
-        columns=COLUMNS,
+        columns=PRETRAINING_COLUMNS,
     )
 
 
@@ -128,14 +136,22 @@ def run_rows(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def selection_rows(runs: pd.DataFrame) -> pd.DataFrame:
-    """Rates tried with the first seed, as selection.csv: the chosen one and one on either side."""
-    first = runs[runs["seed"] == runs["seed"].min()]
-    tried = [
-        first.assign(lr=first["lr"] * factor, val_miou=first["best_val_miou"], selected=factor == 1)
-        for factor in (0.5, 1, 2)
-    ]
-    columns = ["task", "network", "arm", "tuning", "n_train", "seed", "fold", "lr", "steps"]
-    return pd.concat(tried, ignore_index=True)[[*columns, "val_miou", "selected"]]
+    """Rates tried for each run, as selection.csv: the middle one is chosen, of doll the highest."""
+    key = ["task", "network", "arm", "tuning", "n_train", "seed", "fold", "steps"]
+    tried = [runs[key].assign(lr=0.01 * f, val_miou=0.5) for f in (0.25, 1, 4)]
+    out = pd.concat(tried, ignore_index=True)
+    best = out["arm"].map(lambda a: 0.04 if a == "doll" else 0.01)
+    return out.assign(selected=out["lr"] == best)
+
+
+def perturbed(plain: pd.DataFrame) -> pd.DataFrame:
+    """Rows of perturbed films: a twentieth of the true area is lost."""
+    lost = plain[plain["tuning"] == "full"].copy()
+    gone = lost["tp"] // 20
+    lost["tp"], lost["fn"] = lost["tp"] - gone, lost["fn"] + gone
+    lost["iou"] = lost["tp"] / (lost["tp"] + lost["fp"] + lost["fn"])
+    lost["dice"] = 2 * lost["tp"] / (2 * lost["tp"] + lost["fp"] + lost["fn"])
+    return check_robust(lost.assign(perturbation="noise", level=20.0), "made up")
 
 
 def label_cases(
@@ -164,10 +180,14 @@ def label_cases(
                     | {"explainer": explainer, "classifiers": names, "n_classifiers": count}
                     | {"variant": variant, "iou_matched": iou, "iou_label": iou}
                     | {"iou_chance": 0.05, "iou_prior": prior, "precision": iou, "recall": iou}
-                    | {"hit": (iou > 0.25).astype(int)}
+                    | {"hit": (iou > 0.25).astype(int), "energy": iou / 2, "area": prior / 3}
                 )
             )
-    return pd.concat(frames, ignore_index=True)
+    out = pd.concat(frames, ignore_index=True)
+    parts = out["variant"].str.partition("=")
+    out["factor"], out["value"] = parts[0], parts[2].where(parts[2] != "", "shipped")
+    key = ["explainer", "classifiers", "variant", "finding", "image_id"]
+    return out.sort_values(key, kind="stable", ignore_index=True)
 
 
 def _blob(size: int, x: float, y: float, rx: float, ry: float) -> npt.NDArray[np.float64]:
@@ -187,7 +207,7 @@ def _byte(x: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     return np.clip(x, 0, 255).astype(np.uint8)
 
 
-def label_examples(size: int = 64, n: int = 4, *, maps: bool = True, rng: int = 0) -> Arrays:
+def label_examples(size: int = 64, n: int = 4, *, rng: int = 0) -> Arrays:
     """Arrays of labels/examples.npz, n films of each of six findings."""
     draw = np.random.default_rng(rng)
     keys = ("image", "finding", "image_id", "map", "label", "truth", "iou", "maps")
@@ -212,8 +232,6 @@ def label_examples(size: int = 64, n: int = 4, *, maps: bool = True, rng: int = 
     arrays = {k: np.array(v) for k, v in out.items()}
     arrays["classifiers"] = np.array(CLASSIFIERS)
     arrays["probability"] = draw.uniform(0.1, 0.99, arrays["maps"].shape[:2]).astype(np.float32)
-    if not maps:
-        del arrays["maps"], arrays["classifiers"], arrays["probability"]
     return arrays
 
 
@@ -254,22 +272,67 @@ def classifier_rows(name: str, rng: int) -> pd.DataFrame:
     return frame.assign(ap=auroc - 0.3, n_pos=50, n=400)
 
 
-def label_summary(cases: pd.DataFrame) -> pd.DataFrame:
-    """labels.csv from per-case rows (intervals made up: +-0.01)."""
-    rows = []
-    whole = cases[cases["n_classifiers"] == 3]
-    for (explainer, variant), part in whole.groupby(["explainer", "variant"]):
-        for finding in [*PATHOLOGIES, "mean"]:
-            p = part if finding == "mean" else part[part["finding"] == finding]
-            m = p[["iou_matched", "iou_chance", "iou_prior", "precision", "recall", "hit"]].mean()
-            rows.append(
-                {"finding": finding, "explainer": explainer, "n_classifiers": 3}
-                | {"iou_matched": m["iou_matched"], "iou_matched_lo": m["iou_matched"] - 0.01}
-                | {"iou_matched_hi": m["iou_matched"] + 0.01, "iou_chance": m["iou_chance"]}
-                | {"iou_prior": m["iou_prior"], "precision": m["precision"]}
-                | {"recall": m["recall"], "hit_rate": m["hit"], "n": len(p), "variant": variant}
-            )
-    return pd.DataFrame(rows)
+def rows(patients: int = 6) -> Rows:
+    """All rows of two tasks, one of them with two training sizes, with more digits than stored."""
+    gain = {arm: GAIN[arm] for arm in ("random", "doll", "shuffled")}
+    few = segmentation_cases(gain, tasks=["lungs", "organs"], patients=patients)
+    many = segmentation_cases(
+        gain, tasks=["lungs"], patients=patients, tunings={"full": 1.0}, base=0.75, rng=1
+    )
+    cases = check_cases(pd.concat([few, many.assign(n_train=64)], ignore_index=True))
+    curves, labels = learning_curves(cases), label_cases(patients=8)
+    runs = run_rows(curves)
+    graded = [classifier_rows(n, i) for i, n in enumerate(CLASSIFIERS)]
+    return Rows(
+        classifiers=pd.concat(graded, ignore_index=True),
+        labels=summary.summarise(labels),
+        cases=cases,
+        label_cases=labels,
+        curves=curves,
+        runs=runs,
+        selection=selection_rows(runs),
+        robust=perturbed(cases),
+        pretraining=pretraining_rows(),
+        ablation=summary.ablation(labels),
+        not_run={"imagenet": "no weights"},
+    )
+
+
+def losses(cases: pd.DataFrame) -> pd.DataFrame:
+    """A table of losses: what per-case rows of labels hold of it, made-up numbers for the rest."""
+    shipped = cases[cases["variant"] == "shipped"].groupby("finding")
+    frame = shipped.agg(
+        iou_label=("iou_label", "mean"), iou_area=("iou_matched", "mean"), n=("hit", "size")
+    )
+    names = ("iou_threshold", "iou_classifier", "iou_place", "iou_form")
+    frame = frame.assign(**{k: 0.5 + i / 70 for i, k in enumerate(names)})
+    mean = frame.mean().to_frame("mean").T.assign(n=frame["n"].sum())
+    out = pd.concat([frame, mean]).rename_axis("finding").reset_index()
+    return out.astype({"n": int})
+
+
+def stored_profile(folder: Path) -> Path:
+    """Results of `rows` as a run leaves them: rows, and what was made before they were rounded."""
+    found, profile = rows(), folder.name
+    lost = losses(found.label_cases)
+    found.write(folder)
+    tables = results.tables_of(found, profile) | results.label_tables_of(found, lost, profile)
+    for name, table in tables.items():
+        table.save(folder / name)
+    verdicts = claims.evaluate(
+        found.label_cases, found.cases, found.curves, found.runs, found.not_run
+    )
+    claims.write_claims(verdicts, folder, profile=profile, population="made-up films")
+    drawn = results.figures_of(found, lost, profile)
+    drawn["figure_s5"] = claims.figure_s5(verdicts, profile=profile)
+    for name, figure in drawn.items():
+        figure.save_text(folder / name)
+    stages = {"data": {"parameters": {"source": "phantom", "data_dir": ""}}}
+    record = {"profile": profile, "seconds": 61.0, "stages": stages}
+    (folder / "provenance.json").write_text(json.dumps(record))
+    (folder / "figure1.csv").write_text("panel\nfilm\n")
+    page.write_index(folder)
+    return folder
 
 
 def _manifest(folder: Path, seconds: float, **more: object) -> None:
@@ -284,38 +347,24 @@ def _manifest(folder: Path, seconds: float, **more: object) -> None:
     (folder / "manifest.json").write_text(json.dumps(content | more))
 
 
-def make_run(root: Path, *, size: int = 64, maps: bool = True) -> Path:
-    """Write a complete run folder and return its path."""
-    run = root / "synthetic"
-    for number, name in enumerate(CLASSIFIERS):
-        folder = run / "classifiers" / name
-        write_csv(classifier_rows(name, number), folder / "metrics.csv")
-        _manifest(folder, 10.0)
-    labels = label_cases()
-    write_csv(labels, run / "labels" / "label_cases.csv.gz")
-    write_csv(label_summary(labels), run / "labels" / "labels.csv")
-    ablation = pd.DataFrame(
-        [
-            ("shipped", "shipped", 0.31, 0.3, 0.32, 0.7, 780, 0.0, 0.0, 0.0),
-            ("steps", "4", 0.3, 0.29, 0.31, 0.7, 780, -0.01, -0.02, 0.01),
-            ("baseline", "blur", 0.2, 0.1, 0.3, 0.6, 780, -0.11, -0.13, -0.09),
-            ("threshold", "otsu", 0.31, 0.3, 0.32, 0.7, 780, 0.0, 0.0, 0.0),
-        ],
-        columns=ABLATION_COLUMNS,
-    )
-    write_csv(ablation, run / "labels" / "ablation.csv")
-    np.savez(run / "labels" / "examples.npz", **label_examples(size, maps=maps))
+def make_run(root: Path, found: Rows | None = None, *, size: int = 32) -> Path:
+    """Write a run folder with these rows, and examples of films, and return its path."""
+    run, found = root / "synthetic", found or rows()
+    for name, column in (("classifiers", "classifier"), ("pretraining", "arm")):
+        family, file = SOURCES[name].family.removesuffix("*"), SOURCES[name].file
+        for key, part in getattr(found, name).groupby(column):
+            write_csv(part, run / family / str(key) / file)
+            _manifest(run / family / str(key), 10.0)
+    for name in ("labels", "label_cases"):
+        write_csv(getattr(found, name), run / "labels" / SOURCES[name].file)
+    write_csv(found.ablation, run / "labels" / "ablation.csv")
+    np.savez(run / "labels" / "examples.npz", **label_examples(size))
     _manifest(run / "labels", 20.0)
-    cases = segmentation_cases()
-    curves = learning_curves(cases)
-    runs = run_rows(curves)
-    tried = selection_rows(runs)
-    for task in CLASSES:
+    for task in found.cases["task"].unique():
         folder = run / "finetune" / task
-        write_csv(cases[cases["task"] == task], folder / "cases.csv.gz")
-        write_csv(curves[curves["task"] == task], folder / "curves.csv")
-        write_csv(runs[runs["task"] == task], folder / "runs.csv")
-        write_csv(tried[tried["task"] == task], folder / "selection.csv")
+        for name in ("cases", "curves", "runs", "selection", "robust"):
+            frame = getattr(found, name)
+            write_csv(frame[frame["task"] == task], folder / SOURCES[name].file)
         np.savez(folder / "examples.npz", **task_examples(task, size))
-        _manifest(folder, 30.0, notes={"not_run": {"imagenet": "no weights"}})
+        _manifest(folder, 30.0, notes={"not_run": found.not_run})
     return run

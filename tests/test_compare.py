@@ -1,178 +1,260 @@
-"""A run against committed results of its profile, whose differences are known."""
+"""Results beside results: made-up rows whose differences are known."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from dollkit.report import claims, compare_runs, tables
-from dollkit.report import rows as cases
+from dollkit.common import paths
+from dollkit.common.errors import InputError
+from dollkit.report import claims, compare
+from dollkit.report.rows import write_csv
 from tests import synthetic_run as synthetic
 
-GAIN = {"random": 0.0, "doll": 0.08, "shuffled": 0.03}
+NAMES = ("here", "there")
+UNION = 100_000
+ACROSS = paths.ROOT / "figures" / "across"
 
 
-def results() -> dict[str, pd.DataFrame]:
-    rows = synthetic.segmentation_cases(GAIN, tasks=["lungs", "infection"], patients=8)
-    curves = synthetic.learning_curves(rows)
-    runs = synthetic.run_rows(curves)
-    return {
-        "table1": tables.table1(rows, runs),
-        "table2": tables.table2(rows, runs, curves),
-        "claims": claims.evaluate(None, rows, curves, runs),
-    }
+def moved(cases: pd.DataFrame, by: Mapping[str, float]) -> pd.DataFrame:
+    """The same films in another profile: each arm's IoU moved by so much, the truth as it was."""
+    plus = np.round(UNION * cases["arm"].map(dict(by)).fillna(0)).astype(int)
+    # Truth stays: what tp gains, fn loses; and fp makes up for it in the union.
+    area, tp = cases["tp"] + cases["fn"], cases["tp"] + plus
+    out = cases.assign(tp=tp, fn=area - tp, fp=UNION - area, iou=tp / UNION)
+    assert (out[["tp", "fp", "fn"]] >= 0).all(axis=None)
+    return out.assign(dice=2 * tp / (UNION + tp))
 
 
-def place(folder: Path, made: dict[str, pd.DataFrame]) -> None:
-    for name, frame in made.items():
-        cases.write_csv(frame, folder / f"{name}.csv")
-
-
-@pytest.fixture(scope="module")
-def made() -> dict[str, pd.DataFrame]:
-    return results()
+def cases(**more: Any) -> pd.DataFrame:
+    """Rows with a true area that leaves room to move."""
+    drawn = synthetic.segmentation_cases(tunings={"full": 1.0}, base=0.4, noise=0.01, **more)
+    return drawn.assign(fn=65_000 - drawn["tp"], fp=UNION - 65_000)
 
 
 @pytest.fixture
-def root(made: dict[str, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with committed results of profile "mine"; new ones go to figures/, too."""
+def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DOLLKIT_FIGURES", str(tmp_path / "figures"))
-    monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
-    place(tmp_path / "figures" / "mine", made)
+    return tmp_path / "figures"
+
+
+def test_known_differences_come_out_exactly() -> None:
+    by = {"classifier": -0.02, "doll": 0.03, "shuffled": 0.0}
+    there = cases()
+    table = compare.transfer(moved(there, by), there, NAMES).set_index(["task", "arm"])
+    assert len(table) == 3 * len(synthetic.GAIN)
+    for (_, arm), row in table.iterrows():
+        assert row["difference"] == pytest.approx(by.get(arm, 0.0), abs=1e-12)
+        assert row["miou_a"] - row["miou_b"] == pytest.approx(row["difference"], abs=1e-12)
+        assert (row["n_cases"], row["n_patients"], row["n_seeds"]) == (40, 40, 3)
+        assert row["same"] == (1.0 if by.get(arm, 0.0) == 0 else 0.0)
+    control = table.xs("random", level="arm")
+    assert (control["p"] == 1).all()
+    assert control["p_holm"].isna().all()
+
+
+def test_interval_and_p_are_those_of_a_paired_t_test_when_there_is_one_seed() -> None:
+    here, there = (cases(seeds=1, tasks=["lungs"], patients=12, rng=r) for r in (1, 0))
+    table = compare.transfer(here, there, NAMES).set_index("arm")
+    x, y = (f.query("arm == 'doll'").set_index("image_id")["iou"] for f in (here, there))
+    want = stats.ttest_1samp((x - y[x.index]).to_numpy(), 0.0)
+    ends = want.confidence_interval(0.95)
+    row = table.loc["doll"]
+    assert (row["difference_lo"], row["difference_hi"]) == pytest.approx(tuple(ends), abs=1e-9)
+    assert row["p"] == pytest.approx(want.pvalue, abs=1e-9)
+    others = table.drop(index="random")  # Holm counts no control
+    smallest = others["p"].idxmin()
+    adjusted = min(1.0, (len(synthetic.GAIN) - 1) * others.loc[smallest, "p"])
+    assert others.loc[smallest, "p_holm"] == pytest.approx(adjusted, rel=1e-12)
+
+
+def test_gains_and_their_change_by_hand() -> None:
+    there = cases(tasks=["organs"])
+    here = moved(there, {"doll": 0.03, "random": 0.01})
+    table = compare.gains(here, there, NAMES).set_index("contrast")
+    mean = {
+        (side, arm): part.groupby("class")["iou"].mean().mean()
+        for side, rows in (("a", here), ("b", there))
+        for arm, part in rows.groupby("arm")
+    }
+    assert len(table) == 7
+    for contrast, row in table.iterrows():
+        arm, base = str(contrast).split(" - ")
+        for side in "ab":
+            want = mean[side, arm] - mean[side, base]
+            assert row[f"gain_{side}"] == pytest.approx(want, abs=1e-12)
+            assert row[f"gain_{side}_lo"] < want < row[f"gain_{side}_hi"]
+    wanted = {"doll - random": 0.02, "doll - classifier": 0.03, "truth - random": -0.01}
+    for contrast, change in wanted.items():
+        assert table.loc[contrast, "change"] == pytest.approx(change, abs=1e-12)
+
+
+def test_what_only_one_has_is_left_out_of_pairs_and_blank_in_gains() -> None:
+    there = cases(tasks=["lungs"])
+    here = there[there["arm"] != "truth"]
+    assert "truth" not in set(compare.transfer(here, there, NAMES)["arm"])
+    row = compare.gains(here, there, NAMES).set_index("contrast").loc["truth - random"]
+    assert row["gain_b"] > 0.1
+    assert np.isnan(row[["gain_a", "gain_a_lo", "change", "p"]].astype(float)).all()
+
+
+def test_only_films_and_seeds_that_both_have_count() -> None:
+    whole = cases(tasks=["lungs"], patients=20)
+    whole["fold"] = whole["patient_id"].astype(int) % 4
+    # Other films in one, other seeds in the other: neither may move a number.
+    one = moved(whole, {"doll": 0.02})
+    spoilt = moved(one, dict.fromkeys(synthetic.GAIN, 0.05))
+    here = pd.concat([one, spoilt[spoilt["seed"] == 0].assign(seed=9)])
+    shared = compare.on_shared_films(here[here["fold"] < 2], whole, NAMES)
+    table = compare.transfer(*shared, NAMES).set_index("arm")
+    assert table["difference"].round(12).to_dict() == {
+        arm: 0.02 if arm == "doll" else 0.0 for arm in synthetic.GAIN
+    }
+    assert (set(table["n_cases"]), set(table["n_seeds"])) == ({10}, {3})
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("patient_id", "somebody", "film lungs0003_0, lungs of lungs, has patient"),
+        ("fold", 2, "has fold 2 and 0: they do not test the same films after the same training"),
+        ("fn", 7, r"has true area \d+ and 65000"),
+        ("class", "heart", r"class '\w+' in one of them alone"),
+    ],
+)
+def test_films_that_are_not_the_same_are_refused(column: str, value: object, words: str) -> None:
+    there = cases(tasks=["lungs"])
+    here = there.copy()
+    here.loc[here["image_id"] == "lungs0003_0", column] = value
+    with pytest.raises(InputError, match=words):
+        compare.on_shared_films(here, there, NAMES)
+
+
+def test_nothing_in_common_is_refused() -> None:
+    there = cases(tasks=["lungs"])
+    with pytest.raises(InputError, match="here and there test no film in common"):
+        compare.on_shared_films(there.assign(image_id="a" + there["image_id"]), there, NAMES)
+    with pytest.raises(InputError, match="nothing can be paired"):
+        compare.transfer(there.assign(n_train=4), there, NAMES)
+
+
+def test_the_command_writes_both_tables(figures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = cases()
+    for name, rows in (("there", there), ("here", moved(there, {"doll": 0.03, "random": 1e-4}))):
+        write_csv(rows, figures / name / "cases.csv.gz")
+        (figures / name / "claims.csv").touch()
+    assert compare.main(["here", "there"]) == 0
+    out = figures / "across"
+    made = {p.name for p in out.iterdir()}
+    assert made == {f"here_there{s}.{e}" for s in ("", "_gains") for e in ("csv", "md", "tex")}
+    text = (out / "here_there.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "40 films of 40 patients per task, 3 seeds" in text
+    assert "lungs, random: 0 % of rows with the same tp, fp, fn, mIoU apart by +0.0001" in text
+    assert "| 0.030 [0.030, 0.030] |" in text
+    stored = pd.read_csv(out / "here_there.csv")
+    assert stored.columns.tolist() == compare.TRANSFER_COLUMNS
+    write_csv(there[there["arm"] != "random"], figures / "here" / "cases.csv.gz")
+    compare.write_pair("here", "there", out)
+    assert "No control: neither of random, imagenet" in (out / "here_there.md").read_text()
+    (figures / "file").write_text("in the way")
+    for arguments, words in (
+        (["there", "there"], "profile 'there' is named twice"),
+        (["there"], "name two profiles, or none"),
+        (["there", "nowhere"], "nowhere/cases.csv.gz: no such file; run"),
+        (["here", "there", "--out", str(figures / "file")], "Error: "),
+    ):
+        assert compare.main(arguments) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert words in said
+        assert said.count("\n") == 1
+
+
+def contrast(task: str, arm: str, effect: float, **more: object) -> dict[str, object]:
+    row: dict[str, object] = dict.fromkeys(claims.COLUMNS, 0)
+    row |= {"claim": "C2", "contrast": f"doll - {arm}", "task": task, "effect": effect}
+    row |= {"lo": effect - 0.01, "hi": effect + 0.01, "network": "pspnet", "n_train": 8}
+    row |= {"verdict": claims.UNDECIDED, "decides": True, "n_patients": 40, "n_seeds": 5}
+    return row | more
+
+
+def test_c2_has_one_row_per_profile_network_and_task(figures: Path) -> None:
+    rows = [
+        contrast("organs", "random", 0.02, verdict=claims.CONFIRMED),
+        contrast("lungs", "random", -0.03, verdict=claims.CONTRADICTED),
+        contrast("lungs", "random", 0.05, network="unet", decides=False),
+        contrast("lungs", "imagenet", np.nan),
+        contrast("lungs", "random", 0.5, claim="C3"),
+    ]
+    write_csv(pd.DataFrame(rows), figures / "b" / "claims.csv")
+    other = pd.DataFrame([contrast("lungs", "shuffled", 0.004, n_seeds=3)])
+    write_csv(other, figures / "a" / "claims.csv")
+    table = compare.c2_table(compare.c2_contrasts(["b", "a"]))
+    assert table[["profile", "network", "task"]].to_numpy().tolist() == [
+        ["b", "pspnet", "lungs"], ["b", "pspnet", "organs"], ["b", "unet", "lungs"],
+        ["a", "pspnet", "lungs"],
+    ]  # fmt: skip
+    assert table["random"].tolist() == [
+        "-0.030 [-0.040, -0.020] ↓", "+0.020 [+0.010, +0.030] ↑", "+0.050 [+0.040, +0.060]", "–",
+    ]  # fmt: skip
+    assert table["shuffled"].tolist() == ["–"] * 3 + ["+0.004 [-0.006, +0.014]"]
+    assert table["seeds"].tolist() == [5, 5, 5, 3]
+    assert compare.main([]) == 0
+    assert r"$\uparrow$" in (figures / "across" / "c2.tex").read_text()
+    (figures / "a" / "claims.csv").write_text("claim\nC2\n")
+    assert compare.main([]) == 2
+
+
+def test_the_stored_comparisons_follow_from_the_stored_results(tmp_path: Path) -> None:
+    profiles = list(dict.fromkeys(pd.read_csv(ACROSS / "c2.csv")["profile"]))
+    made = compare.write_c2(profiles, tmp_path)
+    made += compare.write_pair("to-real", "open", tmp_path)
+    for path in made:
+        assert path.read_bytes() == (ACROSS / path.name).read_bytes(), path.name
+
+
+def test_a_run_against_the_committed_results(figures: Path) -> None:
+    found = synthetic.stored_profile(figures / "mine")
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", "figures"], [*who, "commit", "-q", "-m", "Results"]):
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    return tmp_path
+        subprocess.run(["git", *command], cwd=figures.parent, check=True)
+    told = compare.against_committed("mine", figures.parent)
+    assert len(told) == 1 + len(compare.NUMBERS)
+    assert all(": 0 of " in line for line in told[1:])
 
-
-def read(root: Path) -> pd.DataFrame:
-    return pd.read_csv(root / "runs/mine/comparison.csv", dtype={"within": str, "note": str})
-
-
-def test_the_same_results_are_told_as_such(root: Path) -> None:
-    lines = compare_runs.report("mine", root)
-    found = read(root)
-    assert lines[:3] == [
-        "compared with the committed results:",
-        f"  all {len(found)} numbers are as committed",
-        "  no verdict changed",
-    ]
-    assert list(found.columns) == compare_runs.COLUMNS
-    assert (found["change"] == 0).all()
-    # mIoU and Dice of 2 x 3 settings; mIoU of 2 x 3 x 2 tunings.
-    counts = found.groupby(["table", "quantity"]).size()
-    assert counts["table1", "miou"] == counts["table1", "dice"] == 6
-    assert counts["table2", "miou"] == counts["table2", "steps_own"] == 12
-    sure = found[found["lo"].notna()]
-    assert (sure["within"] == "yes").all()
-    assert set(found.loc[found["lo"].isna(), "quantity"]) >= {"seconds_own", "trainable_share"}
-
-
-def test_known_moves_come_out(root: Path, made: dict[str, pd.DataFrame]) -> None:
-    new = {name: frame.copy() for name, frame in made.items()}
-    table = new["table1"]
+    table = pd.read_csv(found / "table1.csv")
     doll = (table["task"] == "lungs") & (table["arm"] == "doll")
-    random = (table["task"] == "lungs") & (table["arm"] == "random")
-    half = (table["miou_hi"] - table["miou"]) / 2
-    table.loc[doll, "miou"] += half
-    table.loc[random, "dice"] += 0.5
-    slower = new["table2"]["tuning"] == "adapter"
-    new["table2"].loc[slower, "seconds_own"] *= 2
-    place(root / "figures" / "mine", new)
-    lines = compare_runs.report("mine", root)
-    found = read(root)
-    moved = found[found["change"] != 0]
-    assert len(moved) == 2 + int(slower.sum())
-    one = moved[moved["quantity"] == "miou"].iloc[0]
-    assert (one["table"], one["setting"], one["within"]) == (
-        "table1",
-        "lungs PSPNet 16 doll",
-        "yes",
-    )
-    assert one["change"] == pytest.approx(float(half[doll].iloc[0]), abs=2e-6)
-    assert one["new"] - one["committed"] == pytest.approx(one["change"], abs=1e-6)
-    other = moved[moved["quantity"] == "dice"].iloc[0]
-    assert (other["setting"], other["within"]) == ("lungs PSPNet 16 random", "no")
-    assert other["change"] == pytest.approx(0.5, abs=2e-6)
-    late = moved[moved["quantity"] == "seconds_own"]
-    assert late["within"].isna().all()
-    np.testing.assert_allclose(late["new"], 2 * late["committed"], rtol=1e-5)
-    assert lines[1] == (
-        f"  {len(moved)} of {len(found)} numbers moved; of 2 with an interval 1 stay within the "
-        "committed 95 % interval"
-    )
-    # The largest first, in half widths of its interval.
-    assert lines[2].startswith("    table1 lungs PSPNet 16 random dice: ")
-    assert "(+0.5), outside [" in lines[2]
-    assert lines[3].startswith("    table1 lungs PSPNet 16 doll miou: ")
-    assert ", within [" in lines[3]
-    assert lines[4] == "  no verdict changed"
+    table.loc[doll, "miou"] += (table["miou_hi"] - table["miou"]) / 2
+    table.loc[doll, "dice"] += 0.5
+    write_csv(table, found / "table1.csv")
+    verdicts = pd.read_csv(found / "claims.csv")
+    at = verdicts.index[verdicts["contrast"] == "doll - random"][0]
+    verdicts.loc[at, "verdict"] = "unheard of"
+    write_csv(verdicts, found / "claims.csv")
+    _, miou, dice, other, *_, turned = compare.against_committed("mine", figures.parent)
+    assert miou.startswith("  table1, miou: 1 of ")
+    assert "moved, 1 of them within" in miou
+    assert "moved, 0 of them within" in dice
+    assert other.startswith("  table2, miou: 0 of ")
+    assert turned.startswith("  claims, effect: verdict changed: doll - random, lungs: ")
+    assert turned.endswith(" -> unheard of")
 
 
-def test_changed_verdicts_are_named(root: Path, made: dict[str, pd.DataFrame]) -> None:
-    frame = made["claims"].copy()
-    at = (frame["claim"] == "C2") & (frame["contrast"] == "doll - shuffled")
-    at &= frame["task"] == "lungs"
-    assert at.sum() == 1
-    before = str(frame.loc[at, "verdict"].iloc[0])
-    assert before != claims.CONTRADICTED
-    whole = claims.overall(frame, "C2")
-    frame.loc[at, "verdict"] = claims.CONTRADICTED
-    place(root / "figures" / "mine", {"claims": frame})
-    lines = compare_runs.report("mine", root)
-    assert f"  verdict changed: C2: {whole} -> contradicted" in lines
-    setting = "C2 doll - shuffled lungs PSPNet 16"
-    assert f"  verdict changed: {setting}: {before} -> contradicted" in lines
-    assert sum("verdict changed" in line for line in lines) == 2
-    row = read(root).set_index("setting").loc[setting]
-    assert (row["verdict_committed"], row["verdict_new"]) == (before, "contradicted")
-
-
-def test_settings_of_one_side_alone(root: Path, made: dict[str, pd.DataFrame]) -> None:
-    table = made["table1"]
-    fewer = table[table["arm"] != "shuffled"]
-    more = fewer.assign(network=fewer["network"].where(fewer["task"] == "lungs", "UNet"))
-    place(root / "figures" / "mine", {"table1": more})
-    lines = compare_runs.report("mine", root)
-    found = read(root)
-    gone, added = (found[found["note"] == f"only {x}"] for x in ("committed", "new"))
-    # Two numbers each: shuffled of both tasks, and infection's other two arms by another network.
-    assert (len(gone), len(added)) == (2 * (2 + 2), 2 * 2)
-    assert added["setting"].str.contains("infection UNet").all()
-    assert {"  8 numbers only committed", "  4 numbers only new"} <= set(lines)
-    assert gone["new"].isna().all()
-    assert added["committed"].isna().all()
-
-
-def test_without_git_or_commits_one_line_says_so(
-    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = "not compared with committed results: "
-    assert compare_runs.report("other", root) == [f"{start}profile other has no committed results"]
-    bare = tmp_path_factory.mktemp("bare")
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(bare.parent))
-    assert compare_runs.report("mine", bare) == [f"{start}this is no git checkout with a commit"]
-    monkeypatch.setenv("PATH", str(bare))
-    assert compare_runs.report("mine", root) == [f"{start}git cannot be run here"]
-
-
-def test_a_damaged_result_fails_no_run(root: Path) -> None:
-    (root / "figures/mine/table1.csv").write_text("task\nlungs\n")
-    (line,) = compare_runs.report("mine", root)
+def test_no_comparison_fails_no_run(figures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = compare.against_committed("nowhere")
+    assert line == "not compared: git has no committed results of profile nowhere"
+    (figures / "laptop").mkdir(parents=True)
+    (figures / "laptop" / "table1.csv").write_text("task\nlungs\n")
+    (line,) = compare.against_committed("laptop")
     assert line.startswith("not compared with committed results: KeyError: ")
-    (root / "figures/mine/table1.csv").write_bytes(b"")
-    (line,) = compare_runs.report("mine", root)
-    assert line.startswith("not compared with committed results: EmptyDataError: ")
-
-
-def test_a_folder_that_cannot_be_written_fails_no_run(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (root / "blocked").write_text("")
-    monkeypatch.setenv("DOLLKIT_RUNS", str(root / "blocked"))
-    (line,) = compare_runs.report("mine", root)
-    assert line.startswith("not compared with committed results: NotADirectoryError: ")
+    monkeypatch.setenv("PATH", str(figures))
+    (line,) = compare.against_committed("laptop")
+    assert line.startswith("not compared with committed results: FileNotFoundError: ")

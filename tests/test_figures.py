@@ -2,180 +2,126 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Annotation
+from scipy import stats as sps
 
+from dollkit.common import paths
 from dollkit.common.errors import InputError
+from dollkit.common.findings import PATHOLOGIES
 from dollkit.labels import oracles
-from dollkit.report import curves, figures, rows, style
+from dollkit.report import agreement, curves, figures, in_notebook, results, rows, style
 from tests import synthetic_run as synthetic
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.make_run(tmp_path_factory.mktemp("run"), size=32)
+def whole() -> rows.Rows:
+    return synthetic.rows()
 
 
-def _tasks(run: Path) -> list[Path]:
-    return [run / "finetune" / t / "examples.npz" for t in rows.TASKS]
+@pytest.fixture(scope="module")
+def run(whole: rows.Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic.make_run(tmp_path_factory.mktemp("run"), whole)
 
 
-def _losses(run: Path) -> pd.DataFrame:
-    path = run / "labels" / "examples.npz"
-    return oracles.losses(figures.load_examples(path, oracles.ARRAYS))
+@pytest.fixture(scope="module")
+def labels(run: Path) -> Path:
+    return run / "labels" / "examples.npz"
 
 
-@pytest.mark.parametrize("number", ["1", "2", "3", "4", "s1", "s2", "s3"])
-def test_figures_have_fixed_bytes(run: Path, tmp_path: Path, number: str) -> None:
-    labels, tasks = run / "labels" / "examples.npz", _tasks(run)
+@pytest.fixture(scope="module")
+def tasks(run: Path) -> list[Path]:
+    return sorted((run / "finetune").glob("*/examples.npz"))
 
-    def draw() -> style.Drawn:
-        if number == "1":
-            return figures.figure1(labels, tasks[2], profile="p")
-        if number == "2":
-            return figures.figure2(labels, profile="p", columns=2)
-        if number == "3":
-            return figures.figure3(tasks[1:2], profile="p", quantiles=(0.5,))
-        if number == "4":
-            return figures.figure4(run, profile="p")
-        if number == "s2":
-            return figures.figure_s2(labels, profile="p")
-        if number == "s3":
-            return figures.figure_s3(rows.load_ablation(run), _losses(run), profile="p")
-        return figures.figure_s1(rows.load_classifiers(run), rows.load_labels(run), profile="p")
 
-    saved = []
-    for name in ("a", "b"):
-        drawn = draw()
-        assert "profile p" in drawn.caption
-        assert len(drawn.data)
-        saved.append(drawn.save(tmp_path / name / "figure"))
+@pytest.fixture(scope="module")
+def losses(labels: Path) -> pd.DataFrame:
+    return oracles.losses(rows.load_examples(labels, oracles.ARRAYS))
+
+
+def test_a_figure_has_fixed_bytes_and_leaves_nothing_behind(labels: Path, tmp_path: Path) -> None:
+    settings = dict(mpl.rcParams)
+    saved = [
+        figures.figure2(labels, profile="p", columns=1).save(tmp_path / name / "figure2")
+        for name in ("a", "b")
+    ]
     assert [p.suffix for p in saved[0]] == [".svg", ".png", ".csv", ".txt"]
     for first, second in zip(*saved, strict=True):
         assert first.read_bytes() == second.read_bytes(), first.name
-    assert b"<dc:date>" not in saved[0][0].read_bytes()
-    assert saved[0][1].read_bytes().startswith(b"\x89PNG")
-
-
-def test_no_figure_stays_open(run: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    before = plt.get_fignums()
-    settings = dict(mpl.rcParams)
-    figures.figure4(run, profile="p")
-    assert plt.get_fignums() == before
+        assert b"<dc:date>" not in first.read_bytes()
+    assert plt.get_fignums() == []
     assert dict(mpl.rcParams) == settings
 
 
-def test_figure2_takes_best_median_and_worst(run: Path) -> None:
-    path = run / "labels" / "examples.npz"
-    _, data = figures.figure2(path, profile="p")
-    a = figures.load_examples(path, figures.LABEL_ARRAYS)
-    for finding, part in data.groupby("finding"):
-        have = np.sort(a["iou"][a["finding"] == finding])
-        picked = part.set_index("rank")["iou"]
-        assert picked["best"] == have[-1]
-        assert picked["worst"] == have[0]
-        assert picked["median"] == have[round(0.5 * (len(have) - 1))]
-        assert (part["n"] == len(have)).all()
-    with pytest.raises(InputError, match="no example of 'Edema'"):
-        figures.figure2(path, profile="p", findings=["Edema"])
+@pytest.mark.slow
+def test_every_figure_has_fixed_bytes(
+    whole: rows.Rows, labels: Path, tasks: list[Path], losses: pd.DataFrame, tmp_path: Path
+) -> None:
+    saved = []
+    for name in ("a", "b"):
+        drawn = results.figures_of(whole, losses, "p") | {
+            "figure1": figures.figure1(labels, tasks[0], profile="p"),
+            "figure3": figures.figure3(tasks, profile="p"),
+            "figure_s2": figures.figure_s2(labels, profile="p"),
+        }
+        assert all("profile p" in d.caption and len(d.data) for d in drawn.values())
+        saved.append([p for stem, d in drawn.items() for p in d.save(tmp_path / name / stem)])
+    assert len(saved[0]) == 4 * 9
+    for first, second in zip(*saved, strict=True):
+        assert first.read_bytes() == second.read_bytes(), first.name
 
 
-def test_figure3_shows_every_arm_of_the_same_film(run: Path) -> None:
-    _, data = figures.figure3(_tasks(run), profile="p")
-    assert set(data["task"]) == set(rows.TASKS)
-    for (task, quantile), part in data.groupby(["task", "quantile"]):
-        assert part["image_id"].nunique() == 1
-        assert part["arm"].tolist() == list(synthetic.GAIN)
-        t = figures.load_examples(run / "finetune" / str(task) / "examples.npz", [])
-        mean = t["iou"].mean(0)
-        rank = np.sort(mean)[round(float(quantile) * (len(mean) - 1))]
-        assert part["iou"].mean() == pytest.approx(rank, abs=1e-12)
-
-
-def test_figure1_with_and_without_maps_of_single_classifiers(run: Path, tmp_path: Path) -> None:
-    bare = tmp_path / "examples.npz"
-    np.savez(bare, **synthetic.label_examples(32, maps=False))
-    with_maps = figures.figure1(run / "labels" / "examples.npz", _tasks(run)[2], profile="p")
-    without = figures.figure1(bare, _tasks(run)[2], profile="p")
-    assert len(with_maps.figure.axes) == len(without.figure.axes) + len(synthetic.CLASSIFIERS) + 1
-    label = with_maps.data.set_index("panel").loc["label"]
+def test_figure1_shows_arrays_of_the_run(labels: Path, tasks: list[Path]) -> None:
+    drawn = figures.figure1(labels, tasks[0], profile="p")
+    label = drawn.data.set_index("panel").loc["label"]
     assert 0 < label["share_finding"] < 1
     assert label["share_ignored"] > 0
     with pytest.raises(InputError, match="no arm 'prior'"):
-        figures.figure1(bare, _tasks(run)[2], profile="p", arm="prior")
+        figures.figure1(labels, tasks[0], profile="p", arm="prior")
 
 
-def test_curves_average_folds_then_seeds() -> None:
-    steps = np.array([0, 10, 20])
-    parts = []
-    for seed, fold, level in ((0, 0, 0.2), (0, 1, 0.4), (1, 0, 0.8), (1, 1, 0.8)):
-        key = {"task": "lungs", "tuning": "full", "arm": "doll", "seed": seed, "fold": fold}
-        parts.append(pd.DataFrame(key | {"step": steps, "val_miou": level * steps / 20}))
-    out = curves.mean_curves(pd.concat(parts))
-    last = out[out["step"] == 20].iloc[0]
-    assert (last["mean"], last["lo"], last["hi"]) == pytest.approx((0.55, 0.3, 0.8))
-    assert last["n_seeds"] == 2
+def test_figure2_takes_best_median_and_worst(labels: Path) -> None:
+    a = rows.load_examples(labels, rows.LABEL_ARRAYS)
+    for finding, part in figures.figure2(labels, profile="p").data.groupby("finding"):
+        have = np.sort(a["iou"][a["finding"] == finding])
+        picked = part.set_index("rank")["iou"]
+        want = have[-1], have[round(0.5 * (len(have) - 1))], have[0]
+        assert tuple(picked[["best", "median", "worst"]]) == want
+        assert (part["n"] == len(have)).all()
 
 
-def test_curves_of_different_length_are_not_extrapolated() -> None:
-    key = {"task": "lungs", "tuning": "full", "arm": "doll", "fold": 0}
-    short = pd.DataFrame(key | {"seed": 0, "step": [0, 10], "val_miou": [0.0, 0.5]})
-    long = pd.DataFrame(key | {"seed": 1, "step": [0, 5, 20], "val_miou": [0.0, 0.1, 0.4]})
-    out = curves.mean_curves(pd.concat([short, long]))
-    assert out["step"].tolist() == [0, 5, 10]
-    assert out["mean"].tolist() == pytest.approx([0.0, (0.25 + 0.1) / 2, (0.5 + 0.2) / 2])
+def test_figure3_shows_every_arm_of_the_same_film(tasks: list[Path]) -> None:
+    data = figures.figure3(tasks, profile="p").data
+    assert len(data) == len(tasks) * 2 * len(synthetic.GAIN)
+    for (task, quantile), part in data.groupby(["task", "quantile"]):
+        assert part["image_id"].nunique() == 1
+        assert part["arm"].tolist() == list(synthetic.GAIN)
+        path = next(p for p in tasks if p.parent.name == task)
+        mean = rows.load_examples(path, ())["iou"].mean(0)
+        rank = np.sort(mean)[round(float(str(quantile)) * (len(mean) - 1))]
+        assert part["iou"].mean() == pytest.approx(rank, abs=1e-12)
+    with pytest.raises(InputError, match="fine-tune a task first"):
+        figures.figure3([], profile="p")
 
 
-def test_figure4_plots_its_data(run: Path) -> None:
-    fig, data = figures.figure4(run, profile="p")
-    line = data.query("task == 'lungs' and tuning == 'full' and arm == 'doll'")
-    drawn = [
-        artist for artist in fig.axes[0].lines
-        if artist.get_color() == style.ARM_LOOKS["doll"].color
-    ]  # fmt: skip
-    assert len(drawn) == 1
-    np.testing.assert_allclose(drawn[0].get_ydata(), line["mean"])
-    with pytest.raises(InputError, match="curves are empty"):
-        figures.figure4(rows.load_curves(run).iloc[:0], profile="p")
-
-
-def test_arms_differ_in_colour_line_and_marker() -> None:
-    looks = list(style.ARM_LOOKS.values())
-    assert set(style.ARM_LOOKS) == set(rows.ARMS)
-    for field in ("color", "line", "marker"):
-        assert len({str(getattr(look, field)) for look in looks}) == len(looks), field
-
-
-def test_figure_s1_shows_ig_with_all_classifiers(run: Path) -> None:
-    labels = rows.load_labels(run)
-    _, data = figures.figure_s1(rows.load_classifiers(run), labels, profile="p")
-    shown = data.query("series == 'DoLL'").set_index("finding")["value"]
-    mask = (labels["explainer"] == "ig") & (labels["variant"] == "shipped")
-    expected = labels[mask].set_index("finding")["iou_matched"].rename(index={"mean": "macro"})
-    pd.testing.assert_series_equal(shown, expected[shown.index], check_names=False)
-
-
-def test_figure_s2_shows_the_median_case_of_each_finding(run: Path) -> None:
-    path = run / "labels" / "examples.npz"
-    drawn = figures.figure_s2(path, profile="p")
-    a = figures.load_examples(path, figures.LABEL_ARRAYS)
+def test_figure_s2_shows_the_median_case_of_each_finding(labels: Path) -> None:
+    drawn = figures.figure_s2(labels, profile="p")
+    a = rows.load_examples(labels, rows.LABEL_ARRAYS)
     assert set(drawn.data["finding"]) == set(a["finding"])
-    for row in drawn.data.itertuples():
-        have = np.sort(a["iou"][a["finding"] == row.finding])
-        assert row.iou == have[round(0.5 * (len(have) - 1))]
-        assert row.n == len(have)
+    for row in drawn.data.to_dict("records"):
+        have = np.sort(a["iou"][a["finding"] == row["finding"]])
+        assert (row["iou"], row["n"]) == (have[round(0.5 * (len(have) - 1))], len(have))
     case = drawn.data.iloc[0]
     shown = a["probability"][a["image_id"] == case["image_id"]][0]
     assert case[[f"p_{c}" for c in synthetic.CLASSIFIERS]].tolist() == pytest.approx(shown)
-    columns = 4 + len(synthetic.CLASSIFIERS)
-    assert len(drawn.figure.axes) == columns * len(drawn.data)
-    tags = [t.get_text() for ax in drawn.figure.axes[:columns] for t in ax.texts]
+    tags = [t.get_text() for ax in drawn.figure.axes[:7] for t in ax.texts]
     assert [t for t in tags if t.startswith("p ")] == [f"p {p:.2f}" for p in shown]
 
 
@@ -186,63 +132,144 @@ def test_figure_s2_without_truth_takes_the_first_case_and_says_so(tmp_path: Path
     arrays["iou"] = np.full(len(arrays["iou"]), np.nan)
     np.savez(path, **arrays)
     drawn = figures.figure_s2(path, profile="p")
-    first = [str(f)[:4] + "0" for f in drawn.data["finding"]]
-    assert drawn.data["image_id"].tolist() == first
+    assert drawn.data["image_id"].tolist() == [str(f)[:4] + "0" for f in drawn.data["finding"]]
     assert "no truth is known" in drawn.caption
-    assert "the first of 3 examples" in drawn.caption
-    assert drawn.data["iou"].isna().all()
     titles = [ax.get_title() for ax in drawn.figure.axes]
-    assert "truth" not in titles
     assert "label" in titles
-
-
-def test_figure_s2_needs_the_maps_of_single_classifiers(tmp_path: Path) -> None:
-    path = tmp_path / "examples.npz"
-    np.savez(path, **synthetic.label_examples(16, n=1, maps=False))
-    with pytest.raises(InputError, match="array 'maps' is missing; run its stage again"):
-        figures.figure_s2(path, profile="p")
-    np.savez(path, **synthetic.label_examples(16, n=1) | {"finding": np.repeat("No Finding", 6)})
+    assert "truth" not in titles
+    arrays["finding"] = np.repeat("No Finding", len(arrays["finding"]))
+    np.savez(path, **arrays)
     with pytest.raises(InputError, match="no example of any pathology"):
         figures.figure_s2(path, profile="p")
 
 
-def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(run: Path) -> None:
-    losses = _losses(run)
-    drawn = figures.figure_s3(rows.load_ablation(run), losses, profile="p")
+KEY = {"task": "lungs", "tuning": "full", "arm": "doll"}
+
+
+def test_curves_average_folds_then_seeds() -> None:
+    steps = np.array([0, 10, 20])
+    levels = {(0, 0): 0.2, (0, 1): 0.4, (1, 0): 0.8, (1, 1): 0.8}
+    parts = [
+        pd.DataFrame(KEY | {"seed": s, "fold": f, "step": steps, "val_miou": level * steps / 20})
+        for (s, f), level in levels.items()
+    ]
+    last = curves.mean_curves(pd.concat(parts)).set_index("step").loc[20]
+    assert (last["mean"], last["lo"], last["hi"]) == pytest.approx((0.55, 0.3, 0.8))
+    assert last["n_seeds"] == 2
+
+
+def test_curves_of_different_length_are_not_extrapolated() -> None:
+    short = {"seed": 0, "fold": 0, "step": [0, 10], "val_miou": [0.0, 0.5]}
+    long = {"seed": 1, "fold": 0, "step": [0, 5, 20], "val_miou": [0.0, 0.1, 0.4]}
+    out = curves.mean_curves(pd.concat([pd.DataFrame(KEY | part) for part in (short, long)]))
+    assert out["step"].tolist() == [0, 5, 10]
+    assert out["mean"].tolist() == pytest.approx([0.0, (0.25 + 0.1) / 2, (0.5 + 0.2) / 2])
+
+
+def test_figure4_plots_its_data(whole: rows.Rows) -> None:
+    drawn = curves.figure4(whole.curves, profile="p")
+    want = drawn.data.query("task == 'lungs' and tuning == 'full' and arm == 'doll'")["mean"]
+    blue = style.ARM_LOOKS["doll"].color
+    (line,) = (x for x in drawn.figure.axes[0].lines if x.get_color() == blue)
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), want)
+    with pytest.raises(InputError, match="curves are empty"):
+        curves.figure4(whole.curves.iloc[:0], profile="p")
+
+
+def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(losses: pd.DataFrame) -> None:
+    changes = [
+        ("shipped", "shipped", 0.0, 0.0, 0.0), ("steps", "4", -0.01, -0.02, 0.01),
+        ("baseline", "blur", -0.11, -0.13, -0.09), ("threshold", "otsu", 0.0, 0.0, 0.0),
+    ]  # fmt: skip
+    names = ["factor", "value", "delta", "delta_lo", "delta_hi"]
+    ablation = pd.DataFrame(changes, columns=names).assign(n=780)
+    drawn = curves.figure_s3(ablation, losses, profile="p")
     change = drawn.data[drawn.data["panel"] == "change"]
     assert change["row"].tolist() == ["steps = 4", "baseline = blur"]
-    assert change["value"].tolist() == [-0.01, -0.11]
-    loss = drawn.data[drawn.data["panel"] == "loss"].set_index("row")["value"]
+    loss = drawn.data[drawn.data["panel"] == "loss"]["value"]
     mean = losses.set_index("finding").loc["mean"]
     assert loss.tolist() == [mean[c] for c in oracles.STEPS]
-    assert f"{mean['n']:.0f} pairs" in drawn.caption
     left, right = drawn.figure.axes
     # Filled where the interval leaves out zero, hollow where it does not.
-    sure, unsure = (line for line in left.lines if line.get_marker() == "D")
-    assert sure.get_xdata().tolist() == [-0.11]
-    assert unsure.get_xdata().tolist() == [-0.01]
+    sure, unsure = (x for x in left.lines if x.get_marker() == "D")
+    assert [np.asarray(x.get_xdata()).tolist() for x in (sure, unsure)] == [[-0.11], [-0.01]]
     assert "(" not in right.texts[0].get_text()
     with pytest.raises(InputError, match="no changed factor"):
-        figures.figure_s3(rows.load_ablation(run).iloc[:1], losses, profile="p")
+        curves.figure_s3(ablation.iloc[:1], losses, profile="p")
 
 
-def test_examples_that_are_missing_broken_or_empty(tmp_path: Path) -> None:
-    path = tmp_path / "examples.npz"
-    with pytest.raises(InputError, match="no such file"):
-        figures.figure2(path, profile="p")
-    path.write_bytes(b"PK\x03\x04 broken")
-    with pytest.raises(InputError, match="cannot be read"):
-        figures.figure2(path, profile="p")
-    np.savez(path, image=np.zeros((0, 8, 8)))
-    with pytest.raises(InputError, match="array 'image_id' is missing"):
-        figures.figure2(path, profile="p")
-    with pytest.raises(InputError, match="fine-tune a task first"):
-        figures.figure3([], profile="p")
+# Figure 6.
 
 
-def test_empty_masks_are_drawn_as_nothing() -> None:
+def test_rank_correlation_of_known_orders() -> None:
+    x = np.arange(8.0)
+    assert agreement.rank_correlation(x, x**3) == pytest.approx((1, 1, 1))
+    assert agreement.rank_correlation(x, -np.exp(x)) == pytest.approx((-1, -1, -1))
+    rho, lo, hi = agreement.rank_correlation([1, 2, 3, 4], [2, 1, 4, 3])
+    assert rho == pytest.approx(0.6)  # 1 - 6 * 4 / (4 * 15)
+    assert np.isnan([lo, hi, *agreement.rank_correlation([1, 2], [2, 3])]).all()
+    assert np.isnan(agreement.rank_correlation(np.ones(8), x)[0])
+
+
+def test_rank_correlation_agrees_with_scipy_also_in_its_resamples() -> None:
+    draw = np.random.default_rng(3)
+    x, y = draw.normal(size=12), draw.normal(size=12).round(1)
+    rho, lo, hi = agreement.rank_correlation(x, y, n_boot=300, seed=5)
+    assert rho == pytest.approx(sps.spearmanr(x, y).statistic)
+    picks = np.random.default_rng(5).integers(0, 12, (300, 12))
+    slow = [sps.spearmanr(x[p], y[p]).statistic for p in picks]
+    assert (lo, hi) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
+
+
+def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) -> None:
+    graded, judged = whole.classifiers.copy(), whole.labels.copy()
+    graded.loc[graded["finding"] == PATHOLOGIES[0], "auroc"] = np.nan
+    judged.loc[judged["finding"] == PATHOLOGIES[1], "iou_matched"] = np.nan
+    unsure = judged["finding"] == PATHOLOGIES[2]
+    judged.loc[unsure, ["iou_matched_lo", "iou_matched_hi"]] = np.nan
+    drawn = agreement.figure6(graded, judged, profile="p")
+    assert drawn.data["finding"].tolist() == list(PATHOLOGIES[2:])
+    first, auroc = drawn.data.iloc[0], graded[graded["finding"] == PATHOLOGIES[2]]["auroc"]
+    assert (first["auroc"], first["auroc_lo"]) == pytest.approx((auroc.mean(), auroc.min()))
+    hollow = [
+        line for line in drawn.figure.axes[0].lines
+        if line.get_marker() == "D" and line.get_markerfacecolor() == "white"
+    ]  # fmt: skip
+    assert [len(np.asarray(line.get_xdata())) for line in hollow] == [1]
+    assert "hollow: too few patients" in drawn.caption
+    with pytest.raises(InputError, match="no finding has both"):
+        agreement.figure6(graded, judged.iloc[:0], profile="p")
+
+
+@pytest.mark.parametrize("profile", ["laptop", "open"])
+def test_names_overlap_neither_each_other_nor_a_diamond(profile: str) -> None:
+    folder = paths.ROOT / "figures" / profile
+    graded = rows.read_table(folder / "classifiers.csv", rows.CLASSIFIER_COLUMNS)
+    judged = rows.read_table(folder / "labels.csv", ())
+    drawn = agreement.figure6(graded, judged, profile=profile)
+    ax = drawn.figure.axes[0]
     with style.context():
-        ax = style.canvas(1, 1).subplots()
-        style.outline(ax, np.zeros((8, 8)), "red")
-        style.heat(ax, np.zeros((8, 8)))
-    assert len(ax.collections) == 0
+        drawn.figure.draw_without_rendering()
+        texts = [t for t in ax.texts if isinstance(t, Annotation) and t.get_text()]
+        boxes = [np.asarray(t.get_window_extent().extents) for t in texts]
+    assert len(boxes) == len(drawn.data) > 0
+    for one, other in combinations(boxes, 2):
+        assert agreement.overlap(one, other[None]).item() == 0
+    at = ax.transData.transform(drawn.data[["auroc", "iou"]].to_numpy())
+    frame = np.asarray(ax.get_window_extent().extents)
+    for box in boxes:
+        assert agreement.overlap(box, np.hstack([at - 3, at + 3])).max() == 0
+        inside = agreement.overlap(box, frame[None]).item()
+        assert inside == pytest.approx(np.prod(box[2:] - box[:2]))
+
+
+# What notebooks show.
+
+
+def test_a_number_and_its_interval_stay_together(tmp_path: Path) -> None:
+    (tmp_path / "t.md").write_text("**T.**\n\n| a | b |\n| --- | --- |\n| 0.8 [0.7, 0.9] | x |\n")
+    assert in_notebook.table(tmp_path / "t.md", without=("b",)).data == (
+        "**T.**\n\n| a |\n| --- |\n| 0.8\u00a0[0.7,\u00a00.9] |\n"
+    )
+    absent = in_notebook.table(tmp_path / "u.md", there=False, otherwise="no films")
+    assert absent.data == "No table here: no films."

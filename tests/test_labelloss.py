@@ -12,7 +12,7 @@ import pytest
 from dollkit.common.errors import InputError
 from dollkit.common.findings import MOBILE
 from dollkit.labels import oracles, summary
-from dollkit.report import label_tables
+from dollkit.report import results
 from dollkit.training import metrics
 from tests import synthetic_run as synthetic
 
@@ -190,9 +190,14 @@ def test_goals_and_losses_are_written(tmp_path: Path) -> None:
     cases = synthetic.label_cases(patients=8)
     classifiers = pd.concat([synthetic.classifier_rows(c, 0) for c in synthetic.CLASSIFIERS])
     goals = summary.goals(cases, classifiers)
-    label_tables.write_goals(goals, tmp_path, profile="p")
     losses = oracles.losses(synthetic.label_examples(16, n=3))
-    label_tables.write_losses(losses, tmp_path, profile="p")
-    assert pd.read_csv(tmp_path / "label_goals.csv")["goal"].tolist() == goals["goal"].tolist()
-    assert "in its favour" in (tmp_path / "label_goals.md").read_text(encoding="utf-8")
+    made = results.goals_table(goals, "p").save(tmp_path / "label_goals")
+    made += results.losses_table(losses, "p").save(tmp_path / "label_losses")
+    stems = ("label_goals", "label_losses")
+    assert [p.name for p in made] == [f"{s}{e}" for s in stems for e in (".csv", ".md", ".tex")]
+    again = pd.read_csv(tmp_path / "label_goals.csv")
+    assert again["goal"].tolist() == goals["goal"].tolist()
+    text = (tmp_path / "label_goals.md").read_text(encoding="utf-8")
+    assert "profile p" in text
+    assert "in its favour" in text
     assert "area known" in (tmp_path / "label_losses.md").read_text(encoding="utf-8")

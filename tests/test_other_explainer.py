@@ -7,13 +7,13 @@ import pytest
 
 from dollkit.labels import summary
 from dollkit.report import agreement, contrasts, curves, rows, tables
-from tests import stored_profile as stored
+from tests import synthetic_run as synthetic
 
 
 @pytest.fixture(scope="module")
 def swapped() -> pd.DataFrame:
     """Grad-CAM in the place of Integrated Gradients, and the other way round."""
-    cases = stored.labels()
+    cases = synthetic.label_cases(patients=8)
     cases = cases[cases["variant"] != "steps=4"].reset_index(drop=True)
     cases["explainer"] = cases["explainer"].replace({"ig": "gradcam", "gradcam": "ig"})
     cases["variant"] = cases["variant"].replace({"explainer=gradcam": "explainer=ig"})
@@ -22,12 +22,12 @@ def swapped() -> pd.DataFrame:
 
 
 def test_its_rows_are_the_shipped_ones(swapped: pd.DataFrame) -> None:
-    for cases, name in ((stored.labels(), "ig"), (swapped, "gradcam")):
+    for cases, name in ((synthetic.label_cases(patients=8), "ig"), (swapped, "gradcam")):
         assert rows.explainer_of(cases) == rows.explainer_of(summary.summarise(cases)) == name
     found = tables.configurations(swapped)
     assert (found[0][2]["explainer"] == "gradcam").all()
     assert [v for f, v, _ in found if f == "explainer"] == ["gradient", "ig"]
-    table = tables.table3(swapped, summary.ablation(swapped))
+    table = tables.table3(swapped)
     assert table["value"].tolist().count("ig") == 1
 
 
@@ -35,7 +35,7 @@ def test_the_contrast_of_both_keeps_its_sign(swapped: pd.DataFrame) -> None:
     def gap(cases: pd.DataFrame) -> dict[str, object]:
         return next(r for r in contrasts.label_rows(cases) if r["contrast"] == "IG - Grad-CAM")
 
-    as_usual, other = gap(stored.labels()), gap(swapped)
+    as_usual, other = gap(synthetic.label_cases(patients=8)), gap(swapped)
     assert other["effect"] == pytest.approx(-as_usual["effect"])  # type: ignore[operator]
     assert other["n_cases"] == as_usual["n_cases"]
     assert gap(swapped[swapped["explainer"] != "ig"])["note"] == "not run: no IG labels"

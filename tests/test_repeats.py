@@ -7,24 +7,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dollkit.report import c2_overview, claims, label_tables
+from dollkit.report import claims, compare, results
 from tests import synthetic_run as synthetic
 
 
 def test_tables_take_the_mean_of_the_networks_and_count_them() -> None:
     one = synthetic.pretraining_rows()
     two = pd.concat([one, one.assign(seed=1, label_iou=one["label_iou"] / 2)])
-    assert label_tables.repeats(one) == 1
-    assert label_tables.repeats(two) == 2
-    assert label_tables.repeats(two[(two["arm"] != "shuffled") | (two["seed"] == 0)]) == 1
-    assert label_tables.repeats(two[(two["arm"] != "truth") | (two["seed"] == 0)]) == 2
-    assert label_tables.repeats(one.iloc[:0]) == 0
+    assert results.repeats(one) == 1
+    assert results.repeats(two) == 2
+    assert results.repeats(two[(two["arm"] != "shuffled") | (two["seed"] == 0)]) == 1
+    assert results.repeats(two[(two["arm"] != "truth") | (two["seed"] == 0)]) == 2
+    assert results.repeats(one.iloc[:0]) == 0
     cases = synthetic.segmentation_cases(tasks=["lungs"], patients=4)
-    table = label_tables.table(two, cases).set_index("arm")
+    table = results.worth_of_labels(two, cases).set_index("arm")
     want = one.set_index("arm")["label_iou"] * 0.75
     assert table.loc["doll", "label_iou"] == pytest.approx(want["doll"])
     pd.testing.assert_series_equal(
-        table["miou"], label_tables.table(one, cases).set_index("arm")["miou"]
+        table["miou"], results.worth_of_labels(one, cases).set_index("arm")["miou"]
     )
 
 
@@ -51,6 +51,6 @@ def test_claims_say_what_their_intervals_cover(
 
 
 def test_gathered_contrasts_tell_how_often_an_arm_was_pre_trained() -> None:
-    frame = c2_overview.contrasts(["laptop"])
+    frame = compare.c2_contrasts(["laptop"])
     assert set(frame["n_pretrained"]) == {1}
-    assert "pre-trained" in c2_overview.wide(frame)
+    assert "pre-trained" in compare.c2_table(frame)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dollkit.common import paths
-from dollkit.common.machine import Json
 from dollkit.workflow import stages
 
 BEFORE = ("classifiers", "pretrain")
@@ -20,8 +18,10 @@ JUDGING = {"n_judge", "n_few", "n_occlude"}
 CHOICE = {"sizes", "size_arms", "robustness", "arms", "tunings", "folds", "lrs"}
 """Parameters of fine-tuning that choose which runs there are; rates are compared by themselves."""
 
-PHANTOM_FILMS = {"n_films", "valid_fraction", "test_fraction"}
-PHANTOM_TASKS = {"n_train_pool", "n_valid", "n_test"}
+PHANTOM = {
+    "films": {"n_films", "valid_fraction", "test_fraction"},
+    "tasks": {"n_train_pool", "n_valid", "n_test"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -30,44 +30,38 @@ def _own_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @functools.cache  # a plan looks up what every notebook imports, which takes seconds
-def plan(profile: str) -> dict[str, Mapping[str, Json]]:
+def plan(profile: str) -> dict[str, dict[str, Any]]:
     """Parameters of every instance, without what names the run."""
-    folder: Path | None = paths.ROOT if profile != "laptop" else None
-    found = stages.plan(profile, folder)
-    return {i.name: {k: v for k, v in i.parameters.items() if k != "profile"} for i in found}
+    found = stages.plan(profile, paths.ROOT if profile != "laptop" else None)
+    return {i.name: without(i.parameters, {"profile"}) for i in found}
 
 
-def without(parameters: Mapping[str, Json], names: set[str]) -> dict[str, Json]:
+def without(parameters: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     return {k: v for k, v in parameters.items() if k not in names}
 
 
-HALVES = [("to-real", "laptop", "open"), ("to-phantom", "open", "laptop")]
-
-
-@pytest.mark.parametrize(("profile", "films", "tasks"), HALVES)
-def test_up_to_pretraining_it_is_the_one(profile: str, films: str, tasks: str) -> None:
-    here, there = plan(profile), plan(films)
-    early = [n for n in there if n.split("/")[0] in BEFORE]
+@pytest.mark.parametrize(
+    ("profile", "films", "tasks"), [("to-real", "laptop", "open"), ("to-phantom", "open", "laptop")]
+)
+def test_it_is_one_up_to_pretraining_and_the_other_from_there_on(
+    profile: str, films: str, tasks: str
+) -> None:
+    here, before, after = plan(profile), plan(films), plan(tasks)
+    early = [n for n in before if n.split("/")[0] in BEFORE]
     assert len(early) >= 5
     assert early == [n for n in here if n.split("/")[0] in BEFORE]
-    for name in early:
-        assert here[name] == there[name], name
-    assert without(here["labels"], JUDGING) == without(there["labels"], JUDGING)
-
-
-@pytest.mark.parametrize(("profile", "films", "tasks"), HALVES)
-def test_from_there_on_it_is_the_other(profile: str, films: str, tasks: str) -> None:
-    here, there = plan(profile), plan(tasks)
-    mine = [n for n in here if n.startswith("finetune/")]
-    assert len(mine) >= 2
-    for name in mine:
-        assert without(here[name], CHOICE) == without(there[name], CHOICE), name
-        one, other = (_mapping(p[name]["lrs"]) for p in (here, there))
-        assert one["full"] == other["full"]
-        assert set(_list(here[name]["folds"])) <= set(_list(there[name]["folds"]))
-        assert here[name]["tunings"] == {}
+    assert {n: here[n] for n in early} == {n: before[n] for n in early}
+    assert without(here["labels"], JUDGING) == without(before["labels"], JUDGING)
+    late = [n for n in here if n.startswith("finetune/")]
+    assert len(late) >= 2
+    for name in late:
+        ours, theirs = here[name], after[name]
+        assert without(ours, CHOICE) == without(theirs, CHOICE), name
+        assert ours["lrs"]["full"] == theirs["lrs"]["full"]
+        assert set(ours["folds"]) <= set(theirs["folds"])
+        assert ours["tunings"] == {}
         arms = {"random", "classifier", "doll", "shuffled"}
-        assert set(_list(here[name]["arms"])) == arms | ({"truth"} if films == "laptop" else set())
+        assert set(ours["arms"]) == arms | ({"truth"} if films == "laptop" else set())
 
 
 def test_their_stores_are_those_of_the_two() -> None:
@@ -76,18 +70,8 @@ def test_their_stores_are_those_of_the_two() -> None:
     )
     assert to_real["stores"] == {"films": "phantom"}
     assert to_phantom["stores"] == dict.fromkeys(("lungs", "infection", "organs"), "phantom")
-    for mixed, phantoms in ((to_real, PHANTOM_FILMS), (to_phantom, PHANTOM_TASKS)):
+    for mixed, kind in ((to_real, "films"), (to_phantom, "tasks")):
         for name in ("source", "options", "skip_bad", "fill_from", "size"):
             assert mixed[name] == real[name]
-        for name in (*phantoms, "size", "protocol", "seed"):
+        for name in (*PHANTOM[kind], "size", "protocol", "seed"):
             assert mixed[name] == alone[name]
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    assert isinstance(value, dict)
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    assert isinstance(value, list)
-    return value

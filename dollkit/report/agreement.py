@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from scipy import stats as sps
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
-from dollkit.common.statistics import N_BOOT
+from dollkit.common.statistics import N_BOOT, Floats
 from dollkit.report import style
-from dollkit.report.label_figures import name_points
-from dollkit.report.rows import explainer_of
+from dollkit.report.render import span
+from dollkit.report.rows import shipped_quality
 from dollkit.report.style import Drawn
 
 COLUMNS = [
@@ -30,16 +33,10 @@ FEWEST = 6
 def rank_correlation(
     x: npt.ArrayLike, y: npt.ArrayLike, *, n_boot: int = N_BOOT, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Spearman's correlation with a 95 % percentile bootstrap interval over its units.
+    """Spearman's rho of (n,) x and y, and the ends of its 95 % percentile bootstrap interval.
 
-    Args:
-        x, y: (n,) float, finite, one value per unit.
-        n_boot: resamples of units; those without two different values of each are passed over.
-        seed: of the resampling.
-
-    Returns:
-        rho, lo, hi; rho is NaN below three units or if x or y is constant, the bounds below
-        `FEWEST` units.
+    Resamples without two different values of each are passed over. Rho is NaN below three units
+    or if x or y is constant, the ends below `FEWEST` units.
     """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1 or not np.isfinite([a, b]).all():
@@ -55,7 +52,7 @@ def rank_correlation(
     return rho, float(lo), float(hi)
 
 
-def _spearman(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _spearman(a: Floats, b: Floats) -> Floats:
     """Pearson's correlation of ranks, row by row; NaN where a row is constant."""
     ranks = [sps.rankdata(rows, axis=1) for rows in (a, b)]
     u, v = (r - r.mean(1, keepdims=True) for r in ranks)
@@ -67,107 +64,77 @@ def _spearman(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDA
 def points(classifiers: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """One row per finding that was both classified and judged, in CheXpert's order.
 
-    Args:
-        classifiers: rows of classifiers.csv.
-        labels: rows of labels.csv; the labels as shipped, with the most classifiers.
-
-    Returns:
-        `COLUMNS`: auroc (mean over classifiers), auroc_lo and _hi (lowest and highest of them),
-        n_classifiers, n_auroc (test films), iou (label and truth at matched area) with its
-        interval, iou_prior, n (films judged).
+    `COLUMNS`: auroc (mean over classifiers), auroc_lo and _hi (lowest and highest of them),
+    n_classifiers, n_auroc (test films), iou (label and truth at matched area) with its interval,
+    iou_prior, n (films judged). Of labels.csv `shipped_quality` counts.
     """
-    own = labels["explainer"] == explainer_of(labels)
-    ig = labels[own & labels["iou_matched"].notna()]
-    ig = ig[ig["n_classifiers"] == ig["n_classifiers"].max()]
-    if "variant" in ig and (ig["variant"] == "shipped").any():
-        ig = ig[ig["variant"] == "shipped"]
-    graded = classifiers[classifiers["auroc"].notna()]
-    rows: list[dict[str, object]] = []
+    shipped = shipped_quality(labels).dropna(subset="iou_matched")
+    graded = classifiers.dropna(subset="auroc")
+    rows: list[tuple[object, ...]] = []
     for finding in PATHOLOGIES:
-        able, shown = graded[graded["finding"] == finding], ig[ig["finding"] == finding]
-        if able.empty or shown.empty:
-            continue
-        one = shown.iloc[0]
-        rows.append(
-            {"finding": finding, "auroc": able["auroc"].mean(), "auroc_lo": able["auroc"].min()}
-            | {"auroc_hi": able["auroc"].max(), "n_classifiers": len(able)}
-            | {"n_auroc": int(able["n"].max()), "iou": one["iou_matched"]}
-            | {"iou_lo": one["iou_matched_lo"], "iou_hi": one["iou_matched_hi"]}
-            | {"iou_prior": one["iou_prior"], "n": int(one["n"])}
-        )
+        able, shown = (f[f["finding"] == finding] for f in (graded, shipped))
+        if len(able) and len(shown):
+            auroc, one = able["auroc"], shown.iloc[0]
+            rows.append(
+                (finding, auroc.mean(), auroc.min(), auroc.max(), len(able), int(able["n"].max()))
+                + (*one[["iou_matched", "iou_matched_lo", "iou_matched_hi", "iou_prior"]],)
+                + (int(one["n"]),)
+            )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def figure6(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) -> Drawn:
-    """Per finding: mean AUROC of the classifiers against IoU of label and of mean-mask prior.
-
-    Args:
-        classifiers, labels: as for `points`.
-        profile: name for the caption.
-
-    Returns:
-        The figure; data as `points`.
-    """
+    """Mean AUROC of the classifiers against IoU of label and mean-mask prior; data as `points`."""
     data = points(classifiers, labels)
     if data.empty:
         raise InputError("figure 6: no finding has both an AUROC and a label that was judged")
     x, y, prior = (data[k].to_numpy(np.float64) for k in ("auroc", "iou", "iou_prior"))
     left, right = (data[k].to_numpy(np.float64) for k in ("auroc_lo", "auroc_hi"))
     low, high = (data[k].fillna(data["iou"]).to_numpy(np.float64) for k in ("iou_lo", "iou_hi"))
-    known = np.isfinite(prior)
+    known, sure = np.isfinite(prior), data["iou_lo"].notna().to_numpy()
+    hollow: dict[str, Any] = {"markerfacecolor": "white"}
+    blue: Any = {"color": style.BLUE}
+    circle: Any = {"color": style.BLACK, "markersize": 4.5, **hollow}
     with style.context():
         fig = style.canvas(style.PAGE, 4.6)
         ax = fig.subplots()
         ax.vlines(x[known], y[known], prior[known], color=style.GREY, linewidth=0.8, linestyle=":")
-        ax.vlines(x, low, high, color=style.BLUE, linewidth=1.3)
-        ax.hlines(y, left, right, color=style.BLUE, linewidth=0.6, alpha=0.6)
-        ax.plot(
-            x[known], prior[known], "o", color=style.BLACK, markerfacecolor="white", markersize=4.5,
-            zorder=3,
-        )  # fmt: skip
-        sure = data["iou_lo"].notna().to_numpy()
-        ax.plot(x[sure], y[sure], "D", color=style.BLUE, markersize=5, zorder=4)
-        ax.plot(
-            x[~sure], y[~sure], "D", color=style.BLUE, markerfacecolor="white", markersize=5,
-            zorder=4,
-        )  # fmt: skip
+        ax.vlines(x, low, high, linewidth=1.3, **blue)
+        ax.hlines(y, left, right, linewidth=0.6, alpha=0.6, **blue)
+        ax.plot(x[known], prior[known], "o", zorder=3, **circle)
+        ax.plot(x[sure], y[sure], "D", markersize=5, zorder=4, **blue)
+        ax.plot(x[~sure], y[~sure], "D", markersize=5, zorder=4, **blue, **hollow)
         ax.set_xlabel("classifiers: test AUROC, mean")
         ax.set_ylabel("IoU with the truth at matched area")
         ax.grid(color="#ececec", linewidth=0.5)
         ax.set_axisbelow(True)
-        span = max(float(right.max() - left.min()), 0.02)
-        ax.set_xlim(float(left.min()) - 0.03 * span, float(right.max()) + 0.06 * span)
+        wide = max(float(right.max() - left.min()), 0.02)
+        ax.set_xlim(float(left.min()) - 0.03 * wide, float(right.max()) + 0.06 * wide)
         ax.set_ylim(-0.02, min(1.02, float(np.nanmax([*high, *prior])) + 0.08))
-        fig.legend(handles=_marks(), loc="outside lower center", ncols=4, frameon=False)
+        handles = [
+            Line2D([], [], marker="D", markersize=5, linewidth=1.3, label="label, 95 % interval",
+                   **blue),
+            Line2D([], [], marker="o", linestyle="", label="mean-mask prior", **circle),
+            Line2D([], [], linewidth=0.8, color=style.GREY, linestyle=":", label="same finding"),
+            Line2D([], [], linewidth=0.6, label="lowest to highest classifier", **blue),
+        ]  # fmt: skip
+        fig.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
         marks = np.vstack([np.column_stack([x, y]), np.column_stack([x, prior])[known]])
-        lines = np.vstack(
-            [
-                np.column_stack([x, low, x, high]),
-                np.column_stack([left, y, right, y]),
-                np.column_stack([x, y, x, prior])[known],
-            ]
+        ends = (
+            (x, low, x, high),
+            (left, y, right, y),
+            (x[known], y[known], x[known], prior[known]),
         )
-        name_points(ax, x, y, data["finding"].tolist(), marks=marks, lines=lines)
+        lines = np.vstack([np.column_stack(e) for e in ends])
+        _name_points(ax, x, y, data["finding"].tolist(), marks, lines)
     return Drawn(fig, data, _caption(data, profile))
-
-
-def _marks() -> list[Line2D]:
-    blue: Any = {"color": style.BLUE}
-    return [
-        Line2D([], [], marker="D", markersize=5, linewidth=1.3, label="label, 95 % interval",
-               **blue),
-        Line2D([], [], marker="o", color=style.BLACK, markerfacecolor="white", markersize=4.5,
-               linestyle="", label="mean-mask prior"),
-        Line2D([], [], linewidth=0.8, color=style.GREY, linestyle=":", label="same finding"),
-        Line2D([], [], linewidth=0.6, label="lowest to highest classifier", **blue),
-    ]  # fmt: skip
 
 
 def _caption(data: pd.DataFrame, profile: str) -> str:
     rho, lo, hi = rank_correlation(data["auroc"], data["iou"])
     n = len(data)
     if np.isnan(rho):
-        said = f"no rank correlation can be given for n = {n} finding{'s' * (n != 1)}"
+        said = f"No rank correlation can be given for n = {n} finding{'s' * (n != 1)}"
     elif np.isnan(lo):
         said = f"Spearman's rho {rho:.2f}, n = {n} findings, too few for an interval"
     else:
@@ -176,14 +143,132 @@ def _caption(data: pd.DataFrame, profile: str) -> str:
             f"[{lo:.2f}, {hi:.2f}]"
         )
     above = int((data["iou"] > data["iou_prior"]).sum())
-    few, many = int(data["n"].min()), int(data["n"].max())
     return (
         f"Figure 6 (profile {profile}). Does a label show where a finding is, if the classifiers "
         f"can tell that it is? One diamond per finding: AUROC on {data['n_auroc'].max()} test "
         f"films, mean over {data['n_classifiers'].max()} classifiers (line: lowest to highest), "
         "against the label's IoU with the truth at matched area (line: 95 % bootstrap interval "
-        f"over patients; {few if few == many else f'{few}-{many}'} films with the finding"
+        f"over patients; {span(data['n'])} films with the finding"
         f"{'; hollow: too few patients for an interval' * bool(data['iou_lo'].isna().any())}). "
         "Circles: IoU of the finding's mean mask, which knows nothing of the film; "
-        f"{above} of {n} labels are above it. {said[0].upper()}{said[1:]}."
+        f"{above} of {n} labels are above it. {said}."
     )
+
+
+# Names beside the points of a scatter, none over another.
+
+
+ANGLES = np.deg2rad(np.arange(0, 360, 15))
+RADII = (9.0, 12.0, 16.0, 20.0, 25.0, 31.0, 38.0, 50.0, 64.0, 80.0)
+"""Where a name may stand: its nearest point this far (pixels at the figure's dpi) from the mark."""
+
+PASSES = 6
+LEADER = 11.0
+"""Pixels beyond which a thin line leads from the mark to its name."""
+
+OVER_NAME, OVER_MARK, OVER_LINE, OUTSIDE = 60.0, 20.0, 2.0, 200.0
+"""Cost of each square pixel that a name shares with others, or has outside the axes."""
+
+ASTRAY = 30.0
+"""Cost of a name that stands no nearer to its own mark than to another named one."""
+
+MARK = 4.5
+"""Radius of a mark, in pixels."""
+
+
+def overlap(box: Floats, others: Floats) -> Floats:
+    """Area that a box (x0, y0, x1, y1) shares with each of (n, 4) others, (n,)."""
+    if not len(others):
+        return np.zeros(0)
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    return np.asarray(np.clip(high - low, 0, None).prod(1))
+
+
+def _candidates(at: Floats, size: Floats) -> list[tuple[float, Floats]]:
+    """Distance and box of every place a name may have around its mark, the best ones first."""
+    found = []
+    for radius in RADII:
+        for angle in ANGLES:
+            way = np.array([np.cos(angle), np.sin(angle)])
+            # The box touches the circle by the side or corner that faces the mark.
+            centre = at + way * radius + size / 2 * np.clip(way * 1.5, -1, 1)
+            found.append((radius, np.concatenate([centre - size / 2, centre + size / 2])))
+    return found
+
+
+def _place(
+    sizes: Floats, points: Floats, marks: Floats, lines: Floats, frame: Floats
+) -> list[Floats]:
+    """Boxes of names so that none lies over another, nor over a mark if there is room.
+
+    Greedy, then improved one by one for a few passes. In pixels: (n, 2) sizes of the names and
+    points that they name, boxes (m, 4) of marks and (k, 4) of lines, (4,) frame to stay within.
+    """
+
+    def cost(option: tuple[float, Floats], others: Floats, rivals: Floats) -> float:
+        radius, box = option
+        out = float(np.prod(box[2:] - box[:2])) - float(overlap(box, frame[None])[0])
+        near = box + np.array([-2, -1, 2, 1])
+        away = np.hypot(*(np.clip(rivals, box[:2], box[2:]) - rivals).T)
+        lost = len(rivals) > 0 and float(away.min()) < radius + 2
+        return (
+            radius
+            + ASTRAY * lost
+            + OVER_NAME * float(overlap(near, others).sum())
+            + OVER_MARK * float(overlap(box, marks).sum())
+            + OVER_LINE * float(overlap(box, lines).sum())
+            + OUTSIDE * out
+        )
+
+    places = [_candidates(p, size) for p, size in zip(points, sizes, strict=True)]
+    chosen: dict[int, Floats] = {}
+    # The most crowded first: they have the least choice.
+    gaps = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
+    order = np.argsort(np.sort(gaps, 1)[:, : min(4, len(points))].sum(1), kind="stable")
+    for _ in range(PASSES):
+        for i in order.tolist():
+            others = np.array([chosen[j] for j in sorted(chosen) if j != i]).reshape(-1, 4)
+            rivals = np.delete(points, i, axis=0)
+            costs = [cost(option, others, rivals) for option in places[i]]
+            chosen[i] = places[i][int(np.argmin(costs))][1]
+    return [chosen[i] for i in range(len(points))]
+
+
+def _name_points(
+    ax: Axes, x: Floats, y: Floats, names: Sequence[str], marks: Floats, lines: Floats
+) -> None:
+    """Write a name beside each point of an axes whose limits are final.
+
+    In data coordinates: (m, 2) centres of all marks, (k, 4) ends x0, y0, x1, y1 of lines.
+    """
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    look: Any = {"fontsize": 7, "textcoords": "offset points", "va": "center", "ha": "center"}
+    texts = [
+        ax.annotate(name, (a, b), xytext=(0, 0), zorder=5, annotation_clip=False, **look)
+        for name, a, b in zip(names, x, y, strict=True)
+    ]
+    for text in texts:
+        text.set_in_layout(False)
+        text.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in texts]
+    sizes = np.array([[b.width, b.height] for b in boxes])
+    points = ax.transData.transform(np.column_stack([x, y]))
+    dots = ax.transData.transform(marks)
+    ends = ax.transData.transform(lines.reshape(-1, 2)).reshape(-1, 4)
+    low, high = np.minimum(ends[:, :2], ends[:, 2:]), np.maximum(ends[:, :2], ends[:, 2:])
+    frame = np.asarray(ax.get_window_extent().extents) + np.array([2, 2, -2, -2])
+    dots, ends = np.hstack([dots - MARK, dots + MARK]), np.hstack([low - 1, high + 1])
+    placed = _place(sizes, points, dots, ends, frame)
+    per_point = figure.dpi / 72  # pixels would mean others in a file of other dpi
+    for text, at, box in zip(texts, points, placed, strict=True):
+        text.set_position(tuple(((box[:2] + box[2:]) / 2 - at) / per_point))
+        nearest = np.clip(at, box[:2], box[2:])
+        if float(np.hypot(*(nearest - at))) > LEADER:
+            ax.annotate(
+                "", text.xy, xytext=tuple((nearest - at) / per_point),
+                textcoords="offset points", annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": "#9a9a9a", "linewidth": 0.5,
+                            "shrinkA": 0, "shrinkB": 3},
+            ).set_in_layout(False)  # fmt: skip

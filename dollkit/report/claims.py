@@ -1,4 +1,4 @@
-"""C1-C5 of the paper as data, and one function from per-case rows to a verdict on each.
+"""C1-C5 of the paper as data, from per-case rows to a verdict on each, their page and Figure S5.
 
 A contrast is *confirmed* if its 95 % interval lies above zero, its effect reaches the claim's
 threshold of relevance and its Holm-adjusted p is below 0.05; *contradicted* if the interval
@@ -7,31 +7,42 @@ one Holm family over the whole profile; details (single findings, other networks
 sizes, the area under the curve) form a second one and decide nothing.
 
 A training run is a draw, too: contrasts between trained networks need at least `MIN_SEEDS`
-seeds, and their intervals and tests cover runs as well as patients (`stats.crossed`).
+seeds, and their intervals and tests cover runs as well as patients (`statistics.crossed`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from dollkit.common.errors import InputError
-from dollkit.common.statistics import FEWEST, holm
+from dollkit.common.statistics import FEWEST, Floats, holm
+from dollkit.report import style
 from dollkit.report.contrasts import NO_GAIN, label_rows, missing, segmentation_rows
-from dollkit.report.render import format_value, markdown, p_value
-from dollkit.report.rows import write_csv
+from dollkit.report.render import format_value, markdown, p_value, span
+from dollkit.report.rows import read_table, write_csv
 
 ALPHA = 0.05
 CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "undecided"
 
+MIN_SEEDS = 3
+"""Seeds below which no contrast between trained networks is decided."""
+
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper and how it is put to the test here."""
+    """One claim of the paper and how it is put to the test here.
+
+    `relevance` is the smallest effect worth having, in units of `metric`; chosen by this project.
+    """
 
     key: str
     statement: str
@@ -40,7 +51,6 @@ class Claim:
     contrast: str
     test: str
     relevance: float
-    """Smallest effect worth having, in units of ``metric``; chosen by this project."""
 
 
 _PAIRED = "95 % percentile bootstrap over patients; two-sided sign-flip permutation test"
@@ -95,6 +105,7 @@ CLAIMS: tuple[Claim, ...] = (
         0.005,
     ),
 )
+KEYS = [claim.key for claim in CLAIMS]
 
 COLUMNS = [
     "claim", "contrast", "task", "effect", "lo", "hi", "p", "p_holm", "n_cases", "n_patients",
@@ -103,11 +114,7 @@ COLUMNS = [
 
 
 def judge(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add p_holm, the verdict of each contrast, and a note where the design forbids one.
-
-    Args:
-        rows: `contrasts.COLUMNS`.
-    """
+    """Contrasts with p_holm, a verdict each, and a note where the design forbids one: `COLUMNS`."""
     out = rows.copy()
     out["relevance"] = out["claim"].map({c.key: c.relevance for c in CLAIMS})
     out["p_holm"] = np.nan
@@ -136,15 +143,9 @@ def evaluate(
 ) -> pd.DataFrame:
     """All contrasts of C1-C5 of one profile with effect, interval, Holm-adjusted p and verdict.
 
-    Args:
-        labels: rows of label_cases.csv.gz, or None if there is no truth to judge labels by.
-        cases, curves, runs: rows of the fine-tuning artefacts (`dollkit.report.rows`).
-        not_run: arm -> reason.
-
-    Returns:
-        `COLUMNS`; a positive effect speaks for the claim. ``mde`` is the smallest effect that
-        this design finds with 80 % power at alpha 0.05 before correction. C3's n_cases counts
-        pairs of runs.
+    `COLUMNS`; a positive effect speaks for the claim. ``mde`` is the smallest effect that this
+    design finds with 80 % power at alpha 0.05 before correction. C3's n_cases counts pairs of runs.
+    Without a truth to judge labels by, `labels` are empty or None.
     """
     rows = [] if labels is None or labels.empty else label_rows(labels)
     if not rows:
@@ -153,33 +154,32 @@ def evaluate(
             for claim, contrast in (("C1", "labels - mean-mask prior"), ("C5", "K - best single"))
         ]
     rows += segmentation_rows(cases, curves, runs, not_run or {})
-    order = [c.key for c in CLAIMS]
-    rows.sort(key=lambda r: order.index(str(r["claim"])))
-    frame = pd.DataFrame(rows)
-    frame["decides"] = frame["decides"].astype(bool)
-    frame["n_train"] = frame["n_train"].astype("Int64")
-    return judge(frame)
+    rows.sort(key=lambda r: KEYS.index(str(r["claim"])))
+    return judge(pd.DataFrame(rows).astype({"decides": bool, "n_train": "Int64"}))
+
+
+def read_claims(folder: Path) -> pd.DataFrame:
+    """``claims.csv`` of a profile's folder, whose tasks are findings, too."""
+    return read_table(folder / "claims.csv", [c for c in COLUMNS if c != "task"])
 
 
 def overall(rows: pd.DataFrame, claim: str) -> str:
     """Verdict on a claim: confirmed if all deciding contrasts are, contradicted if any is."""
-    part = rows[(rows["claim"] == claim) & rows["decides"]]
-    if part.empty:
-        return UNDECIDED
-    if (part["verdict"] == CONTRADICTED).any():
+    verdicts = rows.loc[(rows["claim"] == claim) & rows["decides"], "verdict"]
+    if (verdicts == CONTRADICTED).any():
         return CONTRADICTED
-    return CONFIRMED if (part["verdict"] == CONFIRMED).all() else UNDECIDED
+    return CONFIRMED if len(verdicts) and (verdicts == CONFIRMED).all() else UNDECIDED
 
 
 def sentence(rows: pd.DataFrame, claim: str) -> str:
     """What the rows mean, in one generated sentence with numbers."""
-    part = rows[(rows["claim"] == claim) & rows["decides"]]
+    rows = rows[rows["claim"] == claim]
+    part = rows[rows["decides"]]
     tested = part[part["effect"].notna()]
     if tested.empty:
         return "Nothing in this profile tests it."
     count = {v: int((part["verdict"] == v).sum()) for v in (CONFIRMED, CONTRADICTED, UNDECIDED)}
     ranked = tested.sort_values("effect", kind="stable")
-    low, high = ranked.iloc[0], ranked.iloc[-1]
 
     def quote(row: pd.Series) -> str:
         if claim == "C3":
@@ -189,20 +189,17 @@ def sentence(rows: pd.DataFrame, claim: str) -> str:
             text = f"{row['effect']:+.3f} [{row['lo']:+.3f}, {row['hi']:+.3f}]"
         return f"{text} ({row['contrast']}, {row['task']})"
 
-    span = quote(low) if len(tested) == 1 else f"from {quote(low)} to {quote(high)}"
+    ends = quote(ranked.iloc[0])
+    if len(tested) > 1:
+        ends = f"from {ends} to {quote(ranked.iloc[-1])}"
     text = (
         f"Of {len(part)} deciding contrasts {count[CONFIRMED]} are confirmed, "
-        f"{count[CONTRADICTED]} contradicted, {count[UNDECIDED]} undecided; effects run {span}."
+        f"{count[CONTRADICTED]} contradicted, {count[UNDECIDED]} undecided; effects run {ends}."
     )
-    gaps = rows[(rows["claim"] == claim) & rows["effect"].isna()]
+    gaps = rows[rows["effect"].isna()]
     if len(gaps):
-        named = sorted(
-            {
-                f"{c} ({n.removeprefix('not run: ')})"
-                for c, n in zip(gaps["contrast"], gaps["note"], strict=True)
-            }
-        )
-        text += f" Not tested: {', '.join(named)}."
+        reasons = gaps["note"].str.removeprefix("not run: ")
+        text += f" Not tested: {', '.join(sorted(set(gaps['contrast'] + ' (' + reasons + ')')))}."
     mde = tested.loc[tested["verdict"] == UNDECIDED, "mde"].dropna()
     if len(mde):
         best = f"{np.exp(mde.min()):.2f} times" if claim == "C3" else f"{mde.min():.3f}"
@@ -213,27 +210,21 @@ def sentence(rows: pd.DataFrame, claim: str) -> str:
 def write_claims(
     rows: pd.DataFrame, folder: Path, *, profile: str, population: str, repeats: int = 1
 ) -> list[Path]:
-    """Write ``claims.csv`` and ``claims.md``.
+    """Write the result of `evaluate` as ``claims.csv`` and ``claims.md``.
 
     Args:
-        rows: result of `evaluate`.
-        folder: ``figures/<profile>``.
-        profile: its name.
         population: one phrase saying whose films these are, e.g. "synthetic chest phantom".
-        repeats: pre-training runs of each arm, see `labelarms.repeats`; 0: not known.
+        repeats: pre-training runs of each arm, see `results.repeats`; 0: not known.
     """
-    missing = [c for c in COLUMNS if c not in rows.columns]
-    if missing:
-        raise InputError(f"claims: column {missing[0]!r} is missing; pass the result of evaluate()")
     write_csv(rows, folder / "claims.csv")
     seeds = rows.loc[rows["n_seeds"] > 0, "n_seeds"]
-    pretrained = f"; pre-training runs per arm: {repeats}" if repeats else ""
+    counted = span(seeds) if len(seeds) else "none"
+    counted += f"; pre-training runs per arm: {repeats}" if repeats else ""
     lines = [
         f"# Claims, profile {profile}",
         "",
-        f"Population: {population}. Seeds per trained network: "
-        + ("-".join(str(n) for n in sorted({seeds.min(), seeds.max()})) if len(seeds) else "none")
-        + f"{pretrained}. A verdict speaks for this population and these settings only.",
+        f"Population: {population}. Seeds per trained network: {counted}. A verdict speaks for "
+        "this population and these settings only.",
         "",
         "| claim | verdict | |",
         "| --- | --- | --- |",
@@ -249,35 +240,23 @@ def write_claims(
             "",
             sentence(rows, claim.key),
         ]
-        for decides, title in ((True, ""), (False, "Details (they decide nothing):")):
-            some = part[(part["decides"] == decides) & (part["decides"] | part["effect"].notna())]
-            if len(some):
-                lines += ["", *([title, ""] if title else []), claim_table(some)]
-    lines += ["", "## How to read this", "", *reading(seeds, repeats)]
+        details = part[~part["decides"] & part["effect"].notna()]
+        if part["decides"].any():
+            lines += ["", _claim_table(part[part["decides"]])]
+        if len(details):
+            lines += ["", "Details (they decide nothing):", "", _claim_table(details)]
+    lines += ["", "## How to read this", "", *_reading(seeds, repeats)]
     path = folder / "claims.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return [folder / "claims.csv", path]
 
 
-# Words and table of the claims page.
-
-
-MIN_SEEDS = 3
-"""Seeds below which no contrast between trained networks is decided."""
-
-
-def reading(seeds: pd.Series, repeats: int) -> list[str]:
-    """How to read the page, in lines of a list.
-
-    Args:
-        seeds: of each contrast between trained networks.
-        repeats: pre-training runs of each arm; 0: not known.
-    """
+def _reading(seeds: pd.Series, repeats: int) -> list[str]:
     covered = "fine-tuning runs; each arm was pre-trained once, so not another pre-training"
     if repeats > 1:
-        whole = len(seeds) > 0 and repeats >= seeds.max()
         covered = "training runs, pre-training included"
-        covered += "" if whole else f" ({repeats} pre-training runs of each arm, taken in turns)"
+        if not (len(seeds) and repeats >= seeds.max()):
+            covered += f" ({repeats} pre-training runs of each arm, taken in turns)"
     return [
         "- Effects are signed so that positive speaks for the claim; brackets are 95 % intervals; "
         "p is Holm-adjusted over all deciding contrasts of the profile "
@@ -291,29 +270,147 @@ def reading(seeds: pd.Series, repeats: int) -> list[str]:
     ]
 
 
-def claim_table(rows: pd.DataFrame) -> str:
-    """Contrasts of one claim as Markdown, from rows of `claims.evaluate`."""
-
-    def number(value: float) -> str:
-        return "–" if pd.isna(value) else f"{value:+.3f}"
-
-    shown = pd.DataFrame(
-        {
-            "task": rows["task"],
-            "contrast": rows["contrast"],
-            "effect [95 %]": [
-                number(e) if pd.isna(lo) else f"{number(e)} [{number(lo)}, {number(hi)}]"
-                for e, lo, hi in zip(rows["effect"], rows["lo"], rows["hi"], strict=True)
-            ],
-            "p (Holm)": [p_value(float(p)) for p in rows["p_holm"]],
-            "mde": [format_value(float(m)) for m in rows["mde"]],
-            "cases": rows["n_cases"].astype(str),
-            "patients": rows["n_patients"].astype(str),
-            "seeds": rows["n_seeds"].astype(str),
-            "verdict": rows["verdict"],
-            "note": rows["note"],
-        }
+def _claim_table(rows: pd.DataFrame) -> str:
+    effect, lo, hi = (
+        ["–" if pd.isna(v) else f"{v:+.3f}" for v in rows[c]] for c in ("effect", "lo", "hi")
     )
+    shown: dict[str, object] = {"task": rows["task"]}
     if rows["network"].nunique() > 1 or rows["n_train"].nunique() > 1:
-        shown.insert(1, "network, n train", rows["network"] + ", " + rows["n_train"].astype(str))
-    return markdown(shown)
+        shown["network, n train"] = rows["network"] + ", " + rows["n_train"].astype(str)
+    shown |= {
+        "contrast": rows["contrast"],
+        "effect [95 %]": [
+            e if a == "–" else f"{e} [{a}, {b}]" for e, a, b in zip(effect, lo, hi, strict=True)
+        ],
+        "p (Holm)": [p_value(float(p)) for p in rows["p_holm"]],
+        "mde": [format_value(float(m)) for m in rows["mde"]],
+        **{n.removeprefix("n_"): rows[n].astype(str) for n in ("n_cases", "n_patients", "n_seeds")},
+        "verdict": rows["verdict"],
+        "note": rows["note"],
+    }
+    return markdown(pd.DataFrame(shown))
+
+
+# Figure S5: every contrast that decides a claim, with its interval, on one page.
+
+
+SHOWN = [
+    "claim", "task", "network", "n_train", "contrast", "effect", "lo", "hi", "relevance",
+    "verdict", "n_patients", "n_seeds",
+]  # fmt: skip
+LOOKS = {
+    CONFIRMED: (style.BLUE, "D", style.BLUE),
+    UNDECIDED: (style.GREY, "o", "white"),
+    CONTRADICTED: (style.VERMILLION, "X", style.VERMILLION),
+}
+"""Colour, marker and its filling, so that a greyscale print tells them apart."""
+
+SIDES = (("C1", "C2"), ("C3", "C4", "C5"))
+"""Claims of the left and of the right half."""
+
+TITLES = {"C1": "IoU", "C2": "mIoU", "C3": "steps, as a ratio", "C4": "mIoU", "C5": "IoU"}
+SHORT = (
+    ("steps to 95 %: ", ""),
+    ("adapter keeps over half of the gain", "adapter - half of the gain"),
+    (r" \(.*\)$", ""),
+)
+"""What the names of contrasts say beyond their panel's title."""
+
+FACTORS = ((0.5, 0.7, 1, 1.5, 2, 3), (0.1, 0.2, 0.5, 1, 2, 5, 10), (0.001, 0.01, 0.1, 1, 10, 100))
+"""Ticks of C3, whose effect is a log ratio; the first that are few enough."""
+
+WIDEST = 2.0
+"""How far a panel reaches beyond its effects, in median widths of its intervals."""
+
+
+def figure_s5(rows: pd.DataFrame, *, profile: str) -> style.Drawn:
+    """Effects and 95 % intervals, one line per deciding contrast, one panel per claim.
+
+    Data: `SHOWN` of the contrasts that have an effect, in the order of the claims.
+
+    Args:
+        rows: result of `evaluate`, or what ``claims.csv`` holds.
+    """
+    for column in COLUMNS:
+        if column not in rows:
+            raise InputError(f"figure S5: column {column!r} is missing; run the claims stage again")
+    data = rows[rows["decides"].astype(bool) & rows["effect"].notna()]
+    rank = data["claim"].map({key: i for i, key in enumerate(KEYS)})
+    data = data.iloc[rank.argsort(kind="stable")][SHOWN].reset_index(drop=True)
+    parts = {str(key): part for key, part in data.groupby("claim")}
+    halves = [half for keys in SIDES if (half := [k for k in keys if k in parts])]
+    with style.context():
+        tallest = max((sum(len(parts[k]) + 3 for k in half) for half in halves), default=3)
+        fig = style.canvas(style.PAGE, 0.165 * tallest + 0.4)
+        outer = fig.add_gridspec(1, max(len(halves), 1))
+        for side, half in enumerate(halves):
+            heights = [len(parts[k]) + 3 for k in half]
+            heights += [spare] if (spare := tallest - sum(heights)) else []
+            inner = outer[side].subgridspec(len(heights), 1, height_ratios=heights)
+            for row, key in enumerate(half):
+                _panel(fig.add_subplot(inner[row]), key, parts[key])
+        handles = [
+            Line2D([], [], color=c, marker=m, markerfacecolor=face, linewidth=1.2, label=name)
+            for name, (c, m, face) in LOOKS.items()
+        ]
+        fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    caption = (
+        f"Figure S5 (profile {profile}). Every contrast that decides a claim: effect and 95 % "
+        "interval; right of the line at zero speaks for the claim, the dotted line is the "
+        "smallest effect worth having. C1 and C5: IoU of labels with the truth at matched area; "
+        "C2 and C4: mIoU; an interval much wider than the others runs out of its panel; "
+        "C3: how many times the steps of DoLL the other start needs. A verdict "
+        "also asks for Holm's p < 0.05 over all of them."
+    )
+    if (trained := data["n_seeds"] > 0).any():
+        caption += f" {span(data.loc[trained, 'n_seeds'])} seeds per trained network."
+    if (seen := data["n_patients"] > 0).any():
+        patients = span(data.loc[seen, "n_patients"])
+        caption += f" {patients} patients per contrast, but in C3, which compares runs."
+    return style.Drawn(fig, data, caption)
+
+
+def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
+    place = np.arange(len(part))[::-1]
+    mixed = part["network"].nunique() > 1
+    names = []
+    spans = part[["effect", "lo", "hi"]].to_numpy(np.float64)
+    texts = part[["task", "network", "contrast", "verdict"]].astype(str).to_numpy().tolist()
+    for y, (effect, lo, hi), words in zip(place, spans, texts, strict=True):
+        task, network, contrast, verdict = words
+        colour, marker, face = LOOKS[verdict]
+        if np.isfinite(lo):
+            ax.plot([lo, hi], [y, y], color=colour, linewidth=1.2)
+        ax.plot(effect, y, marker, color=colour, markerfacecolor=face, markersize=4.5)
+        for pattern, other in SHORT:
+            contrast = re.sub(pattern, other, contrast)
+        where = "" if task == "labels" else f"{task}: "
+        names.append(where + (f"{network}, " if mixed else "") + contrast)
+    relevance = float(part["relevance"].iloc[0])
+    ax.axvline(0, color=style.BLACK, linewidth=0.7)
+    ax.axvline(relevance, color=style.GREY, linewidth=0.8, linestyle=":")
+    _cut_off(ax, spans, relevance)
+    ax.set_yticks(place, names, fontsize=6)
+    ax.set_ylim(-0.7, len(part) - 0.3)
+    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="x", labelsize=6)
+    ax.spines["left"].set_visible(False)
+    ax.set_title(f"{claim}  {TITLES[claim]}", loc="left", fontweight="bold", pad=2)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    if claim == "C3":
+        low, high = np.exp(ax.get_xlim())
+        inside = [[f for f in some if low <= f <= high] for some in FACTORS]
+        ticks = next((some for some in inside if 2 < len(some) < 6), inside[0])
+        ax.xaxis.set_major_locator(FixedLocator([float(np.log(f)) for f in ticks]))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{np.exp(v):.3g}x"))
+        ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _cut_off(ax: Axes, spans: Floats, relevance: float) -> None:
+    """One seed too few gives an interval of any width, beside which nothing else would show."""
+    widths = spans[:, 2] - spans[:, 1]
+    if np.isfinite(widths).any():
+        usual = float(np.nanquantile(widths, 0.5, method="lower"))
+        room = max(WIDEST * usual, float(np.ptp(spans[:, 0])), 2 * relevance)
+        if np.nanmax(widths) > 3 * room:
+            ax.set_xlim(spans[:, 0].min() - room, spans[:, 0].max() + room)

@@ -52,63 +52,45 @@ def area(curve: Floats, start: float, stop: float) -> float:
 
 
 def speed(curves: pd.DataFrame) -> pd.DataFrame:
-    """Steps and seconds to 95 % of the best validation mIoU, one row per trained network.
+    """Steps and seconds to 95 % of the best validation mIoU, one row per trained network (`RUN`).
 
-    Columns `RUN`, best, steps_own, seconds_own (of the run's own best) and steps_random,
-    seconds_random (of the best of the random arm, tuned in full, same seed and fold; NaN where
-    it is never reached or there is no such run).
+    Own: of the run's own best; random: of the best of the random arm, tuned in full, same seed and
+    fold (NaN where it is never reached or there is no such run).
     """
     groups = {key: _curve(part) for key, part in curves.groupby(RUN, sort=True)}
-    rows: list[dict[str, object]] = []
+    empty = np.empty((0, 3))
+    rows = []
     for key, curve in groups.items():
         task, network, n_train, _, _, seed, fold = key
-        reference = groups.get((task, network, n_train, "full", "random", seed, fold))
-        best = curve[:, 2].max() if len(curve) else np.nan
-        common = reference[:, 2].max() if reference is not None and len(reference) else np.nan
-        own = first_reach(curve, FRACTION * best)
-        other = first_reach(curve, FRACTION * common)
-        rows.append(
-            dict(zip(RUN, key, strict=True))
-            | {"best": best, "steps_own": own[0], "seconds_own": own[1]}
-            | {"steps_random": other[0], "seconds_random": other[1]}
-        )
-    columns = [*RUN, "best", "steps_own", "seconds_own", "steps_random", "seconds_random"]
-    return pd.DataFrame(rows, columns=columns)
+        random = groups.get((task, network, n_train, "full", "random", seed, fold), empty)
+        best, common = (c[:, 2].max() if len(c) else np.nan for c in (curve, random))
+        own, other = (first_reach(curve, FRACTION * target) for target in (best, common))
+        rows.append((*key, *own, other[0]))
+    return pd.DataFrame(rows, columns=[*RUN, "steps_own", "seconds_own", "steps_random"])
 
 
 def paired_speed(curves: pd.DataFrame, arm: str, control: str) -> pd.DataFrame:
     """Both arms' speed at a common target, one row per seed and fold that both have.
 
+    log_ratio = log(steps_control / steps), positive where the arm is faster; area_gain: mean height
+    of the arm's curve minus the control's over the steps that both cover.
+
     Args:
         curves: rows of one task, network, training size and tuning.
-
-    Returns:
-        seed, fold, target, steps (arm), steps_control, log_ratio = log(steps_control / steps)
-        (positive: the arm is faster), area_gain (mean height of the arm's curve minus the
-        control's over the steps that both cover).
     """
-    rows: list[dict[str, object]] = []
-    sides = {
-        name: {k: _curve(g) for k, g in curves[curves["arm"] == name].groupby(["seed", "fold"])}
+    sides = [
+        {k: _curve(g) for k, g in curves[curves["arm"] == name].groupby(["seed", "fold"])}
         for name in (arm, control)
-    }
-    for key in sorted(set(sides[arm]) & set(sides[control])):
-        a, b = sides[arm][key], sides[control][key]
+    ]
+    rows = []
+    for key in sorted(set(sides[0]) & set(sides[1])):
+        a, b = sides[0][key], sides[1][key]
         if not (len(a) and len(b)):
             continue
         target = FRACTION * min(a[:, 2].max(), b[:, 2].max())
         steps, other = first_reach(a, target)[0], first_reach(b, target)[0]
-        start, stop = max(a[0, 0], b[0, 0]), min(a[-1, 0], b[-1, 0])
-        rows.append(
-            {
-                "seed": key[0],
-                "fold": key[1],
-                "target": target,
-                "steps": steps,
-                "steps_control": other,
-                "log_ratio": float(np.log(other / steps)),
-                "area_gain": area(a, start, stop) - area(b, start, stop),
-            }
-        )
+        span = max(a[0, 0], b[0, 0]), min(a[-1, 0], b[-1, 0])
+        gain = area(a, *span) - area(b, *span)
+        rows.append((*key, target, steps, other, float(np.log(other / steps)), gain))
     columns = ["seed", "fold", "target", "steps", "steps_control", "log_ratio", "area_gain"]
     return pd.DataFrame(rows, columns=columns)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -35,12 +35,10 @@ def growth(
 ) -> pd.DataFrame:
     """Seconds while one factor grows and the others stay at the first value of their lists.
 
-    Pixels stay at the films' own size while another factor grows. Films are taken again from the
-    start where there are too few, and resized where another side is asked for.
-
-    Returns:
-        One row per point: factor (see `FACTORS`), value, seconds (median of rounds in turns),
-        peak_mb (of one walk, above what was held before; NaN where the system does not tell).
+    One row per point: factor (`FACTORS`), value, seconds (median of rounds in turns), peak_mb (of
+    one walk, above what was held before; NaN where the system does not tell). Pixels stay at the
+    films' own size while another factor grows; films are taken again from the start where there are
+    too few.
     """
     lists = dict(zip(FACTORS, (films, targets, steps, sides), strict=True))
     for name, values in lists.items():
@@ -49,78 +47,42 @@ def growth(
     if rounds < 1 or max(targets) > len(FINDINGS):
         raise InputError(f"give rounds, and at most {len(FINDINGS)} targets")
     points = []
-    for factor, values in lists.items():
-        for value in values:
-            at = {"films": films[0], "targets": targets[0], "steps": steps[0]}
-            side = value if factor == "pixels" else x.shape[-1]
-            if factor != "pixels":
-                at[factor] = value
-            some = x[torch.arange(at["films"], device=x.device) % len(x)]
-            if side != x.shape[-1]:
-                some = F.interpolate(some, size=(side, side), mode="bilinear", antialias=True)
-            wanted = [list(range(at["targets"]))] * at["films"]
-            points.append((factor, side**2 if factor == "pixels" else value, some, wanted, at))
-    seconds: list[list[float]] = [[] for _ in points]
-    for turn in range(rounds + 1):
-        for i, (_, _, some, wanted, at) in enumerate(points):
-            spent = walk_seconds(model, some, wanted, precision, at["steps"], budget_mb)
-            if turn:
-                seconds[i].append(spent)
-    rows = []
-    for (factor, value, some, wanted, at), took in zip(points, seconds, strict=True):
-        peak = peak_mb(
-            lambda s=some, w=wanted, n=at["steps"]: walk_seconds(  # type: ignore[misc]
-                model, s, w, precision, n, budget_mb
-            ),
-            x.device,
-        )
-        median = statistics.median(took)
-        rows.append({"factor": factor, "value": value, "seconds": median, "peak_mb": peak})
-    return pd.DataFrame(rows).astype({"peak_mb": float})
+    for factor, value in [(f, v) for f, values in lists.items() for v in values]:
+        at = {name: values[0] for name, values in lists.items()} | {factor: value}
+        some = x[torch.arange(at["films"], device=x.device) % len(x)]
+        if factor == "pixels" and value != x.shape[-1]:
+            some = F.interpolate(some, size=(value, value), mode="bilinear", antialias=True)
+        wanted = [list(range(at["targets"]))] * at["films"]
+        walk = partial(walk_seconds, model, some, wanted, precision, at["steps"], budget_mb)
+        points.append((factor, value**2 if factor == "pixels" else value, walk))
+    rounds_of = [[walk() for *_, walk in points] for _ in range(rounds + 1)][1:]  # one to warm up
+    rows = [
+        (factor, value, statistics.median(taken), peak_mb(walk, x.device))
+        for (factor, value, walk), taken in zip(points, zip(*rounds_of, strict=True), strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=["factor", "value", "seconds", "peak_mb"])
+    return frame.astype({"peak_mb": float})
 
 
 def fits(table: pd.DataFrame) -> pd.DataFrame:
-    """How seconds and memory grow with each factor.
+    """How seconds and memory of `growth` grow with each factor.
 
-    Args:
-        table: of `growth`.
-
-    Returns:
-        Per factor: exponent (of ``seconds ~ value ** exponent``), each (seconds of one more, by
-        a straight line) and first (seconds that the line has at none), peak_ratio (peak memory of
-        the largest value over that of the smallest; NaN where unknown).
+    Per factor: exponent (of ``seconds ~ value ** exponent``), each (seconds of one more, by a
+    straight line) and first (seconds that the line has at none), peak_ratio (peak memory of the
+    largest value over that of the smallest; NaN where unknown).
     """
     rows = []
-    for factor in dict.fromkeys(table["factor"]):
-        own = table[table["factor"] == factor].sort_values("value")
-        n, t = own["value"].to_numpy(np.float64), own["seconds"].to_numpy(np.float64)
-        each, first = _line(n, t)
-        peak = own["peak_mb"].to_numpy(np.float64)
-        rows.append(
-            {
-                "factor": factor,
-                "exponent": _line(np.log(n), np.log(t))[0],
-                "each": each,
-                "first": first,
-                "peak_ratio": peak[-1] / peak[0] if peak[0] > 0 else float("nan"),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _line(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float]:
-    slope, start = np.polyfit(x, y, 1)
-    return float(slope), float(start)
+    for factor, own in table.groupby("factor", sort=False):
+        n, t, peak = own.sort_values("value")[["value", "seconds", "peak_mb"]].to_numpy(float).T
+        each, first = np.polyfit(n, t, 1)
+        exponent = np.polyfit(np.log(n), np.log(t), 1)[0]
+        rows.append((factor, exponent, each, first, peak[-1] / peak[0] if peak[0] > 0 else np.nan))
+    return pd.DataFrame(rows, columns=["factor", "exponent", "each", "first", "peak_ratio"])
 
 
 def figure(table: pd.DataFrame) -> style.Drawn:
-    """Four panels: seconds against films, targets, steps and pixels; peak memory beside.
-
-    Args:
-        table: of `growth`.
-    """
-    found = fits(table)
-    exponents = dict(zip(found["factor"], found["exponent"], strict=True))
+    """Four panels of `growth`: seconds against each factor; peak memory beside."""
+    exponents = fits(table).set_index("factor")["exponent"]
     with style.context():
         drawing = style.canvas(style.PAGE, 2.2)
         for ax, factor in zip(drawing.subplots(1, 4), FACTORS, strict=True):
@@ -131,8 +93,7 @@ def figure(table: pd.DataFrame) -> style.Drawn:
             if own["peak_mb"].notna().all():
                 other = ax.twinx()
                 other.plot(own["value"], own["peak_mb"], "s:", color=style.ORANGE)
-                top = 1.15 * max(float(table["peak_mb"].max()), 1.0)
-                other.set_ylim(0, top)
+                other.set_ylim(0, 1.15 * max(float(table["peak_mb"].max()), 1.0))
                 other.spines["right"].set_visible(True)
                 if factor == FACTORS[-1]:
                     other.set_ylabel("peak memory, MiB (squares)")

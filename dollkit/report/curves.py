@@ -1,20 +1,21 @@
-"""Figure 4 (validation mIoU against steps) and the supplementary figure: plots without films."""
+"""Figures 4, 5, S1 and S3: training curves, label efficiency, labels by finding and by step."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
-from dollkit.report import rows as cases
+from dollkit.labels.oracles import STEPS
 from dollkit.report import style
-from dollkit.report.rows import main_network, main_size
+from dollkit.report.render import span
+from dollkit.report.rows import TASKS, main_network, main_size, shipped_quality
 from dollkit.report.style import Drawn
+from dollkit.report.tables import several_sizes, summarise
 
 TUNING_TITLES = {
     "full": "all weights", "adapter": "adapters", "head": "head only", "lora": "LoRA",
@@ -23,16 +24,13 @@ TUNING_TITLES = {
 
 
 def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
-    """Mean validation mIoU over seeds, with the range of seeds.
+    """Mean validation mIoU over seeds by task, tuning, arm and step; lo, hi: range of the seeds.
 
     Curves of one arm are put on the union of their steps (linear interpolation, no
     extrapolation) within the span that all of them cover; folds of a seed are averaged first.
 
     Args:
         curves: rows of curves.csv of one network and training size.
-
-    Returns:
-        task, tuning, arm, step, mean, lo, hi (lowest and highest seed), n_seeds.
     """
     found: list[pd.DataFrame] = []
     for key, part in curves.dropna(subset=["val_miou"]).groupby(["task", "tuning", "arm"]):
@@ -58,26 +56,17 @@ def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def figure4(run: Path | pd.DataFrame, *, profile: str) -> Drawn:
+def figure4(curves: pd.DataFrame, *, profile: str) -> Drawn:
     """Validation mIoU against steps: tasks in columns, tunings in rows, one line per arm.
 
-    Args:
-        run: folder of the run, or rows of its curves.
-        profile: name for the caption.
-
-    Returns:
-        The figure; data as `mean_curves`. Of several networks and training sizes those of
-        `report.settings` are shown.
+    Of curves.csv `main_size` and `main_network` are shown; data as `mean_curves`.
     """
-    curves = run if isinstance(run, pd.DataFrame) else cases.load_curves(run)
-    kept: list[pd.DataFrame] = []
-    for _, part in main_size(curves).groupby("task"):
-        kept.append(part[part["network"] == main_network(part)])
+    kept = [p[p["network"] == main_network(p)] for _, p in main_size(curves).groupby("task")]
     if not kept:
         raise InputError("figure 4: curves are empty; fine-tune a task first")
     curves = pd.concat(kept, ignore_index=True)
     data = mean_curves(curves)
-    tasks = [t for t in cases.TASKS if t in set(data["task"])]
+    tasks = [t for t in TASKS if t in set(data["task"])]
     tunings = [t for t in TUNING_TITLES if t in set(data["tuning"])]
     arms = style.arms_of(data["arm"].unique().tolist())
     with style.context():
@@ -86,23 +75,12 @@ def figure4(run: Path | pd.DataFrame, *, profile: str) -> Drawn:
         axes = fig.subplots(len(tunings), len(tasks), squeeze=False, sharey="col", sharex="col")
         for r, tuning in enumerate(tunings):
             for c, task in enumerate(tasks):
-                ax = axes[r, c]
-                for number, arm in enumerate(arms):
-                    line = data[
-                        (data["task"] == task) & (data["tuning"] == tuning) & (data["arm"] == arm)
-                    ]
-                    if line.empty:
-                        continue
-                    every = max(1, len(line) // 6)
-                    style.curve(
-                        ax, arm, *(line[k].to_numpy() for k in ("step", "mean", "lo", "hi")),
-                        markevery=(number * every // len(arms), every),
-                    )  # fmt: skip
-                ax.grid(axis="y", color="#dddddd", linewidth=0.5)
-                ax.set_axisbelow(True)
+                ax, own = axes[r, c], data[data["task"] == task]
+                panel = own[own["tuning"] == tuning]
+                style.curves(ax, panel, "step", ("mean", "lo", "hi"), few_marks_of=arms)
                 ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
                 # Half of the best is where arms begin to part; below it all rise alike.
-                ax.set_ylim(bottom=0.5 * float(data.loc[data["task"] == task, "hi"].max()))
+                ax.set_ylim(bottom=0.5 * float(own["hi"].max()))
                 if r == 0:
                     ax.set_title(task, fontweight="bold")
                 if r == len(tunings) - 1:
@@ -110,49 +88,69 @@ def figure4(run: Path | pd.DataFrame, *, profile: str) -> Drawn:
                 if c == 0:
                     ax.set_ylabel(f"{TUNING_TITLES[tuning]}\nvalidation mIoU")
         style.legend(fig, arms)
-    low, high = int(data["n_seeds"].min()), int(data["n_seeds"].max())
     where = ", ".join(
         f"{t} {p['network'].iloc[0]}, {p['n_train'].iloc[0]} training films"
         for t, p in curves.groupby("task")
     )
     caption = (
         f"Figure 4 (profile {profile}). Validation mIoU during fine-tuning ({where}): mean over "
-        f"{low if low == high else f'{low}-{high}'} seeds, bands from the lowest to the highest "
+        f"{span(data['n_seeds'])} seeds, bands from the lowest to the highest "
         "seed; shown from half of the highest value up. Each arm with the "
         "learning rate chosen for it on validation."
     )
     return Drawn(fig, data, caption)
 
 
+def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
+    """mIoU against the number of training masks: tasks in columns, one line per arm.
+
+    Data: `tables.summarise` of the rows of `main_network`. Bands: 95 % bootstrap intervals over
+    patients.
+    """
+    kept = several_sizes(cases)
+    if kept.empty:
+        raise InputError("figure 5: one training size only; give more by parameter 'sizes'")
+    data = summarise(kept[kept["network"] == main_network(kept)])
+    tasks = [t for t in TASKS if t in set(data["task"])]
+    with style.context():
+        fig = style.canvas(style.PAGE, 2.9)
+        axes = fig.subplots(1, len(tasks), squeeze=False)[0]
+        for ax, task in zip(axes, tasks, strict=True):
+            own = data[data["task"] == task]
+            style.curves(ax, own, "n_train", ("miou", "miou_lo", "miou_hi"), alpha=0.1)
+            ticks = sorted(set(own["n_train"]))
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(ticks, [str(t) for t in ticks])
+            ax.minorticks_off()
+            ax.set_title(task)
+            ax.set_xlabel("training masks")
+        axes[0].set_ylabel("test mIoU")
+        style.legend(fig, style.arms_of(data["arm"].unique().tolist()))
+    text = (
+        f"Figure 5 (profile {profile}, {data['network'].iloc[0]}). Test mIoU against the number of "
+        f"training masks, all weights tuned; mean over {span(data['n_seeds'])} seeds, "
+        f"{span(data['n_cases'])} test films; bands: 95 % bootstrap intervals over patients. "
+        "Each start and size with the learning rate chosen for it on validation."
+    )
+    return Drawn(fig, data, text)
+
+
 def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) -> Drawn:
     """Per finding: AUROC of each classifier, and label IoU beside the anatomy prior and chance.
 
-    Args:
-        classifiers: rows of classifiers.csv.
-        labels: rows of labels.csv; the shipped explainer with the most classifiers is shown.
-
-    Returns:
-        The figure; data: finding, panel (auroc, iou), series, value, lo, hi.
+    Of labels.csv `shipped_quality` is shown; data: finding, panel (auroc, iou), series, value, lo,
+    hi.
     """
-    ig = labels[labels["explainer"] == cases.explainer_of(labels)]
-    ig = ig[ig["n_classifiers"] == ig["n_classifiers"].max()]
-    if "variant" in ig and (ig["variant"] == "shipped").any():
-        ig = ig[ig["variant"] == "shipped"]
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[object, ...]] = []
     for r in classifiers.to_dict("records"):
-        rows.append(
-            {"finding": r["finding"], "panel": "auroc", "series": r["classifier"]}
-            | {"value": r["auroc"], "lo": r["auroc_lo"], "hi": r["auroc_hi"]}
-        )
-    for r in ig.to_dict("records"):
-        base = {"finding": "macro" if r["finding"] == "mean" else r["finding"], "panel": "iou"}
-        rows += [
-            base
-            | {"series": "DoLL", "value": r["iou_matched"]}
-            | {"lo": r["iou_matched_lo"], "hi": r["iou_matched_hi"]},
-            base | {"series": "anatomy prior", "value": r["iou_prior"], "lo": None, "hi": None},
-            base | {"series": "chance", "value": r["iou_chance"], "lo": None, "hi": None},
-        ]
+        ends = r["auroc_lo"], r["auroc_hi"]
+        rows.append((r["finding"], "auroc", r["classifier"], r["auroc"], *ends))
+    for r in shipped_quality(labels).to_dict("records"):
+        at = "macro" if r["finding"] == "mean" else r["finding"], "iou"
+        ends = r["iou_matched_lo"], r["iou_matched_hi"]
+        rows.append((*at, "DoLL", r["iou_matched"], *ends))
+        rows.append((*at, "anatomy prior", r["iou_prior"], None, None))
+        rows.append((*at, "chance", r["iou_chance"], None, None))
     data = pd.DataFrame(rows, columns=["finding", "panel", "series", "value", "lo", "hi"])
     order = [f for f in (*PATHOLOGIES, "macro") if f in set(data["finding"])]
     if not order:
@@ -173,11 +171,11 @@ def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) 
             part = data[data["panel"] == panel]
             shown = [s for s in series if s in set(part["series"])]
             for number, name in enumerate(shown):
-                rows_of = part[part["series"] == name]
+                own = part[part["series"] == name]
                 color, marker = series[name]
                 shift = 0.18 * (number - (len(shown) - 1) / 2) if panel == "auroc" else 0.0
-                y = np.array([order.index(f) for f in rows_of["finding"]]) + shift
-                x, lo, hi = (rows_of[k].to_numpy(np.float64) for k in ("value", "lo", "hi"))
+                y = np.array([order.index(f) for f in own["finding"]]) + shift
+                x, lo, hi = (own[k].to_numpy(np.float64) for k in ("value", "lo", "hi"))
                 ax.hlines(y, np.where(np.isnan(lo), x, lo), np.where(np.isnan(hi), x, hi),
                           color=color, linewidth=1.1)  # fmt: skip
                 ax.plot(x, y, linestyle="", marker=marker, color=color, label=name)
@@ -195,3 +193,80 @@ def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) 
         "bootstrap intervals over patients."
     )
     return Drawn(fig, data, caption)
+
+
+def figure_s3(ablation: pd.DataFrame, losses: pd.DataFrame, *, profile: str) -> Drawn:
+    """What each choice of label making gives, and which step loses what.
+
+    Data: panel (change, loss), row, value, lo, hi, n. Variants that change no map (other threshold
+    rules) have no difference and are left out.
+
+    Args:
+        ablation: table of `dollkit.labels.summary.ablation`.
+        losses: table of `dollkit.labels.oracles.losses`; its row ``mean`` is shown.
+    """
+    changed = ablation[(ablation["factor"] != "shipped") & ablation["delta"].notna()]
+    changed = changed[(changed[["delta", "delta_lo", "delta_hi"]] != 0).any(axis=1)]
+    mean = losses[losses["finding"] == "mean"]
+    if changed.empty or mean.empty:
+        raise InputError("figure S3: no changed factor or no mean loss; run the labels' stage")
+    parts = changed["value"].astype(str).str.split("+")
+    values = parts.map(lambda names: " + ".join(style.short(n) for n in names))
+    changes = pd.DataFrame(
+        {"panel": "change", "row": changed["factor"].astype(str) + " = " + values}
+        | {"value": changed["delta"], "lo": changed["delta_lo"], "hi": changed["delta_hi"]}
+        | {"n": changed["n"]}
+    )
+    steps = pd.DataFrame(
+        {"panel": "loss", "row": list(STEPS.values())}
+        | {"value": mean[list(STEPS)].to_numpy(np.float64)[0]}
+        | {"lo": np.nan, "hi": np.nan, "n": int(mean["n"].iloc[0])}
+    )
+    with style.context():
+        fig = style.canvas(style.PAGE, max(2.6, 0.165 * len(changes) + 0.8))
+        left, right = fig.subplots(1, 2, width_ratios=(1, 1))
+        _changes(left, changes, changed["factor"].to_numpy().astype(str))
+        _stairs(right, steps)
+    caption = (
+        f"Figure S3 (profile {profile}). Left: IoU with the truth at matched area after one change "
+        f"to how labels are made, minus that of the shipped labels on the same "
+        f"{span(changes['n'])} pairs of film and finding, mean over "
+        "findings; lines: paired 95 % bootstrap intervals over patients, hollow where they "
+        "include zero. Changes of the threshold rule alone leave the map as it is and are not "
+        f"shown. Right: IoU of the label, and of labels that are told something by the truth, "
+        f"all else unchanged; mean over {len(losses) - 1} findings, {steps['n'].iloc[0]} pairs; "
+        "in brackets: gain over the label as shipped."
+    )
+    return Drawn(fig, pd.concat([changes, steps], ignore_index=True), caption)
+
+
+def _changes(ax: Axes, rows: pd.DataFrame, factor: npt.NDArray[np.str_]) -> None:
+    y = np.arange(len(rows))
+    value, lo, hi = (rows[k].to_numpy(np.float64) for k in ("value", "lo", "hi"))
+    ax.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
+    ax.hlines(y, lo, hi, color=style.BLUE, linewidth=1.2)
+    sure = (lo > 0) | (hi < 0)
+    ax.plot(value[sure], y[sure], "D", color=style.BLUE)
+    ax.plot(value[~sure], y[~sure], "D", color=style.BLUE, markerfacecolor="white")
+    for start in np.flatnonzero(factor[1:] != factor[:-1]):
+        ax.axhline(start + 0.5, color="#dddddd", linewidth=0.6)
+    ax.set_yticks(y, rows["row"].tolist())
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_title("one change: difference in IoU")
+    ax.grid(axis="x", color="#e5e5e5", linewidth=0.5)
+    ax.set_axisbelow(True)
+
+
+def _stairs(ax: Axes, rows: pd.DataFrame) -> None:
+    value = rows["value"].to_numpy(np.float64)
+    y = np.arange(len(value))
+    ax.barh(y, np.minimum(value, value[0]), height=0.7, color=style.BLUE)
+    ax.barh(y, value - value[0], left=value[0], height=0.7, color=style.SKY)
+    ax.axvline(value[0], color=style.BLACK, linewidth=0.8, linestyle=":")
+    for i, v in enumerate(value):
+        gain = f"  ({v - value[0]:+.2f})" if i else ""
+        ax.text(v + 0.012, i, f"{v:.2f}{gain}", va="center", fontsize=7)
+    ax.set_yticks(y, rows["row"].tolist())
+    ax.set_ylim(len(value) - 0.4, -0.6)
+    ax.set_xlim(0, 1.45 * float(value.max()))
+    ax.set_title("which step loses what: IoU")

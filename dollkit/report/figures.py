@@ -1,109 +1,88 @@
-"""Figures 1-3: the approach, labels beside truth, segmentations side by side.
+"""Figures 1-3 and S2: the approach, labels beside truth, segmentations, how labels come about.
 
 They show radiographs, so those of a real-film profile must not leave the machine they were made
-on. Which cases are shown is decided by rule (quantiles of IoU), never by hand. Figures 4 and S1
-are in `dollkit.report.curves`, S2 and S3 in `dollkit.report.label_figures`, 6 in
-`dollkit.report.agreement`; all are found here.
+on. Which cases are shown is decided by rule (quantiles of IoU), never by hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS, MOBILE
+from dollkit.common.findings import FINDINGS, MOBILE, PATHOLOGIES
+from dollkit.data.images import IGNORE
 from dollkit.report import style
-from dollkit.report.agreement import figure6, points
-from dollkit.report.curves import figure4, figure_s1
-from dollkit.report.label_figures import figure_s2, figure_s3
 from dollkit.report.rows import LABEL_ARRAYS, TASK_ARRAYS, Arrays, at_quantile, load_examples
-from dollkit.report.style import Box, Drawn
+from dollkit.report.style import Drawn
 
-__all__ = [
-    "LABEL_ARRAYS", "figure1", "figure2", "figure3", "figure4", "figure6", "figure_s1",
-    "figure_s2", "figure_s3", "load_examples", "points",
-]  # fmt: skip
+EXPLAINED = (*LABEL_ARRAYS, "maps", "probability", "classifiers")
+"""Arrays of ``labels/examples.npz``: of n pairs and K classifiers, ``maps`` is (n, K, S, S)."""
 
-IGNORE = 255
-QUANTILES = (("best", 1.0), ("median", 0.5), ("worst", 0.0))
+RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}
+"""Names of quantiles of IoU."""
 
 
-def figure1(
-    labels: Path, task: Path, *, profile: str, maps: Path | None = None, arm: str = "doll"
-) -> Drawn:
+def figure1(labels: Path, task: Path, *, profile: str, arm: str = "doll") -> Drawn:
     """The approach, from real arrays: film, maps, consensus, label with ignore band, network.
 
-    Args:
-        labels: ``labels/examples.npz``. If it (or ``maps``) also holds ``maps`` (n, K, S, S)
-            and ``classifiers`` (K,), the map of each classifier is shown.
-        task: ``examples.npz`` of a fine-tuning stage, for the last panel.
-        profile: name for the caption.
-        maps: optional other file that holds the per-classifier maps of the same examples.
-        arm: whose prediction is shown.
+    Data: panel, what, share of pixels called finding and ignored.
 
-    Returns:
-        The figure; data: panel, what, share of pixels called finding and ignored.
+    Args:
+        labels: ``labels/examples.npz`` (`EXPLAINED`).
+        task: ``examples.npz`` of a fine-tuning stage; the last panel has the arm's prediction.
     """
-    a = load_examples(labels, LABEL_ARRAYS)
-    a |= {} if maps is None else load_examples(maps, ("image", "maps", "classifiers"))
-    t = load_examples(task, TASK_ARRAYS)
+    a, t = load_examples(labels, EXPLAINED), load_examples(task, TASK_ARRAYS)
     mobile = np.flatnonzero(np.isin(a["finding"], MOBILE))
     pool = mobile if mobile.size else np.arange(len(a["iou"]))
     i = int(pool[at_quantile(a["iou"][pool], 0.9)])
-    shown = a["maps"][i] if "maps" in a else a["map"][i][None]
-    names = [str(c) for c in a["classifiers"]] if "maps" in a else ["consensus map"]
-    shown, names = shown[:4], names[:4]
-    label = a["label"][i]
-    several = "maps" in a
     arms = [str(x) for x in t["arms"]]
     if arm not in arms:
         raise InputError(f"{task}: no arm {arm!r} among its examples; fine-tune it")
     j = at_quantile(np.nan_to_num(np.atleast_2d(t["iou"])).mean(0), 0.5)
-    rows: list[dict[str, object]] = []
+    image, target, truth, finding = (a[k][i] for k in ("image", "label", "truth", "finding"))
     with style.context():
-        fig, boxes = style.strip(5 if several else 4)
-        titles = iter("12345")
+        fig, boxes = style.strip(5)
         film = fig.add_axes(boxes[0])
-        style.film(film, a["image"][i])
-        film.set_title(f"{next(titles)}  film with\n{a['finding'][i]}")
-        if several:
-            maps_of(fig, boxes[1], a["image"][i], shown, names)
-            frame = fig.add_axes(boxes[1])
-            frame.axis("off")
-            frame.set_title(f"{next(titles)}  one map per\nclassifier (IG)")
+        style.film(film, image)
+        film.set_title(f"1  film with\n{finding}")
+        _four_maps(fig, boxes[1], a, i)
+        frame = fig.add_axes(boxes[1])
+        frame.axis("off")
+        frame.set_title("2  one map per\nclassifier (IG)")
         consensus, labelled, network = (fig.add_axes(b) for b in boxes[-3:])
-        style.film(consensus, a["image"][i])
+        style.film(consensus, image)
         style.heat(consensus, a["map"][i])
-        consensus.set_title(f"{next(titles)}  consensus\nof the maps")
-        style.film(labelled, a["image"][i])
-        style.wash(labelled, label == IGNORE, style.YELLOW, 0.35)
-        style.wash(labelled, label == 1, style.BLUE, 0.6)
-        style.outline(labelled, a["truth"][i], "white", 0.7)
-        labelled.set_title(f"{next(titles)}  DoLL label\npre-trains network")
+        consensus.set_title("3  consensus\nof the maps")
+        style.film(labelled, image)
+        style.label(labelled, target)
+        style.outline(labelled, truth, "white", 0.7)
+        labelled.set_title("4  DoLL label\npre-trains network")
         style.film(network, t["image"][j])
-        for c in range(len(t["classes"])):
-            color = style.CLASS_COLORS[c % len(style.CLASS_COLORS)]
-            style.wash(network, t["prediction"][arms.index(arm), j, c], color)
-        network.set_title(f"{next(titles)}  fine-tuned\non {t['task']}")
-    for name, mask in (("label", label), ("truth", a["truth"][i])):
-        rows.append(
-            {"panel": name, "image_id": a["image_id"][i], "finding": a["finding"][i]}
-            | {"share_finding": float((mask == 1).mean())}
-            | {"share_ignored": float((mask == IGNORE).mean()), "iou": float(a["iou"][i])}
-        )
-    rows.append({"panel": "network", "image_id": t["image_id"][j]} | {"iou": _mean_iou(t, arm, j)})
+        masks = t["prediction"][arms.index(arm), j]
+        for mask, color in zip(masks, cycle(style.CLASS_COLORS), strict=False):
+            style.wash(network, mask, color)
+        network.set_title(f"5  fine-tuned\non {t['task']}")
+    rows: list[dict[str, object]] = [
+        {"panel": name, "image_id": a["image_id"][i], "finding": finding}
+        | {"share_finding": float((mask == 1).mean())}
+        | {"share_ignored": float((mask == IGNORE).mean()), "iou": float(a["iou"][i])}
+        for name, mask in (("label", target), ("truth", truth))
+    ]
+    iou = float(t["iou"][arms.index(arm), j])
+    rows.append({"panel": "network", "image_id": t["image_id"][j], "iou": iou})
     caption = (
         f"Figure 1 (profile {profile}). The approach, drawn from arrays of this run: a film with "
-        f"{a['finding'][i]}; explanations of the classifiers; their consensus; the label (blue: "
+        f"{finding}; explanations of the classifiers; their consensus; the label (blue: "
         "finding, yellow: ignored in training, white line: true mask), on which a segmentation "
         f"network is pre-trained; its prediction after fine-tuning on {t['task']}. Film: "
         "90 % quantile of label IoU among mobile findings; last panel: film of median mIoU."
@@ -111,69 +90,51 @@ def figure1(
     return Drawn(fig, pd.DataFrame(rows), caption)
 
 
-def maps_of(
-    fig: Figure, box: Box, image: npt.NDArray[Any], maps: npt.NDArray[Any], names: Sequence[str]
-) -> None:
-    """Up to four small maps in a two by two grid within ``box`` (figure coordinates)."""
+def _four_maps(fig: Figure, box: style.Box, a: Arrays, i: int) -> None:
+    """Maps of the first four classifiers in a two by two grid within ``box``."""
     left, bottom, width, height = box
-    for k, name in enumerate(names):
+    for k, name in enumerate(a["classifiers"][:4]):
         x, y = left + 0.52 * width * (k % 2), bottom + 0.52 * height * (1 - k // 2)
         ax = fig.add_axes((x, y, 0.48 * width, 0.48 * height))
-        style.film(ax, image)
-        style.heat(ax, maps[k])
-        shown = style.short(name)
+        style.film(ax, a["image"][i])
+        style.heat(ax, a["maps"][i][k])
+        shown = style.short(str(name))
         style.tag(ax, shown, min(4.5, 64 / len(shown)))  # not wider than its film
 
 
-def _mean_iou(t: Arrays, arm: str, j: int) -> float:
-    return float(t["iou"][[str(x) for x in t["arms"]].index(arm), j])
-
-
-def figure2(
-    labels: Path, *, profile: str, findings: Sequence[str] | None = None, columns: int = 6
-) -> Drawn:
+def figure2(labels: Path, *, profile: str, columns: int = 6) -> Drawn:
     """DoLL labels beside truth: best, median and worst film per finding, by rule.
+
+    Data: finding, rank (best, median, worst), image_id, iou, n (examples).
 
     Args:
         labels: ``labels/examples.npz``.
-        profile: name for the caption.
-        findings: columns; default the mobile findings with three examples or more, in
-            CheXpert's order (all findings if none has so many).
-        columns: at most so many.
-
-    Returns:
-        The figure; data: finding, rank (best, median, worst), image_id, iou, n (examples).
+        columns: at most so many findings: the mobile ones with three examples or more, in
+            CheXpert's order; all that have examples, if none of these has so many.
     """
     a = load_examples(labels, LABEL_ARRAYS)
     have = {f: int((a["finding"] == f).sum()) for f in FINDINGS}
-    wanted = list(findings or [f for f in MOBILE if have[f] >= 3] or [f for f in have if have[f]])
-    for name in wanted:
-        if not have.get(name):
-            raise InputError(f"{labels}: no example of {name!r}; leave it out")
-    wanted = wanted[:columns]
+    shown = ([f for f in MOBILE if have[f] >= 3] or [f for f in have if have[f]])[:columns]
     rows: list[dict[str, object]] = []
     with style.context():
-        wide = style.PAGE / max(len(wanted), 4)
-        fig = style.canvas(wide * len(wanted), 3 * wide + 0.75)
-        axes = fig.subplots(3, len(wanted), squeeze=False)
-        for c, name in enumerate(wanted):
+        wide = style.PAGE / max(len(shown), 4)
+        fig = style.canvas(wide * len(shown), 3 * wide + 0.75)
+        axes = fig.subplots(3, len(shown), squeeze=False)
+        for c, name in enumerate(shown):
             pool = np.flatnonzero(a["finding"] == name)
-            for r, (rank, q) in enumerate(QUANTILES):
+            for r, (rank, q) in enumerate(RANKS.items()):
                 i = int(pool[at_quantile(a["iou"][pool], q)])
                 ax = axes[r, c]
                 style.film(ax, a["image"][i])
-                style.wash(ax, a["label"][i] == IGNORE, style.YELLOW, 0.3)
-                style.wash(ax, a["label"][i] == 1, style.BLUE, 0.55)
+                style.label(ax, a["label"][i], 0.3, 0.55)
                 style.outline(ax, a["truth"][i], style.ORANGE)
                 style.tag(ax, f"{a['iou'][i]:.2f}")
                 if r == 0:
                     ax.set_title(_wrap(name))
                 if c == 0:
                     ax.set_ylabel(rank, fontsize=8)
-                rows.append(
-                    {"finding": name, "rank": rank, "image_id": a["image_id"][i]}
-                    | {"iou": float(a["iou"][i]), "n": len(pool)}
-                )
+                row = {"finding": name, "rank": rank, "image_id": a["image_id"][i]}
+                rows.append(row | {"iou": float(a["iou"][i]), "n": len(pool)})
         fig.legend(
             handles=[
                 Line2D([], [], color=style.ORANGE, lw=1.5, label="truth"),
@@ -185,7 +146,7 @@ def figure2(
     caption = (
         f"Figure 2 (profile {profile}). DoLL labels beside the truth: per finding the film with "
         "the highest, the median and the lowest IoU (number in the corner) among "
-        f"{min(have[f] for f in wanted)}-{max(have[f] for f in wanted)} examples."
+        f"{min(have[f] for f in shown)}-{max(have[f] for f in shown)} examples."
     )
     return Drawn(fig, pd.DataFrame(rows), caption)
 
@@ -195,63 +156,57 @@ def _wrap(name: str) -> str:
     return f"{first}\n{rest}" if rest else f"{name}\n"
 
 
-def figure3(
-    tasks: Sequence[Path], *, profile: str, quantiles: Sequence[float] = (0.5, 0.0)
-) -> Drawn:
+def figure3(tasks: Sequence[Path], *, profile: str) -> Drawn:
     """Segmentations of the arms side by side, truth as contour.
+
+    Per task the films of median and lowest IoU, averaged over arms, are shown; data: task,
+    image_id, quantile, arm, iou.
 
     Args:
         tasks: ``examples.npz`` of each fine-tuning stage; those of PSPNet are shown, or, without
             any, of the first one's network.
-        profile: name for the caption.
-        quantiles: per task the films at these quantiles of IoU averaged over arms.
-
-    Returns:
-        The figure; data: task, image_id, quantile, arm, iou.
     """
     if not tasks:
         raise InputError("figure 3: no examples.npz given; fine-tune a task first")
     every = [load_examples(p, TASK_ARRAYS) for p in tasks]
     networks = [str(t["network"]) for t in every]
-    network = next((n for n in networks if n == "pspnet"), networks[0])
+    network = "pspnet" if "pspnet" in networks else networks[0]
     loaded = {str(t["task"]): t for t in every if str(t["network"]) == network}
     arms = style.arms_of([str(x) for t in loaded.values() for x in t["arms"]])
-    chosen: list[tuple[str, float, int]] = []
+    chosen: list[tuple[str, str, int]] = []
     for task, t in loaded.items():
         mean = np.nan_to_num(t["iou"], nan=0.0).mean(0)
-        picks = {at_quantile(mean, q): q for q in reversed(quantiles)}
-        chosen += [(task, q, i) for i, q in sorted(picks.items(), key=lambda e: -e[1])]
+        picks = {at_quantile(mean, RANKS[rank]): rank for rank in ("worst", "median")}
+        ranked = sorted(picks.items(), key=lambda e: -RANKS[e[1]])
+        chosen += [(task, rank, i) for i, rank in ranked]
     rows: list[dict[str, object]] = []
     with style.context():
         wide = style.PAGE / (len(arms) + 1)
         narrow = len(arms) > 6  # for two words side by side
         fig = style.canvas(style.PAGE, wide * len(chosen) + (0.47 if narrow else 0.35))
         axes = fig.subplots(len(chosen), len(arms) + 1, squeeze=False)
-        for r, (task, q, i) in enumerate(chosen):
+        for r, (task, rank, i) in enumerate(chosen):
             t = loaded[task]
             own = [str(x) for x in t["arms"]]
-            name = {0.5: "median", 0.0: "worst", 1.0: "best"}.get(q, f"q {q:g}")
-            axes[r, 0].set_ylabel(f"{task}\n{name}", fontsize=8)
-            for c, arm in enumerate([None, *arms]):
+            axes[r, 0].set_ylabel(f"{task}\n{rank}", fontsize=8)
+            for c, arm in enumerate(["truth only", *arms]):
                 ax = axes[r, c]
-                if arm is not None and arm not in own:
+                if c and arm not in own:
                     ax.axis("off")
                     continue
                 style.film(ax, t["image"][i])
-                for k in range(len(t["classes"])):
-                    color = style.CLASS_COLORS[k % len(style.CLASS_COLORS)]
-                    if arm is not None:
+                for k, mask in enumerate(t["truth"][i]):
+                    if c:
+                        color = style.CLASS_COLORS[k % len(style.CLASS_COLORS)]
                         style.wash(ax, t["prediction"][own.index(arm), i, k], color, 0.5)
-                    style.outline(ax, t["truth"][i, k], "white", 0.8)
-                if arm is not None:
+                    style.outline(ax, mask, "white", 0.8)
+                if c:
                     value = float(t["iou"][own.index(arm), i])
                     style.tag(ax, f"{value:.2f}")
-                    rows.append(
-                        {"task": task, "image_id": t["image_id"][i], "quantile": q}
-                        | {"arm": arm, "iou": value}
-                    )
+                    row = {"task": task, "image_id": t["image_id"][i], "quantile": RANKS[rank]}
+                    rows.append(row | {"arm": arm, "iou": value})
                 if r == 0:
-                    title = "truth" if arm is None else style.ARM_LOOKS[arm].label
+                    title = style.ARM_LOOKS[arm].label if c else "truth"
                     ax.set_title(_wrap(title) if narrow else title)
     counts = ", ".join(f"{task} {len(t['image'])}" for task, t in loaded.items())
     caption = (
@@ -261,3 +216,101 @@ def figure3(
         "seed)."
     )
     return Drawn(fig, pd.DataFrame(rows), caption)
+
+
+LINE, FOOT, NAMES, GAP = 0.14, 0.3, 1.02, 0.03
+"""Inches of figure S2: one line of a title, below the films, left of them, between them."""
+
+
+def figure_s2(labels: Path, *, profile: str) -> Drawn:
+    """How the label of each finding comes about: film, maps, consensus, label, truth.
+
+    One row for each finding that has an example: that of median IoU at matched area or, where no
+    truth is known, the first. Data: finding, image_id, iou (at matched area; NaN without truth), n
+    (examples), probability of each classifier.
+    """
+    a = load_examples(labels, EXPLAINED)
+    known = bool(a["truth"].any())
+    names = [style.short(str(c)) for c in a["classifiers"]]
+    shown = _median_cases(a, known)
+    if not shown:
+        raise InputError(f"{labels}: no example of any pathology; run the labels' stage again")
+    titles = ["film", *(n.replace("_", "\n") for n in names), "consensus", "label"]
+    titles += ["truth"] * known
+    rows: list[dict[str, object]] = []
+    with style.context():
+        head = 0.08 + LINE * max(t.count("\n") + 1 for t in titles)
+        fits = (style.PAGE - NAMES) / len(titles), (9.8 - head - FOOT) / len(shown)
+        side = min(0.95, *fits) - GAP
+        width = NAMES + len(titles) * (side + GAP)
+        height = head + len(shown) * (side + GAP) + FOOT
+        fig = Figure(figsize=(width, height))
+        for r, (finding, (i, n)) in enumerate(shown.items()):
+            bottom = height - head - (r + 1) * (side + GAP) + GAP
+            lefts = [NAMES + c * (side + GAP) for c in range(len(titles))]
+            axes = [
+                fig.add_axes((x / width, bottom / height, side / width, side / height))
+                for x in lefts
+            ]
+            _one_case(axes, a, i, known)
+            for ax, title in zip(axes, titles if r == 0 else (), strict=False):
+                ax.set_title(title, fontsize=8.5, linespacing=1.0, pad=3)
+            words = finding.replace("Cardiomediastinum", "Cardio-\nmediastinum").replace(" ", "\n")
+            axes[0].text(
+                -0.06, 0.5, f"{words}\nn = {n}", transform=axes[0].transAxes, ha="right",
+                va="center", fontsize=8, linespacing=1.05,
+            )  # fmt: skip
+            row = {"finding": finding, "image_id": a["image_id"][i], "iou": float(a["iou"][i])}
+            chances = zip(names, a["probability"][i], strict=True)
+            rows.append(row | {"n": n} | {f"p_{name}": float(p) for name, p in chances})
+        handles: list[Any] = [
+            Patch(facecolor=style.BLUE, alpha=0.7, label="label"),
+            Patch(facecolor=style.YELLOW, alpha=0.6, label="ignored in training"),
+            *[Line2D([], [], color=style.ORANGE, lw=1.5, label="truth")] * known,
+        ]
+        fig.legend(handles=handles, loc="lower center", ncols=3, frameon=False, borderaxespad=0.1)
+    counts = [n for _, n in shown.values()]
+    several = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
+    rule = (
+        f"the case of median IoU at matched area among {several} examples; numbers in the corners "
+        "of consensus and label: their IoU at matched area and at the label's own threshold"
+        if known
+        else f"the first of {several} examples (no truth is known to choose or to judge by)"
+    )
+    caption = (
+        f"Figure S2 (profile {profile}). How the labels come about, one row per finding: {rule}. "
+        f"Maps: explanations of {len(names)} classifiers, smoothed and sharpened as their "
+        "consensus is, with the classifier's probability of the finding (p); their consensus; the "
+        "label made from it."
+    )
+    return Drawn(fig, pd.DataFrame(rows), caption)
+
+
+def _median_cases(a: Arrays, known: bool) -> dict[str, tuple[int, int]]:
+    """Index of the case of each finding that is shown, and how many there are."""
+    out = {}
+    for finding in PATHOLOGIES:
+        pool = np.flatnonzero(a["finding"] == finding)
+        if known:
+            pool = pool[a["truth"][pool].any((1, 2))]
+        if pool.size:
+            out[finding] = (int(pool[at_quantile(a["iou"][pool], 0.5) if known else 0]), pool.size)
+    return out
+
+
+def _one_case(axes: Sequence[Axes], a: Arrays, i: int, known: bool) -> None:
+    k = len(a["classifiers"])
+    for ax in axes:
+        style.film(ax, a["image"][i])
+    for ax, m, p in zip(axes[1 : k + 1], a["maps"][i], a["probability"][i], strict=True):
+        style.heat(ax, m)
+        style.tag(ax, f"p {p:.2f}", 7)
+    style.heat(axes[k + 1], a["map"][i])
+    label = a["label"][i]
+    style.label(axes[k + 2], label)
+    if known:
+        truth = a["truth"][i].astype(bool)
+        union = int(((label == 1) | truth).sum())
+        style.tag(axes[k + 1], f"{a['iou'][i]:.2f}", 7)
+        style.tag(axes[k + 2], f"{((label == 1) & truth).sum() / union:.2f}", 7)
+        style.outline(axes[k + 3], truth, style.ORANGE)

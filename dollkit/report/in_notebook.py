@@ -1,8 +1,7 @@
-"""Pictures inside the notebooks: films, maps, labels and training curves, small and plain."""
+"""Pictures and tables inside the notebooks: films, maps, labels, curves, small and plain."""
 
 from __future__ import annotations
 
-import io
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
@@ -17,13 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dollkit.data.images import IGNORE
 from dollkit.report import style
 from dollkit.report.style import Drawn
-
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#0072B2")
-"""Okabe and Ito's colour-blind safe palette, those that show on a grey film first."""
-
 
 LETTERS = 16
 """Of a film's title, on an inch."""
@@ -57,38 +51,34 @@ def films(
         classes: names of the C masks, for the legend.
         columns: films in a row, at most.
         side: of a film, in inches.
-        heading: above all of them.
     """
     figure, axes = _axes(len(images), columns, side)
+    colours = style.CLASS_COLORS
     for i, image in enumerate(images):
-        axes[i].imshow(image, cmap="gray", vmin=0, vmax=255)
+        style.film(axes[i], image)
         if i < len(titles):
             lines = textwrap.wrap(titles[i], round(LETTERS * side), max_lines=3, placeholder=" …")
             axes[i].set_title("\n".join(lines), fontsize=7)
-        for c in range(masks.shape[1] if masks is not None else 0):
-            if masks is not None and masks[i, c].any():
-                axes[i].contour(masks[i, c], [0.5], colors=[COLOURS[c % 7]], linewidths=1)
+        for c, mask in enumerate(masks[i] if masks is not None else ()):
+            style.outline(axes[i], mask, colours[c % len(colours)], 1)
     # In inches, so that legend and heading clear the films whatever the number of rows.
     below = 0.1 + 0.16 * -(-len(classes) // 5) if len(classes) else 0
     above = 0.3 if heading else 0
-    figure.set_figheight(figure.get_figheight() + below + above)
+    height = figure.get_figheight() + below + above
+    figure.set_figheight(height)
     if len(classes):
-        handles = [Line2D([], [], color=COLOURS[c % 7]) for c in range(len(classes))]
+        handles = [Line2D([], [], color=colours[c % len(colours)]) for c in range(len(classes))]
         figure.legend(handles, classes, ncols=5, loc="lower center", fontsize=7, frameon=False)
     if heading:
-        figure.suptitle(heading, fontsize=10, y=1 - 0.05 / figure.get_figheight(), va="top")
-    height = figure.get_figheight()
+        figure.suptitle(heading, fontsize=10, y=1 - 0.05 / height, va="top")
     figure.tight_layout(rect=(0, below / height, 1, 1 - above / height))
     return figure
 
 
 def label(axis: Axes, image: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> None:
-    """A label over its film: finding orange, ignore band grey-blue, background untouched."""
-    rgb = np.repeat(image[..., None] / 255.0, 3, axis=2)
-    for value, colour in ((1, (0.90, 0.62, 0.0)), (IGNORE, (0.34, 0.71, 0.91))):
-        at = target == value
-        rgb[at] = 0.45 * rgb[at] + 0.55 * np.array(colour)
-    axis.imshow(rgb)
+    """A label over its film: finding blue, ignore band yellow, background untouched."""
+    style.film(axis, image)
+    style.label(axis, target)
 
 
 def steps(
@@ -101,23 +91,19 @@ def steps(
     """One film through the idea: film, maps, label with ignore band, and the truth's outline.
 
     Args:
-        image: (S, S) uint8.
+        image, target, truth: (S, S), the target in {0, 1, 255}.
         maps: title to (S, S) map in [0, 1].
-        target: (S, S) uint8 in {0, 1, 255}.
-        truth: (S, S) in {0, 1}, or None.
     """
     figure, axes = _axes(len(maps) + 2, len(maps) + 2, side)
-    axes[0].imshow(image, cmap="gray", vmin=0, vmax=255)
-    axes[0].set_title("film", fontsize=8)
-    for axis, (title, m) in zip(axes[1:], maps.items(), strict=False):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axis.imshow(m, cmap="inferno", alpha=0.65, vmin=0, vmax=max(float(np.max(m)), 1e-6))
+    for axis, title in zip(axes, ("film", *maps, "label (yellow: ignored)"), strict=True):
+        style.film(axis, image)
         axis.set_title(title, fontsize=8)
-    label(axes[-1], image, target)
-    axes[-1].set_title("label (blue: ignored)", fontsize=8)
-    if truth is not None and truth.any():
+    for axis, m in zip(axes[1:], maps.values(), strict=False):
+        style.heat(axis, m)
+    style.label(axes[-1], target)
+    if truth is not None:
         for axis in (axes[0], axes[-1]):
-            axis.contour(truth, [0.5], colors=[COLOURS[2]], linewidths=1)
+            style.outline(axis, truth, style.ORANGE, 1)
     figure.tight_layout()
     return figure
 
@@ -127,7 +113,7 @@ def curves(history: pd.DataFrame, columns: Sequence[str], x: str = "step") -> Fi
     shown = [c for c in columns if c in history]
     figure, grid = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), 2.4), squeeze=False)
     for axis, column in zip(grid.ravel(), shown, strict=True):
-        axis.plot(history[x], history[column], marker="o", markersize=3, color=COLOURS[6])
+        axis.plot(history[x], history[column], marker="o", markersize=3, color=style.BLUE)
         axis.set_xlabel(x)
         axis.set_ylabel(column.replace("_", " "))
         axis.spines[["top", "right"]].set_visible(False)
@@ -142,21 +128,19 @@ def bars(
     xlabel: str,
     chance: float | None = None,
 ) -> Figure:
-    """Horizontal dots per row and series.
+    """Horizontal dots, one line per row of a table.
 
     Args:
-        table: one row per item.
-        name: column of item names.
+        name: column of the rows' names.
         values: column to legend text.
-        xlabel: what the values are.
         chance: a dotted line there.
     """
     figure, axis = plt.subplots(figsize=(6.2, 0.26 * len(table) + 0.9))
     place = np.arange(len(table))[::-1]
-    markers = "osD^v"
-    for i, (column, text) in enumerate(values.items()):
-        colour = COLOURS[(6, 4, 2, 3, 0)[i % 5]]
-        axis.plot(table[column], place, markers[i % 5], color=colour, label=text, markersize=5)
+    colours = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE)
+    looks = zip(colours, "osD^v", values.items(), strict=False)
+    for colour, marker, (column, text) in looks:
+        axis.plot(table[column], place, marker, color=colour, label=text, markersize=5)
     axis.set_yticks(place, [str(v) for v in table[name]], fontsize=8)
     if chance is not None:
         axis.axvline(chance, color="0.6", linestyle=":", linewidth=1)
@@ -178,15 +162,7 @@ _INTERVAL = re.compile(r"(\S+) \[(\S+), (\S+)\]")
 def figure(
     figures: Mapping[str, Drawn], name: str, folder: Path, otherwise: str = "", width: int = 900
 ) -> None:
-    """Caption and picture of a figure of the run, or why there is none.
-
-    Args:
-        figures: those that were drawn and saved.
-        name: one of them, or one that could not be drawn.
-        folder: where they were saved.
-        otherwise: said if it was not drawn.
-        width: on the screen, in pixels.
-    """
+    """Caption and picture of a saved figure, or why there is none; width in pixels."""
     if name in figures:
         display(Markdown(figures[name].caption), Image(folder / f"{name}.png", width=width))
     else:
@@ -196,10 +172,9 @@ def figure(
 def table(
     path: Path, there: bool = True, otherwise: str = "", without: Collection[str] = ()
 ) -> Markdown:
-    """A table of the run; a number and its interval stay on one line.
+    """A table of the run from its Markdown; a number and its interval stay on one line.
 
     Args:
-        path: its Markdown.
         there: whether the run has it; a file of an earlier run is not shown.
         otherwise: said if it has not.
         without: columns that are left out, for want of room; the caption or the file has them.
@@ -211,37 +186,9 @@ def table(
     kept = [i for i, name in enumerate(head.split(" | ")) if name.strip("| ") not in without]
     if without:
         lines = [_columns(line, kept) if line.startswith("| ") else line for line in lines]
-    whole = "\\1\u00a0[\\2,\u00a0\\3]"
-    return Markdown(_INTERVAL.sub(whole, "\n".join(lines)))
+    return Markdown(_INTERVAL.sub("\\1\u00a0[\\2,\u00a0\\3]", "\n".join(lines)))
 
 
 def _columns(line: str, kept: Sequence[int]) -> str:
     cells = line.removeprefix("| ").removesuffix(" |").split(" | ")
     return f"| {' | '.join(cells[i] for i in kept)} |"
-
-
-def arms(table1: pd.DataFrame) -> Image:
-    """Table 1 as a picture: mIoU and its interval, one panel per task and network.
-
-    Args:
-        table1: result of `tables.table1`; arms that were not run are left out.
-    """
-    run = table1[table1["miou"].notna()]
-    blocks = list(run.groupby(["task", "network"], sort=False))
-    names = style.arms_of(run["arm"].unique().tolist())[::-1]
-    with style.context():
-        fig = style.canvas(style.PAGE, 0.2 * len(names) + 0.6)
-        axes = fig.subplots(1, len(blocks), squeeze=False, sharey=True)[0]
-        for ax, ((task, network), part) in zip(axes, blocks, strict=True):
-            spans = part[["miou", "miou_lo", "miou_hi"]].to_numpy(np.float64)
-            for arm, (mean, lo, hi) in zip(part["arm"].astype(str), spans, strict=True):
-                look, y = style.ARM_LOOKS[arm], names.index(arm)
-                ax.plot([lo, hi], [y, y], color=look.color, linewidth=1.2)
-                ax.plot(mean, y, look.marker, color=look.color)
-            ax.set_title(f"{task}, {network}", fontweight="bold")
-            ax.set_xlabel("mIoU")
-            ax.set_yticks(range(len(names)), [style.ARM_LOOKS[a].label for a in names])
-            ax.grid(axis="x", color="#dddddd", linewidth=0.5)
-        png = io.BytesIO()
-        fig.savefig(png, format="png", dpi=150)
-    return Image(png.getvalue(), width=900)

@@ -1,6 +1,7 @@
-"""One page with everything of a profile: ``figures/<profile>/index.md``.
+"""One page with everything of a profile, and where its results come from.
 
-It is made from the files beside it and from nothing else, so that it can be made again anywhere.
+``figures/<profile>/index.md`` is made from the files beside it and from nothing else, so that it
+can be made again anywhere; ``provenance.json`` gathers the manifests of a run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dollkit.common.errors import InputError
 from dollkit.data import PHANTOM, named
 from dollkit.report import claims
 from dollkit.report.render import escape_md
+from dollkit.report.rows import read_json
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "The approach": ("figure1",),
@@ -61,11 +63,7 @@ LONG = 40
 
 
 def shows_real_films(record: Mapping[str, Any]) -> bool:
-    """Whether pictures of a run may show real radiographs; True too where that is not known.
-
-    Args:
-        record: content of ``provenance.json``.
-    """
+    """Whether pictures of a run may show real radiographs; True too where its record is silent."""
     data = record.get("stages", {}).get("data", {}).get("parameters", {})
     stores = data.get("stores") or {}
     sources = {data.get("source"), *stores.values()} - {""}
@@ -75,41 +73,34 @@ def shows_real_films(record: Mapping[str, Any]) -> bool:
 def read_record(folder: Path) -> dict[str, Any]:
     """``provenance.json`` of a profile's folder."""
     path = folder / "provenance.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return dict(record, stages=dict(record["stages"]))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run the claims stage first") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: no provenance ({error}); run the claims stage again") from error
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run the claims stage first")
+    record = read_json(path)
+    if not isinstance(record.get("stages"), dict):
+        raise InputError(f"{path}: no provenance in it; run the claims stage again")
+    return record
 
 
 def page(folder: Path) -> str:
     """The page of a profile's folder, as Markdown.
 
-    Args:
-        folder: ``figures/<profile>``. Figures that show real films are named and not linked,
-            whether or not they lie there: the page says the same where they must not be.
+    Figures that show real films are named and not linked, whether or not they are there: the page
+    says the same where they must not be.
     """
     record = read_record(folder)
-    verdicts, about = folder / "claims.csv", folder / "claims.md"
-    for path in (verdicts, about):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; run the claims stage first")
+    for name in ("claims.csv", "claims.md"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file; run the claims stage first")
     hidden = set(FILMS) if shows_real_films(record) else set()
-    parts = [_head(record, about), _verdicts(pd.read_csv(verdicts))]
+    placed = {"index", "claims", CONTRASTS, *(s for stems in SECTIONS.values() for s in stems)}
+    rest = {p.stem for p in folder.iterdir() if p.suffix in {".md", ".png"}} - placed
+    parts = [_head(record, folder), _verdicts(pd.read_csv(folder / "claims.csv"))]
     parts += filter(None, [_item(folder, CONTRASTS, hidden)])
-    placed = {"index", "claims", CONTRASTS}
-    for title, stems in SECTIONS.items():
-        shown = [_item(folder, stem, hidden) for stem in stems]
-        placed |= set(stems)
-        if any(shown):
-            parts += [f"## {title}", *filter(None, shown)]
-    more = sorted(p.stem for p in folder.iterdir() if p.suffix in {".md", ".png"})
-    shown = [_item(folder, stem, hidden) for stem in more if stem not in placed]
-    if shown:
-        parts += ["## Further results", *shown]
-    parts.append(_rows(folder))
+    for title, stems in (SECTIONS | {"Further results": tuple(sorted(rest))}).items():
+        shown = [item for stem in stems if (item := _item(folder, stem, hidden))]
+        parts += [f"## {title}", *shown] if shown else []
+    found = [f"| [{n}]({n}) | {what} |" for n, what in ROWS.items() if (folder / n).is_file()]
+    parts.append("\n".join(["## Rows behind it", "", "| file | what |", "| --- | --- |", *found]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -130,17 +121,17 @@ def minutes(seconds: float) -> str:
 def made_how(record: Mapping[str, Any]) -> dict[str, str]:
     """Commit, machine, seeds and time of a run, each in a few words."""
     shared = record.get("environment") or {}
-    stages: Mapping[str, Mapping[str, Any]] = record["stages"]
-    own = [s.get("environment") or {} for s in stages.values()]
+    stages: list[Mapping[str, Any]] = list(record["stages"].values())
+    own = [s.get("environment") or {} for s in stages]
     codes = [shared["code"]] if "code" in shared else [e.get("code") or {} for e in own]
     commits = {f"`{c.get('commit')}`{' modified' * bool(c.get('modified'))}" for c in codes}
-    starts = [str(s["started"]) for s in stages.values() if s.get("started")]
+    starts = [str(s["started"]) for s in stages if s.get("started")]
     seconds = float(record.get("seconds") or 0)
     devices = sorted({str(e.get("device", shared.get("device"))) for e in own})
-    seeds = sorted({s for stage in stages.values() for s in stage.get("seeds") or []})
+    seeds = sorted({s for stage in stages for s in stage.get("seeds") or []})
     versions = shared.get("versions") or {}
     cpus = shared.get("cpus")
-    walked = {str(s["precision"]) for s in stages.values() if "precision" in s["parameters"]}
+    walked = {str(s["precision"]) for s in stages if "precision" in s["parameters"]}
     return {
         "commit": ", ".join(sorted(commits)),
         "started": min(starts, default="–"),
@@ -153,14 +144,20 @@ def made_how(record: Mapping[str, Any]) -> dict[str, str]:
             [f"Python {shared.get('python', '–')}"]
             + [f"{k} {versions[k]}" for k in ("torch", "timm", "captum") if k in versions]
         ),
-    }  # fmt: skip
+    }
 
 
-def _head(record: Mapping[str, Any], about: Path) -> str:
-    profile = record.get("profile", about.parent.name)
-    found = re.search(r"^Population: (.*)$", about.read_text(encoding="utf-8"), re.MULTILINE)
+def stated_population(folder: Path) -> str:
+    """Whose films a profile's numbers are about, as its ``claims.md`` says."""
+    text = (folder / "claims.md").read_text(encoding="utf-8")
+    found = re.search(r"^Population: (.*)$", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _head(record: Mapping[str, Any], folder: Path) -> str:
+    profile, about = record.get("profile", folder.name), stated_population(folder)
     lines = [f"# Results, profile {profile}", ""]
-    lines += [f"**Whom it is about.** {found[1]}" if found else ""]
+    lines += [f"**Whom it is about.** {about}" if about else ""]
     lines += ["", "**How it was made.**", "", "| | |", "| --- | --- |"]
     lines += [f"| {k} | {escape_md(v)} |" for k, v in made_how(record).items()]
     lines += [f"| all of it | `make reproduce PROFILE={profile}`; [provenance](provenance.json) |"]
@@ -177,7 +174,7 @@ def _verdicts(rows: pd.DataFrame) -> str:
     return "\n".join([*lines, "", links])
 
 
-def _item(folder: Path, stem: str, hidden: set[str]) -> str:
+def _item(folder: Path, stem: str, hidden: Collection[str]) -> str:
     """A figure or table with its links; "" if the folder has none of this name."""
     if stem in hidden:
         return (
@@ -197,18 +194,12 @@ def _item(folder: Path, stem: str, hidden: set[str]) -> str:
         return "\n\n".join(filter(None, (f"![{name}]({stem}.png)", caption, links)))
     if not table.is_file():
         return ""
-    text_of = table.read_text(encoding="utf-8").strip()
-    if text_of.count("\n| ") > LONG:
-        name, _, rest = text_of.partition("\n")
+    content = table.read_text(encoding="utf-8").strip()
+    if content.count("\n| ") > LONG:
+        name, _, rest = content.partition("\n")
         bold = name.strip("*")
-        text_of = f"**{bold}**\n\n<details><summary>the table</summary>\n{rest}\n\n</details>"
-    return "\n\n".join(filter(None, (text_of, links)))
-
-
-def _rows(folder: Path) -> str:
-    lines = ["## Rows behind it", "", "| file | what |", "| --- | --- |"]
-    lines += [f"| [{n}]({n}) | {what} |" for n, what in ROWS.items() if (folder / n).is_file()]
-    return "\n".join(lines)
+        content = f"**{bold}**\n\n<details><summary>the table</summary>\n{rest}\n\n</details>"
+    return "\n\n".join(filter(None, (content, links)))
 
 
 # Where a profile's results come from, in one file: the manifests of its run, gathered.
@@ -218,41 +209,31 @@ ENVIRONMENT = ("code", "versions", "python", "platform", "cpus", "threads", "dev
 KEPT = (
     "parameters", "inputs", "seeds", "precision", "started", "seconds", "peak_mb", "code_files",
 )  # fmt: skip
+"""Of each manifest; peak_mb is the most memory held, MiB."""
+
 WEIGHTS = (".safetensors", ".pt", ".ckpt")
 
 
 def collect(run: Path, only: Collection[str] | None = None) -> dict[str, Any]:
-    """Gather all manifests below a run.
+    """All manifests below a run, of the instances in `only` (None: every folder there is).
 
-    Args:
-        run: ``runs/<profile>``.
-        only: instances of the run, `stage.RunningStage.planned`; None: every folder there is.
-
-    Returns:
-        profile; commit (None where stages differ: each names its own then); environment (what all
-        stages agree on); stages: instance -> parameters, inputs, seeds, precision, started,
-        seconds, peak_mb (most memory held, MiB), and what differs from the environment; data
-        and weights: file -> sha256; seconds (sum).
+    Keys: profile; commit (None where stages differ: each names its own then); environment (what all
+    stages agree on); stages: instance -> `KEPT` and what differs from the environment; data and
+    weights: file -> sha256; seconds (sum).
     """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(run.rglob("manifest.json")):
         name = path.parent.relative_to(run).as_posix()
         if only is not None and name not in only:
             continue
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON ({error}); run its stage again") from error
-        if not isinstance(manifest, dict) or "parameters" not in manifest:
+        manifest = read_json(path)
+        if "parameters" not in manifest:
             raise InputError(f"{path}: no 'parameters' in it; run its stage again")
-        found[name] = manifest
+        # Each stage hashes its own modules; what is common to all is the commit.
+        code = dict(manifest.get("code") or {})
+        found[name] = manifest | {"code_files": code.pop("files", {}), "code": code}
     if not found:
         raise InputError(f"{run}: no manifest.json below it; run the profile first")
-    # Each stage hashes its own modules; what is common to all is the commit.
-    for manifest in found.values():
-        code = dict(manifest.get("code") or {})
-        manifest["code_files"] = code.pop("files", {})
-        manifest["code"] = code
     first = next(iter(found.values()))
     shared = {
         key: first.get(key)
@@ -267,15 +248,12 @@ def collect(run: Path, only: Collection[str] | None = None) -> dict[str, Any]:
         given = manifest["parameters"]
         if given.get("data_dir"):  # where the data lay is nobody's business
             stages[name]["parameters"] = given | {"data_dir": Path(given["data_dir"]).name}
-        own = {k: manifest[k] for k in ENVIRONMENT if k in manifest and k not in shared}
-        if own:
+        if own := {k: manifest[k] for k in ENVIRONMENT if k in manifest and k not in shared}:
             stages[name]["environment"] = own
         for file, described in sorted((manifest.get("outputs") or {}).items()):
-            digest = described["sha256"] if isinstance(described, dict) else str(described)
-            if file.endswith(WEIGHTS):
-                weights[f"{name}/{file}"] = digest
-            elif file.endswith("store.json"):
-                data[f"{name}/{file}"] = digest
+            if file.endswith((*WEIGHTS, "store.json")):
+                kind = weights if file.endswith(WEIGHTS) else data
+                kind[f"{name}/{file}"] = described["sha256"]
     return {
         "profile": first.get("profile", run.name),
         "commit": (shared.get("code") or {}).get("commit"),
@@ -291,9 +269,8 @@ def population(run: Path) -> str:
     """Whom a run's numbers are about, one phrase: what its stores were made from."""
     stores_of: dict[str, list[str]] = {}
     for path in sorted((run / "data").glob("*/store.json")):
-        source = json.loads(path.read_text(encoding="utf-8"))["made_from"]["source"]
         # A set that gives several stores may tell which behind a dash: open-lungs.
-        data_set = source.partition("-")[0]
+        data_set = read_json(path)["made_from"]["source"].partition("-")[0]
         title = "synthetic chest phantom" if data_set == PHANTOM else named(data_set).title
         stores_of.setdefault(title, []).append(path.parent.name)
     if not stores_of:

@@ -1,9 +1,10 @@
-"""One data frame, three files: CSV with the numbers, Markdown and LaTeX to be read."""
+"""A table with its caption, and its three files: CSV with the numbers, Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,59 @@ _TEX = {
 }  # fmt: skip
 _TEX_PATTERN = re.compile("|".join(re.escape(k) for k in _TEX))
 
+HEADS = {
+    "n_train": "n train", "miou": "mIoU", "n_cases": "films", "n_patients": "patients",
+    "n_seeds": "seeds",
+}  # fmt: skip
+"""Printed names of columns that many tables have."""
 
-P_VALUES = ("p", "p_holm")
-"""Columns printed by `p_value`."""
+PUBLISHED = (
+    "Published reference numbers: other data, splits and metric definitions; they stand "
+    "beside our numbers and are not comparable one to one."
+)
+
+
+@dataclass
+class Table:
+    """Rows in the order to print, and what is said about them.
+
+    `hide` names columns of the CSV that are not printed, `names` the printed names of others,
+    `digits` decimals where they are not 3; `notes` are lines under the table. `reference` has
+    published numbers: a block of their own below and a ``<stem>_reference.csv``, never joined to
+    ours.
+    """
+
+    frame: pd.DataFrame
+    caption: str
+    hide: Collection[str] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    digits: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    reference: pd.DataFrame | None = None
+
+    def save(self, stem: Path) -> list[Path]:
+        """Write ``.csv`` (all columns), ``.md`` and ``.tex`` (needs only booktabs)."""
+        shown = display(self.frame, self.hide, {**HEADS, **self.names}, self.digits)
+        caption = escape_tex(self.caption)
+        md = [f"**{escape_md(self.caption)}**", "", markdown(shown), ""]
+        tex = [r"\begin{table}", r"\centering\small", rf"\caption{{{caption}}}", latex(shown)]
+        for note in self.notes:
+            md += [f"- {note}"]
+            tex += ["", rf"\par\footnotesize {escape_tex(note)}"]
+        paths = [stem.with_name(stem.name + s) for s in (".csv", ".md", ".tex")]
+        write_csv(self.frame, paths[0])
+        published = stem.with_name(stem.name + "_reference.csv")
+        published.unlink(missing_ok=True)
+        if self.reference is not None and len(self.reference):
+            block = display(self.reference)
+            md += ["", f"**{PUBLISHED}**", "", markdown(block), ""]
+            tex += ["", rf"\par\medskip {escape_tex(PUBLISHED)}", "", latex(block)]
+            write_csv(self.reference, published)
+            paths.append(published)
+        paths[1].write_text("\n".join(md).rstrip() + "\n", encoding="utf-8", newline="\n")
+        tex.append("\\end{table}\n")
+        paths[2].write_text("\n".join(tex), encoding="utf-8", newline="\n")
+        return paths
 
 
 def escape_tex(text: str) -> str:
@@ -40,8 +91,6 @@ def format_value(value: object, digits: int = 3) -> str:
         return "–"
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return str(int(value))
     if isinstance(value, float | np.floating):
         number = float(value)
         return f"{number:.{digits}f}" if abs(number) < 100 else f"{number:.0f}"
@@ -61,28 +110,30 @@ def span(values: pd.Series) -> str:
     return f"{low}" if low == high else f"{low}-{high}"
 
 
+def constant(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that never vary, which a caption can say instead."""
+    return [c for c in columns if c in frame and frame[c].nunique() == 1]
+
+
 def display(
     frame: pd.DataFrame,
     hide: Collection[str] = (),
     names: Mapping[str, str] | None = None,
     digits: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
-    """The printed form of a table: all cells str, ``x, x_lo, x_hi`` merged to "x [lo, hi]".
-
-    Floats have 3 decimals, or those that ``digits`` gives for their column; `P_VALUES` theirs.
-    """
+    """The printed form of a table: all cells str, ``x, x_lo, x_hi`` merged to "x [lo, hi]"."""
     out: dict[str, list[str]] = {}
     for column in frame.columns:
         stem = column.removesuffix("_lo").removesuffix("_hi")
-        bound = stem != column and f"{stem}_lo" in frame and f"{stem}_hi" in frame
-        if column in hide or (bound and stem in frame):
+        bound = stem != column and {stem, f"{stem}_lo", f"{stem}_hi"} <= set(frame)
+        if column in hide or bound:
             continue
-        places = (digits or {}).get(column, 3)
-        if column in P_VALUES:
+        if column in ("p", "p_holm"):
             cells = [p_value(float(v)) for v in frame[column]]
         else:
+            places = (digits or {}).get(column, 3)
             cells = [format_value(v, places) for v in frame[column].tolist()]
-        if f"{column}_lo" in frame and f"{column}_hi" in frame:
+        if {f"{column}_lo", f"{column}_hi"} <= set(frame):
             bounds = zip(frame[f"{column}_lo"], frame[f"{column}_hi"], strict=True)
             cells = [
                 c if c == "–" or pd.isna(lo) else f"{c} [{format_value(lo)}, {format_value(hi)}]"
@@ -101,72 +152,11 @@ def markdown(shown: pd.DataFrame) -> str:
 
 def latex(shown: pd.DataFrame) -> str:
     """A booktabs ``tabular`` of a frame of str cells; a rule where the first column changes."""
+    rows = [[escape_tex(str(v)) for v in row] for row in shown.to_numpy().tolist()]
     head = " & ".join(escape_tex(str(c)) for c in shown.columns)
     lines = [rf"\begin{{tabular}}{{{'l' * shown.shape[1]}}}", r"\toprule", head + r" \\"]
-    before: object = None
-    for position, row in enumerate(shown.to_numpy().tolist()):
-        if position == 0 or (row[0] != before and shown.shape[1] > 1):
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before is None or (row[0] != before[0] and len(row) > 1):
             lines.append(r"\midrule")
-        before = row[0]
-        lines.append(" & ".join(escape_tex(str(v)) for v in row) + r" \\")
+        lines.append(" & ".join(row) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-
-
-def write_table(
-    frame: pd.DataFrame,
-    path_stem: Path,
-    caption: str,
-    *,
-    hide: Collection[str] = (),
-    names: Mapping[str, str] | None = None,
-    digits: Mapping[str, int] | None = None,
-    notes: Sequence[str] = (),
-    reference: pd.DataFrame | None = None,
-) -> list[Path]:
-    """Write a table as ``.csv`` (all columns), ``.md`` and ``.tex`` (needs only booktabs).
-
-    Args:
-        frame: rows in the order to print.
-        path_stem: path without suffix, e.g. ``figures/laptop/table1``.
-        caption: one paragraph.
-        hide: columns of the CSV that are not printed.
-        names: printed names of columns.
-        digits: decimals of columns, where not 3.
-        notes: lines under the table.
-        reference: published numbers, printed as a block of their own below and written to
-            ``<stem>_reference.csv``; never joined to ours.
-
-    Returns:
-        The files written.
-    """
-    path_stem.parent.mkdir(parents=True, exist_ok=True)
-    shown = display(frame, hide, names, digits)
-    md = [f"**{escape_md(caption)}**", "", markdown(shown), ""]
-    tex = [
-        r"\begin{table}",
-        r"\centering\small",
-        rf"\caption{{{escape_tex(caption)}}}",
-        latex(shown),
-    ]
-    for note in notes:
-        md += [f"- {note}"]
-        tex += ["", rf"\par\footnotesize {escape_tex(note)}"]
-    paths = [path_stem.with_name(path_stem.name + s) for s in (".csv", ".md", ".tex")]
-    write_csv(frame, paths[0])
-    stale = path_stem.with_name(path_stem.name + "_reference.csv")
-    if reference is not None and len(reference):
-        title = (
-            "Published reference numbers: other data, splits and metric definitions; they stand "
-            "beside our numbers and are not comparable one to one."
-        )
-        block = display(reference)
-        md += ["", f"**{title}**", "", markdown(block), ""]
-        tex += ["", rf"\par\medskip {escape_tex(title)}", "", latex(block)]
-        write_csv(reference, stale)
-        paths.append(stale)
-    else:
-        stale.unlink(missing_ok=True)
-    paths[1].write_text("\n".join(md).rstrip() + "\n", encoding="utf-8", newline="\n")
-    tex.append(r"\end{table}")
-    paths[2].write_text("\n".join(tex) + "\n", encoding="utf-8", newline="\n")
-    return paths

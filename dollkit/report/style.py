@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 
+from dollkit.data.images import IGNORE
 from dollkit.report.rows import write_csv
 
 COLUMN, PAGE = 3.5, 7.2
@@ -31,8 +32,6 @@ GREY = "#767676"
 
 
 class Look(NamedTuple):
-    """How one arm is drawn, in every figure."""
-
     color: str
     line: Any
     marker: str
@@ -55,8 +54,8 @@ ARM_LOOKS: dict[str, Look] = {
 SERIES = (("#000000", "o"), ("#8c8c8c", "s"), ("#4d4d4d", "^"), ("#b3b3b3", "v"), ("#666666", "X"))
 """Greys and markers of classifiers, so that no colour of an arm is used twice."""
 
-CLASS_COLORS = (SKY, ORANGE, PURPLE, GREEN, YELLOW)
-"""Fill of the mask classes of one task, in their order."""
+CLASS_COLORS = (SKY, ORANGE, PURPLE, GREEN, YELLOW, VERMILLION, BLUE)
+"""Of the mask classes of one task, in their order."""
 
 _RC: Any = {
     "font.family": "DejaVu Sans",
@@ -89,23 +88,24 @@ class Drawn:
     data: pd.DataFrame
     caption: str
 
-    def __iter__(self) -> Any:
-        """Unpack as ``figure, data = ...``."""
-        return iter((self.figure, self.data))
-
     def save(self, stem: Path) -> list[Path]:
         """Write ``.svg``, ``.png`` (300 dpi), ``.csv`` (the data) and ``.txt`` (the caption).
 
         The same data give the same bytes: no date, no program name, fixed element ids.
         """
         stem.parent.mkdir(parents=True, exist_ok=True)
-        paths = [stem.with_name(stem.name + s) for s in (".svg", ".png", ".csv", ".txt")]
-        with mpl.rc_context(_RC):
-            self.figure.savefig(paths[0], metadata={"Date": None, "Creator": None})
-            self.figure.savefig(paths[1], dpi=300, metadata={"Software": None})
-        write_csv(self.data, paths[2])
-        paths[3].write_text(self.caption + "\n", encoding="utf-8", newline="\n")
-        return paths
+        svg, png = (stem.with_name(stem.name + s) for s in (".svg", ".png"))
+        with context():
+            self.figure.savefig(svg, metadata={"Date": None, "Creator": None})
+            self.figure.savefig(png, dpi=300, metadata={"Software": None})
+        return [svg, png, *self.save_text(stem)]
+
+    def save_text(self, stem: Path) -> list[Path]:
+        """Write the data and the caption alone."""
+        data, caption = (stem.with_name(stem.name + s) for s in (".csv", ".txt"))
+        write_csv(self.data, data)
+        caption.write_text(self.caption + "\n", encoding="utf-8", newline="\n")
+        return [data, caption]
 
 
 def context() -> Any:
@@ -114,7 +114,7 @@ def context() -> Any:
 
 
 def canvas(width: float, height: float) -> Figure:
-    """An empty figure that pyplot does not know of, so that none is ever left open."""
+    """An empty figure, in inches, that pyplot does not know of, so that none is left open."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -139,14 +139,6 @@ def strip(panels: int, gap: float = 0.26, head: float = 0.36) -> tuple[Figure, l
     return fig, boxes
 
 
-def heat(ax: Axes, values: npt.ArrayLike) -> None:
-    """A map in [0, its 99.5 % quantile] over a film; where it is low the film shows through."""
-    x = np.asarray(values, dtype=np.float64)
-    top = float(np.quantile(x, 0.995))
-    unit = np.clip(x / top, 0, 1) if top > 0 else np.zeros_like(x)
-    ax.imshow(unit, cmap="magma", vmin=0, vmax=1, alpha=np.clip(0.15 + 1.2 * unit, 0, 0.85))
-
-
 def film(ax: Axes, image: npt.ArrayLike) -> None:
     """A radiograph without axes, in its own grey values."""
     ax.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
@@ -156,6 +148,14 @@ def film(ax: Axes, image: npt.ArrayLike) -> None:
         spine.set_visible(False)
 
 
+def heat(ax: Axes, values: npt.ArrayLike) -> None:
+    """A map in [0, its 99.5 % quantile] over a film; where it is low the film shows through."""
+    x = np.asarray(values, dtype=np.float64)
+    top = float(np.quantile(x, 0.995))
+    unit = np.clip(x / top, 0, 1) if top > 0 else np.zeros_like(x)
+    ax.imshow(unit, cmap="magma", vmin=0, vmax=1, alpha=np.clip(0.15 + 1.2 * unit, 0, 0.85))
+
+
 def wash(ax: Axes, mask: npt.ArrayLike, color: str, alpha: float = 0.45) -> None:
     """A translucent fill where the (S, S) mask is true."""
     where = np.asarray(mask).astype(bool)
@@ -163,6 +163,12 @@ def wash(ax: Axes, mask: npt.ArrayLike, color: str, alpha: float = 0.45) -> None
     rgba[..., :3] = mpl.colors.to_rgb(color)
     rgba[..., 3] = alpha * where
     ax.imshow(rgba)
+
+
+def label(ax: Axes, target: npt.NDArray[Any], ignored: float = 0.35, inside: float = 0.6) -> None:
+    """A label in {0, 1, 255} over its film: the ignored band yellow, the finding blue."""
+    wash(ax, target == IGNORE, YELLOW, ignored)
+    wash(ax, target == 1, BLUE, inside)
 
 
 def outline(ax: Axes, mask: npt.ArrayLike, color: str, width: float = 1.1, line: str = "-") -> None:
@@ -208,6 +214,33 @@ def curve(
         x, mean, color=look.color, linestyle=look.line, marker=look.marker,
         linewidth=2.0 if strong else 1.3, zorder=3 if strong else 2, **more,
     )  # fmt: skip
+
+
+def curves(
+    ax: Axes,
+    data: pd.DataFrame,
+    x: str,
+    columns: Sequence[str],
+    *,
+    alpha: float = 0.15,
+    few_marks_of: Sequence[str] = (),
+) -> None:
+    """A `curve` per arm of the rows, over a grid; columns: the line and the ends of its band.
+
+    Args:
+        few_marks_of: all arms of the figure, if each line shall have about six markers, in turns.
+    """
+    for arm in arms_of(data["arm"].unique().tolist()):
+        part = data[data["arm"] == arm].sort_values(x)
+        more = {}
+        if few_marks_of:
+            every = max(1, len(part) // 6)
+            first = few_marks_of.index(arm) * every // len(few_marks_of)
+            more["markevery"] = (first, every)
+        values = (part[k].to_numpy(np.float64) for k in (x, *columns))
+        curve(ax, arm, *values, alpha=alpha, **more)
+    ax.grid(axis="y", color="#dddddd", linewidth=0.5)
+    ax.set_axisbelow(True)
 
 
 def legend(fig: Figure, arms: Sequence[str]) -> None:

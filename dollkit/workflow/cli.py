@@ -24,9 +24,7 @@ ROOMS = {
     "explorer": ("dollkit.interactive.explorer", "how long a change takes in notebook 10"),
     "export-network": ("dollkit.training.export", "a network for other programs"),
     "verify": ("dollkit.report.verify", "do stored tables follow from their rows?"),
-    "compare-profiles": ("dollkit.report.compare_profiles", "two profiles, film by film"),
-    "c2-overview": ("dollkit.report.c2_overview", "the contrasts of all profiles"),
-    "quoted": ("dollkit.report.quoted", "renew the numbers that a text quotes"),
+    "compare": ("dollkit.report.compare", "two profiles film by film; without any, C2 of all"),
 }
 """Commands that parse what follows them by themselves: module, help."""
 

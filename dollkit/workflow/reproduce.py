@@ -220,7 +220,7 @@ def reproduce(
                 print(f"stopped: {processes.KEPT}", file=sys.stderr)
             return status
         print("\n".join(summary(names, profile, before)), flush=True)
-    from dollkit.report import compare_runs  # pandas: bad knobs need not wait for it
+    from dollkit.report import compare  # pandas: bad knobs need not wait for it
 
-    print("\n".join(compare_runs.report(profile)))
+    print("\n".join(compare.against_committed(profile)))
     return 0

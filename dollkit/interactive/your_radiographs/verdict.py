@@ -12,10 +12,8 @@ import pandas as pd
 from dollkit.common.statistics import NO_EFFECT, Floats, crossed_effect, holm, smallest_effect
 from dollkit.interactive.your_radiographs.compare import LEAST
 from dollkit.report.claims import MIN_SEEDS
-from dollkit.report.contrasts import aligned, difference
-from dollkit.report.label_efficiency import masks_needed
-from dollkit.report.rows import contributions
-from dollkit.report.tables import summarise
+from dollkit.report.rows import aligned, contributions, difference
+from dollkit.report.tables import masks_needed, summarise
 
 PAID, NOT, UNKNOWN = "paid", "did not pay", "cannot be told"
 MARGIN = 0.01

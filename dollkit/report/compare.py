@@ -1,0 +1,355 @@
+"""Results beside results: two profiles on the same films, C2 of all profiles, a run and its past.
+
+``python -m dollkit compare PROFILE_A PROFILE_B`` pairs the per-case rows of both film by
+film and seed by seed and writes two tables: what does it matter what they were pre-trained on?
+Arms that start alike in both (`CONTROLS`) must come out alike: they tell whether anything else
+differs. Without profiles it writes ``c2``: what DoLL gives beyond each other start, in every one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dollkit.common import paths
+from dollkit.common.arm_names import ARMS, TUNINGS
+from dollkit.common.errors import InputError, brief
+from dollkit.common.statistics import holm
+from dollkit.report import claims, page
+from dollkit.report.render import Table, constant, span
+from dollkit.report.results import repeats
+from dollkit.report.rows import (
+    CASE_COLUMNS,
+    PRETRAINING_COLUMNS,
+    SETTING,
+    TASKS,
+    aligned,
+    check_cases,
+    effect_of,
+    read_table,
+    write_csv,
+)
+from dollkit.report.tables import bounds
+
+CONTROLS = ("random", "imagenet")
+"""Arms whose start has nothing to do with the profile's own films."""
+
+BASELINES = ("random", "classifier")
+FILM = ["task", "image_id", "class"]
+COUNTS = ["n_cases", "n_patients", "n_seeds"]
+TRANSFER_COLUMNS = [
+    "profile_a", "profile_b", *SETTING, "miou_a", "miou_b", *bounds("difference"), "p", "p_holm",
+    "same", *COUNTS,
+]  # fmt: skip
+GAIN_COLUMNS = [
+    "profile_a", "profile_b", *SETTING[:-1], "contrast", *bounds("gain_a"), "p_a",
+    *bounds("gain_b"), "p_b", *bounds("change"), "p", *COUNTS,
+]  # fmt: skip
+
+Frames = tuple[pd.DataFrame, pd.DataFrame]
+Names = tuple[str, str]
+Key = tuple[str, str, int, str, str]
+
+
+def on_shared_films(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> Frames:
+    """Per-case rows of both profiles on the films that both test."""
+    films = [
+        rows.assign(area=rows["tp"] + rows["fn"])[[*FILM, "patient_id", "fold", "area"]]
+        for rows in (a, b)
+    ]
+    shared = films[0][FILM[:2]].drop_duplicates().merge(films[1][FILM[:2]].drop_duplicates())
+    between = f"profiles {names[0]} and {names[1]}"
+    if shared.empty:
+        raise InputError(f"{between} test no film in common: name two that share a task's films")
+    both = films[0].drop_duplicates().merge(
+        films[1].drop_duplicates(), on=FILM, how="outer", suffixes=("_a", "_b"), indicator=True
+    )  # fmt: skip
+    both = both.merge(shared)
+    for row in both[both["_merge"] != "both"][:1].to_dict("records"):
+        raise InputError(
+            f"{between}: film {row['image_id']} of {row['task']} has the class {row['class']!r} in "
+            "one of them alone: they do not test the same films"
+        )
+    for column, what in (("patient_id", "patient"), ("area", "true area"), ("fold", "fold")):
+        differ = both[both[f"{column}_a"] != both[f"{column}_b"]]
+        for row in differ[:1].to_dict("records"):
+            raise InputError(
+                f"{between}: film {row['image_id']}, {row['class']} of {row['task']}, has {what} "
+                f"{row[f'{column}_a']} and {row[f'{column}_b']}: they do not test the same films "
+                "after the same training; run both at one size, seed and split"
+            )
+    return a.merge(shared, on=FILM[:2]), b.merge(shared, on=FILM[:2])
+
+
+def _cells(cases: pd.DataFrame) -> dict[Key, pd.DataFrame]:
+    """Rows of each setting."""
+    return {
+        (str(task), str(network), int(str(n)), str(tuning), str(arm)): part
+        for (task, network, n, tuning, arm), part in cases.groupby(SETTING)
+    }
+
+
+def _rank(key: Key) -> tuple[int, str, int, int, int]:
+    task, network, n_train, tuning, arm = key
+    return TASKS.index(task), network, n_train, TUNINGS.index(tuning), ARMS.index(arm)
+
+
+def transfer(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> pd.DataFrame:
+    """Every setting of two profiles on the films and seeds that both have: `TRANSFER_COLUMNS`.
+
+    mIoU of each; difference (a - b) with 95 % interval and p of the crossed random-effects design
+    over seeds and patients; p_holm over all rows but `CONTROLS`; same: share of rows (film, class,
+    seed) whose tp, fp and fn are equal; films, patients, seeds.
+    """
+    cells = _cells(a), _cells(b)
+    rows: list[tuple[object, ...]] = []
+    for key in sorted(set(cells[0]) & set(cells[1]), key=_rank):
+        pair = cells[0][key], cells[1][key]
+        seeds, (one, other), films = aligned(pair)
+        if not one.size:
+            continue
+        matched = pair[0].merge(pair[1], on=["seed", "image_id", "class"], suffixes=("_a", "_b"))
+        equal = [matched[f"{c}_a"] == matched[f"{c}_b"] for c in ("tp", "fp", "fn")]
+        same = float((equal[0] & equal[1] & equal[2]).mean())
+        effect = effect_of(one - other)[:4]
+        means = float(one.mean()), float(other.mean())
+        counts = films, one.shape[-1], len(seeds)
+        rows.append((*names, *key, *means, *effect, np.nan, same, *counts))
+    if not rows:
+        raise InputError(
+            f"profiles {names[0]} and {names[1]} share films, but no arm with the same network, "
+            "training size, tuning and seed: nothing can be paired"
+        )
+    frame = pd.DataFrame(rows, columns=TRANSFER_COLUMNS)
+    frame["p_holm"] = holm(frame["p"].where(~frame["arm"].isin(CONTROLS)))
+    return frame
+
+
+def gains(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> pd.DataFrame:
+    """What each arm gives beyond `BASELINES` in each profile, and how it changes: `GAIN_COLUMNS`.
+
+    Gain (arm - baseline) in each, with 95 % interval and p; change (gain in a - gain in b); counts.
+    A row rests on the films and seeds that all its settings have; a profile without the arm leaves
+    its part blank.
+    """
+    cells = {"a": _cells(a), "b": _cells(b)}
+    rows: list[dict[str, object]] = []
+    keys = sorted(set(cells["a"]) | set(cells["b"]), key=_rank)
+    wanted = [(key, base) for key in keys for base in BASELINES]
+    for key, base in wanted:
+        pair = key, (*key[:-1], base)
+        sides = [s for s, cell in cells.items() if all(k in cell for k in pair)]
+        if key[-1] in CONTROLS or key[-1] == base or not sides:
+            continue
+        seeds, matrices, films = aligned([cells[s][k] for s in sides for k in pair])
+        if not matrices[0].size:
+            continue
+        gaps = [x - y for x, y in zip(matrices[::2], matrices[1::2], strict=True)]
+        row: dict[str, object] = dict(zip(SETTING[:-1], key[:-1], strict=True))
+        row |= {"profile_a": names[0], "profile_b": names[1], "contrast": f"{key[-1]} - {base}"}
+        for side, gap in zip(sides, gaps, strict=True):
+            effect = effect_of(gap)[:4]
+            row |= dict(zip([*bounds(f"gain_{side}"), f"p_{side}"], effect, strict=True))
+        if len(sides) == 2:
+            effect = effect_of(gaps[0] - gaps[1])[:4]
+            row |= dict(zip([*bounds("change"), "p"], effect, strict=True))
+        counts = films, matrices[0].shape[-1], len(seeds)
+        rows.append(row | dict(zip(COUNTS, counts, strict=True)))
+    return pd.DataFrame(rows).reindex(columns=GAIN_COLUMNS)
+
+
+def _control_note(frame: pd.DataFrame) -> str:
+    """What the arms say that start alike in both profiles."""
+    told = [
+        f"{row['task']}, {row['arm']}: {100 * row['same']:.3g} % of rows with the same tp, fp, fn, "
+        f"mIoU apart by {row['difference']:+.4f}"
+        for row in frame[frame["arm"].isin(CONTROLS)].to_dict("records")
+    ]
+    if told:
+        return "Control (starts alike in both, should come out alike): " + "; ".join(told) + "."
+    return (
+        f"No control: neither of {', '.join(CONTROLS)} was run in both, so nothing tells "
+        "whether they differ in more than pre-training."
+    )
+
+
+def write_pair(a: str, b: str, folder: Path) -> list[Path]:
+    """Write ``<a>_<b>`` (paired arms) and ``<a>_<b>_gains`` as CSV, Markdown and LaTeX."""
+    if a == b:
+        raise InputError(f"profile {a!r} is named twice: name two profiles")
+    names = (a, b)
+    files = [paths.figures() / name / "cases.csv.gz" for name in names]
+    cases = [check_cases(read_table(path, CASE_COLUMNS), str(path)) for path in files]
+    rows = on_shared_films(cases[0], cases[1], names)
+    frames = {"": transfer(*rows, names), "_gains": gains(*rows, names)}
+    notes = [_control_note(frames[""])]
+    words = {
+        "": "mean IoU over foreground classes of each; difference: the first minus the second, "
+        "Holm's p over all arms but the controls; same rows: share of (film, class, seed) with "
+        "equal tp, fp and fn.",
+        "_gains": "mIoU that an arm has beyond another of the same profile; change: the first "
+        "profile's gain minus the second's, its p as it is.",
+    }
+    heads = {"miou_a": f"mIoU ({a})", "miou_b": f"mIoU ({b})", "p_holm": "p (Holm)"}
+    heads |= {"same": "same rows", "gain_a": f"gain ({a})", "gain_b": f"gain ({b})"}
+    told = [name + pretrained_on(paths.figures() / name) for name in names]
+    made: list[Path] = []
+    for end, frame in frames.items():
+        if len(frame):
+            films, patients, seeds = (span(frame[c]) for c in COUNTS)
+            caption = (
+                f"Profiles {told[0]} and {told[1]}: {words[end]} Same test films and seeds in "
+                f"both: {films} films of {patients} patients per task, {seeds} seeds; brackets: "
+                "95 % interval over patients and seeds (crossed random effects)."
+            )
+            hide = ["profile_a", "profile_b", "p_a", "p_b", *constant(frame, SETTING[1:-1])]
+            table = Table(frame, caption, hide, heads, notes=() if end else notes)
+            made += table.save(folder / f"{a}_{b}{end}")
+    return made
+
+
+def pretrained_on(folder: Path) -> str:
+    """Source of a profile's films, such as " (pre-trained on: phantom)"; empty if not known."""
+    if not (folder / "provenance.json").is_file():
+        return ""
+    data = page.read_record(folder)["stages"].get("data", {}).get("parameters", {})
+    source = (data.get("stores") or {}).get("films", data.get("source", ""))
+    return f" (pre-trained on: {source})" if source else ""
+
+
+# C2 in all profiles on one page.
+
+
+BLOCK = ["profile", "network", "n_train", "task"]
+MARKS = {claims.CONFIRMED: " ↑", claims.CONTRADICTED: " ↓", claims.UNDECIDED: ""}
+C2_COLUMNS = [
+    *BLOCK, "arm", "effect", "lo", "hi", "verdict", "decides", "n_patients", "n_seeds",
+    "n_pretrained",
+]  # fmt: skip
+
+
+def c2_contrasts(profiles: Sequence[str]) -> pd.DataFrame:
+    """DoLL minus every other start, all weights tuned: `C2_COLUMNS`, in the order of `profiles`."""
+    parts = []
+    for profile in profiles:
+        folder = paths.figures() / profile
+        rows = claims.read_claims(folder)
+        some = rows[rows["contrast"].str.startswith("doll - ") & (rows["claim"] == "C2")]
+        made = folder / "pretraining.csv"
+        runs = repeats(read_table(made, PRETRAINING_COLUMNS)) if made.is_file() else 0
+        arm = some["contrast"].str.removeprefix("doll - ")
+        some = some.assign(profile=profile, arm=arm, n_pretrained=runs)
+        parts.append(some.loc[some["effect"].notna(), C2_COLUMNS])
+    frame = pd.concat(parts, ignore_index=True).astype({"n_train": int})
+    ranks: dict[str, Sequence[str]] = {"profile": profiles, "task": TASKS, "arm": ARMS}
+    order = frame[[*BLOCK, "arm"]].assign(
+        **{c: frame[c].map({v: i for i, v in enumerate(names)}) for c, names in ranks.items()},
+        network=frame["network"] != "pspnet",  # the paper's first, as everywhere
+    )
+    return frame.loc[order.sort_values([*BLOCK, "arm"], kind="stable").index].reset_index(drop=True)
+
+
+def c2_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per profile, network and task; one column of text per other start."""
+    ends = zip(*(frame[c] for c in ("effect", "lo", "hi", "verdict")), strict=True)
+    text = [f"{e:+.3f} [{lo:+.3f}, {hi:+.3f}]{MARKS[verdict]}" for e, lo, hi, verdict in ends]
+    rows: list[dict[str, object]] = []
+    for key, part in frame.assign(text=text).groupby(BLOCK, sort=False):
+        own = dict(zip(part["arm"], part["text"], strict=True))
+        row: dict[str, object] = dict(zip(BLOCK, key, strict=True))
+        row |= {arm: own.get(arm, "–") for arm in ARMS if arm in set(frame["arm"])}
+        counts = {"patients": "n_patients", "seeds": "n_seeds", "pre-trained": "n_pretrained"}
+        rows.append(row | {name: int(part[column].max()) for name, column in counts.items()})
+    return pd.DataFrame(rows)
+
+
+def write_c2(profiles: Sequence[str], folder: Path) -> list[Path]:
+    """Write ``c2``: a row per contrast as CSV, one per task as Markdown and LaTeX."""
+    frame = c2_contrasts(profiles)
+    caption = (
+        "C2 in every profile: mIoU of DoLL minus that of each other start, all weights tuned, with "
+        "its 95 % interval over patients and seeds. Pre-trained: networks of each arm that differ "
+        "in their seed; with one, the interval covers fine-tuning runs alone. ↑: confirmed "
+        "(Holm's p < 0.05 among the contrasts of its kind in its profile, effect of 0.005 or "
+        "more); ↓: contradicted."
+    )
+    table = c2_table(frame)
+    made = Table(table, caption, hide=constant(table, ("n_train",))).save(folder / "c2")
+    write_csv(frame, folder / "c2.csv")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dollkit compare", description=__doc__)
+    parser.add_argument("profile", nargs="*", help="two of them; none: C2 in every one")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: figures/across")
+    given = parser.parse_args(arguments)
+    out = given.out or paths.figures() / "across"
+    there = sorted(p.parent.name for p in paths.figures().glob("*/claims.csv"))
+    try:
+        if len(given.profile) not in (0, 2) or not there:
+            raise InputError(f"name two profiles, or none; {paths.figures()} has {there}")
+        made = (
+            write_pair(given.profile[0], given.profile[1], out)
+            if given.profile
+            else write_c2(there, out)
+        )
+    except (InputError, OSError) as error:
+        print(f"error: {brief(error)}", file=sys.stderr)
+        return 2
+    print(made[1].read_text(encoding="utf-8"), *made, sep="\n")
+    return 0
+
+
+# After a run: which numbers moved against the committed results of the same profile?
+
+
+NUMBERS = (("table1", "miou"), ("table1", "dice"), ("table2", "miou"), ("claims", "effect"))
+
+
+def moves(committed: pd.DataFrame, new: pd.DataFrame, number: str) -> list[str]:
+    """How many numbers of a table moved, and each verdict that changed, of settings in both."""
+    key = [c for c in ("claim", "contrast", *SETTING) if c in committed]
+    both = committed.merge(new, on=key, suffixes=("", "_new"))
+    after, stem = both[f"{number}_new"], "" if number == "effect" else f"{number}_"
+    moved = both[number].notna() & (both[number] != after)
+    inside = moved & (both[f"{stem}lo"] <= after) & (after <= both[f"{stem}hi"])
+    lines = [
+        f"{int(moved.sum())} of {len(both)} moved, {int(inside.sum())} of them within the "
+        "committed 95 % interval"
+    ]
+    turned = both[both["verdict"] != both["verdict_new"]] if "verdict" in both else both[:0]
+    return lines + [
+        f"verdict changed: {r['contrast']}, {r['task']}: {r['verdict']} -> {r['verdict_new']}"
+        for r in turned.to_dict("records")
+    ]
+
+
+def against_committed(profile: str, root: Path = paths.ROOT) -> list[str]:
+    """Lines that say what a run moved against git's HEAD of a checkout. Never fails."""
+    lines = ["compared with the committed results:"]
+    try:
+        for name, number in NUMBERS:
+            command = ["git", "show", f"HEAD:./figures/{profile}/{name}.csv"]
+            done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+            path = paths.figures() / profile / f"{name}.csv"
+            if done.returncode or not path.is_file():
+                return [f"not compared: git has no committed results of profile {profile}"]
+            committed = pd.read_csv(io.StringIO(done.stdout))
+            found = moves(committed, pd.read_csv(path), number)
+            lines += [f"  {name}, {number}: {line}" for line in found]
+        return lines
+    except Exception as error:  # a run that came through must not fail for want of a comparison
+        return [f"not compared with committed results: {brief(error)}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
