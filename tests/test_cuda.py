@@ -77,12 +77,12 @@ def test_a_film_is_labelled(device: torch.device, store: Store, tmp_path: Path) 
 
 def test_a_film_is_drawn_on_its_own_grid(device: torch.device, store: Store) -> None:
     net = pretraining.network("pspnet", ENCODER, 3, "silu", "random", {}, 0, CPU)
-    film = ongrid.Film("a.png", 50, 64, store.images[0])
-    here = ongrid.logits_of(net, [film], CPU)
-    there = ongrid.logits_of(net.to(device), [film], device)
+    here = ongrid.logits_of(net, store.images[:1])
+    there = ongrid.logits_of(net.to(device), store.images[:1])
     assert far(torch.from_numpy(there), torch.from_numpy(here)) < 1e-4
-    (first, *_) = ongrid.drawn(there[0], film.height, film.width)
-    assert first.mask.shape == (50, 64)
+    film = np.zeros((50, 64), np.uint8)
+    (mask, *_) = ongrid.draw_film(ongrid.Segmenter(net, (), 64, ""), film)
+    assert mask.shape == (50, 64)
 
 
 def test_cost_and_memory_are_measured(device: torch.device, store: Store) -> None:

@@ -141,7 +141,7 @@ def test_no_name_of_a_header_reaches_an_output(
 
     for store, table in read_own(root).items():
         build_store(table, out / store, 32, workers=1)
-    own = read.read(root / "images", root / "films.csv", root / "masks")
+    own = read.read_radiographs(root / "images", root / "films.csv", root / "masks")
     build_store(own.films, out / "stranger", 32, workers=1)
     # A header that cannot be read, too: its message must not quote it.
     (root / "images" / "0.dcm").write_bytes(raw[: len(raw) // 2])

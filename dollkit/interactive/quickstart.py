@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-import types
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,22 +24,23 @@ from dollkit.training.augment import Augmentation
 from dollkit.training.recipe import Recipe
 
 STEPS = 8
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Few:
-    """Phantom films in memory: the last quarter is for testing, an eighth before for validation."""
+    """Phantom films in memory; of the patients 5/8 teach, 1/8 validate, 1/4 test."""
 
     images: npt.NDArray[np.uint8]
     states: npt.NDArray[np.int8]
     masks: npt.NDArray[np.uint8]
     films: pd.DataFrame
     titles: list[str]
+    path: str = "quickstart"
 
-    @property
-    def n_test(self) -> int:
-        """Unseen films."""
-        return int((self.films["split"] == "test").sum())
+    def rows(self, split: str) -> npt.NDArray[np.int64]:
+        """Films of a split."""
+        return np.flatnonzero(self.films["split"] == split)
 
 
 def phantom_films(n: int, size: int, seed: int) -> Few:
@@ -61,27 +62,21 @@ def phantom_films(n: int, size: int, seed: int) -> Few:
 
 def train(few: Few, finding: str, passes: int, seed: int) -> tuple[classifiers.Classifier, float]:
     """A tiny ResNet on all 14 findings; returns it with the finding's AUROC on the test films."""
-    channel = index(finding)
-    n_train = int((few.films["split"] == "train").sum())
-    store = types.SimpleNamespace(
-        images=few.images, states=few.states, films=few.films, path="quickstart"
-    )
-    model = classifiers.create("resnet18", 4, "silu", "lse", seed, torch.device("cpu"))
+    model = classifiers.create("resnet18", 4, "silu", "lse", seed, CPU)
     recipe = Recipe(
-        steps=max(1, passes * n_train // 16), batch=16, lr=2e-3, weight_decay=0.05,
+        steps=max(1, passes * len(few.rows("train")) // 16), batch=16, lr=2e-3, weight_decay=0.05,
         evaluate_every=10**6, precision="float32", seed=seed,
     )  # fmt: skip
-    classifiers.train(model, store, "U-Ones", recipe, Augmentation(), None, quiet=True)  # type: ignore[arg-type]
-    rows = np.flatnonzero(few.films["split"] == "test")
+    classifiers.train(model, few, "U-Ones", recipe, Augmentation(), None, quiet=True)  # type: ignore[arg-type]
+    rows = few.rows("test")
     with torch.inference_mode():
-        logits = classifiers.predict(model, few.images, rows, torch.device("cpu"))
-    truth = few.states[rows, channel] == 1
-    area = metrics.weighted_auroc(truth, logits[:, channel].astype(float), np.ones((1, len(rows))))
+        logits = classifiers.predict(model, few.images, rows, CPU)[:, index(finding)]
+    truth = few.states[rows, index(finding)] == 1
+    area = metrics.weighted_auroc(truth, logits.astype(float), np.ones((1, len(rows))))
     return model, float(area[0])
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One film with its raw map, boosted map, label, truth and scores."""
 
     image: npt.NDArray[np.uint8]
@@ -92,7 +87,6 @@ class Case:
     error: float
     iou: float
     chance: float
-    steps: int = STEPS
 
 
 def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
@@ -100,19 +94,20 @@ def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
     if finding not in PATHOLOGIES:
         index(finding)
         raise InputError(f"parameter 'finding' is {finding!r}: it has no place in the film")
-    rows = np.flatnonzero((few.films["split"] == "test") & (few.states[:, index(finding)] == 1))
+    rows = few.rows("test")
+    rows = rows[few.states[rows, index(finding)] == 1]
     if not len(rows):
         raise InputError(f"parameter 'finding': no test film has {finding}; use more films")
-    x = compute.to_input(few.images[rows], torch.device("cpu"))
+    images, names = few.images[rows], [finding] * len(rows)
     targets = [[index(finding)]] * len(rows)
-    made = integrated_gradients(model, x, targets, kind=ensemble.baseline_of(finding), steps=STEPS)
+    x, kind = compute.to_input(images, CPU), ensemble.baseline_of(finding)
+    made = integrated_gradients(model, x, targets, kind=kind, steps=STEPS)
     signed, ones = made.maps.numpy(), np.ones((1, len(rows)), np.float32)
-    names = [finding] * len(rows)
-    boosted, label, _ = distil(signed[None], ones, Distil(), names, few.images[rows])
+    boosted, label, _ = distil(signed[None], ones, Distil(), names, images)
     truth = few.masks[rows, PATHOLOGIES.index(finding)]
-    overlap = metrics.iou_matched(boosted, truth)
+    overlap, chance = metrics.iou_matched(boosted, truth), metrics.iou_chance(truth)
     i = int(np.argsort(overlap)[len(rows) // 2])
+    raw, error = scale(signed[i], "positive", 99.5), float(made.error[i])
     return Case(
-        few.images[rows[i]], scale(signed[i], "positive", 99.5), boosted[i], label[i], truth[i],
-        float(made.error[i]), float(overlap[i]), float(metrics.iou_chance(truth)[i]),
-    )  # fmt: skip
+        images[i], raw, boosted[i], label[i], truth[i], error, float(overlap[i]), float(chance[i])
+    )

@@ -6,7 +6,6 @@ with the cells that are running or broken when it does not come in time.
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,27 +15,18 @@ from tests.browser import script
 from tests.browser.server import Lab
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Request, Response
+    from playwright.sync_api import Page
 
 WIDTH, HEIGHT = 1366, 768  # a small laptop
-TALLEST = 12000  # pixels of a picture of a whole notebook
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 
 # A page that closes or asks anew gives up what it was asking for; a server has no part in that.
 GIVEN_UP = "net::ERR_ABORTED"
 
 
-def equations(source: str) -> int:
-    """How many pieces of TeX a cell's Markdown has, code left out."""
-    prose = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", source)
-    prose, displayed = re.subn(r"(?s)\$\$.+?\$\$", "", prose)
-    return displayed + len(re.findall(r"(?s)(?<!\\)\$(?!\s).+?(?<![\s\\])\$", prose))
-
-
 def told(cell: dict[str, Any], number: int) -> str:
     """Number, source and output of a cell, for a message."""
-    lines = cell["source"].strip().splitlines()
-    source = "\n".join(f"    {line}" for line in lines)
+    source = "\n".join(f"    {line}" for line in cell["source"].strip().splitlines())
     output = cell["output"].strip()[-2000:] or "(none)"
     return f"cell {number} {cell['prompt'].rstrip(':')}:\n{source}\n  output: {output}"
 
@@ -53,21 +43,11 @@ class Book:
     begun: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.page.on("console", lambda m: m.type == "error" and self._note(f"console: {m.text}"))
-        self.page.on("pageerror", lambda e: self._note(f"page: {e}"))
-        self.page.on("requestfailed", self._failed)
-        self.page.on("response", self._answered)
-
-    def _note(self, text: str) -> None:
-        self.noise.append(text)
-
-    def _failed(self, request: Request) -> None:
-        if request.failure != GIVEN_UP:
-            self._note(f"no answer ({request.failure}): {request.method} {request.url}")
-
-    def _answered(self, response: Response) -> None:
-        if response.status >= 400:
-            self._note(f"{response.status}: {response.request.method} {response.url}")
+        note, on = self.noise.append, self.page.on
+        on("console", lambda m: m.type == "error" and note(f"console: {m.text}"))
+        on("pageerror", lambda e: note(f"page: {e}"))
+        on("requestfailed", lambda r: r.failure != GIVEN_UP and note(f"{r.failure}: {r.url}"))
+        on("response", lambda r: r.status >= 400 and note(f"{r.status}: {r.url}"))
 
     def open(self) -> None:
         """The notebook in a workspace of its own, drawn, its kernel connected and idle."""
@@ -75,7 +55,7 @@ class Book:
         self.page.goto(address, timeout=1000 * self.left())
         self.wait(script.READY, "notebook and kernel are not there", self.name)
         self.page.evaluate(script.LISTEN)
-        self.settle()
+        self.wait(script.SETTLED, "cells are not all drawn and typeset")
 
     def limit(self, seconds: float) -> None:
         """From now on it may take `seconds`."""
@@ -103,33 +83,14 @@ class Book:
             self.page.wait_for_timeout(100)
 
     def _late(self, failure: str) -> str:
-        text = f"{self.name}: {failure} within {self.seconds:.0f} s\n{self.unfinished()}"
-        return "\n".join([text, *self.noise])
-
-    def settle(self) -> None:
-        """Until all cells are drawn, their pictures loaded and their equations typeset."""
-        sources = self.page.evaluate(script.SOURCES)
-        counts = [equations(source) for kind, source in sources if kind == "markdown"]
-        self.wait(script.SETTLED, f"cells are not all drawn (equations: {counts})", counts)
+        cells = [told(c, n) for n, c in enumerate(self.cells(), start=1) if "*" in c["prompt"]]
+        lines = [f"{self.name}: {failure} within {self.seconds:.0f} s", *cells, *self.noise]
+        return "\n".join(lines)
 
     def cells(self) -> list[dict[str, Any]]:
         """The cells as they are in the page, from top to bottom."""
         found: list[dict[str, Any]] = self.page.evaluate(script.CELLS)
         return found
-
-    def unfinished(self) -> str:
-        """Cells that run, failed, or are the first still to run."""
-        try:
-            cells = self.page.evaluate(script.CELLS)
-        except Exception as error:
-            return f"(the page cannot be read: {error})"
-        found = [
-            told(cell, number)
-            for number, cell in enumerate(cells, start=1)
-            if cell["errors"] or "*" in cell["prompt"]
-        ]
-        waiting = [(c, n) for n, c in enumerate(cells, start=1) if c["code"] and c["number"] < 0]
-        return "\n".join(found or [told(c, n) for c, n in waiting[:1]])
 
     def run_all(self) -> None:
         """Run > Run All Cells; AssertionError with source and output of a cell that fails."""
@@ -137,20 +98,14 @@ class Book:
         for item in ("Run", "Run All Cells"):
             self.page.get_by_role("menuitem", name=item, exact=True).click()
         self.wait(script.DONE, "cells are not done")
-        self.settle()
+        self.wait(script.SETTLED, "cells are not all drawn and typeset")
         self.no_error()
-
-    def execute(self, code: str) -> str:
-        """What `code` prints in the notebook's kernel; the notebook stays as it is."""
-        return str(self.page.evaluate(script.EXECUTE, code))
 
     def no_error(self) -> None:
         """No error or warning in a cell or out of a callback."""
-        cells = self.cells()
-        wrong = [told(c, n) for n, c in enumerate(cells, start=1) if c["errors"]]
+        wrong = [told(c, n) for n, c in enumerate(self.cells(), start=1) if c["errors"]]
+        wrong += self.page.evaluate("() => window.raised ?? []")
         assert not wrong, f"{self.name}:\n" + "\n".join(wrong)
-        raised = self.page.evaluate("() => window.raised ?? []")
-        assert not raised, f"{self.name}: raised outside of a cell's output:\n" + "\n".join(raised)
 
     def theme(self, name: str) -> None:
         """``light`` or ``dark``, for this page and those after it."""
@@ -169,10 +124,6 @@ class Book:
         return found
 
     def picture(self, path: Path) -> None:
-        """A screenshot of the whole notebook, in a window as high as that takes."""
+        """A screenshot, for people to look at."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        content, seen = self.page.evaluate(script.CONTENT_HEIGHT)
-        height = min(TALLEST, max(HEIGHT, HEIGHT + content - seen))
-        self.page.set_viewport_size({"width": WIDTH, "height": height})
-        self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)").screenshot(path=path)
-        self.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+        self.page.screenshot(path=path)

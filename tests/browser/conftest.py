@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 from dollkit.common import paths
@@ -15,7 +16,6 @@ from tests.browser import server
 from tests.browser.book import HEIGHT, WIDTH, Book
 
 SECONDS = 120.0  # to show a notebook, on a machine in use
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
     "--no-sandbox",  # it cannot be had as root in a container; the pages are our own
     "--no-proxy-server",
@@ -33,10 +33,9 @@ def pictures() -> Path:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Headless Chromium: ``CHROMIUM``, else the first of the usual names on the path."""
+    """Headless Chromium: ``CHROMIUM``, else the one on the path."""
     api = pytest.importorskip("playwright.sync_api")
-    named = os.environ.get("CHROMIUM")
-    found = next(filter(None, map(shutil.which, [named] if named else NAMES)), None)
+    found = shutil.which(os.environ.get("CHROMIUM") or "chromium")
     if found is None:
         pytest.skip("no Chromium: install it, or name it in CHROMIUM")
     with api.sync_playwright() as playwright:
@@ -67,39 +66,32 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Lab]:
 
 
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """An empty page that has seen nothing before."""
+def opened(lab: server.Lab, browser: Any) -> Iterator[Opener]:
+    """A function that opens one notebook of the lab, named by its path there, in a page that has
+    seen nothing before."""
     context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
-    yield context.new_page()
-    context.close()
-
-
-@pytest.fixture
-def opened(lab: server.Lab, page: Any) -> Iterator[Opener]:
-    """A function that opens one notebook of the lab, named by its path there."""
     books: list[Book] = []
 
     def opener(name: str, seconds: float = SECONDS) -> Book:
-        books.append(Book(page, lab, name, seconds))
+        books.append(Book(context.new_page(), lab, name, seconds))
         books[-1].open()
         return books[-1]
 
     yield opener
     for book in books:
         book.close()
+    context.close()
 
 
 @pytest.fixture
 def written(lab: server.Lab) -> Callable[..., str]:
     """A function that writes a notebook of (kind, source) cells beside the others."""
-    import nbformat
 
     def write(name: str, *cells: tuple[str, str]) -> str:
         make = {"md": nbformat.v4.new_markdown_cell, "py": nbformat.v4.new_code_cell}
         kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-        book = nbformat.v4.new_notebook(
-            cells=[make[kind](source) for kind, source in cells], metadata={"kernelspec": kernel}
-        )
+        made = [make[kind](source) for kind, source in cells]
+        book = nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel})
         nbformat.write(book, lab.folder / "notebooks" / name)
         return f"notebooks/{name}"
 

@@ -29,78 +29,49 @@ LISTEN = """() => {
         && /Warning|Error/.test(content.text)) window.raised.push(content.text);
   });
 }"""
-CELLS = """() => {
-  const prose = text => {
-    const copy = text?.cloneNode(true);
-    copy?.querySelectorAll('code, mjx-container').forEach(e => e.remove());
-    return copy?.textContent ?? '';
+CELLS = """() => window.jupyterapp.shell.currentWidget.content.widgets.map(widget => {
+  const cell = widget.node, text = cell.querySelector('.jp-RenderedMarkdown')?.cloneNode(true);
+  text?.querySelectorAll('code, mjx-container').forEach(e => e.remove());
+  const prompt = cell.querySelector('.jp-InputPrompt')?.textContent ?? '';
+  const outputs = widget.model.outputs?.toJSON() ?? [];
+  const written = outputs.filter(o => o.name === 'stderr').map(o => [o.text].flat().join(''));
+  return {
+    code: widget.model.type === 'code',
+    source: widget.model.sharedModel.getSource(),
+    prompt: prompt.trim(),
+    number: Number(/\\[(\\d+)\\]/.exec(prompt)?.[1] ?? -1),
+    prose: text?.textContent ?? '',
+    bad_math: cell.querySelectorAll('mjx-merror, mjx-mtext[style*="red"]').length,
+    output: cell.querySelector('.jp-Cell-outputArea')?.textContent ?? '',
+    errors: [
+      ...outputs.filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue),
+      ...written.filter(text => /Warning|Error/.test(text)),
+    ],
+    pictures: [...cell.querySelectorAll('.jp-Cell-outputArea img')].map(i => i.naturalWidth),
   };
-  return [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell')]
-  .map(cell => {
-    const model = window.jupyterapp.shell.currentWidget.content.widgets
-      .find(w => w.node === cell)?.model;
-    const prompt = cell.querySelector('.jp-InputPrompt')?.textContent ?? '';
-    const outputs = model?.outputs?.toJSON() ?? [];
-    const written = outputs.filter(o => o.name === 'stderr').map(o => [o.text].flat().join(''));
-    return {
-      code: cell.classList.contains('jp-CodeCell'),
-      source: model?.sharedModel.getSource() ?? '',
-      prompt: prompt.trim(),
-      number: Number(/\\[(\\d+)\\]/.exec(prompt)?.[1] ?? -1),
-      rendered: cell.classList.contains('jp-mod-rendered'),
-      equations: cell.querySelectorAll('.jp-RenderedMarkdown mjx-container').length,
-      prose: prose(cell.querySelector('.jp-RenderedMarkdown')),
-      bad_math: cell.querySelectorAll('mjx-merror, mjx-mtext[style*="red"]').length,
-      output: cell.querySelector('.jp-Cell-outputArea')?.textContent ?? '',
-      errors: [
-        ...outputs.filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue),
-        ...written.filter(text => /Warning|Error/.test(text)),
-      ],
-      pictures: [...cell.querySelectorAll('.jp-Cell-outputArea img')].map(i => i.naturalWidth),
-    };
-  });
-}"""
-# All cells drawn; `equations` of each cell that is text, in order.
-SETTLED = """equations => {
-  const app = window.jupyterapp, panel = app.shell.currentWidget;
-  const cells = document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell');
-  return cells.length === panel.content.widgets.length && cells.length > 0
-    && [...cells].every(c => !c.classList.contains('jp-MarkdownCell')
-      || c.querySelector('.jp-RenderedMarkdown')?.innerHTML.trim())
-    && [...cells].every(c => !c.classList.contains('jp-CodeCell')
-      || c.querySelector('.cm-content'))
-    && [...document.querySelectorAll('.jp-Cell-outputArea img')].every(i => i.complete)
-    && [...cells].filter(c => c.classList.contains('jp-MarkdownCell')).every((c, index) =>
-      c.querySelectorAll('.jp-RenderedMarkdown mjx-container').length === equations[index]);
-}"""
-SOURCES = """() => window.jupyterapp.shell.currentWidget.content.widgets
-  .map(w => [w.model.type, w.model.sharedModel.getSource()])"""
+})"""
+# All cells drawn, their pictures loaded, and every dollar typeset.
+SETTLED = f"""() => {{
+  const panel = window.jupyterapp.shell.currentWidget.content;
+  return panel.widgets.length > 0 && panel.widgets.every(w => w.node.isConnected
+      && w.node.querySelector(w.model.type === 'code' ? '.cm-content' : '.jp-RenderedMarkdown *'))
+    && [...panel.node.querySelectorAll('.jp-Cell-outputArea img')].every(i => i.complete)
+    && ({CELLS})().every(c => !c.prose.includes('$'));
+}}"""
 CLEAR = """() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')"""
 THEME = """theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"""
 SHUT = """() => window.jupyterapp?.serviceManager.sessions.shutdownAll()"""
-DONE = """() => {
-  const shown = '.jp-NotebookPanel:not(.lm-mod-hidden) ';
-  const cells = [...document.querySelectorAll(shown + '.jp-CodeCell')];
-  const panel = window.jupyterapp.shell.currentWidget;
-  if (panel.content.widgets.some(w => w.model.outputs?.toJSON()
-    .some(o => o.output_type === 'error'))) return true;
-  const kernel = panel.sessionContext.session?.kernel;
-  return kernel?.status === 'idle' && cells.every(c => !c.querySelector('.cm-content')?.textContent
-    .trim() || /\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').textContent));
-}"""
-EXECUTE = """async code => {
-  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-  const future = kernel.requestExecute({code, store_history: false});
-  let text = '';
-  future.onIOPub = m => { text += m.content.text ?? m.content.evalue ?? ''; };
-  await future.done;
-  return text;
-}"""
+DONE = f"""() => {{
+  const cells = ({CELLS})().filter(c => c.code && c.source.trim());
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel;
+  return cells.some(c => c.errors.length)
+    || kernel?.status === 'idle' && cells.every(c => c.number > 0);
+}}"""
 # Wider than its place, or a source taller than the notebook's part of the window.
 LAYOUT = """() => {
   const panel = window.jupyterapp.shell.currentWidget.content;
   const outer = panel.node.querySelector('.jp-WindowedPanel-outer') ?? panel.node;
-  const high = outer.clientHeight, faults = [];
+  const faults = [];
   const wide = (node, what) => {
     if (node.scrollWidth > node.clientWidth + 1)
       faults.push(`${what} is ${node.scrollWidth} px wide, there is room for ${node.clientWidth}`);
@@ -108,22 +79,12 @@ LAYOUT = """() => {
   wide(outer, 'notebook');
   panel.widgets.forEach((cell, index) => {
     const name = `cell ${index + 1}`;
-    const area = cell.node.querySelector('.jp-Cell-inputArea');
-    if (cell.model.type === 'code' && area.offsetHeight > high)
-      faults.push(`${name}: source is ${area.offsetHeight} px high, the screen ${high}`);
+    const height = cell.node.querySelector('.jp-Cell-inputArea').offsetHeight;
+    if (cell.model.type === 'code' && height > outer.clientHeight)
+      faults.push(`${name}: source is ${height} px high, the screen ${outer.clientHeight}`);
     cell.node.querySelectorAll('.cm-scroller').forEach(n => wide(n, `${name}: source`));
     cell.node.querySelectorAll('.jp-RenderedMarkdown, .jp-OutputArea-output')
       .forEach(n => wide(n, `${name}: ${n.dataset.mimeType ?? 'output'}`));
-    cell.node.querySelectorAll('.jp-OutputArea-output img').forEach(i => {
-      if (i.getBoundingClientRect().right > outer.getBoundingClientRect().right + 1)
-        faults.push(`${name}: picture reaches over the right edge`);
-    });
   });
   return faults;
-}"""
-CONTENT_HEIGHT = """() => {
-  const outer = window.jupyterapp.shell.currentWidget.content.node
-    .querySelector('.jp-WindowedPanel-outer');
-  outer.scrollTop = 0;
-  return [outer.scrollHeight, outer.clientHeight];
 }"""

@@ -1,4 +1,4 @@
-"""A stranger's folder out of the phantom: films as PNG and DICOM, a table, a few masks."""
+"""A folder as a user may have it, out of the phantom: films as PNG and DICOM, a table, masks."""
 
 from __future__ import annotations
 
@@ -18,43 +18,23 @@ from dollkit.data.phantom.population import sample_population
 from dollkit.data.phantom.render import ORGANS, render
 
 U8 = npt.NDArray[np.uint8]
-SPACING = 4.0
-"""mm between the pixels of a DICOM film of the example, so that 64 of them cover a chest."""
-
-MADE = "example.txt"
-NAMES = {"Pleural Effusion": "Effusion"}
-"""Findings that the table calls otherwise, as a stranger's may."""
-
-COLUMNS = {theirs: ours for ours, theirs in NAMES.items()}
-"""The mapping that such a table needs."""
+COLUMNS = {"Effusion": "Pleural Effusion"}
+"""What the table calls otherwise, as parameter 'columns' has it."""
 
 CLASSES = {"lungs": ("left lung", "right lung"), "heart": ("heart",)}
 
 
-def write_example(folder: Path, n: int = 96, masked: int = 24, size: int = 64, seed: int = 3,
-                  dicom: int = 4) -> dict[str, str]:  # fmt: skip
-    """Write ``films/``, ``findings.csv`` and ``masks/`` of phantom films; one that stands is kept.
+def write_example(
+    folder: Path, n: int = 96, masked: int = 24, dicom: int = 4, size: int = 64, seed: int = 3
+) -> dict[str, str]:
+    """Write ``films/``, ``findings.csv`` and ``masks/``, and return their paths by these names.
 
-    Films are cropped to several shapes, wide and tall; the first `dicom` of those with masks are
-    DICOM (12 bits, one of them MONOCHROME1). Findings stand under a stranger's names (`NAMES`).
-
-    Args:
-        folder: to write into.
-        n: films.
-        masked: of these, the last patients' films with masks.
-        size: side before cropping, a multiple of 8 from 64.
-        seed: of the phantom.
-        dicom: films written as DICOM.
-
-    Returns:
-        ``films``, ``findings``, ``masks``: their paths, as text.
+    Of `n` films, wide and tall ones, the last `masked` have masks, but for one patient's; the last
+    `dicom` of these are DICOM (12 bits, one MONOCHROME1). An example that is there is kept.
     """
-    if not 8 <= masked < n or not 0 <= dicom <= masked:
-        raise InputError(f"parameters n={n}, masked={masked}: use 8 <= masked < n")
-    out = {k: str(folder / v) for k, v in
-           {"films": "films", "findings": "findings.csv", "masks": "masks"}.items()}  # fmt: skip
-    settings = f"n={n} masked={masked} size={size} seed={seed} dicom={dicom}\n"
-    mark = folder / MADE
+    out = {name: str(folder / name) for name in ("films", "findings", "masks")}
+    out["findings"] += ".csv"
+    settings, mark = f"{n} {masked} {size} {seed} {dicom}\n", folder / "example.txt"
     if mark.is_file() and mark.read_text(encoding="utf-8") == settings:
         return out
     if folder.is_dir() and any(folder.iterdir()) and not mark.is_file():
@@ -63,9 +43,9 @@ def write_example(folder: Path, n: int = 96, masked: int = 24, size: int = 64, s
     people = sample_population(n, seed)
     first = people["patient_id"].iloc[n - masked]
     made = render(people, size, seed)
-    rows = []
+    rows, names = [], {ours: theirs for theirs, ours in COLUMNS.items()}
     for i, person in enumerate(people.to_dict("records")):
-        box = _crop(i, size)
+        box = slice(size - i % 3 * 8), slice(size - i % 4 * 8)
         inner = Path(str(person["patient_id"]), f"film{i:04d}")
         has_masks = i >= n - masked and person["patient_id"] != first
         as_dicom = has_masks and n - 1 - i < dicom
@@ -81,22 +61,12 @@ def write_example(folder: Path, n: int = 96, masked: int = 24, size: int = 64, s
                 path = Path(out["masks"], name, inner.with_suffix(".png"))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(mask.astype(np.uint8) * 255).save(path)
-        states = {NAMES.get(f, f): person[f] for f in FINDINGS if f != "No Finding"}
+        states = {names.get(f, f): person[f] for f in FINDINGS if f != "No Finding"}
         name = film.relative_to(out["films"]).as_posix()
         rows.append({"image": name, "patient": person["patient_id"], "sex": person["sex"]} | states)
     pd.DataFrame(rows).to_csv(out["findings"], index=False, lineterminator="\n")
     mark.write_text(settings, encoding="utf-8")
     return out
-
-
-def _crop(i: int, size: int) -> tuple[slice, slice]:
-    """Whole, tall and wide films in turn, of odd sizes too."""
-    thin = size // 8
-    rows, columns = ((0, 0), (0, thin), (thin, 0), (1, thin - 1))[i % 4]
-    return (
-        slice(rows // 2, size - (rows - rows // 2)),
-        slice(columns // 2, size - (columns - columns // 2)),
-    )
 
 
 def _save_dicom(path: Path, film: U8, inverted: bool) -> None:
@@ -116,6 +86,6 @@ def _save_dicom(path: Path, film: U8, inverted: bool) -> None:
     about.SamplesPerPixel, about.PixelRepresentation = 1, 0
     about.BitsAllocated, about.BitsStored, about.HighBit = 16, 12, 11
     about.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
-    about.PixelSpacing = [SPACING, SPACING]
+    about.PixelSpacing = [4.0, 4.0]  # mm: 64 of them cover a chest
     about.PixelData = (4080 - grey if inverted else grey).astype("<u2").tobytes()
     about.save_as(path, enforce_file_format=True)

@@ -1,181 +1,243 @@
-"""The report on one's own films: words first, then the rows that they come from."""
+"""Did DoLL pay on your films? From per-case rows to a verdict in plain words, and its report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dollkit.common.findings import PATHOLOGIES
-from dollkit.data.images import fit_mask, load_image
-from dollkit.data.store import Store
-from dollkit.interactive.your_radiographs import predict, verdict
-from dollkit.interactive.your_radiographs.compare import LEAST
-from dollkit.labels.store import LabelStore
-from dollkit.report import in_notebook, style
+from dollkit.common.statistics import crossed_effect, holm, seen_enough, smallest_effect
+from dollkit.data.images import fit, fit_mask, load_image
+from dollkit.interactive.your_radiographs.read import Radiographs
+from dollkit.interactive.your_radiographs.steps import LEAST
+from dollkit.report import in_notebook
+from dollkit.report.claims import ALPHA, MIN_SEEDS
 from dollkit.report.render import display, markdown
-from dollkit.report.rows import write_csv
+from dollkit.report.rows import aligned, difference, write_csv
+from dollkit.report.tables import at_the_edge, masks_needed, summarise
 
-TABLES = ("cases", "contrasts", "curve", "steps", "masks_saved", "classifiers")
-FIGURE = "figure_curve"
+PAID, NOT, UNKNOWN = "paid", "did not pay", "cannot be told"
+MARGIN = 0.01
+"""Gain in mIoU below which nobody would pre-train a network; a parameter."""
+
 WARNING = "Research software. Not a medical device, not for clinical use."
 NAMES = {
     "n_train": "masks", "against": "DoLL minus", "p_holm": "p (Holm)", "mde": "smallest visible",
     "n_cases": "films", "n_patients": "patients", "n_seeds": "seeds", "arm": "start",
-    "miou": "mIoU", "dice": "Dice", "n_from": "from masks", "n_to": "to masks",
+    "miou": "mIoU", "dice": "Dice",
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a report is made from.
+def rare_classes(cases: pd.DataFrame) -> list[str]:
+    """Classes that fewer than `LEAST` patients have on the films to judge by."""
+    has = cases[cases["tp"] + cases["fn"] > 0]
+    enough = has.loc[seen_enough(has["patient_id"], has["class"], LEAST), "class"]
+    return sorted(set(cases["class"]) - set(enough))
 
-    Attributes:
-        facts, notes: of `source.Own`.
-        cases: per-case rows of the comparison; None if there was none.
-        selection: rates tried.
-        aurocs: metrics of the classifiers on held-out patients; may be empty.
-        settings: what was asked for, by name.
-        margin, target: see `advice.advice`.
+
+def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
+    """DoLL minus every other start, for each number of masks, with a verdict; empty without DoLL.
+
+    Paired over the same films, seeds and folds; patients and training runs are both random
+    (`statistics.crossed`). ``effect`` is in mIoU, positive where DoLL is better, ``p_holm``
+    corrected over the starts of one size, ``mde`` the smallest true effect that this design finds
+    in four of five cases, ``best`` the mean IoU of the better of the two. Classes that are rare do
+    not count, unless all are: they would weigh as much as the others.
     """
+    tables = []
+    rare = rare_classes(cases)
+    if set(rare) < set(cases["class"]):
+        cases = cases[~cases["class"].isin(rare)]
+    for n, part in cases.groupby("n_train", sort=True):
+        arms = dict(list(part.groupby("arm", sort=False)))
+        rows = []
+        for arm in (a for a in arms if a != "doll" and "doll" in arms):
+            seeds, (a, b), films = aligned([arms["doll"], arms[arm]])
+            effect = crossed_effect(a - b)
+            rows.append({
+                "n_train": n, "against": arm, "effect": effect.estimate, "lo": effect.lo,
+                "hi": effect.hi, "p": effect.p, "df": effect.df,
+                "mde": smallest_effect(effect.se, effect.df), "n_cases": films,
+                "n_patients": a.shape[-1], "n_seeds": len(seeds), "best": max(a.mean(), b.mean()),
+            })  # fmt: skip
+        if rows:
+            table = pd.DataFrame(rows)
+            table.insert(6, "p_holm", holm(table["p"]))
+            words = [verdict(row, margin) for row in table.to_dict("records")]
+            tables.append(table.assign(verdict=[v for v, _ in words], why=[w for _, w in words]))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
-    facts: Mapping[str, int]
-    notes: Sequence[str]
-    cases: pd.DataFrame | None
-    selection: pd.DataFrame | None
-    aurocs: pd.DataFrame
-    settings: Mapping[str, object] = field(default_factory=dict)
-    margin: float = verdict.MARGIN
-    target: float = 0.0
+
+def verdict(row: Mapping[Any, Any], margin: float) -> tuple[str, str]:
+    """Verdict on one contrast, and its reason.
+
+    ``paid``: above zero beyond chance (Holm-adjusted p) and the interval reaches the margin.
+    ``did not pay``: the whole interval is below the margin. Everything else cannot be told.
+    """
+    n = f"{row['n_cases']} films of {row['n_patients']} patients and {row['n_seeds']} seeds"
+    if row["n_patients"] < LEAST or row["n_seeds"] < MIN_SEEDS or not np.isfinite(row["lo"]):
+        least = f"{LEAST} patients and {MIN_SEEDS} seeds are the least"
+        return UNKNOWN, f"{n} are too few to tell anything ({least})"
+    if row["best"] < margin:
+        return UNKNOWN, (
+            f"neither start reaches an mIoU of {margin:g}, so that nothing was learnt that could "
+            "be compared: look at the masks, and take more steps or other rates"
+        )
+    if row["hi"] < 0:
+        return NOT, "it was worse beyond chance"
+    if row["hi"] < margin:
+        return NOT, f"a gain of {margin:g} or more is excluded"
+    if row["p_holm"] < ALPHA and row["effect"] > 0:
+        return PAID, "better beyond chance"
+    if row["lo"] > 0:
+        return UNKNOWN, "better, but not beyond chance once several starts are compared"
+    why = (
+        f"{n} leave room for nothing and for a gain of {margin:g}; the smallest effect that this "
+        f"design would have found is about {row['mde']:.3f}"
+    )
+    if row["df"] < row["n_seeds"]:  # Satterthwaite: the seeds' spread outweighs the patients'
+        why += "; runs differ more than films do, so that more seeds tell more than more masks"
+    return UNKNOWN, why
 
 
-def write(of: Inputs, folder: Path) -> str:
+def sentences(table: pd.DataFrame) -> list[str]:
+    """What follows from the contrasts with the most masks."""
+    if table.empty:
+        return ["Nothing was compared with DoLL, so that nothing can be told."]
+    main = table[table["n_train"] == table["n_train"].max()]
+    said = []
+    for row in main.to_dict("records"):
+        told = f"DoLL {row['verdict']}".replace(f"DoLL {UNKNOWN}", f"whether DoLL paid {UNKNOWN}")
+        span = _span(row["effect"], row["lo"], row["hi"])
+        start = f"With {row['n_train']} masks, against the {row['against']} start"
+        said.append(f"{start}: {told} ({span}): {row['why']}.")
+    word = dict(zip(main["against"], main["verdict"], strict=True))
+    if word.get("random") == PAID and word.get("classifier") == NOT:
+        said.append(
+            "The classifier's backbone alone gives as much: what pays here is having learnt from "
+            "your films at all, not the labels made of explanations."
+        )
+    if word.get("random") == PAID and word.get("shuffled") in (NOT, UNKNOWN):
+        said.append(
+            "Labels of other films (shuffled) were not shown to be worse: that the gain comes from "
+            "the diagnosis in the labels is not shown."
+        )
+    return said
+
+
+def _span(effect: float, lo: float, hi: float) -> str:
+    return f"{effect:+.3f} mIoU [{lo:+.3f}, {hi:+.3f}]"
+
+
+def advice(cases: pd.DataFrame, table: pd.DataFrame, margin: float = MARGIN) -> list[str]:
+    """How many masks are needed, from the learning curves and no further than they reach.
+
+    `table`: from `contrasts`.
+    """
+    means = summarise(cases).pivot(index="n_train", columns="arm", values="miou")
+    sizes = [int(n) for n in means.index]
+    if "doll" not in means or means["doll"].max() < margin or len(sizes) < 2:
+        return [
+            f"How many masks are needed {UNKNOWN}: that takes several numbers of them (parameter "
+            f"'sizes'), and a DoLL start that reaches an mIoU of {margin:g}."
+        ]
+    said = []
+    paid = table[(table["against"] == "random") & (table["verdict"] == PAID)]
+    for n in paid["n_train"]:
+        many = masks_needed(np.array(sizes, float), means["random"].to_numpy(), means["doll"][n])
+        said.append(
+            f"With {n} masks DoLL reaches what the random start needs "
+            f"{many.replace('> ', 'more than ')} masks for (read from its curve)."
+        )
+    parts = [cases[(cases["arm"] == "doll") & (cases["n_train"] == n)] for n in sizes]
+    gains = [difference(parts[-1], part) for part in parts[:-1]]
+    enough = [n for n, gain in zip(sizes, gains, strict=False) if gain.hi < margin]
+    if enough:
+        said.append(f"{enough[0]} masks are enough for DoLL: {sizes[-1]} bring less than {margin}.")
+    else:
+        last = gains[-1]
+        span = _span(last.estimate, last.lo, last.hi)
+        helps = "more masks than these may still help" if last.lo > 0 else UNKNOWN
+        said.append(
+            f"From {sizes[-2]} to {sizes[-1]} masks the DoLL start gained {span}. Whether more "
+            f"would help: {helps}."
+        )
+    return said
+
+
+def write_report(
+    folder: Path, yours: Radiographs, cases: pd.DataFrame | None, selection: pd.DataFrame | None,
+    aurocs: pd.DataFrame, settings: Mapping[str, object], margin: float = MARGIN,
+) -> str:  # fmt: skip
     """Write ``report.md``, its tables (CSV) and the learning curve; return the report's text.
 
-    ``cases.csv`` holds one row per held-out film, class, start, number of masks and seed: its
-    film and patient names are the user's own.
+    `cases` and `selection` are the comparison's rows; None if there was none. ``cases.csv`` holds
+    the names of your films and patients.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Those of an earlier call, which may have compared what this one did not.
-    for path in (*(folder / f"{name}.csv" for name in TABLES), *folder.glob(f"{FIGURE}.*")):
-        path.unlink(missing_ok=True)
+    for name in ("cases", "contrasts", "curve", "classifiers"):
+        # An earlier call may have compared what this one did not.
+        (folder / f"{name}.csv").unlink(missing_ok=True)
     text = ["# Did DoLL pay on these films?", f"> {WARNING}"]
-    if of.cases is None:
+    if cases is None or selection is None:
         text.append(
             "Nothing was held out (`compare = False`): whether DoLL paid, and how good the "
             "predictions are, cannot be told."
         )
     else:
-        text += _compared(of, of.cases, folder)
-    text += ["## The films", _list(f"{k}: {v}" for k, v in of.facts.items() if v)]
-    if of.notes:
-        text.append(_list(of.notes))
-    text += _classifiers(of.aurocs, folder)
-    text += ["## Settings", _list(f"`{k}`: {v}" for k, v in of.settings.items())]
-    page = "\n\n".join(text) + "\n"
+        text += _compared(folder, cases, selection, margin)
+    text += ["## The films", _list(f"{k}: {v}" for k, v in yours.facts.items() if v)]
+    text += [_list(yours.notes), *_classifiers(folder, aurocs)]
+    text += ["## Settings", _list(f"`{k}`: {v}" for k, v in settings.items())]
+    page = "\n\n".join(filter(None, text)) + "\n"
     (folder / "report.md").write_text(page, encoding="utf-8", newline="\n")
     return page
 
 
-def _compared(of: Inputs, cases: pd.DataFrame, folder: Path) -> list[str]:
-    table, means = verdict.contrasts(cases, of.margin), verdict.curve(cases)
-    walked, equal = verdict.steps(cases), verdict.equal_to(cases, table)
-    frames = {"cases": cases, "contrasts": table, "curve": means, "steps": walked}
-    for name, frame in {**frames, "masks_saved": equal}.items():
+def _compared(
+    folder: Path, cases: pd.DataFrame, selection: pd.DataFrame, margin: float
+) -> list[str]:
+    table, means = contrasts(cases, margin), summarise(cases)
+    for name, frame in {"cases": cases, "contrasts": table, "curve": means}.items():
         write_csv(frame, folder / f"{name}.csv")
-    drawn = curve_figure(means)
-    drawn.save(folder / FIGURE)
+    rare = rare_classes(cases)
+    left = f"Left out of it, since fewer than {LEAST} patients have them: {', '.join(rare)}."
     shown = means[["arm", "n_train", "miou", "miou_lo", "miou_hi", "dice", "dice_lo", "dice_hi"]]
-    few = verdict.rare(cases)
-    left = f"Left out of it, since fewer than {LEAST} patients have them: {', '.join(few)}."
-    text = [
-        verdict.sentence(table),
-        *([left] if set(few) < set(cases["class"]) and few else []),
+    return [
+        " ".join(sentences(table)),
+        left if rare and set(rare) < set(cases["class"]) else "",
         "## How many masks?",
-        _list(verdict.advice(cases, table, of.margin, of.target)),
-        "![Learning curves](figure_curve.png)",
-        drawn.caption,
+        _list(advice(cases, table, margin)),
         "## The comparison",
-        _table(table.drop(columns=["why", "df", "best"])),
+        _table(table.drop(columns=["why", "df", "best"])) if len(table) else "",
         "Paired differences in mean IoU over the foreground classes, on films of patients that no "
         "network had seen in training; 95 % intervals and p over patients and seeds. With "
         "cross-validation the networks of different folds share training films, so that intervals "
         "are somewhat too narrow. *Smallest visible*: the true effect that this design would have "
-        f"found in four of five cases. A gain of {of.margin:g} counts as worth it.",
-        _table(shown),
+        f"found in four of five cases. A gain of {margin:g} counts as worth it.",
+        "Each start with each number of masks; intervals over patients alone:",
+        _table(shown.sort_values(["arm", "n_train"])),
+        *at_the_edge(selection[selection["n_train"] == selection["n_train"].max()]),
     ]
-    edge = _edges(of.selection)
-    return text + ([edge] if edge else [])
 
 
-def _edges(selection: pd.DataFrame | None) -> str:
-    """Which chosen rates are the last of their grid; "" if none."""
-    if selection is None or selection["lr"].nunique() < 2:
-        return ""
-    ends = {selection["lr"].min(), selection["lr"].max()}
-    at = selection[selection["selected"] & selection["lr"].isin(ends)]
-    if at.empty:
-        return ""
-    which = sorted({f"{a} with {n} masks" for a, n in zip(at["arm"], at["n_train"], strict=True)})
-    return (
-        "The chosen learning rate is the lowest or highest of its grid in some folds, so that a "
-        f"better one may lie beyond: {', '.join(which)}."
-    )
-
-
-def _classifiers(aurocs: pd.DataFrame, folder: Path) -> list[str]:
-    text = ["## The classifiers"]
+def _classifiers(folder: Path, aurocs: pd.DataFrame) -> list[str]:
     if aurocs.empty:
-        return [*text, "Not judged: no film of held-out patients has both states of a finding."]
+        return ["## The classifiers", "Not judged: no new film has both states of a finding."]
     write_csv(aurocs, folder / "classifiers.csv")
-    macro = aurocs[aurocs["finding"] == "macro"]
-    text.append(
+    shown = aurocs[(aurocs["finding"] == "macro") | (aurocs["auroc_lo"] <= 0.5)]
+    return [
+        "## The classifiers",
         "AUROC on patients that the classifier did not see (of one that was given trained: on all "
-        "films to learn from, if it was not trained on these). Labels made of the explanations "
-        "of a classifier near 0.5 are noise."
-    )
-    low = aurocs[aurocs["finding"].isin(PATHOLOGIES) & (aurocs["auroc_lo"] <= 0.5)]
-    shown = macro if len(macro) else aurocs
-    text.append(_table(shown[["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", "n"]]))
-    if len(low):
-        pairs = sorted(set(low["finding"]))
-        text.append(f"Not better than chance beyond doubt: {', '.join(pairs)}.")
-    return text
-
-
-def curve_figure(means: pd.DataFrame) -> style.Drawn:
-    """Test mIoU against the number of masks, a line per start.
-
-    Args:
-        means: from `advice.curve`.
-    """
-    arms = style.arms_of(means["arm"].unique().tolist())
-    with style.context():
-        fig = style.canvas(style.COLUMN * 1.3, 2.9)
-        ax = fig.subplots()
-        for arm in arms:
-            line = means[means["arm"] == arm].sort_values("n_train")
-            columns = ("n_train", "miou", "miou_lo", "miou_hi")
-            style.curve(ax, arm, *(line[k].to_numpy(np.float64) for k in columns), alpha=0.1)
-        ticks = sorted(set(means["n_train"]))
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(ticks, [str(t) for t in ticks])
-        ax.minorticks_off()
-        ax.set_xlabel("training masks")
-        ax.set_ylabel("test mIoU")
-        ax.grid(axis="y", color="#dddddd", linewidth=0.5)
-        style.legend(fig, arms)
-    n, seeds = int(means["n_cases"].max()), int(means["n_seeds"].max())
-    caption = (
-        f"Test mIoU against the number of training masks: mean over {seeds} seeds, {n} held-out "
-        "films; bands: 95 % bootstrap intervals over patients, which say nothing of seeds. Each "
-        "start and number with the learning rate chosen for it on validation."
-    )
-    return style.Drawn(fig, means, caption)
+        "films to learn from, if it was not trained on these): the mean over the findings, and "
+        "findings that are not better than chance beyond doubt. Labels made of the explanations of "
+        "a classifier near 0.5 are noise.",
+        _table(shown[["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", "n"]]),
+    ]
 
 
 def _table(frame: pd.DataFrame) -> str:
@@ -186,47 +248,19 @@ def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-# Pictures of one's own films: they stay in the folder of the run.
-
-
-def predictions(films: Path, out: Path, index: pd.DataFrame, side: int = 256, n: int = 8) -> Figure:
-    """Films with what was drawn on them (PNG), those that the network was not trained on first.
-
-    Args:
-        films, out: as `predict.predict` had them.
-        index: what it returned.
-        side: of each picture, pixels.
-        n: most films.
-    """
-    order = index.sort_values("trained_on", kind="stable")["file"].unique()
-    names: Sequence[str] = order[np.linspace(0, len(order) - 1, min(n, len(order))).astype(int)]
-    classes = list(index["class"].unique())
+def show_predictions(films: Path, out: Path, table: pd.DataFrame, n: int = 8) -> Figure:
+    """Films with the masks drawn on them (PNG), those that the network was not trained on first."""
+    side, classes = 256, list(table["class"].unique())
+    order = table.sort_values("trained_on", kind="stable")["file"].unique()
+    names = order[np.linspace(0, len(order) - 1, min(n, len(order))).astype(int)]
     images, masks = [], []
-    for name in dict.fromkeys(names):
-        film = predict.read_film(films, name, side)
-        own = {r["class"]: r for r in index[index["file"] == name].to_dict("records")}
-        images.append(film.grid)
-        masks.append([
-            fit_mask((load_image(out / own[c]["mask"]) == own[c]["value"]).astype(np.uint8),
-                     side, film.height, film.width)
-            for c in classes
-        ])  # fmt: skip
-    titles = [_short(name) for name in dict.fromkeys(names)]
+    for name in names:
+        film = load_image(films / name)
+        rows = table[table["file"] == name].set_index("class").loc[classes]
+        drawn = [(load_image(out / mask) == 255).astype(np.uint8) for mask in rows["mask"]]
+        images.append(fit(film, side))
+        masks.append([fit_mask(mask, side) for mask in drawn])
+    titles = [name if len(name) <= 28 else f"…{name[-27:]}" for name in names]
     return in_notebook.films(
         np.stack(images), titles, np.array(masks), classes, columns=4, side=2.3
     )
-
-
-def labels(store: Store, made: LabelStore, n: int = 6) -> Figure:
-    """Films with their DoLL labels, one finding each, the findings in turn."""
-    pairs = made.pairs.reset_index(drop=True)
-    pairs = pairs[pairs["finding"] != "No Finding"]
-    turn = pairs.groupby("finding").cumcount().sort_values(kind="stable").index
-    chosen = turn[:n].tolist()
-    images = store.images[pairs.loc[chosen, "row"].to_numpy()]
-    inside = np.stack([made.label(i) == 1 for i in chosen])[:, None].astype(np.uint8)
-    return in_notebook.films(images, pairs.loc[chosen, "finding"].tolist(), inside, side=2.0)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"…{name[-27:]}"

@@ -1,241 +1,332 @@
-"""The steps of the paper on one's own films: the stages' functions, each kept once it is done.
+"""The steps of the paper on your films, by the stages' functions (notebooks 02 to 05).
 
-A step writes ``done.json`` last, with a fingerprint of its settings, its inputs and the modules
-that the stage of the same name depends on. Called again with the same, it returns what is there; a
-killed one goes on from its checkpoint, shard or job.
+Each keeps its result under a key of its settings, inputs and code. Called again with the same, it
+returns what is there; a killed one goes on from its checkpoint, shard or job.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
 
 from dollkit import pretraining
 from dollkit.classifiers import model as classifiers
 from dollkit.classifiers.model import load_classifier, load_classifiers
-from dollkit.common import compute, paths
-from dollkit.common.arm_names import PRETRAINED
+from dollkit.common import compute
+from dollkit.common.arm_names import ARMS, PRETRAINED
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
+from dollkit.data import build_key
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import build_store
 from dollkit.explanations.ensemble import Explain
-from dollkit.interactive.your_radiographs.read import Own
-from dollkit.labels import Distil, make, threshold_rules
-from dollkit.labels.make import fingerprint, make_labels, rows_to_label
+from dollkit.finetuning import grid, run
+from dollkit.finetuning.run import Films, Job, Parts, Start
+from dollkit.finetuning.starts import starts
+from dollkit.interactive.your_radiographs import predict
+from dollkit.interactive.your_radiographs.read import Radiographs
+from dollkit.labels import Distil, threshold_rules
+from dollkit.labels.make import find_classifiers, fingerprint, make_labels, rows_to_label
 from dollkit.labels.store import LabelStore
 from dollkit.training import networks, weights
 from dollkit.training.augment import Augmentation
 from dollkit.training.recipe import Recipe
-from dollkit.workflow.stage import make_writable
-from dollkit.workflow.stages import STAGES, files_of
 
 log = logging.getLogger(__name__)
-DONE = "done.json"
+
+TASK = "own"
+KEY = "done.txt"
 DEPTH = 3
 """Encoder stages of a PSPNet: stride 8."""
 
+STARTS = tuple(arm for arm in ARMS if arm not in ("imagenet", "truth"))
+"""Starts that need nothing but films and findings."""
+
+LEAST = 6
+"""Patients with masks below which none can be held out: a paired test of five has no p < 0.05."""
+
 
 @cache
-def code_of(family: str) -> str:
-    """Fingerprint of the modules that a stage of the pipeline depends on, and of those here that
-    do as its notebook does."""
-    state = hashlib.sha256()
-    here = Path(__file__)
-    for path in (*files_of(STAGES[family]), here, here.with_name("compare.py")):
-        state.update(sha256(path).encode())
-    return state.hexdigest()[:16]
+def _code_of(*modules: str) -> str:
+    """Fingerprint of modules of the package, of all that they import, and of this one."""
+    return fingerprint(build_key.code_of(modules), sha256(Path(__file__)))
 
 
-def work_folder(run: str) -> Path:
-    """``runs/<run>``: everything that is made from the films stays below it."""
-    if not re.fullmatch(r"\w[\w.+-]*", run) or (paths.PARAMS / f"{run}.yaml").is_file():
-        raise InputError(f"parameter 'run' is {run!r}: use a name of letters, no profile's")
-    make_writable(paths.runs() / run)
-    return paths.runs() / run
-
-
-def numbers(name: str, given: Mapping[str, int], known: Sequence[str]) -> dict[str, int]:
-    """A parameter that holds several numbers, each one there and above zero."""
-    for key in (*known, *given):
-        if key not in given or key not in known or given[key] < 1:
-            raise InputError(
-                f"parameter {name!r} is {dict(given)}: give {', '.join(known)}, each 1 or more"
-            )
-    return dict(given)
-
-
-def is_done(folder: Path, key: str) -> bool:
-    """Whether a step was finished there under this key and its files are there; the log says so."""
-    try:
-        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        whole = done["key"] == key and all((folder / name).is_file() for name in done["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    if whole:
+def _is_done(folder: Path, key: str) -> bool:
+    """Whether a step was finished there under this key; if not, its folder is made ready for it."""
+    lines = (folder / KEY).read_text("utf-8").splitlines() if (folder / KEY).is_file() else []
+    if lines[:1] == [key] and all((folder / name).is_file() for name in lines[1:]):
         log.info("%s: kept, nothing that makes it has changed", folder)
-    return bool(whole)
-
-
-def begin(folder: Path) -> None:
-    """Make a step's folder; whatever was done there no longer counts."""
+        return True
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DONE).unlink(missing_ok=True)
+    (folder / KEY).unlink(missing_ok=True)
+    return False
 
 
-def finish(folder: Path, key: str, **more: Any) -> None:
-    """Note that a step is done, and which files it left."""
-    files = sorted(f.name for f in folder.iterdir() if f.is_file() and f.name != DONE)
-    text = json.dumps({"key": key, "files": files, **more}, indent=1)
-    (folder / DONE).write_text(text + "\n", encoding="utf-8")
+def _finish(folder: Path, key: str) -> None:
+    files = sorted(f.name for f in folder.iterdir() if f.is_file())
+    (folder / KEY).write_text("\n".join([key, *files]), encoding="utf-8")
 
 
-def stores(own: Own, folder: Path, size: int) -> tuple[Store, Store]:
+def build_stores(yours: Radiographs, folder: Path, size: int) -> tuple[Store, Store]:
     """Packed stores of the films with findings and of the films with masks."""
-    if size < 32 or size % 32:
-        raise InputError(f"parameter 'size' is {size}: use a multiple of 32")
-    films, task = (
+    films, masked = (
         open_store(build_store(table, folder / name, size))
-        for name, table in (("films", own.films), ("masked", own.task))
+        for name, table in (("films", yours.films), ("masked", yours.task))
     )
-    return films, task
+    return films, masked
 
 
 def train_classifiers(
     store: Store, folder: Path, architectures: Sequence[str], recipe: Recipe, activation: str
 ) -> dict[str, Path]:
-    """Train a classifier of each architecture (notebook 02), with its AUROC on held-out patients.
-
-    Returns:
-        Folder of each, with ``weights.safetensors``, ``model.json``, ``history.csv`` and, if films
-        of split ``test`` have findings, ``metrics.csv``.
-    """
-    if not architectures:
-        raise InputError("parameter 'architectures' is empty: name at least one")
-    out = {}
-    for name in architectures:
-        out[name] = place = folder / name
-        key = fingerprint(store.digest, name, activation, vars(recipe), code_of("classifiers"))
-        if is_done(place, key):
-            continue
-        begin(place)
-        model = classifiers.create(name, 5, activation, "lse", recipe.seed, compute.device())
-        classifiers.train(model, store, "U-Ones", recipe, Augmentation(), place, key=key)
-        weights.save(model, place, model.config)
-        (place / "metrics.csv").unlink(missing_ok=True)
-        if (store.films["split"] == "test").any():
-            table = classifiers.evaluate(model, store, "test", precision=recipe.precision)
-            table.to_csv(place / "metrics.csv", index=False)
-        finish(place, key)
+    """Folder of a trained classifier of each architecture."""
+    out = {name: folder / name for name in architectures}
+    for name, place in out.items():
+        code = _code_of(classifiers.__name__)
+        key = fingerprint(store.digest, name, activation, vars(recipe), code)
+        if not _is_done(place, key):
+            model = classifiers.create(name, 5, activation, "lse", recipe.seed, compute.device())
+            classifiers.train(model, store, "U-Ones", recipe, Augmentation(), place, key=key)
+            weights.save(model, place, model.config)
+            _finish(place, key)
     return out
 
 
-def given_classifiers(folder: Path, first: str = "") -> dict[str, Path]:
-    """Trained classifiers below a folder, as ``runs/laptop/classifiers`` holds them.
-
-    Args:
-        folder: of one classifier, or of several such folders.
-        first: the one whose backbone the networks take, if it is there.
-    """
-    found = make.find_classifiers([folder])
-    for one in found.values():
-        load_classifier(one, torch.device("cpu"))
-    order = sorted(found, key=lambda name: name != first)  # stable: the others stay as they are
-    return {name: found[name] for name in order}
+def trained_classifiers(folder: Path, first: str = "") -> dict[str, Path]:
+    """Classifiers below a folder such as ``runs/laptop/classifiers``; `first`, if it is there,
+    foremost, since its backbone is the networks'."""
+    found = find_classifiers([folder])
+    return {name: found[name] for name in sorted(found, key=lambda name: name != first)}
 
 
-def judge_given(
-    store: Store, folders: Mapping[str, Path], folder: Path, precision: str = "float32"
+def score_classifiers(
+    store: Store, folders: Mapping[str, Path], folder: Path, split: str, precision: str = "float32"
 ) -> pd.DataFrame:
-    """AUROC of classifiers given trained on the films to learn from (split ``train``).
-
-    They are new to those classifiers, unless these were trained on the very same films.
-    """
+    """AUROC of each classifier on films that are new to it; empty if there is nothing to score."""
+    tables = []
     for name, one in folders.items():
         place = folder / name
-        digest = sha256(one / weights.FILE)
-        key = fingerprint(store.digest, digest, precision, code_of("classifiers"))
-        if not is_done(place, key):
-            begin(place)
+        about = store.digest, sha256(one / weights.FILE), split, precision
+        key = fingerprint(*about, _code_of(classifiers.__name__))
+        if not _is_done(place, key):
             model = load_classifier(one, compute.device())
-            table = classifiers.evaluate(model, store, "train", precision=precision)
+            table = classifiers.evaluate(model, store, split, precision=precision)
             table.assign(classifier=name).to_csv(place / "metrics.csv", index=False)
-            finish(place, key)
-    return aurocs({name: folder / name for name in folders})
+            _finish(place, key)
+        tables.append(pd.read_csv(place / "metrics.csv"))
+    return pd.concat(tables, ignore_index=True)
 
 
-def aurocs(folders: Mapping[str, Path]) -> pd.DataFrame:
-    """``metrics.csv`` of the classifiers that have one, below each other; may be empty."""
-    files = [f / "metrics.csv" for f in folders.values() if (f / "metrics.csv").is_file()]
-    tables = [t for t in map(pd.read_csv, files) if len(t)]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def label(
+def label_films(
     store: Store, folders: Mapping[str, Path], folder: Path, *, n_label: int, n_hold: int,
-    threshold: str = "otsu", most_steps: int = 54, precision: str = "float32",
+    most_steps: int, precision: str = "float32",
 ) -> LabelStore:  # fmt: skip
-    """DoLL labels of films of splits ``train`` and ``valid`` (notebook 03)."""
+    """DoLL labels of films of splits ``train`` and ``valid``."""
     how = Explain(most_steps=most_steps, precision=precision, unsettled="keep")
-    cut: dict[str, Any] = dict(threshold_rules.settings(threshold))
-    settings = Distil(**cut)
+    cut: dict[str, Any] = dict(threshold_rules.settings("otsu"))
     models = load_classifiers(folders, compute.device())
-    hashes = {name: sha256(f / weights.FILE) for name, f in folders.items()}
     rows = rows_to_label(store, n_label, n_hold)
     folder.mkdir(parents=True, exist_ok=True)
-    return make_labels(models, store, rows, how, settings, folder, hashes)
+    return make_labels(models, store, rows, how, Distil(**cut), folder, _hashes(folders))
+
+
+def _hashes(folders: Mapping[str, Path]) -> dict[str, str]:
+    return {name: sha256(folder / weights.FILE) for name, folder in folders.items()}
+
+
+def _encoder_of(folders: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Settings of the networks and their encoder's folder by architecture, of the first
+    classifier."""
+    folder = next(iter(folders.values()))
+    config, _ = weights.read(folder)
+    encoder = str(config["architecture"])
+    settings = {"encoder": encoder, "depth": DEPTH, "activation": str(config["activation"])}
+    return settings, {encoder: folder}
 
 
 def pretrain(
     arms: Sequence[str], store: Store, labels: LabelStore, folders: Mapping[str, Path],
     folder: Path, network: str, *, steps: int, precision: str, batch: int = 16, seed: int = 0,
-    depth: int = DEPTH,
 ) -> dict[str, Path]:  # fmt: skip
-    """Pre-train the network of each arm that needs it (notebook 04), on the first encoder.
-
-    Returns:
-        Folder of each pre-trained arm.
-    """
+    """Folder of the pre-trained network of each arm that needs one."""
     how = pretraining.settings("modern")
     recipe = pretraining.recipe(how, steps, batch, max(1, steps // 4), precision, seed)
-    where, config = compute.device(), encoder_of(folders)
+    device = compute.device()
+    config, encoder = _encoder_of(folders)
     train, held = pretraining.parts(store, labels)
-    out = {}
-    for arm in (a for a in arms if a in PRETRAINED):
-        out[arm] = place = folder / f"{network}-{arm}"
-        hashes = {name: sha256(f / weights.FILE) for name, f in folders.items()}
-        about = [labels.meta["sha256"], hashes, vars(recipe), vars(how), code_of("pretrain")]
-        key = fingerprint(store.digest, network, depth, config, arm, *about)
-        if is_done(place, key):
+    out = {arm: folder / f"{network}-{arm}" for arm in arms if arm in PRETRAINED}
+    for arm, place in out.items():
+        inputs = store.digest, labels.meta["sha256"], _hashes(folders)
+        about = network, config, arm, vars(recipe), vars(how), _code_of(pretraining.__name__)
+        key = fingerprint(*inputs, *about)
+        if _is_done(place, key):
             continue
-        begin(place)
-        taught = pretraining.labels_of(arm, store, labels, folders, place / "labels", where)
+        taught = pretraining.labels_of(arm, store, labels, folders, place / "labels", device)
         targets = pretraining.targets_of(arm, store, taught, seed)
-        start = {config["architecture"]: folders[config["name"]]}
         net = pretraining.network(
-            network, config["architecture"], depth, config["activation"], "classifier", start,
-            seed, where,
+            network, config["encoder"], DEPTH, config["activation"], "classifier", encoder, seed,
+            device,
         )  # fmt: skip
         pretraining.pretrain(
             net, store, train, held, targets, recipe, background=how.background, dice=how.dice,
             augmentation=Augmentation(), folder=place, label=f"pretrain {arm}", key=key,
         )  # fmt: skip
         weights.save(net, place, networks.config_of(net))
-        finish(place, key)
+        _finish(place, key)
     return out
 
 
-def encoder_of(folders: Mapping[str, Path]) -> dict[str, str]:
-    """Name, architecture and activation of the first classifier: its backbone is the network's."""
-    name, folder = next(iter(folders.items()))
-    made, _ = weights.read(folder)
-    return {"name": name} | {k: str(made[k]) for k in ("architecture", "activation")}
+# Starts compared on held-out films, and the network that draws.
+
+
+def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
+    """What to expect of the films with masks, if there are enough.
+
+    `compare`: some are held out to judge on; `n_valid` films choose rate and step.
+    """
+    patients, folds = films["patient_id"].nunique(), sorted(films["fold"].unique())
+    needed = {"train", "valid", "test"} if compare else {"train", "valid"}
+    if len(folds) == 1 and not needed <= set(films["split"]):
+        raise InputError(
+            f"column 'split': films with masks are {films['split'].value_counts().to_dict()}: put "
+            f"some into each of {', '.join(sorted(needed))}, or leave the column out"
+        )
+    if patients < (LEAST if compare else 2):
+        raise InputError(
+            f"masks of {patients} patients: {LEAST} are the least to hold some out and compare "
+            "starts (20 and more can tell something), 2 to fine-tune and only predict "
+            "(compare = False): draw more"
+        )
+    if not compare:
+        return f"masks of {patients} patients, all to train with: nothing is held out to judge on"
+    try:
+        for fold in folds:
+            run.split(films, int(fold), 1, n_valid, 0)
+    except InputError:
+        raise InputError(
+            f"parameters 'n_valid' ({n_valid}) and 'folds' ({len(folds)}): masks of {len(films)} "
+            f"films of {patients} patients leave a fold without training or validation films: take "
+            "a smaller 'n_valid' or other 'folds', or draw more masks"
+        ) from None
+    effects = "only large effects" if patients < 20 else "a moderate effect, but no small one,"
+    return f"masks of {len(films)} films of {patients} patients: {effects} may show"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the comparison and the final network share."""
+
+    data: Films
+    starts: Mapping[str, Start]
+    network: str
+    config: Mapping[str, Any]
+    recipe: Recipe
+    lrs: Sequence[float]
+    n_valid: int
+    key: str
+
+    @property
+    def folds(self) -> list[int]:
+        """Folds to test in; one where the table has a split."""
+        return sorted(int(f) for f in self.data.films["fold"].unique())
+
+
+def set_up(
+    masked: Store, arms: Sequence[str], folders: Mapping[str, Path],
+    pretrained: Mapping[str, Path], network: str, recipe: Recipe, lrs: Sequence[float],
+    n_valid: int,
+) -> Setup:  # fmt: skip
+    """Starts and settings of all fine-tuning runs."""
+    config, encoder = _encoder_of(folders)
+    made = starts(arms, encoder, pretrained, network, config)
+    about = {k: v for k, v in vars(recipe).items() if k not in ("lr", "seed")}
+    code = _code_of(grid.__name__, starts.__module__)
+    key = fingerprint(masked.digest, network, config, about, n_valid, code)
+    return Setup(run.load_films(masked), made, network, config, recipe, lrs, n_valid, key)
+
+
+def compare_starts(
+    setup: Setup, folder: Path, sizes: Sequence[int], seeds: Sequence[int]
+) -> dict[str, pd.DataFrame]:
+    """Fine-tune every start with several numbers of masks and judge on held-out patients; frames
+    ``cases``, ``curves``, ``selection``, ``runs``, written to `folder` too.
+
+    The verdict is about all masks that every fold can train on; `sizes` are further points of the
+    learning curve. Rates and steps are chosen on validation films.
+    """
+    films, folds = setup.data.films, setup.folds
+    most = min(len(run.split(films, f, 0, setup.n_valid, 0).pool) for f in folds)
+    fewer = [n for n in grid.sizes_of(sizes, most, films, folds, setup.n_valid) if n < most]
+    arms = list(setup.starts)
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = grid.execute(grid.Grid(
+        TASK, setup.network, setup.config, setup.data, setup.starts, {"full": (arms, setup.lrs)},
+        setup.recipe, Augmentation(), most, setup.n_valid, list(seeds), folds, folder, setup.key,
+        compute.device(), sizes=dict.fromkeys(fewer, arms),
+    ))  # fmt: skip
+    grid.write(folder, frames)
+    return frames
+
+
+def best_rate(selection: pd.DataFrame, arm: str) -> float:
+    """The rate with the best validation mIoU over the folds, with the most masks."""
+    part = selection[(selection["arm"] == arm) & (selection["tuning"] == "full")]
+    part = part[part["n_train"] == part["n_train"].max()]
+    return float(part.groupby("lr")["val_miou"].mean().fillna(-1.0).idxmax())
+
+
+def final_network(
+    setup: Setup, folder: Path, arm: str, selection: pd.DataFrame | None, seed: int
+) -> tuple[Path, list[str]]:
+    """The network to predict with: `arm`, fine-tuned on all masks but those that choose the step.
+
+    The rate is the comparison's (`selection`), or is chosen on the validation films. Returns
+    `folder`, and the ids of the films whose masks it saw.
+    """
+    parts, start = _all_masks(setup), setup.starts[arm]
+    seen = setup.data.films["image_id"].to_numpy()[np.concatenate([parts.train, parts.valid])]
+    lrs = list(setup.lrs) if selection is None else [best_rate(selection, arm)]
+    key = fingerprint(setup.key, start.key, arm, lrs, seed, parts.train.tolist())
+    if _is_done(folder, key):
+        return folder, seen.tolist()
+    scores: dict[Job, float] = {}
+    for lr in lrs:
+        job = Job(TASK, setup.network, arm, "full", len(parts.train), seed, -1, lr)
+        made = run.run(
+            job, setup.data, parts, setup.config, start, setup.recipe, Augmentation(),
+            compute.device(), keep=_tensors(folder, job),
+        )  # fmt: skip
+        scores[job] = float(np.nan_to_num(made["run"]["best_val_miou"], nan=-1.0))
+    best = max(scores, key=lambda job: scores[job])
+    classes = setup.data.classes
+    net = run.restored(_tensors(folder, best), best, setup.config, len(classes), start)
+    weights.save(net, folder, networks.config_of(net))
+    about = {"arm": arm, "masks": len(parts.train), "lr": best.lr, "valid_miou": scores[best]}
+    predict.save_note(folder, classes, setup.data.images.shape[-1], **about)
+    for job in scores:
+        _tensors(folder, job).unlink()
+    _finish(folder, key)
+    return folder, seen.tolist()
+
+
+def _tensors(folder: Path, job: Job) -> Path:
+    return folder / f"{job.name}.tuned.safetensors"
+
+
+def _all_masks(setup: Setup) -> Parts:
+    """Every film with masks to train on, but the validation films (of the first fold)."""
+    films = setup.data.films
+    if len(setup.folds) > 1:
+        held = run.split(films, setup.folds[0], 0, setup.n_valid, 0).valid
+    else:
+        held = np.flatnonzero(films["split"] == "valid")
+    rest = np.setdiff1d(np.arange(len(films)), held)
+    return Parts(rest, held, held, rest)

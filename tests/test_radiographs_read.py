@@ -1,0 +1,271 @@
+"""A folder of your films: what is read, and what is told when it does not go together."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from dollkit.common.errors import InputError
+from dollkit.interactive.your_radiographs import read as reading
+from dollkit.interactive.your_radiographs.example import COLUMNS, write_example
+from dollkit.interactive.your_radiographs.read import Radiographs, list_films, measure_masks
+from dollkit.workflow.cli import main
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("example")
+    write_example(folder, n=40, masked=16, dicom=2)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of the example to spoil."""
+    shutil.copytree(made, tmp_path / "own")
+    return tmp_path / "own"
+
+
+def read(folder: Path, columns: dict[str, str] | None = None, **more: object) -> Radiographs:
+    paths = (folder / "films", folder / "findings.csv", folder / "masks")
+    return reading.read_radiographs(*paths, COLUMNS if columns is None else columns, **more)  # type: ignore[arg-type]
+
+
+def edit(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    path = folder / "findings.csv"
+    change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
+
+
+def first_mask(folder: Path, kind: str = "heart") -> Path:
+    return sorted((folder / "masks" / kind).rglob("*.png"))[0]
+
+
+def redraw(folder: Path, kind: str, change: Callable[[np.ndarray], np.ndarray]) -> list[Path]:
+    files = sorted((folder / "masks" / kind).rglob("*.png"))
+    for path in files:
+        Image.fromarray(change(np.asarray(Image.open(path).convert("L")))).save(path)
+    return files
+
+
+def check(folder: Path) -> int:
+    places = {"films": "films", "findings": "findings.csv", "masks": "masks"}
+    settings = {**places, "columns": COLUMNS, "folds": 2,
+                "architectures": ["tu-test_resnet"]}  # fmt: skip
+    (folder / "mine.yaml").write_text(yaml.safe_dump(settings))
+    return main(["your-radiographs", "check", str(folder / "mine.yaml")])
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
+
+
+def test_films_findings_and_masks_are_read_as_one(made: Path) -> None:
+    yours = read(made, folds=3)
+    assert yours.facts["films in the folder"] == 40
+    assert list(yours.task.masks.columns) == ["heart", "lungs"]
+    assert yours.task.films["fold"].nunique() == 3
+    assert yours.task.films.groupby("patient_id")["fold"].nunique().max() == 1
+    learning = yours.films.films[yours.films.films["split"] != "test"]
+    assert not set(yours.task.films["patient_id"]) & set(learning["patient_id"])
+    assert {"train", "valid"} <= set(learning["split"])
+    table = pd.read_csv(made / "findings.csv")
+    assert yours.facts["positive: Pleural Effusion"] == table["Effusion"].sum()
+    for i, film in yours.task.films.iterrows():
+        path = Path(film["path"])
+        inner = path.relative_to(made / "films").with_suffix(".png")
+        assert yours.task.masks["lungs"][i].path == made / "masks" / "lungs" / inner
+        assert film["where"].startswith(f"{made / 'findings.csv'}, row ")
+
+
+def test_rows_are_named_as_a_spreadsheet_counts(folder: Path) -> None:
+    lines = (folder / "findings.csv").read_text().splitlines()
+    lines[3] = lines[3].replace(lines[3].split(",")[0], "nowhere/film.png")
+    (folder / "findings.csv").write_text("\n".join([lines[0], "", *lines[1:]]) + "\n")
+    with pytest.raises(
+        InputError, match=r"row 5: no such file .*nowhere/film\.png: column 'image'"
+    ):
+        read(folder)
+    edit(folder, lambda t: t.assign(Edema=t["Edema"].where(t.index != 6, "maybe")))
+    with pytest.raises(InputError, match=r"findings\.csv, row 8, column 'Edema': value 'maybe'"):
+        read(folder)
+
+
+def test_columns_that_are_not_read_are_told(folder: Path) -> None:
+    edit(folder, lambda t: t.rename(columns={"Edema": "Emphysema"}).assign(**{"note on it": "x"}))
+    notes = read(folder, {"sex": ""}).notes
+    (told,) = (note for note in notes if note.startswith("columns that are not read: "))
+    assert set(told[27:].split(" (")[0].split(", ")) == {"Effusion", "Emphysema"}
+    edit(folder, lambda t: t.rename(columns={"image": "file", "Emphysema": "lungs wet"}))
+    yours = read(folder, {"file": "image", "lungs wet": "Edema"})
+    assert yours.facts["positive: Edema"] > 0
+    before = yours.films.films
+    lines = (folder / "findings.csv").read_text().splitlines()
+    (folder / "findings.csv").write_text("\n".join(f"{line},," for line in lines) + "\n")
+    assert read(folder, {"file": "image", "lungs wet": "Edema"}).films.films.equals(before)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"Efusion": "Pleural Effusion"}, "no column 'Efusion'.*did you mean 'Effusion'"),
+        ({"Effusion": "Pleural Effusions"}, "'Pleural Effusions'.*did you mean 'Pleural Effusion'"),
+        ({"image": ""}, "no column 'image' .* among image, patient.*such as {'theirs': 'image'}"),
+        ({"sex": "Edema"}, "column 'Edema' stands there twice"),
+    ],
+)
+def test_a_mapping_that_does_not_fit(folder: Path, columns: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(folder, columns)
+
+
+def test_a_table_without_findings_or_of_other_films(folder: Path) -> None:
+    before = (folder / "findings.csv").read_text()
+    edit(folder, lambda t: t[["image", "patient", "sex"]])
+    with pytest.raises(InputError, match=r"no column of a finding among image, patient, sex"):
+        read(folder, {})
+    (folder / "findings.csv").write_text(before)
+    edit(folder, lambda t: t.assign(image="x/" + t["image"]))
+    with pytest.raises(InputError, match=r"row 2: no such file .* 39 more\): column 'image' holds"):
+        read(folder)
+
+
+def test_what_is_left_to_learn_from(folder: Path) -> None:
+    before = (folder / "findings.csv").read_text()
+    edit(folder, lambda t: t.assign(**{c: t[c].where(t.index >= 4, "") for c in t.columns[3:]}))
+    assert "4 films without any finding teach no classifier" in read(folder).notes
+    edit(folder, lambda t: t.assign(Effusion="1"))
+    assert any("has Pleural Effusion: give films without" in note for note in read(folder).notes)
+    edit(folder, lambda t: t[["image", "patient"]].assign(**{"No Finding": "1"}))
+    with pytest.raises(InputError, match="are left, none with a positive one that can be drawn"):
+        read(folder, {})
+    (folder / "findings.csv").write_text(before)
+    masked = {p.parent.name for p in (folder / "masks" / "heart").rglob("*.png")}
+    edit(folder, lambda t: t[t["patient"].isin(masked)])
+    with pytest.raises(InputError, match="0 films with findings are left"):
+        read(folder)
+
+
+def test_a_split_of_the_table_rules(folder: Path) -> None:
+    before = (folder / "findings.csv").read_text()
+    edit(folder, lambda t: t.assign(split=["train", "test"] * 20))
+    with pytest.raises(InputError, match=r"is in split '\w+' here and in '\w+' in row"):
+        read(folder)
+    (folder / "findings.csv").write_text(before)
+
+    def split(table: pd.DataFrame) -> pd.DataFrame:
+        number = {p: i for i, p in enumerate(sorted(set(table["patient"]), reverse=True))}
+        parts = ("test", "valid", "train")
+        return table.assign(split=[parts[number[p] % 3] for p in table["patient"]])
+
+    edit(folder, split)
+    yours, table = read(folder), pd.read_csv(folder / "findings.csv")
+    assert yours.task.films["fold"].unique().tolist() == [0]
+    assert yours.films.films["split"].tolist() == table["split"].tolist()
+    masked = table["patient"].isin(yours.task.films["patient_id"])
+    seen = int((masked & (table["split"] != "test")).sum())
+    assert seen > 0
+    assert any(f"see {seen} films of patients with masks" in note for note in yours.notes)
+
+
+def test_wrong_masks(folder: Path) -> None:
+    path = first_mask(folder)
+    data, name = path.read_bytes(), path.relative_to(folder / "masks" / "heart").with_suffix("")
+    Image.fromarray(np.zeros((9, 7), np.uint8)).save(path)
+    with pytest.raises(InputError, match=r"mask is 7x9, its image is \d+x\d+: put the mask on"):
+        read(folder)
+    path.write_bytes(data)
+    for suffix, message in ((".jpg", "no mask of a class"), (".tif", "a second mask of film")):
+        Image.open(path).save(path.with_suffix(suffix))
+        with pytest.raises(InputError, match=message):
+            read(folder)
+        path.with_suffix(suffix).unlink()
+    path.rename(path.with_name(path.stem + "_mask.png"))
+    with pytest.raises(InputError, match=rf"no film .*{path.stem}_mask' has a row.*did you mean"):
+        read(folder)
+    path.with_name(path.stem + "_mask.png").rename(path)
+    edit(folder, lambda t: t[~t["image"].str.startswith(name.as_posix())])
+    with pytest.raises(InputError, match=rf"no film '{name.as_posix()}' has a row"):
+        read(folder)
+
+
+def test_classes(folder: Path) -> None:
+    assert list(read(folder, classes=["Lungs"]).task.masks.columns) == ["lungs"]
+    with pytest.raises(InputError, match=r"no mask of the class 'lung'; did you mean 'lungs'"):
+        read(folder, classes=["lung", "heart"])
+    with pytest.raises(InputError, match="each class once"):
+        read(folder, classes=["heart", "Heart"])
+    first, *others = sorted((folder / "masks" / "heart").rglob("*.png"))
+    first.unlink()
+    assert "1 films have some of the masks only: they are left out" in read(folder).notes
+    for path in others[1:]:
+        path.unlink()
+    with pytest.raises(InputError, match=r"'folds' is 2: films of 1 patients have all masks"):
+        read(folder, folds=2)
+
+
+def test_films_of_a_folder(folder: Path) -> None:
+    films = folder / "films"
+    path = sorted(films.rglob("*.dcm"))[0]
+    path.rename(path.with_name("1.2.840.113"))
+    for name in ("README", ".hidden.png", "Thumbs.db"):
+        (films / name).write_text("no film")
+    (films / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    names = list_films(films)
+    assert len(names) == 40
+    assert any(name.endswith("/1.2.840.113") for name in names)
+    path = sorted(films.rglob("*.png"))[-1]
+    Image.open(path).save(path.with_suffix(".jpg"))
+    with pytest.raises(InputError, match="would share one mask: rename"):
+        list_films(films)
+    path.with_suffix(".jpg").unlink()
+    (films / "again").symlink_to(path.parent)
+    with pytest.raises(InputError, match="again: links to folders are not followed"):
+        list_films(films)
+    with pytest.raises(InputError, match="no such folder"):
+        list_films(films / "nowhere")
+    (folder / "empty").mkdir()
+    with pytest.raises(InputError, match="no film here"):
+        list_films(folder / "empty")
+
+
+def test_check_tells_what_the_masks_cover(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(folder, lambda t: t.drop(columns="patient"))
+    assert check(folder) == 0
+    said = capsys.readouterr().out
+    frame, notes = measure_masks(read(folder).task)
+    assert notes == []
+    assert frame["class"].tolist() == ["heart", "lungs"]
+    truth = [
+        np.mean([(np.asarray(Image.open(f).convert("L")) > 127).mean() for f in
+                 sorted((folder / "masks" / kind).rglob("*.png"))])
+        for kind in ("heart", "lungs")
+    ]  # fmt: skip
+    np.testing.assert_allclose(frame["share"], truth, rtol=0.02)
+    assert "films in the folder: 40" in said
+    assert f"masks of heart: 15, 0 of them empty, the others cover {frame['share'][0]:.1%}" in said
+    assert said.count("no column 'patient'") == 1
+    assert caplog.text == ""
+
+
+def test_masks_that_look_wrong(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    redraw(folder, "lungs", lambda p: 255 - p)
+    assert check(folder) == 0
+    said = capsys.readouterr().out
+    assert "note: masks of 15 films of " in said
+    assert "note: masks of lungs cover" in said
+    redraw(folder, "heart", lambda p: p * 0)
+    assert check(folder) == 2
+    assert "no mask of heart has a pixel inside: mend them" in capsys.readouterr().err
+    files = redraw(folder, "heart", lambda p: np.arange(p.size).reshape(p.shape).astype("u1") % 3)
+    assert check(folder) == 2
+    assert f"{files[0].name}: mask of values 0, 1, 2" in capsys.readouterr().err

@@ -1,0 +1,213 @@
+"""Verdicts and advice on per-case rows with known answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dollkit.interactive.your_radiographs import read, report
+
+MARGIN = 0.01
+
+
+def cases(
+    arms: Mapping[str, Mapping[int, float]], patients: int = 40, seeds: int = 3,
+    noise: float = 0.004, films: int = 1,
+) -> pd.DataFrame:  # fmt: skip
+    """Rows whose mean IoU per arm and number of masks is given, but for noise of runs and films."""
+    rng = np.random.default_rng(1)
+    base = rng.normal(0, 0.05, (patients, films))
+    rows = []
+    for arm, means in arms.items():
+        for n, mean in means.items():
+            for seed in range(seeds):
+                drawn = mean + base + rng.normal(0, noise, (patients, films))
+                rows += [
+                    {"task": "own", "network": "pspnet", "arm": arm, "tuning": "full",
+                     "n_train": n, "seed": seed, "fold": p % 2, "image_id": f"{p}-{f}",
+                     "patient_id": str(p), "class": "lungs", "tp": 1, "fp": 0, "fn": 0,
+                     "iou": drawn[p, f], "dice": drawn[p, f]}
+                    for p in range(patients) for f in range(films)
+                ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def sentences(table: pd.DataFrame) -> str:
+    return " ".join(report.sentences(table))
+
+
+def flat(**means: float) -> dict[str, dict[int, float]]:
+    return {arm: {8: mean} for arm, mean in means.items()}
+
+
+def words(table: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(table["against"], table["verdict"], strict=True))
+
+
+def test_paid() -> None:
+    table = report.contrasts(cases(flat(random=0.5, classifier=0.53, doll=0.56)), MARGIN)
+    assert words(table) == {"random": report.PAID, "classifier": report.PAID}
+    row = table.set_index("against").loc["random"]
+    assert row["effect"] == pytest.approx(0.06, abs=0.003)
+    assert row["lo"] < 0.06 < row["hi"]
+    assert (row["n_cases"], row["n_patients"], row["n_seeds"]) == (40, 40, 3)
+    assert "DoLL paid" in sentences(table)
+
+
+def test_did_not_pay() -> None:
+    """No difference, and seen well enough to exclude one that would matter."""
+    table = report.contrasts(cases(flat(random=0.55, classifier=0.56, doll=0.55)), MARGIN)
+    assert words(table) == {"random": report.NOT, "classifier": report.NOT}
+    assert "worse beyond chance" in table.set_index("against").loc["classifier", "why"]
+    assert "against the random start: DoLL did not pay (" in sentences(table)
+    alone = report.contrasts(cases(flat(random=0.55, doll=0.55)), MARGIN)
+    assert "classifier" not in sentences(alone)
+
+
+def test_cannot_be_told() -> None:
+    """The same means under far more noise: the interval holds both nothing and a gain."""
+    table = report.contrasts(cases(flat(random=0.5, doll=0.52), patients=12, noise=0.2), MARGIN)
+    assert words(table) == {"random": report.UNKNOWN}
+    assert table["lo"].iloc[0] < 0 < MARGIN < table["hi"].iloc[0]
+    assert "12 films of 12 patients and 3 seeds leave room" in table["why"].iloc[0]
+    assert f"{table['mde'].iloc[0]:.3f}" in table["why"].iloc[0]
+    said = sentences(table)
+    assert said.startswith(
+        "With 8 masks, against the random start: whether DoLL paid cannot be told (+"
+    )
+
+
+def test_seeds_that_differ_are_named_as_what_limits() -> None:
+    """One run of DoLL far above, one far below: more films would not help."""
+    rows = cases(flat(random=0.5, doll=0.53), patients=60, seeds=3)
+    shift = rows["seed"].map({0: 0.1, 1: -0.1, 2: 0.0}).where(rows["arm"] == "doll", 0.0)
+    for known, spread in ((True, 1.0), (False, 0.0)):
+        moved = rows.assign(iou=rows["iou"] + spread * shift)
+        why = report.contrasts(moved, MARGIN)["why"].iloc[0]
+        assert ("more seeds tell more" in why) is known
+
+
+@pytest.mark.parametrize(("patients", "seeds"), [(5, 3), (40, 1), (40, 2)])
+def test_too_few(patients: int, seeds: int) -> None:
+    """An effect as large as may be: five patients, or one seed, tell nothing."""
+    rows = cases(flat(random=0.2, doll=0.8), patients=patients, seeds=seeds)
+    table = report.contrasts(rows, MARGIN)
+    assert words(table) == {"random": report.UNKNOWN}
+    assert "too few to tell anything" in table["why"].iloc[0]
+
+
+def test_a_class_of_one_patient_decides_nothing(tmp_path: Path) -> None:
+    """Alike in the lungs; in the one patient with a device DoLL happens to be better."""
+    lungs = cases(flat(random=0.5, doll=0.5), patients=24)
+    device = lungs[lungs["patient_id"] == "3"].assign(**{"class": "device"})
+    device["iou"] += 0.1 * (device["arm"] == "doll")
+    rows = pd.concat([lungs, device], ignore_index=True)
+    table = report.contrasts(rows, MARGIN)
+    assert words(table) == {"random": report.NOT}
+    pd.testing.assert_frame_equal(table, report.contrasts(lungs, MARGIN))
+    assert report.rare_classes(rows) == ["device"]
+    page = write(tmp_path, rows)
+    assert "fewer than 6 patients have them: device." in page
+
+
+@pytest.mark.parametrize("level", [0.0, 0.005])
+def test_starts_that_draw_nothing_are_not_alike(level: float) -> None:
+    rows = cases({arm: {4: 0.0, 8: 0.0} for arm in ("random", "doll")}).assign(iou=level)
+    table = report.contrasts(rows, MARGIN)
+    assert set(table["verdict"]) == {report.UNKNOWN}
+    assert "neither start reaches an mIoU of 0.01" in table["why"].iloc[0]
+    (told,) = report.advice(rows, table, MARGIN)
+    assert told.startswith("How many masks are needed cannot be told")
+    alike = report.contrasts(rows.assign(iou=0.5), MARGIN)
+    assert set(alike["verdict"]) == {report.NOT}
+
+
+def test_several_starts_are_corrected_for() -> None:
+    """p of 0.03 alone is no longer beyond chance beside a second start."""
+    row = {"n_cases": 30, "n_patients": 30, "n_seeds": 3, "effect": 0.02, "lo": 0.002, "hi": 0.038,
+           "p_holm": 0.06, "mde": 0.025, "df": 20, "best": 0.5}  # fmt: skip
+    assert report.verdict(row, MARGIN)[0] == report.UNKNOWN
+    assert report.verdict(row | {"p_holm": 0.03}, MARGIN)[0] == report.PAID
+
+
+def test_backbone_and_shuffled_are_named() -> None:
+    table = report.contrasts(
+        cases(flat(random=0.5, classifier=0.56, shuffled=0.56, doll=0.56), patients=80), MARGIN
+    )
+    said = sentences(table)
+    assert "backbone alone gives as much" in said
+    assert "diagnosis in the labels is not shown" in said
+
+
+CURVES = {
+    "random": {4: 0.40, 8: 0.46, 16: 0.52, 32: 0.58},
+    "doll": {4: 0.46, 8: 0.52, 16: 0.56, 32: 0.60},
+}
+
+
+def test_masks_saved_are_read_from_the_curve() -> None:
+    """DoLL with 4 stands where random is with 8, with 8 where random is with 16."""
+    rows = cases(CURVES)
+    said = report.advice(rows, report.contrasts(rows, MARGIN), MARGIN)
+    saved = re.findall(r"With (\d+) masks DoLL reaches .* needs (.*) masks for", "\n".join(said))
+    numbers = {int(n): masks for n, masks in saved}
+    assert list(numbers) == [4, 8, 16, 32]
+    assert 7 <= int(numbers[4]) <= 9
+    assert 14 <= int(numbers[8]) <= 18
+    assert numbers[32] == "more than 32"
+
+
+def test_nothing_is_saved_where_nothing_is_shown() -> None:
+    rows = cases(CURVES, patients=8, noise=0.4)
+    said = report.advice(rows, report.contrasts(rows, MARGIN), MARGIN)
+    assert not any("reaches what" in s for s in said)
+    assert said[-1].endswith("Whether more would help: cannot be told.")
+
+
+def test_more_masks_help_or_are_enough() -> None:
+    rows = cases(CURVES)
+    said = report.advice(rows, report.contrasts(rows, MARGIN), MARGIN)
+    assert re.match(r"From 16 to 32 masks the DoLL start gained \+0\.04", said[-1])
+    assert said[-1].endswith("more masks than these may still help.")
+    level = {"random": dict.fromkeys((4, 8, 16), 0.5), "doll": {4: 0.4, 8: 0.6, 16: 0.6}}
+    rows = cases(level, patients=80)
+    said = report.advice(rows, report.contrasts(rows, MARGIN), MARGIN)
+    assert said[-1].startswith("8 masks are enough for DoLL: 16 bring less than 0.01")
+
+
+def write(folder: Path, rows: pd.DataFrame | None) -> str:
+    """A report on some rows, where fine-tuning with 8 masks chose the second rate of three."""
+    yours = read.Radiographs(None, None, {"films": 7}, ("a note",))  # type: ignore[arg-type]
+    selection = pd.DataFrame(
+        {"task": "own", "network": "pspnet", "arm": "doll", "tuning": "full", "n_train": 8,
+         "fold": 0, "lr": [1e-3, 3e-3, 9e-3]}
+    )  # fmt: skip
+    selection["selected"] = selection["lr"] == 3e-3
+    tried = None if rows is None else selection
+    return report.write_report(folder, yours, rows, tried, pd.DataFrame(), {"size": 64}, MARGIN)
+
+
+def test_the_report_tells_what_its_rows_tell(tmp_path: Path) -> None:
+    rows = cases(CURVES)
+    page, table = write(tmp_path, rows), report.contrasts(rows, MARGIN)
+    assert page == (tmp_path / "report.md").read_text(encoding="utf-8")
+    for text in (sentences(table), "- films: 7", "- a note", "`size`: 64", "Not a medical device"):
+        assert text in page
+    stored = pd.read_csv(tmp_path / "contrasts.csv")
+    np.testing.assert_allclose(stored["effect"], table["effect"], rtol=1e-5)
+    assert len(pd.read_csv(tmp_path / "cases.csv")) == len(rows)
+
+
+def test_the_report_without_a_comparison(tmp_path: Path) -> None:
+    assert "cannot be told" in write(tmp_path, None)
+    assert [f.name for f in tmp_path.iterdir()] == ["report.md"]
+    (tmp_path / "mine.csv").touch()
+    write(tmp_path, cases(CURVES))
+    assert (tmp_path / "contrasts.csv").is_file()
+    write(tmp_path, None)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["mine.csv", "report.md"]

@@ -1,0 +1,202 @@
+"""The path on a user's folder: each step once, and again only if what makes it changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dollkit.common.errors import InputError
+from dollkit.finetuning import run as finetuning
+from dollkit.interactive.your_radiographs import predict, read, steps
+from dollkit.interactive.your_radiographs.example import COLUMNS, write_example
+from dollkit.training.recipe import Recipe
+
+ENCODER = "tu-test_resnet"
+ARMS = ["random", "doll"]
+RECIPE = Recipe(2, 4, 0.01, evaluate_every=2, precision="float32")
+
+
+class Walk:
+    """Everything up to the network that draws, as notebook 11 does it, as small as it gets."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        given = write_example(root / "example", n=40, masked=16, dicom=0)
+        self.films = Path(given["films"])
+        self.yours = read.read_radiographs(*(Path(p) for p in given.values()), COLUMNS, folds=2)
+
+    def run(self) -> pd.DataFrame:
+        self.store, masked = steps.build_stores(self.yours, self.root / "stores", 64)
+        trained = steps.train_classifiers(
+            self.store, self.root / "classifiers", [ENCODER], RECIPE, "silu"
+        )
+        labels = steps.label_films(
+            self.store, trained, self.root / "labels", n_label=6, n_hold=3, most_steps=2
+        )
+        made = steps.pretrain(
+            ARMS, self.store, labels, trained, self.root / "pretrain", "pspnet",
+            steps=2, precision="float32", batch=4,
+        )  # fmt: skip
+        self.setup = steps.set_up(masked, ARMS, trained, made, "pspnet", RECIPE, [0.003], 2)
+        frames = steps.compare_starts(self.setup, self.root / "finetune", (2,), [0, 1])
+        self.network, self.seen = steps.final_network(
+            self.setup, self.root / "network", "doll", frames["selection"], 0
+        )
+        return frames["cases"]
+
+
+def stamps(root: Path) -> dict[str, int]:
+    """When each file of weights, labels and jobs was written."""
+    kinds = ("weights.safetensors", "history.csv", "*.npz", "images.npy")
+    return {
+        f.relative_to(root).as_posix(): f.stat().st_mtime_ns
+        for kind in kinds
+        for f in root.rglob(kind)
+        if "store" not in f.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Walk, pd.DataFrame]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    walk = Walk(tmp_path_factory.mktemp("path"))
+    cases = walk.run()
+    torch.set_num_threads(threads)
+    return walk, cases
+
+
+def test_every_start_is_judged_on_every_patient(walked: tuple[Walk, pd.DataFrame]) -> None:
+    walk, cases = walked
+    films = walk.yours.task.films
+    assert set(cases["arm"]) == set(ARMS)
+    assert set(cases["n_train"]) == {2, int(cases["n_train"].max())}
+    for _, part in cases.groupby(["arm", "n_train", "seed"]):
+        assert sorted(part["image_id"].unique()) == sorted(films["image_id"])
+        assert len(part) == 2 * len(films)
+
+
+def test_nothing_is_judged_on_what_was_learnt_from(walked: tuple[Walk, pd.DataFrame]) -> None:
+    walk, cases = walked
+    films = walk.setup.data.films
+    for fold in (0, 1):
+        tested = set(cases.loc[cases["fold"] == fold, "patient_id"])
+        for seed in (0, 1):
+            parts = finetuning.split(films, fold, 2, 2, seed)
+            learnt = np.concatenate([parts.train, parts.valid])
+            assert not tested & set(films["patient_id"].to_numpy()[learnt])
+    learning = walk.store.films[walk.store.films["split"] != "test"]
+    assert not set(cases["patient_id"]) & set(learning["patient_id"])
+
+
+def test_a_second_walk_computes_nothing(walked: tuple[Walk, pd.DataFrame]) -> None:
+    walk, cases = walked
+    before = stamps(walk.root)
+    again = walk.run()
+    assert stamps(walk.root) == before
+    pd.testing.assert_frame_equal(again, cases)
+
+
+def test_a_network_that_draws(walked: tuple[Walk, pd.DataFrame]) -> None:
+    walk, _ = walked
+    note = json.loads((walk.network / predict.NOTE).read_text())
+    assert (note["classes"], note["size"]) == (["heart", "lungs"], 64)
+    assert sorted(walk.seen) == sorted(walk.yours.task.films["image_id"])
+    assert not list(walk.network.glob("*.tuned.safetensors"))
+    drawn, out = predict.load_segmenter(walk.network), walk.root / "predictions"
+    table, _ = predict.predict(drawn, walk.films, out, trained_on=walk.seen)
+    assert table["trained_on"].sum() == 2 * len(walk.seen)
+    # What was drawn is a folder of masks, to be corrected and trained on.
+    rows = pd.read_csv(walk.root / "example" / "findings.csv", dtype=str)
+    split = rows.assign(split=["train", "valid"] * (len(rows) // 2), patient=rows["image"])
+    split.to_csv(walk.root / "own.csv", index=False)
+    again = read.read_radiographs(walk.films, walk.root / "own.csv", out, COLUMNS)
+    assert len(again.task) == len(rows)
+
+
+def test_without_a_comparison_the_rate_is_chosen_on_validation_films(
+    walked: tuple[Walk, pd.DataFrame],
+) -> None:
+    walk, _ = walked
+    setup = replace(walk.setup, lrs=[0.003, 0.01])
+    folder, _ = steps.final_network(setup, walk.root / "alone", "random", None, 0)
+    assert json.loads((folder / predict.NOTE).read_text())["lr"] in (0.003, 0.01)
+
+
+def test_classifiers_given_trained_are_scored_on_the_films(
+    walked: tuple[Walk, pd.DataFrame],
+) -> None:
+    walk, _ = walked
+    given = steps.trained_classifiers(walk.root / "classifiers", ENCODER)
+    assert list(given) == [ENCODER]
+    with pytest.raises(InputError, match="no weights"):
+        steps.trained_classifiers(walk.root / "stores")
+    table = steps.score_classifiers(walk.store, given, walk.root / "aurocs", "train")
+    n = int((walk.store.films["split"] == "train").sum())
+    assert table.loc[table["finding"] == "macro", "n"].tolist() == [n]
+    (walk.root / "aurocs" / ENCODER / "metrics.csv").write_text("kept\n1\n")
+    table = steps.score_classifiers(walk.store, given, walk.root / "aurocs", "train")
+    assert table["kept"].tolist() == [1]
+    (walk.root / "aurocs" / ENCODER / "metrics.csv").unlink()  # a step whose files are gone
+    table = steps.score_classifiers(walk.store, given, walk.root / "aurocs", "train")
+    assert "auroc" in table
+
+
+def test_the_rate_of_an_arm_is_that_of_all_folds() -> None:
+    table = pd.DataFrame(
+        {"arm": "doll", "tuning": "full", "n_train": [8] * 4 + [2], "fold": [0, 0, 1, 1, 0],
+         "lr": [1e-3, 1e-2, 1e-3, 1e-2, 1e-2], "val_miou": [0.5, 0.4, 0.3, 0.5, 0.9]}
+    )  # fmt: skip
+    assert steps.best_rate(table, "doll") == 1e-2
+    table.loc[3, "val_miou"] = np.nan
+    assert steps.best_rate(table, "doll") == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("patients", "films", "folds", "compare", "n_valid", "message"),
+    [
+        (5, 1, 2, True, 1, "masks of 5 patients: 6 are the least to hold some out"),
+        (1, 2, 2, False, 1, "masks of 1 patients: .*2 to fine-tune"),
+        (6, 1, 2, True, 1, ""),
+        (2, 1, 2, False, 1, ""),
+        (6, 1, 4, True, 2, ""),
+        (6, 3, 2, True, 2, ""),
+        (6, 1, 4, True, 4, r"'n_valid' \(4\) and 'folds' \(4\)"),
+        (6, 3, 2, True, 9, r"'n_valid' \(9\) and 'folds' \(2\)"),
+    ],
+)
+def test_masks_must_suffice(
+    patients: int, films: int, folds: int, compare: bool, n_valid: int, message: str
+) -> None:
+    rows = [(str(p), (p + f) % folds if patients == 1 else p % folds) for p in range(patients)
+            for f in range(films)]  # fmt: skip
+    check_masks(pd.DataFrame(rows, columns=["patient_id", "fold"]), compare, n_valid, message)
+
+
+def check_masks(films: pd.DataFrame, compare: bool, n_valid: int, message: str) -> None:
+    if message:
+        with pytest.raises(InputError, match=message):
+            steps.check_masks(films, compare, n_valid)
+    else:
+        assert steps.check_masks(films, compare, n_valid)
+
+
+@pytest.mark.parametrize(
+    ("others", "compare", "message"),
+    [
+        ("test", True, "put some into each of test, train, valid"),
+        ("test", False, "put some into each of train, valid"),
+        ("valid", True, "{'train': 5, 'valid': 3}"),
+        ("valid", False, ""),
+    ],
+)
+def test_a_split_of_the_table_needs_its_parts(others: str, compare: bool, message: str) -> None:
+    split = ["train"] * 5 + [others] * 3
+    films = pd.DataFrame({"patient_id": list("abcdefgh"), "fold": 0, "split": split})
+    check_masks(films, compare, 1, message)
