@@ -13,19 +13,16 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from dollkit.common.findings import FINDINGS
-from dollkit.data.sets.chexlocalize_masks import LOCALIZED
-from dollkit.data.sets.chexpert import HEADER
+from dollkit.data.sets.chexpert import HEADER, LOCALIZED
 
 FULL = (60, 80)
 """Height and width of the full-size films that truth is drawn on."""
 
 KEY = "patient64541_study1_view1_frontal"
 
-SQUARE = [[10, 15], [40, 15], [40, 35], [10, 35]]
-"""A contour of 20 x 30 pixels: x 10 to 40, y 15 to 35."""
-
 
 def square() -> np.ndarray[Any, Any]:
+    """20 x 30 pixels: x 10 to 40, y 15 to 35."""
     mask = np.zeros(FULL, np.uint8)
     mask[15:35, 10:40] = 1
     return mask
@@ -109,9 +106,5 @@ def localized_tree(folder: Path) -> Path:
         write_truth(
             drawn / f"gt_segmentations_{part}.json",
             {key: segmented(Edema=square(), Lung_Opacity=1 - square()), lateral: segmented()},
-        )
-        write_truth(
-            drawn / f"gt_annotations_{part}.json",
-            {key: {"img_size": list(FULL), "Edema": [SQUARE], "Airspace Opacity": [SQUARE]}},
         )
     return tree

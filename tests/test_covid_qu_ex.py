@@ -61,7 +61,6 @@ def tree(tmp_path: Path) -> Tree:
     "form",
     [
         {},
-        {"doubled": False},
         {"root": "覆盖 röntgen (1)", "rename": str.lower, "end": ".PNG"},
         {"rename": lambda name: name.replace(" ", "_"), "doubled": False},
     ],
@@ -80,17 +79,6 @@ def test_every_folder_variant_gives_the_same_tables(tree: Tree, form: dict[str, 
     assert set(infection.films["source"]) == {"covid_qu_ex-COVID-19"}
     assert infection.masks["infection"].iloc[0].load(16, 16).sum() == 64
     assert survey(DATASET, root, subset=True, decode=True).problems.empty
-
-
-def test_columns_and_findings(tree: Tree) -> None:
-    films = read_covid_qu_ex(tree())["lungs"].films.set_index("image_id")
-    assert set(films["source"]) == {f"covid_qu_ex-{kind}" for kind in CLASSES}
-    normal = films.index.str.startswith("Normal")
-    assert (films["No Finding"] == 1).tolist() == normal.tolist()
-    assert films[["Pneumonia", "age"]].isna().all(axis=None)
-    assert set(films["sex"]) == {""}
-    assert set(films["fold"]) == {0}
-    assert films.loc["covid (1)", "split"] == "valid"
 
 
 def test_either_tree_alone(tree: Tree) -> None:

@@ -64,8 +64,6 @@ def tree(tmp_path: Path) -> Tree:
     [
         {},
         {"films": "All247images/All247images", "name": "{film}.PNG", "mask": "{film}.GIF"},
-        {"films": "images", "masks": "fold{fold}/masks/{under}"},
-        {"films": "", "masks": "fold{fold}/{organ}"},
         {"films": "JSRT", "masks": "masks/{organ}", "mask": "{film}.png"},
         {"films": "all247IMAGES", "masks": "SCR/scratch/Fold{fold}/Masks/{organ}"},
         {"root": "Röntgen bilder (kopie)", "films": "images/images"},

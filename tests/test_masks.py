@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dollkit.common.errors import InputError
-from dollkit.data.masks import Crop, MaskFile, Polygons, Runs, Union, check_grid
+from dollkit.data.masks import Crop, MaskFile, Runs, Union, check_grid
 
 
 def save(path: Path, values: object, mode: str | None = None) -> Path:
@@ -117,33 +117,20 @@ def test_a_crop_is_put_where_its_row_says(tmp_path: Path) -> None:
     rgba[0, 1] = (40, 0, 0, 255)
     rgba[1, 2] = (0, 200, 9, 255)
     Image.fromarray(rgba).save(tmp_path / "c.png")
-    placed = Crop(tmp_path / "c.png", top=3, left=1, height=2, width=3).load(6, 5)
+    crop = Crop(tmp_path / "c.png", top=3, left=1, height=2, width=3, film=(6, 5))
+    placed = crop.load(6, 5)
     assert np.argwhere(placed).tolist() == [[3, 2], [4, 3]]
 
 
-@pytest.mark.parametrize(
-    ("top", "left", "height", "width", "words"),
-    [(5, 0, 2, 3, "leaves its"), (-1, 0, 2, 3, "leaves its"), (0, 0, 3, 3, "its row says 3x3")],
-)
-def test_a_crop_that_does_not_fit_is_told(
-    tmp_path: Path, top: int, left: int, height: int, width: int, words: str
-) -> None:
+def test_a_crop_that_does_not_fit_is_told(tmp_path: Path) -> None:
     save(tmp_path / "c.png", np.ones((2, 3)))
-    with pytest.raises(InputError, match=words):
-        Crop(tmp_path / "c.png", top, left, height, width).load(6, 5)
-
-
-def test_a_polygon_fills_the_pixels_that_it_covers() -> None:
-    square = [[2, 1], [6, 1], [6, 4], [2, 4]]
-    drawn = Polygons(Path("a.json"), "key", (8, 10), [square]).load(8, 10)
-    want = np.zeros((8, 10), np.uint8)
-    want[1:4, 2:6] = 1
-    assert np.array_equal(drawn, want)
-    assert not Polygons(Path("a.json"), "key", (8, 10), [[[1, 1], [2, 2]]]).load(8, 10).any()
+    with pytest.raises(InputError, match="its row says 3x3"):
+        Crop(tmp_path / "c.png", 0, 0, 3, 3, (6, 5)).load(6, 5)
+    with pytest.raises(InputError, match="for a film of 5x6, the image is 10x12: use the image"):
+        Crop(tmp_path / "c.png", 0, 0, 2, 3, (6, 5)).load(12, 10)
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4,), (10**6, 10**6), ("4", 4), (4.0, 4)])
 def test_a_size_that_no_film_has_is_told_before_anything_is_drawn(size: tuple[object, ...]) -> None:
-    for mask in (Runs(Path("a.json"), "k", size, "04"), Polygons(Path("a.json"), "k", size, [])):
-        with pytest.raises(InputError, match=r"a\.json, k: size"):
-            mask.load(4, 4)
+    with pytest.raises(InputError, match=r"a\.json, k: size"):
+        Runs(Path("a.json"), "k", size, "04").load(4, 4)

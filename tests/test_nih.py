@@ -74,7 +74,6 @@ def root(tmp_path: Path) -> Path:
         ("No_Finding", {"No Finding"}, {"Enlarged Cardiomediastinum"}),
         ("Cardiomegaly", {"Cardiomegaly", "Enlarged Cardiomediastinum"}, {"No Finding"}),
         ("Nodule", {"Lung Lesion", "Lung Opacity"}, {*IMPLIED}),
-        ("Infiltration", {"Lung Opacity"}, {*IMPLIED}),
         ("Effusion Pneumothorax", {"Pleural Effusion", "Pneumothorax"}, {*IMPLIED}),
         ("Pleural_Thickening", {"Pleural Other"}, {*IMPLIED}),
         ("Hernia Emphysema", set(), {*IMPLIED}),
@@ -173,7 +172,6 @@ def test_one_folder_of_films_and_the_older_table(root: Path) -> None:
     ("file", "old", "new"),
     [
         (TABLE, "Patient Age,", "Age,"),
-        (TABLE, ",Height]", ""),
         (BOX_TABLE, "[x,y,w,h]", "[x1,y1,x2,y2]"),
     ],
 )
@@ -191,19 +189,12 @@ BOX = "256.0,256.0,512.0"
     ("file", "old", "new", "words"),
     [
         (TABLE, "00000002_000.png,", "00000001_000.png,", "'Image Index': .*each film once"),
-        (TABLE, "00000002_000.png", "2_0.png", "'Image Index': .*a name like 00000001_000.png"),
         (TABLE, "Hernia,0,2,", "Hernia,0,3,", "'Patient ID': value '3': use the number in the"),
         (TABLE, "Hernia", "Hernias", "'Finding Labels': value 'Hernias': use NIH's findings"),
-        (TABLE, "Hernia", "Hernia|No Finding", "'Finding Labels'"),
         (TABLE, "Hernia", "Hernia|Hernia", "'Finding Labels'"),
-        (TABLE, "Hernia,0,2,58", "Hernia,0,2,old", "'Patient Age': value 'old'"),
-        (TABLE, "Hernia,0,2,58,M", "Hernia,0,2,58,U", "'Patient Gender': value 'U'"),
-        (TABLE, "Hernia,0,2,58,M,PA", "Hernia,0,2,58,M,L", "'View Position': value 'L'"),
         (BOX_TABLE, "00000003_005.png,I", "00000009_000.png,I", "'Image Index': .*a film of the"),
         (BOX_TABLE, "Infiltrate", "Infiltration", "'Finding Label': value 'Infiltration': use a"),
-        (BOX_TABLE, BOX, "256.0,256.0,", "'h': value '': use a number"),
         (BOX_TABLE, BOX, "256.0,0,512.0", "'w': value '0': use a box with area"),
-        (BOX_TABLE, f"512.0,{BOX}", f"-9,{BOX}", "'x': value '-9': use a box with area"),
         (BOX_TABLE, BOX, "256.0,999,512.0", "'w': value '999': use a box with area"),
     ],
 )

@@ -5,19 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.data import build
 from dollkit.data.check import surplus
 from dollkit.data.film_table import FilmTable
 from dollkit.data.sets.open_pack import DATASET, FOLDS, TASKS, read_boxes, read_films, read_task
 from dollkit.data.splits import draw_parts
-from dollkit.data.store import open_store
 from tests.small_files import edit, error_of
 
 
@@ -102,32 +99,6 @@ def test_the_committed_split_is_the_drawn_one(pack: Path) -> None:
     assert set(films["split"][held]) == {"test"}
 
 
-@pytest.mark.slow
-def test_stores_of_the_pack(pack: Path, tmp_path: Path) -> None:
-    stores = build("open", pack, tmp_path, 64)
-    films = open_store(stores["films"], verify=True)
-    assert films.mask_classes == ("Cardiomegaly", "Lung Opacity", "Pneumonia", "Pneumothorax")
-    valid = films.mask_valid(slice(None))
-    assert valid.sum(axis=0).tolist() == [1, 85, 28, 1]
-    np.testing.assert_array_equal(films.masks(slice(None)).any(axis=(2, 3)), valid)
-    of_one = read_boxes(pack).query("finding == 'Pneumonia'").iloc[0]
-    row = films.films.index[films.films["image_id"] == of_one["image_id"]]
-    ys, xs = np.nonzero(films.masks(row.to_numpy(), ["Pneumonia"])[0, 0])
-    got = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) * 4.0
-    x, y, w, h = of_one[["x", "y", "w", "h"]].astype(float)
-    np.testing.assert_allclose(got, [x, y, x + w, y + h], atol=2.0)
-    organs = open_store(stores["organs"], verify=True)
-    assert organs.mask_valid(slice(None)).sum(axis=0).tolist() == [28, 28, 29]
-    left, right = (
-        np.nonzero(organs.masks(slice(None), [name]))[3].mean()
-        for name in list(TASKS["organs"])[:2]
-    )
-    # Patient's left is on the right of the picture.
-    assert left > 36 > 28 > right
-    lungs = open_store(stores["lungs"], verify=True)
-    assert lungs.mask_valid(slice(None)).all()
-
-
 def test_pack_and_split_must_match(tables: Path, tmp_path: Path) -> None:
     splits = Path(shutil.copytree(paths.SPLITS, tmp_path / "splits"))
     path = splits / "open_films.csv"
@@ -199,21 +170,6 @@ def test_films_listed_twice(tables: Path, name: str, row: int, words: str) -> No
     reasons = [reason for table in found for reason in table.bad.frame()["reason"]]
     assert reasons
     assert all(f"{name}, row {row}, " in reason for reason in reasons)
-
-
-def test_skip_bad_leaves_wrong_rows_out(tables: Path) -> None:
-    edit(tables / "images.csv", "images/nih/00000165_001.png", "../nih/00000165_001.png")
-    edit(tables / "findings_nih.csv", "nih_00000193_019,0,0,0", "nih_00000193_019,0,0,9")
-    box = "nih_00000506_013,NIH_BBox_List_2017,"
-    edit(tables / "boxes.csv", f"{box}Pneumonia", f"{box}Cold")
-    table = read_films(tables, skip_bad=True)
-    left_out = {"nih_00000165_001", "nih_00000193_019"}
-    assert len(table) == 689
-    assert left_out.isdisjoint(table.films["image_id"])
-    assert left_out.isdisjoint(table.boxes["image_id"])
-    reasons = table.bad.frame()["reason"].tolist()
-    for words in ("column 'file': value '../nih", "column 'Cardiomegaly': value '9'", "'Cold'"):
-        assert sum(words in reason for reason in reasons) == 1
 
 
 def test_no_radiograph_in_the_data_folder() -> None:

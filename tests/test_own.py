@@ -13,7 +13,7 @@ from PIL import Image
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.check import survey
-from dollkit.data.sets.own_folder import CLASSES, DATASET, HEADER, read_own
+from dollkit.data.sets.own_folder import DATASET, HEADER, read_own
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
 from tests.small_files import error_of
@@ -147,10 +147,8 @@ def test_logs_once_what_it_passes_over(tmp_path: Path, caplog: pytest.LogCapture
     [
         ("image,Cardiomegally", "unknown column 'Cardiomegally': did you mean 'Cardiomegaly'?"),
         ("image,patient_id", "did you mean 'patient'?"),
-        ("image,lung opacities", "did you mean 'Lung Opacity'?"),
         ("image,Edema,edema", "column 'Edema' stands there twice"),
         ("file,patient", "column 'image' is missing: write a CSV file (commas, UTF-8) whose fi"),
-        ("image;patient", "not separated by commas"),
     ],
 )
 def test_wrong_headers(tmp_path: Path, header: str, words: str) -> None:
@@ -167,22 +165,13 @@ def test_wrong_headers(tmp_path: Path, header: str, words: str) -> None:
         ("a.png,p1", "../a.png,p1", "row 2, column 'image': value '../a.png'", "bcd"),
         ("a.png,p1", "a.png,", "row 2, column 'patient': value '': use the patient's id", "bcd"),
         (",Test,", ",,", "row 4, column 'split': value '': use train, valid or test", "abd"),
-        ("s1,AP", "s1,LL", "row 2, column 'view': value 'LL': use AP, PA or blank", "bcd"),
         ("AP,F", "AP,X", "row 2, column 'sex': value 'X': use M, F or blank", "bcd"),
-        ("61.5", "-1", "row 4, column 'age': value '-1': use years from 0 to 130", "abd"),
         ("-1.0", "0.5", "row 3, column 'Cardiomegaly': value '0.5': use 1, 0, -1 or", "acd"),
-        ("B\n", "B,\n", "row 4: 13 cells under 12 columns", "abd"),
-        ("deep/c.tif", "a.png", "row 4: 'a.png' stands in row 2 too: keep one row", "abd"),
+        ("deep/c.tif", "a.png", "row 4, column 'image': value 'a.png': use each film once", "abd"),
         (
             "deep/c.tif",
             "images/a.jpg",
-            "row 4: 'a.jpg' and 'a.png' of row 2 would both be film 'a': rename one",
-            "abd",
-        ),
-        (
-            "deep/c.tif",
-            "deep__b.png",
-            "row 4: 'deep__b.png' and 'deep/b.jpg' of row 3 would both be film 'deep__b'",
+            "row 4, column 'image': value 'images/a.jpg': use each film once",
             "abd",
         ),
     ],
@@ -200,7 +189,7 @@ def test_wrong_rows(tmp_path: Path, old: str, new: str, words: str, left: str) -
 def test_a_patient_in_two_splits(tmp_path: Path) -> None:
     rows = ["a.png,p1,train", "b.png,p2,valid", "c.png,p1,test", "d.png,p1,train"]
     root = write(tmp_path, "\n".join(["image,patient,split", *rows]))
-    words = "row 4: patient 'p1' is in split 'test' here and in 'train' in row 2: use one split"
+    words = "row 4, column 'split': value 'test': use one split per patient, that of its first row"
     assert words in error_of(read_own, root)
     table = read_own(root, skip_bad=True)["films"]
     assert table.films["image_id"].tolist() == ["a", "b", "d"]
@@ -223,15 +212,6 @@ def test_wrong_mask_folders(tmp_path: Path, folder: str, words: str) -> None:
     tables = read_own(root, skip_bad=True)
     assert words in tables["films"].bad.frame()["reason"][0]
     assert tables["films"].facts["masks of heart"] == 1
-
-
-def test_every_class_of_masks_has_a_place(tmp_path: Path) -> None:
-    root = write(tmp_path)
-    for cls in CLASSES:
-        mask(root, cls, "a")
-    tables = read_own(root)
-    assert tables["films"].mask_classes == FINDINGS[1:]
-    assert {c for t in tables.values() for c in t.mask_classes} == set(CLASSES)
 
 
 def test_where_it_is_found(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def write(film: Path, out: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("change", [{}, {"PixelSpacing": None}, {"SliceThickness": "1"}])
+@pytest.mark.parametrize("change", [{}, {"PixelSpacing": None}])
 def test_pixels_come_back(film: Path, tmp_path: Path, change: dict[str, object]) -> None:
     changed(film, **change)
     path = write(film, tmp_path / "seg" / "a.dcm")
@@ -122,15 +122,6 @@ def test_a_film_without_blanks_of_the_standard(film: Path, tmp_path: Path) -> No
     assert not seg.PatientID
 
 
-def test_a_film_that_nothing_can_refer_to(film: Path, tmp_path: Path) -> None:
-    changed(film, StudyInstanceUID=None)
-    with pytest.raises(InputError, match=r"dcm: no DICOM segmentation can refer to it .*ask for"):
-        write(film, tmp_path / "a.dcm")
-    film.write_bytes(film.read_bytes()[:400])
-    with pytest.raises(InputError, match="damaged"):
-        dicom_seg.encode(film, [], [], [], NETWORK)
-
-
 def test_names_reach_no_message(
     film: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,7 +151,7 @@ def test_classes_without_a_code() -> None:
     assert find_concept("lungs").modifier is None
 
 
-@pytest.mark.parametrize("charset", ["", "ISO_IR 100", "ISO_IR 192"])
+@pytest.mark.parametrize("charset", ["", "ISO_IR 100"])
 def test_classes_are_written_in_any_letters(film: Path, charset: str) -> None:
     """Whatever letters the film itself can hold, and its patient's name stays."""
     patient = "Müller^Jörg" if charset else "Mueller^Joerg"

@@ -14,6 +14,7 @@ import pandas as pd
 
 from dollkit.common.errors import InputError
 
+AGAIN = "fetch the file again"
 REPORT_COLUMNS: tuple[str, ...] = ("file", "row", "reason")
 
 
@@ -135,7 +136,7 @@ def read_csv(
     needed: Iterable[str] = (),
     bad: BadRows | None = None,
     *,
-    hint: str = "fetch the file again",
+    hint: str = AGAIN,
     names: Sequence[str] | None = None,
 ) -> CsvTable:
     """Read a CSV file as text, UTF-8 with or without a byte-order mark.
@@ -181,10 +182,10 @@ def read_csv(
     return CsvTable(path, pd.DataFrame(kept, columns=[*header, "row"]), bad)
 
 
-def read_text(path: Path, hint: str) -> str:
+def read_text(path: Path, hint: str = AGAIN, errors: str = "strict") -> str:
     """A text file in UTF-8, without its byte-order mark."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig", errors)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: {hint}") from None
     except OSError as error:

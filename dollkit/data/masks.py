@@ -5,7 +5,6 @@ A mask is read when the store is built, film by film; making one of these reads 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pycocotools import mask as coco
 
 from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE, MAX_PIXELS, load_image, same_aspect
@@ -140,13 +138,17 @@ class Union:
 
 @dataclass(frozen=True)
 class Crop:
-    """A picture of the mask's bounding box alone: any colour is inside, black is outside."""
+    """A picture of the mask's bounding box alone: any colour is inside, black is outside.
+
+    `film` is the (height, width) that the box counts in: on another grid it would land elsewhere.
+    """
 
     path: Path
     top: int
     left: int
     height: int
     width: int
+    film: tuple[int, int]
     own_grid = False
     ignores = False
 
@@ -155,20 +157,19 @@ class Crop:
         return (self.path,)
 
     def load(self, height: int, width: int) -> U8:
+        if (height, width) != self.film:
+            raise InputError(
+                f"{self.path}: its row is for a film of {self.film[1]}x{self.film[0]}, the image "
+                f"is {width}x{height}: use the image as released, not resized"
+            )
         box = load_image(self.path, depths=(8,))
         if box.shape != (self.height, self.width):
             raise InputError(
                 f"{self.path}: crop is {box.shape[1]}x{box.shape[0]}, its row says "
                 f"{self.width}x{self.height}: fetch it again"
             )
-        bottom, right = self.top + self.height, self.left + self.width
-        if min(self.top, self.left) < 0 or bottom > height or right > width:
-            raise InputError(
-                f"{self.path}: crop {self.left},{self.top} to {right},{bottom} leaves its "
-                f"{width}x{height} film: mend its row"
-            )
         out = np.zeros((height, width), np.uint8)
-        out[self.top : bottom, self.left : right] = box > 0
+        out[self.top : self.top + self.height, self.left : self.left + self.width] = box > 0
         return out
 
 
@@ -184,12 +185,16 @@ def check_grid(
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """An entry of a JSON file, as those of CheXlocalize: (height, width) of the grid it is on."""
+class Runs:
+    """COCO run lengths (compressed text) of a JSON file: zeros and ones in turn, column by column.
+
+    `size` is the (height, width) of the grid that they are on.
+    """
 
     file: Path
     where: str
     size: tuple[int, int]
+    counts: str
     own_grid = True
     ignores = False
 
@@ -197,70 +202,25 @@ class _Entry:
     def files(self) -> tuple[Path, ...]:
         return (self.file,)
 
-    def check(self) -> tuple[int, int]:
-        """Size of the grid; `InputError` unless the entry is sound."""
+    def check(self) -> list[int]:
+        """The run lengths; `InputError` unless they fill a grid that a film may have."""
         size: Any = self.size
         good = isinstance(size, list | tuple) and [type(v) for v in size] == [int, int]
         if not good or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-            raise self._wrong(f"size {size!r} is no (height, width) of a film")
-        return size[0], size[1]
+            raise InputError(f"{self.file}, {self.where}: size {size!r} is no (height, width)")
+        runs = _run_lengths(self.counts)
+        if sum(runs) != size[0] * size[1]:
+            raise InputError(
+                f"{self.file}, {self.where}: run lengths do not fill {size[1]}x{size[0]} pixels: "
+                "fetch the file again"
+            )
+        return runs
 
     def load(self, height: int, width: int) -> U8:
-        shape = self.check()
-        check_grid(f"{self.file}, {self.where}", shape, (height, width), True)
-        runs = _run_lengths(self._counts(*shape))
+        runs = self.check()
+        check_grid(f"{self.file}, {self.where}", self.size, (height, width), True)
         values = (np.arange(len(runs)) % 2).astype(np.uint8)
-        return np.ascontiguousarray(np.repeat(values, runs).reshape(shape[::-1]).T)
-
-    def _counts(self, height: int, width: int) -> str:
-        raise NotImplementedError
-
-    def _wrong(self, fault: str) -> InputError:
-        return InputError(f"{self.file}, {self.where}: {fault}")
-
-
-@dataclass(frozen=True)
-class Runs(_Entry):
-    """COCO run lengths (compressed text): zeros and ones in turn, column by column."""
-
-    counts: str
-
-    def check(self) -> tuple[int, int]:
-        h, w = super().check()
-        if sum(_run_lengths(self.counts)) != h * w:
-            raise self._wrong(f"run lengths do not fill {w}x{h} pixels: fetch the file again")
-        return h, w
-
-    def _counts(self, height: int, width: int) -> str:
-        return self.counts
-
-
-@dataclass(frozen=True)
-class Polygons(_Entry):
-    """Contours, each a list of (x, y) in pixels; a pixel is inside by COCO."""
-
-    contours: Sequence[Sequence[Sequence[float]]]
-
-    def check(self) -> tuple[int, int]:
-        self._points()
-        return super().check()
-
-    def _counts(self, height: int, width: int) -> str:
-        # A dot or a line has no inside.
-        points = [np.clip(p, 0, (width, height)) for p in self._points() if len(p) >= 3]
-        if not points:
-            points = [np.zeros((3, 2))]
-        runs: Any = coco.frPyObjects([p.ravel().tolist() for p in points], height, width)
-        return str(coco.merge(runs)["counts"].decode("ascii"))
-
-    def _points(self) -> list[npt.NDArray[np.float64]]:
-        try:
-            out = [np.asarray(contour, np.float64) for contour in self.contours]
-        except (TypeError, ValueError):
-            out = [np.zeros(0)]
-        if any(p.ndim != 2 or p.shape[1] != 2 or not np.isfinite(p).all() for p in out):
-            raise self._wrong("a contour is no list of (x, y)")
-        return out
+        return np.ascontiguousarray(np.repeat(values, runs).reshape(self.size[::-1]).T)
 
 
 def _run_lengths(counts: str) -> list[int]:

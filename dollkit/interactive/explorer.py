@@ -1,18 +1,14 @@
 """Look at a finished run film by film (notebook 10): map, label and truth under moving thresholds.
 
-``python -m dollkit.interactive.explorer`` measures how long a change takes. The run is only read:
-a film is explained when it is first looked at, and then a threshold moves without any network.
+The run is only read: a film is explained when it is first looked at, and then a threshold moves
+without any network.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import html
 import io
-import re
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,23 +17,20 @@ import ipywidgets
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.data.images import IGNORE, U8
 from dollkit.explanations import EXPLAINERS
 from dollkit.explanations.ensemble import Explained, pair_settled
-from dollkit.interactive.finished_run import Run, open_run
+from dollkit.interactive.finished_run import Run
 from dollkit.labels import Distil, distil
 from dollkit.labels.threshold_rules import Rule
 from dollkit.report import in_notebook
 from dollkit.report.style import ARM_LOOKS, CLASS_COLORS, GREEN, context
 from dollkit.training import metrics
-from dollkit.workflow.stage import make_writable
 
 CONSENSUS = "consensus"
 _RULES = {"Otsu": "otsu", "share of the maximum": "peak", "share of the pixels": "quantile"}
@@ -59,16 +52,8 @@ def cut_of(settings: Distil, finding: str) -> Cut:
 
 @dataclass(frozen=True)
 class View:
-    """What is shown of one film.
-
-    Attributes:
-        map: (S, S) in [0, 1], what is cut; None if the film does not have the finding.
-        label: (S, S) uint8 in {0, 1, 255}; None likewise.
-        hi: threshold as a share of the map's maximum; NaN if there is none.
-        truth: (S, S) uint8 in {0, 1}; None if the film has no mask of the finding.
-        drawn: initialisation to (C, S, S), see `FilmSet`.
-        scores: name to value, NaN where one is not defined.
-    """
+    """What is shown of one film: map and label are None if it does not have the finding, truth if
+    it has no mask of it; scores that are not defined are NaN."""
 
     image_id: str
     image: U8
@@ -121,7 +106,7 @@ def _mean_iou(one: U8, other: U8) -> float:
     return float(np.mean(values[np.isfinite(values)])) if np.isfinite(values).any() else np.nan
 
 
-def picture(view: View, finding: str, dpi: int = 96) -> bytes:
+def picture(view: View, finding: str) -> bytes:
     """The view as PNG: film, map, label, truth; below them what each network drew."""
     panels: list[tuple[str, Callable[[Any], object]]] = [
         (view.image_id, lambda ax: _grey(ax, view.image)),
@@ -136,7 +121,7 @@ def picture(view: View, finding: str, dpi: int = 96) -> bytes:
         panels.append((title, functools.partial(_prediction, view=view, masks=masks)))
     rows = -(-len(panels) // 4)
     with context():
-        figure = Figure(figsize=(8, 2.25 * rows), dpi=dpi)
+        figure = Figure(figsize=(8, 2.25 * rows), dpi=96)
         canvas: Any = FigureCanvasAgg(figure)
         for i, (title, draw) in enumerate(panels):
             place = (i % 4 + 0.01) / 4, 1 - (i // 4 + 0.99) / rows, 0.98 / 4, 0.88 / rows
@@ -196,11 +181,8 @@ class Explorer:
     """Widgets around `look` and `picture`; show `box`.
 
     Everything can be driven from Python: set a widget's ``value``, or ``click()`` a button. In the
-    page each widget has the class ``dollkit-<name of its attribute>``.
-
-    Attributes:
-        shown: the view on the screen.
-        places: of the films in their set, in the order that they are shown.
+    page each widget has the class ``dollkit-<name of its attribute>``. `shown` is the view on the
+    screen, `places` are the films of the set in the order that they are shown.
     """
 
     def __init__(self, run: Run, explainers: Sequence[str] = ("ig",)) -> None:
@@ -225,12 +207,11 @@ class Explorer:
         self.hi = _slider("hi", 0.9975, "finding where the map is at least hi")
         self.ignore = _slider("ignore", 1, "background where the map is below lo = ignore x hi")
         self.reset = ipywidgets.Button(description="as the run", icon="undo")
-        self.save = ipywidgets.Button(description="save PNG", icon="save")
         self.view = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
         self.scores = ipywidgets.HTML()
         rows = (
             ("films", "finding", "film", "explainer", "classifier"),
-            ("smooth", "rule", "hi", "ignore", "reset", "save"),
+            ("smooth", "rule", "hi", "ignore", "reset"),
             ("view",),
             ("scores",),
         )
@@ -245,7 +226,6 @@ class Explorer:
         self._on(self._show, self.film, self.explainer, self.classifier)
         self._on(self._show, self.smooth, self.rule, self.hi, self.ignore)
         self.reset.on_click(self._event(self._reset))
-        self.save.on_click(lambda _: self._save())
         self._event(self._enter_set)(None)
 
     def _on(self, react: Callable[[], None], *widgets: Any) -> None:
@@ -309,62 +289,6 @@ class Explorer:
         shown += [f"{name} {value:.3f}" for name, value in self.shown.scores.items()]
         self.scores.value = html.escape("; ".join(shown))
 
-    def _save(self) -> None:
-        folder = paths.runs() / self.run.name / "explorer"
-        parts = [self.films.value, self.shown.image_id, self.finding.value, self.explainer.value]
-        name = re.sub(r"[^\w.+-]+", "_", "-".join([*parts, str(self.cut.rule)]))[:150]
-        try:
-            make_writable(folder)
-            path = folder / f"{name}.png"
-            path.write_bytes(picture(self.shown, self.finding.value, dpi=300))
-            self.scores.value = f"written: {html.escape(str(path))}"
-        except (InputError, OSError) as error:
-            self.scores.value = f"<b>{html.escape(str(error))}</b>"
-
 
 def _read(slider: Any, own: float) -> float:
     return own if abs(slider.value - own) <= slider.step / 2 + 1e-9 else float(slider.value)
-
-
-def measure(explorer: Explorer, repeats: int) -> pd.DataFrame:
-    """Milliseconds from a moved control to the new picture: columns change, median_ms, worst_ms."""
-    moves: dict[str, tuple[Any, Sequence[float]]] = {
-        "film": (explorer.film, range(1, explorer.film.max + 1)),
-        "smooth": (explorer.smooth, (0.01, 0.03)),
-        "ignore": (explorer.ignore, (0.2, 0.7)),
-        "hi": (explorer.hi, (0.3, 0.6)),
-    }
-    explorer.rule.value = "peak"
-    rows = []
-    for name, (widget, values) in moves.items():
-        times = []
-        for i in range(repeats):
-            began = time.perf_counter()
-            widget.value = values[i % len(values)]
-            times.append(1e3 * (time.perf_counter() - began))
-        rows.append((name, np.median(times), max(times)))
-    return pd.DataFrame(rows, columns=["change", "median_ms", "worst_ms"])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status (2 for bad input)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dollkit.interactive.explorer",
-        description="How long a change takes in the explorer of notebook 10.",
-    )
-    parser.add_argument("--profile", default="", help="name of the run (the newest with labels)")
-    parser.add_argument("--films", type=int, default=24, help="most films a set (%(default)s)")
-    parser.add_argument("--explainers", nargs="+", default=["ig"], help=", ".join(EXPLAINERS))
-    parser.add_argument("--repeats", type=int, default=20, help="changes a kind (%(default)s)")
-    given = parser.parse_args(argv)
-    try:
-        explorer = Explorer(open_run(given.profile, given.films), given.explainers)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(measure(explorer, max(1, given.repeats)).round(1).to_string(index=False))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,8 @@ Bytes = npt.NDArray[np.uint8]
 class FilmSet:
     """Some films with all that a run knows of them.
 
-    Attributes:
-        images: (n, S, S) uint8; image_ids: their names.
-        states: (n, 14) label states, see `dollkit.common.findings`.
-        truth: (n, 13, S, S) uint8 in {0, 1}, masks of the findings that have a place.
-        known: (n, 13), whether the film has this mask at all.
-        classes: C names of what fine-tuned networks segment on these films, if any do.
-        drawn: initialisation to (n, C, S, S) uint8 in {0, 1}; ``truth``: the masks themselves.
+    `truth` (n, 13, S, S) holds masks of the findings that have a place, `known` (n, 13) whether a
+    film has the mask at all; `drawn` maps an initialisation, or ``truth``, to (n, C, S, S).
     """
 
     title: str
@@ -46,7 +41,6 @@ class FilmSet:
     states: npt.NDArray[np.int8]
     truth: Bytes
     known: npt.NDArray[np.bool_]
-    classes: tuple[str, ...]
     drawn: Mapping[str, Bytes]
 
     def targets(self) -> list[list[int]]:
@@ -110,8 +104,8 @@ def open_run(profile: str, n_films: int) -> Run:
     run = paths.runs() / profile
     for instance in ("data", "labels"):
         check_artefact(instance, profile, needed_by="10_explorer")
-    meta = _label_settings(run / "labels" / "store" / "labels.json")
-    for name in meta["classifiers"]:
+    classifiers, explain, distil = _label_settings(run / "labels" / "store" / "labels.json")
+    for name in classifiers:
         check_artefact(f"classifiers/{name}", profile, needed_by="10_explorer")
     given = (read_manifest(run / "labels") or {})["parameters"]
     store = open_store(run / "data" / "films")
@@ -127,9 +121,9 @@ def open_run(profile: str, n_films: int) -> Run:
     return Run(
         profile,
         {name: films for name, films in sets.items() if len(films.images)},
-        {name: run / "classifiers" / name for name in meta["classifiers"]},
-        _settings(Explain, meta["explain"]),
-        _settings(Distil, meta["distil"]),
+        {name: run / "classifiers" / name for name in classifiers},
+        explain,
+        distil,
     )
 
 
@@ -143,24 +137,18 @@ def _newest() -> str:
     return max(manifests, key=lambda m: m.stat().st_mtime_ns).parent.parent.name
 
 
-def _label_settings(path: Path) -> dict[str, Any]:
+def _label_settings(path: Path) -> tuple[list[str], Explain, Distil]:
+    """Names of the classifiers, and how labels were made of their explanations."""
     try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(stored[k], dict) for k in ("classifiers", "explain", "distil")):
-            raise TypeError("no settings")
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        names, explain = list(stored["classifiers"]), Explain(**stored["explain"])
+        return names, explain, Distil(**stored["distil"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run 03_labels.ipynb again") from None
-    return stored
-
-
-def _settings(kind: type[Any], stored: Mapping[str, Any]) -> Any:
-    """Settings as stored; older runs lack some, and have others that changed no result."""
-    stored = {"guide": 0.0, "unsettled": "keep", **stored}
-    return kind(**{f.name: stored[f.name] for f in fields(kind) if f.name in stored})
 
 
 def _films(
-    title: str, store: Store, rows: npt.NDArray[np.int64], classes: tuple[str, ...] = (),
+    title: str, store: Store, rows: npt.NDArray[np.int64],
     drawn: Mapping[str, Bytes] | None = None,
 ) -> FilmSet:  # fmt: skip
     n, size = len(rows), store.size
@@ -173,7 +161,7 @@ def _films(
         known[:, at] = store.mask_valid(rows, here)
     names = tuple(str(name) for name in store.films["image_id"].to_numpy()[rows])
     images = np.asarray(store.images[rows])
-    return FilmSet(title, names, images, store.states[rows], truth, known, classes, drawn or {})
+    return FilmSet(title, names, images, store.states[rows], truth, known, drawn or {})
 
 
 def _task_films(path: Path, data: Path, n_films: int) -> FilmSet:
@@ -187,6 +175,5 @@ def _task_films(path: Path, data: Path, n_films: int) -> FilmSet:
         raise InputError(f"{path}: film {missing[0]!r} is not in {store.path}: run its stage again")
     arms = zip(map(str, kept["arms"]), kept["prediction"], strict=True)
     drawn = {"truth": kept["truth"][:n_films], **{arm: p[:n_films] for arm, p in arms}}
-    classes = tuple(str(c) for c in kept["classes"])
     title = f"test films of {name.replace('-', ' ')}"
-    return _films(title, store, np.array([rows[i] for i in ids]), classes, drawn)
+    return _films(title, store, np.array([rows[i] for i in ids]), drawn)

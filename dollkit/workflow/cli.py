@@ -18,10 +18,9 @@ ROOMS = {
     "data": ("dollkit.data.__main__", "data sets on disk: list, find, check, build"),
     "labels": ("dollkit.labels.__main__", "a label set: make, show, export, score"),
     "your-radiographs": (
-        "dollkit.interactive.your_radiographs.__main__",
+        "dollkit.interactive.your_radiographs.settings",
         "your films: check, run, predict",
     ),
-    "explorer": ("dollkit.interactive.explorer", "how long a change takes in notebook 10"),
     "export-network": ("dollkit.training.export", "a network for other programs"),
     "verify": ("dollkit.report.verify", "do stored tables follow from their rows?"),
     "compare": ("dollkit.report.compare", "two profiles film by film; without any, C2 of all"),

@@ -118,11 +118,6 @@ class Book:
         self.page.evaluate(script.SHUT)
         self.page.close()
 
-    def layout(self) -> list[str]:
-        """What is too wide or too high on a small laptop's screen."""
-        found: list[str] = self.page.evaluate(script.LAYOUT)
-        return found
-
     def picture(self, path: Path) -> None:
         """A screenshot, for people to look at."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 from dollkit.common import paths
@@ -81,18 +80,3 @@ def opened(lab: server.Lab, browser: Any) -> Iterator[Opener]:
     for book in books:
         book.close()
     context.close()
-
-
-@pytest.fixture
-def written(lab: server.Lab) -> Callable[..., str]:
-    """A function that writes a notebook of (kind, source) cells beside the others."""
-
-    def write(name: str, *cells: tuple[str, str]) -> str:
-        make = {"md": nbformat.v4.new_markdown_cell, "py": nbformat.v4.new_code_cell}
-        kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-        made = [make[kind](source) for kind, source in cells]
-        book = nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel})
-        nbformat.write(book, lab.folder / "notebooks" / name)
-        return f"notebooks/{name}"
-
-    return write

@@ -67,24 +67,3 @@ DONE = f"""() => {{
   return cells.some(c => c.errors.length)
     || kernel?.status === 'idle' && cells.every(c => c.number > 0);
 }}"""
-# Wider than its place, or a source taller than the notebook's part of the window.
-LAYOUT = """() => {
-  const panel = window.jupyterapp.shell.currentWidget.content;
-  const outer = panel.node.querySelector('.jp-WindowedPanel-outer') ?? panel.node;
-  const faults = [];
-  const wide = (node, what) => {
-    if (node.scrollWidth > node.clientWidth + 1)
-      faults.push(`${what} is ${node.scrollWidth} px wide, there is room for ${node.clientWidth}`);
-  };
-  wide(outer, 'notebook');
-  panel.widgets.forEach((cell, index) => {
-    const name = `cell ${index + 1}`;
-    const height = cell.node.querySelector('.jp-Cell-inputArea').offsetHeight;
-    if (cell.model.type === 'code' && height > outer.clientHeight)
-      faults.push(`${name}: source is ${height} px high, the screen ${outer.clientHeight}`);
-    cell.node.querySelectorAll('.cm-scroller').forEach(n => wide(n, `${name}: source`));
-    cell.node.querySelectorAll('.jp-RenderedMarkdown, .jp-OutputArea-output')
-      .forEach(n => wide(n, `${name}: ${n.dataset.mimeType ?? 'output'}`));
-  });
-  return faults;
-}"""

@@ -52,7 +52,6 @@ STILL = f"""async view => {{
   window.stillBefore = now;
   return same;
 }}"""
-ORIGIN = """() => performance.getEntriesByType('resource').map(entry => entry.name)"""
 
 
 def controls(book: Book) -> list[str]:
@@ -108,10 +107,3 @@ def _hold(book: Book, name: str) -> Locator:
 
 def _tag(hold: Locator) -> str:
     return str(hold.evaluate("e => e.tagName")).lower()
-
-
-def foreign(book: Book) -> list[str]:
-    """Everything the page has loaded that does not come from its own server."""
-    own = (book.lab.url, "blob:", "data:")
-    loaded: list[str] = book.page.evaluate(ORIGIN)
-    return [address for address in loaded if not address.startswith(own)]

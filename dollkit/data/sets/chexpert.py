@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, NEGATIVE, PATHOLOGIES, POSITIVE, UNCERTAIN
-from dollkit.data.csvfile import BadRows, CsvTable, clean, is_inside, read_csv, reject
+from dollkit.data.csvfile import AGAIN, BadRows, CsvTable, clean, is_inside, read_csv, reject
 from dollkit.data.dataset import first_with
 from dollkit.data.film_table import FilmTable, states_of
-from dollkit.data.masks import Mask, MaskFile
+from dollkit.data.masks import Mask, MaskFile, Runs
 from dollkit.data.sets import common_steps as steps
-from dollkit.data.sets.chexlocalize_masks import (
-    KINDS,
-    find_truth,
-    load_truth,
-    truth_masks,
-    truth_name,
-)
 
 HEADER: tuple[str, ...] = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 POSITIONS = ("AP", "PA", "LL", "RL")
@@ -29,6 +23,18 @@ SEXES = {"Male": "M", "Female": "F", "Unknown": "", "": ""}
 ROOTS = ("CheXpert-v1.0-small", "CheXpert-v1.0")
 STATES = {"positive": POSITIVE, "negative": NEGATIVE, "uncertain": UNCERTAIN}
 
+LOCALIZED: tuple[str, ...] = tuple(
+    finding
+    for finding in FINDINGS
+    if finding not in ("No Finding", "Pneumonia", "Pleural Other", "Fracture")
+)
+"""The ten findings that were drawn, in CheXpert's order."""
+
+TRUTH = "gt_segmentations_{}.json"
+"""Name of the file of run lengths for ``val`` or ``test``."""
+
+_OTHER_NAMES = {"Airspace Opacity": "Lung Opacity"}
+_KEY = re.compile(r"[a-z]+\d+_study\d+_view\d+_[a-z]+")
 _PATH = re.compile(
     r"(?P<lead>(?:.*/)?)(?P<patient>[a-z]+\d+)/(?P<study>study\d+)/"
     r"(?P<file>(?P<view>view\d+_(?P<side>frontal|lateral))\.\w+)"
@@ -221,14 +227,84 @@ DATASET = steps.data_set(
 # CheXlocalize: ten findings outlined on the films of CheXpert's validation and test sets.
 
 
-def read_chexlocalize(
-    root: Path, *, skip_bad: bool = False, truth: str = "segmentations"
-) -> dict[str, FilmTable]:
+def find_truth(root: Path) -> Path | None:
+    """Truth file of CheXpert's own ``valid.csv``, in or beside its root; None if there is none."""
+    above = root.absolute().parent
+    for folder in (root, root / "CheXlocalize", above / "CheXlocalize", above):
+        if os.path.lexists(folder / TRUTH.format("val")):  # a broken link is reported
+            return folder / TRUTH.format("val")
+    return None
+
+
+def load_truth(path: Path, bad: BadRows | None = None) -> dict[str, dict[str, Mask]]:
+    """Masks by image key (``patient64541_study1_view1_frontal``) and finding.
+
+    A finding that an entry lacks is unknown.
+    """
+    data = steps.read_json(path)
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: holds no JSON object of image keys: {AGAIN}")
+    out: dict[str, dict[str, Mask]] = {}
+    for key, entry in data.items():
+        try:
+            out[key] = _entry(path, key, entry)
+        except InputError as error:
+            if bad is None:
+                raise
+            bad.add(path, f"{path}, key {key!r}", str(error))
+    return out
+
+
+def truth_masks(
+    films: pd.DataFrame,
+    truth: Mapping[str, Mapping[str, Mask]],
+    path: Path,
+    listed: Collection[str],
+    bad: BadRows | None = None,
+) -> pd.DataFrame:
+    """Masks of the `LOCALIZED` findings, one row per film; None where `truth` has none.
+
+    `listed` are all image ids that `path` may name, those of films that were left out included.
+    """
+    if truth and not any(key in listed for key in truth):
+        fault = f"none of its {len(truth)} keys is a listed film (first: {next(iter(truth))!r})"
+        reject(bad, path, str(path), f"{fault}: put the truth file of these films there")
+    columns = {
+        finding: [truth.get(i, {}).get(finding) for i in films["image_id"]] for finding in LOCALIZED
+    }
+    return pd.DataFrame(columns, index=films.index, dtype=object)
+
+
+def _entry(path: Path, key: str, entry: object) -> dict[str, Mask]:
+    where = f"{path}, key {key!r}"
+    if not _KEY.fullmatch(key):
+        raise InputError(f"{where}: use the form patient64541_study1_view1_frontal")
+    if not isinstance(entry, dict) or not entry:
+        raise InputError(f"{where}: holds no findings but {entry!r:.60}: {AGAIN}")
+    masks: dict[str, Mask] = {}
+    for name, value in entry.items():
+        finding = _OTHER_NAMES.get(name, name)
+        if finding not in LOCALIZED:
+            known = ", ".join(LOCALIZED)
+            raise InputError(f"{where}: unknown finding {name!r}: use one of {known}")
+        if finding in masks:
+            raise InputError(f"{where}: finding {finding!r} stands there under two names: {AGAIN}")
+        if not isinstance(value, dict) or set(value) != {"size", "counts"}:
+            fault = f"no size and counts but {value!r:.60}"
+            raise InputError(f"{where}, {name}: {fault}: {AGAIN}")
+        size = tuple(value["size"]) if isinstance(value["size"], list) else value["size"]
+        runs = Runs(path, f"key {key!r}, {name}", size, value["counts"])
+        runs.check()
+        masks[finding] = runs
+    return {finding: masks[finding] for finding in FINDINGS if finding in masks}
+
+
+def read_chexlocalize(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
     """``films``: frontal ones of val (the valid split), then of test; nothing to train on.
 
     A film that the truth file holds has a mask of each of the ten findings, empty where the
     finding is not there; any other film has no masks. Masks are on the grid of the full-size
-    films. `truth` is one of `KINDS`.
+    films.
     """
     bad = BadRows()
     notes = bad if skip_bad else None
@@ -241,7 +317,7 @@ def read_chexlocalize(
     facts: dict[str, int] = {}
     films, masks = [], []
     for part, split in (("val", "valid"), ("test", "test")):
-        file = root / "CheXlocalize" / truth_name(truth, part)
+        file = root / "CheXlocalize" / TRUTH.format(part)
         drawn = load_truth(file, notes)
         listed = set(rows[part]["image_id"])
         facts |= {
@@ -270,5 +346,4 @@ CHEXLOCALIZE = steps.data_set(
         folder, ("CheXpert/val_labels.csv", "CheXlocalize"), ("cheXlocalize", "chexlocalize")
     ),
     read_chexlocalize,
-    truth=KINDS,
 )

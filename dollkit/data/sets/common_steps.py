@@ -13,7 +13,7 @@ import yaml
 
 from dollkit.common import paths
 from dollkit.common.errors import InputError
-from dollkit.data.csvfile import BadRows, reject
+from dollkit.data.csvfile import AGAIN, BadRows, read_text, reject
 from dollkit.data.dataset import DataSet, descend
 from dollkit.data.film_table import FilmTable, blank_films
 from dollkit.data.masks import Mask, Union
@@ -21,7 +21,6 @@ from dollkit.data.splits import share
 
 Strings: TypeAlias = "Sequence[str] | pd.Series[str]"
 
-AGAIN = "fetch the file again"
 DEPTHS = dict.fromkeys(("chexpert", "chexlocalize", "nih", "covid_qu_ex"), (8,))
 """Bits per grey value that the films of a data set may have, where it is not 8 or 16."""
 ANY_ENDING = ("ieee8023", "generalblockchain", "v7")
@@ -127,18 +126,6 @@ def first_folder(
     """The first of some folders below `folder` (``a/b``, letters in any case) that is `good`."""
     below = (descend(folder, choice.split("/")) for choice in choices)
     return next((found for found in below if found is not None and good(found)), None)
-
-
-def read_text(path: Path, hint: str = AGAIN, errors: str = "strict") -> str:
-    """What a text file holds, UTF-8 with or without a byte-order mark."""
-    try:
-        return path.read_bytes().decode("utf-8-sig", errors)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file: {hint}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): {hint}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file: {hint}") from None
 
 
 def read_json(path: Path) -> Any:

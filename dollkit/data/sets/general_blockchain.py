@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +11,7 @@ from dollkit.common.errors import InputError
 from dollkit.data.csvfile import BadRows, CsvTable, clean, is_inside, read_csv, reject
 from dollkit.data.dataset import first_with
 from dollkit.data.film_table import FilmTable
-from dollkit.data.masks import U8, Crop, Mask
+from dollkit.data.masks import Crop, Mask
 from dollkit.data.sets import common_steps as steps
 from dollkit.data.sets.covid_chestxray import people, read_metadata, unique_stems
 from dollkit.data.splits import draw_parts
@@ -35,21 +34,6 @@ KIND_OF: dict[str, str] = {
 INFECTION = ("ground glass opacity", "consolidation")
 ORGANS = ("left lung", "right lung", "cardiomediastinum")
 FOLDS = 4
-
-
-@dataclass(frozen=True)
-class FilmCrop(Crop):
-    """A crop that knows its film's (height, width): on another grid it would land elsewhere."""
-
-    film: tuple[int, int] = (0, 0)
-
-    def load(self, height: int, width: int) -> U8:
-        if (height, width) != self.film:
-            raise InputError(
-                f"{self.path}: its row is for a film of {self.film[1]}x{self.film[0]}, the image "
-                f"is {width}x{height}: use the image as released, not resized"
-            )
-        return super().load(height, width)
 
 
 def read_generalblockchain(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
@@ -147,14 +131,14 @@ def _rows(table: CsvTable) -> list[dict[str, str]]:
     return [dict(zip(NEEDED, row, strict=True)) for row in rows]
 
 
-def _crop(row: Mapping[str, str], root: Path) -> FilmCrop | None:
+def _crop(row: Mapping[str, str], root: Path) -> Crop | None:
     """The mask of a row; None if it has no area or leaves its film."""
     top, left, height, width = (int(row[c]) for c in ("Top", "Left", "Height", "Width"))
     film_width, film_height = map(int, row["Resolution"].split("x"))
     if min(height, width) < 1 or top + height > film_height or left + width > film_width:
         return None
     path = root / clean(row["Mask"])
-    return FilmCrop(path, top, left, height, width, (film_height, film_width))
+    return Crop(path, top, left, height, width, (film_height, film_width))
 
 
 def _places(table: CsvTable, root: Path) -> dict[str, tuple[Path, str]]:

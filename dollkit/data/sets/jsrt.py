@@ -14,7 +14,7 @@ import pandas as pd
 
 from dollkit.common import paths
 from dollkit.common.errors import InputError
-from dollkit.data.csvfile import BadRows, reject
+from dollkit.data.csvfile import BadRows, read_text, reject
 from dollkit.data.dataset import child, descend, files_of, holds
 from dollkit.data.film_table import FilmTable
 from dollkit.data.masks import Mask, MaskFile
@@ -195,7 +195,7 @@ def _list_patients(root: Path, bad: BadRows | None) -> dict[str, tuple[str, floa
         files.setdefault(file.name.casefold(), file)
     out: dict[str, tuple[str, float]] = {}
     for file in files.values():
-        for row, line in enumerate(steps.read_text(file, errors="replace").splitlines(), start=1):
+        for row, line in enumerate(read_text(file, errors="replace").splitlines(), start=1):
             match = _LINE.fullmatch(line.strip())
             if match and match[1].upper() not in out:
                 age = float(match[2]) if match[2].isdecimal() else np.nan

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.data.csvfile import BadRows, CsvTable, read_csv, reject
+from dollkit.data.csvfile import BadRows, CsvTable, read_csv, read_text, reject
 from dollkit.data.film_table import BOX_COLUMNS, FilmTable
 from dollkit.data.images import probe
 from dollkit.data.sets import common_steps as steps
@@ -134,8 +134,7 @@ def read_nih(
     notes = bad if skip_bad else None
     table, listed = _read_entries(root, notes)
     lists = {
-        name: {line.strip() for line in steps.read_text(root / name, HINT).splitlines()}
-        for name in LISTS
+        name: {line.strip() for line in read_text(root / name, HINT).splitlines()} for name in LISTS
     }
     _check_lists(table, lists)
     numbered = sorted(p / "images" for p in root.glob("images_*") if (p / "images").is_dir())
@@ -225,7 +224,7 @@ def _read_by_place(
     path: Path, names: Sequence[str], headers: Sequence[tuple[str, ...]], bad: BadRows | None
 ) -> CsvTable:
     """A CSV file under `names`, if its own header is one of `headers` (blank cells aside)."""
-    first, second = [*steps.read_text(path, HINT, "replace").splitlines()[:2], "", ""][:2]
+    first, second = [*read_text(path, HINT, "replace").splitlines()[:2], "", ""][:2]
     header = tuple(cell.strip() for cell in first.rstrip(", ").split(","))
     if header not in headers:
         raise InputError(f"{path}: header {first.strip()!r} is not NIH's: {HINT}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -39,7 +39,7 @@ _CODES: dict[str, tuple[dict[str, str], str]] = {
     "view": ({"AP": "AP", "PA": "PA", "": ""}, "AP, PA or blank; leave lateral films out"),
     "sex": ({"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "": ""}, "M, F or blank"),
 }
-_KNOWN_COLUMNS = {name.lower(): name for name in (*FIELDS, *FINDINGS)}
+KNOWN_COLUMNS = {name.lower(): name for name in (*FIELDS, *FINDINGS)}
 _KNOWN_CLASSES = {name.lower(): name for name in CLASSES} | {"lung": "lungs"}
 
 
@@ -52,12 +52,20 @@ def read_own(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
     films with masks for each task again.
     """
     bad = BadRows()
-    table = _read_table(root / "films.csv", bad if skip_bad else None)
-    _check_values(table, root)
-    films = _films(table)
-    if films.empty:
-        raise InputError(f"{table.path}: no film is left: {HINT}")
-    masks, loose = _read_masks(root, [_plain_name(n) for n in table.frame["name"]], table.bad)
+    table = read_csv(root / "films.csv", (), bad if skip_bad else None, hint=HINT)
+    passed = name_columns(table)
+    if "image" not in table.frame:
+        raise InputError(f"{table.path}: column 'image' is missing: {HINT}")
+    if passed:
+        log.info("%s: columns passed over: %s", table.path, ", ".join(passed))
+    if "patient" not in table.frame:
+        log.warning(
+            "%s: no column 'patient': each film counts as a patient of its own, so films of one "
+            "person may land in train and in test",
+            table.path,
+        )
+    films = read_films(table, root / "images", root)
+    masks, loose = _read_masks(root, [stem(n) for n in table.frame["name"]], table.bad)
     facts = {
         "films": len(films),
         "patients": films["patient_id"].nunique(),
@@ -79,47 +87,35 @@ def read_own(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
     return out
 
 
-def _read_table(path: Path, bad: BadRows | None) -> CsvTable:
-    """Rows with the columns that are read; those that the file lacks are blank.
+def name_columns(table: CsvTable, columns: Mapping[str, str] | None = None) -> list[str]:
+    """Keep the columns that are read, under the names of `FIELDS` and `FINDINGS`; returns the rest.
 
-    But ``patient`` and ``split`` are there only if the file has them.
+    `columns`: what a column is in place of its own name; "" leaves it out.
     """
-    table = read_csv(path, (), bad, hint=HINT)
+    meant = columns or {}
     names: dict[str, str] = {}
     passed = []
-    for column in (c for c in table.frame.columns if c not in ("row", "")):
-        name = _column(path, column)
+    for column in (c for c in table.frame.columns if c not in ("row", "") and meant.get(c) != ""):
+        name = _column(table.path, meant.get(column, column))
         if name is None:
             passed.append(column)
         elif name in names.values():
-            raise InputError(f"{path}: column {name!r} stands there twice: keep one")
+            raise InputError(f"{table.path}: column {name!r} stands there twice: keep one")
         else:
             names[column] = name
-    if "image" not in names.values():
-        raise InputError(f"{path}: column 'image' is missing: {HINT}")
-    if passed:
-        log.info("%s: columns passed over: %s", path, ", ".join(passed))
-    if "patient" not in names.values():
-        log.warning(
-            "%s: no column 'patient': each film counts as a patient of its own, so films of one "
-            "person may land in train and in test",
-            path,
-        )
-    lacking = {*FIELDS, *FINDINGS} - {*names.values(), "patient", "split"}
-    blank = dict.fromkeys(lacking, "")
-    table.frame = table.frame[[*names, "row"]].rename(columns=names).assign(**blank)
-    return table
+    table.frame = table.frame[[*names, "row"]].rename(columns=names)
+    return passed
 
 
 def _column(path: Path, column: str) -> str | None:
     """What a column is; None if it is to be passed over."""
     plain = words(column)
-    if plain in _KNOWN_COLUMNS:
-        return _KNOWN_COLUMNS[plain]
-    alike = difflib.get_close_matches(plain, _KNOWN_COLUMNS, 3, 0.8)
+    if plain in KNOWN_COLUMNS:
+        return KNOWN_COLUMNS[plain]
+    alike = difflib.get_close_matches(plain, KNOWN_COLUMNS, 3, 0.8)
     # A misspelt finding would be read as absent from every film.
     if alike and not plain.startswith("note"):
-        meant = " or ".join(repr(_KNOWN_COLUMNS[name]) for name in alike)
+        meant = " or ".join(repr(KNOWN_COLUMNS[name]) for name in alike)
         raise InputError(
             f"{path}: unknown column {column!r}: did you mean {meant}? A column of another "
             "meaning needs a name less alike, or one that starts with 'note'"
@@ -127,9 +123,21 @@ def _column(path: Path, column: str) -> str | None:
     return None
 
 
-def _check_values(table: CsvTable, root: Path) -> None:
+def read_films(table: CsvTable, images: Path, root: Path | None = None) -> pd.DataFrame:
+    """Films table of the images below a folder, or else below `root`; wrong rows are dropped or
+    refused. Without a column ``split`` patients are drawn by the hash of their id."""
+    lacking = {*FIELDS, *FINDINGS} - {*table.frame, "patient", "split"}
+    table.frame = table.frame.assign(**dict.fromkeys(lacking, ""))
+    _check_values(table, images, root)
+    films = _films(table)
+    if films.empty:
+        raise InputError(f"{table.path}: no film is left: {HINT}")
+    return films
+
+
+def _check_values(table: CsvTable, images: Path, root: Path | None) -> None:
     """Drop or refuse rows with a wrong value; adds columns ``name`` and ``path`` of the film."""
-    table.files("image", root)
+    table.files("image", images)
     if "patient" in table.frame:
         table.require(table.column("patient") != "", "patient", "the patient's id")
     for column, (codes, allowed) in _CODES.items():
@@ -139,62 +147,35 @@ def _check_values(table: CsvTable, root: Path) -> None:
     table.require(age.isna() | age.between(0, 130), "age", "years from 0 to 130, or blank")
     for finding in FINDINGS:
         table.states(finding)
-    placed = [_place(root, clean(text)) for text in table.frame["image"]]
+    placed = [_place(images, root, clean(text)) for text in table.frame["image"]]
     table.frame["name"] = [str(rel) for rel, _ in placed]
     table.frame["path"] = [str(path) for _, path in placed]
-    frame = table.frame
-    ids = [_image_id(name) for name in frame["name"]]
-
-    def same_film(i: int, j: int) -> str:
-        name, other, row = frame["name"][i], frame["name"][j], frame["row"][j]
-        if name == other:
-            return f"{name!r} stands in row {row} too: keep one row"
-        return f"{name!r} and {other!r} of row {row} would both be film {ids[i]!r}: rename one"
-
-    _drop_repeats(table, ids, same_film)
+    ids = table.frame["name"].map(_image_id)
+    table.require(~ids.duplicated(), "image", "each film once (endings do not count, / is __)")
     if {"split", "patient"} <= {*table.frame}:
-        rows, split = table.frame, table.column("split").str.lower()
-
-        def other_split(i: int, j: int) -> str:
-            here = f"patient {rows['patient'][i]!r} is in split {split[i]!r} here"
-            there = f"in {split[j]!r} in row {rows['row'][j]}"
-            return "" if split[i] == split[j] else f"{here} and {there}: use one split per patient"
-
-        _drop_repeats(table, table.column("patient").tolist(), other_split)
+        split = table.column("split").str.lower()
+        first = split.groupby(table.column("patient")).transform("first")
+        table.require(split == first, "split", "one split per patient, that of its first row")
 
 
-def _drop_repeats(table: CsvTable, keys: Sequence[str], fault: Callable[[int, int], str]) -> None:
-    """Drop or refuse rows whose key stands further up, if `fault` of both positions says why."""
-    first: dict[str, int] = {}
-    wrong = []
-    for i, key in enumerate(keys):
-        j = first.setdefault(key, i)
-        if i != j and (reason := fault(i, j)):
-            reject(table.bad, table.path, f"{table.path}, row {table.frame['row'][i]}", reason)
-            wrong.append(i)
-    table.frame = table.frame.drop(index=wrong).reset_index(drop=True)
-
-
-def _place(root: Path, rel: PurePosixPath) -> tuple[PurePosixPath, Path]:
+def _place(images: Path, root: Path | None, rel: PurePosixPath) -> tuple[PurePosixPath, Path]:
     """Path of an image below ``images/`` or below the folder itself, and the file."""
-    images = root / "images"
-    if is_there(images / rel):
-        return rel, images / rel
-    if rel.parts[0] == "images" and len(rel.parts) > 1:
-        return rel.relative_to("images"), root / rel
-    if is_there(root / rel) or not images.is_dir():
-        return rel, root / rel
+    if not is_there(images / rel):
+        if rel.parts[0] == "images" and len(rel.parts) > 1:
+            rel = rel.relative_to("images")
+        elif root is not None and (is_there(root / rel) or not images.is_dir()):
+            return rel, root / rel
     return rel, images / rel
 
 
-def _plain_name(name: str) -> str:
-    """Path below ``images/`` without the image's ending."""
+def stem(name: str) -> str:
+    """A film's name without the ending of an image, which masks are named by; ``1.2.840`` stays."""
     ending = PurePosixPath(name).suffix
     return name.removesuffix(ending) if ending.lower() in ENDINGS else name
 
 
 def _image_id(name: str) -> str:
-    return _plain_name(name).replace("/", "__")
+    return stem(name).replace("/", "__")
 
 
 def _films(table: CsvTable) -> pd.DataFrame:
@@ -224,7 +205,7 @@ def _read_masks(root: Path, names: Sequence[str], bad: BadRows | None) -> tuple[
     loose: list[Path] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         name = _KNOWN_CLASSES.get(words(path.name))
-        if _litter(path.name):
+        if _is_litter(path.name):
             continue
         if not path.is_dir():
             loose.append(path)
@@ -233,7 +214,8 @@ def _read_masks(root: Path, names: Sequence[str], bad: BadRows | None) -> tuple[
             known = f"no class of masks{near(path.name.lower(), CLASSES) or ';'} use one of "
             reject(bad, path, str(path), twice if name else known + ", ".join(CLASSES))
         else:
-            files = _files(path)
+            paths = (PurePosixPath(file) for file in list_files(path))
+            files = {str(p.with_suffix(p.suffix.lower())): path / p for p in paths}
             found[name] = {n: f for n in names if (f := files.get(f"{n}.png")) is not None}
             used = set(found[name].values())
             loose += [f for f in files.values() if f not in used]
@@ -265,20 +247,26 @@ def _task_masks(masks: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return out | ({"organs": masks[organs]} if len(organs) > 1 else {})
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Files below a folder by their path in it, with slashes; the ending in lower case."""
-    out: dict[str, Path] = {}
-    for here, below, names in os.walk(folder):
-        below[:] = [b for b in below if not _litter(b)]
-        for name in (n for n in below if n.lower().endswith(".png")):
-            raise InputError(f"{here}/{name}: a folder with the name of a mask: rename it")
-        for path in (Path(here, name) for name in names if not _litter(name)):
-            inner = path.relative_to(folder)
-            out[inner.with_suffix(inner.suffix.lower()).as_posix()] = path
-    return dict(sorted(out.items()))
+def list_files(folder: Path) -> list[str]:
+    """Files below a folder by relative path, sorted; hidden ones and litter left out."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder: give the folder of the films or masks")
+
+    def closed(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    names = []
+    for here, below, files in os.walk(folder, onerror=closed):
+        below[:] = [name for name in below if not _is_litter(name)]
+        for name in below:
+            if (link := Path(here, name)).is_symlink():
+                raise InputError(f"{link}: links to folders are not followed: put the folder there")
+        inside = Path(here).relative_to(folder)
+        names += [(inside / name).as_posix() for name in files if not _is_litter(name)]
+    return sorted(names)
 
 
-def _litter(name: str) -> bool:
+def _is_litter(name: str) -> bool:
     return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 

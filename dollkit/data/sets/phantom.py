@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from dollkit.data.phantom.population import observe_labels, sample_population
 from dollkit.data.phantom.protocol import Protocol
 from dollkit.data.phantom.render import ORGANS, check_size, render
 from dollkit.data.store import standing
+from dollkit.data.store_builder import map_ahead
 from dollkit.data.store_writer import StoreWriter
 
 COHORT_OF = {"films": "ward", "lungs": "lungs", "infection": "covid", "organs": "organs"}
@@ -180,23 +181,14 @@ def _render_all(
     chunks: list[pd.DataFrame], store: str, size: int, seed: int, protocol: Protocol, count: int
 ) -> Iterator[tuple[U8, U8]]:
     """Chunks in order, rendered ahead by a bounded number of processes."""
+    one = partial(_render, store=store, size=size, seed=seed, protocol=protocol)
     if count <= 1:
-        for rows in chunks:
-            yield _render(rows, store, size, seed, protocol)
+        yield from map(one, chunks)
         return
     # Spawn: a fork of a process that runs threads (torch, Jupyter) may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context) as pool:
-        pending: deque[Future[tuple[U8, U8]]] = deque()
-        try:
-            for rows in chunks:
-                pending.append(pool.submit(_render, rows, store, size, seed, protocol))
-                if len(pending) > 2 * count:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from map_ahead(pool, one, chunks, 2 * count)
 
 
 def _render(

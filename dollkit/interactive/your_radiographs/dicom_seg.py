@@ -90,16 +90,11 @@ def encode(
     source: Path, masks: Sequence[npt.NDArray[np.uint8]], classes: Sequence[str],
     concepts: Sequence[Concept], network: str,
 ) -> bytes:  # fmt: skip
-    """The masks of one film as a DICOM file.
+    """Masks of one film, (Rows, Columns) in {0, 1} per class, as a DICOM file.
 
     The patient and study modules are those of the film, as the standard demands of derived
     objects: whoever gets this file can read whatever name stands in the film. Equal films, classes
-    and network give equal UIDs.
-
-    Args:
-        source: the film's DICOM file.
-        masks: one (Rows, Columns) in {0, 1} per class; they may overlap and be empty.
-        network: fingerprint of the weights.
+    and network (its fingerprint) give equal UIDs.
     """
     about = [network, dollkit.__version__, *classes]
     hashes = [hashlib.sha256(mask.tobytes()).hexdigest() for mask in masks]

@@ -20,11 +20,12 @@ from tqdm.auto import tqdm
 
 import dollkit
 from dollkit.common import compute
-from dollkit.common.errors import InputError, near
+from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
 from dollkit.data.images import fit, is_dicom, load_image, unfit
+from dollkit.data.sets.own_folder import stem
 from dollkit.data.store_writer import unwritable
-from dollkit.interactive.your_radiographs.read import list_films, stem
+from dollkit.interactive.your_radiographs.read import list_films
 from dollkit.labels.make import fingerprint
 from dollkit.training import networks, weights
 
@@ -80,18 +81,13 @@ def load_segmenter(folder: Path) -> Segmenter:
 
 
 def films_for(
-    films: Path, to: str, classes: Sequence[str], codes: Codes | None, only: Sequence[str] = ()
+    films: Path, to: str, classes: Sequence[str], codes: Codes | None
 ) -> tuple[list[str], list[Concept]]:
     """Films of a folder that masks can be written for in a format, by path: DICOM segmentations are
     of DICOM films alone; and the codes of the classes there."""
     if to not in FORMATS:
         raise InputError(f"parameter 'to' is {to!r}: use one of {', '.join(FORMATS)}")
     names = list_films(films)
-    by_name = {stem(name): name for name in names} | {name: name for name in names}
-    for name in only:
-        if name not in by_name:
-            raise InputError(f"{films}: no film {name!r}{near(name, by_name)}")
-    names = list(dict.fromkeys(by_name[name] for name in only)) or names
     if to == "png":
         return names, []
     # highdicom takes seconds to import, and few need it.
@@ -117,7 +113,6 @@ def predict(
     out: Path,
     *,
     to: str = "png",
-    only: Sequence[str] = (),
     trained_on: Collection[str] = (),
     codes: Codes | None = None,
     overwrite: bool = False,
@@ -127,18 +122,12 @@ def predict(
     Nothing in `out` is ever changed, be it a mask corrected by hand: a folder that holds anything
     else is an error, or with `overwrite` set aside as ``<out>.1``. A killed call goes on.
 
-    Args:
-        out: gets the masks, ``predictions.csv`` and ``predictions.json``.
-        to: ``png``: ``<class>/<film>.png`` with 0 and 255, a folder of masks to correct and train
-            on; ``dicom-seg``: ``<film>.dcm``, a segment per class, of DICOM films alone.
-        only: films by path, with or without ending; none: all.
-        trained_on: ids of films whose masks the network has seen.
-        codes: of classes in segmentations, see `dicom_seg.find_concept`.
-
-    Returns:
-        A row per film and class (`COLUMNS`); films that could not be read, with the reason.
+    `out` gets ``predictions.csv``, ``predictions.json`` and the masks: ``png`` writes
+    ``<class>/<film>.png`` with 0 and 255, to correct and train on, ``dicom-seg`` ``<film>.dcm``, a
+    segment per class, of DICOM films alone. `trained_on` are ids of films whose masks the network
+    has seen. Returns a row per film and class (`COLUMNS`), and why films could not be read.
     """
-    names, concepts = films_for(films, to, segmenter.classes, codes, only)
+    names, concepts = films_for(films, to, segmenter.classes, codes)
     if not names:
         raise InputError(f"{films}: no DICOM film, which a segmentation refers to: ask for PNG")
     if films.resolve() in (out.resolve(), *out.resolve().parents):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import logging
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -18,20 +14,26 @@ from tqdm.auto import tqdm
 from dollkit.common.errors import InputError, near
 from dollkit.common.findings import FINDINGS
 from dollkit.data import images
-from dollkit.data.csvfile import read_csv, words
+from dollkit.data.csvfile import CsvTable, read_csv, words
 from dollkit.data.film_table import FilmTable, lost_files
 from dollkit.data.masks import MaskFile, check_grid
-from dollkit.data.sets.own_folder import ENDINGS, FIELDS, HINT, read_own
+from dollkit.data.sets.own_folder import (
+    ENDINGS,
+    HINT,
+    KNOWN_COLUMNS,
+    list_files,
+    name_columns,
+    read_films,
+    stem,
+)
 from dollkit.data.splits import draw_parts, draw_task_split
 
-KNOWN = {name.lower(): name for name in (*FIELDS, *FINDINGS)}
 PLACED = [name for name in FINDINGS if name != "No Finding"]
 """Findings that lie somewhere in the film."""
 
 MANY, SHARES = 300, (0.75, 0.15, 0.1)
 """Patients from which splits are drawn by hash; of fewer, shares of train, valid and test."""
 
-LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
 MASK_ENDINGS = (".png", ".tif", ".tiff", ".gif")
 LARGE = 0.6
 """Share of a film above which no anatomy reaches: inside and outside may have changed places."""
@@ -63,17 +65,14 @@ def read_radiographs(
     (split ``test``), so that no film is judged on that any of its networks has seen. Where the
     table has a column ``split``, that column rules instead.
 
-    Args:
-        findings: CSV file; column ``image`` (path below `films`), perhaps ``patient``, ``split``
-            and others of `read_own`, and any of the 14 findings.
-        masks: folder with ``<class>/<path of the film>.png`` (or TIFF, GIF).
-        columns: column of the file to what it is, a name above; "" leaves it out.
-        classes: to segment; none: all folders of masks.
-        folds: parts for cross-validation, if the table has no split.
+    `findings` is a CSV file with the columns of `own_folder.read_own`, or `columns` tells what they
+    are; `masks` a folder with ``<class>/<path of the film>.png`` (or TIFF, GIF) of all `classes`
+    (none: of every folder there). `folds` counts if the table has no split.
     """
     there = list_films(films)
-    frame, passed = read_findings(findings, columns or {})
-    table = _read_films(films, findings, frame)
+    listed, passed = _read_findings(findings, columns or {})
+    split, has_patient = ("split" in listed.frame), ("patient" in listed.frame)
+    table = FilmTable("folder", read_films(listed, films), films)
     if len(lost := lost_files(table)):
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
         raise InputError(
@@ -85,7 +84,6 @@ def read_radiographs(
     whole = found.notna().all(axis=1).to_numpy()
     if not whole.any():
         raise InputError(f"{masks}: no film has all of the masks {', '.join(found.columns)}")
-    split = "split" in frame
     task = _task(table, found, whole, folds, split)
     kept, notes = _classification(table, set(task.films["patient_id"]), split)
     if passed:
@@ -93,7 +91,7 @@ def read_radiographs(
             f"columns that are not read: {', '.join(passed)} (if one is a finding, tell which by "
             "parameter 'columns')"
         )
-    if "patient" not in frame:
+    if not has_patient:
         notes.append(
             "the table has no column 'patient': each film counts as a patient of its own, so that "
             "films of one person may be trained and judged on; intervals are then too narrow"
@@ -121,20 +119,11 @@ def read_radiographs(
     return Radiographs(kept, task, facts, tuple(notes))
 
 
-# Files below a folder.
-
-
-def stem(name: str) -> str:
-    """A film's name without the ending of an image, which masks are named by; ``1.2.840`` stays."""
-    ending = PurePosixPath(name).suffix
-    return name.removesuffix(ending) if ending.lower() in ENDINGS else name
-
-
 def list_films(folder: Path) -> list[str]:
     """Films below a folder by relative path: files with an image's ending, and DICOM without."""
     names = [
         name
-        for name in _list_files(folder)
+        for name in list_files(folder)
         # DICOMDIR, the table of contents of a CD, is DICOM and no film.
         if PurePosixPath(name).name != "DICOMDIR"
         and (PurePosixPath(name).suffix.lower() in ENDINGS or images.is_dicom(folder / name))
@@ -148,80 +137,29 @@ def list_films(folder: Path) -> list[str]:
     return names
 
 
-def _list_files(folder: Path) -> list[str]:
-    """Files below a folder by relative path, sorted; hidden ones and litter left out."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder: give the folder of the films or masks")
-
-    def closed(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
-
-    names = []
-    for here, below, files in os.walk(folder, onerror=closed):
-        below[:], files = ([n for n in all_ if not n.startswith(".") and n not in LITTER]
-                           for all_ in (below, files))  # fmt: skip
-        for name in below:
-            if (link := Path(here, name)).is_symlink():
-                raise InputError(f"{link}: links to folders are not followed: put the folder there")
-        names += [Path(here, file).relative_to(folder).as_posix() for file in files]
-    return sorted(names)
-
-
-# The table.
-
-
-def read_findings(path: Path, columns: Mapping[str, str]) -> tuple[pd.DataFrame, list[str]]:
-    """The table under the names that `read_own` knows, as text, and the columns it does not.
-
-    The index is the row as a spreadsheet counts.
-    """
-    frame = read_csv(path, hint=HINT).frame.set_index("row")
-    header = [str(c) for c in frame if c]  # spreadsheets leave nameless ones
+def _read_findings(path: Path, columns: Mapping[str, str]) -> tuple[CsvTable, list[str]]:
+    """The table under the names that `read_films` knows, and the columns that it does not."""
+    table = read_csv(path, hint=HINT)
+    header = [str(c) for c in table.frame if c not in ("row", "")]
+    known = KNOWN_COLUMNS.values()
     for theirs, ours in columns.items():
         if theirs not in header:
             raise InputError(f"{path}: no column {theirs!r}, parameter 'columns' names it"
                              f"{near(theirs, header)}")  # fmt: skip
-        if ours and words(ours) not in KNOWN:
+        if ours and words(ours) not in KNOWN_COLUMNS:
             raise InputError(
-                f"parameter 'columns' takes {theirs!r} for {ours!r}{near(ours, KNOWN.values())}: "
-                f"use one of {', '.join(KNOWN.values())}, or '' to leave it out"
+                f"parameter 'columns' takes {theirs!r} for {ours!r}{near(ours, known)}: "
+                f"use one of {', '.join(known)}, or '' to leave it out"
             )
-    kept = [c for c in header if columns.get(c) != ""]
-    frame = frame[kept].rename(columns=lambda c: KNOWN.get(words(columns.get(c, c)), c))
+    passed = [c for c in name_columns(table, columns) if not words(c).startswith("note")]
     for needed, what in ((["image"], "'image' (path of the film)"), (FINDINGS, "of a finding")):
-        if not set(frame) & set(needed):
+        if not set(table.frame) & set(needed):
             raise InputError(
                 f"{path}: no column {what} among {', '.join(header)}: name one "
                 f"{' or '.join(needed[:3])}, or tell by parameter 'columns' which it is, such as "
                 f"{{'theirs': {needed[0]!r}}}"
             )
-    unknown = [c for c in kept if c in frame and c not in KNOWN.values()]
-    return frame, [c for c in unknown if not words(c).startswith("note")]
-
-
-def _read_films(films: Path, findings: Path, frame: pd.DataFrame) -> FilmTable:
-    """Films as `read_own` reads them, in a folder like its own that lasts as long as that takes."""
-    with tempfile.TemporaryDirectory() as made:
-        root = Path(made)
-        (root / "images").symlink_to(films.resolve(), target_is_directory=True)
-        with (root / "films.csv").open("w", encoding="utf-8", newline="") as file:
-            rows = dict(zip(frame.index, frame.to_numpy().tolist(), strict=True))
-            out = csv.writer(file, lineterminator="\n")
-            out.writerow(frame.columns)
-            out.writerows(rows.get(row, []) for row in range(2, max(rows, default=1) + 1))
-        log = logging.getLogger(read_own.__module__)
-        level = log.level
-        log.setLevel(logging.ERROR)  # our notes tell the same, without the temporary file
-        try:
-            table = read_own(root)["films"]
-        except InputError as error:
-            raise InputError(str(error).replace(str(root / "films.csv"), str(findings))) from None
-        finally:
-            log.setLevel(level)
-        inside = [Path(path).relative_to(root / "images") for path in table.films["path"]]
-        where = [w.replace(str(root / "films.csv"), str(findings)) for w in table.films["where"]]
-    read = table.films.assign(path=[str(films / path) for path in inside], where=where)
-    return replace(table, films=read, root=films, side=(), facts={})
+    return table, passed
 
 
 # Masks, and what each part of the work gets.
@@ -236,7 +174,7 @@ def read_masks(
     """
     row_of = {stem(name): i for i, name in enumerate(names)}
     # `predict` leaves its index beside the folders of classes.
-    files = [f for f in _list_files(masks) if not f.startswith("predictions.")]
+    files = [f for f in list_files(masks) if not f.startswith("predictions.")]
     folders = {words(PurePosixPath(f).parts[0]): PurePosixPath(f).parts[0] for f in files}
     wanted = [words(name) for name in classes] or list(folders)
     if len(set(wanted)) < len(wanted):

@@ -153,20 +153,10 @@ def advice(cases: pd.DataFrame, table: pd.DataFrame, margin: float = MARGIN) -> 
             f"With {n} masks DoLL reaches what the random start needs "
             f"{many.replace('> ', 'more than ')} masks for (read from its curve)."
         )
-    parts = [cases[(cases["arm"] == "doll") & (cases["n_train"] == n)] for n in sizes]
-    gains = [difference(parts[-1], part) for part in parts[:-1]]
-    enough = [n for n, gain in zip(sizes, gains, strict=False) if gain.hi < margin]
-    if enough:
-        said.append(f"{enough[0]} masks are enough for DoLL: {sizes[-1]} bring less than {margin}.")
-    else:
-        last = gains[-1]
-        span = _span(last.estimate, last.lo, last.hi)
-        helps = "more masks than these may still help" if last.lo > 0 else UNKNOWN
-        said.append(
-            f"From {sizes[-2]} to {sizes[-1]} masks the DoLL start gained {span}. Whether more "
-            f"would help: {helps}."
-        )
-    return said
+    doll = cases[cases["arm"] == "doll"]
+    gain = difference(*(doll[doll["n_train"] == n] for n in (sizes[-1], sizes[-2])))
+    span = _span(gain.estimate, gain.lo, gain.hi)
+    return [*said, f"From {sizes[-2]} to {sizes[-1]} masks the DoLL start gained {span}."]
 
 
 def write_report(

@@ -1,19 +1,21 @@
-"""Parameters of notebook 11: what each may be, from a file, and the notebook run without a browser.
+"""Parameters of notebook 11, and ``python -m dollkit your-radiographs check | run | predict``.
 
 Whether films, findings and masks go together is asked next (`read_radiographs`).
 """
 
 from __future__ import annotations
 
+import argparse
+import logging
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
-from dollkit.interactive.your_radiographs.predict import FORMATS
-from dollkit.interactive.your_radiographs.steps import DEPTH, STARTS
+from dollkit.interactive.your_radiographs import predict, read, steps
 from dollkit.training import networks
 from dollkit.workflow import limits, parameters, processes, stage, stages
 from dollkit.workflow import run as runner
@@ -25,7 +27,7 @@ ACTIVATION = "silu"
 RANGES: dict[str, Any] = {
     "network": limits.among(networks.NETWORKS),
     "size": limits.SIDE,
-    "arms": limits.several(limits.among(STARTS)),
+    "arms": limits.several(limits.among(steps.STARTS)),
     "sizes": limits.several(limits.COUNT, 0),
     "n_valid": limits.COUNT,
     "lrs": limits.several(limits.POSITIVE),
@@ -33,7 +35,7 @@ RANGES: dict[str, Any] = {
     "precision": limits.among(compute.PRECISIONS),
     "margin": limits.DECAY,
     "device": limits.among(("", "auto", "cpu", "cuda")),
-    "to": limits.several(limits.among(FORMATS)),
+    "to": limits.several(limits.among(predict.FORMATS)),
 }
 """What the type of a parameter cannot say, as in `dollkit.workflow.limits`."""
 
@@ -66,7 +68,7 @@ def check_settings(given: Mapping[str, Any]) -> None:
     # Each is built once: no other way tells whether an encoder exists and fits.
     for name in architectures:
         limits.build_classifier(name, 5, ACTIVATION, "lse")
-    limits.build_network(given["network"], architectures[0], DEPTH, ACTIVATION)
+    limits.build_network(given["network"], architectures[0], steps.DEPTH, ACTIVATION)
 
 
 def places(given: Mapping[str, Any]) -> tuple[Path, Path, Path]:
@@ -115,3 +117,81 @@ def run_notebook(settings: Mapping[str, Any]) -> Path:
     with processes.handling(processes.terminate), processes.hold(work):
         runner.execute(instance, executed, work / "log.txt")
     return executed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status; what is wrong is raised, and made one line by ``python -m dollkit``."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    options.run(options)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dollkit your-radiographs")
+    commands = parser.add_subparsers(required=True, metavar="check | run | predict")
+    for name, run, what in (
+        ("check", _check, "do films, findings and masks go together?"),
+        ("run", _run, "notebook 11, from classifiers to masks and the report"),
+    ):
+        add = commands.add_parser(name, help=what)
+        add.add_argument("settings", type=Path, metavar="YAML", help="lines like 'films: /films', "
+                         "by the names of the notebook's first cell")  # fmt: skip
+        add.set_defaults(run=run)
+    add = commands.add_parser("predict", help="masks on each film's own grid")
+    add.add_argument("--network", type=Path, required=True, metavar="DIR")
+    add.add_argument("--films", type=Path, required=True, metavar="DIR")
+    add.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    add.add_argument("--overwrite", action="store_true", help="set aside what OUT holds, as OUT.1")
+    add.add_argument("--to", default="png", help="png (a file per class) or dicom-seg")
+    add.add_argument(
+        "--code", action="append", default=[], metavar="CLASS=SCHEME:VALUE:MEANING",
+        help="of dicom-seg: code of a class, such as 'aortic arch=SCT:57034009:Aortic arch'",
+    )  # fmt: skip
+    add.set_defaults(run=_predict)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    given = read_settings(options.settings)
+    yours = read.read_radiographs(
+        *places(given), given["columns"], given["classes"], given["folds"]
+    )
+    masks, notes = read.measure_masks(yours.task)
+    for name, value in yours.facts.items():
+        print(f"{name}: {value}")
+    for row in masks.to_dict("records"):
+        print(f"masks of {row['class']}: {row['masks']}, {row['empty']} of them empty, the others "
+              f"cover {row['share']:.1%} of their film on average")  # fmt: skip
+    told = steps.check_masks(yours.task.films, given["compare"], given["n_valid"])
+    for note in (*yours.notes, *notes, told):
+        print(f"note: {note}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    executed = run_notebook(read_settings(options.settings))
+    print(f"{executed.parent / 'report' / 'report.md'}\n{executed}")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    codes = {}
+    for text in options.code:
+        name, equals, code = text.partition("=")
+        if not equals:
+            raise InputError(f"--code {text!r}: write CLASS=SCHEME:VALUE:MEANING")
+        codes[name] = code.split(":", 2)
+    table, failed = predict.predict(
+        predict.load_segmenter(options.network), options.films, options.out, to=options.to,
+        codes=codes, overwrite=options.overwrite,
+    )  # fmt: skip
+    print(f"{options.out}: {table['file'].nunique()} films, {table['class'].nunique()} classes")
+    if options.to == "dicom-seg":
+        print(
+            "each segmentation carries patient and study of its film, as DICOM demands: for files "
+            "that may be passed on write PNG, or start from de-identified films"
+        )
+    if failed:
+        raise InputError(
+            f"{next(iter(failed.values()))} ({len(failed)} films could not be read, "
+            f"{options.out / 'predictions.json'} lists them; masks of the others are written)"
+        )
