@@ -66,10 +66,8 @@ def test_wrong_rows(root: Path) -> None:
     file = root / "CheXpert" / "test_labels.csv"
     good = file.read_text()
     for old, new, words in (
-        ("patient64742/", "patient64741/", r"row 4, column 'Path': .*use each film once"),
         ("test/patient64742/", "../patient64742/", r"row 4, column 'Path': .*use a path"),
         ("patient64742/", "patient64542/", r"patient 'patient64542' stands in val_labels.csv and"),
-        ("Path,", "path,", r"test_labels.csv: column 'Path' is missing .'path' is there"),
     ):
         file.write_text(good.replace(old, new))
         with pytest.raises(InputError, match=words):

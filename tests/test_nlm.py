@@ -1,4 +1,4 @@
-"""Montgomery, Shenzhen, both as one and the mixed copy: trees, masks, readings, what is wrong."""
+"""Montgomery, Shenzhen, both as one: trees, masks, readings, what is wrong."""
 
 from __future__ import annotations
 
@@ -43,13 +43,6 @@ def shenzhen(root: Path, masks: Path, inside: int = 255) -> Path:
         save(root / f"CXR_png/{name}.png", np.full(SIZE, 90 + k), mode="P")
         if k < 2:
             save(masks / f"{name}_mask.png", BOTH // 255 * inside)
-    return root
-
-
-def mixed(root: Path) -> Path:
-    for name in (*MCU, *CHN):
-        save(root / f"CXR_png/{name}.png", np.full(SIZE, 70))
-        save(root / "masks" / (f"{name}_mask.png" if name in CHN else f"{name}.png"), BOTH)
     return root
 
 
@@ -126,21 +119,6 @@ def test_both_sets_are_one_store(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one, other)
     stray = save(data / "ChinaSet_AllFiles/CXR_png/unknown.png", lung("left"))
     assert survey(DATASET, data, subset=True).problems["file"].tolist() == [str(stray)]
-
-
-@pytest.mark.parametrize("below", ["lung_segmentation/Lung Segmentation", ""])
-def test_the_mixed_copy(tmp_path: Path, below: str) -> None:
-    folder = tmp_path / "kaggle"
-    root = mixed(folder / below)
-    save(root / "test/CHNCXR_0001_0.png", lung("left"))
-    assert DATASET.find(folder) == root
-    assert MONTGOMERY.find(folder) is SHENZHEN.find(folder) is None
-    table = DATASET.tables(folder)["lungs"]
-    assert table.films["image_id"].tolist() == [*MCU, *CHN]
-    assert set(table.films["sex"]) == {""}
-    for mask in table.masks["lungs"]:
-        np.testing.assert_array_equal(mask.load(*SIZE), BOTH // 255)
-    assert survey(DATASET, folder, subset=True, decode=True).problems.empty
 
 
 @pytest.mark.parametrize(

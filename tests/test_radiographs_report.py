@@ -126,6 +126,13 @@ def test_a_class_of_one_patient_decides_nothing(tmp_path: Path) -> None:
     assert "fewer than 6 patients have them: device." in page
 
 
+def test_backbone_and_shuffled_are_named() -> None:
+    means = flat(random=0.5, classifier=0.56, shuffled=0.56, doll=0.56)
+    said = sentences(report.contrasts(cases(means, patients=80), MARGIN))
+    assert "backbone alone gives as much" in said
+    assert "diagnosis in the labels is not shown" in said
+
+
 CURVES = {
     "random": {4: 0.40, 8: 0.46, 16: 0.52, 32: 0.58},
     "doll": {4: 0.46, 8: 0.52, 16: 0.56, 32: 0.60},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -89,21 +88,3 @@ def test_an_error_of_the_notebook_is_one_line(
     assert main(["your-radiographs", "run", str(path)]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1] == "parameter 'findings' is empty: give films, findings and masks"
-
-
-def test_one_run_at_a_time_and_a_notice_to_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(tmp_path, "")
-
-    def execute(*_: object) -> None:
-        with pytest.raises(InputError, match=f"another run works in {tmp_path / 'runs' / 'own'}"):
-            settings.run_notebook(settings.read_settings(path))
-        signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(settings.runner, "execute", execute)
-    before = signal.getsignal(signal.SIGTERM)
-    assert main(["your-radiographs", "run", str(path)]) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("stopped from outside; ")
-    assert signal.getsignal(signal.SIGTERM) is before

@@ -36,7 +36,6 @@ _SHENZHEN = (
     *("", "ChinaSet_AllFiles", "ChinaSet_AllFiles/ChinaSet_AllFiles", "Shenzhen"),
     *("Shenzhen/ChinaSet_AllFiles", "Shenzhen-Hospital-CXR-Set"),
 )
-_MIXED = ("", "Lung Segmentation", "Lung Segmentation/Lung Segmentation")
 _MASK_FOLDERS = (
     *("mask", "mask/mask", "masks", "masks/masks"),
     *("shcxr-lung-mask/mask", "shcxr-lung-mask/mask/mask"),
@@ -61,21 +60,13 @@ def locate_shenzhen(folder: Path) -> Path | None:
     return steps.first_folder(folder, _SHENZHEN, lambda root: _sets_in(root) == ["shenzhen"])
 
 
-def locate_mixed(folder: Path) -> Path | None:
-    """The folder of ``CXR_png`` with films of both sets and ``masks``, at or below `folder`."""
-    return steps.first_folder(
-        folder, _MIXED, lambda root: child(root, "masks") and len(_sets_in(root)) == 2
-    )
-
-
 def _sets_in(root: Path) -> list[str]:
     return [name for name, form in _FILM.items() if holds(child(root, "CXR_png"), form)]
 
 
 def find_nlm(folder: Path) -> Path | None:
-    """The mixed copy's folder, or the one above both sets."""
-    both = locate_montgomery(folder) and locate_shenzhen(folder)
-    return locate_mixed(folder) or (folder if both else None)
+    """The folder above both sets."""
+    return folder if locate_montgomery(folder) and locate_shenzhen(folder) else None
 
 
 def read_nlm(
@@ -83,27 +74,26 @@ def read_nlm(
 ) -> dict[str, FilmTable]:
     """``lungs``: both sets or one of them; films["source"] tells them apart, Montgomery's first.
 
-    Both may come in the mixed copy, which has no readings. One film per patient is assumed; a
-    film is drawn into a split by the hash of its id, the same whichever `sets` are read. A film
-    with the mask of one lung only has no mask (unknown, not half of it).
+    One film per patient is assumed; a film is drawn into a split by the hash of its id, the same
+    whichever `sets` are read. A film with the mask of one lung only has no mask (unknown, not half
+    of it).
     """
     bad = BadRows()
     notes = bad if skip_bad else None
     both = len(sets) > 1
     name = "nlm" if both else sets[0]
-    mixed = locate_mixed(root) if both else None
     parts, places = [], []
     for source in sets:
         locate = locate_montgomery if source == "montgomery" else locate_shenzhen
-        here = mixed or locate(root)
+        here = locate(root)
         if here is None:
             expected = {"montgomery": MONTGOMERY, "shenzhen": SHENZHEN, "nlm": DATASET}[name].tree
             raise InputError(f"{root}: no {source.title()} films: expected {expected}")
-        folders = [child(here, "masks")] if mixed else _mask_folders(source, here)
+        folders = _mask_folders(source, here)
         parts.append(_read_set(source, here, folders, notes))
         places += [here, *(folder for folder in folders if folder is not None)]
-    side = _neighbours(root, places) if both and not mixed else ()
-    root = mixed or (root if both else places[0])
+    side = _neighbours(root, places) if both else ()
+    root = root if both else places[0]
     tables = [films for films, _, _ in parts if len(films)]
     if not tables:
         raise InputError(f"{root}: no film is left: every one is there twice")
