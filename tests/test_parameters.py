@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.training import imagenet
-from dollkit.workflow import limits, parameters, reproduce, stages
+from dollkit.workflow import limits, reproduce, stages
 from dollkit.workflow.parameters import declared, resolve
 from dollkit.workflow.stages import Instance
 from tests.toys import write_notebook
@@ -62,8 +62,6 @@ def test_names_types_defaults_and_comments(notebook: Path) -> None:
     ("line", "message"),
     [
         ("x = 3", "only lines like"),
-        ("x: int", "only lines like"),
-        ("import os", "only lines like"),
         ("x: set[int] = 1", "the type of 'x' must be"),
         ("x: int = 1 + n", "plain JSON value"),
         ("x: int = 1.5", "'x' is '1.5': \\(float\\) it should be a valid integer"),
@@ -101,16 +99,10 @@ def test_later_layers_win_and_ints_become_floats(notebook: Path) -> None:
     [
         ({"epoch": 5}, "unknown parameter 'epoch'; did you mean 'epochs'?"),
         ({"epochs": True}, "parameter 'epochs' is 'True': (bool) it should be a valid integer"),
-        ({"epochs": 1.0}, "parameter 'epochs' is '1.0'"),
-        ({"rate": True}, "parameter 'rate' is 'True'"),
         ({"rate": float("nan")}, "parameter 'rate' is 'nan': it should be a finite number"),
         ({"rate": "1e-3"}, "write 1.0e-3"),
-        ({"on": 0}, "parameter 'on' is '0'"),
-        ({"profile": None}, "parameter 'profile' is 'None'"),
-        ({"names": "abc"}, "parameter 'names' is 'abc'"),
         ({"names": ["a", 3]}, "parameter 'names'[1] is '3'"),
         ({"split": {"a": None}}, "parameter 'split'['a'] is 'None'"),
-        ({"split": {1: 0.5}}, "parameter 'split'[1] is '1'"),
     ],
 )
 def test_a_value_that_cannot_stand_is_named(
@@ -160,14 +152,13 @@ def test_every_number_has_a_range() -> None:
         assert numbers - limits.RANGES.get(family, {}).keys() == NOT_IN_RANGES.get(family, set())
 
 
-@pytest.mark.parametrize("profile", ["smoke", "paper"])
+OTHERS = ("laptop", "open", "desk", "scratch", "gpu")
+
+
+@pytest.mark.parametrize(
+    "profile", ["smoke", "paper", *(pytest.param(p, marks=pytest.mark.slow) for p in OTHERS)]
+)
 def test_shipped_profiles_pass(profile: str) -> None:
-    limits.check_plan(planned(profile))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("profile", ["laptop", "open", "desk", "scratch", "gpu"])
-def test_the_other_profiles_pass(profile: str) -> None:
     limits.check_plan(planned(profile))
 
 
@@ -175,34 +166,24 @@ def test_the_other_profiles_pass(profile: str) -> None:
     ("name", "more", "message"),
     [
         ("data", {"size": 33}, "data: parameter 'size' is '33': it should be a multiple of 32"),
-        ("data", {"size": 0}, "'size' is '0': it should be greater than 0"),
-        ("data", {"n_films": 0}, "'n_films' is '0': it should be greater than or equal to 1"),
-        ("data", {"test_fraction": 1.0}, "'test_fraction' is '1.0': it should be less than 1"),
         ("data", {"fill_from": "phantoms"}, "'fill_from' is 'phantoms': did you mean 'phantom'?"),
         ("data", {"protocol": {"noise": 1.0}}, "no knob 'noise'"),
         ("data", {"source": "nih+chexprt"}, "'chexprt'"),
         ("data", {"stores": {"film": "phantom"}}, "'film'"),
         ("data", {"source": "nih"}, "pretrain/pspnet-truth: arm 'truth' needs true masks"),
         ("classifiers", {"architecture": "resnet51"}, "did you mean 'resnet50'"),
-        ("classifiers", {"policy": "U-One"}, "did you mean 'U-Ones'?"),
         ("classifiers", {"lr": 0.0}, "'lr' is '0.0'"),
-        ("classifiers", {"seed": -1}, "'seed' is '-1'"),
         ("labels", {"explainer": "shap"}, "'explainer' is 'shap'"),
         ("labels", {"rule": "gausslegendre"}, "only midpoint can be refined"),
-        ("labels", {"most_steps": 0}, "'most_steps' is 0"),
         ("labels", {"percentile": 101.0}, "'percentile' is 101.0"),
         ("labels", {"threshold": "peak 1.5"}, "'threshold'"),
-        ("labels", {"judge_split": "hold"}, "'judge_split' is 'hold'"),
         ("pretrain/pspnet-doll", {"preset": "old"}, "pretrain/pspnet-doll: parameter 'preset'"),
         ("pretrain/", {"lr": -1.0}, "parameter 'lr' is -1.0"),
-        ("pretrain/", {"arm": "dol"}, "parameter 'arm' is 'dol': did you mean 'doll'?"),
         ("finetune/", {"network": "deeplabv3plus", "encoder": "densenet121"}, "no deeplabv3plus"),
         ("finetune/", {"arms": ["prior"], "tunings": {}, "size_arms": []}, "does not pre-train"),
-        ("finetune/", {"arms": ["best"]}, "'arms'[0] is 'best'"),
         ("finetune/", {"tunings": {"lora": ["prior"]}}, "'prior' under 'lora'"),
         ("finetune/", {"robustness": {"blur": [1.0]}}, "'robustness' names 'blur'"),
         ("finetune/", {"lrs": {"other": [0.0]}}, "parameter 'lr' is 0"),
-        ("finetune/", {"seeds": []}, "'seeds' is '[]': List should have at least 1 item"),
         ("cost", {"grow_sides": [32]}, "'grow_sides' is '[32]': List should have at least 2 items"),
     ],
 )  # fmt: skip
@@ -252,18 +233,10 @@ def test_a_profile_is_checked_before_anything_runs(
     assert not list((toy / "runs").rglob("*.npy"))
 
 
-def test_a_check_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reproduce.sys, "executable", "/bin/false")
-    with pytest.raises(ChildProcessError, match="the check of the parameters ended with 1"):
-        reproduce.check_apart("smoke", None)
-
-
-def test_who_waits_for_a_run_holds_no_networks() -> None:
-    code = "import sys, dollkit.workflow.reproduce; sys.exit('torch' in sys.modules)"
+def test_waiting_for_a_run_and_reporting_it_need_no_torch() -> None:
+    """It would hold 300 MB, and take three seconds of every report notebook."""
+    ours = "dollkit.workflow.reproduce, dollkit.workflow.stage, dollkit.labels.oracles"
+    report = ", ".join(f"dollkit.report.{n}" for n in ("page", "results", "figures", "in_notebook"))
+    code = f"import sys, {ours}, {report}; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": paths.python_path()}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-
-
-def test_unknown_profile_lists_the_known_ones(toy: Path) -> None:
-    with pytest.raises(InputError, match="unknown profile 'tiny': use one of toy"):
-        parameters.read_profile("tiny")

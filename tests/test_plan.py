@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -27,13 +25,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-_rates = cache(plan.rates)
-
-
 @pytest.fixture(autouse=True)
 def nothing_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOLLKIT_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(plan, "rates", _rates)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *given: str) -> tuple[str, str]:
@@ -100,54 +94,20 @@ def test_too_few_masks_stop_after_the_counts(
     assert str(lost) in refused(capsys, "--profile", "disk", "--data", str(more))[1]
 
 
-def test_no_data_set_for_a_task(two: Path) -> None:
-    planned = {i.name: dict(i.parameters) for i in stages.plan("disk", two)}
-    stores = plan.stores_of({**planned["data"], "fill_from": ""})
-    assert list(stores) == ["films", "lungs", "infection"]
-    name = "finetune/pspnet-organs"
-    with pytest.raises(plan.InputError, match=f"{name}: no data set gives films"):
-        list(plan._tuning_lines(name, planned[name], stores))
+def test_calls_that_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give it as DATA=dir" in refused(capsys, "--profile", "paper")[1]
+    empty = ("--profile", "disk", "--data", str(tmp_path))
+    assert "no known data set here" in refused(capsys, *empty)[1]
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (("--profile", "paper"), "give it as DATA=dir"),
-        (("--profile", "papre"), "papre"),
-        (("--profile", "smoke", "--data", "."), "leave DATA out"),
-    ],
-)
-def test_calls_that_cannot_work(
-    given: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert message in refused(capsys, *given)[1]
-
-
-def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty").mkdir()
-    line = refused(capsys, "--profile", "disk", "--data", str(tmp_path / "empty"))[1]
-    assert "no known data set here" in line
-
-
-def test_work_grows_with_what_is_asked() -> None:
-    run: dict[str, Any] = {i.name: dict(i.parameters) for i in stages.plan("laptop")}
-    name = "pretrain/pspnet-doll"
-    once = plan.work(name, run)
-    run[name]["repeats"] = 3 * run[name].get("repeats", 1)
-    assert plan.work(name, run) == pytest.approx(3 * once)
-    tuned = plan.work("finetune/pspnet-lungs", run)
-    run["finetune/pspnet-lungs"]["steps"] *= 2
-    assert plan.work("finetune/pspnet-lungs", run) == pytest.approx(2 * tuned)
-
-
-def test_rates_give_the_base_run_its_own_time() -> None:
-    """What is measured on the base run, told for the base run, is the time that it took."""
+def test_an_estimate_grows_with_the_work_and_is_right_for_the_base_run() -> None:
     record = json.loads((plan.paths.ROOT / plan.BASE).read_text())["stages"]
-    run = {name: stage["parameters"] for name, stage in record.items()}
-    told = sum(_rates()[name.split("/")[0]] * plan.work(name, run) for name in run)
-    ends = [
-        plan.datetime.fromisoformat(s["started"]).timestamp() + s["seconds"]
-        for s in record.values()
-    ]
-    begun = min(plan.datetime.fromisoformat(s["started"]).timestamp() for s in record.values())
-    assert told == pytest.approx(max(ends) - begun)
+    run = {name: dict(stage["parameters"]) for name, stage in record.items()}
+    once = plan.work(run, run)
+    began = min(plan.datetime.fromisoformat(s["started"]) for s in record.values())
+    last = max(record.values(), key=lambda s: s["started"])
+    took = (plan.datetime.fromisoformat(last["started"]) - began).total_seconds() + last["seconds"]
+    assert once / plan.pixels_per_second() / plan.BASE_CORES == pytest.approx(took, rel=0.02)
+    tuned = plan.work(run, ["finetune/pspnet-lungs"])
+    run["finetune/pspnet-lungs"]["steps"] *= 2
+    assert plan.work(run, run) == pytest.approx(once + tuned)

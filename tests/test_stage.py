@@ -152,18 +152,3 @@ def test_unknown_stage_and_unset_or_ill_typed_parameters(toy: Path) -> None:
         begin("data", VALUES | {"size": "x"})
     with pytest.raises(InputError, match="unknown profile 'nope'"):
         begin("data", VALUES | {"profile": "nope"})
-
-
-def test_an_output_folder_that_cannot_be_made(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (toy / "file").write_text("")
-    monkeypatch.setenv("DOLLKIT_RUNS", str(toy / "file"))
-    with pytest.raises(InputError, match="cannot be written to") as error:
-        begin("data", VALUES)
-    assert str(toy / "file") in str(error.value)
-
-
-def test_nan_in_notes_is_refused_and_leaves_no_manifest(toy: Path) -> None:
-    running = begin("data", VALUES)
-    with pytest.raises(ValueError, match="JSON"):
-        running.finish(notes={"x": float("nan")})
-    assert read_manifest(running.path) is None

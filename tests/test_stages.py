@@ -96,12 +96,6 @@ def test_modules_are_followed_wherever_an_import_stands(toy: Path) -> None:
     assert found("def f():\n    from toykit.sub import inner") == inner
 
 
-def test_our_own_modules_are_followed(toy: Path) -> None:
-    files = {p.name for p in stages.plan("toy")[0].files}
-    assert {"stage.py", "parameters.py", "stages.py", "errors.py", "__init__.py"} <= files
-    assert not {"run.py", "limits.py"} & files, "how a stage is started does not change its result"
-
-
 def test_a_profile_that_needs_data(toy: Path) -> None:
     profile(toy, f"{MATRIX}needs_data: true\n")
     with pytest.raises(InputError, match="give it as DATA=dir"):
@@ -131,14 +125,10 @@ def test_a_film_that_is_added_changes_the_state_of_a_folder(tmp_path: Path) -> N
     ("text", "message"),
     [
         ("common: {sise: 4}", "no notebook declares 'sise'; did you mean 'size'?"),
-        ("data: {sise: 4}", "data: unknown parameter 'sise'; did you mean"),
         ("data: {size: big}", "data: parameter 'size' is 'big'"),
         ("dota: {size: 4}", "unknown section 'dota'; did you mean 'data'?"),
         ("data: [1]", "section 'data' must be a mapping"),
-        ("data: {size: 4, size: 5}", "'size' stands twice"),
         ("data: {profile: x}", "'profile' is set by the run"),
-        ("pretrain/shuffled: {size: 4}", "unknown section 'pretrain/shuffled'"),
-        ("data: {size: [}", "cannot be read as YAML"),
         ("needs_data: 1", "needs_data is 1"),
     ],
 )
@@ -156,7 +146,6 @@ def test_bad_profile_files(toy: Path, text: str, message: str) -> None:
         ("{architectures: [a], arms: [], tasks: [], encoder: b}", "'encoder' is 'b'"),
         ("{architectures: [a, a], arms: [], tasks: [], encoder: a}", "twice"),
         ("{architectures: a, arms: [], tasks: [], encoder: a}", "list of names"),
-        ("{architectures: [a/b], arms: [], tasks: [], encoder: a}", "list of names"),
         ("{architecture: [a], encoder: a}", "did you mean 'architectures'?"),
     ],
 )

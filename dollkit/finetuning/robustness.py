@@ -18,10 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
-import torch.nn.functional as F
 
-from dollkit.common import compute
 from dollkit.common.errors import InputError, nearest
 from dollkit.data.images import IGNORE
 from dollkit.training import metrics
@@ -132,6 +129,8 @@ def _whole(grey: npt.NDArray[np.floating[Any]]) -> U8:
 
 
 def _noisy(images: U8, sd: float, rows: I64) -> U8:
+    from dollkit.common import compute
+
     out = np.empty_like(images)
     key = int(np.float64(sd).view(np.uint64))
     for i, row in enumerate(rows):
@@ -142,6 +141,9 @@ def _noisy(images: U8, sd: float, rows: I64) -> U8:
 
 def _turned(images: U8, targets: U8, degrees: float) -> tuple[U8, U8]:
     """Double precision, so that right angles and none move whole pixels, to the bit."""
+    import torch  # not above: the report reads `KINDS` alone
+    import torch.nn.functional as F
+
     angle = math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     theta = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], dtype=torch.float64)

@@ -1,9 +1,7 @@
 """What the parameters of every stage may be, so that a whole plan is checked before it starts.
 
-A number out of range would be found by the stage that it belongs to, hours after the start of a
-large run. Names and types are in the notebook's cell; here is what a type cannot say. Values that
-hang together go to the functions that the stage itself calls. What only data can tell (how many
-masks there are) is still found late.
+Names and types are in the notebook's cell; here is what a type cannot say. Values that hang
+together go to the functions that the stage itself calls.
 """
 
 from __future__ import annotations

@@ -134,10 +134,8 @@ def model_of(
 def check(
     model: type[pydantic.BaseModel], values: Mapping[str, Any], place: str
 ) -> dict[str, Json]:
-    """The values, with integers made floats where the model has a float.
-
-    Args:
-        place: begins the message about the first value that the model refuses; may be "".
+    """The values, with integers made floats where the model has a float; `place` (or "") begins
+    the message about the first that the model refuses.
     """
     try:
         return model.model_validate(dict(values)).model_dump(exclude_unset=True)
@@ -177,10 +175,8 @@ def resolve(
 ) -> dict[str, Json]:
     """Values of all parameters of a notebook, in the order of its cell.
 
-    Args:
-        layers: (place, values, strict) from weakest to strongest. `place` begins messages. A
-            name that the notebook does not declare is an error in a strict layer and passed over
-            in another one (``common``).
+    `layers` are (place, values, strict) from weakest to strongest; a name that the notebook does
+    not declare is an error in a strict layer and passed over in another one (``common``).
     """
     known = declared(notebook)
     model = model_of(known)
@@ -207,11 +203,9 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def read(path: Path, wanted: str, empty: bool = False) -> dict[str, Any]:
-    """Top level of a YAML file, by name.
+    """Top level of a YAML file, by name; `wanted` says in a message what its lines look like.
 
-    Args:
-        wanted: what its lines look like, for the message about a file that holds something else.
-        empty: a file without a value is one that sets nothing.
+    With `empty`, a file without a value is one that sets nothing.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)

@@ -1,16 +1,16 @@
 """What a run would do and need (``make plan``): films, masks and positives counted, time estimated.
 
-No picture is decoded and nothing is written. Time is work over rates: pixels that pass through
-networks, at the rates of the committed run of profile ``laptop``. Operations would tell no better:
-depthwise convolutions take ten times as long for each as ResNets do.
+No picture is decoded and nothing is written. Time is pixels that pass through networks, at the
+rate of the committed run of profile ``laptop``; docs/plan.md tells how far off that is.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +32,8 @@ from dollkit.training import imagenet
 from dollkit.workflow import limits, stage, stages
 
 BASE = "figures/laptop/provenance.json"
-"""The run that rates come from: it makes its own films, so its work is known."""
+"""The run that the rate comes from: it makes its own films, so its work is known."""
+BASE_CORES = 2
 QUOTAS = ("n_films", "valid_fraction", "test_fraction", "n_train_pool", "n_valid", "n_test")
 NETWORK_MB = 70
 """Of a network that is trained: weights, two moments of AdamW, the best and the last weights."""
@@ -195,50 +196,33 @@ def trainings(given: Given) -> int:
     return each * len(given["folds"])
 
 
-def work(name: str, run: Mapping[str, Given]) -> float:
-    """Work of a stage of a run in the unit of its family: pixels, films, or the stage itself."""
-    family, given, side = name.split("/")[0], run[name], run["data"]["size"]
-    if family == "data":
-        return float(given["n_films"] + 3 * sum(given[n] for n in QUOTAS[3:]))
-    if family == "labels":
-        films = given["n_label"] + given["n_hold"] + given["n_judge"]
-        models = sum(n.startswith("classifiers/") for n in run)
-        return float(films * (given["steps"] or given["most_steps"]) * models * side**2)
-    if family not in ("classifiers", "pretrain", "finetune"):
-        return 1.0
-    times = trainings(given) if family == "finetune" else given.get("repeats", 1)
-    first = given.get("small") or side  # side of films in the first half of the steps
-    return float(times * given["steps"] * given["batch"] * (first**2 + side**2) / 2)
+def work(run: Mapping[str, Given], names: Collection[str]) -> float:
+    """Pixels that pass through networks in some stages of a run."""
+    side, pixels = run["data"]["size"], 0.0
+    models = sum(name.startswith("classifiers/") for name in run)
+    for given in (run[name] for name in names):
+        if "n_label" in given:
+            films = given["n_label"] + given["n_hold"] + given["n_judge"]
+            pixels += films * (given["steps"] or given["most_steps"]) * models * side**2
+        elif "batch" in given:
+            times = trainings(given) if "task" in given else given.get("repeats", 1)
+            first = given.get("small") or side  # side of films in the first half of the steps
+            pixels += times * given["steps"] * given["batch"] * (first**2 + side**2) / 2
+    return pixels
 
 
-def rates() -> dict[str, float]:
-    """Seconds of two cores per unit of work, by family, as measured in the base run."""
+def pixels_per_second() -> float:
+    """Pixels per second and core in the base run, from its first stage's start to its last end."""
     record = json.loads((paths.ROOT / BASE).read_text(encoding="utf-8"))["stages"]
-    run = {name: stage["parameters"] for name, stage in record.items()}
-    spans = {
-        name: (datetime.fromisoformat(stage["started"]).timestamp(), stage["seconds"])
-        for name, stage in record.items()
-    }
-    # Stages run side by side: the time of the whole run is shared by the time that each took.
-    whole = max(map(sum, spans.values())) - min(start for start, _ in spans.values())
-    share = whole / sum(seconds for _, seconds in spans.values())
-    spent: dict[str, float] = defaultdict(float)
-    done: dict[str, float] = defaultdict(float)
-    for name, (_, seconds) in spans.items():
-        family = name.split("/")[0]
-        spent[family] += share * seconds
-        done[family] += work(name, run)
-    return {family: spent[family] / done[family] for family in spent}
+    starts = [datetime.fromisoformat(s["started"]).timestamp() for s in record.values()]
+    ends = [at + s["seconds"] for at, s in zip(starts, record.values(), strict=True)]
+    pixels = work({name: stage["parameters"] for name, stage in record.items()}, record)
+    return pixels / (max(ends) - min(starts)) / BASE_CORES
 
 
 def _time(run: dict[str, dict[str, Any]], todo: list[str], stores: Mapping[str, Films]) -> str:
-    labels, measured = run["labels"], rates()
-    labels["n_label"] = min(labels["n_label"], stores["films"].to_label["train"])
-    seconds = 0.0
-    for name in todo:
-        family = name.split("/")[0]
-        units = sum(len(s.films) for s in stores.values()) if family == "data" else work(name, run)
-        seconds += measured.get(family, 0.0) * units * 2 / cores()
+    run["labels"]["n_label"] = min(run["labels"]["n_label"], stores["films"].to_label["train"])
+    seconds = work(run, todo) / pixels_per_second() / cores()
     told = f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
     return (
         f"Time: at most about {told} on {cores()} cores like the two of {BASE} with networks of "
@@ -257,3 +241,7 @@ def _disk(run: Mapping[str, Given], stores: Mapping[str, Films]) -> str:
     free = shutil.disk_usage(next(p for p in paths.runs().parents if p.is_dir())).free
     enough = "enough" if size < free else "NOT ENOUGH"
     return f"Disk: about {size / 1e6:,.0f} MB; free: {free / 1e6:,.0f} MB, {enough}"
+
+
+if __name__ == "__main__":
+    sys.exit("use python -m dollkit plan")

@@ -44,11 +44,7 @@ SHORTAGES = (
 
 
 def shortage(error: str) -> str:
-    """What the machine lacks, and the cure; "" if the error says nothing of that.
-
-    Args:
-        error: ``type: message``, as the last line of a traceback.
-    """
+    """What the machine lacks, and the cure, from ``type: message``; "" if it says nothing of it."""
     for pattern, words in SHORTAGES:
         if re.search(pattern, error):
             file = re.search(r": '([^']+)'$", error)
@@ -114,8 +110,7 @@ def run_group(
 ) -> int:
     """Run a command in a process group of its own; once asked to end, end all of the group.
 
-    Returns:
-        Its exit status, or 128 + the number of the signal.
+    Returns its exit status, or 128 + the number of the signal.
     """
     with (
         handling(_ask),

@@ -224,3 +224,7 @@ def reproduce(
 
     print("\n".join(compare.against_committed(profile)))
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit("use python -m dollkit reproduce")

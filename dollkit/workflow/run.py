@@ -35,7 +35,7 @@ MALLOC = {
 
 
 class StageError(RuntimeError):
-    """A notebook failed for a reason that is not the user's input."""
+    """A notebook failed, stopped early or wrote a wrong manifest: no fault of the input."""
 
 
 class _Lines(logging.Formatter):
@@ -66,12 +66,7 @@ def run(
 ) -> Path | None:
     """Run one stage instance; returns the path of its manifest, None after a part.
 
-    Args:
-        log: file that gets what is shown on the terminal too.
-        part: share of the stage's work to do and leave, see `shares`.
-
-    Raises:
-        StageError: the notebook failed, stopped early, or wrote no (or a wrong) manifest.
+    `log` gets what is shown on the terminal too; `part` is the share of the work to do and leave.
     """
     planned = {i.name: i for i in stages.plan(profile, data)}
     if name not in planned:
@@ -102,15 +97,7 @@ def run(
 def execute(
     instance: stages.Instance, executed: Path, log: Path | None, part: Part | None = None
 ) -> None:
-    """Execute a notebook in a kernel of this interpreter, and check that it went to its end.
-
-    Args:
-        executed: file that gets the executed notebook.
-        log, part: as for `run`.
-
-    Raises:
-        StageError: it failed or stopped early.
-    """
+    """Execute a notebook in a kernel of this interpreter, and check that it went to its end."""
     # In /tmp itself: the path of a socket may have no more than about 100 characters.
     place = "/tmp" if Path("/tmp").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="dollkit-", dir=place) as private:
@@ -221,3 +208,7 @@ def _check_manifest(manifest: Path, instance: stages.Instance, executed: Path) -
         raise StageError(f"{executed} ended without {manifest}: does it call stage.finish()?")
     if written["parameters"] != dict(instance.parameters):
         raise StageError(f"{executed} changed a parameter after its parameters cell")
+
+
+if __name__ == "__main__":
+    sys.exit("use python -m dollkit run")

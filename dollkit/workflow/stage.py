@@ -1,7 +1,6 @@
 """What every stage notebook does first and last: check its inputs, write its manifest.
 
-A stage reads artefact folders and writes one artefact folder. ``manifest.json`` is written
-last (temporary name, then rename): a folder without one is not there.
+``manifest.json`` is written last (temporary name, then rename): a folder without one is not there.
 """
 
 from __future__ import annotations
@@ -63,7 +62,6 @@ class RunningStage:
         What this stage and the family both vary over is left out of the name: fine-tuning a
         PSPNet reads ``doll``, not ``pspnet-doll``.
         """
-        names = [n for n in self.input_hashes if n.split("/")[0] == family]
         known = [f.split(":")[0] for f in stages.family_of(self.instance).inputs]
         if family not in known:
             raise InputError(
@@ -71,17 +69,15 @@ class RunningStage:
             )
         shared = self.matrix.chosen.get(self.instance, {})
         out: dict[str, Path] = {}
-        for name in names:
+        for name in (n for n in self.input_hashes if n.split("/")[0] == family):
             own = [v for p, v in self.matrix.chosen.get(name, {}).items() if p not in shared]
             out["-".join(own) or name.split("/", 1)[-1]] = self.input(name)
         return out
 
     def key(self, *without: str) -> str:
-        """Fingerprint of parameters, inputs, modules and the notebook's code: what a checkpoint
-        must match.
+        """Fingerprint that a checkpoint must match: parameters, inputs, modules, notebook's code.
 
-        Args:
-            without: parameters and families of inputs that do not touch what is resumed.
+        `without`: parameters and families of inputs that do not touch what is resumed.
         """
         settings = {k: v for k, v in self.params.items() if k not in without}
         settings["precision"] = self.precision
@@ -102,10 +98,7 @@ class RunningStage:
 
     @property
     def planned(self) -> frozenset[str]:
-        """Instances of the profile, such as ``finetune/pspnet-lungs``.
-
-        A folder of an instance that has left the matrix may still be there: it is no result.
-        """
+        """Instances of the profile: a folder of one that has left the matrix is no result."""
         return frozenset(self.matrix.chosen)
 
     def finish(
@@ -117,14 +110,11 @@ class RunningStage:
     ) -> Path:
         """Hash what the stage wrote and write its manifest; returns its path.
 
-        Args:
-            seeds: every seed that the stage's results depend on.
-            notes: anything else worth keeping, as plain JSON.
-            outputs: files written outside the artefact folder (tables and figures); what the
-                stage wrote there the time before and not now is deleted.
+        `outputs` are files outside the artefact folder (tables and figures); what the stage wrote
+        there the time before and not now is deleted. `notes` is anything worth keeping, as JSON.
         """
         report = {
-            _within(f, paths.figures()): describe(f)
+            _within(f, paths.figures()): _describe(f)
             for f in sorted(Path(f).resolve() for f in outputs)
         }
         self._delete_stale(report)
@@ -139,7 +129,7 @@ class RunningStage:
             "notebook": self.notebook.name,
             "parameters": self.params,
             "inputs": self.input_hashes,
-            "outputs": {f.relative_to(self.path).as_posix(): describe(f) for f in files},
+            "outputs": {f.relative_to(self.path).as_posix(): _describe(f) for f in files},
             "report": report,
             "code": {"dollkit": dollkit.__version__, **machine.commit(), "files": self.code},
             "versions": machine.versions(),
@@ -171,16 +161,19 @@ class RunningStage:
 
 
 def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
-    """Start a stage from its notebook's first cells; an older manifest of it is deleted.
+    """Start a stage by its family or section; an older manifest of it is deleted.
 
-    Args:
-        stage: family or section name, such as ``labels`` or ``classifiers``.
-        namespace: the notebook's ``globals()``, which hold the parameters. Those that the
-            profile's matrix varies (``architecture``, ...) say which instance it is.
+    `namespace` is the notebook's ``globals()``, which hold the parameters. Those that the profile's
+    matrix varies (``architecture``, ...) say which instance it is.
     """
     kind = stages.family_of(stage)
     notebook = parameters.notebooks() / kind.notebook
-    values = _values(notebook, namespace)
+    known = parameters.declared(notebook)
+    for name in known:
+        if name not in namespace:
+            raise InputError(f"{notebook}: run its parameters cell first: '{name}' is not set")
+    values = {name: namespace[name] for name in known}
+    values = parameters.check(parameters.model_of(known), values, str(notebook))
     profile = values.get("profile")
     if not isinstance(profile, str):
         raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
@@ -207,15 +200,6 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
         part=mine(),
         input_hashes=hashes,
     )
-
-
-def _values(notebook: Path, namespace: Mapping[str, Any]) -> dict[str, Json]:
-    known = parameters.declared(notebook)
-    for name in known:
-        if name not in namespace:
-            raise InputError(f"{notebook}: run its parameters cell first: '{name}' is not set")
-    values = {name: namespace[name] for name in known}
-    return parameters.check(parameters.model_of(known), values, str(notebook))
 
 
 def check_artefact(instance: str, profile: str, needed_by: str) -> str:
@@ -267,7 +251,7 @@ def _write(file: Path, text: str) -> None:
     partial.replace(file)
 
 
-def describe(file: Path) -> dict[str, Json]:
+def _describe(file: Path) -> dict[str, Json]:
     """Size and hash of a file, as manifests hold them."""
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 

@@ -25,11 +25,10 @@ from dollkit.workflow import parameters
 class Stage:
     """One notebook. `over` = pairs (list in ``matrix``, parameter): one instance per combination.
 
-    An input is another stage's family or ``classifiers:encoder``, the one classifier whose
-    backbone the segmentation networks use. Of a family it is all instances, but of a list that
-    both stages vary over only those of the same item (fine-tuning a PSPNet reads the pre-trained
-    PSPNets). `files` are globs, relative to the repository, of data files that the notebook reads.
-    The work of a `shared` one can be split over processes (`dollkit.common.shares`).
+    An input is all instances of a family, of a list that both vary over those of the same item
+    (a PSPNet is tuned from PSPNets), or ``classifiers:encoder``, the one classifier whose backbone
+    the networks use. `files` are globs, relative to the repository, of data files that the notebook
+    reads. The work of a `shared` one can be split over processes (`dollkit.common.shares`).
     """
 
     family: str
@@ -48,23 +47,23 @@ class Stage:
 
 REFERENCE = ("data/reference/*.csv",)
 ENCODER = "classifiers:encoder"
-ARCHITECTURES = ("architectures", "architecture")
 NETWORKS = ("networks", "network")
-ARMS = ("arms", "arm")
-TASKS = ("tasks", "task")
 
 _LIST = (
     Stage("data", "data", "01_data.ipynb"),
-    Stage("classifiers", "classifiers", "02_classifiers.ipynb", ("data",), over=(ARCHITECTURES,)),
+    Stage(
+        "classifiers", "classifiers", "02_classifiers.ipynb", ("data",),
+        over=(("architectures", "architecture"),),
+    ),
     Stage("labels", "labels", "03_labels.ipynb", ("data", "classifiers"), shared=True),
     # All classifiers: arm gradcam explains anew.
     Stage(
         "pretrain", "pretraining", "04_pretraining.ipynb", ("data", "labels", "classifiers"),
-        over=(NETWORKS, ARMS),
+        over=(NETWORKS, ("arms", "arm")),
     ),
     Stage(
         "finetune", "finetuning", "05_finetuning.ipynb", ("data", "pretrain", ENCODER),
-        over=(NETWORKS, TASKS), shared=True,
+        over=(NETWORKS, ("tasks", "task")), shared=True,
     ),
     Stage(
         "tables", "tables", "06_tables.ipynb", ("classifiers", "labels", "pretrain", "finetune"),
@@ -178,8 +177,7 @@ def files_of(stage: Stage) -> tuple[Path, ...]:
 def plan(profile: str, data: Path | None = None) -> list[Instance]:
     """All instances of a profile, each after its inputs.
 
-    Args:
-        data: folder with the data sets, for profiles whose file says ``needs_data: true``.
+    `data` is the folder with the data sets, for profiles whose file says ``needs_data: true``.
     """
     path, content = parameters.profile_file(profile), parameters.read_profile(profile)
     extra = _data_parameter(path, content, data)
@@ -261,14 +259,9 @@ def _mapping(value: object, place: str) -> Mapping[str, Any]:
     return value
 
 
-# Which of our own Python files a notebook depends on, and what a folder of data contains.
-
-
 def source_files(notebook: Path) -> tuple[Path, ...]:
-    """Our own Python files that a notebook imports, directly or through other modules.
-
-    A module is our own if it lies beside the notebooks' folder or in the repository. Packages
-    count with their ``__init__.py``.
+    """Python files beside the notebooks' folder or in the repository that a notebook imports,
+    directly or through others, packages with their ``__init__.py``.
     """
     roots = tuple(dict.fromkeys((parameters.notebooks().parent, paths.ROOT)))
     imports: list[source_code.Import] = []
@@ -282,10 +275,7 @@ def source_files(notebook: Path) -> tuple[Path, ...]:
 
 
 def tree_state(folder: Path) -> str:
-    """Fingerprint of a folder of data: name, size and time of change of every file below it.
-
-    Reads no file, so that CheXpert's 223,648 take seconds. Hidden files do not count.
-    """
+    """Fingerprint of a folder of data: name, size and time of change of each file not hidden."""
     state = hashlib.sha256()
     for top, below, names in os.walk(folder):
         below[:] = sorted(d for d in below if not d.startswith("."))

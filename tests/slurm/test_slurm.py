@@ -136,16 +136,6 @@ def test_parts_are_jobs_of_their_own_and_a_second_run_does_nothing(place: Path) 
     assert done.stdout.startswith("nothing to do"), done.stdout
 
 
-def test_a_lost_job_is_tried_again(place: Path) -> None:
-    waiting(place)
-    running = start(place)
-    until(lambda: list(place.glob("try-*")))
-    (job,) = jobs(place, "RUNNING")
-    subprocess.run(["scancel", "--signal=KILL", "--full", job], check=True)
-    finished(running, place)
-    assert len(list(place.glob("try-*"))) == 2
-
-
 def test_a_killed_controller_leaves_nothing_that_stands_in_the_way(place: Path) -> None:
     waiting(place)
     running = start(place)
