@@ -41,7 +41,7 @@ def notebook(tmp_path: Path) -> Path:
     return write_notebook(tmp_path / "01_data.ipynb", "print(1)", parameters=CELL)
 
 
-def test_names_types_defaults_and_comments(notebook: Path) -> None:
+def test_names_types_and_defaults(notebook: Path) -> None:
     found = declared(notebook)
     assert {name: p.type for name, p in found.items()} == {
         "profile": str,
@@ -54,8 +54,6 @@ def test_names_types_defaults_and_comments(notebook: Path) -> None:
         "on": bool,
     }
     assert found["names"].default == ["a # b", "c"]
-    assert found["epochs"].comment == 'passes, over "a = b" films'
-    assert found["names"].comment == "which"
 
 
 @pytest.mark.parametrize(

@@ -73,26 +73,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dollkit", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    add = commands.add_parser("reproduce", help="run a profile from data to claims")
-    add.set_defaults(command=_reproduce)
-    _knobs(add)
+    def stage_command(name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
+        add = commands.add_parser(name, help=text)
+        add.set_defaults(command=run)
+        add.add_argument("--profile", default="smoke", help="file of notebooks/params")
+        add.add_argument("--data", default="", help="folder of data sets")
+        return add
+
+    add = stage_command("reproduce", _reproduce, "run a profile from data to claims")
     add.add_argument("--jobs", default="1", help="stages at once (%(default)s)")
     add.add_argument("--device", default="auto", help="auto, cpu or cuda")
     add.add_argument("--executor", default="local", help="local or slurm")
     add.add_argument("--threads", type=int, default=0, help="CPUs of each stage on a cluster")
     add.add_argument("--parts", type=int, default=16, help="jobs of a cluster that share a stage")
 
-    add = commands.add_parser("plan", help="what a profile would do and need")
-    add.set_defaults(command=_plan)
-    _knobs(add)
-
-    add = commands.add_parser("check", help="check the parameters of a profile")
-    add.set_defaults(command=_check)
-    _knobs(add)
-
-    add = commands.add_parser("run", help="run one stage of a profile")
-    add.set_defaults(command=_run)
-    _knobs(add)
+    stage_command("plan", _plan, "what a profile would do and need")
+    add = stage_command("run", _run, "run one stage of a profile")
     add.add_argument("instance", help="such as data or finetune/pspnet-lungs")
     add.add_argument("--log", type=Path, help="write what is shown to this file too")
     add.add_argument("--part", metavar="K/N", help="do this share of its work and leave it")
@@ -102,13 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     for name, (_, text) in ROOMS.items():
         commands.add_parser(name, help=text)
     return parser
-
-
-def _knobs(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--profile", default="smoke", help="file of notebooks/params (%(default)s)"
-    )
-    command.add_argument("--data", default="", help="folder of data sets")
 
 
 def _reproduce(given: argparse.Namespace) -> int:
@@ -135,13 +124,6 @@ def _plan(given: argparse.Namespace) -> int:
         raise InputError(f"cannot run: {error}") from None
     finally:
         logging.disable(logging.NOTSET)
-    return 0
-
-
-def _check(given: argparse.Namespace) -> int:
-    from dollkit.workflow import limits, stages
-
-    limits.check_plan(stages.plan(given.profile, _folder(given)))
     return 0
 
 

@@ -7,11 +7,9 @@ parameter, and its own inspection misses a line with a second ``=``, even in a c
 from __future__ import annotations
 
 import ast
-import io
 import json
 import os
 import re
-import tokenize
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +34,6 @@ class Parameter:
     name: str
     type: Any
     default: Json
-    comment: str
 
 
 def notebooks() -> Path:
@@ -71,11 +68,9 @@ def declared(notebook: Path) -> dict[str, Parameter]:
         body = ast.parse(tagged[0]).body
     except SyntaxError as error:
         raise InputError(f"{cell}, line {error.lineno}: {error.msg}") from None
-    tokens = tokenize.generate_tokens(io.StringIO(tagged[0]).readline)
-    comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
     known: dict[str, Parameter] = {}
     for line in body:
-        parameter = _parse(line, f"{cell}, line {line.lineno}", comments)
+        parameter = _parse(line, f"{cell}, line {line.lineno}")
         if parameter.name in known:
             raise InputError(f"{cell}: parameter '{parameter.name}' is declared twice; drop one")
         known[parameter.name] = parameter
@@ -83,7 +78,7 @@ def declared(notebook: Path) -> dict[str, Parameter]:
     return known
 
 
-def _parse(line: ast.stmt, place: str, comments: Mapping[int, str]) -> Parameter:
+def _parse(line: ast.stmt, place: str) -> Parameter:
     match line:
         case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr()):
             kind = _type(annotation)
@@ -100,7 +95,7 @@ def _parse(line: ast.stmt, place: str, comments: Mapping[int, str]) -> Parameter
         raise InputError(
             f"{place}: '{name}' must be a plain JSON value, not an expression"
         ) from None
-    return Parameter(name, kind, default, comments.get(line.end_lineno or 0, ""))
+    return Parameter(name, kind, default)
 
 
 def _type(node: ast.expr) -> Any:

@@ -9,6 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +43,6 @@ def check_knobs(
 
         if not compute.cuda_devices():
             raise InputError("DEVICE=cuda: torch sees no CUDA device here; use DEVICE=cpu or auto")
-    if data and not Path(data).is_dir():
-        raise InputError(f"DATA={data}: no such folder; data/README.md shows the expected tree")
     return (Path(data).resolve() if data else None), int(jobs)
 
 
@@ -60,24 +61,20 @@ def drop_damaged(names: Sequence[str], profile: str) -> list[str]:
     return dropped
 
 
-def check_apart(profile: str, data: Path | None) -> None:
-    """`limits.check_plan` in a process of its own: who waits for a run need not hold torch.
+def check_parameters(profile: str, data: Path | None) -> None:
+    """`limits.check_plan`, which imports torch."""
+    from dollkit.workflow import limits
 
-    Raises:
-        ChildProcessError: that process was killed, or failed; its exception in one line.
-    """
-    command = [sys.executable, "-m", "dollkit", "check", "--profile", profile]
-    done = subprocess.run(
-        [*command, *(["--data", str(data)] if data else [])],
-        env=os.environ | {"PYTHONPATH": paths.python_path()},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    said = brief_stderr(done.stderr) or f"the check of the parameters ended with {done.returncode}"
-    if done.returncode == 2:
-        raise InputError(said)
-    if done.returncode:
-        raise ChildProcessError(said)
+    limits.check_plan(stages.plan(profile, data))
+
+
+def check_apart(profile: str, data: Path | None) -> None:
+    """`check_parameters` in a process of its own: who waits for a run need not hold torch."""
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        try:
+            pool.submit(check_parameters, profile, data).result()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(brief(error)) from None
 
 
 def snakemake(
