@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-import shutil
-import subprocess
 import tomllib
-from pathlib import Path
 
-import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -81,33 +77,3 @@ def test_every_target_of_the_makefile_is_in_its_help() -> None:
     told = set(re.findall(r"^\t@echo 'make ([\w-]+) ", makefile, re.MULTILINE))
     assert {"reproduce", "verify"} <= told
     assert told == set(phony[1].split()) - {"help", "knobs"}
-
-
-def folder_with(folder: Path, *stamps: str) -> Path:
-    """Makefile and locks, and an environment in which these stamps are the newest files."""
-    for name in ("Makefile", "requirements.lock", "requirements-dev.lock"):
-        shutil.copy(paths.ROOT / name, folder)
-    (folder / ".venv").mkdir()
-    for name in stamps:
-        (folder / ".venv" / name).touch()
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("stamps", "installs"),
-    [
-        ((), {"verify": {"requirements"}, "test": {"requirements", "requirements-dev"}}),
-        ((".ready",), {"verify": set(), "test": {"requirements-dev"}}),
-        ((".ready", ".ready-dev"), {"verify": set(), "test": set(), "docs": set()}),
-    ],
-)
-def test_each_target_installs_what_it_lacks(
-    tmp_path: Path, stamps: tuple[str, ...], installs: dict[str, set[str]]
-) -> None:
-    folder_with(tmp_path, *stamps)
-    (tmp_path / "notebooks").symlink_to(paths.ROOT / "notebooks")  # the knobs look for profiles
-    for target, locks in installs.items():
-        done = subprocess.run(
-            ["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        assert set(re.findall(r" -r (\S+)\.lock", done.stdout)) == locks

@@ -145,7 +145,7 @@ def test_bad_profile_files(toy: Path, text: str, message: str) -> None:
     [
         ("{architectures: [a], arms: [], tasks: [], encoder: b}", "'encoder' is 'b'"),
         ("{architectures: [a, a], arms: [], tasks: [], encoder: a}", "twice"),
-        ("{architectures: a, arms: [], tasks: [], encoder: a}", "list of names"),
+        ("{architectures: a, arms: [], tasks: [], encoder: a}", "valid list"),
         ("{architecture: [a], encoder: a}", "did you mean 'architectures'?"),
     ],
 )

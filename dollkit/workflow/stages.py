@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from dollkit.common import paths, source_code
 from dollkit.common.errors import InputError, nearest
@@ -48,6 +50,7 @@ class Stage:
 REFERENCE = ("data/reference/*.csv",)
 ENCODER = "classifiers:encoder"
 NETWORKS = ("networks", "network")
+NAMES = list[Annotated[str, pydantic.Field(pattern=r"^[\w.+-]+$")]]  # become folders
 
 _LIST = (
     Stage("data", "data", "01_data.ipynb"),
@@ -141,20 +144,14 @@ def matrix(profile: str) -> Matrix:
     """The ``matrix:`` section of a profile, checked."""
     place = f"{parameters.profile_file(profile)}: matrix"
     section = _mapping(parameters.read_profile(profile).get("matrix"), place)
-    lists = list(dict.fromkeys(listed for stage in STAGES.values() for listed, _ in stage.over))
-    for key in section:
-        if key not in (*lists, "encoder"):
-            raise InputError(f"{place}: unknown key '{key}'; {nearest(key, lists)}")
-    items: dict[str, list[str]] = {}
+    lists = dict.fromkeys(listed for stage in STAGES.values() for listed, _ in stage.over)
+    fields: dict[str, Any] = dict.fromkeys(lists, (NAMES, [])) | {"encoder": (str, "")}
+    model = pydantic.create_model("Matrix", __config__=parameters.STRICT, **fields)
+    items: dict[str, Any] = model().model_dump() | parameters.check(model, section, place)
     for key in lists:
-        given = section.get(key, [])
-        names: list[Any] = given if isinstance(given, list) else [None]
-        if not all(isinstance(n, str) and re.fullmatch(r"[\w.+-]+", n) for n in names):
-            raise InputError(f"{place}: '{key}' must be a list of names, not {given!r}")
-        if len(set(names)) < len(names):
+        if len(set(items[key])) < len(items[key]):
             raise InputError(f"{place}: '{key}' names one item twice; drop one")
-        items[key] = names
-    encoder = section.get("encoder")
+    encoder = items["encoder"]
     if encoder not in items["architectures"]:
         raise InputError(
             f"{place}: 'encoder' is {encoder!r}; "

@@ -10,8 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,6 +18,7 @@ import pytest
 
 from dollkit.common import paths
 from dollkit.workflow import reproduce
+from tests.test_reproduce import until
 from tests.toys import BODY, END, NETWORK, PARAMETERS, make_toy, write_notebook
 
 CLUSTER = Path(__file__).with_name("cluster.sh")
@@ -89,15 +89,6 @@ def start(place: Path) -> subprocess.Popen[str]:
         + ["--slurm-status-command", "squeue", "--slurm-no-account"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for something that another process does."""
-    for _ in range(int(PATIENCE / 0.2)):
-        if true():
-            return
-        time.sleep(0.2)
-    raise AssertionError("waited in vain")
 
 
 def jobs(place: Path, state: str) -> list[str]:
