@@ -217,7 +217,7 @@ def pixels_per_second() -> float:
     starts = [datetime.fromisoformat(s["started"]).timestamp() for s in record.values()]
     ends = [at + s["seconds"] for at, s in zip(starts, record.values(), strict=True)]
     pixels = work({name: stage["parameters"] for name, stage in record.items()}, record)
-    return pixels / (max(ends) - min(starts)) / BASE_CORES
+    return float(pixels / (max(ends) - min(starts)) / BASE_CORES)
 
 
 def _time(run: dict[str, dict[str, Any]], todo: list[str], stores: Mapping[str, Films]) -> str:
