@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,6 @@ from dollkit.common.errors import ANSI, InputError, one_line
 from dollkit.common.shares import Part
 from dollkit.workflow import parameters, stage, stages
 from dollkit.workflow.processes import KEPT, shortage
-
-BAR_SECONDS = 10.0
-"""A progress bar redraws itself many times a second; a log takes one line in this time."""
 
 # Memory that torch gives back is kept for its next tensor. By default glibc returns each large one
 # to the system, which has to clear all of its pages again: 15 % of a step on two cores.
@@ -44,7 +40,6 @@ class _Lines(logging.Formatter):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        self.bar = -BAR_SECONDS
 
     def format(self, record: logging.LogRecord) -> str:
         """All lines of a record; "" if there is nothing worth a line in it."""
@@ -53,18 +48,14 @@ class _Lines(logging.Formatter):
             text = f"cell {start[1]}"
         elif re.match(r"Ending Cell \d+-*$|(Input|Output) Notebook: |Executing notebook ", text):
             return ""
-        if "\r" in text and "\n" not in text:
-            if time.monotonic() - self.bar < BAR_SECONDS:
-                return ""
-            self.bar = time.monotonic()
         shown = (line.rsplit("\r", 1)[-1].rstrip() for line in text.strip("\r\n").split("\n"))
         return "".join(f"[{self.name}] {line}\n" for line in shown if line)
 
 
 def run(
     name: str, profile: str, data: Path | None, log: Path | None = None, part: Part | None = None
-) -> Path | None:
-    """Run one stage instance; returns the path of its manifest, None after a part.
+) -> None:
+    """Run one stage instance.
 
     `log` gets what is shown on the terminal too; `part` is the share of the work to do and leave.
     """
@@ -85,13 +76,11 @@ def run(
     manifest.unlink(missing_ok=True)
     try:
         execute(instance, executed, log, part)
-        if part is not None:
-            return None
-        _check_manifest(manifest, instance, executed)
+        if part is None:
+            _check_manifest(manifest, instance, executed)
     except BaseException:
         manifest.unlink(missing_ok=True)  # a failed stage leaves no valid artefact
         raise
-    return manifest
 
 
 def execute(
