@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import sys
@@ -19,6 +20,7 @@ from benchmarks import attribution, loops, phantom, stores
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.machine import cores, processor
+from dollkit.explanations import cost
 
 PARTS = ("phantom", "store", "ig", "loop")
 TRAINED = ("ig", "loop")
@@ -39,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--relu-twin", action="store_true", help="ig: train a member with ReLU too")
     parser.add_argument("--out", type=Path, default=paths.figures() / "bench.json")
     given = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger(cost.__name__).setLevel(logging.INFO)  # a line to stderr for each classifier
     try:
         if given.films < phantom.CHUNK or given.workers < 1:
             raise InputError(f"--films must be at least {phantom.CHUNK}, --workers at least 1")

@@ -36,6 +36,8 @@ GOALS = {
     "relu": {"speedup": 8.0, "dice": 0.96},
 }
 TWIN = "tu-resnet10t"
+AT_ONCE = 4
+"""Pairs that captum explains in a call where its seconds do not count."""
 SAME_PASSES = {"same": {"precision": "float32", "steps": 6}}
 
 
@@ -43,15 +45,13 @@ SAME_PASSES = {"same": {"precision": "float32", "steps": 6}}
 class Sizes:
     """How much is measured.
 
-    Attributes:
-        films: first test films with a finding; rounds: measured ones.
-        reference_steps: of the maps that labels are held against.
-        same: films whose maps are compared with captum's at its own steps.
-        relu_steps: of the training of the stranger's network.
+    `films` are the first test films with a finding, `same` of them are compared with captum at its
+    own steps; `reference_steps` make the maps that labels are held against, `relu_steps` train the
+    stranger's network.
     """
 
-    films: int = 16
-    rounds: int = 3
+    films: int = 8
+    rounds: int = 2
     reference_steps: int = 256  # shares no point with the rules that are judged
     same: int = 2
     relu_steps: int = 200
@@ -62,11 +62,7 @@ QUICK = Sizes(films=4, rounds=1, reference_steps=54, same=1)
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run with trained classifiers.
-
-    Attributes:
-        name: of its folder; folders: of its classifiers by name; parameters: of the first one.
-    """
+    """A run with trained classifiers: their folders by name, the parameters of the first one."""
 
     name: str
     store: Store
@@ -95,15 +91,10 @@ def find_run(name: str | None = None) -> TrainedRun:
 def relu_network(
     run: TrainedRun, architecture: str, pooling: str, steps: int, where: torch.device
 ) -> tuple[Classifier, dict[str, Any]]:
-    """A ReLU network trained on the run's films; a second call finds it in ``runs/bench``.
+    """A ReLU network trained for `steps` on the run's films, in eval mode, and its record.
 
-    Args:
-        run: whose films, batch, rate and precision are taken.
-        architecture, pooling: of the network, see `Classifier`.
-        steps: optimiser steps.
-
-    Returns:
-        The network in eval mode, and its record: how it was made, macro AUROC on test patients.
+    The record has how it was made and its macro AUROC on test patients; a second call finds the
+    network in ``runs/bench``.
     """
     given = run.parameters
     recipe = Recipe(
@@ -133,16 +124,10 @@ def run(
 ) -> dict[str, Any]:
     """Measure the run's classifiers and a ReLU ResNet-18, one thread, all ways in turns.
 
-    Args:
-        run: see `find_run`.
-        sizes: how much.
-        relu_twin: also train a member of the run anew with ReLU, as long as it was trained, and
-            measure both at the same number of passes.
-        where: device; None: `compute.device`.
-
-    Returns:
-        JSON-able record; keys start with ``ig_``. Speed-ups are geometric means over classifiers
-        of captum's seconds per pair over ours, Dice means over pairs against the reference.
+    With `relu_twin`, a member of the run is also trained anew with ReLU, as long as it was trained,
+    and both are measured at the same number of passes. JSON-able; keys start with ``ig_``.
+    Speed-ups are geometric means over classifiers of captum's seconds per pair over ours, Dice
+    means over pairs against the reference.
     """
     where = compute.device() if where is None else where
     # Trained first, with all threads.
@@ -201,8 +186,8 @@ def differences(
         its own in float64.
     """
     how: dict[str, Any] = {"kind": "black", "steps": CAPTUM_STEPS, "rule": "gausslegendre"}
-    single = captum_maps(model, x, targets, "black")
-    double = captum_maps(copy.deepcopy(model).double(), x.double(), targets, "black")
+    single = captum_maps(model, x, targets, "black", AT_ONCE)
+    double = captum_maps(copy.deepcopy(model).double(), x.double(), targets, "black", AT_ONCE)
     maps = {
         precision: integrated_gradients(model, x, targets, precision=precision, **how).maps
         for precision in ("float32", "float64")

@@ -16,7 +16,7 @@ from scipy import stats as sps
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
-from dollkit.labels import oracles
+from dollkit.labels import summary
 from dollkit.report import agreement, curves, figures, in_notebook, results, rows, style
 from tests import synthetic_run as synthetic
 
@@ -43,7 +43,7 @@ def tasks(run: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def losses(labels: Path) -> pd.DataFrame:
-    return oracles.losses(rows.load_examples(labels, oracles.ARRAYS))
+    return summary.losses(rows.load_examples(labels, summary.ARRAYS))
 
 
 def test_a_figure_has_fixed_bytes_and_leaves_nothing_behind(labels: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(losses: pd.DataFra
     assert change["row"].tolist() == ["steps = 4", "baseline = blur"]
     loss = drawn.data[drawn.data["panel"] == "loss"]["value"]
     mean = losses.set_index("finding").loc["mean"]
-    assert loss.tolist() == [mean[c] for c in oracles.STEPS]
+    assert loss.tolist() == [mean[c] for c in summary.STEPS]
     left, right = drawn.figure.axes
     # Filled where the interval leaves out zero, hollow where it does not.
     sure, unsure = (x for x in left.lines if x.get_marker() == "D")

@@ -13,7 +13,7 @@ from dollkit.classifiers.model import create
 from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
-from dollkit.explanations.ensemble import Explain, explain_all
+from dollkit.explanations.ensemble import Explain
 from dollkit.labels import Distil, chexlocalize, distil, judge, summary
 from dollkit.labels.__main__ import main
 from dollkit.labels.threshold_rules import Rule
@@ -115,15 +115,9 @@ def test_tune_finds_the_levels_that_made_the_masks() -> None:
     assert overlap[lesion].mean() == pytest.approx(table.loc["Lung Lesion", "iou"], abs=1e-6)
     with pytest.raises(InputError, match="no tuning film has a mask"):
         judge.tune(maps, probability, how, names, films, truth * 0)
-
-
-def test_a_finding_with_too_few_films_gets_the_rule_of_the_others() -> None:
-    maps, names, films, truth = tuning_case()
-    names[0] = "Edema"
-    probability = np.ones((1, len(names)), np.float32)
-    table = judge.tune(maps, probability, Distil(), names, films, truth).set_index("finding")
-    assert table.loc["Edema", "n"] == 1 < judge.FEWEST
-    assert table.loc["Edema", ["rule", "smooth"]].equals(table.loc["other", ["rule", "smooth"]])
+    names[0] = "Edema"  # too few films for a rule of its own
+    few = judge.tune(maps, probability, how, names, films, truth).set_index("finding")
+    assert few.loc["Edema", ["rule", "smooth"]].equals(few.loc["other", ["rule", "smooth"]])
 
 
 def test_variants_share_explanations_and_change_one_factor() -> None:
@@ -187,18 +181,6 @@ def heat_of(mask: np.ndarray) -> np.ndarray:
     return mask.astype(np.float32) * 5 - 2  # min-max makes it {0, 1}
 
 
-def test_protocol_on_a_perfect_map_of_a_wide_film() -> None:
-    # 64 x 128 film on a 32 grid: scale 4, 8 rows of padding above and below.
-    truth = np.zeros((64, 128), np.uint8)
-    truth[16:48, 32:64] = 1
-    grid = np.zeros((32, 32), np.uint8)
-    grid[8 + 4 : 8 + 12, 8:16] = 1
-    for rule in (Rule("otsu"), Rule("peak", 0.5)):
-        scores = chexlocalize.score_case(heat_of(grid), truth, rule)
-        assert scores["iou"] == scores["iou_all"] > 0.97
-        assert scores["hit"] == 1.0
-
-
 def test_protocol_of_misses_and_empty_masks() -> None:
     truth, empty = square(32, 8, 8, 8), np.zeros((32, 32), np.uint8)
     half = truth.copy()
@@ -214,8 +196,6 @@ def test_protocol_of_misses_and_empty_masks() -> None:
     ):
         case = chexlocalize.score_case(heat, mask, Rule("peak", 0.5))
         assert list(case.values()) == pytest.approx(scores, nan_ok=True)
-    with pytest.raises(InputError, match="film f1: a map of Edema but no mask"):
-        chexlocalize.score_cases({("f1", "Edema"): flat}, {}, {"f1": "p1"}, {})
 
 
 def test_protocol_table_means_and_intervals() -> None:
@@ -225,21 +205,13 @@ def test_protocol_table_means_and_intervals() -> None:
     maps = {key: heat_of(mask) for key, mask in truth.items() if mask.any()}
     maps[("f3", "Edema")] = heat_of(square(32, 20, 20, 8))
     patients = {f"f{i}": f"p{i}" for i in range(4)}
-    scores = chexlocalize.score_cases(maps, truth, patients, {"Edema": 0.5})
+    scores = chexlocalize.score_cases(maps, truth, patients, lambda _: Rule("peak", 0.5))
     table = chexlocalize.localisation_table(scores).set_index("finding")
     assert table.loc["Edema", ["iou", "hit_rate"]].tolist() == [0.75, 0.75]
     assert table.loc["Edema", ["n", "n_all", "n_hit"]].tolist() == [4, 4, 4]
     assert table.loc["Fracture", ["iou", "n", "n_all", "n_hit"]].tolist() == [1, 1, 1, 1]
     assert table.loc["mean", "iou"] == pytest.approx(0.875)
     assert table.loc["Edema", "iou_lo"] < 0.75 < table.loc["Edema", "iou_hi"] <= 1.0
-    # Patients in two halves: 0 or 1 each; the bootstrap's spread is the binomial's.
-    values = pd.DataFrame(
-        {"image_id": range(400), "patient_id": range(400), "finding": "Edema",
-         "iou": [0.0, 1.0] * 200, "iou_all": 1.0, "hit": 1.0}
-    )  # fmt: skip
-    wide = chexlocalize.localisation_table(values).iloc[0]
-    assert wide["iou_hi"] - wide["iou_lo"] == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.1)
-    assert wide["iou_all_lo"] == wide["iou_all_hi"] == 1.0
 
 
 @pytest.fixture(scope="module")
@@ -267,24 +239,7 @@ def test_every_finding_of_a_data_set_is_scored(
     table = pd.read_csv(tmp_path / "table.csv")
     assert list(table) == chexlocalize.COLUMNS
     assert table.iloc[-1][["finding", "n"]].tolist() == ["mean", 2]
-    seen: list[Explain] = []
-
-    def spy(models: object, x: object, targets: object, how: Explain) -> object:
-        seen.append(how)
-        return explain_all(models, x, targets, how)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(chexlocalize, "explain_all", spy)
-    areas = []
-    for area in (0.05, 0.8):
-        more = ["--explain", "explainer=gradient", "--distil", "threshold=quantile", f"area={area}"]
-        assert score(localized, tmp_path, "--split", "valid", "--cutoff", "0", *more) == 0
-        areas.append(
-            pd.read_csv(tmp_path / "table.cases.csv").set_index("finding")["iou_all"]["Edema"]
-        )
-    assert seen == [Explain("gradient")] * 2
-    assert areas[0] != areas[1]
     assert score(localized, tmp_path, "--cutoff", "0.999") == 0  # nothing called
-    assert len(seen) == 2
     cases = pd.read_csv(tmp_path / "table.cases.csv").set_index("finding")
     assert cases.loc["Edema", "iou_all"] == 0
     assert cases["iou_all"].notna().sum() == 2  # where both are empty there is nothing to judge
@@ -296,10 +251,6 @@ def test_bad_scores_end_in_one_line(
     for more, message in (
         (["--cutoff", "1"], "parameter 'cutoff' is 1.0"),
         (["--split", "train"], "no film of split 'train' has a mask"),
-        (["--dataset", "nothing"], "unknown data set 'nothing'"),
-        (["--limit", "0"], "parameter 'limit' is 0"),
-        (["--distil", "smooth=9"], "parameter 'smooth' is 9.0"),
-        (["--explain", "kind=red"], "parameter 'baseline' is 'red'"),
     ):
         assert score(localized, tmp_path, *more) == 2
         error = capsys.readouterr().err

@@ -20,7 +20,6 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.common.shares import Done, Part
 from dollkit.data.images import IGNORE
-from dollkit.explanations import EXPLAINERS
 from dollkit.explanations.ensemble import (
     Explain,
     Explained,
@@ -52,11 +51,6 @@ class Weighted(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x.flatten(1)[:, None] * self.weight).mean(2)
-
-
-class Constant(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.arange(14.0) + 0 * x.mean((1, 2, 3))[:, None]
 
 
 @pytest.fixture
@@ -95,8 +89,6 @@ def test_pairs_tell_steps_and_whether_they_settled(films: Any, tmp_path: Path) -
     kept = label(films, tmp_path / "kept", replace(EXACT, unsettled="keep"))
     assert kept.pairs["settled"].tolist() == [True, True, False, True]
     assert (kept.label(2) == 1).any()
-    fixed = label(films, tmp_path / "fixed", Explain(steps=3, rule="gausslegendre"))
-    assert fixed.pairs["steps"].tolist() == [3] * 4
 
 
 def test_parts_write_the_shards_of_the_whole(
@@ -142,36 +134,25 @@ def test_a_pair_has_settled_if_the_maps_have_that_count() -> None:
     assert pair_settled(made, "all").tolist() == [False, False, False]
 
 
-@pytest.mark.parametrize("explainer", ["ig", "gradient"])
-def test_constant_maps_are_marked(explainer: str) -> None:
-    x = compute.to_input(np.full((1, SIDE, SIDE), 90, np.uint8), CPU)
-    made = explain_all({"a": Constant()}, x, [[2, 5]], Explain(explainer))
-    assert not made.settled.any()
-    assert (made.maps == 0).all()
-
-
 def test_films_and_classifiers_that_do_not_fit_are_named() -> None:
     x = torch.zeros(2, 1, SIDE, SIDE)
-    bright, dark, broken = x.clone(), x.clone(), Weighted()
-    bright[1, 0, 0, 1], dark[1, 0, 0, 0] = 255, -7
+    bright, broken = x.clone(), Weighted()
+    bright[1, 0, 0, 1] = 255
     with torch.no_grad():
         broken.weight[3, 3] = float("nan")
     for films, model, said in (
         (bright, Weighted(), "film 1: values from 0 to 255.*to_input"),
-        (dark, Weighted(), "film 1: values from -7 to 0"),
         (x * torch.nan, Weighted(), "film 0: values from nan"),
         (x.expand(2, 3, SIDE, SIDE), Weighted(), r"\(2, 3, 32, 32\)"),
-        (x[..., :-1], Weighted(), r"\(2, 1, 32, 31\)"),
-        (x, Weighted(5), "classifier b: it has 5 outputs; labels need one for each of the 14"),
+        (x, Weighted(15), "classifier b: it has 15 outputs; labels need those of the 14"),
         (x, broken, "classifier b: the classifier's logits of the films hold NaN or infinity"),
-        (x, nn.Identity(), r"classifier b: the classifier gives \(1, 1, 32, 32\) for 1 films"),
     ):
         with pytest.raises(InputError, match=said):
             explain_all({"a": Weighted(), "b": model}, films, [[0], [1]], Explain())
     for change, said in (
-        ({"kind": "red"}, "baseline"), ({"explainer": "lime"}, "explainer"),
-        ({"unsettled": "drop"}, "unsettled"), ({"mode": "slow"}, "mode"),
-    ):  # fmt: skip
+        ({"kind": "red"}, "baseline"),
+        ({"explainer": "lime"}, "explainer"),
+    ):
         with pytest.raises(InputError, match=f"parameter '{said}' is"):
             Explain(**change)  # type: ignore[arg-type]
 
@@ -194,7 +175,7 @@ def test_each_finding_is_explained_from_its_own_baseline() -> None:
 SLOW = pytest.param("occlusion", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("explainer", [*EXPLAINERS[:-1], SLOW])
+@pytest.mark.parametrize("explainer", ["ig", "gradient", "gradcam", SLOW])
 def test_the_number_of_threads_moves_no_explanation(explainer: str) -> None:
     models = {
         name: create("tu-test_resnet", 5, "silu", "lse", seed, CPU).eval()

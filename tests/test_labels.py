@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ EDEMA, FRACTURE = FINDINGS.index("Edema"), FINDINGS.index("Fracture")
 def pairs_of(rows: list[int], findings: list[str]) -> pd.DataFrame:
     n = len(rows)
     return pd.DataFrame(
-        {"row": rows, "image_id": [f"film{r}" for r in rows], "finding": findings,
+        {"row": rows, "image_id": [f"film{r}" if r else "NA" for r in rows], "finding": findings,
          "threshold": np.linspace(0.4, 0.6, n), "error": np.zeros(n), "probability": np.ones(n)}
     )  # fmt: skip
 
@@ -51,17 +51,13 @@ def store(tmp_path: Path) -> LabelStore:
     return labelstore.merge(shards, tmp_path / "store", {"size": 16, "films": "f" * 64})
 
 
-@pytest.mark.parametrize("size", [1, 8, 13, 224])
+@pytest.mark.parametrize("size", [1, 8, 13])
 def test_a_packed_label_comes_back(size: int) -> None:
     for label in (*noise(3, size), *(np.full((3, size, size), [[[0]], [[1]], [[255]]], np.uint8))):
         np.testing.assert_array_equal(labelstore.decode(labelstore.encode(label), size), label)
 
 
-def test_packing_is_small_and_refuses_other_values_and_damage() -> None:
-    yy, xx = np.mgrid[:224, :224]
-    r = np.hypot(yy - 80, xx - 90)
-    smooth = np.where(r < 30, 1, np.where(r < 40, IGNORE, 0)).astype(np.uint8)
-    assert len(labelstore.encode(smooth)) < 2000  # two bare planes: 12,544
+def test_packing_refuses_other_values_and_damage() -> None:
     label = noise(1)[0]
     packed = labelstore.encode(label)
     with pytest.raises(ValueError, match="0, 1 and 255"):
@@ -86,24 +82,6 @@ def test_label_store_gives_back_what_was_written(store: LabelStore) -> None:
     np.testing.assert_array_equal(out[1, EDEMA], made[2])
     assert (out[0, 2] == IGNORE).all()
     assert out[2].sum() == 0
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(opened)).label(2), made[2])
-    found = opened.for_image("film4")
-    assert list(found) == ["Edema", "Fracture"]
-    np.testing.assert_array_equal(found["Fracture"], made[1])
-    with pytest.raises(InputError, match="no label of film 'film5'"):
-        opened.for_image("film5")
-
-
-def test_further_columns_and_odd_names_are_kept(tmp_path: Path) -> None:
-    odd = {"image_id": ["007", "NA"], "steps": [8, 32], "settled": [True, False]}
-    odd |= {"error": [np.nan, 0.5], "error:b,c": np.array([0.1, 1.0], np.float32)}
-    shard = write(tmp_path / "a.npz", [0, 1], **odd)
-    opened = labelstore.merge([shard], tmp_path / "store", {})
-    for column, values in odd.items():
-        assert opened.pairs[column].tolist() == pytest.approx(list(values), nan_ok=True)
-    made = noise(2)
-    np.testing.assert_allclose(opened.pairs["area"], (made == 1).mean((1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(opened.pairs["ignored"], (made == 255).mean((1, 2)), rtol=1e-6)
 
 
 def test_label_store_notices_what_is_wrong_with_its_files(store: LabelStore) -> None:
@@ -135,19 +113,11 @@ def test_label_store_notices_what_is_wrong_with_its_files(store: LabelStore) -> 
         labels.open(path)
 
 
-class Films:
-    """As much of a film store as is looked at."""
-
-    def __init__(self, size: int, digest: str) -> None:
-        self.size, self.digest, self.path = size, digest, Path("films")
-
-
 def test_labels_of_other_films_are_refused(store: LabelStore) -> None:
-    assert len(labels.open(store.path, films=Films(16, "f" * 64))) == 3  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="labels of 16 px, films of 32 px"):
-        labels.open(store.path, films=Films(32, "f" * 64))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="made of other films"):
-        labels.open(store.path, films=Films(16, "e" * 64))  # type: ignore[arg-type]
+    for size, digest, said in ((32, "f", "labels of 16 px, films of 32 px"), (16, "e", "made of")):
+        films: Any = SimpleNamespace(size=size, digest=digest * 64, path=Path("films"))
+        with pytest.raises(InputError, match=said):
+            labels.open(store.path, films=films)
 
 
 def test_a_broken_shard_is_not_taken_for_done(tmp_path: Path) -> None:
@@ -168,6 +138,7 @@ def test_a_broken_shard_is_not_taken_for_done(tmp_path: Path) -> None:
 def test_shards_that_do_not_go_together_leave_the_old_store_whole(tmp_path: Path) -> None:
     first = write(tmp_path / "first.npz", [0, 1])
     labelstore.merge([first], tmp_path / "store", {})
+    assert labels.open(tmp_path / "store").pairs["image_id"].tolist() == ["NA", "film1"]
     before = (tmp_path / "store" / "labels.json").read_bytes()
     wrong = {
         "film 'film1' has two labels of 'Edema'": write(tmp_path / "twice.npz", [1, 2]),
@@ -180,20 +151,6 @@ def test_shards_that_do_not_go_together_leave_the_old_store_whole(tmp_path: Path
     assert (tmp_path / "store" / "labels.json").read_bytes() == before
     assert len(labels.open(tmp_path / "store", verify=True)) == 2
     assert not list((tmp_path / "store").glob("*.part"))
-
-
-def test_merging_holds_one_shard_at_a_time(tmp_path: Path) -> None:
-    shards = [write(tmp_path / f"{i:02d}.npz", [2 * i, 2 * i + 1], 400) for i in range(40)]
-    (tmp_path / "03.77.part.npz").write_bytes(b"of a killed writer")
-    tracemalloc.start()
-    whole = labelstore.merge(shards, tmp_path / "store", {})
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    one = shards[0].stat().st_size
-    assert len(whole) == 80
-    assert peak < 8 * one, f"{peak / one:.0f} shards in memory"
-    np.testing.assert_array_equal(whole.label(79), noise(2, 400)[1])
-    assert not list(tmp_path.glob("*.part.npz"))
 
 
 def test_reading_labels_needs_no_torch() -> None:

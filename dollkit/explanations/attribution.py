@@ -31,13 +31,10 @@ Targets = Sequence[Sequence[int]]
 class Attribution:
     """Maps of (film, target) pairs, film by film and target by target.
 
-    Attributes:
-        maps: (pairs, S, S) float32 (float64 where that was asked for), signed.
-        error: (pairs,) float32, ``|sum(IG) - (f(x) - f(b))| / |f(x) - f(b)|``; NaN without a path.
-        logit: (pairs,) float32, f_t(x).
-        steps: (pairs,) int64, gradients the map is made of; 0 without a path.
-        settled: (pairs,) bool, whether more steps would leave map and label as they are; without
-            a path, whether the map is finite and not constant.
+    `maps` are (pairs, S, S) float32 (float64 where that was asked for), signed; all else (pairs,).
+    `error`: ``|sum(IG) - (f(x) - f(b))| / |f(x) - f(b)|``, NaN without a path; `logit`: f_t(x);
+    `steps`: gradients the map is made of, 0 without a path; `settled`: whether more steps would
+    leave map and label as they are; without a path, whether the map is finite and not constant.
     """
 
     maps: torch.Tensor
@@ -84,12 +81,11 @@ def check_films(x: torch.Tensor) -> None:
             )
 
 
-def check_logits(logits: object, n: int, what: str = "the films") -> torch.Tensor:
+def check_logits(logits: torch.Tensor, n: int, what: str = "the films") -> torch.Tensor:
     """Logits as a (n, outputs) tensor without NaN or infinity."""
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != n:
-        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if logits.ndim != 2 or len(logits) != n:
         raise InputError(
-            f"the classifier gives {shape} for {n} films: it must give (n, outputs) logits"
+            f"the classifier gives {tuple(logits.shape)} for {n} films: it must give (n, outputs)"
         )
     if not torch.isfinite(logits).all():
         raise InputError(
@@ -106,10 +102,7 @@ def film_and_channel(targets: Targets, device: torch.device) -> tuple[torch.Tens
 
 
 def _gradients(logits: torch.Tensor, by: torch.Tensor, targets: Targets) -> list[torch.Tensor]:
-    """Gradients by a tensor, in passes: the r-th is of the r-th target of every film.
-
-    Films do not mix in eval mode, so that all share a pass.
-    """
+    """Gradients by a tensor: the r-th of each film's r-th target; films do not mix in eval mode."""
     passes = []
     for r in range(max(map(len, targets))):
         chosen = torch.stack([logits[i, w[r]] for i, w in enumerate(targets) if len(w) > r]).sum()
@@ -139,7 +132,7 @@ def gradient(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -
 def gradcam(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -> Attribution:
     """Grad-CAM (Selvaraju et al. 2017), upsampled bilinearly.
 
-    On the encoder's deepest features of at least `CAM_PLACES` places a side. On small films the
+    On the encoder's deepest features of at least `CAM_PLACES` places a side: on small films the
     paper's last layer has three places, and its map can point at nothing.
     """
     if not isinstance(model, Classifier):

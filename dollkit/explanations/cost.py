@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -28,13 +28,17 @@ from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import index
 from dollkit.data.store import Store
-from dollkit.explanations.attribution import Targets
-from dollkit.explanations.engine import BUDGET_MB, baseline, integrated_gradients, masks
+from dollkit.explanations.attribution import Targets, film_and_channel
+from dollkit.explanations.engine import BUDGET_MB, baseline, integrated_gradients, mask_dice
 from dollkit.explanations.ensemble import positives
 from dollkit.explanations.prepared import PRECISIONS, prepare
 
+log = logging.getLogger(__name__)
+
 CAPTUM_STEPS = 50
 """captum's default, with its default rule (Gauss-Legendre)."""
+CAPTUM_ROWS = 64
+"""Film-steps in one of captum's passes where it explains several pairs at once."""
 NO_FINDING = index("No Finding")
 CHEXPERT_FILMS, CHEXPERT_PAIRS = 191_027, 458_465
 """Frontal training films of CheXpert, and their positive findings: 2.4 a film."""
@@ -45,16 +49,12 @@ Modes = Mapping[str, Mapping[str, Any]]
 
 
 def modes_of(device: torch.device) -> Modes:
-    """Settings of `integrated_gradients` to measure on a device, by name.
-
-    ``fast`` walks in what the device computes fastest; where that is bfloat16, ``fast_float32``
-    stands beside it. ``exact`` is float32.
-    """
-    fast = {"mode": "fast", "precision": "float32"}
-    exact = {"mode": "exact", "precision": "float32"}
-    if compute.computes_bfloat16(device):
-        return {"fast": fast | {"precision": "bfloat16"}, "fast_float32": fast, "exact": exact}
-    return {"fast": fast, "exact": exact}
+    """Settings to measure: ``fast`` in what the device computes fastest, ``exact`` in float32."""
+    precision = "bfloat16" if compute.computes_bfloat16(device) else "float32"
+    return {
+        "fast": {"mode": "fast", "precision": precision},
+        "exact": {"mode": "exact", "precision": "float32"},
+    }
 
 
 def measure(
@@ -71,19 +71,14 @@ def measure(
 ) -> dict[str, Any]:
     """The engine beside captum's defaults, one target at a time in float32, all ways in turns.
 
-    Args:
-        rounds: measured rounds, after a warm-up.
-        captum_films: films that captum explains in a round, others in each round.
-        reference_steps: midpoint steps, in float32, of the maps that labels are held against.
-        modes: settings of `integrated_gradients` by name; None: `modes_of` the device.
+    After a warm-up, captum explains other `captum_films` in each round. Labels are held against
+    those of `reference_steps` midpoint steps in float32. `modes` None: `modes_of` the device.
 
-    Returns:
-        JSON-able: `models` -> name -> ``captum`` and each mode -> ``seconds_per_pair`` (median of
-        rounds), ``dice`` (mean over pairs of both `masks`, against the reference), ``dice_min``;
-        for a mode also ``ratio`` (captum's seconds over its own), ``error_median``,
-        ``error_p95``, ``steps_mean``, ``unsettled`` (share of pairs) and ``peak_mb`` (see
-        `peak_mb`); `overall` -> mode -> ``ratio`` (geometric mean over models), ``dice`` (mean);
-        `pairs`, `films`, `size`, `threads`, `rounds`, `reference_steps`.
+    JSON-able: `models` -> name -> ``captum`` and each mode -> ``seconds_per_pair`` (median of
+    rounds), ``dice`` (mean over pairs of both `masks`, against the reference), ``dice_min``; for a
+    mode also ``ratio`` (captum's seconds over its own), ``error_median``, ``error_p95``,
+    ``steps_mean``, ``unsettled`` (share of pairs) and ``peak_mb`` (see `peak_mb`); `overall` ->
+    mode -> ``ratio`` (geometric mean over models), ``dice`` (mean); and what was measured.
     """
     explained = [i for i, channels in enumerate(targets) if channels]
     if not explained or rounds < 1 or not models:
@@ -91,10 +86,18 @@ def measure(
     x, targets = x[explained], [targets[i] for i in explained]
     modes = modes_of(x.device) if modes is None else modes
     how = {"kind": kind, "budget_mb": budget_mb}
-    table = {
-        name: _beside_captum(model, x, targets, rounds, captum_films, reference_steps, modes, how)
-        for name, model in models.items()
-    }
+    table = {}
+    for name, model in models.items():
+        began = time.perf_counter()
+        ways = {
+            mode: partial(integrated_gradients, model, x, targets, **how, **settings)  # type: ignore[arg-type]
+            for mode, settings in modes.items()
+        }
+        more = {"steps": reference_steps, **how}
+        reference = integrated_gradients(model, x, targets, **more).maps  # type: ignore[arg-type]
+        table[name] = _beside_captum(model, x, targets, rounds, captum_films, reference, ways, kind)
+        ratios = ", ".join(f"{mode} {table[name][mode]['ratio']:.1f}" for mode in modes)
+        log.info("%s: %s times captum (%.0f s)", name, ratios, time.perf_counter() - began)
     overall = {
         mode: {
             "ratio": statistics.geometric_mean(row[mode]["ratio"] for row in table.values()),
@@ -120,38 +123,34 @@ def _beside_captum(
     targets: Targets,
     rounds: int,
     captum_films: int,
-    reference_steps: int,
-    modes: Modes,
-    how: Mapping[str, Any],
+    reference: torch.Tensor,
+    ways: Mapping[str, Callable[[], Any]],
+    kind: str,
 ) -> dict[str, Any]:
     """`measure` of one classifier."""
-    ways = {
-        mode: partial(integrated_gradients, model, x, targets, **how, **settings)
-        for mode, settings in modes.items()
-    }
-    reference = integrated_gradients(model, x, targets, steps=reference_steps, **how).maps
     made = {mode: way() for mode, way in ways.items()}
     peaks = {mode: peak_mb(way, x.device) for mode, way in ways.items()}
-    captum_maps(model, x[:1], targets[:1], how["kind"])
-    seconds: dict[str, list[float]] = {way: [] for way in ("captum", *modes)}
+    captum_maps(model, x[:1], targets[:1], kind)
+    seconds: dict[str, list[float]] = {way: [] for way in ("captum", *ways)}
     dice: list[torch.Tensor] = []
     first = list(accumulate(map(len, targets), initial=0))
     for turn in range(rounds):
         films = sorted({(turn * captum_films + i) % len(x) for i in range(captum_films)})
         some = [targets[i] for i in films]
-        took, theirs = timed(partial(captum_maps, model, x[films], some, how["kind"]), x.device)
+        took, theirs = timed(partial(captum_maps, model, x[films], some, kind), x.device)
         seconds["captum"].append(took / sum(map(len, some)))
-        dice.append(_dice(theirs, torch.cat([reference[first[i] : first[i + 1]] for i in films])))
+        same = torch.cat([reference[first[i] : first[i + 1]] for i in films])
+        dice.append(mask_dice(theirs, same))
         for mode, way in ways.items():
             seconds[mode].append(timed(way, x.device)[0] / len(reference))
-    captum = {"seconds_per_pair": statistics.median(seconds["captum"]), **_mean_min(dice)}
-    row: dict[str, Any] = {"captum": captum}
+    captum = {"seconds_per_pair": statistics.median(seconds["captum"])}
+    row: dict[str, Any] = {"captum": captum | _mean_min(torch.cat(dice))}
     for mode, a in made.items():
         ratios = [c / e for c, e in zip(seconds["captum"], seconds[mode], strict=True)]
         row[mode] = {
             "seconds_per_pair": statistics.median(seconds[mode]),
             "ratio": statistics.median(ratios),
-            **_mean_min([_dice(a.maps, reference)]),
+            **_mean_min(mask_dice(a.maps, reference)),
             "error_median": a.error.quantile(0.5).item(),
             "error_p95": a.error.quantile(0.95).item(),
             "steps_mean": a.steps.double().mean().item(),
@@ -161,27 +160,22 @@ def _beside_captum(
     return row
 
 
-def captum_maps(model: nn.Module, x: torch.Tensor, targets: Targets, kind: str) -> torch.Tensor:
-    """captum's maps with its defaults, one target at a time: (pairs, S, S)."""
+def captum_maps(
+    model: nn.Module, x: torch.Tensor, targets: Targets, kind: str, at_once: int = 1
+) -> torch.Tensor:
+    """captum's maps with its defaults, `at_once` pairs in a call: (pairs, S, S)."""
     method, base = IntegratedGradients(model), baseline(x, kind)
+    pairs = (part.split(at_once) for part in film_and_channel(targets, x.device))
+    how = {"n_steps": CAPTUM_STEPS, "internal_batch_size": CAPTUM_ROWS if at_once > 1 else None}
     maps = [
-        method.attribute(x[i : i + 1], base[i : i + 1], target=t, n_steps=CAPTUM_STEPS)
-        for i, channels in enumerate(targets)
-        for t in channels
+        method.attribute(x[film], base[film], target=channel, **how)
+        for film, channel in zip(*pairs, strict=True)
     ]
     return torch.cat(maps).sum(1).detach()
 
 
-def _dice(maps: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Dice of both masks of two maps of each pair: (pairs, 2)."""
-    a, b = masks(maps), masks(others)
-    both, size = (a & b).sum(2), a.sum(2) + b.sum(2)
-    return torch.where(size > 0, 2 * both / size.clamp_min(1), 1.0)
-
-
-def _mean_min(dice: list[torch.Tensor]) -> dict[str, float]:
-    values = torch.cat(dice)
-    return {"dice": values.mean().item(), "dice_min": values.min().item()}
+def _mean_min(dice: torch.Tensor) -> dict[str, float]:
+    return {"dice": dice.mean().item(), "dice_min": dice.min().item()}
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
@@ -222,12 +216,8 @@ def _status_mb(field: str) -> float:
     return int(next(x for x in lines if x.startswith(field)).split()[1]) / 1024
 
 
-@dataclass(frozen=True)
-class Work:
-    """Floating-point operations of a film-step: of one pass up for all targets, and one down each.
-
-    A multiply-add is two.
-    """
+class Work(NamedTuple):
+    """Operations of a film-step: a pass up for all targets, one down each; a multiply-add is 2."""
 
     forward: int
     backward: int
@@ -243,7 +233,7 @@ def work(model: nn.Module, x: torch.Tensor, precision: str) -> Work:
     with torch.no_grad():
         points = prepared.enter(x[:1].to(prepared.wide)).to(prepared.narrow)
     points.requires_grad_()
-    with prepared.frozen_weights(), torch.enable_grad():
+    with torch.enable_grad():
         with FlopCounterMode(display=False) as up:
             logit = prepared.body(points)[0, 0]
         with FlopCounterMode(display=False) as down:
@@ -252,20 +242,12 @@ def work(model: nn.Module, x: torch.Tensor, precision: str) -> Work:
 
 
 def per_pair(used: pd.DataFrame, points: Sequence[float], films_per_pair: float) -> list[float]:
-    """Billions of operations of a pair, of each classifier.
+    """Billions of operations of a pair, of each classifier of `use`.
 
-    Args:
-        used: table of `use`.
-        points: of a path, mean over pairs, of each classifier.
-        films_per_pair: share of a film's pass up that one pair bears.
+    `points` are of a path, mean over pairs; a pair bears `films_per_pair` of a film's pass up.
     """
     up, down = used["gflop_forward"].tolist(), used["gflop_backward"].tolist()
     return [n * (films_per_pair * a + b) for n, a, b in zip(points, up, down, strict=True)]
-
-
-def matmul_work(side: int) -> int:
-    """Operations of the product of two square matrices; a multiply-add is two."""
-    return 2 * side**3
 
 
 def use(
@@ -282,13 +264,9 @@ def use(
 ) -> pd.DataFrame:
     """Share of the machine's matrix product rate that the walk reaches, in turns with it.
 
-    Args:
-        precision: of walk and product; steps: of every pair.
-        sides: of the matrices; the fastest of them counts, in each round.
-
-    Returns:
-        Per classifier: classifier, gflop_forward, gflop_backward (per film-step), gflop_pair,
-        seconds_per_pair, tflops, matmul_tflops, share (medians over rounds).
+    `precision` is of walk and product, `steps` of every pair; the fastest of the matrices with
+    these `sides` counts, in each round. Per classifier: classifier, gflop_forward, gflop_backward
+    (per film-step), gflop_pair, seconds_per_pair, tflops, matmul_tflops, share (medians).
     """
     if rounds < 1 or not sides or min(sides) < 1:
         raise InputError("give at least one round and one side of a matrix")
@@ -298,29 +276,26 @@ def use(
     for name, model in models.items():
         count = work(model, x, precision)
         total = count.of(sum(map(bool, targets)), pairs, steps)
-        seconds, peaks, shares = [], [], []
-        for turn in range(rounds + 1):
+        turns = []
+        for _ in range(rounds + 1):
             best = max(
-                matmul_work(len(m)) / timed(partial(torch.matmul, m, m), x.device)[0]
+                2 * len(m) ** 3 / timed(partial(torch.matmul, m, m), x.device)[0]
                 for m in squares
                 for _ in range(2)
             )
             took = walk_seconds(model, x, targets, precision, steps, budget_mb, kind)
-            if turn:
-                seconds.append(took / pairs)
-                peaks.append(best)
-                shares.append(total / took / best)
-        median = statistics.median
+            turns.append((took / pairs, best, total / took / best))
+        seconds, peak, share = map(statistics.median, zip(*turns[1:], strict=True))
         rows.append(
             {
                 "classifier": name,
                 "gflop_forward": count.forward / 1e9,
                 "gflop_backward": count.backward / 1e9,
                 "gflop_pair": total / pairs / 1e9,
-                "seconds_per_pair": median(seconds),
-                "tflops": total / pairs / median(seconds) / 1e12,
-                "matmul_tflops": median(peaks) / 1e12,
-                "share": median(shares),
+                "seconds_per_pair": seconds,
+                "tflops": total / pairs / seconds / 1e12,
+                "matmul_tflops": peak / 1e12,
+                "share": share,
             }
         )
     return pd.DataFrame(rows)
@@ -364,17 +339,11 @@ def chexpert(
 ) -> pd.DataFrame:
     """Hours to explain all positive findings of CheXpert's frontal films; labels are not in it.
 
-    Args:
-        seconds, gflop_pair: per pair, of each classifier, as measured at side `size` in pixels.
-        exponent: of seconds against pixels, as measured; operations grow with pixels.
-        gpu_tflops: sustained rate that is assumed of another machine, not measured.
-        to: side that is scaled to.
-        measured_on: name of the machine that `seconds` are of.
-
-    Returns:
-        where, size, classifiers, hours, basis (``measured``: seconds per pair times pairs;
-        ``scaled``: by the exponent; ``assumed rate``: from operations alone). Classifiers: those
-        of the run, and `GOAL_CLASSIFIERS` of their mean.
+    `seconds` and `gflop_pair` are per pair, of each classifier, at side `size` in pixels;
+    `exponent` is that of seconds against pixels; `gpu_tflops`, the sustained rate of another
+    machine, is assumed. Columns where, size (also `to`), classifiers (those of the run, and
+    `GOAL_CLASSIFIERS` of their mean), hours, basis (``measured``: seconds per pair times pairs;
+    ``scaled``: by the exponent; ``assumed rate``: from operations alone, which grow with pixels).
     """
     if not gpu_tflops > 0:
         raise InputError(f"parameter 'gpu_tflops' is {gpu_tflops}: it must be above 0")

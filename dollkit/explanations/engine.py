@@ -15,18 +15,22 @@ with few steps and goes on to three times as many, at the cost of the added poin
   Otsu's, is at least `DICE_N_VS_3N`. On the first round of four steps, its two inner points are
   the smaller rule, and `DICE_FIRST_ROUND` is asked.
 
-Both are asked because they hardly correlate on trained classifiers (rank correlation of error and
-overlap with the label of very many steps 0.1 to 0.2): positive and negative attributions cancel.
+Both are asked because they hardly correlate on trained classifiers: positive and negative
+attributions cancel. The paper gives neither steps nor baseline: both are parameters here.
 
-The paper gives neither steps nor baseline: both are parameters here. InterpretDL's zero baseline
-lies *on the normalised input*, which is mean grey; ours are defined in pixel space.
+A pass takes some films with equally many targets, so that no backward pass has idle rows, and
+all or some of the path's points. One forward pass serves all targets of its films; each target
+costs one backward pass more.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -42,38 +46,36 @@ from dollkit.explanations.attribution import (
     film_and_channel,
     nothing,
 )
-from dollkit.explanations.path_gradients import Floats, Walker
 from dollkit.explanations.prepared import Prepared, prepare
 
+log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float64]
 FIRST = {"exact": 6, "fast": 4}
 """Steps that every pair gets, by mode, when `steps` is 0.
 
 Mean Dice with 100 points, 71 pairs of validation films: with 3, 4 and 6 points 0.970, 0.987 and
-0.994 for ResNet-10-T, 0.962, 0.980 and 0.995 for EfficientNet-Lite0 (SiLU; with ReLU6, four points
-give it only 0.921). Four Gauss-Legendre points have less (0.978, 0.970).
+0.994 for ResNet-10-T, 0.962, 0.980 and 0.995 for EfficientNet-Lite0.
 """
 MAX_ERROR = {"exact": 0.3, "fast": 0.5}
-"""Completeness error above which a pair has not settled, by mode, when `max_error` is 0.
-
-After four points, 0.5 refines 8 % of EfficientNet-Lite0's pairs above, 0.3 would refine 25 %, for
-a mean Dice of 0.980 and 0.989.
-"""
+"""Completeness error above which a pair has not settled, by mode, when `max_error` is 0."""
 LEAST_MOVE = {"exact": 1e-6, "fast": 1.0}
 """Logits that the completeness gap is held against where a finding moves less, by mode.
 
-A finding that barely moves has a large relative error whatever its label is worth: one logit
-spares 26 of 59 pairs the refinement whose mean Dice with 64 points was 0.972 already.
+A finding that barely moves has a large relative error whatever its label is worth.
 """
 DICE_N_VS_3N = 0.8
-"""Dice asked of the labels of n / 3 and n steps. Of pairs that pass with n = 6, no label had less
-than 0.96 with that of 162 steps (102 pairs, three trained classifiers)."""
+"""Dice asked of the labels of n / 3 and n steps: those that pass with n = 6 have 0.96 or more with
+that of 162 steps (102 pairs)."""
 DICE_FIRST_ROUND = 0.5
-"""Dice asked of the labels of the two inner and of all four points. Of pairs that pass, 95 % of
-the labels had at least 0.95 with that of 54 steps (261 pairs, three trained classifiers)."""
+"""Dice asked of the labels of the two inner and of all four points: 95 % of those that pass have
+0.95 or more with that of 54 steps (261 pairs)."""
 MIN_LOGIT_CHANGE = 1e-3
 """Logits that a finding must move from baseline to film; of less, rounding is a large part."""
 MOST_STEPS = 54
 BUDGET_MB = 512  # MiB
+CPU_ROWS = 48
+"""Most film-steps in one pass on a CPU: more is no faster, its caches are full."""
 
 BASELINES = ("black", "white", "grey", "blur")
 RULES = ("midpoint", "gausslegendre")
@@ -100,25 +102,16 @@ def integrated_gradients(
 ) -> Attribution:
     """Integrated Gradients of each film's own targets, one forward pass for all of them.
 
-    Args:
-        model: (n, 1, S, S) -> (n, outputs) logits, in eval mode; not changed.
-        x: (n, 1, S, S) normalised films on the model's device.
-        kind: of `baseline`.
-        steps: of every pair; 0: as many as each pair needs, see above.
-        rule: of `path_rule`; ``midpoint`` if `steps` is 0.
-        precision: of the walk: ``bfloat16``, ``float32`` or ``float64`` (to check against). End
-            points, the first layer and all sums are float32 at least: the completeness error of
-            a bfloat16 sum means nothing.
-        mode: ``exact`` or ``fast``, see above: where `steps` and `max_error` start if they are 0.
-        max_error: completeness error above which a pair has not settled; 0: the mode's.
-        most_steps: of a pair, if `steps` is 0.
-        budget_mb: memory of one pass, in MiB; changes the result by rounding only.
+    `x` are (n, 1, S, S) normalised films on the model's device; the model is in eval mode and not
+    changed. `steps` are of every pair; 0: as many as each needs, up to `most_steps`. `precision` is
+    of the walk: end points, first layer and all sums are float32 at least (the completeness error
+    of a bfloat16 sum means nothing). `max_error` 0 is the mode's. `budget_mb`, the memory of one
+    pass in MiB, changes the result by rounding only.
 
-    Returns:
-        A pair has not settled if a check above fails after the last round (with `steps` of its
-        own choice: where it is multiple of three, or four; else only the error is asked), if its
-        map is not finite or constant, or if its logit moves less than `MIN_LOGIT_CHANGE` from
-        baseline to film, which makes the relative error meaningless; such a pair is not refined.
+    A pair has not settled if a check above fails after the last round (with `steps` of its own
+    choice: where it is multiple of three, or four; else only the error is asked), if its map is
+    not finite or constant, or if its logit moves less than `MIN_LOGIT_CHANGE` from baseline to
+    film; such a pair is not refined.
     """
     check(steps, rule, max_error, most_steps, mode)
     check_films(x)
@@ -158,7 +151,7 @@ def _rounds(
         fine = maps[rows]
         settled = _error(fine, moved[rows], least_move) <= max_error
         settled &= fine.amax((1, 2)) > fine.amin((1, 2))
-        return settled if coarse is None else settled & (agreement(coarse, fine) >= dice)
+        return settled if coarse is None else settled & (mask_dice(coarse, fine).amin(1) >= dice)
 
     columns, first_dice = _columns(n, rule)
     sums = torch.cat(walker.sums(targets, path_rule(rule, n)[0], columns))
@@ -213,24 +206,147 @@ def _logits(prepared: Prepared, x: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def check(steps: int, rule: str, max_error: float, most_steps: int, mode: str = "exact") -> None:
-    """Refuse settings of a path that `integrated_gradients`, which explains them, cannot walk."""
-    if mode not in FIRST:
-        raise InputError(f"parameter 'mode' is {mode!r}: use {' or '.join(FIRST)}")
-    if rule not in RULES:
-        raise InputError(f"parameter 'rule' is {rule!r}: use {' or '.join(RULES)}")
-    if steps < 0:
-        raise InputError(f"parameter 'steps' is {steps}: use 0 (as many as needed) or more")
+    """Refuse settings of a path that cannot be walked."""
+    for name, value, known in (("mode", mode, tuple(FIRST)), ("rule", rule, RULES)):
+        if value not in known:
+            raise InputError(f"parameter {name!r} is {value!r}: use {' or '.join(known)}")
     if steps == 0 and rule != "midpoint":
         raise InputError(
             f"parameter 'rule' is {rule!r} and 'steps' is 0: only midpoint can be refined; give "
             "a number of steps"
         )
-    if not max_error >= 0:
-        raise InputError(
-            f"parameter 'max_error' is {max_error}: use 0 (the mode's own) or a number above"
+    for name, number, least in (
+        ("steps", steps, 0), ("max_error", max_error, 0), ("most_steps", most_steps, 1)
+    ):  # fmt: skip
+        if not number >= least:
+            raise InputError(f"parameter {name!r} is {number}: use {least} or more")
+
+
+class Walker:
+    """Sums of path gradients for (n, C, S, S) films that share a budget of memory.
+
+    `rows` are the film-steps in one pass now; they are halved when memory runs out.
+    """
+
+    def __init__(
+        self, prepared: Prepared, x: torch.Tensor, base: torch.Tensor, budget_mb: int
+    ) -> None:
+        if budget_mb < 1:
+            raise InputError(f"parameter 'budget_mb' is {budget_mb}: it must be at least 1")
+        self.prepared, self.x, self.base = prepared, x, base
+        fits = (budget_mb << 20) // max(1, row_bytes(prepared, x[:1]))
+        self.rows = max(1, fits if x.is_cuda else min(fits, CPU_ROWS))
+
+    def sums(self, targets: Targets, nodes: Floats, columns: Floats) -> list[torch.Tensor]:
+        """Weighted sums of the maps, times ``x - b``: per film (targets, c, S, S).
+
+        `nodes` are (k,) points in [0, 1], `columns` the (k, c) weights of c different sums.
+        """
+        shape = columns.shape[1], *self.x.shape[2:]
+        out = [self.x.new_zeros(len(w), *shape) for w in targets]
+        work = self._plan(targets, len(nodes))
+        while work:
+            films, part = work.popleft()
+            try:
+                made = self._pass(films, targets, nodes[part], columns[part])
+            except (MemoryError, RuntimeError) as problem:
+                if not compute.out_of_memory(problem):
+                    raise
+                made = None
+            if made is None:  # outside the handler: it would keep the failed pass alive
+                work.extendleft(reversed(self._halves(films, part)))
+                continue
+            for film, maps in zip(films, made, strict=True):
+                out[film] += maps
+        return out
+
+    def _plan(self, targets: Targets, k: int) -> deque[tuple[list[int], slice]]:
+        """Films and points of each pass."""
+        by_count: dict[int, list[int]] = {}
+        for film, channels in enumerate(targets):
+            if channels:
+                by_count.setdefault(len(channels), []).append(film)
+        group, part = max(1, self.rows // k), min(k, self.rows)
+        return deque(
+            (films[g : g + group], slice(s, min(s + part, k)))
+            for _, films in sorted(by_count.items())
+            for g in range(0, len(films), group)
+            for s in range(0, k, part)
         )
-    if most_steps < 1:
-        raise InputError(f"parameter 'most_steps' is {most_steps}: it must be at least 1")
+
+    def _halves(self, films: list[int], part: slice) -> list[tuple[list[int], slice]]:
+        """Two passes in place of one that memory did not hold."""
+        points = part.stop - part.start
+        if len(films) == points == 1:
+            raise InputError(
+                "memory does not hold one film at one point of the path: use smaller films, a "
+                "smaller classifier or a machine with more memory"
+            )
+        self.rows = max(1, min(self.rows, len(films) * points) // 2)
+        compute.release_memory(self.x.device)
+        log.warning("out of memory: %d film-steps in a pass from here on", self.rows)
+        if len(films) > 1:
+            half = len(films) // 2
+            return [(films[:half], part), (films[half:], part)]
+        middle = part.start + points // 2
+        return [(films, slice(part.start, middle)), (films, slice(middle, part.stop))]
+
+    def _pass(
+        self, films: list[int], targets: Targets, nodes: Floats, columns: Floats
+    ) -> torch.Tensor:
+        """Maps of some films with equally many targets: (films, targets, c, S, S)."""
+        p, k, device = self.prepared, len(nodes), self.x.device
+        index = torch.tensor(films, device=device)
+        x, base = self.x[index].requires_grad_(), self.base[index]
+        with torch.enable_grad():
+            top = p.enter(x)  # its graph is the adjoint of the first layer
+        with torch.no_grad():
+            start = p.enter(base)
+            a = torch.tensor(nodes, dtype=p.wide, device=device).view(1, k, 1, 1, 1)
+            points = torch.lerp(start[:, None], top.detach()[:, None], a).flatten(0, 1)
+        points = points.to(p.narrow).contiguous(memory_format=torch.channels_last)
+        points.requires_grad_()
+        with torch.enable_grad():
+            logits = p.body(points)
+        channels = torch.tensor([targets[i] for i in films], device=device)
+        maps = self.x.new_empty(*channels.shape, columns.shape[1], *self.x.shape[2:])
+        last = channels.shape[1] - 1
+        for r in range(last + 1):
+            chosen = logits.gather(1, channels[:, r].repeat_interleave(k)[:, None]).sum()
+            (gradient,) = torch.autograd.grad(chosen, points, retain_graph=r < last)
+            gradient = gradient.unflatten(0, (len(films), k))
+            for c, weights in enumerate(columns.T):
+                total = torch.zeros_like(gradient[:, 0], dtype=p.wide)
+                for j in np.flatnonzero(weights):
+                    total.add_(gradient[:, j], alpha=float(weights[j]))
+                if p.stem is not None:
+                    (total,) = torch.autograd.grad(top, x, total, retain_graph=True)
+                maps[:, r, c] = ((x.detach() - base) * total).sum(1)
+        return maps
+
+
+def row_bytes(prepared: Prepared, x: torch.Tensor) -> int:
+    """Memory of one film-step, measured once: what backward keeps, and its largest neighbours."""
+    key = tuple(x.shape[1:])
+    if key in prepared.row_bytes:
+        return prepared.row_bytes[key]
+    kept: dict[int, int] = {}
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.no_grad():
+        z = prepared.enter(x)
+    points = z.to(prepared.narrow).requires_grad_()
+    saved = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
+    with saved, torch.enable_grad():
+        prepared.body(points)
+    for p in (*prepared.body.parameters(), *prepared.body.buffers()):
+        kept.pop(p.untyped_storage().data_ptr(), None)
+    largest = max(kept.values(), default=0)
+    prepared.row_bytes[key] = sum(kept.values()) + 3 * largest + 3 * z.untyped_storage().nbytes()
+    return prepared.row_bytes[key]
 
 
 def path_rule(rule: str, steps: int) -> tuple[Floats, Floats]:
@@ -307,9 +423,8 @@ def otsu(m: torch.Tensor) -> torch.Tensor:
     return ((below * above * gap**2).argmax(1, keepdim=True) + 1) / BINS
 
 
-def agreement(coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
-    """Smaller Dice of the two `masks` between two maps of each pair: (pairs,); 1 if both empty."""
-    a, b = masks(coarse), masks(fine)
-    both = (a & b).sum(2)
-    size = a.sum(2) + b.sum(2)
-    return torch.where(size > 0, 2 * both / size.clamp_min(1), 1.0).amin(1)
+def mask_dice(maps: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Dice of both `masks` of two maps of each pair: (pairs, 2); 1 where both are empty."""
+    a, b = masks(maps), masks(others)
+    both, size = (a & b).sum(2), a.sum(2) + b.sum(2)
+    return torch.where(size > 0, 2 * both / size.clamp_min(1), 1.0)

@@ -32,9 +32,8 @@ FILMS = 8
 def baseline_of(finding: str) -> str:
     """Baseline that shows a finding: ``white`` for what is darker than its surroundings.
 
-    Where the film has the baseline's own grey, ``x - b`` is zero and there is nothing to
-    attribute: from black, air in the pleural space gets no evidence at its own place. All else
-    that CheXpert names is brighter than the lung around it, or brightens it.
+    Where the film has the baseline's own grey, ``x - b`` is zero and there is nothing to attribute:
+    from black, air in the pleural space gets no evidence at its own place.
     """
     return "white" if finding == "Pneumothorax" else "black"
 
@@ -43,12 +42,9 @@ def baseline_of(finding: str) -> str:
 class Explain:
     """Settings of the explainer; all but `explainer` and `unsettled` are IG's.
 
-    Attributes:
-        kind: baseline of the path: one of `BASELINES`, or ``finding``: each finding its own.
-        precision: of the path's gradients; ``auto`` becomes ``bfloat16`` or ``float32``, so that
-            labels know what computed them. `max_error` 0 becomes the mode's.
-        unsettled: ``ignore`` makes a label whose maps have not settled all ignore, so that
-            nothing is trained on it; ``keep`` leaves it.
+    `kind` is one of `BASELINES`, or ``finding``: each finding its own. `precision` ``auto`` becomes
+    ``bfloat16`` or ``float32``, so that labels know what computed them; `max_error` 0 the mode's.
+    `unsettled` ``ignore`` makes a label whose maps have not settled all ignore, ``keep`` leaves it.
     """
 
     explainer: str = "ig"
@@ -95,15 +91,13 @@ class Explained(NamedTuple):
 def explain_all(
     models: Mapping[str, nn.Module], x: torch.Tensor, targets: Targets, how: Explain
 ) -> Explained:
-    """What every classifier says about the targets of some films.
-
-    Args:
-        x: (n, 1, S, S) films as `compute.to_input` makes them.
-    """
+    """What every classifier says about the targets of (n, 1, S, S) films of `compute.to_input`."""
     _check_films(x)
     for name, model in models.items():
-        with _named(name):
-            _check_outputs(model, x)
+        with _named(name), torch.no_grad():
+            outputs = check_logits(model(x[:1]), len(x[:1])).shape[1]
+            if outputs != len(FINDINGS):  # another order of findings would go unnoticed
+                raise InputError(f"it has {outputs} outputs; labels need those of the 14 findings")
     step = FILMS if x.device.type == "cpu" else max(1, len(x))
     parts = [slice(i, i + step) for i in range(0, max(1, len(x)), step)]
     free = {name: Lock() for name in models}  # hooks would mix the passes of two threads
@@ -138,9 +132,8 @@ def baseline_parts(
 ) -> list[tuple[str, list[list[int]], npt.NDArray[np.int64]]]:
     """Targets apart by `baseline_of` their finding, to explain them one baseline at a time.
 
-    Returns:
-        For each baseline that occurs: its name; per film, its channels (lists may be empty); and
-        the places of its pairs among all pairs, film by film and target by target.
+    For each baseline that occurs: its name; per film, its channels (lists may be empty); and the
+    places of its pairs among all pairs, film by film and target by target.
     """
     kinds = [baseline_of(FINDINGS[t]) for channels in targets for t in channels]
     out = []
@@ -175,16 +168,6 @@ def _check_films(x: torch.Tensor) -> None:
         raise InputError(
             f"film {i}: values from {lo:g} to {hi:g}; normalised films lie in {darkest:g} to "
             f"{brightest:g}: make them with compute.to_input"
-        )
-
-
-def _check_outputs(model: nn.Module, x: torch.Tensor) -> None:
-    with torch.no_grad():
-        logits = check_logits(model(x[:1]), len(x[:1]))
-    if logits.shape[1] != len(FINDINGS):
-        raise InputError(
-            f"it has {logits.shape[1]} outputs; labels need one for each of the "
-            f"{len(FINDINGS)} findings, in the order of dollkit.common.findings.FINDINGS"
         )
 
 

@@ -8,18 +8,16 @@
 3. The rest runs channels-last and, if asked for, in bfloat16; first convolution, last layer,
    pooling after it, and all sums stay in float32.
 
-Steps 1 and 2 are made in float64 and kept only if the logits agree with the classifier's own.
-What cannot be prepared runs as it is. The classifier itself is never changed.
+Steps 1 and 2 are made in float64 and kept only if the logits agree with the classifier's own,
+which is never changed: all this is done to copies.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import weakref
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,7 +26,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame  # type: ignore[attr-defined]
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dollkit.common.errors import InputError, brief
+from dollkit.common.errors import InputError
 from dollkit.explanations.attribution import check_logits
 
 log = logging.getLogger(__name__)
@@ -44,14 +42,9 @@ AGREE = 1e-5
 class Prepared:
     """A classifier ready to be explained.
 
-    Attributes:
-        stem: affine first layer, in `wide`; None if it could not be split off.
-        exact: from the stem's output (or the film) to logits, in `wide`.
-        body: the same in `narrow`, for the walk; the same object if both are the same.
-        wide: float32, or float64 where that was asked for: of end points, stem and sums.
-        folded: number of BatchNorm layers that are gone.
-        copied: False if the modules are the caller's own.
-        row_bytes: measured memory of one film-step, by shape of the film.
+    `stem`, the affine first layer (None if it could not be split off), and `exact`, from there to
+    logits, compute in `wide`: float32, or float64 where that was asked for. `body` is `exact` in
+    `narrow`, for the walk. `folded` counts the BatchNorm layers that are gone.
     """
 
     stem: nn.Module | None
@@ -60,8 +53,8 @@ class Prepared:
     wide: torch.dtype
     narrow: torch.dtype
     folded: int
-    copied: bool
     row_bytes: dict[tuple[int, ...], int] = field(default_factory=dict)
+    """Measured memory of one film-step, by shape of the film."""
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:
         """Films in `wide` -> where the path is walked."""
@@ -72,18 +65,6 @@ class Prepared:
         with torch.no_grad():
             out: torch.Tensor = self.exact(self.enter(x.to(self.wide)))
         return out
-
-    @contextlib.contextmanager
-    def frozen_weights(self) -> Iterator[None]:
-        """No gradients of weights inside; their flags are as before outside."""
-        frozen = [] if self.copied else [p for p in self.body.parameters() if p.requires_grad]
-        for p in frozen:
-            p.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for p in frozen:
-                p.requires_grad_(True)
 
 
 class InFloat32(nn.Module):
@@ -106,9 +87,7 @@ _known: _Known = weakref.WeakKeyDictionary()
 def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
     """The classifier made ready; done once for each classifier, its weights and film shape.
 
-    Args:
-        precision: one of `PRECISIONS`, of the walk.
-        films: (n, C, S, S) on the model's device; the first two are traced with.
+    `precision` of the walk is one of `PRECISIONS`; the first two films are traced with.
     """
     if precision not in PRECISIONS:
         raise InputError(f"parameter 'precision' is {precision!r}: use one of {sorted(PRECISIONS)}")
@@ -144,46 +123,29 @@ def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
     wide = torch.float64 if narrow is torch.float64 else torch.float32
     with torch.no_grad():
         check_logits(model(films), len(films))
-    try:
-        stem, body, folded = _rewrite(model, films)
-        stem = None if stem is None else _as(stem, wide)
-        exact = _as(body, wide)
-        with torch.no_grad():
-            z = films.to(wide) if stem is None else stem(films.to(wide))
-            check_logits(exact(z), len(films))
-    except Exception as problem:  # a stranger's module may object to being copied in any way
-        log.info("classifier runs unprepared, in its own precision: %s", brief(problem))
-        wide = next((p.dtype for p in model.parameters()), wide)
-        return Prepared(None, model, model, wide, wide, 0, False)
-    walked = exact
-    if narrow is not wide:
-        walked = _narrowed(exact, z, narrow)
-        if walked is exact:
-            narrow = wide
-    return Prepared(stem, exact, walked, wide, narrow, folded, True)
+    stem, body, folded = _rewrite(model, films)
+    stem = None if stem is None else _as(stem, wide)
+    exact = _as(body, wide)
+    with torch.no_grad():
+        z = films.to(wide) if stem is None else stem(films.to(wide))
+    body = exact if narrow is wide else _narrowed(exact, z, narrow)
+    return Prepared(stem, exact, body, wide, narrow, folded)
 
 
 def _as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     module = copy.deepcopy(module).to(dtype).requires_grad_(False)
-    with contextlib.suppress(RuntimeError):  # layers of other dimensions have no such order
-        module = module.to(memory_format=torch.channels_last)
-    return module
+    return module.to(memory_format=torch.channels_last)
 
 
 def _narrowed(exact: nn.Module, z: torch.Tensor, narrow: torch.dtype) -> nn.Module:
-    """Copy in `narrow` but for the last layer; `exact` itself if it does not run like that."""
-    try:
-        body = _as(exact, narrow)
-        calls = _trace(exact, z)
-        weighted = [c for c in calls if type(c.module) in (*CONVOLUTIONS, nn.Linear)]
-        if weighted:
-            last = weighted[-1].name
-            _replace(body, last, InFloat32(copy.deepcopy(exact.get_submodule(last))))
-        with torch.no_grad():
-            check_logits(body(z.to(narrow)), len(z))
-    except Exception as problem:  # see above
-        log.info("classifier walks in %s: %s", z.dtype, brief(problem))
-        return exact
+    """Copy in `narrow` but for the last layer."""
+    body = _as(exact, narrow)
+    weighted = [c for c in _trace(exact, z) if type(c.module) in (*CONVOLUTIONS, nn.Linear)]
+    if weighted:
+        last = weighted[-1].name
+        _replace(body, last, InFloat32(copy.deepcopy(exact.get_submodule(last))))
+    with torch.no_grad():
+        check_logits(body(z.to(narrow)), len(z))
     return body
 
 

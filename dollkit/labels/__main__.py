@@ -6,13 +6,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
 
 from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS
-from dollkit.common.shares import Part
 from dollkit.data.store import open_store
 from dollkit.labels.exports import FORMATS, export
 from dollkit.labels.store import open as open_labels
@@ -24,10 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        for name, least in (("steps", 0), ("limit", 1), ("workers", 1), ("size", 32)):
-            value = getattr(options, name, None)
-            if value is not None and value < least:
-                raise InputError(f"parameter {name!r} is {value}: use {least} or more")
+        if getattr(options, "size", None) is not None and options.size < 32:
+            raise InputError(f"parameter 'size' is {options.size}: use 32 or more")
         options.run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -44,21 +38,15 @@ def _parser() -> argparse.ArgumentParser:
         help="folders with weights.safetensors, or one that holds such folders",
     )  # fmt: skip
     explained.add_argument("--size", type=int, help="side in pixels (224, or a film store's own)")
-    explained.add_argument("--explain", nargs="+", default=[], metavar="NAME=VALUE")
-    explained.add_argument("--distil", nargs="+", default=[], metavar="NAME=VALUE")
-    explained.add_argument("--limit", type=int, help="only the first films with a finding")
 
     add = commands.add_parser(
         "make", parents=[explained], help="label films with trained classifiers"
     )
     add.add_argument("--films", type=Path, required=True, help="folder of images, or film store")
     add.add_argument("--out", type=Path, required=True, help="folder of the label store")
-    add.add_argument("--steps", type=int, help="integration steps; 0: as many as each label needs")
     add.add_argument(
-        "--part", metavar="K/N",
-        help="this process does the K-th of N shares; a last call without --part joins them",
-    )  # fmt: skip
-    add.add_argument("--workers", type=int, help="decoding threads (default: one per core)")
+        "--steps", type=int, default=0, help="integration steps; 0: as many as each label needs"
+    )
     add.set_defaults(run=_make)
 
     add = commands.add_parser("show", help="what a label store holds, and how it was made")
@@ -70,7 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("store", type=Path, metavar="STORE")
     add.add_argument("out", type=Path, metavar="OUT", help="new folder")
     add.add_argument("--to", required=True, metavar="FORMAT", help=" | ".join(FORMATS))
-    add.add_argument("--findings", nargs="+", default=FINDINGS, metavar="NAME", help="only these")
     add.add_argument(
         "--films", type=Path, metavar="STORE",
         help="film store: write film pixels too; most data sets may not be passed on",
@@ -82,59 +69,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
     add.add_argument("--out", type=Path, required=True, metavar="CSV")
-    add.add_argument("--dataset", default="chexlocalize", help="%(default)s, or any with masks")
     add.add_argument("--split", default="test", choices=("train", "valid", "test"))
     add.add_argument("--cutoff", type=float, default=0.5, help="probability of a call")
     add.set_defaults(run=_score)
     return parser
 
 
-def settings(kind: type[Any], given: Sequence[str], option: str) -> Any:
-    """A settings class from ``name=value`` texts, each value of its default's type."""
-    defaults = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
-    values: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or name not in defaults:
-            known = ", ".join(defaults)
-            raise InputError(f"{option} {text!r}: use NAME=VALUE with one of {known}")
-        of_type = type(defaults[name])
-        try:
-            values[name] = of_type(value)
-        except ValueError:
-            raise InputError(
-                f"{option} {name!r} is {value!r}: use a value of type {of_type.__name__}"
-            ) from None
-    return kind(**values)
-
-
-def _explanations(options: argparse.Namespace, *more: str) -> dict[str, Any]:
-    """Settings of explanations and labels; only what makes labels needs networks."""
-    from dollkit.explanations.ensemble import Explain
-    from dollkit.labels import Distil
-
-    return {
-        "how": settings(Explain, [*options.explain, *more], "--explain"),
-        "distil": settings(Distil, options.distil, "--distil"),
-        "limit": options.limit,
-    }
-
-
 def _make(options: argparse.Namespace) -> None:
-    from dollkit.labels import make
+    from dollkit.labels import make  # with torch, which the other commands do without
 
-    steps = [] if options.steps is None else [f"steps={options.steps}"]
-    labels = make.make(
-        options.films,
-        options.classifiers,
-        options.out,
-        size=options.size,
-        part=None if options.part is None else Part.parse(options.part),
-        workers=options.workers,
-        **_explanations(options, *steps),
-    )
-    if labels is not None:
-        print(f"{options.out}: {len(labels)} labels on {len(labels.rows)} films")
+    labels = make.make(options.films, options.classifiers, options.out, options.size)
+    print(f"{options.out}: {len(labels)} labels on {len(labels.rows)} films")
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -144,22 +89,14 @@ def _show(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     films = None if options.films is None else open_store(options.films)
     store = open_labels(options.store, films=films)
-    print(export(store, options.out, options.to, findings=options.findings, films=films))
+    print(export(store, options.out, options.to, films))
 
 
 def _score(options: argparse.Namespace) -> None:
     from dollkit.labels import chexlocalize
 
-    table = chexlocalize.score(
-        options.folder,
-        options.classifiers,
-        options.out,
-        dataset=options.dataset,
-        split=options.split,
-        size=options.size or 224,
-        cutoff=options.cutoff,
-        **_explanations(options),
-    )
+    how = {"split": options.split, "size": options.size or 224, "cutoff": options.cutoff}
+    table = chexlocalize.score(options.folder, options.classifiers, options.out, **how)
     print(table.round(3).to_string(index=False))
 
 

@@ -8,7 +8,7 @@ default) or wherever one of them is; the hit rate asks whether the map's maximum
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from dollkit.labels import steps
 from dollkit.labels.make import find_classifiers
 from dollkit.labels.steps import Distil
 from dollkit.labels.summary import mean_interval
-from dollkit.labels.threshold_rules import OTHER, Rule, rule_of
+from dollkit.labels.threshold_rules import Rule
 
 COLUMNS = [
     "finding", "iou", "iou_lo", "iou_hi", "n", "iou_all", "iou_all_lo", "iou_all_hi", "n_all",
@@ -49,16 +49,11 @@ Masks = Mapping[tuple[str, str], npt.NDArray[np.uint8]]
 def score_case(
     heat: npt.NDArray[np.floating] | None, truth: npt.NDArray[np.uint8], rule: Rule
 ) -> dict[str, float]:
-    """Scores of one finding on one film.
+    """Scores of one finding on one film, of a (height, width) mask on the film's own grid.
 
-    Args:
-        heat: (S, S) map; None: the finding was not called. A constant map calls nothing.
-        truth: (height, width) mask in {0, 1} on the film's own grid; empty: it is not there.
-        rule: threshold of the map in [0, 1]; ``peak 0.4`` is the threshold 0.4.
-
-    Returns:
-        ``iou``: NaN unless both masks are non-empty; ``iou_all``: NaN only if both are empty;
-        ``hit``: 1 or 0, NaN without a mask or a map.
+    `heat` is (S, S), None where the finding was not called; a constant map calls nothing. ``iou``
+    is NaN unless both masks are non-empty, ``iou_all`` only if both are empty; ``hit`` is 1 or 0,
+    NaN without a mask or a map.
     """
     inside = truth.astype(bool)
     called = np.zeros_like(inside)
@@ -78,23 +73,15 @@ def score_case(
 
 
 def score_cases(
-    maps: Maps, truth: Masks, patients: Mapping[str, str], thresholds: Mapping[str, float | str]
+    maps: Maps, truth: Masks, patients: Mapping[str, str], rule: Callable[[str], Rule]
 ) -> pd.DataFrame:
-    """Scores of every film and finding with a known mask, with the columns `CASE_COLUMNS`.
+    """Scores of every (film, finding) with a known mask, with the columns `CASE_COLUMNS`.
 
-    Args:
-        maps: (film, finding) -> (S, S); missing: not called.
-        truth: (film, finding) -> (height, width) mask, empty where the finding is not there.
-        patients: film -> patient.
-        thresholds: finding -> rule; ``other``'s or Otsu's for those not listed.
+    No map means not called, an empty mask that the finding is not there. `rule` of each finding.
     """
-    for film, finding in maps.keys() - truth.keys():
-        raise InputError(
-            f"film {film}: a map of {finding} but no mask to judge it by: leave it out"
-        )
     rows = [
         {"image_id": film, "patient_id": patients[film], "finding": finding}
-        | score_case(maps.get((film, finding)), mask, rule_of(finding, thresholds))
+        | score_case(maps.get((film, finding)), mask, rule(finding))
         for (film, finding), mask in truth.items()
     ]
     return pd.DataFrame(rows, columns=CASE_COLUMNS)
@@ -123,44 +110,23 @@ def score(
     classifiers: Sequence[Path],
     out: Path,
     *,
-    dataset: str = "chexlocalize",
     split: str = "test",
     size: int = 224,
-    how: Explain | None = None,
-    distil: Distil | None = None,
     cutoff: float = 0.5,
-    limit: int | None = None,
 ) -> pd.DataFrame:
-    """Table of `localisation_table` for trained classifiers and a data set's own masks.
+    """`localisation_table` of trained classifiers (see `find_classifiers`) on a data set's masks.
 
-    Args:
-        folder: holds the data set.
-        classifiers: folders, see `find_classifiers`.
-        out: CSV file of the table; the cases go beside it, as ``NAME.cases.csv``.
-        dataset: name of any data set whose reader gives masks of findings.
-        size: side in pixels that the classifiers learnt at.
-        cutoff: mean probability from which a finding is called; below it, its mask is empty.
-        limit: only the first films with a mask.
+    The CSV file `out` gets the table, ``NAME.cases.csv`` beside it the cases. `size` is the side
+    in pixels that the classifiers learnt at. A finding is called from a mean probability of
+    `cutoff`; below it, its mask is empty.
     """
     if not 0 <= cutoff < 1:
         raise InputError(f"parameter 'cutoff' is {cutoff}: it must lie in [0, 1)")
     folders = find_classifiers(classifiers)
-    reader = named(dataset)
-    table = reader.read(reader.locate(folder)).get("films")
-    known = [] if table is None else [c for c in table.mask_classes if c in PATHOLOGIES]
-    if table is None or not known:
-        raise InputError(f"{folder}: {dataset} has no masks of findings to judge by")
-    chosen = (table.films["split"] == split) & table.masks[known].notna().any(axis=1)
-    rows = np.flatnonzero(chosen)[:limit]
-    if not len(rows):
-        raise InputError(f"{folder}: no film of split {split!r} has a mask of a finding")
-    films, masks = (t.iloc[rows].reset_index(drop=True) for t in (table.films, table.masks))
-    table = replace(table, films=films, masks=masks)
-    check_files(table)
+    table, known = _masked(folder, split)
     models = load_classifiers(folders, compute.device())
-    how, distil = how or Explain(), distil or Distil()
-    starts = tqdm(range(0, len(rows), BATCH), desc="score", disable=None)
-    parts = [_score_films(table, i, known, models, size, how, distil, cutoff) for i in starts]
+    starts = tqdm(range(0, len(table.films), BATCH), desc="score", disable=None)
+    parts = [_score_films(table, i, known, models, size, cutoff) for i in starts]
     scores = pd.concat(parts, ignore_index=True)
     result = localisation_table(scores)
     try:
@@ -172,14 +138,27 @@ def score(
     return result
 
 
+def _masked(folder: Path, split: str) -> tuple[FilmTable, list[str]]:
+    """Films of a split with a mask of a finding, and the findings that have masks."""
+    reader = named("chexlocalize")
+    table = reader.read(reader.locate(folder))["films"]
+    known = [c for c in table.mask_classes if c in PATHOLOGIES]
+    chosen = (table.films["split"] == split) & table.masks[known].notna().any(axis=1)
+    rows = np.flatnonzero(chosen)
+    if not len(rows):
+        raise InputError(f"{folder}: no film of split {split!r} has a mask of a finding")
+    films, masks = (t.iloc[rows].reset_index(drop=True) for t in (table.films, table.masks))
+    table = replace(table, films=films, masks=masks)
+    check_files(table)
+    return table, known
+
+
 def _score_films(
     table: FilmTable,
     start: int,
     known: Sequence[str],
     models: Mapping[str, Classifier],
     size: int,
-    how: Explain,
-    distil: Distil,
     cutoff: float,
 ) -> pd.DataFrame:
     """Cases of `BATCH` films from `start` on."""
@@ -202,12 +181,12 @@ def _score_films(
         channels = [FINDINGS.index(f) for f in masks]
         targets.append([c for c in channels if called[i, c]])
     maps: dict[tuple[str, str], npt.NDArray[np.floating]] = {}
+    distil = Distil()
     if any(targets):
-        made = explain_all(models, x, targets, how)
+        made = explain_all(models, x, targets, Explain())
         of = np.repeat(np.arange(len(ids)), [len(channels) for channels in targets])
         names = [FINDINGS[c] for channels in targets for c in channels]
         boosted, _, _ = steps.distil(made.maps, made.probability, distil, names, images[of])
         maps = {(ids[i], f): m for i, f, m in zip(of, names, boosted, strict=True)}
-    rules = {f: str(distil.rule(f)) for f in (*known, OTHER)}
     patients = dict(zip(ids, films["patient_id"].astype(str), strict=True))
-    return score_cases(maps, truth, patients, rules)
+    return score_cases(maps, truth, patients, distil.rule)

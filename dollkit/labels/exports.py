@@ -46,10 +46,8 @@ of a finding may still show it.
 class Selection:
     """Part of a label store.
 
-    Attributes:
-        pairs: rows of the store's table, with their own numbers as index.
-        films: the film store, if film pixels are to go along.
-        names: `image_id` -> name that every file system takes.
+    `pairs` are rows of its table, with their own numbers as index; `films` is the film store if
+    film pixels are to go along; `names` has for each `image_id` one that every file system takes.
     """
 
     store: LabelStore
@@ -73,17 +71,14 @@ class Selection:
 
 def file_names(image_ids: Sequence[str]) -> dict[str, str]:
     """A file name without ending for each film: letters, digits, ``.``, ``_`` and ``-`` only."""
-    names: dict[str, str] = {}
+    names = {i: re.sub(r"[^A-Za-z0-9._-]", "_", i).lstrip(".-") or "_" for i in image_ids}
     taken: dict[str, str] = {}
-    for image_id in image_ids:
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).lstrip(".-") or "_"
-        # Some file systems do not tell letters by case.
+    for image_id, name in names.items():  # some file systems do not tell letters by case
         other = taken.setdefault(name.lower(), image_id)
         if other != image_id:
             raise InputError(
                 f"films {other!r} and {image_id!r} would both be written as {name!r}: rename one"
             )
-        names[image_id] = name
     return names
 
 
@@ -104,12 +99,9 @@ def write_coco(chosen: Selection, out: Path) -> str:
         {"id": 1 + channel, "name": name, "supercategory": "finding"}
         for channel, name in enumerate(FINDINGS)
     ]
-    head = {
-        "info": {"description": "DoLL labels of chest radiographs", "version": "1"},
-        "licenses": [{"id": 1, "name": "the terms of the films' data set", "url": ""}],
-        "categories": categories,
-        "images": images,
-    }
+    licence = {"id": 1, "name": "the terms of the films' data set", "url": ""}
+    info = {"description": "DoLL labels of chest radiographs", "version": "1"}
+    head = {"info": info, "licenses": [licence], "categories": categories, "images": images}
     with (out / "annotations.json").open("w", encoding="utf-8") as file:
         # Piece by piece: the annotations of a large set are more than memory should hold.
         file.write(json.dumps(head)[:-1] + ', "annotations": [')
@@ -240,36 +232,19 @@ FORMATS: dict[str, Callable[[Selection, Path], str]] = {
 }
 
 
-def export(
-    store: LabelStore,
-    out: Path | str,
-    to: str,
-    *,
-    findings: Sequence[str] = FINDINGS,
-    films: Store | None = None,
-) -> Path:
-    """Write a label store in another format, whole or not at all; returns `out`.
+def export(store: LabelStore, out: Path | str, to: str, films: Store | None = None) -> Path:
+    """Write a label store in one of `FORMATS`, whole or not at all, to a new or empty folder.
 
-    Args:
-        out: new or empty folder.
-        to: one of `FORMATS`.
-        findings: only labels of these.
-        films: the film store. With it film pixels are written too: most data sets may not be
-            passed on, so this is never done unasked.
+    With the film store `films` film pixels are written too: most data sets may not be passed on, so
+    this is never done unasked.
     """
     out = Path(out)
     if to not in FORMATS:
         raise InputError(f"format {to!r}: use one of {', '.join(FORMATS)}")
-    for finding in findings:
-        index(finding)  # refuses an unknown one
-    pairs = store.pairs[store.pairs["finding"].isin(findings)]
-    if pairs.empty:
-        raise InputError(
-            f"{store.path}: no label of {', '.join(findings)}: see python -m dollkit.labels show"
-        )
     if films is not None:
         store.check_films(films)
-    chosen = Selection(store, pairs, films, file_names(pairs["image_id"].unique().tolist()))
+    names = file_names(store.pairs["image_id"].unique().tolist())
+    chosen = Selection(store, store.pairs, films, names)
     part = out.with_name(out.name + ".part")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -75,34 +75,27 @@ def variants(
 ) -> list[Variant]:
     """The shipped settings first, then one factor changed at a time.
 
-    Every subset of the classifiers; the other explainers; fixed numbers of steps and the other
-    baselines, where there is a path; and each step of `Distil` switched.
-
-    Args:
-        occluded: films to judge occlusion on, which is slow; 0 leaves it out.
-        few: films to judge other steps and baselines on, each of which explains anew; 0: all.
+    Every subset of the classifiers; the other explainers (occlusion, which is slow, on `occluded`
+    films, 0 leaves it out); fixed numbers of steps and the other baselines, each of which explains
+    anew, on `few` films (0: all); and each step of `Distil` switched.
     """
     every = tuple(names)
     out = [Variant("shipped", "shipped", every, how, settings)]
-    for k in range(1, len(every)):
-        for some in itertools.combinations(every, k):
-            out.append(Variant("classifiers", "+".join(some), some, how, settings))
-
-    def explained(factor: str, value: str, changed: Explain, films: int = 0) -> None:
-        out.append(Variant(factor, value, every, changed, settings, films))
-
-    for other in EXPLAINERS:
-        if other not in (how.explainer, OCCLUSION):
-            explained("explainer", other, replace(how, explainer=other))
+    out += [
+        Variant("classifiers", "+".join(some), some, how, settings)
+        for k in range(1, len(every))
+        for some in itertools.combinations(every, k)
+    ]
+    others = [e for e in EXPLAINERS if e not in (how.explainer, OCCLUSION)]
+    anew = [("explainer", e, replace(how, explainer=e), 0) for e in others]
     if occluded:
-        explained("explainer", OCCLUSION, replace(how, explainer=OCCLUSION), occluded)
+        anew.append(("explainer", OCCLUSION, replace(how, explainer=OCCLUSION), occluded))
     if how.explainer == "ig":  # the others have no path
-        for steps in (1, 4, 16):
-            if steps != how.steps:
-                explained("steps", str(steps), replace(how, steps=steps), few)
-        for kind in (BY_FINDING, "black", "white", "blur"):
-            if kind != how.kind:
-                explained("baseline", kind, replace(how, kind=kind), few)
+        steps = [n for n in (1, 4, 16) if n != how.steps]
+        anew += [("steps", str(n), replace(how, steps=n), few) for n in steps]
+        kinds = [k for k in (BY_FINDING, "black", "white", "blur") if k != how.kind]
+        anew += [("baseline", k, replace(how, kind=k), few) for k in kinds]
+    out += [Variant(f, value, every, e, settings, films) for f, value, e, films in anew]
     out += [Variant(f, value, every, how, changed) for f, value, changed in _switched(settings)]
     return out
 
@@ -159,8 +152,7 @@ def reference_rows(store: Store) -> Rows | None:
     return rows[valid] if valid.any() else None
 
 
-@dataclass
-class Judgement:
+class Judgement(NamedTuple):
     """Per-case rows, and for the shipped labels the arrays behind them."""
 
     cases: pd.DataFrame
@@ -176,11 +168,9 @@ def judge(
 ) -> Judgement:
     """Scores of label variants against the masks of the findings.
 
-    Args:
-        rows: films to judge on, none of which trained a classifier.
-        wanted: variants; the first is the shipped one.
-        reference: films whose masks make the anatomy prior (training patients); None uses the
-            other judged patients, one left out at a time.
+    No film of `rows` trained a classifier. The first of the variants is the shipped one. The masks
+    of the `reference` films make the anatomy prior (training patients); None uses the other judged
+    patients, one left out at a time.
     """
     frames: list[pd.DataFrame] = []
     examples: list[Arrays] = []
@@ -189,7 +179,9 @@ def judge(
         if batch.names:
             seen = batch.truth.any((1, 2))
             here = [v for v in wanted if not v.films or films < v.films]
-            made = {how: batch.explain(how) for how in dict.fromkeys(v.explain for v in here)}
+            films_of = batch.x, batch.targets
+            asked = dict.fromkeys(v.explain for v in here)
+            made = {how: explain_all(models, *films_of, how) for how in asked}
             for v in here:
                 frame, arrays = _score(store, v, list(models), made[v.explain], batch)
                 frames.append(frame.iloc[np.flatnonzero(seen)])
@@ -221,7 +213,7 @@ def unjudged(
     examples = []
     for batch in _batches(models, store, rows, masked=False):
         if batch.names:
-            made = batch.explain(shipped.explain)
+            made = explain_all(models, batch.x, batch.targets, shipped.explain)
             _, arrays = _score(store, shipped, list(models), made, batch)
             examples.append(arrays | _each(shipped, made, arrays))
     if not examples:
@@ -239,7 +231,8 @@ def tuned(
     parts = []
     for batch in _batches(models, store, rows):
         if batch.names:
-            made, films = batch.explain(how), store.images[batch.row]
+            made = explain_all(models, batch.x, batch.targets, how)
+            films = store.images[batch.row]
             maps, probability = made.maps.swapaxes(0, 1), made.probability.T
             parts.append((maps, probability, np.array(batch.names), films, batch.truth))
     if not any(part[-1].any() for part in parts):
@@ -260,16 +253,11 @@ def tune(
 
     Ties go to Otsu, then to the smaller number. The row ``other`` holds the sigma and the rule
     with the best mean over findings: for findings with fewer than `FEWEST` films, and for those
-    that occur later.
+    that occur later. All arrays are as in `distil`, of films that are not judged later; pairs with
+    an empty (S, S) truth are left out.
 
-    Args:
-        maps, probability, findings, films: as in `distil`, of films that are not judged later.
-        how: all other settings.
-        truth: (pairs, S, S) masks in {0, 1}; pairs with an empty one are left out.
-
-    Returns:
-        finding, rule, smooth, iou (of the label, mean over films), iou_otsu (under Otsu's rule),
-        n; one row per finding, then ``other``.
+    Columns finding, rule, smooth, iou (of the label, mean over films), iou_otsu (under Otsu's
+    rule), n; one row per finding, then ``other``.
     """
     seen = truth.any((1, 2))
     if not seen.any():
@@ -315,15 +303,11 @@ def _rule_scores(maps: FloatMaps, truth: Bytes) -> npt.NDArray[np.float64]:
 class _Batch(NamedTuple):
     """Some films; row of the store, finding and mask of each pair, film by film."""
 
-    models: Mapping[str, Classifier]
     x: torch.Tensor
     targets: list[list[int]]
     row: Rows
     names: list[str]
     truth: Bytes
-
-    def explain(self, how: Explain) -> Explained:
-        return explain_all(self.models, self.x, self.targets, how)
 
 
 def _batches(
@@ -343,7 +327,7 @@ def _batches(
         if masked:
             for i, (r, name) in enumerate(zip(row, names, strict=True)):
                 truth[i] = store.masks([int(r)], [name])[0, 0]
-        yield _Batch(models, x, targets, row, names, truth)
+        yield _Batch(x, targets, row, names, truth)
 
 
 def _joined(examples: Sequence[Arrays], models: Sequence[str]) -> Arrays:

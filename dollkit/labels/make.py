@@ -90,14 +90,9 @@ def make_labels(
 ) -> LabelStore:
     """Label rows of a film store; a killed call goes on where it stopped.
 
-    Args:
-        folder: gets `shards/` while working and `store/` at the end.
-        weights: sha256 of each classifier's weights, kept with the labels.
-        shard: films per shard.
-        part: share of this process: its shards are written, none are joined.
-
-    Raises:
-        Done: after a part.
+    `folder` gets `shards/` (of `shard` films each) while working and `store/` at the end;
+    `weights`, the sha256 of each classifier's weights, are kept with the labels. With a `part`, the
+    share of this process, its shards are written, none are joined, and `Done` is raised.
     """
     meta = _made_by(store, how, settings, weights)
     shards = _write_shards(models, store, rows, how, settings, folder / "shards", meta, shard, part)
@@ -130,7 +125,7 @@ def _write_shards(
     folder: Path,
     made_by: Mapping[str, Any],
     size: int,
-    part: Part | None,
+    part: Part | None = None,
 ) -> dict[Path, str]:
     """Shards of a part (None: of all) and their keys, written where none of that key is.
 
@@ -207,47 +202,26 @@ def find_classifiers(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def make(
-    films: Path,
-    classifiers: Sequence[Path],
-    out: Path,
-    *,
-    size: int | None = None,
-    how: Explain | None = None,
-    distil: Distil | None = None,
-    part: Part | None = None,
-    limit: int | None = None,
-    workers: int | None = None,
-) -> LabelStore | None:
-    """Label films with trained classifiers.
+    films: Path, classifiers: Sequence[Path], out: Path, size: int | None = None
+) -> LabelStore:
+    """Label films with trained classifiers; a stopped call goes on where it was.
 
-    A stopped call goes on where it was. Several processes share the work if each is called with
-    its own `part`; then one call without joins them, after doing what is missing. However it was
-    cut, the store is the same, byte by byte, on one kind of machine.
-
-    Args:
-        films: a film store or a folder of images, see `open_films`. If its table says nothing
-            about findings, what the classifiers call is positive.
-        classifiers: folders, see `find_classifiers`.
-        out: folder of the label store.
-        size: side in pixels of films from a folder.
-        part: the share of this process; None: all of it.
-        limit: only the first films with a positive finding.
-        workers: decoding threads for a folder.
-
-    Returns:
-        The label store, with ``positives`` and ``source`` in its `meta`; None after a `part`.
+    `films` is a film store or a folder of images, see `open_films`, of `size` pixels a side; if its
+    table says nothing about findings, what the classifiers call is positive. `classifiers` are
+    folders, see `find_classifiers`. `out` gets the label store, with ``positives`` and ``source``
+    in its `meta`.
     """
     folders = find_classifiers(classifiers)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(out, error) from None
-    store = open_films(films, out / "films", size, workers)
+    store = open_films(films, out / "films", size)
     models = load_classifiers(folders, compute.device())
     weights = {name: sha256(folder / "weights.safetensors") for name, folder in folders.items()}
-    how, distil = how or Explain(), distil or Distil()
+    how, distil = Explain(), Distil()
     made_by = _made_by(store, how, distil, weights)
-    key = {**made_by, "limit": limit, "code": code_of([__name__])}
+    key = {**made_by, "code": code_of([__name__])}
     if (out / "labels.json").is_file():
         return _kept(out, key)
     positive = "given by the table of the films"
@@ -255,14 +229,11 @@ def make(
         positive = f"called by the classifiers (mean probability above {CALLED:g})"
         log.info("no findings given: positive is what is %s", positive)
         store.states = calls(models, store)
-    rows = np.flatnonzero((store.states == POSITIVE).any(1))[:limit]
+    rows = np.flatnonzero((store.states == POSITIVE).any(1))
     if not len(rows):
         raise InputError(f"{films}: no film has a positive finding: give findings in films.csv")
     log.info("%d of %d films have a positive finding", len(rows), len(store))
-    shards = _write_shards(models, store, rows, how, distil, out / "shards", made_by, SHARD, part)
-    if part is not None:
-        log.info("part %s is done; join all by the same call without --part", part)
-        return None
+    shards = _write_shards(models, store, rows, how, distil, out / "shards", made_by, SHARD)
     about = {"positives": positive, "source": store.made_from.get("source", "unknown")}
     labels = labelstore.merge(shards, out, {**key, **about})
     shutil.rmtree(out / "shards", ignore_errors=True)
@@ -283,14 +254,12 @@ def _kept(out: Path, key: Mapping[str, Any]) -> LabelStore:
     return labels
 
 
-def open_films(films: Path, built: Path, size: int | None, workers: int | None = None) -> Store:
+def open_films(films: Path, built: Path, size: int | None) -> Store:
     """A film store: the one given, or one built from a folder of images.
 
-    Args:
-        films: a packed store; or a folder with ``films.csv`` (see `dollkit.data.sets.own_folder`);
-            or one of images alone, at any depth.
-        built: where to build the store of a folder; one that still stands is kept.
-        size: side in pixels; of a packed store its own or None, of a folder 224 if None.
+    The folder has ``films.csv`` (see `dollkit.data.sets.own_folder`), or images alone, at any
+    depth; its store is built in `built`, at `size` pixels (224 if None), unless it is there
+    already.
     """
     if not films.is_dir():
         raise InputError(f"{films}: no such folder: give a folder of images or a film store")
@@ -306,7 +275,7 @@ def open_films(films: Path, built: Path, size: int | None, workers: int | None =
         size = 224
         log.info("films are read at 224 px: give --size if the classifiers learnt at another size")
     table = read_own(films)["films"] if (films / "films.csv").is_file() else _listed(films)
-    return open_store(build_store(table, built, size, workers=workers))
+    return open_store(build_store(table, built, size))
 
 
 def _listed(folder: Path) -> FilmTable:
@@ -316,19 +285,14 @@ def _listed(folder: Path) -> FilmTable:
         raise InputError(f"{folder}: no image here ({', '.join(ENDINGS)}): check the folder")
     names = [f.relative_to(folder).as_posix() for f in files]
     films = blank_films(len(files))
-    films["image_id"] = films["patient_id"] = films["study_id"] = [image_id_of(n) for n in names]
+    # Without an image's ending, ``__`` for ``/``.
+    ids = [str(PurePosixPath(name).with_suffix("")).replace("/", "__") for name in names]
+    films["image_id"] = films["patient_id"] = films["study_id"] = ids
     films["split"] = split_by_share(films["patient_id"])
     films["source"] = "folder"
     films["path"] = [str(f) for f in files]
     films["where"] = names
     return FilmTable("folder", films, folder)
-
-
-def image_id_of(name: str) -> str:
-    """Id of a film from its path: without an image's ending, ``__`` for ``/``."""
-    ending = PurePosixPath(name).suffix
-    plain = name.removesuffix(ending) if ending.lower() in ENDINGS else name
-    return plain.replace("/", "__")
 
 
 @torch.inference_mode()

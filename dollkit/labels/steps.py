@@ -51,21 +51,13 @@ EDGE = 1e-3
 class Distil:
     """Settings of the six steps.
 
-    Attributes:
-        part: ``magnitude`` or ``positive``.
-        percentile: q of step 2, in (50, 100].
-        trust: ``all`` counts every classifier the same; ``agree`` leaves out those that give the
-            finding a probability below one half, unless that leaves none.
-        smooth: Gaussian sigma of step 4 as a fraction of the side; 0 switches it off.
-        guide: radius of step 5's windows as a fraction of the side; 0 switches it off.
-        threshold: ``otsu`` on the map (as in CheXlocalize's protocol); ``peak``: `level` times
-            its maximum; ``quantile``: the top `area` of its pixels; or ``tuned``: each finding's
-            own rule from `thresholds`.
-        ignore: ``lo = ignore * hi``, in [0, 1]; 1 leaves no ignore band.
-        thresholds: under ``tuned``, each finding's rule, see `threshold_rules.parse`; ``other``
-            is for findings not listed. A text is the path of a file of them; blank: the phantom's.
-        smooths: under ``tuned``, each finding's own `smooth`; ``other`` and `smooth` follow. A
-            file of thresholds brings its own.
+    `trust` ``agree`` leaves out classifiers that give the finding a probability below one half,
+    unless that leaves none. `smooth` (sigma) and `guide` (radius) are fractions of the side; 0
+    switches them off. `threshold`: ``otsu`` (as in CheXlocalize's protocol); ``peak``: `level`
+    times the maximum; ``quantile``: the top `area` of the pixels; or ``tuned``: each finding's own
+    rule from `thresholds` and sigma from `smooths`, where ``other`` is for findings not listed. A
+    text there is the path of a file of both; blank: the phantom's. ``lo = ignore * hi``; 1 leaves
+    no ignore band.
     """
 
     part: str = "positive"
@@ -92,9 +84,8 @@ class Distil:
         if self.threshold == "tuned":
             self._settle()
         elif self.thresholds or self.smooths:
-            name = "thresholds" if self.thresholds else "smooths"
             raise InputError(
-                f"parameter {name!r} is given but 'threshold' is {self.threshold!r}: use tuned"
+                f"thresholds or smooths are given but 'threshold' is {self.threshold!r}: use tuned"
             )
 
     def _settle(self) -> None:
@@ -103,8 +94,6 @@ class Distil:
         if isinstance(rules, str):
             found = read(rules or PHANTOM)
             rules, smooths = found["thresholds"], smooths or found["smooths"]  # type: ignore[assignment]
-        if not isinstance(rules, Mapping) or not isinstance(smooths, Mapping):
-            raise InputError("parameters 'thresholds' and 'smooths': use a dict by finding")
         checked(rules, smooths)
         object.__setattr__(self, "thresholds", dict(rules))
         object.__setattr__(self, "smooths", dict(smooths))
@@ -163,15 +152,10 @@ def boost(maps: FloatMaps, smooth: float | npt.ArrayLike) -> FloatMaps:
 def refine(maps: FloatMaps, films: Bytes, guide: float) -> FloatMaps:
     """Step 5: guided filter of each map by its film, rescaled to a maximum of one.
 
-    In every window the map is fitted as a linear function of the film,
-    ``a = cov(film, map) / (var(film) + EDGE)``, ``b = mean(map) - a mean(film)``; the result is
-    the film under the mean of these functions (He, Sun and Tang, PAMI 2013, eqs. 5, 6 and 8).
-    Negative values become zero.
-
-    Args:
-        films: (pairs, S, S) uint8, the film of each map.
-        guide: half width of the windows as a fraction of the side, at least one pixel; 0 leaves
-            the maps as they are.
+    In every window, `guide` times the side to each side, the map is fitted as a linear function of
+    the film, ``a = cov(film, map) / (var(film) + EDGE)``, ``b = mean(map) - a mean(film)``; the
+    result is the film under the mean of these functions (He, Sun and Tang, PAMI 2013, eqs. 5, 6 and
+    8). Negative values become zero. `films` are (pairs, S, S) uint8, the film of each map.
     """
     if guide <= 0 or not len(maps):
         return maps
@@ -237,14 +221,10 @@ def distil(
 ) -> tuple[FloatMaps, Bytes, FloatMaps]:
     """All six steps: boosted maps, labels, and the thresholds of the finding.
 
-    Args:
-        maps: (K, pairs, S, S) signed attributions of K classifiers.
-        probability: (K, pairs) of each finding under each classifier.
-        findings: (pairs,) names; needed under ``threshold="tuned"``.
-        films: (pairs, S, S) uint8, the film of each pair; needed where ``guide > 0``.
-
-    Returns:
-        (pairs, S, S) float32 in [0, 1]; (pairs, S, S) uint8 in {0, 1, 255}; (pairs,) float32.
+    (K, pairs, S, S) signed attributions of K classifiers and the (K, pairs) probabilities of each
+    finding become (pairs, S, S) float32 in [0, 1], (pairs, S, S) uint8 in {0, 1, 255}, (pairs,)
+    float32. `findings` names each pair's, for ``tuned``; `films` are (pairs, S, S) uint8, for
+    `guide`.
     """
     scaled = scale(maps, how.part, how.percentile)
     boosted = sharpen(consensus(scaled, probability, how.trust), how, findings, films)

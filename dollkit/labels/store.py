@@ -11,16 +11,14 @@ A label store is a folder::
 from shards, which hold the same of a few films in one file each; any number of processes may write
 shards of one set, each its own.
 
-A film's 14-channel target is put together on reading: its labelled findings from the planes,
-uncertain findings all ignore, everything else background. So a negative film costs nothing. At
-224 px a label takes about 1 kB: the 460,000 of CheXpert's frontal films half a gigabyte.
+A film's 14-channel target is put together on reading, so a negative film costs nothing. At 224 px
+a label takes about 1 kB: the 460,000 of CheXpert's frontal films half a gigabyte.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -44,23 +42,20 @@ PAIR_COLUMNS = ["row", "image_id", "finding", "threshold", "error", "probability
 TEXT = {"image_id": str, "finding": str}
 FILES = ("planes.npy", "ends.npy", "pairs.csv")
 LEVEL = 6
-"""zlib's level; 9 takes ten times as long for 5 % less. zstd is no part of Python."""
+"""zlib's level; 9 takes ten times as long for 5 % less."""
 AGAIN = "make the labels again"
 
 U8 = npt.NDArray[np.uint8]
 
 
 class LabelStore:
-    """Labels of some films of one film store; see `open`.
+    """Labels of some films of one film store, which stay on disk; see `open`.
 
-    Labels stay on disk, and memory does not grow with reading. Pickles as its path.
-
-    Attributes:
-        pairs: one row per (film, finding): `row` of the film store, `image_id`, `finding`,
-            `threshold` (of the map), completeness `error` (the worst classifier's) and mean
-            `probability` over classifiers, `area` and `ignored` (shares of pixels); then what
-            else was noted, such as ``error:NAME`` and ``probability:NAME`` per classifier.
-        meta: size, settings, classifiers and their weights' hashes, digest of the film store.
+    `pairs` has one row per (film, finding): `PAIR_COLUMNS` (`row` of the film store, `threshold` of
+    the map, completeness `error` of the worst classifier, mean `probability` over classifiers),
+    `area` and `ignored` (shares of pixels), then what else was noted, such as ``error:NAME`` per
+    classifier. `meta` has size, settings, classifiers and their weights' hashes, digest of the film
+    store.
     """
 
     def __init__(self, path: Path, pairs: pd.DataFrame, meta: dict[str, Any]) -> None:
@@ -68,11 +63,6 @@ class LabelStore:
         self.size = int(meta["size"])
         self._planes = _map(path / "planes.npy", np.uint8)
         self._bounds = np.concatenate([[0], _map(path / "ends.npy", np.int64)])
-        if len(self._bounds) != len(pairs) + 1 or (np.diff(self._bounds) <= 0).any():
-            raise _broken(path / "ends.npy", f"does not end the {len(pairs)} labels of pairs.csv")
-        if len(self._planes) != self._bounds[-1]:
-            ended = f"{self._bounds[-1]} by ends.npy"
-            raise _broken(path / "planes.npy", f"has {len(self._planes)} bytes, {ended}")
         row = pairs["row"].to_numpy(np.int64)
         self._order = np.argsort(row, kind="stable")
         self._sorted = row[self._order]
@@ -81,25 +71,13 @@ class LabelStore:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open, (self.path,)
-
     @property
     def rows(self) -> npt.NDArray[np.int64]:
         """Labelled rows of the film store, ascending."""
         return np.unique(self._sorted)
 
-    @property
-    def classifiers(self) -> list[str]:
-        """Names of the classifiers that were explained."""
-        return sorted(self.meta.get("classifiers", {}))
-
     def label(self, pair: int) -> U8:
-        """One label: (S, S) uint8 in {0, 1, 255}, by its row in `pairs`.
-
-        Raises:
-            IndexError: no such pair.
-        """
+        """One label: (S, S) uint8 in {0, 1, 255}, by its row in `pairs`."""
         if not 0 <= pair < len(self):
             raise IndexError(f"pair {pair} of {len(self)}")
         start, stop = self._bounds[pair : pair + 2]
@@ -116,11 +94,9 @@ class LabelStore:
     def targets(
         self, rows: npt.NDArray[np.int64], states: npt.NDArray[np.int8] | None = None
     ) -> U8:
-        """14-channel targets: (n, 14, S, S) uint8 in {0, 1, 255}.
+        """14-channel targets: (n, 14, S, S) uint8 in {0, 1, 255}; without label all is background.
 
-        Args:
-            rows: rows of the film store; a film without label is all background.
-            states: (n, 14) label states of these films; uncertain channels become ignore.
+        With the (n, 14) label `states` of these films, uncertain channels become ignore.
         """
         out = np.zeros((len(rows), len(FINDINGS), self.size, self.size), np.uint8)
         if states is not None:
@@ -128,15 +104,7 @@ class LabelStore:
         for i, row in enumerate(rows):
             for pair in self.pairs_of(int(row)):
                 out[i, self._channel[pair]] = self.label(int(pair))
-        self._release()
         return out
-
-    def for_image(self, image_id: str) -> dict[str, U8]:
-        """Labels of one film: finding -> (S, S) uint8 in {0, 1, 255}."""
-        pairs = np.flatnonzero(self.pairs["image_id"] == image_id)
-        if not len(pairs):
-            raise InputError(f"{self.path}: no label of film {image_id!r}: see pairs.csv there")
-        return {FINDINGS[self._channel[p]]: self.label(int(p)) for p in pairs}
 
     def check_films(self, films: Store) -> None:
         """Raise `InputError` unless these are the films that the labels were made of."""
@@ -153,19 +121,12 @@ class LabelStore:
                 "were made of"
             )
 
-    def _release(self) -> None:
-        """Give mapped pages back: they would count as this process's memory."""
-        file = self._planes._mmap
-        if file is not None and hasattr(mmap, "MADV_DONTNEED"):
-            file.madvise(mmap.MADV_DONTNEED)
-
 
 def open(path: Path | str, verify: bool = False, films: Store | None = None) -> LabelStore:
-    """Open a label store: ``open(path).targets(rows)``, ``.label(i)``, ``.for_image(image_id)``.
+    """Open a label store: ``open(path).targets(rows)``, ``.label(i)``, ``.pairs``.
 
-    Args:
-        verify: also hash the planes (reads all of them); the table is always hashed.
-        films: the film store; with it, that the labels were made of these films is checked.
+    The table is always hashed; `verify` also hashes the planes. With the film store `films`, that
+    the labels were made of these films is checked.
     """
     path = Path(path)
     description = path / "labels.json"
@@ -211,11 +172,8 @@ def _broken(path: Path, what: str) -> InputError:
 def write_shard(path: Path, pairs: pd.DataFrame, labels: U8, key: str = "") -> None:
     """Write one shard in one move: a killed run leaves it whole or not at all.
 
-    Args:
-        pairs: rows with `PAIR_COLUMNS`, and any further columns of numbers; `area` and `ignored`,
-            the shares of pixels that are finding and ignored, are added.
-        labels: (len(pairs), S, S) uint8 in {0, 1, 255}.
-        key: content key of what made it, compared on resume.
+    `pairs` have `PAIR_COLUMNS` and any further columns of numbers; `area` and `ignored`, the shares
+    of pixels that are finding and ignored, are added. `key` of what made it is compared on resume.
     """
     table = pairs[PAIR_COLUMNS].copy()
     table["area"] = (labels == 1).mean((1, 2), dtype=np.float32)
@@ -257,13 +215,9 @@ def merge(
 ) -> LabelStore:
     """Join shards into one store, one shard in memory at a time; `labels.json` is written last.
 
-    The same shards and `meta` give the same bytes, whoever wrote the shards and when.
-
-    Args:
-        shards: files of `write_shard`, in the order that their labels are to have; or these and
-            their keys, which are then checked.
-        out: folder of the store; an older one in it stays whole until the new one is.
-        meta: JSON-able account of what made the labels.
+    The same shards, in this order, and `meta` give the same bytes, whoever wrote the shards and
+    when. Keys of shards are checked where they are given. An older store in `out` stays whole until
+    the new one is.
     """
     if not shards:
         raise InputError(f"{out}: no shard to merge: {AGAIN}")
@@ -344,11 +298,7 @@ def encode(label: U8) -> bytes:
 
 
 def decode(record: bytes, size: int) -> U8:
-    """The label that `encode` was given: (size, size) uint8 in {0, 1, 255}.
-
-    Raises:
-        ValueError: these bytes are damaged, or of a label of another size.
-    """
+    """The label that `encode` was given: (size, size); damaged bytes are a `ValueError`."""
     try:
         planes = np.frombuffer(zlib.decompress(record), np.uint8)
     except zlib.error as error:

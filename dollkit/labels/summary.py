@@ -1,4 +1,10 @@
-"""Labels in numbers: their quality from per-case rows, and what a label store holds."""
+"""Labels in numbers: their quality from per-case rows, what is lost where, what a store holds.
+
+Which step loses what is told by *oracles*: labels that are given one thing that no label maker can
+know (the area of the finding, the best threshold of the film, which classifier to ask, the place),
+all else unchanged. What it gains is the most that a better way of finding this one thing could
+bring.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.ndimage import binary_dilation
 
+from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, MOBILE, PATHOLOGIES
 from dollkit.common.statistics import bootstrap_interval, patient_values, seen_enough
 from dollkit.labels.store import LabelStore
+from dollkit.training import metrics
 
 SUMMARY_COLUMNS = [
     "finding", "explainer", "n_classifiers", "iou_matched", "iou_matched_lo", "iou_matched_hi",
@@ -26,8 +35,28 @@ ABLATION_COLUMNS = [
 ]  # fmt: skip
 GOAL_COLUMNS = ["goal", "value", "lo", "hi", "met", "n"]
 CASE = ["image_id", "finding"]
-LARGE = 0.4
-"""Share of the film from which a label counts as very large: no finding but the two lungs."""
+
+ARRAYS = ("finding", "map", "maps", "probability", "label", "truth", "iou")
+"""What is needed of the arrays in ``labels/examples.npz``."""
+
+STEPS = {
+    "iou_label": "label as shipped",
+    "iou_area": "area known",
+    "iou_threshold": "best threshold of each film",
+    "iou_classifier": "area and best map known",
+    "iou_place": "area and place (box) known",
+    "iou_form": "area, place and form known",
+}
+"""Columns of `losses` that are labels and oracles, and how they are called in print."""
+
+GROUPS = ("called", "missed", "smallest", "largest")
+LOSS_COLUMNS = [
+    "finding", *STEPS, *(f"iou_{g}" for g in GROUPS), "n", *(f"n_{g}" for g in GROUPS)
+]  # fmt: skip
+MARGIN = 0.03
+"""By how much the place oracles are wider than the truth: a share of the side, at least a pixel."""
+
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def mean_interval(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
@@ -46,16 +75,14 @@ def judged(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(cases: pd.DataFrame) -> pd.DataFrame:
-    """Label quality per finding, explainer and number of classifiers.
+    """Label quality per finding, explainer and number of classifiers, with `SUMMARY_COLUMNS`.
 
-    The shipped labels, the same with fewer classifiers (mean over all subsets of that size) and
-    the other explainers; row ``mean`` averages the findings that are `judged`.
-
-    Returns:
-        `SUMMARY_COLUMNS`: iou_matched at the truth's own area, iou_label at the label's own
-        threshold, both and the hit rate with 95 % bootstrap intervals over patients; iou_chance
-        and iou_prior at matched area; precision and recall of the label; energy, the share of the
-        map inside the truth, which chance would have equal to area, the truth's share of the film.
+    The shipped labels, the same with fewer classifiers (mean over all subsets of that size) and the
+    other explainers; row ``mean`` averages the findings that are `judged`. iou_matched is at the
+    truth's own area, iou_label at the label's own threshold, both and the hit rate with 95 %
+    bootstrap intervals over patients; iou_chance and iou_prior at matched area; precision and
+    recall of the label; energy, the share of the map inside the truth, which chance would have
+    equal to area, the truth's share of the film.
     """
     chosen = cases[cases["factor"].isin(["shipped", "classifiers", "explainer"])]
     rows: list[dict[str, object]] = []
@@ -93,10 +120,9 @@ def _gap(part: pd.DataFrame, other: pd.DataFrame) -> tuple[tuple[float, float, f
 def ablation(cases: pd.DataFrame) -> pd.DataFrame:
     """One row per variant, with the columns `ABLATION_COLUMNS`.
 
-    `iou_matched` and its interval are those of the variant alone, at the truth's own area;
-    `iou_label`, `precision` and `recall` are those of the label at its own threshold. `delta` is
-    iou_matched minus that of the shipped labels on the cases that both have, with a paired 95 %
-    bootstrap interval over patients; zero in the row of the shipped labels.
+    `iou_matched` and its interval are at the truth's own area; `iou_label`, `precision` and
+    `recall` are of the label at its own threshold. `delta` is iou_matched minus that of the shipped
+    labels on the cases that both have, with a paired 95 % bootstrap interval over patients.
     """
     shipped = cases[cases["factor"] == "shipped"]
     rows = []
@@ -114,7 +140,7 @@ def ablation(cases: pd.DataFrame) -> pd.DataFrame:
 def goals(
     cases: pd.DataFrame, classifiers: pd.DataFrame, *, auroc: float = 0.9, hit_rate: float = 0.8
 ) -> pd.DataFrame:
-    """Quality goals of the labels, each with what was measured.
+    """Quality goals of the labels, each with what was measured, with the columns `GOAL_COLUMNS`.
 
     1. Hit rate, mean over the findings whose AUROC (mean over classifiers) exceeds `auroc`: at
        least `hit_rate`.
@@ -123,13 +149,8 @@ def goals(
     3. IoU at matched area of all classifiers minus that of the best single one: interval above
        zero. The best single one is chosen on the same cases, which is in its favour.
 
-    Args:
-        cases: per-case rows of `dollkit.labels.judge.judge` (``label_cases.csv.gz``).
-        classifiers: columns classifier, finding, auroc (``classifiers/*/metrics.csv``).
-
-    Returns:
-        `GOAL_COLUMNS`: value with a 95 % bootstrap interval over patients (paired in 2 and 3, not
-        corrected for the number of goals), met (yes, no, not judged), n (cases).
+    Intervals are 95 % bootstrap intervals over patients (paired in 2 and 3, not corrected for the
+    number of goals); met is yes, no or not judged. `classifiers` has finding and auroc.
     """
     shipped = cases[cases["variant"] == "shipped"]
     able = classifiers.groupby("finding")["auroc"].mean()
@@ -156,11 +177,10 @@ def _committee(
     cases: pd.DataFrame, shipped: pd.DataFrame
 ) -> tuple[str, float, float, float, str, int]:
     """Goal 3 of `goals`: all classifiers against the best single one."""
-    alone = cases["variant"].astype(str).str.startswith("classifiers=")
-    singles = cases[alone & (cases["n_classifiers"] == 1)]
+    singles = cases[(cases["factor"] == "classifiers") & (cases["n_classifiers"] == 1)]
     if singles.empty or shipped.empty:
         text = "IoU of all classifiers above that of the best single one"
-        return text, np.nan, np.nan, np.nan, _verdict(False, np.nan), 0
+        return text, np.nan, np.nan, np.nan, "not judged", 0
     means = {
         str(k): mean_interval(judged(p), "iou_matched")[0]
         for k, p in singles.groupby("classifiers")
@@ -176,6 +196,108 @@ def _committee(
 
 def _verdict(met: bool, value: float) -> str:
     return "not judged" if np.isnan(value) else "yes" if met else "no"
+
+
+def losses(arrays: Arrays) -> pd.DataFrame:
+    """Which step loses what, per finding and then their ``mean``, with `LOSS_COLUMNS`.
+
+    IoU of pairs (arrays of ``labels/examples.npz``) that have a truth: iou_label, of the label;
+    iou_area, of the map's top pixels, as many as the truth has; iou_threshold, at the threshold
+    that is best for this film; iou_classifier, as iou_area, of the best of the single classifiers'
+    maps and the consensus; iou_place, as iou_area, of the map inside a box around the truth
+    (`MARGIN` wider); iou_form, inside the truth itself, `MARGIN` wider. Groups, by iou_area: films
+    to which the classifiers give the finding a mean probability of at least (called) or below
+    (missed) one half; the third of each finding's films with the smallest and largest truth (three
+    films at least).
+    """
+    cases = per_case(arrays)
+    rows: list[dict[str, object]] = []
+    for finding in PATHOLOGIES:
+        part = cases[cases["finding"] == finding]
+        if part.empty:
+            continue
+        row = {"finding": finding, "n": len(part), **part[list(STEPS)].mean()}
+        for group in GROUPS:
+            iou = part.loc[part[group], "iou_area"]
+            row |= {f"iou_{group}": iou.mean(), f"n_{group}": len(iou)}
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=LOSS_COLUMNS)
+    values = [c for c in LOSS_COLUMNS if c.startswith("iou_")]
+    counts = [c for c in LOSS_COLUMNS if c.startswith("n")]
+    mean = {"finding": "mean"} | table[values].mean().to_dict() | table[counts].sum().to_dict()
+    return pd.concat([table, pd.DataFrame([mean])], ignore_index=True)
+
+
+def per_case(arrays: Arrays) -> pd.DataFrame:
+    """One row per pair: finding, the columns `STEPS`, and a bool for each of `GROUPS`."""
+    seen = _pairs_with_truth(arrays)
+    finding, truth = arrays["finding"][seen].astype(str), arrays["truth"][seen]
+    label = (arrays["label"][seen] == 1).astype(np.uint8)
+    margin = max(1, round(MARGIN * truth.shape[-1]))
+    table = pd.DataFrame({"finding": finding, "iou_label": metrics.iou_of_masks(label, truth)})
+    table["iou_area"] = arrays["iou"][seen].astype(np.float64)
+    oracles = []
+    for at, area, t in zip(seen, table["iou_area"], truth, strict=True):
+        # One case at a time: maps of all classifiers at once may not fit into memory.
+        m = arrays["map"][at].astype(np.float32)
+        single = arrays["maps"][at].astype(np.float32)
+        every = metrics.iou_matched(single, np.broadcast_to(t, single.shape))
+        box, outline = _box(t, margin), binary_dilation(t, iterations=margin)
+        classifier = max(area, every.max())
+        oracles.append(
+            (best_threshold(m, t), classifier, _within(m, t, box), _within(m, t, outline))
+        )
+    table[["iou_threshold", "iou_classifier", "iou_place", "iou_form"]] = np.array(oracles)
+    table["called"] = arrays["probability"][seen].astype(np.float64).mean(1) >= 0.5
+    table["missed"] = ~table["called"]
+    size = pd.Series(truth.astype(bool).sum((1, 2)))
+    of_finding = size.groupby(finding)
+    enough = of_finding.transform("size") >= 3
+    table["smallest"] = enough & (size <= of_finding.transform("quantile", 1 / 3))
+    table["largest"] = enough & (size >= of_finding.transform("quantile", 2 / 3))
+    return table
+
+
+def best_threshold(m: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8]) -> float:
+    """Highest IoU that any threshold on a map (S, S) reaches."""
+    order = np.argsort(-m, axis=None, kind="stable")
+    values = m.reshape(-1)[order]
+    inside = np.cumsum(truth.reshape(-1)[order].astype(bool))
+    # Equal values fall on the same side of any threshold.
+    last = np.append(values[1:] != values[:-1], True)
+    called = np.arange(1, len(values) + 1)
+    overlap: npt.NDArray[np.float64] = inside / (called + inside[-1] - inside)
+    return float(overlap[last].max())
+
+
+def _pairs_with_truth(arrays: Arrays) -> npt.NDArray[np.intp]:
+    """Places of the pairs with a truth."""
+    for name in ARRAYS:
+        if name not in arrays or len(arrays[name]) != len(arrays["finding"]):
+            raise InputError(
+                f"array {name!r} of the labels is missing or cut off; run the labels' stage again"
+            )
+    seen = np.flatnonzero(arrays["truth"].any((1, 2)))
+    if not seen.size:
+        raise InputError("no label has a truth to be judged by; there is no loss to tell")
+    return seen
+
+
+def _box(truth: npt.NDArray[np.uint8], margin: int) -> npt.NDArray[np.bool_]:
+    """Inside the box around a mask, `margin` wider on each side."""
+    sides = [np.flatnonzero(truth.any(axis)) for axis in (1, 0)]
+    box = tuple(slice(max(0, at[0] - margin), at[-1] + margin + 1) for at in sides)
+    inside = np.zeros(truth.shape, bool)
+    inside[box] = True
+    return inside
+
+
+def _within(
+    m: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8], place: npt.NDArray[np.bool_]
+) -> float:
+    """IoU at matched area of a map that cannot leave a place."""
+    kept = np.where(place, m, -1).astype(np.float32)
+    return float(metrics.iou_matched(kept[None], truth[None])[0])
 
 
 def write(
@@ -198,26 +320,18 @@ def write(
 def by_finding(store: LabelStore) -> pd.DataFrame:
     """One row per finding that has labels, in the order of the 14, and ``all`` at the end.
 
-    Columns: labels; shares of them that are unclear (all ignored), empty (no pixel of finding, not
-    all ignored), large (above `LARGE`), uncalled (mean probability below one half) and unsettled;
-    area and ignored, median shares of the film, of labels that are not all ignored; error 50%,
-    error 90%, error 99%, quantiles of the completeness error.
+    Labels; shares that are unclear (all ignored), empty (no pixel of finding, not all ignored),
+    uncalled (mean probability below one half) and unsettled; mean area, ignored share and error.
     """
     pairs = pd.concat([store.pairs, store.pairs.assign(finding="all")], ignore_index=True)
-    clear = pairs["ignored"] < 1
-    shares = {
-        "unclear": ~clear,
-        "empty": (pairs["area"] == 0) & clear,
-        "large": pairs["area"] > LARGE,
-        "uncalled": pairs["probability"] < 0.5,
-        "unsettled": ~pairs["settled"].astype(bool),
-    }
+    pairs["unclear"] = pairs["ignored"] == 1
+    pairs["empty"] = (pairs["area"] == 0) & ~pairs["unclear"]
+    pairs["uncalled"] = pairs["probability"] < 0.5
+    pairs["unsettled"] = ~pairs["settled"].astype(bool)
+    shown = ["unclear", "empty", "uncalled", "unsettled", "area", "ignored", "error"]
     groups = pairs.groupby("finding")
-    table = pd.DataFrame(shares).groupby(pairs["finding"]).mean()
+    table = groups[shown].mean()
     table.insert(0, "labels", groups.size())
-    table[["area", "ignored"]] = pairs[clear].groupby("finding")[["area", "ignored"]].median()
-    for percent in (50, 90, 99):
-        table[f"error {percent}%"] = groups["error"].quantile(percent / 100)
     return table.loc[[f for f in (*FINDINGS, "all") if f in table.index]]
 
 

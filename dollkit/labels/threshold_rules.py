@@ -65,10 +65,9 @@ def parse(text: float | str, what: str = "threshold rule") -> Rule:
 
 
 def settings(text: str) -> dict[str, str | float]:
-    """Settings of `Distil` from one text.
+    """Settings of `Distil` from ``otsu``, ``peak 0.5``, ``quantile 0.02``, ``tuned`` or a CSV file.
 
-    ``otsu``, ``peak 0.5``, ``quantile 0.02``; ``tuned``: the phantom's rules; or the path of a CSV
-    file of rules, from the root of the repository (kernels work elsewhere).
+    ``tuned`` are the phantom's rules; a file's path starts at the root of the repository.
     """
     if text == "tuned" or text.endswith(".csv"):
         file = "" if text == "tuned" else str(paths.ROOT / text)
@@ -108,13 +107,9 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path | str) -> dict[str, dict[str, float | str]]:
-    """Rules and sigmas of a CSV file, as `Distil` takes them.
+    """``thresholds`` and ``smooths`` of a CSV file, as `Distil` takes them.
 
-    Columns finding and rule, and perhaps smooth (share of the side; blank: the setting of the
-    run); others are left alone.
-
-    Returns:
-        ``{"thresholds": {finding: rule}, "smooths": {finding: sigma}}``.
+    Columns finding and rule, and perhaps smooth (share of the side; blank: the setting of the run).
     """
     table = read_csv(Path(path), ("finding", "rule"), hint="give a CSV file with both columns")
     table.require(~table.frame["finding"].duplicated(), "finding", "each finding once")

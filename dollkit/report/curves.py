@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
-from dollkit.labels.oracles import STEPS
+from dollkit.labels.summary import STEPS
 from dollkit.report import style
 from dollkit.report.render import span
 from dollkit.report.rows import TASKS, main_network, main_size, shipped_quality
@@ -203,7 +203,7 @@ def figure_s3(ablation: pd.DataFrame, losses: pd.DataFrame, *, profile: str) -> 
 
     Args:
         ablation: table of `dollkit.labels.summary.ablation`.
-        losses: table of `dollkit.labels.oracles.losses`; its row ``mean`` is shown.
+        losses: table of `dollkit.labels.summary.losses`; its row ``mean`` is shown.
     """
     changed = ablation[(ablation["factor"] != "shipped") & ablation["delta"].notna()]
     changed = changed[(changed[["delta", "delta_lo", "delta_hi"]] != 0).any(axis=1)]

@@ -13,7 +13,7 @@ import pandas as pd
 from dollkit.common.arm_names import PRETRAINED
 from dollkit.common.statistics import NO_EFFECT
 from dollkit.labels import summary
-from dollkit.labels.oracles import GROUPS, STEPS
+from dollkit.labels.summary import GROUPS, STEPS
 from dollkit.report import agreement, curves, robustness, tables
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import TASKS, Rows, difference, main_size
@@ -60,7 +60,7 @@ def figures_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[st
     """Figures that show no film, by the names of their files.
 
     Args:
-        losses: table of `dollkit.labels.oracles.losses`; None without a truth to judge labels by.
+        losses: table of `dollkit.labels.summary.losses`; None without a truth to judge labels by.
     """
     drawn = {"figure4": curves.figure4(rows.curves, profile=profile)}
     if len(tables.several_sizes(rows.cases)):
@@ -161,7 +161,7 @@ def goals_table(frame: pd.DataFrame, profile: str) -> Table:
 
 
 def losses_table(frame: pd.DataFrame, profile: str) -> Table:
-    """The table of `dollkit.labels.oracles.losses` with its caption."""
+    """The table of `dollkit.labels.summary.losses` with its caption."""
     caption = (
         f"Which step loses what (profile {profile}): IoU of the label, of labels that are told "
         "something by the truth, and of groups of films at matched area."
