@@ -38,24 +38,11 @@ def bump(y: float, x: float, sigma: float) -> np.ndarray:
     return np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * sigma**2)).astype(np.float32)
 
 
-def test_matched_area_has_the_area_of_the_truth() -> None:
-    truth = (bump(10, 20, 3) > 0.5).astype(np.uint8)[None]
-    np.testing.assert_array_equal(metrics.matched(bump(10, 20, 3)[None], truth), truth)
-    elsewhere = metrics.matched(bump(34, 4, 3)[None], truth)
-    assert elsewhere.sum() == truth.sum()
-    assert metrics.iou_of_masks(elsewhere, truth)[0] == 0
-
-
-def test_chance_is_what_random_and_constant_maps_reach() -> None:
+def test_chance_is_what_random_maps_reach() -> None:
     truth = square(S, 5, 5, 15)[None]
     maps = np.random.default_rng(0).random((200, S, S)).astype(np.float32)
     drawn = metrics.iou_matched(maps, truth.repeat(200, 0))
     assert drawn.mean() == pytest.approx(metrics.iou_chance(truth)[0], abs=0.005)
-    truth = np.zeros((1, 64, 64), np.uint8)
-    truth[0, :16] = 1
-    assert metrics.iou_chance(truth)[0] == pytest.approx(0.25 / 1.75)
-    flat = metrics.iou_matched(np.zeros((1, 64, 64), np.float32), truth)
-    assert flat[0] == pytest.approx(0.25 / 1.75, abs=0.03)
 
 
 def test_hit_precision_recall_and_energy() -> None:
