@@ -93,8 +93,8 @@ def test_films_become_labels_once(work: Path, whole: Path, monkeypatch: pytest.M
 def test_a_stopped_run_loses_nothing_and_does_nothing_twice(
     work: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, written = tmp_path / "labels", []
-    real = np.savez
+    out, real = tmp_path / "labels", np.savez
+    written: list[str] = []
 
     def savez(path: Path, **arrays: Any) -> None:
         if len(written) == 2:

@@ -85,16 +85,15 @@ def measure(
         raise InputError("nothing to measure: give classifiers, films with targets, and rounds")
     x, targets = x[explained], [targets[i] for i in explained]
     modes = modes_of(x.device) if modes is None else modes
-    how = {"kind": kind, "budget_mb": budget_mb}
+    how: dict[str, Any] = {"kind": kind, "budget_mb": budget_mb}
     table = {}
     for name, model in models.items():
         began = time.perf_counter()
         ways = {
-            mode: partial(integrated_gradients, model, x, targets, **how, **settings)  # type: ignore[arg-type]
+            mode: partial(integrated_gradients, model, x, targets, **how, **settings)
             for mode, settings in modes.items()
         }
-        more = {"steps": reference_steps, **how}
-        reference = integrated_gradients(model, x, targets, **more).maps  # type: ignore[arg-type]
+        reference = integrated_gradients(model, x, targets, steps=reference_steps, **how).maps
         table[name] = _beside_captum(model, x, targets, rounds, captum_films, reference, ways, kind)
         ratios = ", ".join(f"{mode} {table[name][mode]['ratio']:.1f}" for mode in modes)
         log.info("%s: %s times captum (%.0f s)", name, ratios, time.perf_counter() - began)
@@ -127,7 +126,6 @@ def _beside_captum(
     ways: Mapping[str, Callable[[], Any]],
     kind: str,
 ) -> dict[str, Any]:
-    """`measure` of one classifier."""
     made = {mode: way() for mode, way in ways.items()}
     peaks = {mode: peak_mb(way, x.device) for mode, way in ways.items()}
     captum_maps(model, x[:1], targets[:1], kind)
@@ -166,7 +164,8 @@ def captum_maps(
     """captum's maps with its defaults, `at_once` pairs in a call: (pairs, S, S)."""
     method, base = IntegratedGradients(model), baseline(x, kind)
     pairs = (part.split(at_once) for part in film_and_channel(targets, x.device))
-    how = {"n_steps": CAPTUM_STEPS, "internal_batch_size": CAPTUM_ROWS if at_once > 1 else None}
+    rows = CAPTUM_ROWS if at_once > 1 else None
+    how: dict[str, Any] = {"n_steps": CAPTUM_STEPS, "internal_batch_size": rows}
     maps = [
         method.attribute(x[film], base[film], target=channel, **how)
         for film, channel in zip(*pairs, strict=True)

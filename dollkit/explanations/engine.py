@@ -261,7 +261,6 @@ class Walker:
         return out
 
     def _plan(self, targets: Targets, k: int) -> deque[tuple[list[int], slice]]:
-        """Films and points of each pass."""
         by_count: dict[int, list[int]] = {}
         for film, channels in enumerate(targets):
             if channels:

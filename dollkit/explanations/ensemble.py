@@ -144,13 +144,11 @@ def baseline_parts(
 
 
 def _joined(parts: Sequence[Explained]) -> Explained:
-    """Pairs of several parts below each other."""
     return Explained._make(np.concatenate(field) for field in zip(*parts, strict=True))
 
 
 @contextlib.contextmanager
 def _named(classifier: str) -> Iterator[None]:
-    """Errors inside say whose they are."""
     try:
         yield
     except InputError as error:

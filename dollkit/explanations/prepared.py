@@ -159,7 +159,6 @@ class _Call(NamedTuple):
 
 
 def _trace(model: nn.Module, films: torch.Tensor) -> list[_Call]:
-    """Calls of layers in one pass."""
     calls: list[_Call] = []
     hooks = []
     for name, module in model.named_modules():

@@ -95,8 +95,14 @@ def _export(options: argparse.Namespace) -> None:
 def _score(options: argparse.Namespace) -> None:
     from dollkit.labels import chexlocalize
 
-    how = {"split": options.split, "size": options.size or 224, "cutoff": options.cutoff}
-    table = chexlocalize.score(options.folder, options.classifiers, options.out, **how)
+    table = chexlocalize.score(
+        options.folder,
+        options.classifiers,
+        options.out,
+        split=options.split,
+        size=options.size or 224,
+        cutoff=options.cutoff,
+    )
     print(table.round(3).to_string(index=False))
 
 

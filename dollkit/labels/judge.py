@@ -350,7 +350,6 @@ def _score(
     made: Explained,
     batch: _Batch,
 ) -> tuple[pd.DataFrame, Arrays]:
-    """Cases of a variant, and the arrays behind them."""
     use = [models.index(name) for name in v.classifiers]
     row, names, truth, films = batch.row, batch.names, batch.truth, store.images[batch.row]
     maps, label, _ = distil(made.maps[use], made.probability[use], v.distil, names, films)

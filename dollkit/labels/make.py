@@ -106,7 +106,6 @@ def make_labels(
 def _made_by(
     store: Store, how: Explain, settings: Distil, weights: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What makes the labels, as it is kept with them."""
     return {
         "explain": asdict(how),
         "distil": asdict(settings),
@@ -152,7 +151,6 @@ def _write_shards(
 def _label(
     models: Mapping[str, Classifier], store: Store, rows: Rows, how: Explain, settings: Distil
 ) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:
-    """Pairs and labels of some films."""
     device = next(next(iter(models.values())).parameters()).device
     # Few enough films that their maps are small beside the passes' own memory.
     batch = max(4, min(64, (1 << 22) // store.size**2))

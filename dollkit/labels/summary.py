@@ -271,7 +271,6 @@ def best_threshold(m: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8]) -> 
 
 
 def _pairs_with_truth(arrays: Arrays) -> npt.NDArray[np.intp]:
-    """Places of the pairs with a truth."""
     for name in ARRAYS:
         if name not in arrays or len(arrays[name]) != len(arrays["finding"]):
             raise InputError(
