@@ -20,7 +20,7 @@ from dollkit.common.findings import apply_policy
 from dollkit.training import fit
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.fit import Fit
-from dollkit.training.recipe import Batch, Recipe, order, parameter_groups
+from dollkit.training.recipe import Batch, Recipe, optimiser_of, order
 
 
 def run(
@@ -94,8 +94,7 @@ def run(
         return once
 
     bare = copy.deepcopy(model).train()
-    groups = parameter_groups(bare, recipe.weight_decay)
-    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    optimiser = optimiser_of(bare, recipe)
     held = sample(0)
 
     def stepping() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,8 @@ from dollkit.training.fit import Fit, fit
 from dollkit.training.recipe import Batch, Recipe, order, weighted_bce_dice
 
 STARTS = ("classifier", "random")
+LR, BACKGROUND, DICE = 2e-3, 0.1, 0.5
+"""Peak learning rate and the two weights of the loss: our choice, the paper's is not known."""
 REPEAT = "repeat"
 Rows = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
@@ -179,18 +181,12 @@ def network(
 
 def pretrain(
     net: nn.Module, store: Store, rows: Rows, held_out: Rows, targets: Targets, recipe: Recipe, *,
-    background: float, dice: float, augmentation: Augmentation, folder: Path | None,
-    truth: Targets | None = None, label: str = "pre-training", key: str = "",
+    background: float = BACKGROUND, dice: float = DICE, augmentation: Augmentation,
+    folder: Path | None, truth: Targets | None = None, label: str = "pre-training", key: str = "",
 ) -> Fit:  # fmt: skip
-    """Train the whole network on label channels; it ends with its last weights.
+    """Train the whole network on label channels (`targets_of`); it ends with its last weights.
 
-    Args:
-        net: 14 output channels.
-        rows: films to train on; the same films and number of steps for every arm.
-        held_out: labelled films kept for validation.
-        targets: from `targets_of`.
-        background, dice: see `recipe.weighted_bce_dice`.
-        truth: with it, history has the validation IoU against true masks too (``valid_true_iou``).
+    Validation is on `held_out` labels and, with `truth`, on true masks too (``valid_true_iou``).
     """
     device = next(net.parameters()).device
 
@@ -241,54 +237,6 @@ def _mean(parts: list[npt.NDArray[np.float64]]) -> float:
     return metrics.mean_iou(np.concatenate(parts))
 
 
-# How to pre-train. ``modern`` is our choice: the paper's own optimiser is not known to us. ``pssl``
-# is that of PSSL (arXiv 2207.03335), the predecessor whose code is public: PaddleSeg's
-# ``configs/pssl/stdc1_seg_pssl.yml``, whose step decay comes after the last step. Not taken over:
-# the softmax (findings overlap), its crops, batch 96 and ten passes.
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Settings of a pre-training run that a preset decides; see `Recipe` and its loss."""
-
-    optimizer: str
-    lr: float
-    weight_decay: float
-    background: float
-    dice: float
-    schedule: str
-    backbone: float
-
-
-PRESETS = {
-    "modern": Preset("adamw", 2e-3, 1e-2, 0.1, 0.5, "cosine", 1.0),
-    "pssl": Preset("sgd", 1e-2, 4e-5, 0.1, 0.0, "constant", 0.1),
-}
-
-
-def settings(preset: str, **given: float | str | None) -> Preset:
-    """A preset of `PRESETS`, with the fields that are given in place of its own; None leaves it."""
-    if preset not in PRESETS:
-        raise InputError(f"parameter 'preset' is {preset!r}: use one of {', '.join(PRESETS)}")
-    chosen = replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    if not 0 < chosen.background <= 1:
-        raise InputError(f"parameter 'background' is {chosen.background}: it must lie in (0, 1]")
-    if not 0 <= chosen.dice < 1:  # alone it teaches nothing where a channel is empty
-        raise InputError(f"parameter 'dice' is {chosen.dice}: it must lie in [0, 1)")
-    return chosen
-
-
-def recipe(
-    chosen: Preset, steps: int, batch: int, evaluate_every: int, precision: str, seed: int
-) -> Recipe:
-    """The recipe of a pre-training run, of what `settings` chose."""
-    own = {k: v for k, v in asdict(chosen).items() if k not in ("background", "dice")}
-    return Recipe(
-        steps=steps, batch=batch, evaluate_every=evaluate_every, precision=precision, seed=seed,
-        **own,
-    )  # fmt: skip
-
-
 # Labels of the arms that have their own. Each takes one thing away from DoLL and leaves the rest.
 # ``gradcam`` takes Integrated Gradients: Grad-CAM's coarse maps go through the same settings
 # (nothing is tuned for them). ``single`` takes the committee: the classifier with the best
@@ -303,14 +251,10 @@ def labels_of(
     arm: str, store: Store, labels: LabelStore, classifiers: Mapping[str, Path], folder: Path,
     where: torch.device,
 ) -> LabelStore:  # fmt: skip
-    """The labels that an arm's targets are made from.
+    """The labels that an arm's targets are made from: those of the run, `labels`, or its own.
 
-    Args:
-        arm: one of `arm_names.OWN_LABELS` explains anew, shard by shard: a killed call goes on
-            where it stopped; any other arm takes `labels` as they are.
-        labels: the label set of the run.
-        classifiers: folders of the classifiers that made `labels`, by name.
-        folder: gets the arm's labels.
+    One of `arm_names.OWN_LABELS` explains again with the `classifiers` that made `labels`, shard by
+    shard into `folder`: a killed call goes on where it stopped.
     """
     if arm not in OWN_LABELS:
         return labels

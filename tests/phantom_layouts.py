@@ -22,8 +22,7 @@ from PIL import Image
 from scipy import ndimage
 
 from dollkit.common.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES
-from dollkit.data.phantom.population import observe_labels, sample_population
-from dollkit.data.phantom.protocol import Protocol
+from dollkit.data.phantom.population import Protocol, observe_labels, sample_population
 from dollkit.data.phantom.render import ORGANS, Films, render
 
 U8 = npt.NDArray[np.uint8]

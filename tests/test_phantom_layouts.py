@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
-from dollkit.data.phantom.protocol import Protocol
+from dollkit.data.phantom.population import Protocol
 from dollkit.data.phantom.render import render
 from tests.phantom_layouts import LAYOUTS, truth, write_layout, write_tree
 

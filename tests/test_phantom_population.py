@@ -20,11 +20,11 @@ from dollkit.data.phantom.population import (
     CHEXPERT_COUNTS,
     CHEXPERT_ROWS,
     COHORTS,
+    Protocol,
     observe_labels,
     rates,
     sample_population,
 )
-from dollkit.data.phantom.protocol import Protocol
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import pytest
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import MOBILE, OPACITY_CHILDREN, PATHOLOGIES
-from dollkit.data.phantom.population import COHORTS, sample_population
-from dollkit.data.phantom.protocol import Protocol
+from dollkit.data.phantom.population import COHORTS, Protocol, sample_population
 from dollkit.data.phantom.render import ORGANS, Films, render
 
 

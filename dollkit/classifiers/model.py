@@ -32,11 +32,7 @@ METRICS = ["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", "ap", "n_po
 
 
 class Classifier(nn.Module):
-    """Encoder, pooling over places, one logit per observation.
-
-    Attributes:
-        config: what `build` needs to make the same network again.
-    """
+    """Encoder, pooling over places, one logit per observation; `config` makes it again."""
 
     def __init__(self, architecture: str, depth: int, activation: str, pooling: str) -> None:
         super().__init__()
@@ -153,12 +149,9 @@ def split_rows(store: Store, split: str) -> npt.NDArray[np.int64]:
 
 
 def predict(
-    model: nn.Module,
-    images: npt.NDArray[np.uint8],
-    rows: npt.NDArray[np.int64],
-    where: torch.device,
-    batch: int = 128,
-) -> npt.NDArray[np.float32]:
+    model: nn.Module, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64],
+    where: torch.device, batch: int = 128,
+) -> npt.NDArray[np.float32]:  # fmt: skip
     """Logits of some films, in the caller's autocast and grad mode: (len(rows), 14) float32."""
     out = [
         model(compute.to_input(images[rows[i : i + batch]], where)).float().cpu().numpy()
@@ -168,19 +161,14 @@ def predict(
 
 
 def evaluate(
-    model: Classifier,
-    store: Store,
-    split: str = "test",
-    draws: int = 500,
+    model: Classifier, store: Store, split: str = "test", draws: int = 500,
     precision: str = "float32",
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Ranking scores per finding on a split, with intervals from a bootstrap over patients.
 
-    Only certain labels (positive or negative; not mentioned counts as negative) are scored.
-
-    Returns:
-        Columns `METRICS`; one row per finding with both classes, then ``macro``: the mean over the
-        pathologies among them. No row where no finding has both.
+    Only certain labels (positive or negative; not mentioned counts as negative) are scored. Columns
+    `METRICS`; one row per finding with both classes, then ``macro``: the mean over the pathologies
+    among them.
     """
     device = next(model.parameters()).device
     rows = split_rows(store, split)

@@ -12,7 +12,7 @@ from typing import Any
 from dollkit.common.errors import InputError
 from dollkit.data.dataset import STORES, DataSet
 from dollkit.data.film_table import FilmTable, check_files
-from dollkit.data.phantom.protocol import Protocol
+from dollkit.data.phantom.population import Protocol
 from dollkit.data.phantom.render import check_size
 from dollkit.data.sets.chexpert import CHEXLOCALIZE
 from dollkit.data.sets.chexpert import DATASET as CHEXPERT

@@ -121,10 +121,8 @@ def tunings_of(
 ) -> dict[str, tuple[Sequence[str], Sequence[float]]]:
     """Every tuning that has arms, with them and its learning rates, in `TUNINGS`' order.
 
-    Args:
-        arms: starts that are tuned in full.
-        tunings: starts under each of the other tunings.
-        lrs: peak learning rates of each tuning; ``other`` is for tunings without their own.
+    `arms` are tuned in full, those of `tunings` in other ways too; the rates of ``other`` are for
+    tunings without their own.
     """
     known = {"tunings": TUNINGS[1:], "lrs": (*TUNINGS, OTHER)}
     for parameter, given in (("tunings", tunings), ("lrs", lrs)):
@@ -147,8 +145,8 @@ def sizes_of(
 ) -> list[int]:
     """Further numbers of training films than `n_train`, ascending; 0: all that every fold has.
 
-    More films than there are cannot be drawn: such a number is left out, and the log says so
-    (how many masks a data set has is often known only once it is read).
+    A number larger than that is left out, and the log says so: how many masks a data set has is
+    often known only once it is read.
     """
     most = min(len(split(films, fold, 0, n_valid, 0).pool) for fold in folds)
     found: set[int] = set()
@@ -205,15 +203,8 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
 
     Selection trains the first seed at every rate of the grid and takes the best validation mIoU;
     the final runs repeat the chosen rate over all seeds (the first seed's run is the same run).
-
-    Args:
-        part: share of this process: its settings' jobs are run and left in files.
-
-    Returns:
-        Frames ``cases``, ``curves``, ``selection``, ``runs`` and, with perturbations, ``robust``.
-
-    Raises:
-        Done: after a part.
+    Frames ``cases``, ``curves``, ``selection``, ``runs`` and, with perturbations, ``robust`` come
+    back; or, of the jobs of one `part`, their files alone and `Done`.
     """
     for name in ("jobs", NETWORKS):
         (grid.folder / name).mkdir(parents=True, exist_ok=True)
@@ -366,10 +357,7 @@ def overview(cases: pd.DataFrame) -> pd.DataFrame:
 def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[str, Any]:
     """Predictions of every arm on the first test films of the first fold, for pictures.
 
-    Args:
-        runs: the frame from `execute`.
-        tuning: which tuning to show, with `n_train` training films.
-        limit: most films.
+    `runs` is of `execute`; shown are runs under `tuning` with `n_train` films.
 
     Returns:
         image, image_id, truth (n, C, S, S) in {0, 1}, classes, arms,

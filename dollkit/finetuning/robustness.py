@@ -106,14 +106,10 @@ def cells(given: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
 
 
 def perturb(images: U8, targets: U8, name: str, level: float, rows: npt.ArrayLike) -> tuple[U8, U8]:
-    """Films as they would look under a perturbation, and the masks that belong to them.
+    """Films (n, S, S) under a perturbation of `KINDS`, and their masks (n, C, S, S).
 
-    Args:
-        images: (n, S, S) uint8 grey values, 0 black.
-        targets: (n, C, S, S) uint8 in {0, 1, 255 = ignore}.
-        name, level: of `KINDS`; the identity level gives the same bytes.
-        rows: (n,) row of each film in its table, which keys the noise: one film has the same
-            noise at one level whatever is judged, and in whatever company.
+    `rows`, of each film in its table, key the noise: one film has the same noise at one level
+    whatever is judged, and in whatever company.
     """
     if name == "noise":
         return _noisy(images, float(level), np.asarray(rows, np.int64)), targets
@@ -160,10 +156,9 @@ def judge(
     predict: Predict, images: U8, targets: U8, given: Mapping[str, Sequence[float]],
     rows: npt.ArrayLike,
 ) -> I64:  # fmt: skip
-    """Pixel counts of a network's masks on the perturbed films of `perturb`.
+    """Pixel counts of a network's masks on perturbed films.
 
-    Returns:
-        (K, 3, n, C) int64: tp, fp, fn of film and class, for each of the K pairs of `cells`.
+    (K, 3, n, C) int64: tp, fp, fn of film and class, for each of the K pairs of `cells`.
     """
     wanted, numbers = cells(given), np.asarray(rows, np.int64)
     n, channels = targets.shape[:2]
@@ -179,15 +174,10 @@ def judge(
 def frame(
     plain: pd.DataFrame, counts: npt.ArrayLike, given: Mapping[str, Sequence[float]]
 ) -> pd.DataFrame:
-    """Per-case rows of the perturbed films of one network.
+    """Per-case rows of the perturbed films of one network, from the `counts` of `judge`.
 
-    Args:
-        plain: the network's rows of the untouched films, one per film and class in the order of
-            `counts`, with tp, fp, fn, iou and dice; all other columns are taken over.
-        counts: (K, 3, n, C), of `judge`.
-
-    Returns:
-        K n C rows with the columns of `plain`, then perturbation and level.
+    `plain` are its rows of the untouched films in the order of `counts`, whose columns come first,
+    then perturbation and level.
     """
     wanted, cases = cells(given), len(plain)
     values = np.asarray(counts, np.int64).reshape(len(wanted), 3, cases)

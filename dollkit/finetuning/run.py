@@ -89,11 +89,11 @@ class Parts:
 def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int) -> Parts:
     """Training, validation and test films; no patient is in two of them.
 
-    With cross-validation (more than one fold) the test part is fold `fold` and the other films
-    are split by patient; otherwise the table's own split column rules. The training films are
-    the first `n_train` of an order drawn from `seed`: the same for every arm, and a smaller set
-    lies inside a larger one. Test and validation films do not depend on the seed; of the latter
-    there are at most `n_valid`, but where every patient has more films than that.
+    With more than one fold the test part is fold `fold` and the other films are split by patient;
+    else the table's split column rules. The training films are the first `n_train` of an order
+    drawn from `seed`: the same for every arm, a smaller set inside a larger one. Test and
+    validation films do not depend on the seed; of the latter there are at most `n_valid`, but where
+    every patient has more films than that.
     """
     if films["fold"].nunique() > 1:
         tested = np.flatnonzero(films["fold"].to_numpy() == fold)
@@ -159,17 +159,12 @@ def run(
     augmentation: Augmentation, where: torch.device, rank: int = adapters.RANK,
     changes: Mapping[str, Sequence[float]] | None = None, keep: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train one job.
-
-    Args:
-        rank: of the updates under tuning ``lora``.
-        changes: perturbations of the test films to count too, see `robustness.PERTURBATIONS`.
-        keep: file for the tensors that were trained, see `restored`.
+    """Train one job; the tensors that were trained go to the file `keep`, see `restored`.
 
     Returns:
         ``curve`` (history rows), ``run`` (one row for runs.csv), ``counts`` (3, test films,
-        classes) of tp, fp, fn, ``robust``, the same of each perturbation (K, 3, films, classes),
-        and ``prediction`` (test films, C, S, S / 8) bits.
+        classes) of tp, fp, fn, ``robust``, the same of each of the K perturbations in `changes`
+        (K, 3, films, classes), and ``prediction`` (test films, C, S, S / 8) bits.
     """
     recipe = replace(recipe, lr=job.lr, seed=job.seed)
     net, names = network(job, config, len(data.classes), start, rank)
@@ -238,12 +233,7 @@ def _predict(net: nn.Module, x: torch.Tensor, batch: int = 64) -> U8:
 def restored(
     path: Path, job: Job, config: Mapping[str, Any], classes: int, start: Start
 ) -> nn.Module:
-    """The network that a job trained, in eval mode: its start, and the file of what it trained.
-
-    Args:
-        path: a file that `run` kept; it holds the trained tensors alone.
-        job, config, classes, start: as for `run`.
-    """
+    """The network that a job trained, in eval mode: its start, and the file that `run` kept."""
     with compute.seeded(job.seed, 7):
         net = networks.build(job.network, classes=classes, **config)
         start.of(job.seed).load(net)
@@ -281,10 +271,6 @@ def tensors_of_step(
     What a process holds at its peak depends on its allocator and on what ran before. Counted here
     are weights and buffers, gradients and optimiser state of what is trained, and every tensor
     kept for the backward pass (a storage counts once, and not if it is a weight).
-
-    Args:
-        net: prepared, in training mode; its batch-norm statistics move.
-        loss: of a whole batch.
     """
     own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
     kept: dict[int, torch.Tensor] = {}
@@ -300,10 +286,9 @@ def tensors_of_step(
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with hooks, compute.autocast(device, recipe.precision):
         loss(net)
-    states = {"adamw": 2, "sgd": 1}[recipe.optimizer]  # of a parameter's size
     trained = _bytes(p for p in net.parameters() if p.requires_grad)
     held = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    return _bytes([*net.parameters(), *net.buffers()]) + trained * (1 + states) + held
+    return _bytes([*net.parameters(), *net.buffers()]) + 3 * trained + held  # AdamW has two states
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:

@@ -26,20 +26,12 @@ def starts(
     network: str, config: Mapping[str, Any], *,
     transfer: str = "all", imagenet_weights: str = imagenet.PACKAGED,
 ) -> dict[str, Start]:  # fmt: skip
-    """How each arm fills a fresh network.
+    """How each arm fills a fresh network of kind `network` with `config`.
 
-    ``random`` leaves it as drawn; ``imagenet`` copies published weights into the encoder, see
-    `dollkit.training.imagenet`; ``classifier`` copies the classifier's backbone; the pre-trained
-    arms copy every tensor but the output layer, or the encoder alone, or fail.
-
-    Args:
-        arms: names, in the order of the tables.
-        classifiers: folder of the encoder's classifier, by name.
-        pretrained: folder of every pre-trained network, by arm; see `pretraining.made_in`.
-        network, config: kind of the network to fill; its encoder, depth and activation.
-        transfer: ``all`` or ``encoder``: what the pre-trained arms copy.
-        imagenet_weights: as `imagenet.find` takes it; without weights the arm is not run, and its
-            start says why.
+    ``random`` leaves it as drawn; ``imagenet`` copies published weights into the encoder
+    (`imagenet.find`) or says why it is not run; ``classifier`` copies the backbone of the encoder's
+    classifier; the pre-trained arms (folders by arm, see `pretraining.made_in`) copy every tensor
+    but the output layer, or with `transfer` ``encoder`` that alone, or fail.
     """
     if len(set(arms)) != len(arms):
         raise InputError(f"parameter 'arms' is {list(arms)}: each arm once")
@@ -99,10 +91,9 @@ def _pretrained(folder: Path, wanted: Mapping[str, Any], transfer: str) -> Start
 
 
 def write(folder: Path, grid: Grid) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write ``transfer.json`` and ``trainable.json`` of a grid, before its runs.
+    """Write `transferred` to ``transfer.json`` and `trained` to ``trainable.json``, before any run.
 
-    Returns:
-        What the two files hold, see `transferred` and `trained`.
+    Their contents are returned.
     """
     found = transferred(grid), trained(grid)
     for name, content in zip(("transfer.json", "trainable.json"), found, strict=True):
@@ -112,11 +103,9 @@ def write(folder: Path, grid: Grid) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def transferred(grid: Grid) -> dict[str, Any]:
-    """What each arm copies into a fresh network, and what stays as drawn.
+    """Tensors that each arm copies into a fresh network, and those that stay as drawn.
 
-    Returns:
-        arm -> names of tensors (batch-norm statistics among them), numbers in them, ``note``; or
-        ``not_run``: the reason.
+    An arm that cannot run has the reason, ``not_run``, instead.
     """
     out: dict[str, Any] = {}
     fresh, _ = _started(grid, Start(lambda net: []))

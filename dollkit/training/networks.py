@@ -159,17 +159,8 @@ def transfer(
     """Copy every tensor but the output layer, or those of the encoder alone, or fail.
 
     PSSL copies whatever matches by name and shape; a silent mismatch would then look like a
-    weak pre-training. Here anything else that does not match is an error.
-
-    Args:
-        target: a network or classifier with an ``encoder``.
-        source: tensors by the names of `target`.
-        part: ``all``, between networks of one kind; or ``encoder``: what else `source` has stays
-            behind, as where the backbone alone was pre-trained.
-        origin: of the source, for messages.
-
-    Returns:
-        Names of the copied tensors.
+    weak pre-training. Here anything else that does not match is an error. Under `part` ``encoder``
+    what else `source` has stays behind. Names of the copied tensors are returned.
     """
     if part not in PARTS:
         raise InputError(f"parameter 'transfer' is {part!r}: use one of {', '.join(PARTS)}")

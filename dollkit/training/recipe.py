@@ -16,8 +16,6 @@ from dollkit.data.images import IGNORE
 
 Batch = tuple[torch.Tensor, ...]
 """Films and targets of a step; films come first in every tensor."""
-SCHEDULES = ("cosine", "constant")
-OPTIMIZERS = ("adamw", "sgd")
 WARMUP = 0.15
 """Share of the steps with rising rate."""
 MAX_GRADIENT_NORM = 1.0
@@ -30,13 +28,10 @@ class Recipe:
     steps: int
     batch: int  # films per step
     lr: float  # peak learning rate
-    weight_decay: float = 1e-2  # decoupled for AdamW, L2 for SGD; not of biases and norms
-    optimizer: str = "adamw"  # or sgd, with momentum 0.9 (PSSL)
+    weight_decay: float = 1e-2  # AdamW's, decoupled; not of biases and norms
     evaluate_every: int = 100  # steps; the last step is always evaluated
     precision: str = "auto"  # becomes bfloat16 or float32: a checkpoint knows what computed it
     seed: int = 0  # of batch order, augmentation and dropout
-    schedule: str = "cosine"  # after linear warm-up; or constant, without one (PSSL)
-    backbone: float = 1.0  # rate of the encoder as a share of `lr` (PSSL: 0.1)
 
     def __post_init__(self) -> None:
         for name, fits, words in (
@@ -45,18 +40,13 @@ class Recipe:
             ("evaluate_every", self.evaluate_every >= 1, "use 1 or more"),
             ("lr", 0 < self.lr < math.inf, "it must be a positive number"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "use 0 or more"),
-            ("backbone", 0 < self.backbone <= 1, "it must lie in (0, 1]"),
-            ("optimizer", self.optimizer in OPTIMIZERS, f"use {' or '.join(OPTIMIZERS)}"),
-            ("schedule", self.schedule in SCHEDULES, f"use {' or '.join(SCHEDULES)}"),
         ):
             if not fits:
                 raise InputError(f"parameter {name!r} is {getattr(self, name)!r}: {words}")
         object.__setattr__(self, "precision", compute.resolve_precision(self.precision))
 
     def rate(self, step: int) -> float:
-        """Learning rate of optimiser step `step` (0-based)."""
-        if self.schedule == "constant":
-            return self.lr
+        """Learning rate of step `step` (0-based): linear warm-up, then cosine."""
         ramp = max(1, round(WARMUP * self.steps))
         if step < ramp:
             return self.lr * (step + 1) / ramp
@@ -79,31 +69,14 @@ def order(n: int, batch: int, step: int, seed: int) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, backbone: float = 1.0
-) -> list[dict[str, Any]]:
-    """Trainable parameters in groups: matrices and kernels decay, vectors do not.
-
-    With `backbone` below one the encoder's have groups of their own, marked by ``scale``: the
-    share of the rate that they get.
-    """
-    groups: list[dict[str, Any]] = []
-    for scale in (1.0,) if backbone == 1 else (1.0, backbone):
-        for decay in (weight_decay, 0.0):
-            groups.append({"params": [], "weight_decay": decay, "scale": scale})
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            in_backbone = backbone != 1 and name.startswith("encoder.")
-            groups[2 * in_backbone + (parameter.ndim <= 1)]["params"].append(parameter)
-    return groups
-
-
 def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Optimiser of the model's trainable parameters."""
-    groups = parameter_groups(model, recipe.weight_decay, recipe.backbone)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
+    """AdamW over the trainable parameters: matrices and kernels decay, vectors do not."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
 
 
 def weighted_bce_dice(
@@ -114,11 +87,8 @@ def weighted_bce_dice(
     ``L = (1 - dice) * sum(w * BCE) / sum(w) + dice * mean_c(1 - D_c)`` with ``w = 1`` on object,
     ``w = background`` on background and ``w = 0`` on ignored pixels. `background` 0.1 is PSSL's
     class weight (arXiv 2207.03335). The Dice mean runs only over the (film, channel) planes that
-    have an object: an empty one has no Dice gradient worth having.
-
-    Args:
-        logits: (n, C, S, S).
-        target: (n, C, S, S) uint8: 0 background, 1 object, 255 ignore.
+    have an object: an empty one has no Dice gradient worth having. Both are (n, C, S, S), the
+    target uint8: 0 background, 1 object, 255 ignore.
     """
     logits = logits.float()
     object_ = (target == 1).float()

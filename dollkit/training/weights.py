@@ -1,9 +1,14 @@
-"""Weights on disk: safetensors and a small JSON of how to build the network. Never a pickle."""
+"""Weights on disk: safetensors and a small JSON of how to build the network. Never a pickle.
+
+For people without dollkit, ``python -m dollkit export-network FOLDER OUT --side 96``.
+"""
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dollkit.common import compute
 from dollkit.common.errors import InputError, brief
+from dollkit.common.findings import FINDINGS
 from dollkit.training import adapters, networks
 
 FILE = "weights.safetensors"
@@ -63,10 +70,8 @@ def save_tuned(
 ) -> None:
     """Write what a tuning trained, and nothing else, as one safetensors file.
 
-    Args:
-        names: what `adapters.prepare` returned; under ``full`` every tensor of the state, because
-            batch-norm statistics move too.
-        made_by: what tells the run and the weights that it started from; kept in the header.
+    `names`: those of `adapters.prepare`; under ``full`` all tensors, because batch-norm statistics
+    move too. The header says `made_by` which run, from which weights.
     """
     state = net.state_dict()
     part = path.with_suffix(".part")
@@ -79,10 +84,9 @@ def save_tuned(
 
 
 def load_tuned(net: nn.Module, path: Path, made_by: str = "") -> list[str]:
-    """Put a file of `save_tuned` onto a fresh network that holds the same pre-trained weights.
+    """Put a file of `save_tuned` onto a fresh network with the weights that its run started from.
 
-    Returns:
-        Names of the tensors that were loaded.
+    Names of the tensors that were loaded are returned.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -100,3 +104,86 @@ def load_tuned(net: nn.Module, path: Path, made_by: str = "") -> list[str]:
     networks.check_tensors(path, state, {name: own[name] for name in names})
     net.load_state_dict({**own, **state})
     return names
+
+
+# A network for people without dollkit. `networks.build` may put SiLU in place of ReLU, which no
+# configuration of segmentation-models-pytorch can say: ``smp.from_pretrained`` would load such
+# weights without a word into a network that computes something else. So ``config.json`` is written
+# for the unchanged activation alone, and the computation itself (``torch.export``) for both.
+
+CARD = """\
+# {network} on {encoder}, {classes} channels
+
+Trained by dollkit (after arXiv 2401.08469){origin}. Research software: not a medical device, not
+for clinical use.
+
+Input: (n, 1, {side}, {side}) float32 films, `(grey / 255 - {mean}) / {std}` with black 0 and white
+255. Output: (n, {classes}, {side}, {side}) logits of independent sigmoids{findings}.
+
+- `network.pt2` is the network as it computes (activation {activation}), for any batch size:
+  `torch.export.load("network.pt2").module()`.
+- `model.safetensors` holds its tensors by the names of segmentation-models-pytorch.
+{more}"""
+PLAIN = """\
+- `config.json` says how segmentation-models-pytorch builds it: `smp.from_pretrained("FOLDER")`.
+"""
+SMOOTH = """
+No `config.json`: segmentation-models-pytorch cannot say that SiLU stands in place of every ReLU,
+and `smp.from_pretrained` would load these weights into another function. To train on, build
+`{call}`, put `torch.nn.SiLU()` in place of every `torch.nn.ReLU` and `ReLU6`, and load
+`model.safetensors`.
+"""
+
+
+def export(net: nn.Module, folder: Path, side: int, origin: str = "") -> None:
+    """Write a network of `networks.build` so that PyTorch loads it without dollkit.
+
+    The folder gets ``network.pt2`` for films of `side` pixels, a multiple of 32,
+    ``model.safetensors``, ``README.md`` and, with ReLU, ``config.json``. `origin`, for the card, is
+    the stage that trained it (``pretrain/pspnet-doll``).
+    """
+    if side < 32 or side % 32:
+        raise InputError(f"parameter 'side' is {side}: use a multiple of 32")
+    folder.mkdir(parents=True, exist_ok=True)
+    # safetensors holds contiguous tensors; training keeps channels last.
+    net = copy.deepcopy(net).eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    (folder / "README.md").write_text(_card(net, side, origin), encoding="utf-8")
+    if networks.config_of(net)["activation"] == "relu":
+        net.save_pretrained(folder)
+    else:
+        save_file(net.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").unlink(missing_ok=True)
+    any_number = torch.export.Dim("films", min=1, max=4096)
+    films = torch.zeros(2, 1, side, side)
+    with torch.no_grad():
+        program = torch.export.export(net, (films,), dynamic_shapes=({0: any_number},))
+    torch.export.save(program, folder / "network.pt2")
+
+
+def _card(net: nn.Module, side: int, origin: str) -> str:
+    config = networks.config_of(net)
+    own = {k: v for k, v in net.config.items() if not k.startswith("_")}  # type: ignore[operator, union-attr]
+    call = f"smp.{type(net).__name__}({', '.join(f'{k}={v!r}' for k, v in own.items())})"
+    return CARD.format(
+        **config, side=side, mean=compute.MEAN, std=compute.STD,
+        findings=f": {', '.join(FINDINGS)}" if config["classes"] == len(FINDINGS) else "",
+        origin=f", stage {origin}" if origin else "",
+        more=PLAIN if config["activation"] == "relu" else SMOOTH.format(call=call),
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command ``export-network``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dollkit export-network", description="A network for people without dollkit"
+    )
+    parser.add_argument("folder", type=Path, help="folder with weights.safetensors, model.json")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--side", type=int, required=True, help="side of the films, pixels")
+    given = parser.parse_args(argv)
+    net = load_network(given.folder, torch.device("cpu"))
+    manifest = given.folder / "manifest.json"
+    origin = json.loads(manifest.read_text())["instance"] if manifest.is_file() else ""
+    export(net, given.out, given.side, origin)
+    print(json.dumps(sorted(f.name for f in given.out.iterdir())))
+    return 0

@@ -21,7 +21,7 @@ ROOMS = {
         "dollkit.interactive.your_radiographs.settings",
         "your films: check, run, predict",
     ),
-    "export-network": ("dollkit.training.export", "a network for other programs"),
+    "export-network": ("dollkit.training.weights", "a network for other programs"),
     "verify": ("dollkit.report.verify", "do stored tables follow from their rows?"),
     "compare": ("dollkit.report.compare", "two profiles film by film; without any, C2 of all"),
 }

@@ -23,7 +23,7 @@ from dollkit.common.errors import InputError, nearest
 from dollkit.common.findings import FINDINGS, POLICIES
 from dollkit.data import PHANTOM, check_stores, named
 from dollkit.data.film_table import SPLITS
-from dollkit.data.phantom.protocol import Protocol
+from dollkit.data.phantom.population import Protocol
 from dollkit.explanations import engine
 from dollkit.explanations.ensemble import Explain
 from dollkit.finetuning import grid, robustness
@@ -94,7 +94,10 @@ RANGES: dict[str, dict[str, Any]] = {
         **NETWORK,
         "arm": among(PRETRAINED),
         "start": among(pretraining.STARTS),
-        "preset": among(pretraining.PRESETS),
+        "lr": POSITIVE,
+        "weight_decay": DECAY,
+        "background": Annotated[float, Field(gt=0, le=1)],
+        "dice": Annotated[float, Field(ge=0, lt=1)],  # alone it teaches nothing on empty channels
         "repeats": COUNT,
         "seed": NATURAL,
     },
@@ -155,11 +158,6 @@ def _labels(given: SimpleNamespace) -> None:
 
 def _pretraining(given: SimpleNamespace) -> None:
     build_network(given.network, given.encoder, given.encoder_depth, given.activation)
-    own = {name: vars(given)[name] for name in pretraining.Preset.__dataclass_fields__}
-    pretraining.recipe(
-        pretraining.settings(given.preset, **own), given.steps, given.batch,
-        given.evaluate_every, given.precision, given.seed,
-    )  # fmt: skip
 
 
 def _finetuning(given: SimpleNamespace) -> None:

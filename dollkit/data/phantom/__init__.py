@@ -4,8 +4,7 @@ A film is ``exp(-sum of attenuation x thickness)`` over analytic anatomy, with C
 observations placed in it, each with its exact mask.
 """
 
-from dollkit.data.phantom.population import COHORTS, observe_labels, sample_population
-from dollkit.data.phantom.protocol import Protocol
+from dollkit.data.phantom.population import COHORTS, Protocol, observe_labels, sample_population
 from dollkit.data.phantom.render import ORGANS, Films, render
 
 __all__ = [

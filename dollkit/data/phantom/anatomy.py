@@ -22,20 +22,13 @@ SIDES = (RIGHT, LEFT)
 
 @dataclass(frozen=True)
 class Lung:
-    """One lung in mirrored coordinates (lateral is positive).
+    """One lung in mirrored coordinates (lateral is positive)."""
 
-    Attributes:
-        apex, base: y of apex and of the costophrenic angle.
-        medial, lateral: tables over y of its borders; equal above the apex.
-        dome: table over x of the diaphragm's height.
-    """
-
-    side: int
-    apex: float
-    base: float
-    medial: Floats
+    apex: float  # y
+    base: float  # y of the costophrenic angle
+    medial: Floats  # tables over y of its borders, equal above the apex
     lateral: Floats
-    dome: Floats
+    dome: Floats  # table over x of the diaphragm's height
 
 
 def lung_borders(
@@ -55,7 +48,7 @@ class Anatomy:
     """One chest as filmed once. Lengths in body units (see `geometry`), depths in decimetres."""
 
     width: float
-    lungs: dict[int, Lung]
+    lungs: dict[int, Lung]  # by side
     lung_depth: float
     body_depth: float
     outline: Floats
@@ -124,12 +117,9 @@ def _smooth(values: Floats, n: int) -> Floats:
 
 
 def build(
-    patient: np.random.Generator,
-    film: np.random.Generator,
-    sex: str,
-    view: str,
+    patient: np.random.Generator, film: np.random.Generator, sex: str, view: str,
     findings: Mapping[str, int],
-) -> Anatomy:
+) -> Anatomy:  # fmt: skip
     """Chest of a patient on one film, from the random streams of both.
 
     Of the findings (0/1 by name), Cardiomegaly, Enlarged Cardiomediastinum and Atelectasis (loss
@@ -188,12 +178,10 @@ def build(
         medial_part = np.maximum(top - AXIS, 0) / top
         height = dome + sulcus * lateral_part**2 + 0.45 * sulcus * medial_part**2
         inner, outer = lung_borders(apex0, base, width, apex_x, medial)
-        lungs[side] = Lung(side, apex0, base, inner, outer, height.astype(np.float32))
+        lungs[side] = Lung(apex0, base, inner, outer, height.astype(np.float32))
 
     heart_width = ratio * 2 * width
-    radius_x = heart_width / 2
-    share = 0.66
-    heart_x = (share - 0.5) * heart_width + drift
+    heart_x = (0.66 - 0.5) * heart_width + drift
     radius_y = 0.155 * tall * (0.6 + 0.4 * ratio / 0.45)
     floor = float(lungs[LEFT].dome[entry(0.1)])
     heart = (heart_x, floor - 0.72 * radius_y)
@@ -229,7 +217,7 @@ def build(
         body_depth=2.0 + 6.0 * fat,
         outline=_smooth(outline, 90),
         heart=heart,
-        heart_radii=(radius_x, radius_y),
+        heart_radii=(heart_width / 2, radius_y),
         heart_tilt=0.28,
         medi_left=left.astype(np.float32),
         medi_right=right.astype(np.float32),

@@ -31,39 +31,27 @@ LUNG_DENSITY = 0.27
 
 @dataclass
 class Canvas:
-    """Fields of one film; thicknesses in dm, all (size, size) float32.
-
-    Attributes:
-        soft, bone, metal: thickness added to the body; may be negative for air (trachea).
-        air: thickness of both lungs.
-        water: share of the lung's air space filled by something of soft-tissue density.
-        gas: share of the lung replaced by pure gas (pneumothorax).
-        vessels: thickness of vessels in the lungs, drawn before the lungs' borders are applied.
-        lung: side -> bool (size, size), the lung's silhouette above the diaphragm.
-        masks: (13, size, size) uint8; infection: (size, size) uint8.
-    """
+    """Fields of one film; thicknesses in dm, all (size, size) float32."""
 
     grid: Grid
     anatomy: Anatomy
-    soft: Floats
+    soft: Floats  # added to the body, as bone and metal; negative for air (trachea)
     bone: Floats
     metal: Floats
-    air: Floats
-    water: Floats
-    gas: Floats
-    vessels: Floats
-    lung: dict[int, npt.NDArray[np.bool_]]
+    air: Floats  # of both lungs
+    water: Floats  # share of the lung's air space filled by something of soft-tissue density
+    gas: Floats  # share of the lung replaced by pure gas (pneumothorax)
+    vessels: Floats  # in the lungs, drawn before their borders are applied
+    lung: dict[int, npt.NDArray[np.bool_]]  # by side, its silhouette above the diaphragm
     lung_air: dict[int, Floats]
-    masks: Mask
-    infection: Mask
+    masks: Mask  # (13, size, size)
+    infection: Mask  # (size, size)
 
     @staticmethod
     def blank(grid: Grid, anatomy: Anatomy, masks: Mask, infection: Mask) -> Canvas:
         """Empty fields; masks are drawn into the arrays given."""
-        z = np.zeros((7, grid.size, grid.size), np.float32)
-        return Canvas(
-            grid, anatomy, z[0], z[1], z[2], z[3], z[4], z[5], z[6], {}, {}, masks, infection
-        )
+        fields = np.zeros((7, grid.size, grid.size), np.float32)
+        return Canvas(grid, anatomy, *fields, {}, {}, masks, infection)
 
     def mask(self, finding: str) -> Mask:
         """The (size, size) mask of a pathology, to draw into."""
@@ -204,10 +192,8 @@ def draw_bones(c: Canvas, fractures: dict[tuple[int, int], tuple[float, float, f
         turn = side * 0.25
         x0 = side * (a.scapula["x"] + 0.06)
         ws, plate = ellipsoid(g, (x0, -0.13), (0.075, 0.16), 0.5, turn)
-        _, inner = ellipsoid(g, (x0, -0.13), (0.075, 0.16), 0.5, turn)
-        c.bone[ws] += np.float32(0.035) * np.minimum(plate * 3, 1) + np.float32(0.045) * (
-            (inner > 0) & (inner < 0.35)
-        )
+        rim = (plate > 0) & (plate < 0.35)
+        c.bone[ws] += np.float32(0.035) * np.minimum(plate * 3, 1) + np.float32(0.045) * rim
 
 
 def draw_clavicles(c: Canvas) -> dict[int, npt.NDArray[np.bool_]]:

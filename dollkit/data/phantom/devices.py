@@ -149,9 +149,8 @@ _KINDS = (
 )
 
 
-def devices(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) -> None:
-    """At least two devices (a pacemaker alone is enough), independent of each other."""
-    del extent  # devices come in fixed sizes
+def devices(c: Canvas, rng: np.random.Generator, contrast: float) -> None:
+    """At least two devices (a pacemaker alone is enough) of fixed sizes, drawn independently."""
     chosen = [draw for draw, p in _KINDS if rng.random() < p]
     while len(chosen) < 2 and chosen != [pacemaker]:
         extra = _KINDS[int(rng.integers(len(_KINDS)))][0]

@@ -302,12 +302,9 @@ def plan_fractures(c: Canvas, rng: np.random.Generator) -> dict[tuple[int, int],
 
 
 def fracture(
-    c: Canvas,
-    rng: np.random.Generator,
-    contrast: float,
-    extent: float,
+    c: Canvas, rng: np.random.Generator, contrast: float, extent: float,
     breaks: dict[tuple[int, int], Break],
-) -> None:
+) -> None:  # fmt: skip
     """Bright callus over each break; the step itself is drawn with the ribs."""
     mask = c.mask("Fracture")
     for (side, k), (x, step, _) in breaks.items():

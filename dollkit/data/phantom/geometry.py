@@ -57,20 +57,15 @@ def _unit(size: int) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class Grid:
-    """Body coordinates of the pixel centres of one film.
-
-    Attributes:
-        turn: in radians; scale: magnification; shift: (x, y) of the chest's centre in film units.
-        x, y: (size, size) float32 body coordinates; ix, iy: their table indices.
-    """
+    """Body coordinates of the pixel centres of one film."""
 
     size: int
-    turn: float
+    turn: float  # radians
     scale: float
-    shift: tuple[float, float]
-    x: Floats
+    shift: tuple[float, float]  # of the chest's centre, film units
+    x: Floats  # (size, size) body coordinates
     y: Floats
-    ix: npt.NDArray[np.intp]
+    ix: npt.NDArray[np.intp]  # their table indices
     iy: npt.NDArray[np.intp]
 
     @staticmethod
@@ -105,16 +100,12 @@ class Grid:
 
 
 def ellipsoid(
-    grid: Grid,
-    centre: tuple[float, float],
-    radii: tuple[float, float],
-    depth: float,
+    grid: Grid, centre: tuple[float, float], radii: tuple[float, float], depth: float,
     turn: float = 0.0,
-) -> tuple[Window, Floats]:
-    """Thickness of an ellipsoid with half-axes `radii` in the film and `depth` along the ray.
+) -> tuple[Window, Floats]:  # fmt: skip
+    """Window and thickness of an ellipsoid with half-axes `radii` and, along the ray, `depth`.
 
-    The chord is ``2 depth sqrt(1 - q)``, q the normalised squared distance from the centre; given
-    with the window that the ellipse lies in.
+    The chord is ``2 depth sqrt(1 - q)``, q the normalised squared distance from the centre.
     """
     reach = max(radii)
     w = grid.window(centre[0] - reach, centre[0] + reach, centre[1] - reach, centre[1] + reach)
@@ -133,23 +124,15 @@ def ramp(v: Floats) -> Floats:
 
 
 def graph_tube(
-    grid: Grid,
-    side: int,
-    curve: Floats,
-    radius: Floats,
-    span: tuple[float, float],
+    grid: Grid, side: int, curve: Floats, radius: Floats, span: tuple[float, float],
     hollow: float = 0.0,
-) -> tuple[Window, Floats]:
+) -> tuple[Window, Floats]:  # fmt: skip
     """Window and thickness of a round tube whose axis is the graph ``y = curve(side * x)``.
 
-    The distance to the axis is taken as the vertical one times the cosine of the slope, which is
-    exact for straight tubes and good where the bend is much wider than the tube.
-
-    Args:
-        side: +1 or -1, mirrors the x axis.
-        curve, radius: tables over `AXIS` of axis height and tube radius.
-        span: range of ``side * x`` where the tube exists.
-        hollow: share of the radius that is a cavity (a bone's marrow), 0 for a solid rod.
+    `curve` and `radius` are tables over `AXIS`; the tube exists where ``side * x`` lies in `span`,
+    and `hollow` is the share of its radius that is a cavity (a bone's marrow). The distance to the
+    axis is taken as the vertical one times the cosine of the slope: exact for straight tubes, good
+    where the bend is much wider than the tube.
     """
     i0, i1 = entry(span[0]), entry(span[1])
     part, rad = curve[i0 : i1 + 1].astype(np.float32), radius[i0 : i1 + 1].astype(np.float32)
@@ -190,15 +173,10 @@ def resample(points: npt.ArrayLike, step: float) -> Floats:
 def splat(
     field: Floats, grid: Grid, points: Floats, sigma: npt.ArrayLike, weight: npt.ArrayLike
 ) -> None:
-    """Add Gaussian blobs to `field` in place.
+    """Add Gaussian blobs of width `sigma` and height `weight` at (n, 2) `points`, in place.
 
     Blobs narrower than half a pixel are widened to it with their mass kept, so that fine
     structures fade instead of aliasing.
-
-    Args:
-        field: (size, size) float32.
-        points: (n, 2) body coordinates; sigma: width in body units, weight: peak height, both
-            (n,) or scalar.
     """
     n = len(points)
     if n == 0:

@@ -8,7 +8,8 @@ request, true states become those that a report labeller would write.
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +25,94 @@ from dollkit.common.findings import (
     UNCERTAIN,
 )
 from dollkit.data.phantom.geometry import generator
-from dollkit.data.phantom.protocol import Protocol
 
-Cohort = Literal["ward", "organs", "lungs", "covid"]
-COHORTS: tuple[Cohort, ...] = ("ward", "organs", "lungs", "covid")
+COHORTS = ("ward", "organs", "lungs", "covid")
+
+
+def _prevalence() -> dict[str, float]:
+    return {
+        "Enlarged Cardiomediastinum": 0.10,
+        "Cardiomegaly": 0.20,
+        "Lung Opacity": 0.12,
+        "Lung Lesion": 0.16,
+        "Edema": 0.19,
+        "Consolidation": 0.15,
+        "Pneumonia": 0.15,
+        "Atelectasis": 0.19,
+        "Pneumothorax": 0.15,
+        "Pleural Effusion": 0.26,
+        "Pleural Other": 0.14,
+        "Fracture": 0.15,
+        "Support Devices": 0.36,
+    }
+
+
+def _ones() -> dict[str, float]:
+    return dict.fromkeys(PATHOLOGIES, 1.0)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """All knobs of the phantom: how films are populated, drawn and labelled.
+
+    `prevalence` is the share of ward films on which a pathology is drawn for its own sake; what
+    follows by CheXpert's logic (Lung Opacity from its children, Enlarged Cardiomediastinum from
+    Cardiomegaly) comes on top. A finding that is left out keeps its default.
+    """
+
+    prevalence: dict[str, float] = field(default_factory=_prevalence)
+    contrast: dict[str, float] = field(default_factory=_ones)  # factor on a finding's attenuation
+    extent: dict[str, float] = field(default_factory=_ones)  # factor on a finding's size
+    healthy: float = 0.06  # share of ward films forced to be without pathology
+    label_noise: float = 0.0  # 1: CheXpert's rates of uncertain and not mentioned; 0: clean
+    turn: float = 4.0  # SD of rotation, degrees
+    zoom: float = 0.06  # SD of magnification, relative
+    shift: float = 0.03  # SD of position, film widths
+    photons: float = 1.5e9  # mean quanta per film area without patient
+    scatter: float = 0.25  # mean share of scattered radiation behind the chest
+    blur: float = 0.0025  # mean SD of the detector's blur, film widths
+    window_jitter: float = 0.05  # SD of the display window's edges, relative to the window
+    unevenness: float = 0.14  # SD of broad shadows (skin, clothes, heel effect), dm of soft tissue
+
+    def __post_init__(self) -> None:
+        for name, default in (
+            ("prevalence", _prevalence()), ("contrast", _ones()), ("extent", _ones()),
+        ):  # fmt: skip
+            given: dict[str, float] = getattr(self, name)
+            for finding in sorted(set(given) - set(PATHOLOGIES)):
+                raise InputError(
+                    f"protocol {name!r} names unknown finding {finding!r}: "
+                    f"use {', '.join(PATHOLOGIES)}"
+                )
+            object.__setattr__(self, name, {**default, **given})
+        for finding, p in self.prevalence.items():
+            if not 0 <= p < 1:
+                raise InputError(
+                    f"protocol 'prevalence' of {finding!r} is {p}: use a value from 0 to below 1"
+                )
+        for name in ("healthy", "label_noise"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise InputError(f"protocol {name!r} is {value}: use a value from 0 to 1")
+        for name in ("turn", "zoom", "shift", "scatter", "blur", "window_jitter", "unevenness"):
+            if (value := getattr(self, name)) < 0:
+                raise InputError(f"protocol {name!r} is {value}: use 0 or more")
+        if self.photons <= 0:
+            raise InputError(f"protocol 'photons' is {self.photons}: use a positive number")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary of JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Protocol:
+        """Protocol from a plain dictionary; names that it does not know are an `InputError`."""
+        known = {f.name for f in fields(cls)}
+        for name in sorted(set(values) - known):
+            raise InputError(
+                f"protocol has no knob {name!r}: use one of {', '.join(sorted(known))}"
+            )
+        return cls(**values)
+
 
 # Loadings on heart failure, infection, intensive care, trauma; in PATHOLOGIES order.
 _LOADINGS: dict[str, tuple[float, float, float, float]] = {
@@ -67,18 +152,12 @@ _SCALE: dict[str, dict[str, float]] = {
 def sample_population(
     n: int, seed: int, cohort: str = "ward", protocol: Protocol | None = None
 ) -> pd.DataFrame:
-    """Draw `n` films of as many patients as it takes.
+    """Draw `n` films of as many patients as it takes: one row per film, true states 0 or 1.
 
     Patient *k* depends only on `seed`, `cohort` and *k*: the first rows of a larger population
-    are the rows of a smaller one. Patients of different cohorts are different people.
-
-    Args:
-        cohort: "ward" (CheXpert-like), "organs" (mostly healthy, JSRT-like), "lungs" (half
-            tuberculosis-like, Montgomery-like), "covid" (all infected).
-
-    Returns:
-        one row per film: image_id, patient_id, study_id, view ("PA" or "AP"), sex, age, cohort,
-        infection (0 or 1), and the 14 findings by name, true states 0 or 1.
+    are the rows of a smaller one. Patients of different cohorts are different people: "ward" is
+    CheXpert-like, "organs" mostly healthy (JSRT-like), "lungs" half tuberculosis-like
+    (Montgomery-like), "covid" all infected.
     """
     if n < 0:
         raise InputError(f"parameter 'n' is {n}: use 0 or more films")
@@ -164,19 +243,16 @@ CHEXPERT_COUNTS: dict[str, tuple[int, int, int]] = {
     "Fracture": (9040, 2512, 642),
     "Support Devices": (116001, 6137, 1079),
 }
-"""Rows of CheXpert's train.csv that hold 1.0, 0.0, -1.0; the rest of its 223,414 rows is blank.
-
-Source: value counts of the label columns of CheXpert's own ``train.csv`` (Irvin et al. 2019).
+"""Rows of CheXpert's own train.csv (Irvin et al. 2019) that hold 1.0, 0.0, -1.0; the rest is blank.
 """
 
 
 def rates(finding: str) -> tuple[float, float]:
     """CheXpert's rates (uncertain, blank) of a finding.
 
-    The first is the share of all rows that are uncertain, ``n(-1) / N``. The second is the share
-    of blanks among rows that are neither positive nor uncertain, ``n(blank) / (n(blank) + n(0))``:
-    a report that does not mention a finding is read as its absence. "No Finding" is never
-    uncertain and never 0: rates 0 and 1.
+    Uncertain are ``n(-1) / N`` of all rows; blank ``n(blank) / (n(blank) + n(0))`` of those that
+    are neither positive nor uncertain: a report that does not mention a finding is read as its
+    absence. "No Finding" is never uncertain and never 0.
     """
     if finding == "No Finding":
         return 0.0, 1.0
@@ -188,23 +264,13 @@ def rates(finding: str) -> tuple[float, float]:
 def observe_labels(
     true: npt.ArrayLike, seed: int, protocol: Protocol | None = None
 ) -> npt.NDArray[np.int8]:
-    """States that a report labeller would give.
+    """States that a report labeller would give: (n, 14) int8 of 1, 0, -1 (uncertain), -2 (blank).
 
-    Every film becomes uncertain with probability ``label_noise * rate``, whatever its true state;
-    of the remaining true negatives, the share ``label_noise * rate`` is not mentioned.
-
-    Args:
-        true: (n, 14) of 0 and 1, in `FINDINGS` order.
-        protocol: its ``label_noise`` in [0, 1] scales the rates; 0 returns `true`.
-
-    Returns:
-        (n, 14) int8 of 1, 0, -1 (uncertain), -2 (not mentioned).
+    Of the `true` ones, (n, 14) of 0 and 1, every film becomes uncertain with probability
+    ``label_noise * rate``, whatever its state; of the remaining negatives, the share
+    ``label_noise * rate`` is not mentioned. See `rates`.
     """
     states = np.array(true, dtype=np.int8)
-    if states.ndim != 2 or states.shape[1] != len(FINDINGS):
-        raise InputError(f"true labels have shape {states.shape}: give (n, {len(FINDINGS)})")
-    if not np.isin(states, (0, 1)).all():
-        raise InputError("true labels hold values other than 0 and 1: give true states")
     noise = (protocol or Protocol()).label_noise
     draws = generator(seed, "labels").random((len(states), len(FINDINGS), 2))
     out = states.copy()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import ndimage
 
@@ -21,11 +20,11 @@ from dollkit.common.findings import OPACITY_CHILDREN, PATHOLOGIES
 from dollkit.data.phantom import canvas
 from dollkit.data.phantom import findings as disease
 from dollkit.data.phantom.anatomy import LEFT, RIGHT, build
-from dollkit.data.phantom.canvas import LUNG_DENSITY, MU_BONE, MU_METAL, MU_SOFT, Canvas
+from dollkit.data.phantom.canvas import LUNG_DENSITY, MU_BONE, MU_METAL, MU_SOFT, Canvas, Mask
 from dollkit.data.phantom.devices import devices, side_marker
 from dollkit.data.phantom.findings import fracture, plan_fractures
 from dollkit.data.phantom.geometry import Floats, Grid, generator
-from dollkit.data.phantom.protocol import Protocol
+from dollkit.data.phantom.population import Protocol
 
 ORGANS: tuple[str, ...] = ("left lung", "right lung", "heart", "left clavicle", "right clavicle")
 """Channel order of organ masks; left is the patient's left, on the right of the picture."""
@@ -33,20 +32,15 @@ ORGANS: tuple[str, ...] = ("left lung", "right lung", "heart", "left clavicle", 
 
 @dataclass(frozen=True)
 class Films:
-    """Rendered films.
+    """Rendered films and their masks of 0 and 1.
 
-    Attributes:
-        images: uint8 (n, size, size), bone bright.
-        findings: uint8 {0, 1} (n, 13, size, size) in `PATHOLOGIES` order.
-        organs: uint8 {0, 1} (n, 5, size, size) in `ORGANS` order. Lungs are the lung fields: heart
-            and mediastinum are left out, diseased lung is not.
-        infection: uint8 {0, 1} (n, size, size), COVID-like infection.
+    Lungs are the lung fields: heart and mediastinum are left out, diseased lung is not.
     """
 
-    images: npt.NDArray[np.uint8]
-    findings: npt.NDArray[np.uint8]
-    organs: npt.NDArray[np.uint8]
-    infection: npt.NDArray[np.uint8]
+    images: Mask  # (n, size, size), bone bright
+    findings: Mask  # (n, 13, size, size) in `PATHOLOGIES` order
+    organs: Mask  # (n, 5, size, size) in `ORGANS` order
+    infection: Mask  # (n, size, size), COVID-like
 
 
 def check_size(size: int) -> None:
@@ -87,12 +81,9 @@ def _scatter(image: Floats) -> Floats:
 
 
 def expose(
-    transmitted: Floats,
-    rng: np.random.Generator,
-    quantum: np.random.Generator,
-    protocol: Protocol,
-    ap: bool,
-) -> npt.NDArray[np.uint8]:
+    transmitted: Floats, rng: np.random.Generator, quantum: np.random.Generator,
+    protocol: Protocol, ap: bool,
+) -> Mask:  # fmt: skip
     """Detect and display a transmitted image: scatter, blur, quanta, logarithm, window.
 
     Noise has a stream of its own, `quantum`: how much it draws depends on the size, and what is
@@ -111,8 +102,7 @@ def expose(
     log = -np.log(np.maximum(image, np.float32(1e-4)))
     # The window is set on the chest, as a technician would: neither air nor abdomen count.
     inner = log[n // 7 : n - n // 4 : 2, n // 7 : n - n // 7 : 2].ravel()
-    count = inner.size
-    ranks = [int(0.03 * count), int(0.985 * count)]
+    ranks = [int(0.03 * inner.size), int(0.985 * inner.size)]
     ends = np.partition(inner, ranks)[ranks]
     width = float(ends[1] - ends[0])
     low = float(ends[0]) + width * (-0.06 + protocol.window_jitter * float(rng.normal()))
@@ -124,7 +114,7 @@ def expose(
     return np.asarray(np.rint(shown), np.uint8)
 
 
-def _collimate(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> None:
+def _collimate(image: Mask, rng: np.random.Generator) -> None:
     """Black collimator borders, in place; on half of the films, whatever their findings."""
     margins = rng.uniform(0, 0.055, 4)
     if rng.random() < 0.5:
@@ -138,14 +128,9 @@ def _collimate(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> None:
 
 
 def _film(
-    row: Mapping[str, Any],
-    size: int,
-    seed: int,
-    protocol: Protocol,
-    masks: npt.NDArray[np.uint8],
-    organs: npt.NDArray[np.uint8],
-    infected: npt.NDArray[np.uint8],
-) -> npt.NDArray[np.uint8]:
+    row: Mapping[str, Any], size: int, seed: int, protocol: Protocol,
+    masks: Mask, organs: Mask, infected: Mask,
+) -> Mask:  # fmt: skip
     """Draw one film into the mask arrays given and return its image."""
     image_id = str(row["image_id"])
     state = {f: int(row[f]) for f in PATHOLOGIES}
@@ -187,7 +172,7 @@ def _film(
         place(c, stream, protocol.contrast[finding], protocol.extent[finding])
     if state["Support Devices"]:
         stream = generator(seed, "Support Devices", image_id)
-        devices(c, stream, protocol.contrast["Support Devices"], 1.0)
+        devices(c, stream, protocol.contrast["Support Devices"])
     if state["Cardiomegaly"]:
         c.mask("Cardiomegaly")[:] = heart
     if state["Enlarged Cardiomediastinum"]:
@@ -226,13 +211,6 @@ def render(rows: pd.DataFrame, size: int, seed: int, protocol: Protocol | None =
         np.zeros((n, size, size), np.uint8),
     )
     for i, row in enumerate(rows.to_dict("records")):
-        films.images[i] = _film(
-            {str(k): v for k, v in row.items()},
-            size,
-            seed,
-            protocol,
-            films.findings[i],
-            films.organs[i],
-            films.infection[i],
-        )
+        drawn = films.findings[i], films.organs[i], films.infection[i]
+        films.images[i] = _film({str(k): v for k, v in row.items()}, size, seed, protocol, *drawn)
     return films

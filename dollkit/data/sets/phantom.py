@@ -20,8 +20,7 @@ from dollkit.common.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES
 from dollkit.common.machine import cores
 from dollkit.data.build_key import Key, code_of, versions
 from dollkit.data.film_table import blank_films
-from dollkit.data.phantom.population import observe_labels, sample_population
-from dollkit.data.phantom.protocol import Protocol
+from dollkit.data.phantom.population import Protocol, observe_labels, sample_population
 from dollkit.data.phantom.render import ORGANS, check_size, render
 from dollkit.data.store import standing
 from dollkit.data.store_builder import map_ahead

@@ -157,15 +157,17 @@ def pretrain(
     folder: Path, network: str, *, steps: int, precision: str, batch: int = 16, seed: int = 0,
 ) -> dict[str, Path]:  # fmt: skip
     """Folder of the pre-trained network of each arm that needs one."""
-    how = pretraining.settings("modern")
-    recipe = pretraining.recipe(how, steps, batch, max(1, steps // 4), precision, seed)
+    recipe = Recipe(
+        steps, batch, pretraining.LR, evaluate_every=max(1, steps // 4), precision=precision,
+        seed=seed,
+    )  # fmt: skip
     device = compute.device()
     config, encoder = _encoder_of(folders)
     train, held = pretraining.parts(store, labels)
     out = {arm: folder / f"{network}-{arm}" for arm in arms if arm in PRETRAINED}
     for arm, place in out.items():
         inputs = store.digest, labels.meta["sha256"], _hashes(folders)
-        about = network, config, arm, vars(recipe), vars(how), _code_of(pretraining.__name__)
+        about = network, config, arm, vars(recipe), _code_of(pretraining.__name__)
         key = fingerprint(*inputs, *about)
         if _is_done(place, key):
             continue
@@ -176,8 +178,8 @@ def pretrain(
             device,
         )  # fmt: skip
         pretraining.pretrain(
-            net, store, train, held, targets, recipe, background=how.background, dice=how.dice,
-            augmentation=Augmentation(), folder=place, label=f"pretrain {arm}", key=key,
+            net, store, train, held, targets, recipe, augmentation=Augmentation(),
+            folder=place, label=f"pretrain {arm}", key=key,
         )  # fmt: skip
         weights.save(net, place, networks.config_of(net))
         _finish(place, key)
