@@ -40,17 +40,12 @@ Targets = Callable[[Rows], U8]
 
 
 def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets:
-    """What each pre-training arm is taught on a film.
+    """What each pre-training arm is taught: rows (n,) -> (n, 14, S, S) uint8 in {0, 1, 255}.
 
-    ``doll``: its labels. ``gradcam``, ``single``, ``plain``: the same, with `labels` from
-    `labels_of`. ``shuffled``: the labels of another film (a fixed permutation without fixed
-    points): same shapes, same frequencies, no relation to the film. ``prior``: for each positive
-    finding the mean label of that finding, cut at the finding's mean area: the anatomy, and of
-    this film no more than any of the up to 500 labels in the mean. ``truth``: the true masks,
-    where a data set has them (the phantom): the upper bound.
-
-    Returns:
-        rows (n,) -> (n, 14, S, S) uint8 in {0, 1, 255}.
+    ``doll``: the film's labels. ``gradcam``, ``single``, ``plain``: the same, with `labels` from
+    `labels_of`. ``shuffled``: those of another film (a fixed permutation without fixed points).
+    ``prior``: for each positive finding the mean of up to 500 of its labels, cut at the finding's
+    mean area. ``truth``: the true masks of a data set that has them (the phantom).
     """
     if arm in ("doll", *OWN_LABELS):
         return lambda rows: labels.targets(rows, store.states[rows])
@@ -237,12 +232,9 @@ def _mean(parts: list[npt.NDArray[np.float64]]) -> float:
     return metrics.mean_iou(np.concatenate(parts))
 
 
-# Labels of the arms that have their own. Each takes one thing away from DoLL and leaves the rest.
-# ``gradcam`` takes Integrated Gradients: Grad-CAM's coarse maps go through the same settings
-# (nothing is tuned for them). ``single`` takes the committee: the classifier with the best
-# validation AUROC stands alone. ``plain`` takes what distils and boosts: mean over classifiers of
-# the maps' magnitude from a black baseline, Otsu's threshold, no smoothing, no guided filter, no
-# ignore band.
+# Labels of the arms that have their own. Each takes one thing away from DoLL: ``gradcam``
+# Integrated Gradients (nothing is tuned for Grad-CAM's coarse maps), ``single`` the committee (the
+# classifier with the best validation AUROC is left), ``plain`` what distils and boosts.
 
 PLAIN = Distil(part="magnitude", trust="all", smooth=0.0, guide=0.0, threshold="otsu", ignore=1.0)
 

@@ -12,16 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from dollkit import pretraining
 from dollkit.classifiers.model import Classifier, create
 from dollkit.common import compute
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
-from dollkit.explanations import cost
 from dollkit.explanations.engine import integrated_gradients
 from dollkit.explanations.ensemble import Explain
-from dollkit.interactive.your_radiographs import predict as ongrid
 from dollkit.labels.make import make_labels
 from dollkit.labels.steps import Distil
 from tests import far
@@ -48,21 +45,18 @@ def classifier(device: torch.device) -> Classifier:
     return model.eval()
 
 
-@pytest.mark.parametrize(("precision", "most"), [("float32", 0.03), ("bfloat16", 0.25)])
-def test_maps_are_those_of_the_cpu(
-    device: torch.device, store: Store, precision: str, most: float
-) -> None:
+def test_maps_are_those_of_the_cpu(device: torch.device, store: Store) -> None:
     targets, images = [[EDEMA], [FRACTURE, EDEMA], []], store.images[[0, 1, 2]]
     x = compute.to_input(images, device)
     assert x.is_contiguous(memory_format=torch.channels_last)
-    there = integrated_gradients(classifier(device), x, targets, steps=3, precision=precision)
+    there = integrated_gradients(classifier(device), x, targets, steps=3, precision="float32")
     here = integrated_gradients(
         _classifier(), compute.to_input(images, CPU), targets, steps=3, precision="float64"
     )
     assert there.maps.device.type == device.type
-    assert far(there.maps.cpu(), here.maps) < most
+    assert far(there.maps.cpu(), here.maps) < 0.03
     swapped = here.maps[[1, 2, 0]]
-    assert far(swapped, here.maps) > 2 * most  # the tolerance tells maps apart
+    assert far(swapped, here.maps) > 0.06  # the tolerance tells maps apart
 
 
 def test_a_film_is_labelled(device: torch.device, store: Store, tmp_path: Path) -> None:
@@ -73,32 +67,3 @@ def test_a_film_is_labelled(device: torch.device, store: Store, tmp_path: Path) 
     assert sorted(made.pairs["finding"]) == sorted(FINDINGS[t] for t in there)
     assert set(np.unique(made.label(0))) <= {0, 1, IGNORE}
     assert (made.label(0) == 1).any()
-
-
-def test_a_film_is_drawn_on_its_own_grid(device: torch.device, store: Store) -> None:
-    net = pretraining.network("pspnet", ENCODER, 3, "silu", "random", {}, 0, CPU)
-    here = ongrid.logits_of(net, store.images[:1])
-    there = ongrid.logits_of(net.to(device), store.images[:1])
-    assert far(torch.from_numpy(there), torch.from_numpy(here)) < 1e-4
-    film = np.zeros((50, 64), np.uint8)
-    (mask, *_) = ongrid.draw_film(ongrid.Segmenter(net, (), 64, ""), film)
-    assert mask.shape == (50, 64)
-
-
-def test_cost_and_memory_are_measured(device: torch.device, store: Store) -> None:
-    x = compute.to_input(store.images[[0, 1]], device)
-    compute.reset_peak(device)
-    (row,) = cost.use(
-        {"a": classifier(device)}, x, [[EDEMA], []], precision="float32", steps=2, sides=[32],
-        rounds=1,
-    ).to_dict("records")  # fmt: skip
-    assert row["seconds_per_pair"] > 0
-    assert row["gflop_pair"] == pytest.approx(2 * (row["gflop_forward"] + row["gflop_backward"]))
-    assert row["tflops"] == pytest.approx(row["gflop_pair"] / row["seconds_per_pair"] / 1e3)
-    if device.type == "cuda":
-        assert compute.peak_bytes(device) > x.numel() * 4
-        compute.reset_peak(device)
-        assert compute.peak_bytes(device) == compute.allocated_bytes(device) > 0
-        assert compute.device_name()
-    compute.synchronize(device)
-    compute.release_memory(device)

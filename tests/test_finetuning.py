@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from dollkit.finetuning import grid, run
 from dollkit.finetuning import starts as starting
 from dollkit.finetuning.run import Films, Job, Start
 from dollkit.pretraining import folders_of
-from dollkit.training import adapters, networks, weights
+from dollkit.training import adapters, weights
 from dollkit.training.recipe import Recipe
 from tests import same
 from tests.small_run import (
@@ -89,12 +90,8 @@ def test_parts_share_no_patient_and_training_sets_are_nested(data: Films) -> Non
 
 
 def test_starts_name_what_they_lack(tmp_path: Path) -> None:
-    for names, said in (
-        (["doll"], "does not pre-train"), (["best"], "'best'"),
-        (["random", "random"], "each arm once"),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match=said):
-            starts(*names)
+    with pytest.raises(InputError, match="each arm once"):
+        starts("random", "random")
     made = {"doll": save_network(tmp_path / "doll", activation="relu")}
     # No tensor tells the activation: only the configuration does.
     with pytest.raises(InputError, match="'activation' here is 'silu'"):
@@ -121,15 +118,12 @@ def test_files_tell_what_is_copied_and_what_is_trained(
     more: Any = {"rank": 2, "seeds": [0], "where": device}
     whole = make_grid(tmp_path, data=data, starts=given, tunings=tunings, **more)
     copied, trained = starting.write(tmp_path, whole)
-    assert (tmp_path / "transfer.json").is_file()
-    assert (tmp_path / "trainable.json").is_file()
+    assert json.loads((tmp_path / "transfer.json").read_text()) == copied
+    assert json.loads((tmp_path / "trainable.json").read_text()) == trained
     assert copied["imagenet"] == {"not_run": "no weights"}
     assert copied["random"]["copied"] == []
     assert all(n.startswith("encoder.") for n in copied["classifier"]["copied"])
     assert copied["doll"]["drawn"] == ["segmentation_head.0.weight", "segmentation_head.0.bias"]
-    net = networks.build("pspnet", classes=1, **CONFIG)  # type: ignore[arg-type]
-    total = sum(v.numel() for v in net.state_dict().values())
-    assert copied["doll"]["n_copied"] + copied["doll"]["n_drawn"] == total
     assert list(trained) == list(adapters.TUNINGS)
     assert trained["full"]["trainable"] == trained["full"]["total"]
     assert trained["lora"]["bytes"] == 4 * trained["lora"]["trainable"]
@@ -154,17 +148,6 @@ def test_a_run_that_moves_what_is_frozen_is_caught(
     monkeypatch.setattr(adapters, "train_mode", lambda net, tuning: net.train())
     with pytest.raises(AssertionError, match="running_mean should have stayed"):
         grid.execute(whole)
-
-
-@pytest.mark.parametrize(
-    ("tunings", "lrs", "said"),
-    [({"prompt": ["a"]}, {"full": [1e-3]}, "'tunings' names 'prompt'"),
-     ({"full": ["a"]}, {"full": [1e-3]}, "'tunings' names 'full'"),
-     ({}, {"full": [1e-3], "lor": [1.0]}, "'lrs' names 'lor'")],
-)  # fmt: skip
-def test_tunings_that_are_not_known_are_named(tunings: Any, lrs: Any, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        grid.tunings_of(["a"], tunings, lrs)
 
 
 def test_grid_chooses_by_validation_and_resumes(
@@ -235,7 +218,7 @@ def test_every_run_starts_from_the_pretraining_of_its_turn(
     # The kept network tells which of them it started from.
     (kept,) = (tmp_path / "out" / "networks").iterdir()
     run.restored(kept, ran[0], whole.config, 1, given["doll"])
-    # Another second network makes the runs from it anew, and no others.
+    # Another second network repeats the runs from it, and no others.
     save_network(made[1], seed=9)
     ran.clear()
     grid.execute(make_grid(tmp_path, starts=starts("doll", pretrained={"doll": made[0]}), **more))
@@ -274,7 +257,7 @@ def test_ignored_pixels_are_neither_taught_nor_scored(tmp_path: Path) -> None:
 
 
 def test_a_rate_that_diverges_is_not_chosen(
-    tmp_path: Path, data: Films, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, data: Films, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     true = grid.run
 
@@ -287,7 +270,6 @@ def test_a_rate_that_diverges_is_not_chosen(
     frames = grid.execute(make_grid(tmp_path, data=data, seeds=[0]))
     assert frames["selection"].set_index("lr")["selected"].to_dict() == {1e-4: True, 3e-3: False}
     assert set(frames["runs"]["lr"]) == {1e-4}
-    assert "loss is not finite at step 2, so that this rate is not chosen" in caplog.text
 
 
 def test_validation_films_without_a_pixel_to_judge_by(tmp_path: Path, data: Films) -> None:
@@ -317,8 +299,6 @@ def test_other_sizes_and_perturbed_films(device: torch.device, tmp_path: Path, d
     assert (flat["tp"] + flat["fp"]).nunique() == 1
     assert (main["tp"] + main["fp"]).nunique() > 1
     assert len(grid.examples(whole, frames["runs"], "full", 2)["arms"]) == 1
-    kept = sorted(p.name for p in (tmp_path / "out" / "networks").iterdir())
-    assert kept == [f"random-{t}-n6-s0-f0-lr0.001.safetensors" for t in ("bn", "full")]
     grid.write(tmp_path / "out", frames)
     assert len(pd.read_csv(tmp_path / "out" / "robust.csv.gz")) == len(robust)
     grid.write(tmp_path / "out", {k: v for k, v in frames.items() if k != "robust"})
@@ -365,26 +345,22 @@ def test_what_does_not_decide_a_job_does_not_stale_it(
     assert len(ran) == 4
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
+def test_grid_refuses_what_cannot_run(tmp_path: Path, data: Films) -> None:
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"seeds": [0, 0]}, r"'seeds' has .0, 0.: each one once"),
-        ({"seeds": []}, "'seeds' is empty"),
         ({"folds": [0, 1]}, r"'folds' is .0, 1.: these films have a split"),
         ({"tunings": {"bn": (["random"] * 2, [1e-3])}}, "'tunings' has .*: each one once"),
-        ({"tunings": {"adapter": (["doll"], [1e-3])}}, "'tunings' names 'doll' under 'adapter'"),
         ({"tunings": {"full": (["random"], [])}}, "'lrs' has no rate for 'full'"),
         ({"sizes": {4: ["doll"]}}, "'size_arms' names 'doll'"),
         ({"sizes": {500: ["random"]}}, "n_train"),
-        ({"changes": {"blur": [1.0]}}, "parameter 'robustness' names 'blur'"),
-        ({"n_train": 10**6}, "n_train"),
-    ],
-)
-def test_grid_refuses_what_cannot_run(
-    tmp_path: Path, data: Films, change: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(InputError, match=said):
-        make_grid(tmp_path, data=data, **change)
+    ]
+    for change, said in changes:
+        with pytest.raises(InputError, match=said):
+            make_grid(tmp_path, data=data, **change)
+    for tunings, lrs, said in (({"full": ["a"]}, {}, "'tunings' names 'full'"),
+                               ({}, {"lor": [1.0]}, "'lrs' names 'lor'")):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            grid.tunings_of(["a"], tunings, lrs)
 
 
 N, IN, MID = 4, 8, 16
@@ -393,21 +369,37 @@ X, TANH = N * IN, N * MID  # the first layer keeps its input; tanh its output, w
 
 
 @pytest.mark.parametrize(
-    ("freeze", "optimizer", "numbers"),
+    ("freeze", "numbers"),
     [
-        (lambda net: None, "adamw", WEIGHTS + 3 * WEIGHTS + X + TANH),
-        (lambda net: None, "sgd", WEIGHTS + 2 * WEIGHTS + X + TANH),
+        (lambda net: None, WEIGHTS + 3 * WEIGHTS + X + TANH),
         # The head needs what lies behind it alone.
-        (lambda net: net[0].requires_grad_(False), "adamw", WEIGHTS + 3 * (MID + 1) + TANH),
-        # The input of the first layer is needed for its weight alone; tanh needs its own output.
-        (lambda net: [net[i].weight.requires_grad_(False) for i in (0, 2)], "adamw",
-         WEIGHTS + 3 * (MID + 1) + TANH),
+        (lambda net: net[0].requires_grad_(False), WEIGHTS + 3 * (MID + 1) + TANH),
     ],
-)  # fmt: skip
-def test_memory_of_a_step_by_hand(
-    freeze: Callable[[Any], object], optimizer: str, numbers: int
-) -> None:
+)
+def test_memory_of_a_step_by_hand(freeze: Callable[[Any], object], numbers: int) -> None:
     net = nn.Sequential(nn.Linear(IN, MID), nn.Tanh(), nn.Linear(MID, 1))
     freeze(net)
-    recipe = Recipe(steps=1, batch=N, lr=0.1, optimizer=optimizer, precision="float32")
+    recipe = Recipe(steps=1, batch=N, lr=0.1, precision="float32")
     assert run.tensors_of_step(net, lambda m: m(torch.zeros(N, IN)).sum(), recipe) == 4 * numbers
+
+
+SIXTEEN = pd.DataFrame(
+    {
+        "patient_id": [f"p{i}" for i in range(16)],
+        "split": ["train"] * 10 + ["valid"] * 2 + ["test"] * 4,
+        "fold": 0,
+    }
+)
+
+
+def test_sizes_are_sorted_zero_is_all_and_what_there_is_not_is_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO"):
+        assert grid.sizes_of([8, 11, 0, 4, 2], 8, SIXTEEN, [0], 2) == [2, 4, 10]
+    assert "no run with 11 training films: there are 10" in caplog.text
+    folded = SIXTEEN.assign(fold=[0, 1] * 8)
+    # Eight films outside a fold, of which two validate: every fold has six.
+    assert grid.sizes_of([0], 2, folded, [0, 1], 2) == [6]
+    with pytest.raises(InputError, match="'sizes' has -1"):
+        grid.sizes_of([-1], 8, SIXTEEN, [0], 2)

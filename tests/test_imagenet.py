@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -94,10 +93,6 @@ def test_where_no_package_or_another_one_is_installed(monkeypatch: pytest.Monkey
         imagenet.find("packaged", ENCODER)
     with pytest.raises(imagenet.Unavailable, match=r"^no weights$"):
         imagenet.find("", LITE)
-    tensors, _ = imagenet.packaged_tensors(LITE)
-    monkeypatch.setattr(imagenet, "read_tensors", lambda path: dict(reversed(tensors.items())))
-    with pytest.raises(InputError, match=r"57934424\.pth: its tensors are not those of"):
-        imagenet.find("packaged", LITE)
 
     def missing(name: str) -> object:
         raise metadata.PackageNotFoundError(name)
@@ -107,28 +102,17 @@ def test_where_no_package_or_another_one_is_installed(monkeypatch: pytest.Monkey
         imagenet.find("packaged", LITE)
 
 
-FAMILIES = "resnetv2_18 mobilenetv3_small_050 cs3darknet_focus_s test_resnet"
-MORE = (
-    "bat_resnext26ts botnet26t_256 caformer_s18 coatnet_nano_rw_224 convnext_atto davit_tiny "
-    "densenet121 dla34 dpn68 edgenext_xx_small efficientformer_l1 efficientvit_b0 fastvit_t8 "
-    "focalnet_tiny_srf gernet_s ghostnet_050 halonet26t hgnetv2_b0 hrnet_w18_small inception_v3 "
-    "legacy_xception mambaout_femto maxvit_tiny_rw_224 mobilenetv4_conv_small_035 mobileone_s0 "
-    "mobilevit_xxs mvitv2_tiny poolformer_s12 pvt_v2_b0 regnetx_002 repvgg_a0 repvit_m0_9 "
-    "res2net50_14w_8s resnest14d rexnet_100 selecsls42 starnet_s1 swin_tiny_patch4_window7_224 "
-    "tf_efficientnetv2_b0 tiny_vit_5m_224 tresnet_m twins_svt_small vgg11"
-)
-"""A network of each further family whose encoder has at most 30 M parameters."""
-NAMES = [
-    *FAMILIES.split(),
-    *(pytest.param(name, marks=pytest.mark.slow) for name in MORE.split()),
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    ["test_resnet", "mobilenetv3_small_050",
+     *(pytest.param(name, marks=pytest.mark.slow) for name in (
+         "resnetv2_18", "cs3darknet_focus_s", "botnet26t_256", "convnext_atto", "densenet121",
+         "ghostnet_050", "hrnet_w18_small", "mobilevit_xxs", "regnetx_002", "repvgg_a0",
+         "swin_tiny_patch4_window7_224", "tf_efficientnetv2_b0", "vgg11"))],
+)  # fmt: skip
 def test_files_of_timm_give_timms_features(name: str, tmp_path: Path) -> None:
     path, cfg = tmp_path / "w.safetensors", timm.get_pretrained_cfg(name)
-    side = 256 if name.startswith(("bat", "halo")) else 96  # whole blocks of attention
-    side = cfg.input_size[-1] if cfg.fixed_input_size else side
+    side = cfg.input_size[-1] if cfg.fixed_input_size else 96
     with compute.seeded(5):
         state = timm.create_model(name).state_dict()
         for key, value in state.items():  # nothing may be zero or one: it would go unnoticed
@@ -147,36 +131,10 @@ def test_files_of_timm_give_timms_features(name: str, tmp_path: Path) -> None:
     assert_same_features(model.encoder, film, colour, film.expand(-1, 3, -1, -1))
 
 
-def densenet_file() -> State:
-    """torchvision's file has old names, and no counters."""
-    return {
-        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v
-        for k, v in torchvision.models.densenet121().state_dict().items()
-        if not k.endswith("num_batches_tracked")
-    }
-
-
-def smp_file(name: str, head: str) -> State:
-    state = smp.encoders.get_encoder(name, weights=None).state_dict()
-    return {**state, f"{head}.weight": torch.zeros(1000, 8), f"{head}.bias": torch.zeros(1000)}
-
-
-@pytest.mark.parametrize(
-    ("name", "source", "head"),
-    [("resnet18", lambda: torchvision.models.resnet18().state_dict(), "fc."),
-     ("mobilenet_v2", lambda: torchvision.models.mobilenet_v2().state_dict(), "classifier."),
-     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
-         ("densenet121", densenet_file, "classifier."),
-         ("efficientnet-b0", lambda: smp_file("efficientnet-b0", "_fc"), "_fc."),
-         ("mobileone_s0", lambda: smp_file("mobileone_s0", "linear"), "linear."),
-         ("mit_b0", lambda: smp_file("mit_b0", "head"), "head."),
-         ("xception", lambda: smp_file("xception", "fc"), "fc.")))],
-)  # fmt: skip
-def test_files_of_torchvision_and_smp_fit_their_encoder(
-    name: str, source: Callable[[], State], head: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("name", "head"), [("resnet18", "fc."), ("mobilenet_v2", "classifier.")])
+def test_files_of_torchvision_fit_smps_encoder(name: str, head: str, tmp_path: Path) -> None:
     with compute.seeded(2):
-        state, film = source(), torch.randn(1, 1, 64, 64)
+        state, film = getattr(torchvision.models, name)().state_dict(), torch.randn(1, 1, 64, 64)
     save_file(state, tmp_path / "w.safetensors")
     found = imagenet.read(tmp_path / "w.safetensors", name)
     assert found.ignored
@@ -192,10 +150,9 @@ def test_files_of_torchvision_and_smp_fit_their_encoder(
     "wrap",
     [lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
      lambda s: {"state_dict": {f"module.encoder.{k}": v for k, v in s.items()}, "epoch": 3},
-     lambda s: {"model": {f"model.{k}": v for k, v in s.items()}},
      lambda s: {k: v for k, v in s.items() if not k.startswith("fc.")},
      lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")}],
-    ids=["compiled", "lightning", "model", "no head", "no counters"],
+    ids=["compiled", "lightning", "no head", "no counters"],
 )  # fmt: skip
 def test_wrappers_do_not_matter(wrap: Callable[[State], dict[str, Any]], tmp_path: Path) -> None:
     state = timm.create_model("test_resnet").state_dict()
@@ -210,10 +167,8 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     name = "layer1.0.conv1.weight"
     for change, drop, said in (
         ({}, name, f"{name} of {ENCODER} is missing"),
-        ({name: torch.zeros(3)}, "", f"{name} is (3,) there"),
         ({"layer9.weight": torch.zeros(3)}, "", "layer9.weight has no place"),
         ({"bn1.bias": state["bn1.bias"] * float("nan")}, "", "bn1.bias holds NaN"),
-        ({"layer1.0_conv1.weight": torch.zeros(3)}, "", "same name"),
         ({"epoch": 3}, "", "something else"),
     ):
         torch.save({k: v for k, v in {**state, **change}.items() if k != drop}, path)
@@ -224,38 +179,16 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         imagenet.find(str(tmp_path / "none.pth"), ENCODER)
 
 
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [(nn.Linear(2, 2), "pickled model"),
-     ({"state_dict": {}, "args": Path("a")}, "pickled model"),
-     (b"no weights", "damaged")],
-)  # fmt: skip
-def test_pickles_are_refused_in_one_plain_line(content: Any, why: str, tmp_path: Path) -> None:
-    path = tmp_path / "w.pth"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        torch.save(content, path)
-    with pytest.raises(InputError, match=f"not readable as tensors .*{why}") as error:
-        imagenet.read_tensors(path)
-    assert str(error.value).isprintable()
-    assert "weights_only" not in str(error.value)
-
-
 def test_a_download_or_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    real = smp.encoders.get_encoder
+    asked, real = [], smp.encoders.get_encoder
 
-    def three_channels(name: str, **given: Any) -> nn.Module:
+    def fresh(name: str, **given: Any) -> Any:
         asked.append((name, given["weights"]))
-        with compute.seeded(3):
-            net: nn.Module = real(name, **{**given, "weights": None})
-        return net
+        return real(name, **{**given, "weights": None})
 
-    monkeypatch.setattr(smp.encoders, "get_encoder", three_channels)
-    found = imagenet.find("download", ENCODER)
+    monkeypatch.setattr(smp.encoders, "get_encoder", fresh)
+    assert imagenet.find("download", ENCODER).source == f"smp's {ENCODER}"
     assert (ENCODER, "imagenet") in asked
-    assert found.source == f"smp's {ENCODER}"
 
     def offline(name: str, **given: Any) -> nn.Module:
         raise FileNotFoundError("cannot reach the hub\nand more")

@@ -16,7 +16,7 @@ from torch import nn
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.training.fit import Fit, batches, fit
-from dollkit.training.recipe import Batch, Recipe, order, parameter_groups
+from dollkit.training.recipe import Batch, Recipe, order
 from tests import same
 
 X = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -76,16 +76,17 @@ def go(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("optimizer", "precision"), [("adamw", "float32"), ("sgd", "bfloat16")])
-def test_twenty_steps_are_those_of_a_plain_loop_to_the_bit(optimizer: str, precision: str) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_twenty_steps_are_those_of_a_plain_loop_to_the_bit(precision: str) -> None:
     net, plain = small(), small()
-    how = recipe(steps=20, optimizer=optimizer, precision=precision)
-    history = go(net, steps=20, optimizer=optimizer, precision=precision).history
-    groups = parameter_groups(plain, how.weight_decay)
-    opt = (
-        torch.optim.AdamW(groups, fused=True) if optimizer == "adamw"
-        else torch.optim.SGD(groups, momentum=0.9)
-    )  # fmt: skip
+    how = recipe(steps=20, precision=precision)
+    history = go(net, steps=20, precision=precision).history
+    kernels, vectors = ([p for p in plain.parameters() if (p.ndim > 1) is k] for k in (True, False))
+    groups = [
+        {"params": kernels, "weight_decay": how.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    opt = torch.optim.AdamW(groups, fused=True)
     for step in range(20):
         for group in opt.param_groups:
             group["lr"] = how.rate(step)
@@ -98,7 +99,7 @@ def test_twenty_steps_are_those_of_a_plain_loop_to_the_bit(optimizer: str, preci
         opt.step()
     assert same(net.state_dict(), plain.state_dict())
     assert history[-1]["train_loss"] < history[0]["train_loss"]
-    go(other := small(), steps=20, optimizer=optimizer, precision=precision, seed=1)
+    go(other := small(), steps=20, precision=precision, seed=1)
     assert not same(net.state_dict(), other.state_dict())
 
 
@@ -106,16 +107,16 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    ("killed_at", "most", "more"),
-    [(2, 99, {}), (4, 99, {"schedule": "constant"}), (11, 99, {}), (2, 2, {}), (7, 3, {})],
-)
+@pytest.mark.parametrize(("killed_at", "most"), [(4, 99), (11, 99), (2, 2), (7, 3)])
 def test_a_killed_run_ends_in_the_same_bits(
-    device: torch.device, tmp_path: Path, caplog: pytest.LogCaptureFixture, killed_at: int,
-    most: int, more: dict[str, Any],
-) -> None:  # fmt: skip
+    device: torch.device,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    killed_at: int,
+    most: int,
+) -> None:
     whole = small(device, most=most)
-    done = go(whole, tmp_path / "whole", **more)
+    done = go(whole, tmp_path / "whole")
 
     def dying(step: int) -> Batch:
         if step == killed_at:
@@ -123,9 +124,9 @@ def test_a_killed_run_ends_in_the_same_bits(
         return draw(recipe(), device)(step)
 
     with pytest.raises(Killed):
-        go(small(device, most=most), tmp_path / "cut", dying, **more)
+        go(small(device, most=most), tmp_path / "cut", dying)
     caplog.clear()
-    again = go(cut := small(device, most=most), tmp_path / "cut", **more)
+    again = go(cut := small(device, most=most), tmp_path / "cut")
     assert same(whole.state_dict(), cut.state_dict())
     assert same(done.best_state, again.best_state)
     for key in ("step", "train_loss", "score"):
@@ -143,9 +144,7 @@ def test_a_checkpoint_of_other_settings_is_never_resumed(tmp_path: Path) -> None
         seen.append(step)
         return draw(recipe())(step)
 
-    go(longer := small(), tmp_path, watched, steps=15)
-    go(alone := small(), steps=15)
-    assert same(longer.state_dict(), alone.state_dict())
+    go(small(), tmp_path, watched, steps=15)
     go(small(), tmp_path, watched, steps=15)
     assert seen == list(range(15))  # the second time nothing is left to do
     go(small(), tmp_path, watched, {"key": "other data"}, steps=15)
@@ -176,17 +175,13 @@ def test_out_of_memory_halves_the_batch_and_keeps_its_gradient(
         "3 from here on, their gradients accumulated to the same batch"
     )
     assert len(lines) == 2
+    go(normed := small(most=3, drop=0.0))  # a pass that failed leaves no trace in batch norm
+    assert int(normed.norm.num_batches_tracked) == 24  # type: ignore[arg-type]
     for k, v in tight.state_dict().items():
         torch.testing.assert_close(v, whole.state_dict()[k], rtol=1e-4, atol=1e-6)
     for a, b in zip(done.history, history, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
         assert a["films"] == b["films"]
-
-
-def test_a_pass_that_failed_leaves_no_trace_in_batch_norm() -> None:
-    net = small(most=3, drop=0.0)
-    go(net)
-    assert int(net.norm.num_batches_tracked) == 24  # type: ignore[arg-type]
 
 
 def test_no_room_for_one_film_and_other_errors() -> None:
@@ -199,19 +194,15 @@ def test_no_room_for_one_film_and_other_errors() -> None:
         go(pooled, batch=1)
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling create"), True),
-        (RuntimeError("shapes differ"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_errors_that_say_that_memory_ran_out(error: Exception, said: bool) -> None:
-    assert compute.out_of_memory(error) is said
+def test_errors_that_say_that_memory_ran_out() -> None:
+    for error in (
+        MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling create"),
+    ):  # fmt: skip
+        assert compute.out_of_memory(error)
+    assert not compute.out_of_memory(RuntimeError("shapes differ"))
+    assert not compute.out_of_memory(ValueError("out of memory"))
 
 
 def test_history_csv_holds_the_history_and_the_log_tells_it(
@@ -263,23 +254,10 @@ def test_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[-1] < 0.002
 
 
-def test_groups_of_the_backbone_have_their_share_of_the_rate() -> None:
-    net = nn.Module()
-    net.encoder, net.head = nn.Linear(3, 2), nn.Linear(2, 1)
-    groups = parameter_groups(net, 0.5, backbone=0.1)
-    assert [(g["scale"], g["weight_decay"]) for g in groups] == [
-        (1.0, 0.5), (1.0, 0.0), (0.1, 0.5), (0.1, 0.0),
-    ]  # fmt: skip
-    wanted = net.head.weight, net.head.bias, net.encoder.weight, net.encoder.bias
-    assert all(g["params"][0] is p for g, p in zip(groups, wanted, strict=True))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"steps": 0}, {"batch": 0}, {"evaluate_every": 0}, {"lr": -1.0}, {"lr": float("nan")},
-     {"weight_decay": -1.0}, {"backbone": 0.0}, {"optimizer": "lion"}, {"schedule": "step"},
-     {"precision": "float16"}],
-)  # fmt: skip
-def test_bad_recipes_are_named(change: dict[str, object]) -> None:
-    with pytest.raises(InputError, match=next(iter(change))):
-        recipe(**change)
+def test_bad_recipes_are_named() -> None:
+    for name, value in (
+        ("steps", 0), ("batch", 0), ("evaluate_every", 0), ("lr", -1.0), ("lr", float("nan")),
+        ("weight_decay", -1.0), ("precision", "float16"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=name):
+            recipe(**{name: value})

@@ -13,10 +13,7 @@ import torch
 from dollkit.common import compute
 from dollkit.explanations.ensemble import Explain
 from dollkit.training.recipe import Recipe
-from dollkit.workflow import parameters, stages
 from dollkit.workflow.stage import begin
-
-HEAVY = ("classifiers", "labels", "pretrain", "finetune", "cost")
 
 
 @pytest.fixture(params=[True, False], ids=["bfloat16", "float32"])
@@ -24,25 +21,6 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """A machine that computes bfloat16, and one that does not: what `auto` is there."""
     monkeypatch.setattr(compute, "computes_bfloat16", lambda device: request.param)
     return "bfloat16" if request.param else "float32"
-
-
-def test_auto_is_the_default_and_no_profile_asks_for_what_some_machines_lack() -> None:
-    for notebook in parameters.notebooks().glob("*.ipynb"):
-        declared = parameters.declared(notebook)
-        if "precision" in declared:
-            assert declared["precision"].default == "auto", notebook
-    heavy = [i for i in stages.plan("laptop", None) if i.stage.family in HEAVY]
-    assert {i.parameters["precision"] for i in heavy} == {"auto"}
-
-
-def test_a_stage_tells_what_auto_became(machine: str, toy: Path) -> None:
-    del toy
-    stage = begin("data", {"profile": "toy", "size": 3})
-    assert stage.precision == "float32"  # where there is no such parameter
-    stage.params = {**stage.params, "precision": "auto"}
-    assert stage.precision == machine
-    stage.params = {**stage.params, "precision": "bfloat16"}
-    assert stage.precision == "bfloat16"
 
 
 def test_checkpoints_and_parts_of_another_precision_do_not_count(
@@ -70,19 +48,14 @@ def test_what_a_checkpoint_or_label_keeps_is_never_auto(settings: Any, machine: 
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="flags of x86")
-@pytest.mark.parametrize(
-    ("onednn", "avx512_bf16", "amx", "answer"),
-    [
+def test_the_hardware_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for onednn, avx512_bf16, amx, answer in (
         (True, True, False, True),
         (True, False, True, True),
         (True, False, False, False),  # AVX-512 that converts to float32: slower than float32
         (False, True, True, False),  # switched off by ONEDNN_MAX_CPU_ISA
-    ],
-)
-def test_the_hardware_is_asked(
-    onednn: bool, avx512_bf16: bool, amx: bool, answer: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert compute.computes_bfloat16(torch.device("cpu")) is answer
+    ):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda a=onednn: a)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda a=avx512_bf16: a)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda a=amx: a)
+        assert compute.computes_bfloat16(torch.device("cpu")) is answer

@@ -177,9 +177,6 @@ def test_labels_of_an_arm_go_on_and_want_what_they_are_made_from(
         (folder / "history.csv").unlink(missing_ok=True)
     with pytest.raises(InputError, match=r"history\.csv: no validation AUROC"):
         pretraining.labels_of("single", store, labels, folders, tmp_path, CPU)
-    (folders[ENCODER] / "history.csv").write_text("step,valid_auroc\n")
-    with pytest.raises(InputError, match=r"history\.csv: no validation AUROC"):
-        pretraining.validation_auroc(folders[ENCODER])
     with pytest.raises(InputError, match=f"'{OTHER}', which is missing"):
         pretraining.labels_of("gradcam", store, labels, {ENCODER: folders[ENCODER]}, tmp_path, CPU)
 
@@ -191,25 +188,11 @@ def test_labels_of_an_arm_go_on_and_want_what_they_are_made_from(
     pretraining.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
 
 
-def test_presets_and_what_is_refused() -> None:
-    modern, pssl = pretraining.settings("modern"), pretraining.settings("pssl")
-    a = pretraining.recipe(modern, 10, 4, 5, "float32", 0)
-    b = pretraining.recipe(pssl, 10, 4, 5, "float32", 0)
-    assert (a.optimizer, a.lr, a.weight_decay, a.backbone) == ("adamw", 2e-3, 1e-2, 1.0)
-    assert (b.optimizer, b.lr, b.weight_decay, b.backbone) == ("sgd", 1e-2, 4e-5, 0.1)
-    assert {b.rate(s) for s in range(10)} == {1e-2}
-    assert pssl.dice == 0
-    assert pretraining.settings("pssl", lr=0.5, background=None).lr == 0.5
+def test_starts_that_are_refused() -> None:
     with pytest.raises(InputError, match="'start' is 'doll'"):
         pretraining.network("pspnet", ENCODER, 3, "silu", "doll", {}, 0, CPU)
     with pytest.raises(InputError, match="no classifier of that name"):
         pretraining.network("pspnet", ENCODER, 3, "silu", "classifier", {}, 0, CPU)
-    for preset, given, said in (
-        ("old", {}, "'preset' is 'old'"), ("modern", {"background": 0.0}, "'background' is 0"),
-        ("modern", {"dice": 2.0}, "'dice' is 2"),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match=said):
-            pretraining.settings(preset, **given)  # type: ignore[arg-type]
 
 
 def test_folders_of_an_arm_and_what_is_left_of_more(tmp_path: Path) -> None:

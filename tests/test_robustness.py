@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +33,7 @@ def test_the_identity_level_gives_the_same_bytes(name: str) -> None:
     np.testing.assert_array_equal(masks, targets)
 
 
-@pytest.mark.parametrize("side", [32, 37])
-@pytest.mark.parametrize("turns", [1, 2, -1])
+@pytest.mark.parametrize(("turns", "side"), [(1, 32), (-1, 37)])
 def test_right_angles_are_rot90(turns: int, side: int) -> None:
     images, targets = _films(side=side)
     films, masks = perturb(images, targets, "rotation", 90.0 * turns, range(3))
@@ -78,9 +76,8 @@ def test_contrast_and_window_by_hand() -> None:
     assert films[0, 0].tolist() == np.rint(255 * stored / 65535).astype(int).tolist()
 
 
-@pytest.mark.parametrize("level", PERTURBATIONS["noise"])
-def test_noise_has_its_standard_deviation(level: float) -> None:
-    side = 256
+def test_noise_has_its_standard_deviation() -> None:
+    level, side = PERTURBATIONS["noise"][1], 256
     images = np.full((1, side, side), 128, np.uint8)
     films, _ = perturb(images, images[None], "noise", level, [4])
     # Rounding adds 1/12 to the variance; four standard errors of mean and spread.
@@ -101,31 +98,19 @@ def test_noise_is_keyed_by_row_and_level_alone() -> None:
         assert abs(np.corrcoef(both[0].ravel(), other.ravel())[0, 1]) < 5 / 64
 
 
-def test_cells_keep_their_order() -> None:
-    assert cells({}) == []
-    assert cells({"window": [0.5], "noise": [5, 2.5]}) == [
-        ("window", 0.5), ("noise", 5.0), ("noise", 2.5),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
+def test_cells_keep_their_order_and_bad_ones_are_named() -> None:
+    asked = cells({"window": [0.5], "noise": [5, 2.5]})
+    assert asked == [("window", 0.5), ("noise", 5.0), ("noise", 2.5)]
+    for given, message in (
         ({"nois": [5.0]}, "names 'nois': did you mean 'noise'"),
         ({"noise": []}, "has no level for 'noise'"),
-        ({"noise": 5.0}, "has no level for 'noise'"),
-        ({"noise": ["5"]}, "level '5' must be a number from 0 to 128"),
-        ({"noise": [True]}, "level True must be a number"),
-        ({"noise": [math.nan]}, "level nan must be a number"),
-        ({"contrast": [4.5]}, "'contrast': level 4.5 must be a number from 0 to 4"),
+        ({"noise": [math.nan]}, "level nan must be a number from 0 to 128"),
         ({"window": [1.0]}, "level 1.0 is the untouched film"),
         ({"rotation": [5, 10, 5.0]}, "'rotation': level 5.0 is named twice"),
-    ],
-)
-def test_bad_parameters(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match="parameter 'robustness'") as caught:
-        cells(given)
-    assert message in str(caught.value)
+    ):
+        with pytest.raises(InputError, match="parameter 'robustness'") as caught:
+            cells(given)  # type: ignore[arg-type]
+        assert message in str(caught.value)
 
 
 def _bright(films: U8) -> U8:
@@ -167,5 +152,3 @@ def test_rows_name_every_count_whatever_the_batch(monkeypatch: pytest.MonkeyPatc
             assert [row["tp"], row["fp"], row["fn"]] == [tp, fp, fn]
             assert row["iou"] == tp / (tp + fp + fn)
             assert row["dice"] == 2 * tp / (2 * tp + fp + fn)
-    with pytest.raises(ValueError, match="reshape"):
-        robustness.frame(plain, counts, {"noise": [5.0, 20.0]})

@@ -47,8 +47,8 @@ def train(net: nn.Module, tuning: str) -> None:
 @pytest.mark.parametrize("tuning", adapters.TUNINGS)
 @pytest.mark.parametrize(
     ("kind", "encoder"),
-    [("pspnet", "resnet18"), ("pspnet", "tu-convnext_atto"),
-     *(pytest.param(k, "resnet18", marks=pytest.mark.slow) for k in [*networks.NETWORKS][1:])],
+    [("pspnet", ENCODER), ("pspnet", "tu-convnext_atto"),
+     *(pytest.param(k, "resnet18", marks=pytest.mark.slow) for k in networks.NETWORKS)],
 )  # fmt: skip
 def test_it_starts_where_the_network_was_and_only_what_is_listed_moves(
     tuning: str, kind: str, encoder: str
@@ -108,15 +108,6 @@ def test_lora_is_a_change_of_the_weight_of_low_rank() -> None:
     assert torch.linalg.matrix_rank(change.flatten(1)) == 2
     whole = nn.functional.conv2d(x, conv.weight + change, conv.bias, stride=2, padding=1)
     torch.testing.assert_close(beside(x), whole, rtol=1e-5, atol=1e-6)
-
-
-def test_lora_finds_the_encoders_convolutions_and_no_others() -> None:
-    net = network()
-    used = {n for n, p in net.named_parameters() if p.requires_grad and n.startswith("encoder.")}
-    wanted = {n for n in used if net.get_parameter(n).ndim == 4}
-    names = adapters.prepare(net, "lora")
-    assert {n.replace(".down.", ".") for n in names if ".down." in n} == wanted
-    assert len(wanted) > 5
 
 
 def test_bad_tunings_and_checkpoints_are_named(tmp_path: Path) -> None:

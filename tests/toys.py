@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+
+import nbformat
+from nbformat import v4
 
 PARAMETERS = 'profile: str = "toy"  # parameter file\nsize: int = 3  # rows, films made\n'
 NETWORK = 'network: str = "pspnet"  # which\n'
@@ -37,27 +38,11 @@ figures:
 def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Path:
     """A notebook of code cells, the first one tagged ``parameters``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sources = [(parameters, ["parameters"]), *((cell, []) for cell in cells)]
-    notebook: dict[str, Any] = {
-        "cells": [
-            {
-                "cell_type": "code",
-                "id": f"cell{number}",
-                "metadata": {"tags": tags} if tags else {},
-                "execution_count": None,
-                "outputs": [],
-                "source": source,
-            }
-            for number, (source, tags) in enumerate(sources)
-        ],
-        "metadata": {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        },
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
-    path.write_text(json.dumps(notebook), encoding="utf-8")
+    new = [v4.new_code_cell(cell, id=f"cell{n}") for n, cell in enumerate((parameters, *cells))]
+    new[0].metadata = {"tags": ["parameters"]}
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    about = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    nbformat.write(v4.new_notebook(cells=new, metadata=about), path)
     return path
 
 

@@ -38,8 +38,8 @@ NO_MATTER = (
     "n_examples", "arms", "tunings", "lrs", "imagenet_weights", "seeds", "folds", "sizes",
     "size_arms", "n_train", "robustness", "classifiers", "pretrain",
 )  # fmt: skip
-"""Parameters and inputs of notebook 05 that say which jobs there are, and nothing about any one
-of them but what is in the job's name, its start's key or `Grid.changes_of`."""
+"""Parameters and inputs of notebook 05 that say nothing about any one job but what is in its name,
+its start's key or `Grid.changes_of`."""
 ARRAYS = ("counts", "robust", "prediction")
 """What a job's file holds beside its text, see `finetuning.run`."""
 OTHER = "other"

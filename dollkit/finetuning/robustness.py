@@ -1,11 +1,8 @@
 """How much a segmentation network loses when its test films are changed: four perturbations.
 
-Each is a known way in which films of another hospital differ, with few levels that have a meaning
-outside this package. Gains and angles lie outside of what `augment.Augmentation` draws by default,
-but for 5 degrees: they ask for more than training showed. Nothing is random but noise, and that is
-the same for every network.
-
-The idea is that of Hendrycks & Dietterich (arXiv 1903.12261); kinds and levels are ours.
+Each is a known way in which films of another hospital differ. Gains and angles lie outside of what
+`augment.Augmentation` draws by default, but for 5 degrees. Only noise is random, and the same for
+every network. After Hendrycks & Dietterich (arXiv 1903.12261); kinds and levels are ours.
 """
 
 from __future__ import annotations
@@ -74,8 +71,7 @@ KINDS: dict[str, Kind] = {
 """
 
 PERTURBATIONS: dict[str, list[float]] = {name: list(kind.levels) for name, kind in KINDS.items()}
-"""Every kind with its levels; the form in which a notebook's parameter names those that it wants.
-The untouched film is no level: a run counts it anyway."""
+"""Every kind with its levels, as a notebook's parameter names those that it wants."""
 
 
 def cells(given: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:

@@ -126,7 +126,10 @@ def prepare(net: nn.Module, tuning: str, rank: int = RANK) -> list[str]:
         first = next(m for m in inner.modules() if isinstance(m, nn.Conv2d))
         net.segmentation_head = ResidualHead(inner, first.in_channels)
     elif tuning in ("adapter", "lora"):
-        for path, conv in _convolutions(net, used):
+        modules = [m for m in net.named_modules() if m[0].startswith("encoder.")]
+        for path, conv in modules:
+            if not isinstance(conv, nn.Conv2d) or f"{path}.weight" not in used:
+                continue  # no output depends on it
             side = conv.kernel_size[0]
             beside: nn.Module
             if tuning == "adapter" and side % 2 and side > 1 and conv.in_channels > 1:
@@ -146,17 +149,6 @@ def prepare(net: nn.Module, tuning: str, rank: int = RANK) -> list[str]:
         for name, p in net.named_parameters():
             p.requires_grad_(name in trained or name.startswith(HEAD))
     return [name for name, p in net.named_parameters() if p.requires_grad]
-
-
-def _convolutions(net: nn.Module, used: set[str]) -> list[tuple[str, nn.Conv2d]]:
-    """The encoder's convolutions that an output depends on, with their paths."""
-    return [
-        (path, module)
-        for path, module in net.named_modules()
-        if path.startswith("encoder.")
-        and isinstance(module, nn.Conv2d)
-        and f"{path}.weight" in used
-    ]
 
 
 def train_mode(net: nn.Module, tuning: str) -> None:

@@ -1,11 +1,8 @@
 """Geometric and intensity augmentation of a batch of films and their masks, on any device.
 
 One affine map per film, drawn from an explicit generator, so that batch `step` of a run is the
-same after a resume. Left-right flips are left out: they would swap the patient's organs.
-
-Why not `torchvision.transforms.v2`: its transforms draw one map for a whole batch, and from the
-global generator. Its `affine` film by film, with our draws, gives the same films (a test holds us
-to it) in many small calls, up to twice as slow.
+same after a resume; `torchvision.transforms.v2` draws one map per batch, from the global generator.
+Left-right flips are left out: they would swap the patient's organs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The one training loop: classifiers, pre-training and fine-tuning all run through `fit`.
 
-A step is a pure function of (seed, step): batch order, augmentation and dropout are drawn from
-generators keyed by both. So a run killed at any moment and resumed from its checkpoint ends
-bit-equal to one that was not.
+A step is a pure function of (seed, step), which key all that is drawn. So a run killed at any
+moment and resumed from its checkpoint ends bit-equal to one that was not.
 
 When memory runs out, a batch is cut into parts of n_i of its n films, and ``sum(n_i / n *
 gradient_i)`` is its gradient: up to rounding where the loss is a mean over films, and not where

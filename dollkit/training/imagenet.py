@@ -46,9 +46,6 @@ WRAPPERS = ("module.", "_orig_mod.", "model.", "encoder.", "body.")
 class Unavailable(Exception):
     """There are no weights; the text says why, in one line."""
 
-    def __init__(self, why: str = "") -> None:
-        super().__init__(f"no weights: {why}" if why else "no weights")
-
 
 @dataclass(frozen=True)
 class ImageNet:
@@ -84,7 +81,7 @@ class ImageNet:
 def find(weights: str, architecture: str) -> ImageNet:
     """Weights for an encoder: `packaged`, `download`, or a file's; `Unavailable` if "" or none."""
     if not weights:
-        raise Unavailable
+        raise Unavailable("no weights")
     if weights == PACKAGED:
         return packaged(architecture)
     if weights == DOWNLOAD:
@@ -114,7 +111,9 @@ def packaged_tensors(architecture: str) -> tuple[dict[str, torch.Tensor], str]:
     The package's own names are another library's, in the same order.
     """
     if architecture not in PACKAGES:
-        raise Unavailable(f"no package ships {architecture}, only {', '.join(PACKAGES)}")
+        raise Unavailable(
+            f"no weights: no package ships {architecture}, only {', '.join(PACKAGES)}"
+        )
     package, file = PACKAGES[architecture]
     try:
         installed = distribution(package)
@@ -136,7 +135,9 @@ def download(architecture: str) -> ImageNet:
     try:
         net = smp.encoders.get_encoder(architecture, in_channels=3, depth=5, weights="imagenet")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise Unavailable(f"{architecture} cannot be downloaded ({brief(error)})") from None
+        raise Unavailable(
+            f"no weights: {architecture} cannot be downloaded ({brief(error)})"
+        ) from None
     return _fitted(net.state_dict(), architecture, f"smp's {architecture}")
 
 

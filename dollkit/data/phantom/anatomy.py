@@ -1,9 +1,8 @@
 """Numbers that describe one chest, and the lookup tables of its curved borders.
 
-Proportions follow the usual radiographic rules of thumb (right dome above the left, one third of
-the heart to the right of the midline, cardiothoracic ratio below one half in health); they make a
-believable film, not an atlas. What stays with the patient (build, ribs, vessels) comes from the
-patient's random stream, what changes between films (inspiration, view) from the film's.
+Proportions follow the usual rules of thumb (right dome above the left, cardiothoracic ratio below
+one half in health). What stays with the patient (build,
+ribs, vessels) comes from the patient's random stream, the rest (breath, view) from the film's.
 """
 
 from __future__ import annotations

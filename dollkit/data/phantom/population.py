@@ -2,8 +2,7 @@
 
 Each pathology is present where a standard normal latent exceeds a threshold, so that prevalences
 are exact; the latents share factors (heart failure, infection, intensive care, trauma), so that
-findings go together as on wards. Part of factors and residuals stays with the patient. On
-request, true states become those that a report labeller would write.
+findings go together as on wards. Part of factors and residuals stays with the patient.
 """
 
 from __future__ import annotations
@@ -271,6 +270,8 @@ def observe_labels(
     ``label_noise * rate`` is not mentioned. See `rates`.
     """
     states = np.array(true, dtype=np.int8)
+    if states.ndim != 2 or states.shape[1] != len(FINDINGS):
+        raise InputError(f"true labels have shape {states.shape}: give (n, {len(FINDINGS)})")
     noise = (protocol or Protocol()).label_noise
     draws = generator(seed, "labels").random((len(states), len(FINDINGS), 2))
     out = states.copy()
