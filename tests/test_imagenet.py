@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -131,11 +132,18 @@ def test_files_of_timm_give_timms_features(name: str, tmp_path: Path) -> None:
     assert_same_features(model.encoder, film, colour, film.expand(-1, 3, -1, -1))
 
 
-@pytest.mark.parametrize(("name", "head"), [("resnet18", "fc."), ("mobilenet_v2", "classifier.")])
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("resnet18", "fc."), ("mobilenet_v2", "classifier."),
+     pytest.param("densenet121", "classifier.", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_files_of_torchvision_fit_smps_encoder(name: str, head: str, tmp_path: Path) -> None:
     with compute.seeded(2):
         state, film = getattr(torchvision.models, name)().state_dict(), torch.randn(1, 1, 64, 64)
-    save_file(state, tmp_path / "w.safetensors")
+    named = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v for k, v in state.items()
+    }
+    save_file(named, tmp_path / "w.safetensors")
     found = imagenet.read(tmp_path / "w.safetensors", name)
     assert found.ignored
     assert all(n.startswith(head) for n in found.ignored)

@@ -120,8 +120,6 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
         assert made.pairs[["row", "finding"]].equals(labels.pairs[["row", "finding"]])
         parts = ("explain", "distil", "classifiers")
         assert {p for p in parts if made.meta[p] != labels.meta[p]} == want[arm]
-    cam = own["gradcam"].meta["explain"]
-    assert cam == {**labels.meta["explain"], "explainer": "gradcam"}
     assert list(own["single"].meta["classifiers"]) == [OTHER]
     assert pretraining.labels_of("doll", store, labels, folders, tmp_path, CPU) is labels
     rows, held = pretraining.parts(store, labels)

@@ -10,6 +10,7 @@ own activation, not with SiLU (docs/training.md); `ImageNet.note` names it.
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -210,4 +211,6 @@ def comparable(names: Iterable[str]) -> dict[str, str]:
     full = bare = list(names)
     while bare and any(all(n.startswith(w) for n in bare) for w in WRAPPERS):
         bare = [n.split(".", 1)[1] for n in bare]
-    return dict(zip((n.replace(".", "_") for n in bare), full, strict=True))
+    # torchvision's DenseNet files have ``norm.1`` for what the modules call ``norm1``.
+    plain = [re.sub(r"\.(norm|relu|conv)\.([12])\.", r".\1\2.", n).replace(".", "_") for n in bare]
+    return dict(zip(plain, full, strict=True))

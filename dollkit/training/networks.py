@@ -70,19 +70,11 @@ def smooth(net: nn.Module, activation: str) -> None:
 def build(
     network: str, encoder: str, classes: int, *, depth: int = 3, activation: str = "silu"
 ) -> nn.Module:
-    """A one-channel segmentation network without weights.
+    """A segmentation network without weights: films (n, 1, S, S) -> logits (n, classes, S, S).
 
-    Args:
-        network: one of `NETWORKS`. DeepLabV3+ needs an encoder whose stages can be dilated;
-            DenseNet pools between them and cannot.
-        encoder, activation: as for `encoder`.
-        classes: output channels (independent sigmoids).
-        depth: encoder stages for PSPNet (3: stride 8, smp's default and PaddleSeg's stride);
-            the others use five, whatever is given.
-
-    Returns:
-        (n, 1, S, S) normalised films -> (n, classes, S, S) logits, S a multiple of 32. Stages of
-        the encoder that are not run do not require gradients, see `unused`.
+    S is a multiple of 32. PSPNet has `depth` encoder stages (3: stride 8), the others five. Stages
+    that are not run do not require gradients, see `unused`. DeepLabV3+ needs an encoder whose
+    stages can be dilated, which DenseNet's cannot.
     """
     if network not in NETWORKS:
         raise InputError(f"parameter 'network' is {network!r}: use one of {', '.join(NETWORKS)}")
