@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from dollkit.classifiers.model import (
     Classifier,
@@ -67,11 +66,6 @@ def test_bad_weights_are_named(tmp_path: Path) -> None:
     model = Classifier(ENCODER, 3, "silu", "lse")
     with pytest.raises(InputError, match="no readable network"):
         load_classifier(tmp_path, CPU)
-    model.head = nn.Conv2d(model.head.in_channels, 5, 1)
-    weights.save(model, tmp_path, model.config)
-    with pytest.raises(InputError, match=r"head.bias is \(5,\)"):
-        load_classifier(tmp_path, CPU)
-    model.head = nn.Conv2d(model.head.in_channels, 14, 1)
     with torch.no_grad():
         model.head.bias[3] = float("nan")  # type: ignore[index]
     weights.save(model, tmp_path, model.config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,10 +22,10 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return "bfloat16" if request.param else "float32"
 
 
+@pytest.mark.usefixtures("toy")
 def test_checkpoints_and_parts_of_another_precision_do_not_count(
-    monkeypatch: pytest.MonkeyPatch, toy: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    del toy
     keys = []
     for answer in (True, False, False):
         monkeypatch.setattr(compute, "computes_bfloat16", lambda device, a=answer: a)

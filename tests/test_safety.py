@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
@@ -25,13 +24,11 @@ from tests.test_dicom import film, save
 PLANTED = "XANTHOPOULOS"
 TEXT = ("PN", "LO", "SH", "ST", "LT", "UT", "UC", "AE", "CS", "UR")
 OFFLINE = paths.ROOT / "tests" / "offline"
-FORBIDDEN = {
-    "eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "pd.read_pickle",
-    "os.system", "os.popen", "shutil.unpack_archive", "joblib.load", "yaml.unsafe_load",
-    "yaml.full_load",
-}  # fmt: skip
-"""Calls that run what a file says, or unpack it wherever it says."""
 
+UNSAFE = re.compile(
+    r"weights_only=False|allow_pickle=True|\.extractall\(|unpack_archive|joblib\.load|os\.popen"
+    r"|yaml\.(unsafe|full)_load|\b__import__\("
+)
 SECRETS = re.compile(
     r"gh[pousr]_[A-Za-z0-9]{30}|github_pat_\w{20}|hf_[A-Za-z0-9]{30}|AKIA[0-9A-Z]{16}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY|xox[abp]-\w{10}|sk-[A-Za-z0-9]{32}"
@@ -39,34 +36,10 @@ SECRETS = re.compile(
 )
 
 
-def dangers(text: str) -> list[str]:
-    """What in a module's text runs or unpacks what a file says."""
-    found = []
-    for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.Call):
-            continue
-        name = ast.unparse(node.func)
-        given = {k.arg: ast.unparse(k.value) for k in node.keywords}
-        loader = ast.unparse(node.args[1]) if len(node.args) > 1 else ""
-        if (
-            name in FORBIDDEN
-            or name.endswith((".extractall", ".extract"))
-            or (name == "torch.load" and given.get("weights_only") != "True")
-            or (name == "np.load" and given.get("allow_pickle") != "False")
-            or (name == "yaml.load" and loader not in ("_UniqueKeys", "yaml.SafeLoader"))
-            or given.get("shell") == "True"
-        ):
-            found.append(f"line {node.lineno}: {ast.unparse(node)[:60]}")
-    return found
-
-
-def test_no_module_runs_what_a_file_says() -> None:
-    for text in ("torch.load(f)", "np.load(f)", "yaml.load(f, yaml.Loader)", "z.extractall()",
-                 "run(x, shell=True)", "pickle.loads(x)"):  # fmt: skip
-        assert len(dangers(text)) == 1, text
-    files = (paths.ROOT / "dollkit").rglob("*.py")
-    found = {path.name: dangers(path.read_text(encoding="utf-8")) for path in files}
-    assert {name: lines for name, lines in found.items() if lines} == {}
+def test_no_module_runs_or_unpacks_what_a_file_says() -> None:
+    """Pickles, eval, unsafe YAML and shells are refused by ruff (S102 to S605); the rest here."""
+    for path in (paths.ROOT / "dollkit").rglob("*.py"):
+        assert not UNSAFE.search(path.read_text(encoding="utf-8")), path
 
 
 def test_no_secret_in_the_repository() -> None:

@@ -121,10 +121,5 @@ def test_bad_tunings_and_checkpoints_are_named(tmp_path: Path) -> None:
     weights.save_tuned(net, names[1:], "bn", path, rank=1)
     with pytest.raises(InputError, match=f"tensor {names[0]} is missing"):
         weights.load_tuned(network(), path)
-    with torch.no_grad():
-        net.get_parameter(names[0])[0] = float("nan")
-    weights.save_tuned(net, names, "bn", path, rank=1)
-    with pytest.raises(InputError, match="NaN"):
-        weights.load_tuned(network(), path)
     with pytest.raises(InputError, match="made by '', not by 'another run'"):
         weights.load_tuned(network(), path, made_by="another run")

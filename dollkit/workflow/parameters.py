@@ -203,7 +203,7 @@ def read(path: Path, wanted: str, empty: bool = False) -> dict[str, Any]:
     With `empty`, a file without a value is one that sets nothing.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
