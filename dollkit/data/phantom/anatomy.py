@@ -1,8 +1,8 @@
 """Numbers that describe one chest, and the lookup tables of its curved borders.
 
 Proportions follow the usual rules of thumb (right dome above the left, cardiothoracic ratio below
-one half in health). What stays with the patient (build,
-ribs, vessels) comes from the patient's random stream, the rest (breath, view) from the film's.
+one half in health). What stays with the patient (build, ribs, vessels) comes from the patient's
+random stream, the rest (breath, view) from the film's.
 """
 
 from __future__ import annotations
