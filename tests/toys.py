@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import nbformat
 from nbformat import v4
 
 PARAMETERS = 'profile: str = "toy"  # parameter file\nsize: int = 3  # rows, films made\n'
@@ -42,7 +42,7 @@ def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Pat
     new[0].metadata = {"tags": ["parameters"]}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     about = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    nbformat.write(v4.new_notebook(cells=new, metadata=about), path)
+    path.write_text(json.dumps(v4.new_notebook(cells=new, metadata=about)), encoding="utf-8")
     return path
 
 
