@@ -146,10 +146,10 @@ def export(net: nn.Module, folder: Path, side: int, origin: str = "") -> None:
         raise InputError(f"parameter 'side' is {side}: use a multiple of 32")
     folder.mkdir(parents=True, exist_ok=True)
     # safetensors holds contiguous tensors; training keeps channels last.
-    net = copy.deepcopy(net).eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    net = copy.deepcopy(net).eval().cpu().to(memory_format=torch.contiguous_format)
     (folder / "README.md").write_text(_card(net, side, origin), encoding="utf-8")
     if networks.config_of(net)["activation"] == "relu":
-        net.save_pretrained(folder)
+        net.save_pretrained(folder)  # type: ignore[operator]
     else:
         save_file(net.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "config.json").unlink(missing_ok=True)

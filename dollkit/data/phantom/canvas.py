@@ -50,8 +50,10 @@ class Canvas:
     @staticmethod
     def blank(grid: Grid, anatomy: Anatomy, masks: Mask, infection: Mask) -> Canvas:
         """Empty fields; masks are drawn into the arrays given."""
-        fields = np.zeros((7, grid.size, grid.size), np.float32)
-        return Canvas(grid, anatomy, *fields, {}, {}, masks, infection)
+        z = np.zeros((7, grid.size, grid.size), np.float32)
+        return Canvas(
+            grid, anatomy, z[0], z[1], z[2], z[3], z[4], z[5], z[6], {}, {}, masks, infection
+        )
 
     def mask(self, finding: str) -> Mask:
         """The (size, size) mask of a pathology, to draw into."""
