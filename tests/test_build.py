@@ -314,11 +314,11 @@ def test_phantom_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     whole = phantom.build_phantom(tmp_path / "whole", "lungs", 64, plan, seed=3, workers=1)
     render, rendered = phantom._render, []
 
-    def stopping(rows: pd.DataFrame, *given: object) -> object:
+    def stopping(rows: pd.DataFrame, **given: object) -> object:
         if len(rendered) == 2:
             raise RuntimeError("stopped")
         rendered.append(len(rows))
-        return render(rows, *given)  # type: ignore[arg-type]
+        return render(rows, **given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(phantom, "_render", stopping)
     path = tmp_path / "s"
