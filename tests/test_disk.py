@@ -265,8 +265,10 @@ def test_calls_that_make_no_sense_end_with_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     arguments: list[str], words: str,
 ) -> None:  # fmt: skip
+    from dollkit.workflow import cli
+
     monkeypatch.chdir(tmp_path)
-    assert __main__.main(arguments) == 2
+    assert cli.main(["data", *arguments]) == 2
     message = capsys.readouterr().err
     assert words in message
     assert message.count("\n") == 1

@@ -58,7 +58,7 @@ def test_only_what_depends_on_a_change_runs_again(toy: Path) -> None:
 
     first = run("--jobs", "2")
     assert ran(first) == everything
-    last = "not compared with committed results: profile toy has no committed results"
+    last = "not compared: git has no committed results of profile toy"
     assert first.splitlines()[-1] == last
 
     params.touch()
