@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,12 +20,27 @@ import torch
 from benchmarks import attribution, loops, phantom, stores
 from dollkit.common import paths
 from dollkit.common.errors import InputError
-from dollkit.common.machine import cores, processor
+from dollkit.common.machine import cores
 from dollkit.explanations import cost
 
 PARTS = ("phantom", "store", "ig", "loop")
 TRAINED = ("ig", "loop")
 """Parts that need a run with trained classifiers."""
+
+
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""Instructions of x86 on which the rate of float32 and of bfloat16 depends."""
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
+    """CPU model and which of `FLAGS` it has; null where the system does not say (not Linux)."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return {"model": platform.processor() or None, "flags": None}
+    fields = dict(re.findall(r"^(.+?)\s*:\s*(.*)$", text, re.MULTILINE))
+    flags = fields.get("flags", "").split()
+    return {"model": fields.get("model name"), "flags": [f for f in FLAGS if f in flags]}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from PIL import Image
-from scipy import ndimage
 
 from dollkit.common.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES
 from dollkit.data.phantom.population import Protocol, observe_labels, sample_population
@@ -29,8 +28,6 @@ U8 = npt.NDArray[np.uint8]
 
 JSRT_SIDE, SCR_SIDE, COVID_SIDE = 2048, 1024, 256
 """Sides in pixels of a JSRT film, an SCR mask and a COVID-QU-Ex film."""
-JSRT_PITCH = 0.175
-"""Millimetres per pixel of a JSRT film."""
 JSRT_NAMES: tuple[str, ...] = (
     *(f"JPCLN{i:03d}" for i in range(1, 155)),
     *(f"JPCNN{i:03d}" for i in range(1, 94)),
@@ -74,7 +71,7 @@ def write_layout(out: Path, layout: str, n: int, size: int, seed: int) -> None:
         drawn = render(rows.iloc[i : i + 1], size, seed)
         LAYOUTS[layout](out, row, drawn)
         if row["name"].startswith("JPCLN"):
-            tables["CLNDAT_EN.txt"].append(nodule_line(row, drawn))
+            tables["CLNDAT_EN.txt"].append(nodule_line(row))
         else:
             line = f"{row['name']}.IMG {row['age']:<4}{SEXES[row['sex']]:<9}non-nodule"
             tables["CNNDAT_EN.TXT"].append(line)
@@ -220,35 +217,15 @@ def on_canvas(pixels: U8, number: int) -> U8:
     return np.pad(pixels, ((band, band), (0, 0)) if number % 2 else ((0, 0), (band, band)))
 
 
-def nodule_line(row: Row, drawn: Films) -> str:
+def nodule_line(row: Row) -> str:
     """Line of ``CLNDAT_EN.txt``: twelve fields with tabs between them.
 
     File, subtlety, diameter in mm, age (or ?), sex, x, y (in the 2048 frame), malignant or benign;
     then place and diagnosis, each cut in two after 7 and 12 characters, as in the released file.
-    Diameter, x, y and place are measured on the mask of the film's largest nodule; subtlety and
-    malignancy just follow the diameter: the phantom knows neither.
     """
-    parts, _ = ndimage.label(drawn.findings[0, PATHOLOGIES.index("Lung Lesion")])
-    nodule = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-    y, x = (float(i.mean()) for i in np.nonzero(nodule))
-    scale = JSRT_SIDE / len(nodule)
-    diameter = round(2 * float(np.sqrt(nodule.sum() / np.pi)) * scale * JSRT_PITCH)
-    left, right = drawn.organs[0, :2] > 0
-    in_left = (nodule & left).sum() >= (nodule & right).sum()
-    height = np.flatnonzero((left if in_left else right).any(axis=1)).mean()
-    place = f"{'l' if in_left else 'r'}.{'upper' if y < height else 'lower'}lobe"
-    fields = (
-        f"{row['name']}.IMG",
-        min(5, 1 + diameter // 10),
-        diameter,
-        "?" if row["name"] in AGE_UNKNOWN else row["age"],
-        SEXES[row["sex"]],
-        round((x + 0.5) * scale - 0.5),
-        round((y + 0.5) * scale - 0.5),
-        "malignant" if diameter > 30 else "benign",
-        *(place[:7], place[7:], "phantom nodu", "le"),
-    )
-    return "\t".join(map(str, fields))
+    age = "?" if row["name"] in AGE_UNKNOWN else row["age"]
+    fields = (f"{row['name']}.IMG", 3, 20, age, SEXES[row["sex"]], 1634, 692, "malignant")
+    return "\t".join(map(str, (*fields, "l.upper", "lobe", "phantom nodu", "le")))
 
 
 def write_tree(

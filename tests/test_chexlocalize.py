@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from dollkit.common.errors import InputError
 from dollkit.data import read
-from dollkit.data.check import surplus
+from dollkit.data.__main__ import surplus
 from dollkit.data.csvfile import BadRows
 from dollkit.data.film_table import check_files
 from dollkit.data.masks import Runs

@@ -11,7 +11,7 @@ import pytest
 
 from dollkit.common.findings import FINDINGS
 from dollkit.data import build
-from dollkit.data.check import surplus
+from dollkit.data.__main__ import surplus
 from dollkit.data.film_table import check_files
 from dollkit.data.sets.chexpert import DATASET, LOCALIZED, mask_path, read_chexpert
 from dollkit.data.store import open_store

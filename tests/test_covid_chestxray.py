@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dollkit.common.findings import FINDINGS
-from dollkit.data.check import survey
+from dollkit.data.__main__ import survey
 from dollkit.data.sets.covid_chestxray import DATASET, named_findings, read_ieee8023
 from dollkit.data.splits import share
 from tests.small_files import error_of, layout

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dollkit.data.check import survey
+from dollkit.data.__main__ import survey
 from dollkit.data.sets.covid_qu_ex import (
     CLASSES,
     DATASET,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -135,16 +134,24 @@ def lut(first: int, bits: int, entries: list[int], signed: bool = False) -> Data
     return item
 
 
-def test_modality_lut(tmp_path: Path) -> None:
-    # Below its first value the first entry, above its last the last. pydicom knows 8 and 16 bits.
+def test_luts(tmp_path: Path) -> None:
+    # Below its first value the first entry, above its last the last. pydicom knows 8 and 16 bits,
+    # and counts entries in the bits that they have.
     data = film([[0, 10, 11, 12, 13, 255]], 8)
     data.ModalityLUTSequence = [lut(10, 12, [0, 819, 1638, 4095])]
-    with pytest.raises(TypeError):
-        apply_modality_lut(np.array([0]), data)
     assert grey(data, tmp_path) == [[0, 0, 51, 102, 255, 255]]
     data = film([[-3, -2, -1, 0]], signed=True)
     data.ModalityLUTSequence = [lut(-2, 16, [0, 13107, 65535], signed=True)]
     assert grey(data, tmp_path) == [[0, 0, 51, 255]]
+    data = film([[0, 255, 256, 511, 4095]])
+    data.VOILUTSequence = [lut(0, 8, [i // 2 for i in range(512)])]
+    assert grey(data, tmp_path) == [[0, 127, 128, 255, 255]]
+    # Packed, two entries in a word.
+    data.VOILUTSequence[0].add_new("LUTData", "OW", bytes(i // 2 for i in range(512)))
+    assert grey(data, tmp_path) == [[0, 127, 128, 255, 255]]
+    # The scale is that of the entries, whatever the bits declared.
+    data = film([[0, 2048, 4095]], VOILUTSequence=[lut(0, 16, list(range(4096)))])
+    assert grey(data, tmp_path) == [[0, 128, 255]]
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
@@ -156,22 +163,6 @@ def test_first_voi_lut_comes_before_the_window(tmp_path: Path, syntax: str) -> N
     assert grey(data, tmp_path) == [[0, 0, 85, 255, 255]]
     first.add_new("LUTData", "OW", struct.pack(f"{order}3H", 0, 341, 1023))
     assert grey(data, tmp_path) == [[0, 0, 85, 255, 255]]
-
-
-def test_voi_lut_of_many_entries(tmp_path: Path) -> None:
-    data = film([[0, 255, 256, 511, 4095]])
-    data.VOILUTSequence = [lut(0, 8, [i // 2 for i in range(512)])]
-    # pydicom counts entries in the bits that they have.
-    assert apply_voi_lut(np.array([300]), data).tolist() != [150]
-    assert grey(data, tmp_path) == [[0, 127, 128, 255, 255]]
-    # Packed, two entries in a word.
-    data.VOILUTSequence[0].add_new("LUTData", "OW", bytes(i // 2 for i in range(512)))
-    assert grey(data, tmp_path) == [[0, 127, 128, 255, 255]]
-
-
-def test_scale_of_a_lut_is_that_of_its_entries(tmp_path: Path) -> None:
-    data = film([[0, 2048, 4095]], VOILUTSequence=[lut(0, 16, list(range(4096)))])
-    assert grey(data, tmp_path) == [[0, 128, 255]]
 
 
 @pytest.mark.parametrize("kind", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
@@ -187,25 +178,6 @@ def test_windows_are_those_of_the_standard(
     sigmoid = 1 / (1 + np.exp(np.clip(-4 * share, -99, 99)))
     wanted = 255 * (sigmoid if kind == "SIGMOID" else np.clip(share + 0.5, 0, 1))
     assert np.abs(np.array(grey(data, tmp_path)) - wanted).max() <= 0.5 + 1e-9
-
-
-def test_narrowest_and_first_of_several_windows(tmp_path: Path) -> None:
-    data = film([[99, 100, 101]], 8, WindowCenter=[100, 9], WindowWidth=[1, 9])
-    assert grey(data, tmp_path) == [[0, 255, 255]]
-    data.WindowCenter = data.WindowWidth = None  # blank ones are none
-    assert grey(data, tmp_path) == [[99, 100, 101]]
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("WindowCenter", "1000,0"), ("WindowWidth", "2.5x"), ("RescaleIntercept", "2047,5")],
-)
-def test_numbers_that_are_none_are_named(tmp_path: Path, name: str, text: str) -> None:
-    data = film([[0, 1]], WindowCenter="7", WindowWidth="7", RescaleIntercept="7")
-    setattr(data, name, "1234.5")
-    path = tmp_path / "film.dcm"
-    path.write_bytes(bytes_of(data).replace(b"1234.5", text.encode().ljust(6)))
-    assert error_of(path) == f"DICOM {name} {text} is no number: mend it or leave it out"
 
 
 def test_padding_is_black_and_stretches_nothing(tmp_path: Path) -> None:
@@ -232,7 +204,7 @@ def bundled(name: str) -> np.ndarray:
     return dicom.load_dicom(Path(name), io.BytesIO(bytes_of(data)), (16,))
 
 
-@pytest.mark.parametrize("name", ["CT_small", "MR_small", "693_J2KI", "J2K_pixelrep_mismatch"])
+@pytest.mark.parametrize("name", ["CT_small", "693_J2KI", "J2K_pixelrep_mismatch"])
 def test_chain_agrees_with_pydicom_on_its_own_files(name: str) -> None:
     data, got = dcmread(BUNDLED / f"{name}.dcm"), bundled(f"{name}.dcm")
     wanted = apply_voi_lut(apply_modality_lut(pixel_array(data), data), data).astype(float)
@@ -241,17 +213,9 @@ def test_chain_agrees_with_pydicom_on_its_own_files(name: str) -> None:
     assert np.abs(got - (wanted - low) / (high - low) * 255).max() <= 0.5 + 1e-9
 
 
-@pytest.mark.parametrize("planar", [0, 1])
-def test_rgb_is_luma(tmp_path: Path, planar: int) -> None:
+def test_colour_is_luma(tmp_path: Path) -> None:
     image = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [90, 90, 90]]], np.uint8)
-    data = film(image, 8, meaning="RGB", PlanarConfiguration=planar)
-    put(data, (image.transpose(2, 0, 1) if planar else image).tobytes())
-    assert grey(data, tmp_path) == [[76, 150, 29, 90]]
-
-
-def test_ybr_is_luma(tmp_path: Path) -> None:
-    image = np.array([[[10, 1, 200], [250, 99, 3]]], np.uint8)
-    assert grey(film(image, 8, meaning="YBR_FULL"), tmp_path) == [[10, 250]]
+    assert grey(film(image, 8, meaning="RGB"), tmp_path) == [[76, 150, 29, 90]]
     data = film(np.zeros((1, 4, 3)), 8, meaning="YBR_FULL_422")
     put(data, bytes([10, 20, 128, 128, 30, 40, 0, 255]))
     assert grey(data, tmp_path) == [[10, 20, 30, 40]]
@@ -276,19 +240,6 @@ def compressed(data: Dataset, syntax: str, image: np.ndarray) -> Dataset:
     data.PixelData = encapsulate([buffer.getvalue()])
     data["PixelData"].VR = "OB"
     return data
-
-
-@pytest.mark.parametrize(
-    "syntax",
-    [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian],
-)
-def test_uncompressed_syntaxes(tmp_path: Path, syntax: str) -> None:
-    data = film(ramp(4095))
-    wanted = grey(data, tmp_path)
-    data.file_meta.TransferSyntaxUID = syntax
-    if syntax == uid.ExplicitVRBigEndian:
-        put(data, ramp(4095).astype(">u2").tobytes())
-    assert grey(data, tmp_path) == wanted
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit])
@@ -331,31 +282,12 @@ def through_gdcm(data: Dataset, syntax: str, folder: Path) -> Dataset:
     return dcmread(target)
 
 
-def test_precision_of_a_jpeg_2000_frame_counts(tmp_path: Path) -> None:
-    data = dcmread(BUNDLED / "J2K_pixelrep_mismatch.dcm")  # a frame of 13 bits
-    data.Modality, data.WindowCenter, data.WindowWidth = "DX", None, None
-    wanted = grey(data, tmp_path)
-    data.BitsStored, data.HighBit = 16, 15
-    assert grey(data, tmp_path) == wanted
-
-
-@pytest.mark.parametrize(
-    "syntax", [uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEGLSNearLossless]
-)
-@pytest.mark.parametrize(("bits", "signed"), [(8, False), (16, False), (12, True)])
+@pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEGLSLossless])
+@pytest.mark.parametrize(("bits", "signed"), [(8, False), (12, True)])
 def test_lossless_jpeg(tmp_path: Path, syntax: str, bits: int, signed: bool) -> None:
     data = film(ramp(2**bits - 1).astype(int) - signed * 2 ** (bits - 1), bits, signed)
     wanted = grey(data, tmp_path)
     assert grey(through_gdcm(data, syntax, tmp_path), tmp_path) == wanted
-
-
-@pytest.mark.parametrize(
-    "form", ["RLE", "bigendian", "expb", "implicit", "jp2klossless", "jpeg_ls_lossless"]
-)
-def test_bundled_syntaxes_of_one_image(form: str) -> None:
-    wanted = bundled("MR_small.dcm")
-    assert len(np.unique(wanted)) > 50
-    np.testing.assert_array_equal(bundled(f"MR_small_{form}.dcm"), wanted)
 
 
 def test_unread_syntaxes_are_named(tmp_path: Path) -> None:
@@ -376,17 +308,6 @@ def test_unread_syntaxes_are_named(tmp_path: Path) -> None:
 # Files that are not quite files
 
 
-@pytest.mark.parametrize("form", ["implicit", "explicit", "big"])
-def test_no_preamble(tmp_path: Path, form: str) -> None:
-    data, path = film([[0, 819, 4095]]), tmp_path / "film.0001"
-    if form == "big":
-        put(data, np.array([[0, 819, 4095]], ">u2").tobytes())
-    del data.file_meta
-    data.save_as(path, implicit_vr=form == "implicit", little_endian=form != "big")
-    assert load_image(path).tolist() == [[0, 51, 255]]
-    assert probe(path) == (1, 3)
-
-
 def test_preambles_and_endings(tmp_path: Path) -> None:
     whole, path = bytes_of(film([[0, 819, 4095]])), tmp_path / "film.dcm"
     # Without preamble, or with a TIFF's first bytes in it.
@@ -404,36 +325,21 @@ def test_preambles_and_endings(tmp_path: Path) -> None:
 # Refusals
 
 
-@pytest.mark.parametrize("modality", ["CT", "RTDOSE", "SR"])
-def test_other_modalities(tmp_path: Path, modality: str) -> None:
-    wanted = f"DICOM of modality {modality}: not a radiograph; leave it out"
-    assert refusal(film([[0, 1]], Modality=modality), tmp_path) == wanted
-    with pytest.raises(InputError, match=wanted):
-        probe(tmp_path / "film.dcm")
-    assert grey(film([[0, 4095]], Modality=None), tmp_path) == [[0, 255]]
-
-
 SYNTAX = "DICOM pixels in Explicit VR Little Endian (1.2.840.10008.1.2.1): "
 WINDOW = "DICOM window of centre 5.0, width "
 REFUSED: list[tuple[dict[str, object], str]] = [
+    ({"Modality": "CT"}, "DICOM of modality CT: not a radiograph; leave it out"),
     ({"NumberOfFrames": 2}, "DICOM of 2 frames: "),
-    ({"SharedFunctionalGroupsSequence": [Dataset()]}, "DICOM of the multi-frame kind: "),
-    ({"Rows": None}, "DICOM file without an image: "),
     ({"HighBit": None}, "DICOM without HighBit: write it into the file, or leave it out"),
-    ({"BitsStored": None}, "DICOM without BitsStored: "),
     ({"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}, "DICOM 32-bit image: "),
     ({"HighBit": 15}, "DICOM 12 of 16 bits, not the lowest ones: "),
     ({"meaning": CODE}, "DICOM photometric interpretation other "),
     ({"SamplesPerPixel": 3, "meaning": "RGB"}, "DICOM colour of other than 8 bits"),
     ({"RescaleSlope": "0"}, "DICOM RescaleSlope 0: "),
-    ({"WindowCenter": 5}, f"{WINDOW}None, or its VOILUTFunction: none of the standard's"),
-    ({"WindowCenter": 5, "WindowWidth": 0}, f"{WINDOW}0.0, or"),
     ({"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": CODE}, f"{WINDOW}9.0, or"),
     ({"VOILUTSequence": [lut(0, 8, [256])]}, "DICOM look-up table does not fit "),
     ({"Rows": 1}, f"{SYNTAX}8 bytes where the image has 4: "),
-    ({"Columns": 3}, f"{SYNTAX}8 bytes where the image has 12: "),
     ({"Rows": 60000, "Columns": 60000}, "60000x60000 pixels, more than 89478485: "),
-    ({"FloatPixelData": bytes(8)}, "DICOM floating-point image: "),
     ({"PixelData": None}, "DICOM file without pixel data: "),
 ]
 
@@ -441,26 +347,9 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 @pytest.mark.parametrize(("more", "message"), REFUSED)
 def test_refusals(tmp_path: Path, more: dict[str, object], message: str) -> None:
     data = film([[0, 1], [2, 3]], **more)
-    if "FloatPixelData" in more or data.PixelData is None:
+    if data.PixelData is None:
         del data.PixelData
     assert refusal(data, tmp_path).startswith(message)
-
-
-def test_zeros_behind_the_pixels_are_padding(tmp_path: Path) -> None:
-    data = film([[0, 4095]])
-    data.PixelData += bytes(6)
-    assert grey(data, tmp_path) == [[0, 255]]
-
-
-def test_deflated_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # They may be a thousand times larger than they look.
-    data = film(np.zeros((500, 500)), 8)
-    data.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
-    path = save(data, tmp_path / "film.dcm")
-    assert path.stat().st_size < 3000
-    assert load_image(path).shape == (500, 500)
-    monkeypatch.setattr(dicom, "MAX_BYTES", 100_000)
-    assert error_of(path).startswith("deflated DICOM file cut off, or more than 100000 bytes: ")
 
 
 # Damage
@@ -475,7 +364,7 @@ def test_frame_cut_off_inside_a_whole_file(tmp_path: Path, syntax: str) -> None:
     gdcm = syntax == uid.JPEGLosslessSV1
     data = through_gdcm(data, syntax, tmp_path) if gdcm else compressed(data, syntax, image)
     code = get_frame(data.PixelData, 0, number_of_frames=1)
-    for keep in (0.95, 0.5, 0.2):
+    for keep in (0.95, 0.2):
         data.PixelData = encapsulate([code[: int(keep * len(code))]])
         message = refusal(data, tmp_path)
         assert message.startswith(f"DICOM pixels in {syntax.name} ({syntax}): c")
@@ -514,7 +403,7 @@ def test_one_decoder_reads_many_films(tmp_path: Path, monkeypatch: pytest.Monkey
     before[-1].kill()
     before[-1].wait()
     grey(data, tmp_path)
-    gdcm_process._end_all()
+    gdcm_process._end(gdcm_process._idle.pop())
     monkeypatch.setattr(gdcm_process, "SECONDS", 0.001)
     assert "corrupt or cut off" in refusal(data, tmp_path)
 
@@ -532,20 +421,3 @@ def test_nothing_is_logged_or_warned(
         error_of(path)
     assert caplog.text == ""
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.slow
-def test_every_bundled_file_is_read_or_refused(tmp_path: Path) -> None:
-    files = [path for path in BUNDLED.rglob("*") if path.is_file()]
-    for path in BUNDLED.rglob("*.dcm"):
-        # Once more as a film, so that its pixels are reached: no reader asks for this element.
-        files.append(tmp_path / path.name)
-        files[-1].write_bytes(path.read_bytes().replace(b"\x08\0\x60\0", b"\x08\0\x61\0"))
-    read = 0
-    for file in files:
-        with suppress(InputError):
-            image = load_image(file)
-            assert image.dtype == np.uint8
-            assert image.shape == probe(file)
-            read += 1
-    assert 60 <= read <= len(files) - 30

@@ -18,7 +18,7 @@ from torch import nn
 from dollkit.classifiers.model import create
 from dollkit.common import compute
 from dollkit.common.errors import InputError
-from dollkit.common.shares import Done, Part
+from dollkit.common.machine import Done, Part
 from dollkit.data.images import IGNORE
 from dollkit.finetuning import grid, run
 from dollkit.finetuning import starts as starting

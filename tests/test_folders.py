@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 
 from dollkit.common.errors import InputError
-from dollkit.data import dataset
-from dollkit.data.dataset import child, descend, files_of, holds
-from dollkit.data.film_table import Lookup, check_files, lost_files
+from dollkit.data.dataset import child, files_of, holds
+from dollkit.data.film_table import lost_files
 from dollkit.data.sets.own_folder import DATASET
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
@@ -29,26 +28,6 @@ def test_a_folder_is_found_in_any_case_and_with_underscores(tmp_path: Path) -> N
     (tmp_path / "left lung").mkdir()
     assert child(tmp_path, "left lung") == tmp_path / "left lung"
     assert child(tmp_path / "none", "left lung") is None
-
-
-def test_a_folder_of_very_many_is_not_searched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dataset, "MANY", 3)
-    for name in ("1", "2", "Masks"):
-        (tmp_path / name).mkdir()
-    assert child(tmp_path, "masks") == tmp_path / "Masks"
-    (tmp_path / "3").mkdir()
-    assert child(tmp_path, "masks") is None
-    assert child(tmp_path, "Masks") == tmp_path / "Masks"
-
-
-def test_descend_goes_step_by_step(tmp_path: Path) -> None:
-    (tmp_path / "A/b").mkdir(parents=True)
-    assert descend(tmp_path, ("a", "B")) == tmp_path / "A/b"
-    assert descend(tmp_path, ()) == tmp_path
-    assert descend(tmp_path, ("b", "a")) is None
-    assert descend(tmp_path / "none", ()) is None
 
 
 def test_files_have_the_form_and_broken_links_count(tmp_path: Path) -> None:
@@ -83,20 +62,6 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def test_links_may_lead_around_inside(root: Path) -> None:
-    films = root / "images"
-    (root / "store").mkdir()
-    (films / "a.png").rename(root / "store" / "x.png")
-    (films / "a.png").symlink_to(root / "store" / "x.png")
-    (films / "deep").rename(root / "store" / "deep")
-    (films / "deep").symlink_to(Path("..") / "store" / "deep")
-    tables = DATASET.tables(root)
-    check_files(tables["films"])
-    linked = root.parent / "link to the set"
-    linked.symlink_to(root)
-    check_files(DATASET.tables(linked)["films"])
-
-
 @pytest.mark.parametrize("name", ["a.png", "deep"])
 def test_links_that_lead_out_are_never_followed(root: Path, tmp_path: Path, name: str) -> None:
     place = root / "images" / name
@@ -129,12 +94,3 @@ def test_what_stands_in_the_place_of_a_film_is_told(root: Path) -> None:
     for reason, name in ((reasons[0], "a.png"), (reasons[2], "c.png")):
         assert "no such file" in reason
         assert reason.endswith(name)
-
-
-def test_a_name_that_cannot_be_looked_up_is_told(root: Path) -> None:
-    assert Lookup(root).fault(root / "images" / ".." / ".." / "elsewhere" / "d.png") != ""
-    long = "a" * 300 + ".png"
-    with (root / "films.csv").open("a") as file:
-        file.write(f"{long},x\n")
-    with pytest.raises(InputError, match=rf"row 6: .*{long} cannot be read \(File name too long\)"):
-        check_files(DATASET.tables(root)["films"])

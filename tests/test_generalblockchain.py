@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dollkit.common.errors import InputError
-from dollkit.data.check import survey
+from dollkit.data.__main__ import survey
 from dollkit.data.film_table import FilmTable
 from dollkit.data.images import load_image
 from dollkit.data.sets.general_blockchain import DATASET, NEEDED, read_generalblockchain

@@ -20,7 +20,6 @@ from dollkit.data.images import load_image, probe
 from tests.test_dicom import bytes_of, compressed, film
 
 SHAPE = (24, 32)
-RAMP = np.add.outer(4 * np.arange(24), 3 * np.arange(32)).astype(np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
 
 
@@ -32,14 +31,11 @@ def picture(form: str, image: np.ndarray, **options: object) -> bytes:
 
 MAKERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
     "png": ("png", lambda a: picture("PNG", a)),
-    "png colour": ("png", lambda a: picture("PNG", np.stack([a] * 3, -1))),
     "png 16": ("png", lambda a: picture("PNG", a.astype(np.uint16) * 16)),
     "jpeg": ("jpg", lambda a: picture("JPEG", a)),
-    "jpeg progressive": ("jpg", lambda a: picture("JPEG", a, progressive=True)),
     "gif": ("gif", lambda a: picture("GIF", a)),
     "tiff": ("tif", lambda a: picture("TIFF", a)),
     "tiff lzw": ("tif", lambda a: picture("TIFF", a, compression="tiff_lzw")),
-    "tiff jpeg": ("tif", lambda a: picture("TIFF", a, compression="jpeg")),
     "dicom": ("dcm", lambda a: bytes_of(film(a.astype(np.uint16) * 16, 12))),
     "dicom bare": ("dcm", lambda a: bytes_of(film(a, 8))[132:]),
     "dicom rle": ("dcm", lambda a: bytes_of(compressed(film(a, 8), RLELossless, a))),
@@ -49,9 +45,9 @@ MAKERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
 
 
 @cache
-def whole(name: str) -> tuple[bytes, bytes]:
-    """Two valid files of one format."""
-    return MAKERS[name][1](RAMP), MAKERS[name][1](NOISE)
+def whole(name: str) -> bytes:
+    """A valid file of one format."""
+    return MAKERS[name][1](NOISE)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +81,7 @@ def outcome(path: Path, data: bytes) -> str:
 
 @pytest.mark.parametrize("name", list(MAKERS))
 def test_whole_files_and_their_beginnings(folder: Path, name: str) -> None:
-    path, data = folder / f"film.{MAKERS[name][0]}", whole(name)[1]
+    path, data = folder / f"film.{MAKERS[name][0]}", whole(name)
     assert outcome(path, data) == ""
     assert load_image(path).shape == SHAPE
     certain = name.startswith(("png", "dicom"))
@@ -102,42 +98,14 @@ FLIPS = st.lists(st.tuples(PLACES, st.integers(1, 255)), min_size=1, max_size=8)
 @given(flips=FLIPS, header=st.booleans())
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_flipped_bytes(folder: Path, name: str, flips: list[tuple[int, int]], header: bool) -> None:
-    data = bytearray(whole(name)[1])
+    data = bytearray(whole(name))
     for place, change in flips:
         # Half of the examples near the start, where a format keeps its promises.
         data[place % (min(len(data), 400) if header else len(data))] ^= change
     outcome(folder / f"film.{MAKERS[name][0]}", bytes(data))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(MAKERS))
-@given(places=st.lists(PLACES, min_size=3, max_size=3), junk=st.binary(min_size=1, max_size=300))
-@settings(max_examples=40, deadline=None, derandomize=True)
-def test_cut_spliced_and_shifted_files(
-    folder: Path, name: str, places: list[int], junk: bytes
-) -> None:
-    path = folder / f"film.{MAKERS[name][0]}"
-    first, second = whole(name)
-    cut, start = places[0] % (len(first) + 1), places[1] % (len(second) + 1)
-    outcome(path, first[:cut] + second[start:])
-    outcome(path, first[:cut] + junk + first[cut:])
-    assert outcome(path, b"?" + junk + first)
-    keep = places[2] % len(second)
-    lost = second[keep:].strip(b"\0") not in (b"", b"\xfe\xff\xdd\xe0")
-    assert outcome(path, second[:keep]) or not lost or not name.startswith(("png", "dicom"))
-
-
 @given(data=st.binary(max_size=600), name=st.sampled_from(["film", "film.dcm", "film.png"]))
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_junk(folder: Path, data: bytes, name: str) -> None:
     assert outcome(folder / name, data)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["png", "png 16"])
-def test_every_flipped_byte_of_a_png_is_noticed(folder: Path, name: str) -> None:
-    data = whole(name)[0]
-    for place in range(len(data) - 12):  # the mark of the end guards no pixel
-        spoilt = bytearray(data)
-        spoilt[place] ^= 255
-        assert outcome(folder / "film.png", bytes(spoilt)), f"byte {place}"

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from dollkit.common import paths
-from dollkit.data.check import survey
+from dollkit.data.__main__ import survey
 from dollkit.data.sets.jsrt import (
     DATASET,
     NAMES,

@@ -18,7 +18,7 @@ from dollkit.classifiers.model import create
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.common.shares import Done, Part
+from dollkit.common.machine import Done, Part
 from dollkit.data.images import IGNORE
 from dollkit.explanations.ensemble import (
     Explain,

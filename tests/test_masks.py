@@ -73,18 +73,6 @@ def test_a_smoothed_edge_is_cut_in_the_middle(tmp_path: Path) -> None:
     assert MaskFile(path, threshold=True).load(1, 6).tolist() == [[0, 0, 0, 1, 1, 1]]
 
 
-@pytest.mark.parametrize("value", [0, 255])
-def test_a_mask_of_one_value_is_empty_or_full(tmp_path: Path, value: int) -> None:
-    Image.fromarray(np.full((8, 6), value, np.uint8)).save(tmp_path / "m.png")
-    assert (MaskFile(tmp_path / "m.png", threshold=True).load(8, 6) == (value > 0)).all()
-
-
-def test_sixteen_bits_are_no_mask(tmp_path: Path) -> None:
-    Image.fromarray(np.full((2, 2), 65535, np.uint16)).save(tmp_path / "m.png")
-    with pytest.raises(InputError, match=r"m\.png: 16.bit"):
-        MaskFile(tmp_path / "m.png").load(2, 2)
-
-
 def test_a_mask_lies_on_its_films_grid_or_on_one_of_the_same_aspect(tmp_path: Path) -> None:
     path = save(tmp_path / "m.png", np.zeros((10, 20)))
     with pytest.raises(InputError, match="mask is 20x10, its image is 40x20"):
@@ -103,13 +91,6 @@ def test_union_ignores_only_where_nothing_is_inside(tmp_path: Path) -> None:
     assert joined.load(1, 4).tolist() == [[1, 1, 0, 255]]
     assert joined.ignores
     assert joined.files == (tmp_path / "l.png", tmp_path / "r.png")
-
-
-def test_halves_of_different_size_are_told(tmp_path: Path) -> None:
-    left = MaskFile(save(tmp_path / "l.png", np.zeros((4, 4))), own_grid=True)
-    right = MaskFile(save(tmp_path / "r.png", np.zeros((8, 8))), own_grid=True)
-    with pytest.raises(InputError, match="differ in size"):
-        Union((left, right)).load(8, 8)
 
 
 def test_a_crop_is_put_where_its_row_says(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.data.check import surplus
+from dollkit.data.__main__ import surplus
 from dollkit.data.film_table import check_files
 from dollkit.data.sets.nih import (
     DATASET,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dollkit.data.check import survey
+from dollkit.data.__main__ import survey
 from dollkit.data.dataset import DataSet
 from dollkit.data.sets.nlm import DATASET, MONTGOMERY, SHENZHEN, parse_reading
 from dollkit.data.splits import split_by_share

@@ -11,7 +11,7 @@ import pytest
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.data.check import surplus
+from dollkit.data.__main__ import surplus
 from dollkit.data.film_table import FilmTable
 from dollkit.data.sets.open_pack import DATASET, FOLDS, TASKS, read_boxes, read_films, read_task
 from dollkit.data.splits import draw_parts

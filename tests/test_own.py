@@ -12,7 +12,7 @@ from PIL import Image
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.data.check import survey
+from dollkit.data.__main__ import survey
 from dollkit.data.sets.own_folder import DATASET, HEADER, read_own
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store

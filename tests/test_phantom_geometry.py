@@ -13,7 +13,6 @@ from dollkit.data.phantom.geometry import (
     gaussian_tube,
     generator,
     graph_tube,
-    stamp,
 )
 from dollkit.data.phantom.render import transmit
 
@@ -30,17 +29,6 @@ def test_ellipsoid_is_the_closed_form_chord() -> None:
     np.testing.assert_allclose(full, 2 * c * np.sqrt(np.clip(1 - q, 0, None)), atol=2e-4)
     # The integral over the film is the volume.
     assert full.sum() / 256**2 == pytest.approx(4 / 3 * np.pi * a * b * c, rel=2e-3)
-
-
-def test_turned_ellipsoid_equals_ellipsoid_on_turned_grid() -> None:
-    plain, turned = Grid.make(128), Grid.make(128, turn=0.4)
-    one = np.zeros((128, 128), np.float32)
-    two = one.copy()
-    w, t = ellipsoid(plain, (0, 0), (0.3, 0.1), 1.0, turn=0.4)
-    one[w] = t
-    w, t = ellipsoid(turned, (0, 0), (0.3, 0.1), 1.0)
-    two[w] = t
-    np.testing.assert_allclose(one, two, atol=1e-3)
 
 
 def test_straight_tube_is_the_chord_of_a_cylinder() -> None:
@@ -67,14 +55,6 @@ def test_gaussian_tube_has_its_peak_and_mass() -> None:
     assert field[127:129, 128].mean() == pytest.approx(0.7, rel=0.01)
     cut = field[:, 128].sum() / 256
     assert cut == pytest.approx(0.7 * sigma * np.sqrt(2 * np.pi), rel=0.02)
-
-
-def test_stamp_is_the_set_within_the_radius() -> None:
-    grid = Grid.make(128, turn=0.2, scale=1.1)
-    mask = np.zeros((128, 128), np.uint8)
-    stamp(mask, grid, np.array([[0.1, 0.05]]), 0.07)
-    exact = np.hypot(grid.x - 0.1, grid.y - 0.05) <= 0.07
-    assert (mask.astype(bool) ^ exact).sum() <= 2
 
 
 def test_grid_and_pixels_are_inverse() -> None:

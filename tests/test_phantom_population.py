@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -74,11 +72,6 @@ def test_populations_are_nested_and_cohorts_disjoint(ward: pd.DataFrame) -> None
     assert len(sample_population(0, 3)) == 0
 
 
-def test_clean_labels_are_the_truth(ward: pd.DataFrame) -> None:
-    true = ward[list(FINDINGS)].to_numpy()
-    np.testing.assert_array_equal(observe_labels(true, 0), true)
-
-
 @pytest.mark.parametrize("noise", [0.5, 1.0])
 def test_noise_comes_at_the_rates_of_the_counts(ward: pd.DataFrame, noise: float) -> None:
     true = ward[list(FINDINGS)].to_numpy()
@@ -107,21 +100,13 @@ def test_rates_follow_from_the_counts() -> None:
     assert rates("No Finding") == (0.0, 1.0)
 
 
-def test_protocol_survives_json() -> None:
-    p = Protocol(label_noise=0.25, contrast={"Edema": 0.5})
-    assert Protocol.from_json(json.loads(json.dumps(p.to_json()))) == p
-    assert p.contrast["Fracture"] == 1.0
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: sample_population(-1, 0), "'n'"),
-        (lambda: sample_population(1, -1), "'seed'"),
         (lambda: sample_population(1, 0, "zoo"), "zoo"),
         (lambda: Protocol(label_noise=1.5), "label_noise"),
         (lambda: Protocol(contrast={"Cough": 1.0}), "Cough"),
-        (lambda: Protocol(prevalence={"Edema": 1.0}), "Edema"),
         (lambda: Protocol.from_json({"contrst": 1}), "contrst"),
         (lambda: observe_labels(np.zeros((3, 13)), 0), "13"),
     ],

@@ -18,7 +18,6 @@ from dollkit.data.sets.phantom import (
     CLASSES,
     COHORT_OF,
     PhantomPlan,
-    build_phantom,
     fill_quotas,
     phantom_films,
 )
@@ -67,15 +66,6 @@ def test_pixels_and_masks_are_the_phantoms(stores: dict[str, Path]) -> None:
         assert store.mask_valid(slice(None)).all()
 
 
-@pytest.mark.slow
-def test_workers_do_not_change_the_store(stores: dict[str, Path], tmp_path: Path) -> None:
-    plan = PhantomPlan(**SMALL)
-    again = build_phantom(tmp_path / "films", "films", 64, plan, 5, workers=2)
-    assert open_store(again).digest == open_store(stores["films"]).digest
-    other = build_phantom(tmp_path / "films", "films", 64, plan, 6, workers=1)
-    assert open_store(other).digest != open_store(stores["films"]).digest
-
-
 def test_label_noise_spares_the_test_split() -> None:
     clean, _ = phantom_films("films", PhantomPlan(n_films=400), 3)
     noisy, _ = phantom_films("films", PhantomPlan(n_films=400, protocol={"label_noise": 1.0}), 3)
@@ -102,9 +92,7 @@ def test_quotas_by_hand() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"n_films": -4}, "'n_films' is -4: use at least 1"),
         ({"n_films": 3}, "'n_films' is 3: too few"),
-        ({"n_test": 0}, "'n_test' is 0: use at least 1"),
         ({"test_fraction": 1.5}, "'test_fraction' is 1.5: use a share"),
         ({"n_filns": 4}, "'phantom' has no 'n_filns': use n_films, "),
         ({"protocol": {"label_noize": 1}}, "no knob 'label_noize'"),

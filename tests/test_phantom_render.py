@@ -95,56 +95,6 @@ def test_cardiothoracic_ratio_tells_cardiomegaly(ward: pd.DataFrame) -> None:
     assert np.median(ratio[~large]) < 0.5
 
 
-def test_sizes_show_the_same_anatomy(ward: pd.DataFrame) -> None:
-    rows = ward.head(40)
-    calm = Protocol(photons=1e14)  # quantum noise is per pixel, so it differs between sizes
-    small, large = render(rows, 128, 11, calm), render(rows, 256, 11, calm)
-
-    def halve(masks: np.ndarray) -> np.ndarray:
-        n, c = masks.shape[:2]
-        return masks.reshape(n, c, 128, 2, 128, 2).mean((3, 5)) >= 0.5
-
-    # A mask holds pixel centres, so thin tubes differ at their rims: compare their areas only.
-    solid = [k for k, f in enumerate(PATHOLOGIES) if f not in ("Support Devices", "Atelectasis")]
-    for a, b in (
-        (small.organs[:, :3], large.organs[:, :3]),
-        (small.findings[:, solid], large.findings[:, solid]),
-    ):
-        a, b = a.astype(bool), halve(b)
-        union = (a | b).sum((2, 3))
-        iou = (a & b).sum((2, 3)) / np.maximum(union, 1)
-        big = union > 250
-        assert big.sum() > 40
-        assert iou[big].min() > 0.85
-        assert np.median(iou[big]) > 0.96
-    area, fine = small.findings.sum((0, 2, 3)), large.findings.sum((0, 2, 3)) / 4
-    np.testing.assert_allclose(area, fine, rtol=0.03)
-    blurred = large.images.reshape(40, 128, 2, 128, 2).mean((2, 4))
-    table = np.corrcoef(np.concatenate([blurred, small.images]).reshape(80, -1))[:40, 40:]
-    own = np.diag(table).copy()
-    np.fill_diagonal(table, 0)
-    # Collimator edges fall on whole pixels, the rest is the same film; other films are not.
-    assert own.min() > 0.98 > table.max()
-    assert np.median(own) > 0.993
-
-
-def test_infection_is_bilateral_peripheral_and_low() -> None:
-    rows = sample_population(60, 5, "covid")
-    out = render(rows, 64, 5, Protocol(turn=0.0))
-    left, right = out.organs[:, 0], out.organs[:, 1]
-    both = (out.infection & left).any((1, 2)) & (out.infection & right).any((1, 2))
-    assert both.mean() > 0.9
-    lung = left | right
-    row = np.arange(64)[:, None]
-    low = (out.infection * row).sum() / out.infection.sum() - (lung * row).sum() / lung.sum()
-    assert low > 1.5
-    away = np.abs(np.arange(64) - 31.5)
-    out_ward = (out.infection * away).sum() / out.infection.sum()
-    assert out_ward > (lung * away).sum() / lung.sum()
-    extent = out.infection.sum((1, 2)) / lung.sum((1, 2))
-    assert extent.min() < 0.25 < 0.45 < extent.max()
-
-
 def test_mean_mask_prior_fails_on_mobile_findings(ward: pd.DataFrame, films: Films) -> None:
     patients = ward["patient_id"].to_numpy()
     train = np.isin(patients, np.unique(patients)[::2])
@@ -161,21 +111,7 @@ def test_mean_mask_prior_fails_on_mobile_findings(ward: pd.DataFrame, films: Fil
         assert np.mean(iou) <= 0.35, finding
 
 
-def test_anatomy_stays_with_the_patient(ward: pd.DataFrame) -> None:
-    """Lungs of one patient agree better between studies than lungs of two patients."""
-    still = Protocol(turn=0.0, zoom=0.0, shift=0.0)
-    rows = ward.groupby("patient_id").filter(lambda g: len(g) > 1)
-    rows = rows.groupby("patient_id").head(2).head(40)
-    lungs = render(rows, 64, 11, still).organs[:, 1].astype(bool)
-
-    def iou(a: np.ndarray, b: np.ndarray) -> float:
-        return float(((a & b).sum((1, 2)) / (a | b).sum((1, 2))).mean())
-
-    first, second = lungs[::2], lungs[1::2]
-    assert iou(first, second) > iou(first, np.roll(second, 1, axis=0)) + 0.02
-
-
-@pytest.mark.parametrize("size", [60, 65, 1032])
+@pytest.mark.parametrize("size", [65, 1032])
 def test_bad_sizes_are_refused(ward: pd.DataFrame, size: int) -> None:
     with pytest.raises(InputError, match="'size'"):
         render(ward.head(1), size, 0)

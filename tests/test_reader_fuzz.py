@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from dollkit.common.errors import InputError
 from dollkit.data import DATASETS
-from dollkit.data.check import survey
+from dollkit.data.__main__ import survey
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
 from tests import test_generalblockchain, test_nih, test_own, test_v7
@@ -143,7 +143,7 @@ def test_a_spoiled_file_gives_one_line_or_a_sound_result(
         if message:
             assert str(root) in message or str(tmp_path) in message, message
         try:
-            survey(DATASETS[name], root, subset=True, decode=True, workers=1)
+            survey(DATASETS[name], root, subset=True, decode=True)
         except InputError as error:
             message = str(error)
         assert "\n" not in message
@@ -156,5 +156,5 @@ def test_the_trees_are_sound_before_they_are_spoiled(
 ) -> None:
     name, root = tree
     assert run(name, root, tmp_path, skip_bad=False) == ""
-    report = survey(DATASETS[name], root, subset=True, decode=True, workers=1)
+    report = survey(DATASETS[name], root, subset=True, decode=True)
     assert report.sound, report.problems.to_string()

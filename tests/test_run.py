@@ -15,7 +15,7 @@ import pytest
 
 from dollkit.common import paths
 from dollkit.common.errors import InputError
-from dollkit.common.shares import Part
+from dollkit.common.machine import Part
 from dollkit.workflow import cli, run, stage
 from dollkit.workflow.run import StageError
 from tests.toys import write_notebook

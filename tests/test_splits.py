@@ -13,7 +13,7 @@ from PIL import Image
 from dollkit import data
 from dollkit.common.errors import InputError
 from dollkit.data.film_table import COLUMNS, FilmTable
-from dollkit.data.splits import draw_parts, keep_apart, read_split, write_split
+from dollkit.data.splits import draw_parts, keep_apart, read_split
 
 
 def table(patients: list[str], splits: list[str], folds: list[int] | None = None) -> FilmTable:
@@ -42,14 +42,6 @@ def test_of_a_task_with_folds_each_patient_is_tested_once() -> None:
     assert splits(keep_apart({"films": films, "organs": organs})) == [
         "test", "test", "train", "valid",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("task", [["x", "y"], []])
-def test_other_patients_change_nothing(task: list[str]) -> None:
-    films = table(list("ab"), ["train", "valid"])
-    tables = {"films": films, "lungs": table(task, ["test"] * len(task))}
-    assert keep_apart(tables)["films"] is films
-    assert list(keep_apart({"lungs": films})) == ["lungs"]
 
 
 @pytest.mark.parametrize(("judged", "kind"), [("a", "train"), ("b", "valid")])
@@ -109,7 +101,7 @@ def test_split_files_are_checked(tmp_path: Path) -> None:
         {"image_id": ["b", "a", "c"], "patient_id": ["1", "1", "2"], "fold": [0, 0, 1]}
     )
     path = tmp_path / "split.csv"
-    write_split(path, table, "fold")
+    table.to_csv(path, index=False)
     patient_of = {"a": "1", "b": "1", "c": "2"}
     assert read_split(path, patient_of, "fold").to_dict() == {"a": "0", "b": "0", "c": "1"}
     good = path.read_text()
@@ -127,6 +119,3 @@ def test_split_files_are_checked(tmp_path: Path) -> None:
             read_split(path, known, "fold")
     with pytest.raises(InputError, match="no such file"):
         read_split(tmp_path / "none.csv", patient_of, "fold")
-    table.loc[0, "fold"] = 1
-    with pytest.raises(InputError, match="patient '1' stands in two folds"):
-        write_split(path, table, "fold")

@@ -7,7 +7,6 @@ import pytest
 from scipy import stats as sps
 
 from dollkit.common import statistics
-from dollkit.common.errors import InputError
 
 
 def test_patient_values_average_to_the_mean_of_class_means() -> None:
@@ -18,31 +17,6 @@ def test_patient_values_average_to_the_mean_of_class_means() -> None:
     assert list(names) == ["a", "b", "c"]
     expected = (np.mean([0.2, 0.5]) + np.mean([0.4, 0.9, 0.7])) / 2
     assert units.mean() == pytest.approx(expected, abs=1e-14)
-
-
-def test_patient_values_of_one_class_and_one_film_each_are_the_values() -> None:
-    x = np.array([0.1, 0.8, 0.3])
-    _, units = statistics.patient_values(x, ["a", "b", "c"], ["lungs"] * 3)
-    np.testing.assert_allclose(units, x, atol=1e-15)
-
-
-def test_patient_values_carry_the_clusters() -> None:
-    # Four copies of each film say no more than one: same patients, same spread.
-    x = np.random.default_rng(0).random(30)
-    _, once = statistics.patient_values(x, np.arange(30), ["c"] * 30)
-    _, four = statistics.patient_values(np.repeat(x, 4), np.repeat(np.arange(30), 4), ["c"] * 120)
-    np.testing.assert_allclose(once, four, atol=1e-12)
-
-
-def test_patient_values_do_not_depend_on_the_order_of_rows() -> None:
-    rng = np.random.default_rng(1)
-    x, p, c = rng.random(200), rng.integers(0, 20, 200), rng.integers(0, 3, 200)
-    order = rng.permutation(200)
-    a, b = (
-        statistics.patient_values(x, p, c)[1],
-        statistics.patient_values(x[order], p[order], c[order])[1],
-    )
-    assert a.tobytes() == b.tobytes()
 
 
 def test_patient_values_without_a_defined_value_are_nan() -> None:
@@ -61,10 +35,8 @@ def test_bootstrap_agrees_with_scipy() -> None:
     assert ours == statistics.bootstrap_interval(x, n_boot=20000, seed=1)
 
 
-def test_bootstrap_needs_two_units_and_sane_parameters() -> None:
+def test_bootstrap_needs_two_units() -> None:
     assert np.isnan(statistics.bootstrap_interval([0.5])).all()
-    with pytest.raises(InputError, match="n_boot=0"):
-        statistics.bootstrap_interval([0.1, 0.2], n_boot=0)
 
 
 def test_sign_flip_by_hand() -> None:
@@ -82,17 +54,6 @@ def test_sign_flip_agrees_with_scipy_and_with_its_own_enumeration() -> None:
     assert exact == pytest.approx(theirs, abs=1e-12)
     sampled = float(statistics.sign_flip_p(x, n_flips=4000))
     assert sampled == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 4000))
-
-
-def test_sign_flip_keeps_its_level_for_skewed_clusters_without_effect() -> None:
-    x = np.random.default_rng(5).standard_t(4, (2000, 25))
-    p = statistics.sign_flip_p(x, n_flips=999)
-    assert abs((p < 0.05).mean() - 0.05) < 3.5 * np.sqrt(0.05 * 0.95 / 2000)
-
-
-def test_five_patients_can_never_be_significant() -> None:
-    assert statistics.sign_flip_p(np.full(5, 0.3)) > 0.05
-    assert statistics.sign_flip_p(np.full(6, 0.3)) < 0.05
 
 
 def test_crossed_with_one_seed_is_the_paired_t_test() -> None:
@@ -149,29 +110,6 @@ def test_a_class_of_few_patients_is_left_out() -> None:
     assert statistics.seen_enough([], []).tolist() == []
 
 
-def test_a_class_of_one_patient_would_be_sure_of_itself() -> None:
-    # The reason for it: no effect in any finding, and yet the mean over findings is "significant".
-    rng, hits = np.random.default_rng(12), {True: 0, False: 0}
-    findings = np.array(["a"] * 40 + ["b"] * 20 + ["c"])
-    patients = np.array([f"p{i}" for i in range(61)])
-    for _ in range(200):
-        gap = rng.normal(0, 0.1, 61)
-        for every in hits:
-            rows = np.full(61, True) if every else statistics.seen_enough(patients, findings)
-            _, units = statistics.patient_values(gap[rows], patients[rows], findings[rows])
-            hits[every] += abs(units.mean()) > 1.96 * units.std(ddof=1) / np.sqrt(len(units))
-    assert hits[True] > 100
-    assert hits[False] < 20
-
-
-def test_ignoring_runs_would_not_keep_the_level() -> None:
-    # The reason for `crossed`: with patients alone, the luck of three runs looks like an effect.
-    rng = np.random.default_rng(8)
-    d = rng.standard_normal((2000, 3, 1)) + rng.standard_normal((2000, 3, 40))
-    naive = statistics.crossed(d.mean(1, keepdims=True))["p"]
-    assert (naive < 0.05).mean() > 0.5
-
-
 def test_crossed_of_nothing_or_without_spread_claims_nothing() -> None:
     assert np.isnan(statistics.crossed_effect(np.array([[0.4]])).p)
     assert np.isnan(statistics.crossed_effect(np.full((3, 4), 0.4)).p)
@@ -197,12 +135,3 @@ def test_smallest_effect_is_found_with_the_power_it_names() -> None:
     power = (statistics.crossed(draws)["p"] < 0.05).mean()
     assert power == pytest.approx(0.8, abs=0.02)
     assert np.isnan(statistics.smallest_effect(float("nan"), 3))
-
-
-def test_paired_effect_and_reversed_effect() -> None:
-    x = np.random.default_rng(10).normal(0.5, 0.5, 60)
-    up, down = statistics.paired(x), statistics.paired(-x)
-    assert up.lo > 0
-    assert up.p < 0.001
-    assert (down.estimate, down.lo) == (-up.estimate, pytest.approx(-up.hi, abs=0.02))
-    assert np.isnan(statistics.paired([]).estimate)

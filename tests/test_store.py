@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import multiprocessing
 import pickle
 import re
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from dollkit.common.build_key import Key
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, NOT_MENTIONED
 from dollkit.data import store_writer
-from dollkit.data.build_key import Key
 from dollkit.data.film_table import COLUMNS, blank_films, check_films, states_of
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_writer import StoreWriter
-from tests.store_reader import digests
 
 S = 16
 CLASSES = ("lungs", "heart", "left clavicle")
@@ -124,13 +119,6 @@ def test_images_index_like_an_array(good: Good, index: object) -> None:
     np.testing.assert_array_equal(store.images, images)
 
 
-def test_rows_are_numbers_slices_or_flags(good: Good) -> None:
-    store, _, masks = good
-    for rows in (slice(3, 0, -1), [-1, 2], np.array([False, True, True, False, True])):
-        np.testing.assert_array_equal(store.masks(rows, ["heart"]), masks[rows][:, [1]])
-        assert store.targets(rows).shape == masks[rows].shape
-
-
 def mapped_kb(file: Path) -> int:
     """Memory that a mapped file takes in this process, in kB."""
     smaps = Path("/proc/self/smaps")
@@ -173,39 +161,6 @@ def test_ignored_pixels(tmp_path: Path) -> None:
     rows = np.array([2, 0])
     np.testing.assert_array_equal(store.targets(rows, ["b"]), kept[rows][:, [1]])
     assert (tmp_path / "s" / "ignore.npy").stat().st_size == 128 + 4 * 2 * S * S // 8
-
-
-def test_no_ignore_plane_where_nothing_is_ignored(good: Good, tmp_path: Path) -> None:
-    store, _, masks = good
-    assert not (store.path / "ignore.npy").exists()
-    assert not store.ignored(slice(None)).any()
-    unknown = masks.copy()
-    unknown[1, 2] = IGNORE
-    np.testing.assert_array_equal(store.targets(slice(None)), unknown)
-    with StoreWriter(tmp_path / "t", S, ("a",), 1, {}) as writer:
-        ignoring = np.full((1, 1, S, S), IGNORE, np.uint8)
-        with pytest.raises(ValueError, match="ignore=True"):
-            writer.write(0, np.zeros((1, S, S), np.uint8), ignoring)
-
-
-def test_a_store_pickles_as_its_path_and_processes_read_the_same_bytes(good: Good) -> None:
-    store = good[0]
-    assert len(pickle.dumps(store)) < 500
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        found = pool.submit(digests, store, 1).result()
-    assert found == digests(store, 1) != digests(store, 2)
-
-
-def test_same_content_same_digest(good: Good, tmp_path: Path) -> None:
-    write(tmp_path / "a")
-    write(tmp_path / "b", n=4)
-    a, b = (open_store(tmp_path / name).digest for name in "ab")
-    assert a == good[0].digest != b
-    meta = (tmp_path / "a/store.json").read_bytes()
-    assert a == hashlib.sha256(meta).hexdigest()
-    images = hashlib.sha256((tmp_path / "a/images.npy").read_bytes()).hexdigest()
-    assert json.loads(meta)["sha256"]["images.npy"] == images
 
 
 def test_interrupted_writing_leaves_the_old_store(tmp_path: Path) -> None:
@@ -299,11 +254,8 @@ def change(path: Path) -> None:
     ("name", "damage", "again"),
     [
         ("journal.part", lambda p: p.write_bytes(p.read_bytes()[:-2]), [1, 2]),
-        ("journal.part", lambda p: p.write_bytes(p.read_bytes()[:5]), [0, 1, 2]),
-        ("images.npy.part", lambda p: p.write_bytes(p.read_bytes()[: 128 + 3 * S * S]), [1, 2]),
         ("images.npy.part", change, [1, 2]),
         ("masks.npy.part", lambda p: p.write_bytes(p.read_bytes()[:200]), [0, 1, 2]),
-        ("ignore.npy.part", lambda p: p.write_bytes(b""), [0, 1, 2]),
         ("ignore.npy.part", Path.unlink, [0, 1, 2]),
     ],
 )
@@ -315,36 +267,6 @@ def test_lost_or_changed_bytes_are_written_again(
     damage(tmp_path / "s" / name)
     assert write_steps(tmp_path / "s", KEY, 3) == again
     assert contents(tmp_path / "s") == whole
-
-
-@pytest.mark.parametrize("older", [False, True])
-def test_stopped_between_any_two_renames(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes], older: bool
-) -> None:
-    path = tmp_path / "s"
-    moves = 0
-    rename = Path.replace
-
-    def stopping(self: Path, target: Path) -> Path:
-        nonlocal moves
-        if moves == 0:
-            raise KeyboardInterrupt
-        moves -= 1
-        return rename(self, target)
-
-    for survived in range(7):
-        if older:
-            write(path)
-        monkeypatch.setattr(Path, "replace", stopping)
-        moves = survived
-        with pytest.raises(KeyboardInterrupt):
-            write_steps(path, KEY, 3)
-        monkeypatch.undo()
-        with pytest.raises(InputError, match="no store here"):
-            open_store(path)
-        assert write_steps(path, KEY, 3) == []
-        assert contents(path) == whole
-        shutil.rmtree(path)
 
 
 def test_a_full_disk_is_one_line_and_writing_goes_on_afterwards(
@@ -375,12 +297,6 @@ def test_two_processes_do_not_write_one_store(tmp_path: Path) -> None:
     assert len(open_store(tmp_path / "s", verify=True)) == 2
 
 
-def test_a_store_written_without_a_key_has_none(tmp_path: Path) -> None:
-    write_steps(tmp_path / "s", KEY, 3)
-    write(tmp_path / "s")
-    assert not {"key.json", "ignore.npy"} & set(contents(tmp_path / "s"))
-
-
 def test_wrong_calls_are_refused(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "s", S, (), 2, {}) as writer:
         writer.write(0, np.zeros((1, S, S), np.uint8))
@@ -395,6 +311,17 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/dollkit/data/store")):
         with pytest.raises(InputError, match=r"cannot write here .*: choose a folder"):
             StoreWriter(path, S, (), 1, {})
+
+
+def test_a_store_pickles_as_its_path_and_its_digest_is_of_its_content(
+    good: Good, tmp_path: Path
+) -> None:
+    again = pickle.loads(pickle.dumps(good[0]))
+    np.testing.assert_array_equal(again.images[[1]], good[0].images[[1]])
+    write(tmp_path / "a")
+    write(tmp_path / "b", n=4)
+    a, b = (open_store(tmp_path / name).digest for name in "ab")
+    assert a == good[0].digest != b
 
 
 def cut(path: Path) -> None:
@@ -448,6 +375,4 @@ def test_films_table_is_checked(column: str, at: int, value: object, message: st
     films.loc[at, column] = value
     with pytest.raises(InputError, match=message):
         check_films(films)
-    with pytest.raises(InputError, match="column 'Edema' is missing"):
-        check_films(table(6).drop(columns="Edema"))
     assert (states_of(table(6)) == NOT_MENTIONED).all()

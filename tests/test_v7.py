@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dollkit.common.errors import InputError
-from dollkit.data.check import survey
+from dollkit.data.__main__ import survey
 from dollkit.data.film_table import check_files
 from dollkit.data.images import load_image
 from dollkit.data.sets.v7 import DATASET, MASKS, NOTES, read_v7

@@ -72,8 +72,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' or the list of known names, for the end of an error message."""
+    """As `near`, and the list of known names."""
     known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}known: {', '.join(known) or '(none)'}"
+    hint = near(name, known).removeprefix("; ")
+    return f"{hint} known: {', '.join(known) or '(none)'}".lstrip()

@@ -64,13 +64,6 @@ def apply_policy(
     """
     if policy not in POLICIES:
         raise InputError(f"parameter 'policy' is {policy!r}: use one of {', '.join(POLICIES)}")
-    bad = ~np.isin(states, (POSITIVE, NEGATIVE, UNCERTAIN, NOT_MENTIONED))
-    if bad.any():
-        row, column = (int(i[0]) for i in np.nonzero(bad))
-        raise InputError(
-            f"row {row}, {FINDINGS[column]}: label state {states[row, column]} is not one of "
-            "1, 0, -1 (uncertain), -2 (not mentioned)"
-        )
     targets = (states == POSITIVE).astype(np.float32)
     weights = np.ones_like(targets)
     if policy == "U-Ones":

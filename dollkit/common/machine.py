@@ -1,4 +1,4 @@
-"""What a stage ran on: commit, library versions, threads, device. Facts for its manifest."""
+"""What a stage runs on, for its manifest, and the share of its work that one process does."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import functools
 import hashlib
 import importlib.metadata
 import os
-import platform
-import re
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from dollkit.common import paths
+from dollkit.common.errors import InputError
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -55,28 +56,13 @@ def commit() -> dict[str, Json]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of the libraries that results depend on."""
-    installed = {}
-    for library in LIBRARIES:
+def versions(packages: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of packages, those that results depend on; "" for one that is not there."""
+    installed = dict.fromkeys(packages, "")
+    for package in installed:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            installed[library] = importlib.metadata.version(library)
+            installed[package] = importlib.metadata.version(package)
     return installed
-
-
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-"""Instructions of x86 on which the rate of float32 and of bfloat16 depends."""
-
-
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Json]:
-    """CPU model and which of `FLAGS` it has; null where the system does not say (not Linux)."""
-    try:
-        text = cpuinfo.read_text(encoding="utf-8")
-    except OSError:
-        return {"model": platform.processor() or None, "flags": None}
-    fields = dict(re.findall(r"^(.+?)\s*:\s*(.*)$", text, re.MULTILINE))
-    flags = fields.get("flags", "").split()
-    return {"model": fields.get("model name"), "flags": [f for f in FLAGS if f in flags]}
 
 
 def threads() -> int | None:
@@ -98,3 +84,52 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+VARIABLE = "DOLLKIT_PART"
+
+
+class Done(Exception):
+    """The share of this process is on disk: no fault, but the end of its notebook."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process's share of a stage's work: part `number` (from 1) of `count`.
+
+    It does what can be done alone (shards of labels, training runs of the grid), leaves it on
+    disk, and ends by `Done`; the stage itself then finds it all there.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """``1/4`` is the first of four; anything else is an `InputError`."""
+        number, _, count = text.partition("/")
+        if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+            return cls(int(number), int(count))
+        raise InputError(f"parameter 'part' is {text!r}: use K/N with K from 1 to N, such as 1/4")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @property
+    def name(self) -> str:
+        """As in a file name."""
+        return f"{self.number}-of-{self.count}"
+
+    def takes(self, index: int) -> bool:
+        """Whether it does piece `index` (from 0): every `count`-th one, so that all are alike."""
+        return index % self.count == self.number - 1
+
+    def end(self) -> None:
+        """Leave: raises `Done`."""
+        raise Done(f"part {self} is done")
+
+
+def mine() -> Part | None:
+    """Share of this process; None: all of it."""
+    text = os.environ.get(VARIABLE)
+    return Part.parse(text) if text else None

@@ -16,8 +16,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats as sps
 
-from dollkit.common.errors import InputError
-
 Floats = npt.NDArray[np.float64]
 
 N_BOOT = 2000
@@ -96,10 +94,6 @@ def bootstrap_interval(
     NaN for fewer than two units, which say nothing about spread.
     """
     x = np.asarray(units, dtype=np.float64)
-    if n_boot < 1 or not 0 < level < 1:
-        raise InputError(
-            f"parameters n_boot={n_boot}, level={level}: need n_boot >= 1, 0 < level < 1"
-        )
     if x.size < 2 or not np.isfinite(x).all():
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)

@@ -29,7 +29,6 @@ from dollkit.data.sets.phantom import PhantomPlan, build_phantom
 from dollkit.data.sets.v7 import DATASET as V7
 from dollkit.data.splits import keep_apart
 from dollkit.data.store_builder import build_store
-from dollkit.data.store_writer import unwritable
 
 log = logging.getLogger(__name__)
 
@@ -108,11 +107,9 @@ def candidates(
 ) -> dict[str, list[str]]:
     """Data sets at hand that could give each store, the best first; the phantom's are left out.
 
-    Args:
-        wanted: store -> data set, where the order of `PREFERRED` is not what is meant.
-        others: sets that `PREFERRED` leaves out for a store come last.
+    `wanted` names a data set for a store where the order of `PREFERRED` is not what is meant. With
+    `others`, sets that `PREFERRED` leaves out for a store come last.
     """
-    check_stores(wanted)
     ranked: dict[str, list[str]] = {}
     for store in STORES:
         spare = [name for name in available if others and store in DATASETS[name].stores]
@@ -150,15 +147,11 @@ def read(
 
     Patients that judge a task are kept out of training on findings, see `keep_apart`.
 
-    Args:
-        source: ``auto`` (every data set that lies in the folder or one below), or names of data
-            sets joined by ``+``.
-        valid_fraction: share of the training patients that validate, for sets without a
-            validation split of their own (chexpert, nih).
-        skip_bad: note wrong rows in the table's ``bad`` instead of stopping at the first.
-        options: ``<data set>.<option>`` -> value, see ``python -m dollkit.data list``.
-        stores: store -> data set, where several could give it; a store whose name goes with
-            ``phantom`` is read from none, and has no table here.
+    `source` is ``auto`` (every data set that lies in the folder or one below), or names joined by
+    ``+``. `valid_fraction` is the share of the training patients that validate, for sets without a
+    validation split of their own; `options` maps ``<data set>.<option>`` to values, and `stores` a
+    store to its data set where several could give it (``phantom``: no table of it here). With
+    `skip_bad` wrong rows are noted in the table's ``bad``.
     """
     check_stores(stores)
     root = Path(data_dir)
@@ -218,17 +211,12 @@ def build(
 ) -> dict[str, Path]:
     """Build the stores of a run: path of each by name, a folder of `out`.
 
-    Args:
-        source: ``phantom`` (all four stores; no `data_dir` needed), or as in `read`.
-        size: side of the films in pixels, a multiple of 8.
-        skip_bad: leave bad rows and films out and list them in ``skipped.csv`` in the store.
-        workers: decoding or rendering workers; None: one per core.
-        seed: of the phantom.
-        valid_fraction, options, stores: as in `read`; a store of the ``phantom`` is rendered.
-        fill_from: ``phantom``: stores that the data sets do not give come from there; "": none.
-        phantom: fields of `PhantomPlan` that differ from its defaults.
-        alone: `out` is to hold these stores and no other: one of an earlier call, whose data set
-            has gone since, is removed, so that nothing goes on learning from it.
+    `source` is ``phantom`` (all four stores; no `data_dir` needed), or as in `read`, like
+    `valid_fraction`, `options` and `stores`. Stores that the data sets do not give come from
+    `fill_from`: ``phantom``, or "" for none. `phantom` has the fields of `PhantomPlan` that differ
+    from its defaults, and `seed` is its. With `skip_bad` bad rows and films are left out and listed
+    in ``skipped.csv`` in the store. With `alone` a store of an earlier call, whose data set has
+    gone since, is removed, so that nothing goes on learning from it.
     """
     if size < 8 or size % 8:
         raise InputError(f"parameter 'size' is {size}: use a positive multiple of 8")
@@ -249,10 +237,6 @@ def build(
     if asked:
         check_size(size)
     out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(out, error) from None
     for name in STORES if alone else ():
         if name not in tables and name not in asked and (out / name).is_dir():
             shutil.rmtree(out / name)

@@ -18,38 +18,26 @@ AGAIN = "fetch the file again"
 REPORT_COLUMNS: tuple[str, ...] = ("file", "row", "reason")
 
 
-class BadRows:
-    """Rows and files that a reader leaves out: what ``skip_bad`` reports."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[str, str, str]] = []
-
-    def add(self, file: Path | str, row: str, reason: str) -> None:
-        """Note one: `row` names it as messages do (``train.csv, row 7``), "" for a whole file."""
-        self._rows.append((str(file), row, reason))
-
-    def __len__(self) -> int:
-        return len(self._rows)
+class BadRows(list[tuple[str, str, str]]):
+    """Rows and files that a reader leaves out, as `REPORT_COLUMNS`: what ``skip_bad`` reports."""
 
     def frame(self) -> pd.DataFrame:
         """Table of `REPORT_COLUMNS`, in the order of noting."""
-        return pd.DataFrame(self._rows, columns=list(REPORT_COLUMNS))
+        return pd.DataFrame(self, columns=list(REPORT_COLUMNS))
 
 
 def reject(bad: BadRows | None, file: Path | str, where: str, reason: str) -> None:
     """Note one wrong row or file in `bad`, or raise "`where`: `reason`" if there is no `bad`."""
     if bad is None:
         raise InputError(f"{where}: {reason}")
-    bad.add(file, where, f"{where}: {reason}")
+    bad.append((str(file), where, f"{where}: {reason}"))
 
 
 class CsvTable:
-    """Rows of a CSV file as text.
+    """Rows of a CSV file as text: a frame of str columns, blank as "", and ``row`` (int).
 
-    Attributes:
-        frame: str columns, blank as "", and ``row`` (int): as a spreadsheet counts, the header
-            being row 1.
-        bad: where wrong rows go; None: the first is an error.
+    A row counts as in a spreadsheet, the header being row 1. Wrong rows go to `bad`; without one
+    the first is an error.
     """
 
     def __init__(self, path: Path, frame: pd.DataFrame, bad: BadRows | None = None) -> None:
@@ -63,11 +51,9 @@ class CsvTable:
         return self.frame[name].str.strip()
 
     def require(self, good: npt.ArrayLike, column: str, allowed: str) -> None:
-        """Keep the rows that are good; the others are an error, or noted and dropped.
+        """Keep the rows that are `good` (n,) bool; the others are an error, or noted and dropped.
 
-        Args:
-            good: (n,) bool, one per row of `frame`.
-            column: whose value is at fault; allowed: what may stand there, for the message.
+        The message names the value in `column`, and what is `allowed` there.
         """
         keep = np.asarray(good, bool)
         if keep.all():
@@ -141,11 +127,8 @@ def read_csv(
 ) -> CsvTable:
     """Read a CSV file as text, UTF-8 with or without a byte-order mark.
 
-    Args:
-        needed: columns that must be there.
-        bad: collector of wrong rows, for `CsvTable.require`.
-        hint: what to do about a missing file or column.
-        names: columns to use in place of the file's own first line, for headers that lie.
+    The columns `needed` must be there; `hint` says what to do about a missing file or column.
+    `names` are used in place of the file's own first line, for headers that lie.
     """
     text = read_text(path, hint)
     if "\0" in text:

@@ -19,26 +19,23 @@ STORES: tuple[str, ...] = ("films", "lungs", "infection", "organs")
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set that can be read in its original layout.
-
-    Attributes:
-        name, title: as parameters give it, and for people.
-        stores: which of `STORES` it can give.
-        find: its root at or just below a folder, by a cheap look; None if it is not there.
-        read: ``read(root, *, skip_bad=False, **options)`` -> table by store name.
-        documented: counts that its authors state, by the names that `FilmTable.facts` uses.
-        options: option -> allowed values, the default first.
-        tree: what marks its folder, for the message when it is not found.
-    """
+    """One data set that can be read in its original layout."""
 
     name: str
     title: str
+    """Its name for people."""
     stores: tuple[str, ...]
+    """Which of `STORES` it can give."""
     find: Callable[[Path], Path | None]
+    """Its root at or just below a folder, by a cheap look; None if it is not there."""
     read: Callable[..., dict[str, FilmTable]]
+    """``read(root, *, skip_bad=False, **options)`` -> table by store name."""
     documented: Mapping[str, int]
+    """Counts that its authors state, by the names that `FilmTable.facts` uses."""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Option -> allowed values, the default first."""
     tree: str = ""
+    """What marks its folder, for the message when it is not found."""
     licence: str = ""
     cite: str = ""
     size: str = ""

@@ -8,14 +8,11 @@ be. Texts of the file, names of patients included, go into no message.
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import re
 import struct
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,11 +23,10 @@ from pydicom import Dataset, dcmread, uid
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_windowing
 
 from dollkit.common.errors import InputError
 from dollkit.data.gdcm_process import decode_frame
-from dollkit.data.images import AGAIN, MAX_BYTES, check_depth, check_pixels, full_range, quiet
+from dollkit.data.images import AGAIN, check_depth, check_pixels, full_range
 
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
@@ -68,42 +64,26 @@ def load_dicom(path: Path, file: BinaryIO, depths: Sequence[int]) -> U8:
       precision counts if it is less.
     - Padding pixels (PixelPaddingValue, with PixelPaddingRangeLimit) are black and change nothing
       else. Bits above BitsStored are left out. 8-bit RGB and YBR are luma.
-    - Read: uncompressed of both byte orders, deflated, RLE, 8-bit JPEG, JPEG 2000, JPEG lossless
-      and JPEG-LS. A file without preamble, file meta or transfer syntax is read if uncompressed.
+    - Read: uncompressed of both byte orders, RLE, 8-bit JPEG, JPEG 2000, JPEG lossless and JPEG-LS.
+      A file without preamble, file meta or transfer syntax is read if uncompressed.
     """
-    with _reading(path):
-        film = _dataset(path, file, whole=True)
-        _check_header(path, film, depths)
-        if "PixelData" not in film:
-            raise InputError(f"{path}: DICOM file without pixel data: {AGAIN}")
-        values, bits = _stored_values(path, film)
-        if film.SamplesPerPixel == 3:
-            return values.astype(np.uint8)
-        low = -(1 << (bits - 1)) if film.PixelRepresentation else 0
-        table = _grey(path, film, np.arange(low, low + (1 << bits)))
-        return np.asarray(table[values - low], np.uint8)
+    film = _dataset(path, file, whole=True)
+    _check_header(path, film, depths)
+    if "PixelData" not in film:
+        raise InputError(f"{path}: DICOM file without pixel data: {AGAIN}")
+    values, bits = _stored_values(path, film)
+    if film.SamplesPerPixel == 3:
+        return values.astype(np.uint8)
+    low = -(1 << (bits - 1)) if film.PixelRepresentation else 0
+    table = _grey(path, film, np.arange(low, low + (1 << bits)))
+    return np.asarray(table[values - low], np.uint8)
 
 
 def dicom_size(path: Path, file: BinaryIO, depths: Sequence[int]) -> tuple[int, int]:
     """(height, width) of the film in an open file, from its header."""
-    with _reading(path):
-        film = _dataset(path, file, whole=False)
-        _check_header(path, film, depths)
-        return int(film.Rows), int(film.Columns)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        with quiet():
-            yield
-    except InputError:
-        raise
-    except Exception as error:  # pydicom may raise anything over damaged bytes
-        # Its message may quote the file.
-        raise InputError(
-            f"{path}: DICOM file corrupt or cut off ({type(error).__name__}): {AGAIN}"
-        ) from None
+    film = _dataset(path, file, whole=False)
+    _check_header(path, film, depths)
+    return int(film.Rows), int(film.Columns)
 
 
 def _dataset(path: Path, file: BinaryIO, whole: bool) -> Dataset:
@@ -111,14 +91,7 @@ def _dataset(path: Path, file: BinaryIO, whole: bool) -> Dataset:
     read_preamble(file, force=True)
     meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
     if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
-        # pydicom would inflate it whatever its size. Without file meta it leaves it alone.
-        stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        inflated = stream.decompress(file.read(), MAX_BYTES)
-        if not stream.eof:
-            raise InputError(
-                f"{path}: deflated DICOM file cut off, or more than {MAX_BYTES} bytes: {AGAIN}"
-            )
-        file = io.BytesIO(inflated)
+        raise _unread(path, "Deflated")  # pydicom would inflate it whatever its size
     file.seek(0)
     film = dcmread(file, stop_before_pixels=not whole, force=True)
     if "TransferSyntaxUID" not in film.file_meta:
@@ -164,16 +137,20 @@ def _refused(path: Path, what: str) -> InputError:
     return InputError(f"{path}: DICOM {what}: convert it to 8 or 16-bit grey")
 
 
+def _unread(path: Path, syntax: str) -> InputError:
+    return InputError(
+        f"{path}: DICOM transfer syntax {syntax} is not read: "
+        f"convert it to {uid.ExplicitVRLittleEndian.name}"
+    )
+
+
 def _stored_values(path: Path, film: Dataset) -> tuple[npt.NDArray[Any], int]:
     """Stored values of a grey film, or the luma of a colour one, (Rows, Columns); their bits."""
     syntax = uid.UID(film.file_meta.TransferSyntaxUID)
     # A damaged identifier could be any text.
     name = f"{syntax.name} ({syntax})" if syntax.is_valid else "of no valid identifier"
     if syntax not in _PLUGINS:
-        raise InputError(
-            f"{path}: DICOM transfer syntax {name} is not read: "
-            f"convert it to {uid.ExplicitVRLittleEndian.name}"
-        )
+        raise _unread(path, name)
     plugin = _PLUGINS[syntax]
     try:
         bits = _check_frame(film, syntax, plugin)
@@ -277,21 +254,20 @@ def _windowed(path: Path, film: Dataset, values: F64) -> F64 | None:
     centre, width = _number(path, film, "WindowCenter"), _number(path, film, "WindowWidth")
     if centre is None and width is None:
         return None
-    # From these pydicom takes the range of what comes out.
-    window = Dataset()
-    window.BitsStored, window.PixelRepresentation = 1, 0
-    window.PhotometricInterpretation = "MONOCHROME2"
-    window.VOILUTFunction = film.get("VOILUTFunction") or "LINEAR"
-    try:
-        window.add(film["WindowCenter"])
-        window.add(film["WindowWidth"])
-        with np.errstate(over="ignore"):
-            return apply_windowing(values, window)
-    except (KeyError, TypeError, ValueError):
+    kind = film.get("VOILUTFunction") or "LINEAR"
+    narrowest = {"LINEAR": 1.0, "LINEAR_EXACT": np.nextafter(0, 1), "SIGMOID": np.nextafter(0, 1)}
+    if centre is None or width is None or width < narrowest.get(kind, math.inf):
         raise InputError(
             f"{path}: DICOM window of centre {centre}, width {width}, or its VOILUTFunction: "
             "none of the standard's; mend it or leave it out"
-        ) from None
+        )
+    if kind == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+        if width == 0:
+            return (values > centre).astype(np.float64)
+    with np.errstate(over="ignore"):
+        share = (values - centre) / width
+        return 1 / (1 + np.exp(-4 * share)) if kind == "SIGMOID" else np.clip(share + 0.5, 0, 1)
 
 
 def _look_up(

@@ -18,18 +18,8 @@ from dollkit.data.csvfile import BadRows
 from dollkit.data.masks import Mask
 
 COLUMNS: tuple[str, ...] = (
-    "image_id",
-    "patient_id",
-    "study_id",
-    "view",
-    "sex",
-    "age",
-    "split",
-    "fold",
-    "source",
-    "width",
-    "height",
-    *FINDINGS,
+    *("image_id", "patient_id", "study_id", "view", "sex", "age", "split", "fold", "source"),
+    *("width", "height", *FINDINGS),
 )
 """Columns of ``films.csv``, in this order."""
 
@@ -52,10 +42,7 @@ def states_of(films: pd.DataFrame) -> npt.NDArray[np.int8]:
 
 
 def check_films(films: pd.DataFrame, name: str = "films table") -> None:
-    """Check a films table: columns, unique ids, known splits, no patient in two splits or folds."""
-    missing = [c for c in COLUMNS if c not in films.columns]
-    if missing:
-        raise InputError(f"{name}: column {missing[0]!r} is missing; needed: {', '.join(COLUMNS)}")
+    """Check a films table: unique ids, known splits and labels, no patient in two of them."""
     for image_id in films["image_id"][films["image_id"].duplicated()]:
         raise InputError(f"{name}: image_id {image_id!r} stands there twice")
     for split in films["split"][~films["split"].isin(SPLITS)]:
@@ -85,9 +72,6 @@ def read_films(path: Path) -> pd.DataFrame:
         na_values={name: [""] for name in COLUMNS if name not in text},
         keep_default_na=False,
     )
-    missing = [c for c in COLUMNS if c not in films.columns]
-    if missing:
-        raise InputError(f"{path}: column {missing[0]!r} is missing: build the store again")
     for name in ("age", *FINDINGS):
         films[name] = films[name].astype("float64")
     return films
@@ -96,49 +80,39 @@ def read_films(path: Path) -> pd.DataFrame:
 BOX_COLUMNS: tuple[str, ...] = ("image_id", "finding", "x", "y", "w", "h")
 
 
-def _no_boxes() -> pd.DataFrame:
-    return pd.DataFrame(columns=list(BOX_COLUMNS))
-
-
 @dataclass(frozen=True)
 class FilmTable:
-    """A data set as read, before any pixel is.
-
-    Attributes:
-        source: short name of the data set.
-        films: `COLUMNS` (width and height may be 0: unknown until decoded) plus ``path`` (of the
-            image) and ``where`` (file and row that named it, the header being row 1).
-        masks: one column per mask class, one row per film: a `Mask`, or None where the film has
-            no such mask (unknown, not empty).
-        boxes: `BOX_COLUMNS`, boxes in pixels of the image file; rasterised into the mask class
-            ``finding``, valid only on films with a box of that finding.
-        root: folder of the data set; no file that it names may lie outside, links followed.
-        depths: bits per grey value that its films may have.
-        any_ending: whether films are read as what they are, whatever their ending says.
-        others: files that the data set lists or brings and the reader leaves out.
-        side: glob patterns, relative to `root`, of files that are never read.
-        facts: counts found, by the names under which they are documented.
-        bad: rows left out because they are wrong.
-        beside: files that the reader itself found outside `root`.
-    """
+    """A data set as read, before any pixel is."""
 
     source: str
+    """Short name of the data set."""
     films: pd.DataFrame
+    """`COLUMNS` (width and height may be 0: unknown until decoded) plus ``path`` (of the image) and
+    ``where`` (file and row that named it, the header being row 1)."""
     root: Path
+    """Folder of the data set; no file that it names may lie outside, links followed."""
     masks: pd.DataFrame = field(default_factory=pd.DataFrame)
-    boxes: pd.DataFrame = field(default_factory=_no_boxes)
+    """One column per mask class, one row per film: a `Mask`, or None where the film has no such
+    mask (unknown, not empty)."""
+    boxes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(BOX_COLUMNS)))
+    """`BOX_COLUMNS` in pixels of the image file; rasterised into the mask class ``finding``, valid
+    only on films with a box of that finding."""
     depths: tuple[int, ...] = (8, 16)
+    """Bits per grey value that its films may have."""
     any_ending: bool = False
+    """Whether films are read as what they are, whatever their ending says."""
     others: tuple[Path, ...] = ()
+    """Files that the data set lists or brings and the reader leaves out."""
     side: tuple[str, ...] = ()
+    """Glob patterns, relative to `root`, of files that are never read."""
     facts: Mapping[str, int] = field(default_factory=dict)
+    """Counts, by the names under which they are documented."""
     bad: BadRows = field(default_factory=BadRows)
+    """Rows left out because they are wrong."""
     beside: tuple[Path, ...] = ()
+    """Files that the reader itself found outside `root`."""
 
     def __post_init__(self) -> None:
-        for column in ("path", "where"):
-            if column not in self.films.columns:
-                raise ValueError(f"films table of {self.source} lacks {column!r}")
         if len(self.masks.columns) and len(self.masks) != len(self.films):
             raise ValueError("one row of masks per film")
         check_films(self.films, str(self.root))
@@ -170,8 +144,7 @@ class FilmTable:
 def lost_files(table: FilmTable) -> pd.DataFrame:
     """Images and masks that are not there, or not the data set's own.
 
-    Returns:
-        columns file, row (what named it), reason (whole message), film (index).
+    Columns file, row (what named it), reason (whole message), film (index).
     """
     look = Lookup(table.root)
     lost = []

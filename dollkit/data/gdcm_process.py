@@ -7,7 +7,6 @@ one process for many films; a frame that it stumbles over takes that process dow
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
 import math
@@ -73,12 +72,6 @@ def _take() -> subprocess.Popen[bytes]:
 def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(OSError), process:
         process.kill()
-
-
-@atexit.register
-def _end_all() -> None:
-    while _idle:
-        _end(_idle.pop())
 
 
 def _serve() -> None:

@@ -8,10 +8,9 @@ side is S and padded with black on both ends of the shorter one.
 from __future__ import annotations
 
 import io
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,6 +19,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from dollkit.common.errors import InputError
+
+# What matters about a file is an error of ours; theirs may quote a DICOM file.
+warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
@@ -72,10 +74,8 @@ def load_image(path: Path | str, depths: Sequence[int] = (8, 16), any_ending: bo
     Only PNG has checksums, and they are checked. In the other formats a flipped byte among the
     pixels can pass unseen: compare the checksums that a data set publishes.
 
-    Args:
-        path: the file. With no known ending (`ENDINGS`) its content alone says what it is.
-        depths: bits per grey value that the data set has; 8 stands for up to 8, 16 for 9 to 16.
-        any_ending: read the file as what it is, whatever its ending.
+    `depths`: bits per grey value that the data set has; 8 stands for up to 8, 16 for 9 to 16. With
+    `any_ending`, or no known ending (`ENDINGS`), the content alone says what the file is.
     """
     path = Path(path)
     with _opened(path) as file, _decoding(path):
@@ -145,16 +145,13 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Turn what Pillow raises over a damaged file into one line."""
+    """Turn what Pillow and pydicom raise over a damaged file into one line that quotes nothing."""
     try:
-        with quiet():
-            yield
+        yield
     except InputError:
         raise
     except Exception as error:  # a plug-in may raise anything over damaged bytes
-        raise InputError(
-            f"{path}: corrupt or cut off ({error or type(error).__name__}): {AGAIN}"
-        ) from None
+        raise InputError(f"{path}: corrupt or cut off ({type(error).__name__}): {AGAIN}") from None
 
 
 def _kind(path: Path, file: BinaryIO, any_ending: bool) -> str:
@@ -268,29 +265,6 @@ def check_depth(path: Path, bits: int, depths: Sequence[int]) -> None:
         )
 
 
-_lock, _users, _filters = threading.Lock(), list[None](), ExitStack()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the warnings of Pillow and pydicom: what matters about a file is an error of ours.
-
-    Filters belong to the process, not to a thread: the first in sets them, the last out restores.
-    """
-    with _lock:
-        if not _users:
-            _filters.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
-        _users.append(None)
-    try:
-        yield
-    finally:
-        with _lock:
-            _users.pop()
-            if not _users:
-                _filters.close()
-
-
 class Frame(NamedTuple):
     """Where a film lies on the grid; the rest is padding."""
 
@@ -321,12 +295,8 @@ def fit_mask(mask: U8, size: int, height: int | None = None, width: int | None =
     does, else ignored. A mask pixel counts whole, in the pixel that its centre lies in. Padding
     is outside.
 
-    Args:
-        height, width: of the film whose frame it lies on; None: the mask's own. A mask of another
-            size is stretched over the whole film.
-
-    Raises:
-        ValueError: the mask has not its film's aspect (see `same_aspect`), or other values.
+    `height`, `width` are those of its film, by default the mask's own; a mask of another size is
+    stretched over the whole film. `ValueError` if it has another aspect or other values.
     """
     height = mask.shape[0] if height is None else height
     width = mask.shape[1] if width is None else width

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,33 +19,38 @@ from dollkit.data.images import IGNORE, MAX_PIXELS, load_image, same_aspect
 U8 = npt.NDArray[np.uint8]
 
 
-class Mask(Protocol):
-    """One mask of one class of one film."""
+class Mask:
+    """One mask of one class of one film; a dataclass of plain values."""
+
+    path: Path
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Files on disk that it is read from."""
+        return (self.path,)
 
     @property
     def own_grid(self) -> bool:
         """Whether it may have another size than its film, of the same aspect within 1 %."""
+        return False
 
     @property
     def ignores(self) -> bool:
         """Whether it may hold pixels to ignore."""
+        return False
 
     def load(self, height: int, width: int) -> U8:
         """(h, w) uint8 in {0, 1, 255 = ignore}, of a film of `height` x `width`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class MaskFile:
-    """A grey picture whose values mean something.
+class MaskFile(Mask):
+    """A grey picture whose values mean inside, outside or ignore.
 
-    Attributes:
-        inside, outside, ignore: grey values of each; any other is an error, because a mask that
-            was resized with smoothing or saved as JPEG is no longer the mask that was drawn.
-        threshold: take any grey instead: inside is the one value beside 0, or else all above 127.
+    Any other is an error, because a mask that was resized with smoothing or saved as JPEG is no
+    longer the mask that was drawn. With `threshold` any grey is taken instead: inside is the one
+    value beside 0, or else all above 127.
     """
 
     path: Path
@@ -54,10 +59,6 @@ class MaskFile:
     ignore: tuple[int, ...] = ()
     threshold: bool = False
     own_grid: bool = False
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     @property
     def ignores(self) -> bool:
@@ -108,7 +109,7 @@ def _inside(path: Path, grey: U8) -> U8:
 
 
 @dataclass(frozen=True)
-class Union:
+class Union(Mask):
     """Several masks as one: inside where any is, ignored where any ignores and none is inside."""
 
     parts: tuple[Mask, ...]
@@ -137,7 +138,7 @@ class Union:
 
 
 @dataclass(frozen=True)
-class Crop:
+class Crop(Mask):
     """A picture of the mask's bounding box alone: any colour is inside, black is outside.
 
     `film` is the (height, width) that the box counts in: on another grid it would land elsewhere.
@@ -149,12 +150,6 @@ class Crop:
     height: int
     width: int
     film: tuple[int, int]
-    own_grid = False
-    ignores = False
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def load(self, height: int, width: int) -> U8:
         if (height, width) != self.film:
@@ -185,40 +180,35 @@ def check_grid(
 
 
 @dataclass(frozen=True)
-class Runs:
+class Runs(Mask):
     """COCO run lengths (compressed text) of a JSON file: zeros and ones in turn, column by column.
 
     `size` is the (height, width) of the grid that they are on.
     """
 
-    file: Path
+    path: Path
     where: str
     size: tuple[int, int]
     counts: str
     own_grid = True
-    ignores = False
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.file,)
 
     def check(self) -> list[int]:
         """The run lengths; `InputError` unless they fill a grid that a film may have."""
         size: Any = self.size
         good = isinstance(size, list | tuple) and [type(v) for v in size] == [int, int]
         if not good or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-            raise InputError(f"{self.file}, {self.where}: size {size!r} is no (height, width)")
+            raise InputError(f"{self.path}, {self.where}: size {size!r} is no (height, width)")
         runs = _run_lengths(self.counts)
         if sum(runs) != size[0] * size[1]:
             raise InputError(
-                f"{self.file}, {self.where}: run lengths do not fill {size[1]}x{size[0]} pixels: "
+                f"{self.path}, {self.where}: run lengths do not fill {size[1]}x{size[0]} pixels: "
                 "fetch the file again"
             )
         return runs
 
     def load(self, height: int, width: int) -> U8:
         runs = self.check()
-        check_grid(f"{self.file}, {self.where}", self.size, (height, width), True)
+        check_grid(f"{self.path}, {self.where}", self.size, (height, width), True)
         values = (np.arange(len(runs)) % 2).astype(np.uint8)
         return np.ascontiguousarray(np.repeat(values, runs).reshape(self.size[::-1]).T)
 

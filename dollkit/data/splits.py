@@ -31,13 +31,8 @@ def draw_parts(
     where it most reduces the squared distance of the trait counts from what the shares ask for,
     each trait weighted by the inverse of its total, so that rare traits are spread as well.
 
-    Args:
-        patients: patient id of each film (n).
-        traits: (n, T) 0/1 traits to balance; the number of films always counts too.
-        shares: positive; part p gets about ``shares[p] / sum(shares)`` of all.
-
-    Returns:
-        (n,) part of each film, 0 .. len(shares) - 1; all films of a patient in one part.
+    `traits` (n, T) are 0/1; the number of films always counts too. Part p gets about ``shares[p] /
+    sum(shares)`` of all. Returns the part (n,) of each film; all films of a patient are in one.
     """
     table = np.asarray(traits, np.float64).reshape(len(patients), -1)
     table = np.column_stack([np.ones(len(patients)), table])
@@ -68,24 +63,13 @@ def share(patient_id: str) -> float:
     return int.from_bytes(hashlib.sha256(patient_id.encode()).digest()[:8]) / 2.0**64
 
 
-def write_split(path: Path | str, table: pd.DataFrame, column: str) -> None:
-    """Write image_id, patient_id and `column` (``split`` or ``fold``), sorted by image_id."""
-    path = Path(path)
-    check_patients(table, column, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = table[["image_id", "patient_id", column]].sort_values("image_id")
-    table.to_csv(path, index=False, lineterminator="\n")
-
-
 def read_split(
     path: Path | str, patient_of: Mapping[str, str], column: str, *, subset: bool = False
 ) -> pd.Series[str]:
     """Split or fold (str) by image_id, checked against the data set at hand.
 
-    Args:
-        path: CSV with the columns image_id, patient_id and `column`.
-        patient_of: patient id by image id, of exactly the films that the split must cover.
-        subset: films of the file that the data set at hand lacks are left out, and no error.
+    `patient_of` has the patient of each film that the file, with the columns image_id, patient_id
+    and `column`, must cover. With `subset`, further films of the file are left out, and no error.
     """
     path = Path(path)
     hint = "restore the file from the repository"

@@ -11,7 +11,7 @@ A store is a folder::
 
 The three mask arrays are there if C > 0, ``ignore.npy`` only if the data set has such pixels.
 ``store.json`` is written last: a folder without it is not a store. Beside it lie ``key.json``
-(what built it, see `dollkit.data.build_key`) and ``skipped.csv`` (films left out), if there are
+(what built it, see `dollkit.common.build_key`) and ``skipped.csv`` (films left out), if there are
 any.
 """
 
@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dollkit.common.build_key import Key
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
-from dollkit.data.build_key import Key, changed
 from dollkit.data.film_table import read_films, states_of
 from dollkit.data.images import IGNORE
 
@@ -45,15 +45,11 @@ Bools = npt.NDArray[np.bool_]
 class Store:
     """A store opened for reading; see `open_store`.
 
-    Arrays stay on disk. Pickles as its path, so that each worker process opens it anew.
-
-    Attributes:
-        images: uint8 (N, S, S); indexing reads these rows into an array of their own.
-        films: table with the columns `COLUMNS`; findings as float 1, 0, -1 or NaN, age NaN if
-            unknown, view and sex "" if unknown.
-        states: int8 (N, 14) label states, blank as ``NOT_MENTIONED``.
-        size: S; mask_classes: C names; path; digest: sha256 of ``store.json``; made_from;
-            left_out: number of films that were too bad to be read.
+    Arrays stay on disk. Pickles as its path, so that each worker process opens it anew. `films` has
+    the columns `COLUMNS`: findings as float 1, 0, -1 or NaN, age NaN if unknown, view and sex "".
+    `states` are int8 (N, 14), blank as ``NOT_MENTIONED``; indexing `images`, uint8 (N, S, S), reads
+    these rows into an array of their own; `digest` is the sha256 of ``store.json``; `left_out`
+    films were too bad to be read.
     """
 
     def __init__(self, path: Path, meta: Mapping[str, Any], digest: str) -> None:
@@ -73,8 +69,6 @@ class Store:
         if c:
             self._valid = np.array(_map(path / "mask_valid.npy", np.bool_, (n, c)))
         self.films = read_films(path / "films.csv")
-        if len(self.films) != n:
-            raise _broken(path / "films.csv", f"holds {len(self.films)} films, store.json says {n}")
         self.states = states_of(self.films)
 
     def __len__(self) -> int:
@@ -150,15 +144,12 @@ def open_store(path: Path | str, verify: bool = False) -> Store:
 def standing(path: Path, key: Key, whole: bool = False) -> bool:
     """Whether a folder's store was made by this very key and opens; the log says why not.
 
-    Args:
-        whole: no film may have been left out.
+    `whole`: no film may have been left out.
     """
-    names = changed(path, key)
-    if names is None:
-        return False
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        log.info("%s: built anew, for %s changed", path, ", ".join(names[:3]) + more)
+    made = key.made(path)
+    if not made:
+        if made is False:
+            log.info("%s: built anew, for its films, settings or code changed", path)
         return False
     try:
         left_out = open_store(path).left_out

@@ -11,7 +11,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,9 +20,9 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
+from dollkit.common.build_key import Key, code_of, digest
 from dollkit.common.errors import InputError
-from dollkit.common.machine import cores
-from dollkit.data.build_key import Key, code_of, digest, versions
+from dollkit.common.machine import cores, versions
 from dollkit.data.csvfile import REPORT_COLUMNS
 from dollkit.data.film_table import COLUMNS, FilmTable, check_files, lost_files
 from dollkit.data.images import fit, fit_box, fit_mask, load_image
@@ -50,40 +49,18 @@ U8 = npt.NDArray[np.uint8]
 
 
 class Film(NamedTuple):
-    """What it takes to decode one film: masks and boxes each with its channel.
-
-    Attributes:
-        path, where: as in `FilmTable.films`.
-        lost: file and reason why it need not be tried; None if it is all there.
-    """
+    """What it takes to decode one film: masks and boxes each with its channel."""
 
     path: str
     where: str
     masks: tuple[tuple[int, Mask], ...]
     boxes: tuple[tuple[int, Box], ...]
     lost: tuple[str, str] | None
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What becomes of a film; `depths` and `any_ending` as for `load_image`."""
-
-    size: int
-    channels: int
-    depths: tuple[int, ...]
-    any_ending: bool
+    """File and reason why it need not be tried; None if it is all there."""
 
 
 class Rows(NamedTuple):
-    """Rows of a store: the k films of a chunk that could be decoded.
-
-    Attributes:
-        images: (k, S, S) uint8.
-        inside: (k, C, S, S/8) uint8, packed bits; ignored: likewise, None if there are none.
-        valid: (k, C) bool.
-        sizes: their own (height, width).
-        bad: the other films, by position in the chunk.
-    """
+    """Rows of a store: the k films of a chunk that could be decoded, with their own sizes."""
 
     images: U8
     inside: U8
@@ -99,29 +76,23 @@ def build_store(
     size: int,
     skip_bad: bool = False,
     workers: int | None = None,
-    made_from: Mapping[str, Any] | None = None,
 ) -> Path:
     """Decode the films of a table into a store and return its path.
 
     A store that the same table, files, settings and code have made is kept. A build that was
     stopped, by whatever, goes on where it was.
 
-    Args:
-        size: side in pixels, a multiple of 8.
-        skip_bad: leave films out whose image or mask is missing, corrupt, cut off or of a wrong
-            size, and list them in ``skipped.csv`` (file, row, reason) in the store's folder, after
-            the rows that the reader left out.
-        workers: decoding threads; None: one per core. The store is the same for any number.
-        made_from: account to keep in ``store.json`` beside the reader's name.
+    With `skip_bad`, films whose image or mask is missing, corrupt, cut off or of a wrong size are
+    left out and listed in ``skipped.csv`` (file, row, reason) in the store's folder, after the rows
+    that the reader left out. The store is the same for any number of `workers`.
     """
     path = Path(path)
     lost = lost_files(table)
     if len(lost) and not skip_bad:
         check_files(table)
     films = list(_films(table, lost))
-    rule = Rule(size, len(table.mask_classes), table.depths, table.any_ending)
-    account = {"source": table.source, **dict(made_from or {})}
-    key = Key(_rule_of(table, rule, account), _fingerprints(table, films))
+    account = {"source": table.source}
+    key = Key(_rule_of(table, size), _fingerprints(table, films))
     if standing(path, key, whole=not skip_bad):
         return path
     classes, room, ignore = table.mask_classes, max(len(table), 1), table.ignoring()
@@ -135,7 +106,7 @@ def build_store(
             bar.update(done)
         if not skip_bad:
             _refuse(fault for note in writer.notes for fault in note["bad"])
-        for part in _decode_all(films[done:], rule, workers):
+        for part in _decode_all(films[done:], table, size, workers):
             if not skip_bad:
                 _refuse(part.bad)
             writer.write_bits(writer.films, part.images, part.inside, part.ignored, part.valid)
@@ -180,13 +151,14 @@ def _report(table: FilmTable, bad: Mapping[int, tuple[str, str]], path: Path) ->
         log.warning(text, path, len(films), len(rows), report)
 
 
-def _decode_all(films: Sequence[Film], rule: Rule, workers: int | None) -> Iterator[Rows]:
+def _decode_all(
+    films: Sequence[Film], table: FilmTable, size: int, workers: int | None
+) -> Iterator[Rows]:
     """Chunks in order. Pillow lets go of the interpreter lock while it decodes and resizes."""
     count = workers or cores()
     with ThreadPoolExecutor(count) as pool:
-        yield from map_ahead(
-            pool, lambda part: decode(part, rule), batched(films, CHUNK), 2 * count
-        )
+        chunks = batched(films, CHUNK)
+        yield from map_ahead(pool, lambda part: decode(part, table, size), chunks, 2 * count)
 
 
 def map_ahead(
@@ -220,9 +192,9 @@ def _films(table: FilmTable, lost: pd.DataFrame) -> Iterator[Film]:
         yield Film(str(path), str(where), masks, framed, faults.get(i))
 
 
-def decode(films: Sequence[Film], rule: Rule) -> Rows:
-    """Decode a chunk of films; the bad ones are named, not raised."""
-    k, s, c = len(films), rule.size, rule.channels
+def decode(films: Sequence[Film], table: FilmTable, s: int) -> Rows:
+    """Decode a chunk of a table's films to side `s`; the bad ones are named, not raised."""
+    k, c = len(films), len(table.mask_classes)
     images = np.empty((k, s, s), np.uint8)
     inside = np.zeros((k, c, s, s // 8), np.uint8)
     ignored = np.zeros_like(inside)
@@ -235,7 +207,7 @@ def decode(films: Sequence[Film], rule: Rule) -> Rows:
             continue
         n, masks = len(sizes), np.zeros((c, s, s), np.uint8)
         try:
-            image = load_image(film.path, rule.depths, rule.any_ending)
+            image = load_image(film.path, table.depths, table.any_ending)
             height, width = image.shape
             for channel, mask in film.masks:
                 masks[channel] = fit_mask(mask.load(height, width), s, height, width)
@@ -255,7 +227,7 @@ def decode(films: Sequence[Film], rule: Rule) -> Rows:
     return Rows(images[:n], inside[:n], some, valid[:n], sizes, bad)
 
 
-def _rule_of(table: FilmTable, rule: Rule, made_from: Mapping[str, Any]) -> dict[str, Any]:
+def _rule_of(table: FilmTable, size: int) -> dict[str, Any]:
     """What decides what becomes of a table's films.
 
     The reader's own code is not in it: all that it decides stands in the table.
@@ -265,13 +237,15 @@ def _rule_of(table: FilmTable, rule: Rule, made_from: Mapping[str, Any]) -> dict
     rows = [[relative(str(cell)) for cell in row[:2]] for row in table.bad.frame().to_numpy()]
     return {
         "source": table.source,
-        "made_from": dict(made_from),
-        "setting": {**dataclasses.asdict(rule), "ignore": table.ignoring(), "chunk": CHUNK},
+        "setting": {
+            "size": size, "depths": table.depths, "any_ending": table.any_ending,
+            "ignore": table.ignoring(), "chunk": CHUNK,
+        },
         "classes": list(table.mask_classes),
         "rows left out": digest(rows),
         "version of": versions(LIBRARIES),
         "code": code_of([BUILDER, *sorted(kinds)]),
-    }
+    }  # fmt: skip
 
 
 def _fingerprints(table: FilmTable, films: Iterable[Film]) -> list[str]:

@@ -6,24 +6,20 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from dollkit.common.build_key import KEY, Key, digest
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.common.machine import sha256
-from dollkit.data.build_key import KEY, Key, digest
 from dollkit.data.film_table import COLUMNS, check_films
 from dollkit.data.images import IGNORE
-
-log = logging.getLogger(__name__)
 
 JOURNAL = "journal.part"
 OPTIONAL = ("masks.npy", "ignore.npy", "mask_valid.npy")
@@ -40,15 +36,10 @@ class StoreWriter:
     With a key, each `note` of a finished step goes into ``journal.part``; the next writer with
     that key goes on behind the last step whose input and written bytes are still the same.
 
-    Args:
-        n: number of films at most; `finish` may keep fewer (the first ones).
-        made_from: JSON-able account of what the films came from, without times: the same input
-            must give the same store.
-        ignore: whether masks may hold pixels to ignore.
-
-    Attributes:
-        notes: what was noted for each finished step, by an interrupted writer too.
-        films: number of films of these steps.
+    `n` films at most; `finish` may keep fewer, the first ones. `made_from` is a JSON-able account
+    of what they came from, without times: the same input must give the same store. `ignore`:
+    masks may hold pixels to ignore. `notes` has what was noted for each finished step, by an
+    interrupted writer too; `films` is the number of films of these steps.
     """
 
     def __init__(
@@ -64,10 +55,6 @@ class StoreWriter:
     ) -> None:
         if size < 8 or size % 8:
             raise InputError(f"parameter 'size' is {size}: use a positive multiple of 8")
-        if n < 1:
-            raise InputError(f"{path}: a store needs at least one film")
-        if len(set(mask_classes)) != len(mask_classes):
-            raise InputError(f"{path}: mask classes {list(mask_classes)} name one class twice")
         self.path, self.size, self.n = Path(path), size, n
         self.mask_classes = tuple(mask_classes)
         self.made_from = dict(made_from)
@@ -80,12 +67,8 @@ class StoreWriter:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._journal = _Journal(self.path, digest(key.rule) if key else "")
-        except OSError as error:
-            raise unwritable(self.path, error) from None
-        try:
             self._go_on(ignore)
         except OSError as error:
-            self._leave()
             raise unwritable(self.path, error) from None
 
     def _go_on(self, ignore: bool) -> None:
@@ -97,12 +80,10 @@ class StoreWriter:
             rows["mask_valid.npy"] = (np.bool_, (c,))
         if c and ignore:
             rows["ignore.npy"] = (np.uint8, (c, s, s // 8))
-        steps, is_store = self._journal.steps, (self.path / "store.json").exists()
+        steps = self._journal.steps
         for name, (dtype, shape) in rows.items():
-            final, part = self.path / name, self.path / f"{name}.part"
-            if steps and final.exists() and not (part.exists() or is_store):
-                final.replace(part)  # killed within `finish`
-            self._arrays[name] = NpyRows(final, dtype, shape, keep=bool(steps))
+            part = self.path / f"{name}.part"
+            self._arrays[name] = NpyRows(part, dtype, shape, keep=bool(steps))
         for fingerprint, step in zip(self._key.steps if self._key else (), steps, strict=False):
             if (step["input"], step["output"]) != (fingerprint, self._checksum(step["films"])):
                 break
@@ -125,13 +106,10 @@ class StoreWriter:
         masks: U8 | Bools | None = None,
         mask_valid: Bools | None = None,
     ) -> None:
-        """Write films from `start` on, which is behind the last one written.
+        """Write films (k, S, S) uint8 from `start` on, which is behind the last one written.
 
-        Args:
-            images: (k, S, S) uint8.
-            masks: (k, C, S, S) bool or uint8 in {0, 1, 255 = ignore}; None: no film has any.
-            mask_valid: (k, C) bool; None: all valid if `masks` is given. Masks that are not valid
-                are written as 0.
+        `masks` are (k, C, S, S) bool or uint8 in {0, 1, 255 = ignore}; `mask_valid` (k, C) bool,
+        all if it is None and `masks` are given. Masks that are not valid are written as 0.
         """
         k, c = len(images), len(self.mask_classes)
         if mask_valid is None:
@@ -175,12 +153,7 @@ class StoreWriter:
         self.films = self._written
 
     def finish(self, films: pd.DataFrame, left_out: int = 0) -> None:
-        """Write ``films.csv`` and, last, ``store.json``; films beyond ``len(films)`` are cut off.
-
-        Args:
-            films: table of the films, in their order; one that was never written is a `ValueError`.
-            left_out: number of films that were too bad to be read.
-        """
+        """Write the table and, last, ``store.json``; films beyond ``len(films)`` are cut off."""
         n = len(films)
         if not 1 <= n <= self._written:
             raise ValueError(f"{n} films in the table, {self._written} written")
@@ -221,12 +194,7 @@ class StoreWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._done:
             self._leave()
 
@@ -257,8 +225,8 @@ class _Journal:
                 f"{folder}: another process is building this store: wait for it, or choose "
                 "another folder"
             ) from None
-        except OSError:
-            log.debug("%s: on a file system without locks", folder)
+        except OSError:  # a file system without locks
+            pass
         self._head = {"key": key}
         self.steps: list[dict[str, Any]] = []
         self._file.seek(0)
@@ -289,25 +257,16 @@ class NpyRows:
     """One ``.npy`` file under a ``.part`` name, written row by row.
 
     Plain writes and no memory map, so that a full disk is an `OSError`, not a bus fault; and no
-    buffer, so that what is written outlives a killed process.
-
-    Args:
-        path: final name; the caller renames `part` to it after `close`.
-        dtype, row_shape: of one row.
-        keep: go on in the `part` that is there, if there is one.
+    buffer, so that what is written outlives a killed process. With `keep`, goes on in the file.
     """
 
     def __init__(
-        self,
-        path: Path,
-        dtype: npt.DTypeLike,
-        row_shape: tuple[int, ...],
-        keep: bool = False,
+        self, part: Path, dtype: npt.DTypeLike, row_shape: tuple[int, ...], keep: bool
     ) -> None:
-        self.part = path.with_name(f"{path.name}.part")
+        self.part = part
         self.dtype, self.row_shape = np.dtype(dtype), row_shape
         self._row_bytes = int(np.prod(row_shape, dtype=np.int64)) * self.dtype.itemsize
-        self.file = self.part.open("rb+" if keep and self.part.is_file() else "wb+", buffering=0)
+        self.file = part.open("rb+" if keep and part.is_file() else "wb+", buffering=0)
         self._offset = self._write_header(0)
 
     def _write_header(self, n: int) -> int:
@@ -340,14 +299,9 @@ class NpyRows:
 
 
 def pack(masks: U8 | Bools, mask_valid: Bools) -> tuple[U8, U8 | None]:
-    """Bits of masks as a store holds them.
+    """Bits of masks (..., S, S), (..., S/8) each: pixels inside, and those to ignore, if any.
 
-    Args:
-        masks: (..., S, S) bool or uint8 in {0, 1, 255 = ignore}.
-        mask_valid: (...) bool; masks that are not valid become 0.
-
-    Returns:
-        (..., S, S/8) uint8, pixels inside; the same of pixels to ignore, None if there are none.
+    Masks that are not valid, (...) bool, become 0.
     """
     known = mask_valid[..., None, None]
     inside = np.packbits((masks == 1) & known, axis=-1)

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from dollkit.common.arm_names import TUNINGS
 from dollkit.common.errors import InputError
-from dollkit.common.shares import Part
+from dollkit.common.machine import Part
 from dollkit.data import store
 from dollkit.finetuning import robustness
 from dollkit.finetuning.run import Films, Job, Parts, Start, run, split, step_mb

@@ -23,11 +23,10 @@ from tqdm.auto import tqdm
 
 from dollkit.classifiers.model import Classifier, load_classifiers
 from dollkit.common import compute
+from dollkit.common.build_key import code_of
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, NOT_MENTIONED, POSITIVE
-from dollkit.common.machine import sha256
-from dollkit.common.shares import Part
-from dollkit.data.build_key import code_of
+from dollkit.common.machine import Part, sha256
 from dollkit.data.film_table import FilmTable, blank_films
 from dollkit.data.images import IGNORE
 from dollkit.data.sets.own_folder import ENDINGS, read_own

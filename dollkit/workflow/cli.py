@@ -128,7 +128,7 @@ def _plan(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from dollkit.common.shares import Part
+    from dollkit.common.machine import Part
     from dollkit.workflow import processes, run
 
     if given.threads:

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dollkit.common import errors, paths, shares
+from dollkit.common import errors, machine, paths
 from dollkit.common.errors import ANSI, InputError, one_line
-from dollkit.common.shares import Part
+from dollkit.common.machine import Part
 from dollkit.workflow import parameters, stage, stages
 from dollkit.workflow.processes import KEPT, shortage
 
@@ -92,7 +92,7 @@ def execute(
     with tempfile.TemporaryDirectory(prefix="dollkit-", dir=place) as private:
         _prepare_kernel(Path(private))
         _log_to(instance.name, log)
-        os.environ[shares.VARIABLE] = "" if part is None else str(part)
+        os.environ[machine.VARIABLE] = "" if part is None else str(part)
         notebook = _execute(instance, executed, Path(private), part)
     if part is None:
         _check_cells(notebook, executed)

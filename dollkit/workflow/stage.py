@@ -20,8 +20,7 @@ from typing import Any
 import dollkit
 from dollkit.common import errors, machine, paths
 from dollkit.common.errors import InputError
-from dollkit.common.machine import Json, sha256
-from dollkit.common.shares import Part, mine
+from dollkit.common.machine import Json, Part, mine, sha256
 from dollkit.workflow import parameters, stages
 
 MANIFEST = "manifest.json"

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from dollkit.common import paths, source_code
+from dollkit.common import build_key, paths
 from dollkit.common.errors import InputError, nearest
 from dollkit.common.machine import Json
 from dollkit.workflow import parameters
@@ -30,7 +30,7 @@ class Stage:
     An input is all instances of a family, of a list that both vary over those of the same item
     (a PSPNet is tuned from PSPNets), or ``classifiers:encoder``, the one classifier whose backbone
     the networks use. `files` are globs, relative to the repository, of data files that the notebook
-    reads. The work of a `shared` one can be split over processes (`dollkit.common.shares`).
+    reads. The work of a `shared` one can be split over processes (`dollkit.common.machine`).
     """
 
     family: str
@@ -261,14 +261,14 @@ def source_files(notebook: Path) -> tuple[Path, ...]:
     directly or through others, packages with their ``__init__.py``.
     """
     roots = tuple(dict.fromkeys((parameters.notebooks().parent, paths.ROOT)))
-    imports: list[source_code.Import] = []
+    imports: list[build_key.Import] = []
     for source, _ in parameters.code_cells(notebook):
         plain = re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source)
         try:
-            imports += source_code.imports_of(ast.parse(plain), "", roots)
+            imports += build_key.imports_of(ast.parse(plain), "", roots)
         except SyntaxError as error:
             raise InputError(f"{notebook}: a code cell does not parse: {error}") from None
-    return tuple(sorted(source_code.follow(imports, roots)))
+    return tuple(sorted(build_key.follow(imports, roots)))
 
 
 def tree_state(folder: Path) -> str:

@@ -251,7 +251,7 @@ def load_truth(path: Path, bad: BadRows | None = None) -> dict[str, dict[str, Ma
         except InputError as error:
             if bad is None:
                 raise
-            bad.add(path, f"{path}, key {key!r}", str(error))
+            bad.append((str(path), f"{path}, key {key!r}", str(error)))
     return out
 
 

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
+from dollkit.common.build_key import Key, code_of
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES
-from dollkit.common.machine import cores
-from dollkit.data.build_key import Key, code_of, versions
+from dollkit.common.machine import cores, versions
 from dollkit.data.film_table import blank_films
 from dollkit.data.phantom.population import Protocol, observe_labels, sample_population
 from dollkit.data.phantom.render import ORGANS, check_size, render

@@ -19,11 +19,10 @@ import pandas as pd
 from dollkit import pretraining
 from dollkit.classifiers import model as classifiers
 from dollkit.classifiers.model import load_classifier, load_classifiers
-from dollkit.common import compute
+from dollkit.common import build_key, compute
 from dollkit.common.arm_names import ARMS, PRETRAINED
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
-from dollkit.data import build_key
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import build_store
 from dollkit.explanations.ensemble import Explain

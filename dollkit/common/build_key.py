@@ -1,14 +1,70 @@
-"""Which Python files of ours a piece of code imports, and what they contain."""
+"""Content keys: what code, settings and files a store, a label shard or a map was made by.
+
+A store does not hold its key: the same films give the same store, wherever they were copied. It
+lies beside it, in ``key.json``.
+"""
 
 from __future__ import annotations
 
 import ast
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dollkit.common import paths
 from dollkit.common.errors import InputError
+
+KEY = "key.json"
+
+
+@dataclass(frozen=True)
+class Key:
+    """What makes a store.
+
+    `rule`: JSON-able settings, code and versions that decide what becomes of a film; `steps`: the
+    fingerprint of the input of each step of the building, in order.
+    """
+
+    rule: Mapping[str, Any]
+    steps: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Content of ``key.json``."""
+        return {"rule": dict(self.rule), "input": digest(list(self.steps))}
+
+    def made(self, folder: Path) -> bool | None:
+        """Whether a folder's store was made by this very key; None if it has no readable key."""
+        try:
+            old = json.loads((folder / KEY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return bool(old == json.loads(json.dumps(self.to_json())))  # where tuples are lists
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def code_of(modules: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of modules of ours and of all of ours that they import, by path in the repository.
+
+    The ``__init__.py`` of the packages that the modules lie in are left out: that of the readers
+    imports every reader, and none decides another's films. A file counts as it was when first
+    asked for, since that is what runs.
+    """
+    roots = (paths.ROOT,)
+    start = [files_of_import(name, roots) for name in modules if name.startswith("dollkit.")]
+    found = follow(start, roots, whole=False, when=_first_seen)
+    return {file.relative_to(paths.ROOT).as_posix(): found[file] for file in sorted(found)}
+
+
+_first_seen = functools.cache(lambda path: path.stat().st_mtime_ns)
+
 
 Import = tuple[tuple[Path, str], ...]
 """Files of ours behind one dotted name, outermost package first, each with its package's name."""
@@ -22,10 +78,8 @@ def follow(
 ) -> dict[Path, str]:
     """SHA-256 of every file of ours that can be reached from some imports.
 
-    Args:
-        roots: folders below which modules are ours.
-        whole: count the packages that a module lies in too.
-        when: version of a file; one that is known is not read again.
+    Modules below `roots` are ours; `whole` counts the packages that a module lies in too. A file
+    whose version, by `when`, is known is not read again.
     """
     found: dict[Path, str] = {}
     todo = list(imports)
