@@ -39,7 +39,7 @@ def test_the_defaults_and_what_else_a_namespace_holds() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"size": 65}, "'size' is '65': .* a multiple of 32"),
+        ({"size": 65}, "'size' is 65: .* a multiple of 32"),
         ({"to": ["nifti"]}, r"'to'\[0\] is 'nifti'"),
         ({"steps": {"classifier": 1}}, "'steps' is .*: give classifier, finetune, pretrain"),
         ({"arms": ["random", "chance"]}, r"'arms'\[1\] is 'chance'"),
@@ -70,7 +70,7 @@ def test_settings_are_those_of_the_notebook(tmp_path: Path) -> None:
     [
         ("film: /data", "unknown parameter 'film'.*did you mean 'films'"),
         ("size: big", "parameter 'size' is 'big'"),
-        ("size: 65", r"mine\.yaml: parameter 'size' is '65': .* a multiple"),
+        ("size: 65", r"mine\.yaml: parameter 'size' is 65: .* a multiple"),
     ],
 )
 def test_wrong_settings(tmp_path: Path, text: str, message: str) -> None:

@@ -148,7 +148,7 @@ def check(
         said = f"({type(value).__name__}) {said}"
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
         said += f" (YAML reads {value} as text: write {value.lower().replace('e', '.0e', 1)})"
-    raise InputError(f"{place}parameter '{name}'{item} is {str(value)[:80]!r}: {said}")
+    raise InputError(f"{place}parameter '{name}'{item} is {repr(value)[:80]}: {said}")
 
 
 def profile_file(profile: str) -> Path:
