@@ -89,7 +89,7 @@ def find_run(name: str | None = None) -> TrainedRun:
 
 
 def relu_network(
-    run: TrainedRun, architecture: str, pooling: str, steps: int, where: torch.device
+    run: TrainedRun, architecture: str, pooling: str, steps: int, device: torch.device
 ) -> tuple[Classifier, dict[str, Any]]:
     """A ReLU network trained for `steps` on the run's films, in eval mode, and its record.
 
@@ -106,7 +106,7 @@ def relu_network(
         precision=given["precision"],
     )
     folder = paths.runs() / "bench" / f"{run.name}-{architecture}-relu"
-    model = classifiers.create(architecture, 5, "relu", pooling, recipe.seed, where)
+    model = classifiers.create(architecture, 5, "relu", pooling, recipe.seed, device)
     key = json.dumps([run.store.digest, model.config, given["policy"], given["small"]])
     classifiers.train(
         model, run.store, given["policy"], recipe, Augmentation(), folder,
@@ -120,7 +120,7 @@ def relu_network(
 
 
 def run(
-    run: TrainedRun, sizes: Sizes, relu_twin: bool = False, where: torch.device | None = None
+    run: TrainedRun, sizes: Sizes, relu_twin: bool = False, device: torch.device | None = None
 ) -> dict[str, Any]:
     """Measure the run's classifiers and a ReLU ResNet-18, one thread, all ways in turns.
 
@@ -129,11 +129,11 @@ def run(
     Speed-ups are geometric means over classifiers of captum's seconds per pair over ours, Dice
     means over pairs against the reference.
     """
-    where = compute.device() if where is None else where
+    device = compute.device() if device is None else device
     # Trained first, with all threads.
-    relu, about_relu = relu_network(run, "resnet18", "avg", sizes.relu_steps, where)
-    models = load_classifiers(run.folders, where)
-    x, targets = films_of(run.store, "test", sizes.films, where)
+    relu, about_relu = relu_network(run, "resnet18", "avg", sizes.relu_steps, device)
+    models = load_classifiers(run.folders, device)
+    x, targets = films_of(run.store, "test", sizes.films, device)
     how = {"rounds": sizes.rounds, "reference_steps": sizes.reference_steps}
     with one_thread():
         told = measure(models, x, targets, **how)  # type: ignore[arg-type]
@@ -164,11 +164,11 @@ def run(
         "ig_run": run.name,
         **{f"ig_{k}": told[k] for k in ("pairs", "films", "size", "threads", "rounds")},
         "ig_reference_steps": told["reference_steps"],
-        "ig_device": where.type,
+        "ig_device": device.type,
         "torch": torch.__version__,
     }
     if relu_twin:
-        record["ig_smooth"] = _twins(run, x, targets, how, where)
+        record["ig_smooth"] = _twins(run, x, targets, how, device)
     return record
 
 
@@ -219,13 +219,13 @@ def _twins(
     x: torch.Tensor,
     targets: list[list[int]],
     how: Mapping[str, int],
-    where: torch.device,
+    device: torch.device,
 ) -> dict[str, Any]:
     """AUROC, speed and Dice of one member, smooth and not, at the same passes."""
     name = TWIN if TWIN in run.folders else next(iter(run.folders))
-    smooth = load_classifier(run.folders[name], where)
+    smooth = load_classifier(run.folders[name], device)
     steps, pooling = run.parameters["steps"], str(smooth.config["pooling"])
-    rough, about = relu_network(run, name, pooling, steps, where)
+    rough, about = relu_network(run, name, pooling, steps, device)
     pair = {str(smooth.config["activation"]): smooth, "relu": rough}
     with one_thread():
         told = measure(pair, x, targets, modes=SAME_PASSES, **how)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from dollkit.common import compute
 from dollkit.common.findings import apply_policy
 from dollkit.training import fit
 from dollkit.training.augment import Augmentation, augment
-from dollkit.training.fit import Fit
+from dollkit.training.fit import TrainingResult
 from dollkit.training.recipe import Batch, Recipe, optimiser_of, order
 
 
@@ -28,7 +28,7 @@ def run(
     steps: int = 12,
     rounds: int = 5,
     architecture: str = "tu-resnet10t",
-    where: torch.device | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, Any]:
     """Films per second of `loop.fit` and of a bare PyTorch loop, in turns.
 
@@ -40,7 +40,7 @@ def run(
         run: whose store, batch and precision are taken.
         steps: of each turn; rounds: measured ones.
         architecture: of the small classifier.
-        where: device; None: `compute.device`.
+        device: None: `compute.device`.
 
     Returns:
         JSON-able record; ratios are medians over rounds:
@@ -54,21 +54,21 @@ def run(
           channels first, films held in memory; None where the hardware computes no bfloat16.
         - ``loop_setting``: what was measured.
     """
-    where = compute.device() if where is None else where
+    device = compute.device() if device is None else device
     given, store = run.parameters, run.store
     rows = classifiers.split_rows(store, "train")
     known, _ = apply_policy(store.states[rows], given["policy"])
-    y = torch.from_numpy(known).to(where)
+    y = torch.from_numpy(known).to(device)
     recipe = Recipe(
         steps=steps, batch=min(given["batch"], len(rows)), lr=given["lr"],
         evaluate_every=steps, precision=given["precision"],
     )  # fmt: skip
-    model = classifiers.create(architecture, 5, "silu", "lse", recipe.seed, where)
+    model = classifiers.create(architecture, 5, "silu", "lse", recipe.seed, device)
 
     def sample(step: int) -> Batch:
         pick = order(len(rows), recipe.batch, step, recipe.seed)
-        x = compute.to_input(store.images[rows[pick.numpy()]], where)
-        return x, y[pick.to(where)]
+        x = compute.to_input(store.images[rows[pick.numpy()]], device)
+        return x, y[pick.to(device)]
 
     def augmented(step: int) -> Batch:
         x, target = sample(step)
@@ -78,7 +78,7 @@ def run(
     def loss(net: nn.Module, batch: Batch) -> torch.Tensor:
         return F.binary_cross_entropy_with_logits(net(batch[0]).float(), batch[1])
 
-    fits: dict[str, list[Fit]] = {}
+    fits: dict[str, list[TrainingResult]] = {}
 
     def fitting(
         name: str, net: nn.Module, draw: Callable[[int], Batch], how: Recipe = recipe
@@ -99,12 +99,12 @@ def run(
 
     def stepping() -> int:
         for _ in range(steps):
-            with compute.autocast(where, recipe.precision):
+            with compute.autocast(device, recipe.precision):
                 value = loss(bare, held)
             optimiser.zero_grad(set_to_none=True)
             value.backward()
             optimiser.step()
-        compute.synchronize(where)
+        compute.synchronize(device)
         return steps * recipe.batch
 
     own, half, full = (copy.deepcopy(model) for _ in range(3))
@@ -115,7 +115,7 @@ def run(
         "augmented": fitting("augmented", own, augmented),
         "bare": stepping,
     }
-    both = compute.computes_bfloat16(where)
+    both = compute.computes_bfloat16(device)
     if both:
         narrow, wide = (replace(recipe, precision=p) for p in ("bfloat16", "float32"))
         tasks["bf16"] = fitting("bf16", half, lambda _: held, narrow)
@@ -131,7 +131,7 @@ def run(
         "loop_bf16_speedup": round(ratio(rates, "bf16", "float32"), 3) if both else None,
         "loop_setting": {
             "architecture": architecture, "batch": recipe.batch, "size": store.size,
-            "precision": recipe.precision, "device": where.type, "steps": steps, "rounds": rounds,
+            "precision": recipe.precision, "device": device.type, "steps": steps, "rounds": rounds,
             "threads": torch.get_num_threads(), "run": run.name,
         },
     }  # fmt: skip

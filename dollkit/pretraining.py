@@ -21,13 +21,13 @@ from dollkit.common.findings import FINDINGS, PATHOLOGIES, UNCERTAIN
 from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
-from dollkit.explanations.ensemble import Explain
-from dollkit.labels import Distil
+from dollkit.explanations.ensemble import ExplainerSettings
+from dollkit.labels import LabelSettings
 from dollkit.labels.make import make_labels
 from dollkit.labels.store import LabelStore
 from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
-from dollkit.training.fit import Fit, fit
+from dollkit.training.fit import TrainingResult, fit
 from dollkit.training.recipe import Batch, Recipe, order, weighted_bce_dice
 
 STARTS = ("classifier", "random")
@@ -159,7 +159,7 @@ def parts(store: Store, labels: LabelStore) -> tuple[Rows, Rows]:
 
 def network(
     kind: str, encoder: str, depth: int, activation: str, start: str,
-    classifiers: Mapping[str, Path], seed: int, where: torch.device,
+    classifiers: Mapping[str, Path], seed: int, device: torch.device,
 ) -> nn.Module:  # fmt: skip
     """The network to pre-train, its backbone from the classifier or at random."""
     if start not in STARTS:
@@ -169,8 +169,8 @@ def network(
     if start == "classifier":
         if encoder not in classifiers:
             raise InputError(f"parameter 'encoder' is {encoder!r}: no classifier of that name ran")
-        transfer_encoder(net, load_classifier(classifiers[encoder], where))
-    net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        transfer_encoder(net, load_classifier(classifiers[encoder], device))
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net
 
 
@@ -178,7 +178,7 @@ def pretrain(
     net: nn.Module, store: Store, rows: Rows, held_out: Rows, targets: Targets, recipe: Recipe, *,
     background: float = BACKGROUND, dice: float = DICE, augmentation: Augmentation,
     folder: Path | None, truth: Targets | None = None, label: str = "pre-training", key: str = "",
-) -> Fit:  # fmt: skip
+) -> TrainingResult:  # fmt: skip
     """Train the whole network on label channels (`targets_of`); it ends with its last weights.
 
     Validation is on `held_out` labels and, with `truth`, on true masks too (``valid_true_iou``).
@@ -236,12 +236,14 @@ def _mean(parts: list[npt.NDArray[np.float64]]) -> float:
 # Integrated Gradients (nothing is tuned for Grad-CAM's coarse maps), ``single`` the committee (the
 # classifier with the best validation AUROC is left), ``plain`` what distils and boosts.
 
-PLAIN = Distil(part="magnitude", trust="all", smooth=0.0, guide=0.0, threshold="otsu", ignore=1.0)
+PLAIN = LabelSettings(
+    part="magnitude", trust="all", smooth=0.0, guide=0.0, threshold="otsu", ignore=1.0
+)
 
 
 def labels_of(
     arm: str, store: Store, labels: LabelStore, classifiers: Mapping[str, Path], folder: Path,
-    where: torch.device,
+    device: torch.device,
 ) -> LabelStore:  # fmt: skip
     """The labels that an arm's targets are made from: those of the run, `labels`, or its own.
 
@@ -257,7 +259,10 @@ def labels_of(
                 f"arm {arm!r}: {labels.path} was made by classifier {name!r}, which is missing "
                 "or has changed; make the labels again"
             )
-    how, settings = Explain(**labels.meta["explain"]), Distil(**labels.meta["distil"])
+    how, settings = (
+        ExplainerSettings(**labels.meta["explain"]),
+        LabelSettings(**labels.meta["distil"]),
+    )
     if arm == "gradcam":
         how = replace(how, explainer="gradcam")
     elif arm == "single":
@@ -265,7 +270,7 @@ def labels_of(
         made = {best: made[best]}
     else:
         how, settings = replace(how, kind="black"), PLAIN
-    models = load_classifiers({name: classifiers[name] for name in made}, where)
+    models = load_classifiers({name: classifiers[name] for name in made}, device)
     found = make_labels(models, store, labels.rows, how, settings, folder, made)
     if not np.array_equal(found.rows, labels.rows):
         raise AssertionError(f"arm {arm!r} labelled other films than the label set holds")

@@ -20,13 +20,13 @@ from dollkit.common.machine import sha256
 from dollkit.data.film_table import blank_films
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_writer import StoreWriter
-from dollkit.explanations.ensemble import Explain
-from dollkit.labels import Distil, make
+from dollkit.explanations.ensemble import ExplainerSettings
+from dollkit.labels import LabelSettings, make
 from dollkit.training import weights
 
 SIDE, N = 32, 16
 MARKED = ("Lung Lesion", "Fracture")
-HOW = Explain(steps=2, unsettled="keep")
+HOW = ExplainerSettings(steps=2, unsettled="keep")
 GIVEN = {"judge_split": "test", "n_judge": 8, "n_label": 6, "n_hold": 2}
 
 
@@ -78,7 +78,7 @@ def run(root: Path, profile: str) -> None:
     rows = make.rows_to_label(store, GIVEN["n_label"], GIVEN["n_hold"])
     hashes = {name: sha256(f / weights.FILE) for name, f in folders.items()}
     nets = load_classifiers(folders, torch.device("cpu"))
-    make.make_labels(nets, store, rows, HOW, Distil(), folder / "labels", hashes)
+    make.make_labels(nets, store, rows, HOW, LabelSettings(), folder / "labels", hashes)
     _manifest(folder / "labels", GIVEN)
     (folder / "finetune" / "pspnet-lungs").mkdir(parents=True)
     np.savez(folder / "finetune" / "pspnet-lungs" / "examples.npz", **_drawn(task))

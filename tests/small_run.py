@@ -14,7 +14,7 @@ from dollkit.data.film_table import COLUMNS
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_writer import StoreWriter
 from dollkit.finetuning import grid
-from dollkit.finetuning.run import Start
+from dollkit.finetuning.run import Initialisation
 from dollkit.labels import store as labelstore
 from dollkit.training import networks, weights
 from dollkit.training.augment import NONE
@@ -87,14 +87,14 @@ def short(steps: int = 2) -> Recipe:
 def make_grid(place: Path, **more: object) -> grid.Grid:
     """Lungs, one arm without weights and one random one, two rates, two seeds, two steps."""
     starts = {
-        "random": Start(lambda net: []),
-        "imagenet": Start(lambda net: [], "no weights"),
+        "random": Initialisation(lambda net: []),
+        "imagenet": Initialisation(lambda net: [], "no weights"),
     }
     settings: dict[str, object] = {
         "task": "lungs", "network": "pspnet", "config": CONFIG, "starts": starts,
         "tunings": {"full": (["random", "imagenet"], [1e-4, 3e-3])}, "recipe": short(),
         "augmentation": NONE, "n_train": 6, "n_valid": 4, "seeds": [0, 1], "folds": [0],
-        "folder": place / "out", "key": "k", "where": CPU,
+        "folder": place / "out", "key": "k", "device": CPU,
     }  # fmt: skip
     made = grid.Grid(**{**settings, **more})  # type: ignore[arg-type]
     made.folder.mkdir(exist_ok=True)

@@ -63,7 +63,7 @@ def test_the_records_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     trained = attribution.TrainedRun("tiny", store, {"tu-resnet10t": folder}, given)
     sizes = attribution.Sizes(films=1, rounds=1, reference_steps=6, same=1, relu_steps=1)
     threads = torch.get_num_threads()
-    record = attribution.run(trained, sizes, relu_twin=True, where=CPU)
+    record = attribution.run(trained, sizes, relu_twin=True, device=CPU)
     assert torch.get_num_threads() == threads
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     row = record["ig_models"]["tu-resnet10t"]
@@ -74,6 +74,6 @@ def test_the_records_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert 0 <= gap["float64"]["median"] <= gap["float64"]["largest"] < 1e-5
     assert (record["ig_films"], record["ig_threads"], record["ig_size"]) == (1, 1, 32)
     assert set(record["ig_smooth"]) == {"architecture", "passes", "silu", "relu"}
-    loop = loops.run(trained, steps=1, rounds=1, where=CPU)
+    loop = loops.run(trained, steps=1, rounds=1, device=CPU)
     assert loop["loop_ratio"] > 0 < loop["loop_wait_share"] < 1
     assert json.loads(json.dumps(loop)) == loop

@@ -18,9 +18,9 @@ from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.explanations.engine import integrated_gradients
-from dollkit.explanations.ensemble import Explain
+from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.labels.make import make_labels
-from dollkit.labels.steps import Distil
+from dollkit.labels.steps import LabelSettings
 from tests import far
 from tests.small_run import CPU, ENCODER, make_store
 
@@ -61,8 +61,10 @@ def test_maps_are_those_of_the_cpu(device: torch.device, store: Store) -> None:
 
 def test_a_film_is_labelled(device: torch.device, store: Store, tmp_path: Path) -> None:
     rows = np.flatnonzero(store.states[:, EDEMA] == 1)[:1]
-    how = Explain(kind="black", steps=3, unsettled="keep")
-    made = make_labels({"a": classifier(device)}, store, rows, how, Distil(), tmp_path, {"a": "0"})
+    how = ExplainerSettings(kind="black", steps=3, unsettled="keep")
+    made = make_labels(
+        {"a": classifier(device)}, store, rows, how, LabelSettings(), tmp_path, {"a": "0"}
+    )
     there = np.flatnonzero(store.states[rows[0]] == 1)
     assert sorted(made.pairs["finding"]) == sorted(FINDINGS[t] for t in there)
     assert set(np.unique(made.label(0))) <= {0, 1, IGNORE}

@@ -13,7 +13,7 @@ from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.data.images import IGNORE
-from dollkit.labels import Distil, steps, threshold_rules
+from dollkit.labels import LabelSettings, steps, threshold_rules
 from dollkit.labels.threshold_rules import Rule
 from dollkit.training import metrics
 
@@ -84,18 +84,18 @@ def test_refine_keeps_to_the_edges_of_the_film() -> None:
 
 def test_bands_are_nested_and_a_constant_map_is_all_ignored() -> None:
     maps = np.zeros((3, 1, 16, 16), np.float32)
-    _, label, hi = steps.distil(maps, np.ones((3, 1), np.float32), Distil(guide=0.0))
+    _, label, hi = steps.distil(maps, np.ones((3, 1), np.float32), LabelSettings(guide=0.0))
     assert (label == IGNORE).all()
     assert np.isnan(hi).all()
     m = bump(16, 16, 4)[None]
-    hi = steps.threshold(m, Distil())
+    hi = steps.threshold(m, LabelSettings())
     label = steps.to_label(m, hi, 0.5)[0]
     np.testing.assert_array_equal(label == 1, m[0] >= hi[0])
     np.testing.assert_array_equal(label == 0, m[0] < 0.5 * hi[0])
 
 
 def test_tuned_thresholds_are_each_findings_own() -> None:
-    how = Distil(
+    how = LabelSettings(
         threshold="tuned", thresholds={"Fracture": 0.5, "other": "quantile 0.1"},
         smooths={"Fracture": 0.0}, ignore=1.0,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def test_tuned_thresholds_are_each_findings_own() -> None:
 )  # fmt: skip
 def test_bad_settings_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Distil(**change)  # type: ignore[arg-type]
+        LabelSettings(**change)  # type: ignore[arg-type]
 
 
 def test_rules_are_read_and_written() -> None:
@@ -140,12 +140,12 @@ def test_rules_are_read_and_written() -> None:
 
 
 def test_settings_from_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def given(text: str) -> Distil:
-        return Distil(**threshold_rules.settings(text))  # type: ignore[arg-type]
+    def given(text: str) -> LabelSettings:
+        return LabelSettings(**threshold_rules.settings(text))  # type: ignore[arg-type]
 
-    assert given("otsu") == Distil()
-    assert given("peak 0.4") == Distil(threshold="peak", level=0.4)
-    assert given("tuned") == Distil(threshold="tuned")
+    assert given("otsu") == LabelSettings()
+    assert given("peak 0.4") == LabelSettings(threshold="peak", level=0.4)
+    assert given("tuned") == LabelSettings(threshold="tuned")
     path = tmp_path / "mine.csv"
     path.write_text("finding,rule\nother,peak 0.3\n")
     assert given(str(path)).rule("Edema") == Rule("peak", 0.3)
@@ -157,7 +157,7 @@ def test_thresholds_file(tmp_path: Path) -> None:
     shipped = pd.read_csv(threshold_rules.PHANTOM)
     assert list(shipped) == threshold_rules.COLUMNS
     assert (shipped["iou"] >= shipped["iou_otsu"] - 1e-9).all()
-    assert set(PATHOLOGIES) | {"other"} == set(Distil(threshold="tuned").thresholds)
+    assert set(PATHOLOGIES) | {"other"} == set(LabelSettings(threshold="tuned").thresholds)
     table = pd.DataFrame(
         [("Edema", "peak 0.15", 0.03, 0.5, 0.4, 9), ("other", "otsu", 0.02, 0.3, 0.3, 9)],
         columns=threshold_rules.COLUMNS,

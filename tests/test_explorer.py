@@ -16,7 +16,7 @@ from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.interactive.explorer import CONSENSUS, Cut, Explorer, View, cut_of, look
 from dollkit.interactive.finished_run import Run, open_run
-from dollkit.labels import Distil
+from dollkit.labels import LabelSettings
 from dollkit.labels.threshold_rules import Rule
 from tests import explorer_run
 from tests.explorer_run import HOW, SIDE
@@ -60,7 +60,7 @@ def test_a_run_has_its_film_sets(run: Run) -> None:
     assert run.sets["judged"].image_ids == ("film01", "film05", "film09", "film13")
     labelled = run.sets["labelled"].image_ids
     assert labelled == ("film00", "film02", "film04", "film08", "film10", "film12")
-    assert run.distil == Distil()
+    assert run.distil == LabelSettings()
     assert run.explain == HOW
     assert len(open_run(PROFILE, 1).sets["labelled"].images) == 1
 
@@ -163,7 +163,7 @@ def test_every_control_changes_the_picture(explorer: Explorer) -> None:
 
 
 def test_a_value_between_two_steps_stays_as_it_is(run: Run) -> None:
-    own = Distil(threshold="peak", level=0.303, smooth=0.012, ignore=0.631)
+    own = LabelSettings(threshold="peak", level=0.303, smooth=0.012, ignore=0.631)
     explorer = Explorer(replace(run, distil=own))
     before = Cut(Rule("peak", 0.303), 0.012, 0.631)
     # A page sends the nearest step back for a value that it cannot show.

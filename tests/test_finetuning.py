@@ -22,14 +22,14 @@ from dollkit.common.machine import Done, Part
 from dollkit.data.images import IGNORE
 from dollkit.finetuning import grid, run
 from dollkit.finetuning import starts as starting
-from dollkit.finetuning.run import Films, Job, Start
+from dollkit.finetuning.run import Films, Initialisation, Job
 from dollkit.pretraining import folders_of
 from dollkit.training import adapters, weights
 from dollkit.training.recipe import Recipe
 from tests import same
 from tests.small_run import CONFIG, CPU, ENCODER, make_grid, make_store, save_network, short
 
-RANDOM = Start(lambda net: [])
+RANDOM = Initialisation(lambda net: [])
 FULL = {"tunings": {"full": (["random"], [1e-3])}, "seeds": [0]}
 
 
@@ -38,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Films:
     return run.load_films(make_store(tmp_path_factory.mktemp("task") / "s", 40, ("lungs",)))
 
 
-def starts(*names: str, **more: Any) -> dict[str, Start]:
+def starts(*names: str, **more: Any) -> dict[str, Initialisation]:
     config = {**CONFIG, **more.pop("config", {})}
     given: dict[str, Any] = {"classifiers": {}, "pretrained": {}, **more}
     return starting.starts(names, network="pspnet", config=config, **given)
@@ -103,7 +103,7 @@ def test_files_tell_what_is_copied_and_what_is_trained(
     some = {tuning: ["doll"] for tuning in adapters.TUNINGS[1:]}
     rates = {"full": [1e-3], "other": [1e-2]}
     tunings = grid.tunings_of(["doll"], some, rates)
-    more: Any = {"rank": 2, "seeds": [0], "where": device}
+    more: Any = {"rank": 2, "seeds": [0], "device": device}
     whole = make_grid(tmp_path, data=data, starts=given, tunings=tunings, **more)
     copied, trained = starting.write(tmp_path, whole)
     assert json.loads((tmp_path / "transfer.json").read_text()) == copied
@@ -126,7 +126,9 @@ def test_an_arm_that_copies_more_than_it_says_is_caught(tmp_path: Path, data: Fi
         return []
 
     with pytest.raises(AssertionError, match="segmentation_head"):
-        starting.transferred(make_grid(tmp_path, data=data, starts={"random": Start(sly)}, **FULL))
+        starting.transferred(
+            make_grid(tmp_path, data=data, starts={"random": Initialisation(sly)}, **FULL)
+        )
 
 
 def test_a_run_that_moves_what_is_frozen_is_caught(
@@ -264,7 +266,7 @@ def test_validation_films_without_a_pixel_to_judge_by(tmp_path: Path, data: Film
 def test_other_sizes_and_perturbed_films(device: torch.device, tmp_path: Path, data: Films) -> None:
     more: Any = {"changes": {"noise": [5.0], "contrast": [0.0]}, "sizes": {4: ["random"]}}
     tunings = {"full": (["random"], [1e-3]), "bn": (["random"], [1e-3])}
-    whole = make_grid(tmp_path, data=data, tunings=tunings, seeds=[0], where=device, **more)
+    whole = make_grid(tmp_path, data=data, tunings=tunings, seeds=[0], device=device, **more)
     frames = grid.execute(whole)
     runs = frames["runs"].set_index(["tuning", "n_train"])
     assert list(runs.index) == [("full", 6), ("bn", 6), ("full", 4)]

@@ -13,8 +13,8 @@ from dollkit.classifiers.model import create
 from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
-from dollkit.explanations.ensemble import Explain
-from dollkit.labels import Distil, chexlocalize, distil, judge, summary
+from dollkit.explanations.ensemble import ExplainerSettings
+from dollkit.labels import LabelSettings, chexlocalize, distil, judge, summary
 from dollkit.labels.__main__ import main
 from dollkit.labels.threshold_rules import Rule
 from dollkit.training import metrics
@@ -83,7 +83,7 @@ def tuning_case() -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
 
 def test_tune_finds_the_levels_that_made_the_masks() -> None:
     maps, names, films, truth = tuning_case()
-    how = Distil(smooth=0.0, guide=0.0, percentile=100.0)
+    how = LabelSettings(smooth=0.0, guide=0.0, percentile=100.0)
     probability = np.ones((1, len(names)), np.float32)
     table = judge.tune(maps, probability, how, names, films, truth).set_index("finding")
     assert list(table.index) == ["Lung Lesion", "Fracture", "other"]
@@ -92,7 +92,7 @@ def test_tune_finds_the_levels_that_made_the_masks() -> None:
     assert (table["iou"] >= table["iou_otsu"]).all()
     assert table["n"].tolist() == [6, 6, 12]
     # What it says is what `distil` then gives.
-    own = Distil(
+    own = LabelSettings(
         threshold="tuned", thresholds=table["rule"].to_dict(), smooths=table["smooth"].to_dict(),
         percentile=100.0, guide=0.0,
     )  # fmt: skip
@@ -108,19 +108,21 @@ def test_tune_finds_the_levels_that_made_the_masks() -> None:
 
 
 def test_variants_share_explanations_and_change_one_factor() -> None:
-    how, settings = Explain(steps=4), Distil(threshold="tuned", guide=0.04)
+    how, settings = ExplainerSettings(steps=4), LabelSettings(threshold="tuned", guide=0.04)
     found = judge.variants(["a", "b", "c"], how, settings, occluded=8)
     by = {v.name: v for v in found}
     assert found[0].name == "shipped"
     assert len(by) == len(found)
     assert by["explainer=occlusion"].films == 8
-    assert by["guide=0"].distil == Distil(threshold="tuned", guide=0.0)
+    assert by["guide=0"].distil == LabelSettings(threshold="tuned", guide=0.0)
     assert by["threshold=otsu"].distil.rule("Fracture") == Rule("otsu")
     assert by["threshold=otsu"].distil.sigma("Fracture") == settings.sigma("Fracture")
     assert by["smooth=0.03"].distil.sigma("Fracture") == 0.03
     # The shipped one, two other numbers of steps, three other baselines, three other explainers.
     assert len({v.explain for v in found}) == 9
-    without_path = judge.variants(["a", "b"], Explain(explainer="gradcam"), Distil())
+    without_path = judge.variants(
+        ["a", "b"], ExplainerSettings(explainer="gradcam"), LabelSettings()
+    )
     assert {v.value for v in without_path if v.factor == "explainer"} == {"ig", "gradient"}
     assert not [v for v in without_path if v.factor in ("steps", "baseline")]
 
@@ -140,7 +142,7 @@ def store(tmp_path: Path) -> Store:
 def test_judge_scores_every_variant_and_few_films_where_asked(store: Store) -> None:
     model = create("tu-test_resnet", 3, "silu", "avg", 0, CPU).eval()
     models = {"a": model, "b": model}
-    how, settings = Explain(steps=1), Distil(threshold="tuned", guide=0.04)
+    how, settings = ExplainerSettings(steps=1), LabelSettings(threshold="tuned", guide=0.04)
     table = judge.tuned(models, store, judge.judged_rows(store, "valid", 9), how, settings)
     assert table is not None
     assert table["n"].tolist() == [3, 3, 6]

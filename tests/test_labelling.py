@@ -21,20 +21,20 @@ from dollkit.common.findings import FINDINGS
 from dollkit.common.machine import Done, Part
 from dollkit.data.images import IGNORE
 from dollkit.explanations.ensemble import (
-    Explain,
     Explained,
+    ExplainerSettings,
     baseline_parts,
     explain_all,
     pair_settled,
 )
-from dollkit.labels import Distil, LabelStore, make
+from dollkit.labels import LabelSettings, LabelStore, make
 from dollkit.labels.make import make_labels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIDE = 32
 CPU = torch.device("cpu")
-EXACT = Explain(precision="float32")
+EXACT = ExplainerSettings(precision="float32")
 EDEMA, FRACTURE, THORAX = (FINDINGS.index(f) for f in ("Edema", "Fracture", "Pneumothorax"))
 
 
@@ -66,11 +66,13 @@ def films() -> Any:
     )
 
 
-def label(films: Any, folder: Path, how: Explain | None = None, **more: Any) -> LabelStore:
+def label(
+    films: Any, folder: Path, how: ExplainerSettings | None = None, **more: Any
+) -> LabelStore:
     models: Any = {"a": Weighted(), "b": Weighted(seed=1)}
     hashes = dict.fromkeys(models, "0")
     how = how or EXACT
-    return make_labels(models, films, np.arange(4), how, Distil(), folder, hashes, **more)
+    return make_labels(models, films, np.arange(4), how, LabelSettings(), folder, hashes, **more)
 
 
 def test_pairs_tell_steps_and_whether_they_settled(films: Any, tmp_path: Path) -> None:
@@ -148,13 +150,13 @@ def test_films_and_classifiers_that_do_not_fit_are_named() -> None:
         (x, broken, "classifier b: the classifier's logits of the films hold NaN or infinity"),
     ):
         with pytest.raises(InputError, match=said):
-            explain_all({"a": Weighted(), "b": model}, films, [[0], [1]], Explain())
+            explain_all({"a": Weighted(), "b": model}, films, [[0], [1]], ExplainerSettings())
     for change, said in (
         ({"kind": "red"}, "baseline"),
         ({"explainer": "lime"}, "explainer"),
     ):
         with pytest.raises(InputError, match=f"parameter '{said}' is"):
-            Explain(**change)  # type: ignore[arg-type]
+            ExplainerSettings(**change)  # type: ignore[arg-type]
 
 
 def test_each_finding_is_explained_from_its_own_baseline() -> None:
@@ -163,7 +165,7 @@ def test_each_finding_is_explained_from_its_own_baseline() -> None:
     assert parts["white"] == ([[THORAX], [], [THORAX], []], [1, 2])
     assert parts["black"] == ([[EDEMA], [], [], [2, EDEMA]], [0, 3, 4])
     x = torch.linspace(-1, 1, 4 * SIDE * SIDE).view(4, 1, SIDE, SIDE)
-    models, how = {"a": Weighted()}, Explain(steps=2)
+    models, how = {"a": Weighted()}, ExplainerSettings(steps=2)
     made = explain_all(models, x, targets, how)
     for kind, (_, places) in parts.items():
         one = explain_all(models, x, targets, replace(how, kind=kind))
@@ -186,6 +188,6 @@ def test_the_number_of_threads_moves_no_explanation(explainer: str) -> None:
     made = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        made.append(explain_all(models, x, [[1, 2], [3]] * 10, Explain(explainer)))
+        made.append(explain_all(models, x, [[1, 2], [3]] * 10, ExplainerSettings(explainer)))
     for one, other in zip(*made, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -14,7 +14,7 @@ from torch import nn
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError
-from dollkit.training.fit import Fit, batches, fit
+from dollkit.training.fit import TrainingResult, batches, fit
 from dollkit.training.recipe import Batch, Recipe, order
 from tests import same
 
@@ -66,7 +66,7 @@ def draw(how: Recipe, device: torch.device = X.device) -> Callable[[int], Batch]
 
 def go(
     net: nn.Module, folder: Path | None = None, sample: Any = None, loop: Any = None, **more: Any
-) -> Fit:
+) -> TrainingResult:
     how, device = recipe(**more), next(net.parameters()).device
     whole = X.to(device), Y.to(device)
     return fit(

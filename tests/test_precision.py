@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dollkit.common import compute
-from dollkit.explanations.ensemble import Explain
+from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.training.recipe import Recipe
 from dollkit.workflow.stage import begin
 
@@ -37,7 +37,10 @@ def test_checkpoints_and_parts_of_another_precision_do_not_count(
 
 @pytest.mark.parametrize(
     "settings",
-    [lambda p: Recipe(steps=1, batch=1, lr=1.0, precision=p), lambda p: Explain(precision=p)],
+    [
+        lambda p: Recipe(steps=1, batch=1, lr=1.0, precision=p),
+        lambda p: ExplainerSettings(precision=p),
+    ],
 )
 def test_what_a_checkpoint_or_label_keeps_is_never_auto(settings: Any, machine: str) -> None:
     for asked, kept in (("auto", machine), ("float32", "float32"), ("bfloat16", "bfloat16")):

@@ -19,7 +19,7 @@ from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
-from dollkit.labels import Distil, make
+from dollkit.labels import LabelSettings, make
 from dollkit.labels.store import LabelStore
 from dollkit.training import weights
 from dollkit.training.augment import NONE
@@ -42,9 +42,11 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
         model = create(name, 3, "silu", "lse", seed, CPU)
         weights.save(model, folders[name], model.config)
     hashes = {n: sha256(f / "weights.safetensors") for n, f in folders.items()}
-    how = make.Explain(kind="black", most_steps=6, unsettled="keep")
+    how = make.ExplainerSettings(kind="black", most_steps=6, unsettled="keep")
     models, rows = load_classifiers(folders, CPU), make.rows_to_label(store, 8, 4)
-    labels = make.make_labels(models, store, rows, how, Distil(), tmp_path / "labels", hashes)
+    labels = make.make_labels(
+        models, store, rows, how, LabelSettings(), tmp_path / "labels", hashes
+    )
     return store, labels, folders
 
 

@@ -22,7 +22,7 @@ from dollkit.common.findings import FINDINGS, MOBILE, PATHOLOGIES, POSITIVE, app
 from dollkit.data.store import Store
 from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
-from dollkit.training.fit import Fit, fit
+from dollkit.training.fit import TrainingResult, fit
 from dollkit.training.networks import encoder
 from dollkit.training.recipe import Batch, Recipe, order
 
@@ -63,18 +63,18 @@ class Classifier(nn.Module):
 
 
 def create(
-    architecture: str, depth: int, activation: str, pooling: str, seed: int, where: torch.device
+    architecture: str, depth: int, activation: str, pooling: str, seed: int, device: torch.device
 ) -> Classifier:
     """A classifier with weights drawn from `seed`, on its device."""
     with compute.seeded(seed, 8):
         model = Classifier(architecture, depth, activation, pooling)
-    return model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def train(
     model: Classifier, store: Store, policy: str, recipe: Recipe, augmentation: Augmentation,
     folder: Path | None, quiet: bool = False, small: int = 0, key: str = "",
-) -> Fit:  # fmt: skip
+) -> TrainingResult:  # fmt: skip
     """Train on split ``train``; `model` ends with the weights that are best on split ``valid``.
 
     Loss: binary cross-entropy per observation, weight 0 where the policy ignores a label.
@@ -151,11 +151,11 @@ def split_rows(store: Store, split: str) -> npt.NDArray[np.int64]:
 
 def predict(
     model: nn.Module, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64],
-    where: torch.device, batch: int = 128,
+    device: torch.device, batch: int = 128,
 ) -> npt.NDArray[np.float32]:  # fmt: skip
     """Logits of some films, in the caller's autocast and grad mode: (len(rows), 14) float32."""
     out = [
-        model(compute.to_input(images[rows[i : i + batch]], where)).float().cpu().numpy()
+        model(compute.to_input(images[rows[i : i + batch]], device)).float().cpu().numpy()
         for i in range(0, len(rows), batch)
     ]
     return np.concatenate(out)
@@ -198,14 +198,14 @@ def evaluate(
     return pd.DataFrame([(name, *row) for row in table], columns=METRICS)
 
 
-def load_classifier(folder: Path, where: torch.device) -> Classifier:
+def load_classifier(folder: Path, device: torch.device) -> Classifier:
     """A trained classifier in eval mode; weights that do not fit are an `InputError`."""
-    return weights.load(folder, Classifier, where)
+    return weights.load(folder, Classifier, device)
 
 
-def load_classifiers(folders: Mapping[str, Path], where: torch.device) -> dict[str, Classifier]:
+def load_classifiers(folders: Mapping[str, Path], device: torch.device) -> dict[str, Classifier]:
     """Several classifiers by name."""
-    return {name: load_classifier(folder, where) for name, folder in folders.items()}
+    return {name: load_classifier(folder, device) for name, folder in folders.items()}
 
 
 def transfer_encoder(target: nn.Module, classifier: Classifier) -> list[str]:

@@ -66,10 +66,10 @@ def resolve_precision(precision: str) -> str:
     return "bfloat16" if computes_bfloat16(torch.device("cuda" if cuda else "cpu")) else "float32"
 
 
-def autocast(where: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Autocast context for a forward pass; does nothing in float32."""
     enabled = resolve_precision(precision) == "bfloat16"
-    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def side_by_side(
@@ -110,9 +110,9 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(*key))
 
 
-def to_input(films: npt.NDArray[np.uint8] | torch.Tensor, where: torch.device) -> torch.Tensor:
+def to_input(films: npt.NDArray[np.uint8] | torch.Tensor, device: torch.device) -> torch.Tensor:
     """Normalised network input (n, 1, S, S) float32, channels last, from films (n, S, S) uint8."""
-    x = torch.as_tensor(films).to(where, non_blocking=True).unsqueeze(1).float()
+    x = torch.as_tensor(films).to(device, non_blocking=True).unsqueeze(1).float()
     return normalise(x / 255.0).contiguous(memory_format=torch.channels_last)
 
 
@@ -140,38 +140,38 @@ def device_name() -> str:
     return torch.cuda.get_device_name()
 
 
-def use_in_thread(where: torch.device) -> None:
-    """Make `where` the current device of the calling thread: a new one starts on the first."""
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+def use_in_thread(device: torch.device) -> None:
+    """Make `device` the current device of the calling thread: a new one starts on the first."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
-def synchronize(where: torch.device) -> None:
-    """Wait until `where` has done what it was given: a clock read before counts launches alone."""
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
+def synchronize(device: torch.device) -> None:
+    """Wait until `device` has done what it was given: a clock read before counts launches alone."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def allocated_bytes(where: torch.device) -> int:
+def allocated_bytes(device: torch.device) -> int:
     """Sum of the tensors on a CUDA device now."""
-    return torch.cuda.memory_allocated(where) if where.type == "cuda" else 0
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def peak_bytes(where: torch.device) -> int:
+def peak_bytes(device: torch.device) -> int:
     """Largest sum of the tensors on a CUDA device since `reset_peak`."""
-    return torch.cuda.max_memory_allocated(where) if where.type == "cuda" else 0
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
-def reset_peak(where: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
     """Start `peak_bytes` at what is allocated now."""
-    if where.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(where)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
-def release_memory(where: torch.device) -> None:
+def release_memory(device: torch.device) -> None:
     """Give back what unreachable tensors hold, and what CUDA's allocator keeps for later."""
     gc.collect()
-    if where.type == "cuda":
+    if device.type == "cuda":
         torch.cuda.empty_cache()
 
 

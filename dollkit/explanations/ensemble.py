@@ -39,7 +39,7 @@ def baseline_of(finding: str) -> str:
 
 
 @dataclass(frozen=True)
-class Explain:
+class ExplainerSettings:
     """Settings of the explainer; all but `explainer` and `unsettled` are IG's.
 
     `kind` is one of `BASELINES`, or ``finding``: each finding its own. `precision` ``auto`` becomes
@@ -89,7 +89,7 @@ class Explained(NamedTuple):
 
 
 def explain_all(
-    models: Mapping[str, nn.Module], x: torch.Tensor, targets: Targets, how: Explain
+    models: Mapping[str, nn.Module], x: torch.Tensor, targets: Targets, how: ExplainerSettings
 ) -> Explained:
     """What every classifier says about the targets of (n, 1, S, S) films of `compute.to_input`."""
     _check_films(x)
@@ -112,7 +112,9 @@ def explain_all(
     return Explained._make(np.stack(field) for field in zip(*whole, strict=True))
 
 
-def _explain(model: nn.Module, x: torch.Tensor, targets: Targets, how: Explain) -> Explained:
+def _explain(
+    model: nn.Module, x: torch.Tensor, targets: Targets, how: ExplainerSettings
+) -> Explained:
     """What one classifier says: `Explained` without the first axis."""
     if how.explainer == "ig" and how.kind == BY_FINDING:
         if not any(targets):
@@ -170,7 +172,7 @@ def _check_films(x: torch.Tensor) -> None:
 
 
 def pair_settled(made: Explained, trust: str) -> npt.NDArray[np.bool_]:
-    """Whether all maps have settled that a label is made of (`trust` as in `Distil`): (pairs,)."""
+    """Whether all maps that a label is made of have settled (`trust`, `LabelSettings`): (n,)."""
     counts = made.probability >= 0.5
     if trust != "agree":
         counts = np.ones_like(counts)

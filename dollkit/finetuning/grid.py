@@ -26,7 +26,7 @@ from dollkit.common.errors import InputError
 from dollkit.common.machine import Part
 from dollkit.data import store
 from dollkit.finetuning import robustness
-from dollkit.finetuning.run import Films, Job, Parts, Start, run, split, step_mb
+from dollkit.finetuning.run import Films, Initialisation, Job, Split, run, split, step_mb
 from dollkit.training import adapters, metrics
 from dollkit.training.augment import Augmentation
 from dollkit.training.recipe import Recipe
@@ -66,7 +66,7 @@ class Grid:
     network: str
     config: Mapping[str, Any]  # encoder, depth and activation of the network
     data: Films
-    starts: Mapping[str, Start]  # by arm
+    starts: Mapping[str, Initialisation]  # by arm
     tunings: Tunings
     recipe: Recipe  # rate and seed come from the job
     augmentation: Augmentation
@@ -76,7 +76,7 @@ class Grid:
     folds: Sequence[int]
     folder: Path  # gets jobs/ and networks/, what `run.restored` reads: one of each arm and tuning
     key: str  # fingerprint of data, weights and settings; jobs made under another one run again
-    where: torch.device
+    device: torch.device
     rank: int = adapters.RANK
     sizes: Mapping[int, Sequence[str]] = field(default_factory=dict)  # more numbers of films: arms
     changes: Mapping[str, Sequence[float]] = field(default_factory=dict)  # see `changes_of`
@@ -93,7 +93,7 @@ class Grid:
             for n_train in (self.n_train, *self.sizes):  # too few films are an error at once
                 self.split(fold, n_train, self.seeds[0])
 
-    def split(self, fold: int, n_train: int, seed: int) -> Parts:
+    def split(self, fold: int, n_train: int, seed: int) -> Split:
         """The films of a run."""
         return split(self.data.films, fold, n_train, self.n_valid, seed)
 
@@ -222,7 +222,7 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     bar = tqdm(total=total, desc=f"fine-tune {grid.task}", unit="run", disable=None)
     names = ("cases", "curves", "selection", "runs", *(("robust",) if grid.changes else ()))
     frames: dict[str, list[pd.DataFrame]] = {k: [] for k in names}
-    about = grid.data, grid.config, grid.recipe, grid.where, grid.rank
+    about = grid.data, grid.config, grid.recipe, grid.device, grid.rank
     tunings = {cell.tuning for cell, _ in cells}
     memory = {t: round(step_mb(grid.first_job(t), *about), 3) for t in tunings}
     chosen: set[str] = set()
@@ -289,7 +289,7 @@ def _result(grid: Grid, job: Job) -> dict[str, Any]:
             return {**text, **{name: stored[name] for name in ARRAYS}}
     result = run(
         job, grid.data, grid.split(job.fold, job.n_train, job.seed), grid.config,
-        grid.starts[job.arm], grid.recipe, grid.augmentation, grid.where, grid.rank,
+        grid.starts[job.arm], grid.recipe, grid.augmentation, grid.device, grid.rank,
         grid.changes_of(job), path.with_suffix(".safetensors") if _keeps(grid, job) else None,
     )  # fmt: skip
     about = {"key": grid.key_of(job), "curve": result["curve"], "run": result["run"]}

@@ -43,7 +43,7 @@ class Job:
     def name(self) -> str:
         return f"{self.arm}-{self.tuning}-n{self.n_train}-s{self.seed}-f{self.fold}-lr{self.lr:g}"
 
-    def made_by(self, start: Start) -> str:
+    def made_by(self, start: Initialisation) -> str:
         """What the file of its tensors says of itself."""
         return f"{self.task} {self.network} {self.name} {start.of(self.seed).key}".strip()
 
@@ -77,7 +77,7 @@ def load_films(store: Store) -> Films:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Split:
     """Rows of `Films` for one seed and fold; `train` is drawn from `pool`."""
 
     train: Rows
@@ -86,7 +86,7 @@ class Parts:
     pool: Rows
 
 
-def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int) -> Parts:
+def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int) -> Split:
     """Training, validation and test films; no patient is in two of them.
 
     With more than one fold the test part is fold `fold` and the other films are split by patient;
@@ -120,27 +120,31 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
             f"{len(pool)} training, {len(held)} validation and {len(tested)} test films"
         )
     drawn = np.random.default_rng(compute.derive(seed, 6, fold)).permutation(pool)
-    return Parts(drawn[:n_train], held, tested, pool)
+    return Split(drawn[:n_train], held, tested, pool)
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialisation:
     """Where an arm's weights come from."""
 
     load: Callable[[nn.Module], list[str]]  # into a fresh network; names of the copied tensors
     reason: str = ""  # why the arm cannot run
     key: str = ""  # fingerprint of the weights
     note: str = ""  # what a reader should know of them
-    others: tuple[Start, ...] = ()  # the same arm, pre-trained again with other seeds
+    others: tuple[Initialisation, ...] = ()  # the same arm, pre-trained again with other seeds
 
-    def of(self, seed: int) -> Start:
+    def of(self, seed: int) -> Initialisation:
         """What a run with `seed` starts from: they are taken in turns."""
         every = (self, *self.others)
         return every[seed % len(every)]
 
 
 def network(
-    job: Job, config: Mapping[str, Any], classes: int, start: Start, rank: int = adapters.RANK
+    job: Job,
+    config: Mapping[str, Any],
+    classes: int,
+    start: Initialisation,
+    rank: int = adapters.RANK,
 ) -> tuple[nn.Module, list[str]]:
     """A network ready for the job, and the names of what it will train.
 
@@ -155,8 +159,8 @@ def network(
 
 
 def run(
-    job: Job, data: Films, parts: Parts, config: Mapping[str, Any], start: Start, recipe: Recipe,
-    augmentation: Augmentation, where: torch.device, rank: int = adapters.RANK,
+    job: Job, data: Films, parts: Split, config: Mapping[str, Any], start: Initialisation,
+    recipe: Recipe, augmentation: Augmentation, device: torch.device, rank: int = adapters.RANK,
     changes: Mapping[str, Sequence[float]] | None = None, keep: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one job; the tensors that were trained go to the file `keep`, see `restored`.
@@ -168,15 +172,15 @@ def run(
     """
     recipe = replace(recipe, lr=job.lr, seed=job.seed)
     net, names = network(job, config, len(data.classes), start, rank)
-    net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained = set(net.state_dict()) if job.tuning == "full" else set(names)
     frozen = {k: v.clone() for k, v in net.state_dict().items() if k not in trained}
-    images = compute.to_input(data.images[parts.train], where)
-    targets = torch.from_numpy(data.targets[parts.train]).to(where)
-    held = compute.to_input(data.images[parts.valid], where)
+    images = compute.to_input(data.images[parts.train], device)
+    targets = torch.from_numpy(data.targets[parts.train]).to(device)
+    held = compute.to_input(data.images[parts.valid], device)
 
     def sample(step: int) -> Batch:
-        pick = order(len(images), recipe.batch, step, recipe.seed).to(where)
+        pick = order(len(images), recipe.batch, step, recipe.seed).to(device)
         rng = compute.generator(recipe.seed, 3, step)
         return augment(images[pick], targets[pick], augmentation, rng)  # type: ignore[return-value]
 
@@ -213,8 +217,8 @@ def run(
         weights.save_tuned(net, kept, job.tuning, keep, rank, made_by=job.made_by(start))
 
     def predict(films: U8) -> U8:
-        with torch.inference_mode(), compute.autocast(where, recipe.precision):
-            return _predict(net, compute.to_input(films, where))
+        with torch.inference_mode(), compute.autocast(device, recipe.precision):
+            return _predict(net, compute.to_input(films, device))
 
     films, truth = data.images[parts.test], data.targets[parts.test]
     drawn = predict(films)
@@ -231,7 +235,7 @@ def _predict(net: nn.Module, x: torch.Tensor, batch: int = 64) -> U8:
 
 
 def restored(
-    path: Path, job: Job, config: Mapping[str, Any], classes: int, start: Start
+    path: Path, job: Job, config: Mapping[str, Any], classes: int, start: Initialisation
 ) -> nn.Module:
     """The network that a job trained, in eval mode: its start, and the file that `run` kept."""
     with compute.seeded(job.seed, 7):
@@ -242,19 +246,19 @@ def restored(
 
 
 def step_mb(
-    job: Job, data: Films, config: Mapping[str, Any], recipe: Recipe, where: torch.device,
+    job: Job, data: Films, config: Mapping[str, Any], recipe: Recipe, device: torch.device,
     rank: int = adapters.RANK,
 ) -> float:  # fmt: skip
     """Memory of one training step of a job, in MB of 2**20 bytes; NaN where it does not fit.
 
     It depends on the tuning and the batch, not on the start.
     """
-    net, _ = network(job, config, len(data.classes), Start(lambda net: []), rank)
-    net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net, _ = network(job, config, len(data.classes), Initialisation(lambda net: []), rank)
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     adapters.train_mode(net, job.tuning)
     picked = np.resize(np.arange(len(data.images)), recipe.batch)
-    x = compute.to_input(data.images[picked], where)
-    y = torch.from_numpy(data.targets[picked]).to(where)
+    x = compute.to_input(data.images[picked], device)
+    y = torch.from_numpy(data.targets[picked]).to(device)
     try:
         return tensors_of_step(net, lambda m: weighted_bce_dice(m(x), y), recipe) / 2**20
     except RuntimeError as error:

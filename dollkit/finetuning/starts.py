@@ -16,7 +16,7 @@ from dollkit.common.arm_names import ARMS, PRETRAINED
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
 from dollkit.finetuning.grid import Grid
-from dollkit.finetuning.run import Start, network
+from dollkit.finetuning.run import Initialisation, network
 from dollkit.pretraining import made_in
 from dollkit.training import imagenet, networks, weights
 
@@ -25,7 +25,7 @@ def starts(
     arms: Sequence[str], classifiers: Mapping[str, Path], pretrained: Mapping[str, Path],
     network: str, config: Mapping[str, Any], *,
     transfer: str = "all", imagenet_weights: str = imagenet.PACKAGED,
-) -> dict[str, Start]:  # fmt: skip
+) -> dict[str, Initialisation]:  # fmt: skip
     """How each arm fills a fresh network of kind `network` with `config`.
 
     ``random`` leaves it as drawn; ``imagenet`` copies published weights into the encoder
@@ -37,10 +37,10 @@ def starts(
         raise InputError(f"parameter 'arms' is {list(arms)}: each arm once")
     wanted = {"network": network, **config}
     wanted["depth"] = networks.depth_of(network, int(wanted["depth"]))
-    out: dict[str, Start] = {}
+    out: dict[str, Initialisation] = {}
     for arm in arms:
         if arm == "random":
-            out[arm] = Start(lambda net: [])
+            out[arm] = Initialisation(lambda net: [])
         elif arm == "imagenet":
             out[arm] = _imagenet(imagenet_weights, wanted)
         elif arm == "classifier":
@@ -58,20 +58,24 @@ def starts(
     return out
 
 
-def _imagenet(source: str, wanted: Mapping[str, Any]) -> Start:
+def _imagenet(source: str, wanted: Mapping[str, Any]) -> Initialisation:
     try:
         found = imagenet.find(source, str(wanted["encoder"]))
     except imagenet.Unavailable as error:
-        return Start(lambda net: [], reason=str(error))
-    return Start(found.into, key=found.digest(), note=found.note(str(wanted["activation"])))
+        return Initialisation(lambda net: [], reason=str(error))
+    return Initialisation(
+        found.into, key=found.digest(), note=found.note(str(wanted["activation"]))
+    )
 
 
-def _classifier(folder: Path) -> Start:
+def _classifier(folder: Path) -> Initialisation:
     model = load_classifier(folder, torch.device("cpu"))
-    return Start(lambda net: transfer_encoder(net, model), key=sha256(folder / weights.FILE))
+    return Initialisation(
+        lambda net: transfer_encoder(net, model), key=sha256(folder / weights.FILE)
+    )
 
 
-def _pretrained(folder: Path, wanted: Mapping[str, Any], transfer: str) -> Start:
+def _pretrained(folder: Path, wanted: Mapping[str, Any], transfer: str) -> Initialisation:
     made, state = weights.read(folder)
     # What no tensor tells must agree too: the activation above all.
     names = {"encoder": "encoder", "activation": "activation"}
@@ -84,7 +88,7 @@ def _pretrained(folder: Path, wanted: Mapping[str, Any], transfer: str) -> Start
                 f"{parameter!r} here is {wanted[key]!r}; use the same in both"
             )
     key = sha256(folder / weights.FILE)
-    return Start(lambda net: networks.transfer(net, state, transfer), key=key)
+    return Initialisation(lambda net: networks.transfer(net, state, transfer), key=key)
 
 
 # Which tensors an arm brings and which a tuning trains: asserted, and written to two files.
@@ -108,7 +112,7 @@ def transferred(grid: Grid) -> dict[str, Any]:
     An arm that cannot run has the reason, ``not_run``, instead.
     """
     out: dict[str, Any] = {}
-    fresh, _ = _started(grid, Start(lambda net: []))
+    fresh, _ = _started(grid, Initialisation(lambda net: []))
     for arm, start in grid.starts.items():
         if start.reason:
             out[arm] = {"not_run": start.reason}
@@ -128,7 +132,7 @@ def transferred(grid: Grid) -> dict[str, Any]:
     return out
 
 
-def _started(grid: Grid, start: Start) -> tuple[dict[str, torch.Tensor], list[str]]:
+def _started(grid: Grid, start: Initialisation) -> tuple[dict[str, torch.Tensor], list[str]]:
     """State of a fresh network that an arm has filled, and what the arm says that it copied."""
     copied: list[str] = []
 
@@ -136,7 +140,9 @@ def _started(grid: Grid, start: Start) -> tuple[dict[str, torch.Tensor], list[st
         copied.extend(start.load(net))
         return copied
 
-    net, _ = network(grid.first_job("full"), grid.config, len(grid.data.classes), Start(load))
+    net, _ = network(
+        grid.first_job("full"), grid.config, len(grid.data.classes), Initialisation(load)
+    )
     return net.state_dict(), copied
 
 
@@ -146,7 +152,9 @@ def trained(grid: Grid) -> dict[str, Any]:
     for tuning, (arms, _) in grid.tunings.items():
         if arms:
             job, classes = grid.first_job(tuning), len(grid.data.classes)
-            net, names = network(job, grid.config, classes, Start(lambda net: []), grid.rank)
+            net, names = network(
+                job, grid.config, classes, Initialisation(lambda net: []), grid.rank
+            )
             trainable, total = networks.trainable(net)
             sizes = (net.get_parameter(n) for n in names)
             out[tuning] = {

@@ -26,7 +26,7 @@ from dollkit.data.images import IGNORE, U8
 from dollkit.explanations import EXPLAINERS
 from dollkit.explanations.ensemble import Explained, pair_settled
 from dollkit.interactive.finished_run import Run
-from dollkit.labels import Distil, distil
+from dollkit.labels import LabelSettings, distil
 from dollkit.labels.threshold_rules import Rule
 from dollkit.report import in_notebook
 from dollkit.report.style import ARM_LOOKS, CLASS_COLORS, GREEN, context
@@ -45,7 +45,7 @@ class Cut:
     ignore: float
 
 
-def cut_of(settings: Distil, finding: str) -> Cut:
+def cut_of(settings: LabelSettings, finding: str) -> Cut:
     """The cut that a run's settings make for a finding."""
     return Cut(settings.rule(finding), settings.sigma(finding), settings.ignore)
 

@@ -17,8 +17,8 @@ from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.data.store import Store, open_store
-from dollkit.explanations.ensemble import Explain, Explained, explain_all, positives
-from dollkit.labels import Distil
+from dollkit.explanations.ensemble import Explained, ExplainerSettings, explain_all, positives
+from dollkit.labels import LabelSettings
 from dollkit.labels.judge import judged_rows
 from dollkit.labels.make import rows_to_label
 from dollkit.report.rows import TASK_ARRAYS, load_examples
@@ -70,8 +70,8 @@ class Run:
     name: str
     sets: Mapping[str, FilmSet]
     classifiers: Mapping[str, Path]
-    explain: Explain
-    distil: Distil
+    explain: ExplainerSettings
+    distil: LabelSettings
 
     @functools.cached_property
     def _models(self) -> Any:
@@ -137,12 +137,12 @@ def _newest() -> str:
     return max(manifests, key=lambda m: m.stat().st_mtime_ns).parent.parent.name
 
 
-def _label_settings(path: Path) -> tuple[list[str], Explain, Distil]:
+def _label_settings(path: Path) -> tuple[list[str], ExplainerSettings, LabelSettings]:
     """Names of the classifiers, and how labels were made of their explanations."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        names, explain = list(stored["classifiers"]), Explain(**stored["explain"])
-        return names, explain, Distil(**stored["distil"])
+        names, explain = list(stored["classifiers"]), ExplainerSettings(**stored["explain"])
+        return names, explain, LabelSettings(**stored["distil"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run 03_labels.ipynb again") from None
 

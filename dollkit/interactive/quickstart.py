@@ -18,7 +18,7 @@ from dollkit.common.findings import FINDINGS, PATHOLOGIES, index
 from dollkit.data import phantom
 from dollkit.explanations import ensemble
 from dollkit.explanations.engine import integrated_gradients
-from dollkit.labels import Distil, distil, scale
+from dollkit.labels import LabelSettings, distil, scale
 from dollkit.training import metrics
 from dollkit.training.augment import Augmentation
 from dollkit.training.recipe import Recipe
@@ -103,7 +103,7 @@ def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
     x, kind = compute.to_input(images, CPU), ensemble.baseline_of(finding)
     made = integrated_gradients(model, x, targets, kind=kind, steps=STEPS)
     signed, ones = made.maps.numpy(), np.ones((1, len(rows)), np.float32)
-    boosted, label, _ = distil(signed[None], ones, Distil(), names, images)
+    boosted, label, _ = distil(signed[None], ones, LabelSettings(), names, images)
     truth = few.masks[rows, PATHOLOGIES.index(finding)]
     overlap, chance = metrics.iou_matched(boosted, truth), metrics.iou_chance(truth)
     i = int(np.argsort(overlap)[len(rows) // 2])

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from dollkit.labels.store import LabelStore, open
 
 if TYPE_CHECKING:
-    from dollkit.labels.steps import Distil, distil, scale
+    from dollkit.labels.steps import LabelSettings, distil, scale
 
-__all__ = ["Distil", "LabelStore", "distil", "open", "scale"]
+__all__ = ["LabelSettings", "LabelStore", "distil", "open", "scale"]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,10 +26,10 @@ from dollkit.data import named
 from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.images import fit, load_image, unfit
 from dollkit.data.store_writer import unwritable
-from dollkit.explanations.ensemble import Explain, explain_all
+from dollkit.explanations.ensemble import ExplainerSettings, explain_all
 from dollkit.labels import steps
 from dollkit.labels.make import find_classifiers
-from dollkit.labels.steps import Distil
+from dollkit.labels.steps import LabelSettings
 from dollkit.labels.summary import mean_interval
 from dollkit.labels.threshold_rules import Rule
 
@@ -181,9 +181,9 @@ def _score_films(
         channels = [FINDINGS.index(f) for f in masks]
         targets.append([c for c in channels if called[i, c]])
     maps: dict[tuple[str, str], npt.NDArray[np.floating]] = {}
-    distil = Distil()
+    distil = LabelSettings()
     if any(targets):
-        made = explain_all(models, x, targets, Explain())
+        made = explain_all(models, x, targets, ExplainerSettings())
         of = np.repeat(np.arange(len(ids)), [len(channels) for channels in targets])
         names = [FINDINGS[c] for channels in targets for c in channels]
         boosted, _, _ = steps.distil(made.maps, made.probability, distil, names, images[of])

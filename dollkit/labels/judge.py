@@ -18,12 +18,12 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.data.store import Store
 from dollkit.explanations import EXPLAINERS
-from dollkit.explanations.ensemble import BY_FINDING, Explain, Explained, explain_all
+from dollkit.explanations.ensemble import BY_FINDING, Explained, ExplainerSettings, explain_all
 from dollkit.labels.make import Rows, batches
 from dollkit.labels.steps import (
     Bytes,
-    Distil,
     FloatMaps,
+    LabelSettings,
     boost,
     consensus,
     distil,
@@ -61,8 +61,8 @@ class Variant:
     factor: str
     value: str
     classifiers: tuple[str, ...]
-    explain: Explain
-    distil: Distil
+    explain: ExplainerSettings
+    distil: LabelSettings
     films: int = 0
 
     @property
@@ -71,13 +71,17 @@ class Variant:
 
 
 def variants(
-    names: Sequence[str], how: Explain, settings: Distil, occluded: int = 0, few: int = 0
+    names: Sequence[str],
+    how: ExplainerSettings,
+    settings: LabelSettings,
+    occluded: int = 0,
+    few: int = 0,
 ) -> list[Variant]:
     """The shipped settings first, then one factor changed at a time.
 
     Every subset of the classifiers; the other explainers (occlusion, which is slow, on `occluded`
     films, 0 leaves it out); fixed numbers of steps and the other baselines, each of which explains
-    anew, on `few` films (0: all); and each step of `Distil` switched.
+    anew, on `few` films (0: all); and each step of `LabelSettings` switched.
     """
     every = tuple(names)
     out = [Variant("shipped", "shipped", every, how, settings)]
@@ -100,8 +104,8 @@ def variants(
     return out
 
 
-def _switched(settings: Distil) -> Iterator[tuple[str, str, Distil]]:
-    """Factor, value and settings of every step of `Distil` switched."""
+def _switched(settings: LabelSettings) -> Iterator[tuple[str, str, LabelSettings]]:
+    """Factor, value and settings of every step of `LabelSettings` switched."""
     part = "magnitude" if settings.part == "positive" else "positive"
     yield "part", part, replace(settings, part=part)
     trust = "all" if settings.trust == "agree" else "agree"
@@ -222,7 +226,11 @@ def unjudged(
 
 
 def tuned(
-    models: Mapping[str, Classifier], store: Store, rows: Rows, how: Explain, settings: Distil
+    models: Mapping[str, Classifier],
+    store: Store,
+    rows: Rows,
+    how: ExplainerSettings,
+    settings: LabelSettings,
 ) -> pd.DataFrame | None:
     """Table of `tune` for films that are not judged later, such as `judged_rows` of ``valid``.
 
@@ -244,7 +252,7 @@ def tuned(
 def tune(
     maps: FloatMaps,
     probability: FloatMaps,
-    how: Distil,
+    how: LabelSettings,
     findings: Sequence[str],
     films: Bytes,
     truth: Bytes,

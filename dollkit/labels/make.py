@@ -34,8 +34,8 @@ from dollkit.data.splits import split_by_share
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import build_store
 from dollkit.data.store_writer import unwritable
-from dollkit.explanations.ensemble import Explain, explain_all, pair_settled, positives
-from dollkit.labels import Distil, distil
+from dollkit.explanations.ensemble import ExplainerSettings, explain_all, pair_settled, positives
+from dollkit.labels import LabelSettings, distil
 from dollkit.labels import store as labelstore
 from dollkit.labels.store import LabelStore
 from dollkit.labels.store import open as open_labels
@@ -80,8 +80,8 @@ def make_labels(
     models: Mapping[str, Classifier],
     store: Store,
     rows: Rows,
-    how: Explain,
-    settings: Distil,
+    how: ExplainerSettings,
+    settings: LabelSettings,
     folder: Path,
     weights: Mapping[str, str],
     shard: int = SHARD,
@@ -103,7 +103,7 @@ def make_labels(
 
 
 def _made_by(
-    store: Store, how: Explain, settings: Distil, weights: Mapping[str, str]
+    store: Store, how: ExplainerSettings, settings: LabelSettings, weights: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
         "explain": asdict(how),
@@ -118,8 +118,8 @@ def _write_shards(
     models: Mapping[str, Classifier],
     store: Store,
     rows: Rows,
-    how: Explain,
-    settings: Distil,
+    how: ExplainerSettings,
+    settings: LabelSettings,
     folder: Path,
     made_by: Mapping[str, Any],
     size: int,
@@ -148,7 +148,11 @@ def _write_shards(
 
 
 def _label(
-    models: Mapping[str, Classifier], store: Store, rows: Rows, how: Explain, settings: Distil
+    models: Mapping[str, Classifier],
+    store: Store,
+    rows: Rows,
+    how: ExplainerSettings,
+    settings: LabelSettings,
 ) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:
     device = next(next(iter(models.values())).parameters()).device
     # Few enough films that their maps are small beside the passes' own memory.
@@ -216,7 +220,7 @@ def make(
     store = open_films(films, out / "films", size)
     models = load_classifiers(folders, compute.device())
     weights = {name: sha256(folder / "weights.safetensors") for name, folder in folders.items()}
-    how, distil = Explain(), Distil()
+    how, distil = ExplainerSettings(), LabelSettings()
     made_by = _made_by(store, how, distil, weights)
     key = {**made_by, "code": code_of([__name__])}
     if (out / "labels.json").is_file():

@@ -48,7 +48,7 @@ EDGE = 1e-3
 
 
 @dataclass(frozen=True)
-class Distil:
+class LabelSettings:
     """Settings of the six steps.
 
     `trust` ``agree`` leaves out classifiers that give the finding a probability below one half,
@@ -181,7 +181,9 @@ def _to_one(maps: FloatMaps) -> FloatMaps:
     return out
 
 
-def threshold(maps: FloatMaps, how: Distil, findings: Sequence[str] | None = None) -> FloatMaps:
+def threshold(
+    maps: FloatMaps, how: LabelSettings, findings: Sequence[str] | None = None
+) -> FloatMaps:
     """`hi` of step 6 for each map: (pairs, S, S) -> (pairs,) float32; NaN for a constant map."""
     rules = [how.rule(f) for f in _names(how, findings, len(maps))]
     values = [r.level(m) if m.max() > m.min() else np.nan for m, r in zip(maps, rules, strict=True)]
@@ -200,7 +202,7 @@ def to_label(maps: FloatMaps, hi: FloatMaps, ignore: float) -> Bytes:
 
 def sharpen(
     scaled: FloatMaps,
-    how: Distil,
+    how: LabelSettings,
     findings: Sequence[str] | None = None,
     films: Bytes | None = None,
 ) -> FloatMaps:
@@ -215,7 +217,7 @@ def sharpen(
 def distil(
     maps: FloatMaps,
     probability: FloatMaps,
-    how: Distil,
+    how: LabelSettings,
     findings: Sequence[str] | None = None,
     films: Bytes | None = None,
 ) -> tuple[FloatMaps, Bytes, FloatMaps]:
@@ -232,7 +234,7 @@ def distil(
     return boosted, to_label(boosted, hi, how.ignore), hi
 
 
-def _names(how: Distil, findings: Sequence[str] | None, pairs: int) -> Sequence[str]:
+def _names(how: LabelSettings, findings: Sequence[str] | None, pairs: int) -> Sequence[str]:
     if findings is None:
         if how.threshold == "tuned":
             raise InputError("parameter 'threshold' is 'tuned': it needs the finding of each map")

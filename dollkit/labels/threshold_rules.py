@@ -65,7 +65,7 @@ def parse(text: float | str, what: str = "threshold rule") -> Rule:
 
 
 def settings(text: str) -> dict[str, str | float]:
-    """Settings of `Distil` from ``otsu``, ``peak 0.5``, ``quantile 0.02``, ``tuned`` or a CSV file.
+    """What `LabelSettings` takes, of ``otsu``, ``peak 0.5``, ``quantile 0.02``, ``tuned``, a file.
 
     ``tuned`` are the phantom's rules; a file's path starts at the root of the repository.
     """
@@ -107,7 +107,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path | str) -> dict[str, dict[str, float | str]]:
-    """``thresholds`` and ``smooths`` of a CSV file, as `Distil` takes them.
+    """``thresholds`` and ``smooths`` of a CSV file, as `LabelSettings` takes them.
 
     Columns finding and rule, and perhaps smooth (share of the side; blank: the setting of the run).
     """

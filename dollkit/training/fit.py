@@ -38,7 +38,7 @@ Loss = Callable[[nn.Module, Batch], torch.Tensor]
 
 
 @dataclass
-class Fit:
+class TrainingResult:
     """What a run leaves."""
 
     history: list[dict[str, float]] = field(default_factory=list)  # a row per evaluation
@@ -54,7 +54,7 @@ def fit(
     evaluate: Callable[[nn.Module], dict[str, float]], score: str, folder: Path | None = None,
     set_mode: Callable[[nn.Module], None] | None = None, label: str = "training",
     quiet: bool = False, key: str = "", ahead: bool | None = None,
-) -> Fit:  # fmt: skip
+) -> TrainingResult:  # fmt: skip
     """Train `model` in place; it ends with the *last* weights, `best_state` holds the best.
 
     A loss that is not finite is a `FloatingPointError`.
@@ -72,7 +72,7 @@ def fit(
         ahead: draw the next batch in a thread during a step, the same batches; None: on CUDA.
     """
     device = next(model.parameters()).device
-    done, optimiser = Fit(), optimiser_of(model, recipe)
+    done, optimiser = TrainingResult(), optimiser_of(model, recipe)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     gradients = Gradients(model, loss, recipe, done, label)
     run = folder, {"key": key, **asdict(recipe)}, model, optimiser, done
@@ -150,7 +150,9 @@ def batches(
 class Gradients:
     """Leaves the gradient of a batch in the parameters, in as few passes as memory allows."""
 
-    def __init__(self, model: nn.Module, loss: Loss, recipe: Recipe, done: Fit, label: str) -> None:
+    def __init__(
+        self, model: nn.Module, loss: Loss, recipe: Recipe, done: TrainingResult, label: str
+    ) -> None:
         self.model, self.loss, self.recipe, self.done, self.label = model, loss, recipe, done, label
         self.device = next(model.parameters()).device
         self.buffers = list(model.buffers())
@@ -213,7 +215,7 @@ class Gradients:
 
 def save_checkpoint(
     folder: Path | None, made_by: dict[str, Any], model: nn.Module,
-    optimiser: torch.optim.Optimizer, done: Fit,
+    optimiser: torch.optim.Optimizer, done: TrainingResult,
 ) -> None:  # fmt: skip
     """Write ``history.csv`` and ``checkpoints/last.pt``, each whole or not at all."""
     if folder is None:
@@ -238,7 +240,7 @@ def save_checkpoint(
 
 def resume(
     folder: Path | None, made_by: dict[str, Any], model: nn.Module,
-    optimiser: torch.optim.Optimizer, done: Fit,
+    optimiser: torch.optim.Optimizer, done: TrainingResult,
 ) -> int:  # fmt: skip
     """Continue from the checkpoint in a folder: steps done, 0 if none or `made_by` others."""
     path = folder / "checkpoints" / "last.pt" if folder is not None else None

@@ -47,7 +47,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return config, state
 
 
-def load(folder: Path, build: Callable[..., Net], where: torch.device) -> Net:
+def load(folder: Path, build: Callable[..., Net], device: torch.device) -> Net:
     """A network in eval mode; `build` makes it from what ``model.json`` says."""
     config, state = read(folder)
     try:
@@ -56,13 +56,13 @@ def load(folder: Path, build: Callable[..., Net], where: torch.device) -> Net:
         raise InputError(f"{folder}/model.json: describes no network ({brief(error)})") from None
     networks.check_tensors(folder / FILE, state, net.state_dict())
     net.load_state_dict(state)
-    net.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()
 
 
-def load_network(folder: Path, where: torch.device) -> nn.Module:
+def load_network(folder: Path, device: torch.device) -> nn.Module:
     """A segmentation network in eval mode, see `load`."""
-    return load(folder, networks.build, where)
+    return load(folder, networks.build, device)
 
 
 def save_tuned(

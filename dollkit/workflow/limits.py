@@ -25,9 +25,9 @@ from dollkit.data import PHANTOM, check_stores, named
 from dollkit.data.film_table import SPLITS
 from dollkit.data.phantom.population import Protocol
 from dollkit.explanations import engine
-from dollkit.explanations.ensemble import Explain
+from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.finetuning import grid, robustness
-from dollkit.labels import Distil, threshold_rules
+from dollkit.labels import LabelSettings, threshold_rules
 from dollkit.training import imagenet, networks
 from dollkit.training.recipe import Recipe
 from dollkit.workflow import parameters
@@ -145,7 +145,7 @@ def _classifiers(given: SimpleNamespace) -> None:
 
 
 def _labels(given: SimpleNamespace) -> None:
-    Explain(
+    ExplainerSettings(
         given.explainer, given.baseline, given.steps, given.rule, given.precision,
         max_error=given.max_error, most_steps=given.most_steps, budget_mb=given.budget_mb,
         unsettled=given.unsettled, mode=given.mode,
@@ -153,7 +153,7 @@ def _labels(given: SimpleNamespace) -> None:
     engine.check(given.steps, given.rule, given.max_error, given.most_steps, given.mode)
     cut: dict[str, Any] = {**threshold_rules.settings(given.threshold)}
     cut |= {n: vars(given)[n] for n in ("part", "percentile", "trust", "smooth", "guide", "ignore")}
-    Distil(**cut)
+    LabelSettings(**cut)
 
 
 def _pretraining(given: SimpleNamespace) -> None:

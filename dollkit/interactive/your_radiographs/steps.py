@@ -25,13 +25,13 @@ from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import build_store
-from dollkit.explanations.ensemble import Explain
+from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.finetuning import grid, run
-from dollkit.finetuning.run import Films, Job, Parts, Start
+from dollkit.finetuning.run import Films, Initialisation, Job, Split
 from dollkit.finetuning.starts import starts
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.read import Radiographs
-from dollkit.labels import Distil, threshold_rules
+from dollkit.labels import LabelSettings, threshold_rules
 from dollkit.labels.make import find_classifiers, fingerprint, make_labels, rows_to_label
 from dollkit.labels.store import LabelStore
 from dollkit.training import networks, weights
@@ -129,12 +129,12 @@ def label_films(
     most_steps: int, precision: str = "float32",
 ) -> LabelStore:  # fmt: skip
     """DoLL labels of films of splits ``train`` and ``valid``."""
-    how = Explain(most_steps=most_steps, precision=precision, unsettled="keep")
+    how = ExplainerSettings(most_steps=most_steps, precision=precision, unsettled="keep")
     cut: dict[str, Any] = dict(threshold_rules.settings("otsu"))
     models = load_classifiers(folders, compute.device())
     rows = rows_to_label(store, n_label, n_hold)
     folder.mkdir(parents=True, exist_ok=True)
-    return make_labels(models, store, rows, how, Distil(**cut), folder, _hashes(folders))
+    return make_labels(models, store, rows, how, LabelSettings(**cut), folder, _hashes(folders))
 
 
 def _hashes(folders: Mapping[str, Path]) -> dict[str, str]:
@@ -226,7 +226,7 @@ class Setup:
     """What the comparison and the final network share."""
 
     data: Films
-    starts: Mapping[str, Start]
+    starts: Mapping[str, Initialisation]
     network: str
     config: Mapping[str, Any]
     recipe: Recipe
@@ -322,7 +322,7 @@ def _tensors(folder: Path, job: Job) -> Path:
     return folder / f"{job.name}.tuned.safetensors"
 
 
-def _all_masks(setup: Setup) -> Parts:
+def _all_masks(setup: Setup) -> Split:
     """Every film with masks to train on, but the validation films (of the first fold)."""
     films = setup.data.films
     if len(setup.folds) > 1:
@@ -330,4 +330,4 @@ def _all_masks(setup: Setup) -> Parts:
     else:
         held = np.flatnonzero(films["split"] == "valid")
     rest = np.setdiff1d(np.arange(len(films)), held)
-    return Parts(rest, held, held, rest)
+    return Split(rest, held, held, rest)
