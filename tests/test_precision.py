@@ -11,6 +11,7 @@ import torch
 
 from dollkit.common import compute
 from dollkit.explanations.ensemble import ExplainerSettings
+from dollkit.explanations.prepared import prepare
 from dollkit.training.recipe import Recipe
 from dollkit.workflow.stage import begin
 
@@ -61,3 +62,21 @@ def test_the_hardware_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda a=avx512_bf16: a)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda a=amx: a)
         assert compute.computes_bfloat16(torch.device("cpu")) is answer
+
+
+def test_depthwise_convolutions_stay_in_float32_on_a_cpu() -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 4, 3, groups=4), torch.nn.Conv2d(4, 4, 1),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    ).eval()  # fmt: skip
+    assert [compute.depthwise(layer) for layer in net] == [False, True, False, False, False]
+    x = torch.randn(2, 1, 9, 9)
+    seen: list[torch.dtype] = []
+    for layer in net[:3]:
+        layer.register_forward_hook(lambda _, given, out: seen.append(out.dtype))
+    with compute.autocast(torch.device("cpu"), "bfloat16"):
+        net(x).sum().backward()
+    assert seen == [torch.bfloat16, torch.float32, torch.bfloat16]
+    body = prepare(net, "bfloat16", x).body
+    assert body.get_submodule("1")(torch.ones(1, 4, 3, 3).bfloat16()).dtype is torch.bfloat16
+    assert next(body.get_submodule("1").parameters()).dtype is torch.float32

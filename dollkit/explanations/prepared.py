@@ -26,6 +26,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame  # type: ignore[attr-defined]
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.explanations.attribution import check_logits
 
@@ -68,15 +69,15 @@ class Prepared:
 
 
 class InFloat32(nn.Module):
-    """A layer that works in float32 within a network of another precision."""
+    """A layer that works in float32 within a network of another precision, and gives `out`."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, out: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.layer = layer.float()
+        self.layer, self.out = layer.float(), out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.layer(x.float())
-        return out
+        return out.to(self.out)
 
 
 _Key = tuple[object, ...]
@@ -138,8 +139,11 @@ def _as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _narrowed(exact: nn.Module, z: torch.Tensor, narrow: torch.dtype) -> nn.Module:
-    """Copy in `narrow` but for the last layer."""
+    """Copy in `narrow` but for the last layer and, on a CPU, depthwise convolutions."""
     body = _as(exact, narrow)
+    for name, layer in exact.named_modules():
+        if z.device.type == "cpu" and compute.depthwise(layer):
+            _replace(body, name, InFloat32(copy.deepcopy(layer), narrow))
     weighted = [c for c in _trace(exact, z) if type(c.module) in (*CONVOLUTIONS, nn.Linear)]
     if weighted:
         last = weighted[-1].name
