@@ -20,7 +20,7 @@ from dollkit.common.findings import apply_policy
 from dollkit.training import fit
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.fit import TrainingResult
-from dollkit.training.recipe import Batch, Recipe, optimiser_of, order
+from dollkit.training.recipe import Batch, Recipe, batch_indices, optimiser_of
 
 
 def run(
@@ -66,7 +66,7 @@ def run(
     model = classifiers.create(architecture, 5, "silu", "lse", recipe.seed, device)
 
     def sample(step: int) -> Batch:
-        pick = order(len(rows), recipe.batch, step, recipe.seed)
+        pick = batch_indices(len(rows), recipe.batch, step, recipe.seed)
         x = compute.to_input(store.images[rows[pick.numpy()]], device)
         return x, y[pick.to(device)]
 

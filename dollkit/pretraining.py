@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from dollkit.classifiers.model import load_classifier, load_classifiers, transfer_encoder
-from dollkit.common import compute
-from dollkit.common.arm_names import OWN_LABELS, PRETRAINED
+from dollkit.common import OWN_LABELS, PRETRAINED, compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, UNCERTAIN
 from dollkit.common.machine import sha256
@@ -28,7 +27,7 @@ from dollkit.labels.store import LabelStore
 from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.fit import TrainingResult, fit
-from dollkit.training.recipe import Batch, Recipe, order, weighted_bce_dice
+from dollkit.training.recipe import Batch, Recipe, batch_indices, weighted_bce_dice
 
 STARTS = ("classifier", "random")
 LR, BACKGROUND, DICE = 2e-3, 0.1, 0.5
@@ -190,7 +189,7 @@ def pretrain(
         return x, torch.from_numpy(targets(asked)).to(device)
 
     def sample(step: int) -> Batch:
-        pick = order(len(rows), recipe.batch, step, recipe.seed).numpy()
+        pick = batch_indices(len(rows), recipe.batch, step, recipe.seed).numpy()
         x, y = load(rows[pick])
         rng = compute.generator(recipe.seed, 3, step)
         return augment(x, y, augmentation, rng, fill_mask=IGNORE)  # type: ignore[return-value]
@@ -247,7 +246,7 @@ def labels_of(
 ) -> LabelStore:  # fmt: skip
     """The labels that an arm's targets are made from: those of the run, `labels`, or its own.
 
-    One of `arm_names.OWN_LABELS` explains again with the `classifiers` that made `labels`, shard by
+    One of `common.OWN_LABELS` explains again with the `classifiers` that made `labels`, shard by
     shard into `folder`: a killed call goes on where it stopped.
     """
     if arm not in OWN_LABELS:

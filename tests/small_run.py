@@ -87,8 +87,8 @@ def short(steps: int = 2) -> Recipe:
 def make_grid(place: Path, **more: object) -> grid.Grid:
     """Lungs, one arm without weights and one random one, two rates, two seeds, two steps."""
     starts = {
-        "random": Initialisation(lambda net: []),
-        "imagenet": Initialisation(lambda net: [], "no weights"),
+        "random": Initialisation(),
+        "imagenet": Initialisation(reason="no weights"),
     }
     settings: dict[str, object] = {
         "task": "lungs", "network": "pspnet", "config": CONFIG, "starts": starts,

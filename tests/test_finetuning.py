@@ -18,23 +18,23 @@ from torch import nn
 from dollkit.classifiers.model import create
 from dollkit.common import compute
 from dollkit.common.errors import InputError
-from dollkit.common.machine import Done, Part
+from dollkit.common.machine import Part, PartDone
 from dollkit.data.images import IGNORE
 from dollkit.finetuning import grid, run
 from dollkit.finetuning import starts as starting
-from dollkit.finetuning.run import Films, Initialisation, Job
+from dollkit.finetuning.run import Initialisation, Job, TaskData
 from dollkit.pretraining import folders_of
 from dollkit.training import adapters, weights
 from dollkit.training.recipe import Recipe
 from tests import same
 from tests.small_run import CONFIG, CPU, ENCODER, make_grid, make_store, save_network, short
 
-RANDOM = Initialisation(lambda net: [])
+RANDOM = Initialisation()
 FULL = {"tunings": {"full": (["random"], [1e-3])}, "seeds": [0]}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Films:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TaskData:
     return run.load_films(make_store(tmp_path_factory.mktemp("task") / "s", 40, ("lungs",)))
 
 
@@ -58,7 +58,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     return jobs
 
 
-def test_parts_share_no_patient_and_training_sets_are_nested(data: Films) -> None:
+def test_parts_share_no_patient_and_training_sets_are_nested(data: TaskData) -> None:
     films = data.films
     who = films["patient_id"].to_numpy()
     for folds in (1, 3):
@@ -90,7 +90,7 @@ def test_starts_name_what_they_lack(tmp_path: Path) -> None:
 
 
 def test_files_tell_what_is_copied_and_what_is_trained(
-    device: torch.device, tmp_path: Path, data: Films
+    device: torch.device, tmp_path: Path, data: TaskData
 ) -> None:
     made = save_network(tmp_path / "doll")
     model = create(ENCODER, 5, "silu", "lse", 0, CPU)
@@ -120,7 +120,7 @@ def test_files_tell_what_is_copied_and_what_is_trained(
     assert counts.to_dict() == {t: v["trainable"] for t, v in trained.items()}
 
 
-def test_an_arm_that_copies_more_than_it_says_is_caught(tmp_path: Path, data: Films) -> None:
+def test_an_arm_that_copies_more_than_it_says_is_caught(tmp_path: Path, data: TaskData) -> None:
     def sly(net: nn.Module) -> list[str]:
         nn.init.ones_(net.segmentation_head[0].bias)  # type: ignore[index, arg-type]
         return []
@@ -132,7 +132,7 @@ def test_an_arm_that_copies_more_than_it_says_is_caught(tmp_path: Path, data: Fi
 
 
 def test_a_run_that_moves_what_is_frozen_is_caught(
-    tmp_path: Path, data: Films, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: TaskData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = make_grid(tmp_path, data=data, tunings={"bn": (["random"], [1e-3])})
     monkeypatch.setattr(adapters, "train_mode", lambda net, tuning: net.train())
@@ -141,7 +141,7 @@ def test_a_run_that_moves_what_is_frozen_is_caught(
 
 
 def test_grid_chooses_by_validation_and_resumes(
-    tmp_path: Path, data: Films, ran: list[Job]
+    tmp_path: Path, data: TaskData, ran: list[Job]
 ) -> None:
     whole = make_grid(tmp_path, data=data)
     frames = grid.execute(whole)
@@ -163,7 +163,7 @@ def test_grid_chooses_by_validation_and_resumes(
 
 
 def test_parts_of_a_grid_leave_nothing_to_the_whole(
-    tmp_path: Path, data: Films, ran: list[Job]
+    tmp_path: Path, data: TaskData, ran: list[Job]
 ) -> None:
     asked = {
         "starts": {"random": RANDOM, "other": RANDOM}, "data": data,
@@ -173,7 +173,7 @@ def test_parts_of_a_grid_leave_nothing_to_the_whole(
     ran.clear()
     made = []
     for number in (1, 2):
-        with pytest.raises(Done, match=f"part {number}/2"):
+        with pytest.raises(PartDone, match=f"part {number}/2"):
             grid.execute(make_grid(tmp_path, **asked), Part(number, 2))
         made.append(len(ran))
     # Of a cell: each rate, and the chosen one with the other seed.
@@ -189,7 +189,7 @@ def test_parts_of_a_grid_leave_nothing_to_the_whole(
 
 
 def test_every_run_starts_from_the_pretraining_of_its_turn(
-    tmp_path: Path, data: Films, ran: list[Job], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: TaskData, ran: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [save_network(f, seed) for seed, f in enumerate(folders_of(tmp_path / "doll", 2))]
     sums = [float(weights.read(f)[1]["encoder.model.conv1.0.weight"].sum()) for f in made]
@@ -215,7 +215,7 @@ def test_every_run_starts_from_the_pretraining_of_its_turn(
     assert [job.seed for job in ran] == [1]
 
 
-def test_ignored_pixels_are_neither_taught_nor_scored(tmp_path: Path, data: Films) -> None:
+def test_ignored_pixels_are_neither_taught_nor_scored(tmp_path: Path, data: TaskData) -> None:
     """Squares ignored in their left half; in every fourth film a class is ignored."""
     targets = np.repeat(data.targets, 2, 1)
     for lungs in targets[:, 0]:
@@ -239,7 +239,7 @@ def test_ignored_pixels_are_neither_taught_nor_scored(tmp_path: Path, data: Film
 
 
 def test_a_rate_that_diverges_is_not_chosen(
-    tmp_path: Path, data: Films, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: TaskData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     true = grid.run
 
@@ -254,7 +254,7 @@ def test_a_rate_that_diverges_is_not_chosen(
     assert set(frames["runs"]["lr"]) == {1e-4}
 
 
-def test_validation_films_without_a_pixel_to_judge_by(tmp_path: Path, data: Films) -> None:
+def test_validation_films_without_a_pixel_to_judge_by(tmp_path: Path, data: TaskData) -> None:
     targets = data.targets.copy()
     targets[run.split(data.films, 0, 6, 4, 0).valid] = IGNORE
     frames = grid.execute(make_grid(tmp_path, data=replace(data, targets=targets), seeds=[0]))
@@ -263,7 +263,9 @@ def test_validation_films_without_a_pixel_to_judge_by(tmp_path: Path, data: Film
     assert (frames["cases"][["tp", "fn"]].sum(axis=1) == 64).all()
 
 
-def test_other_sizes_and_perturbed_films(device: torch.device, tmp_path: Path, data: Films) -> None:
+def test_other_sizes_and_perturbed_films(
+    device: torch.device, tmp_path: Path, data: TaskData
+) -> None:
     more: Any = {"changes": {"noise": [5.0], "contrast": [0.0]}, "sizes": {4: ["random"]}}
     tunings = {"full": (["random"], [1e-3]), "bn": (["random"], [1e-3])}
     whole = make_grid(tmp_path, data=data, tunings=tunings, seeds=[0], device=device, **more)
@@ -288,7 +290,7 @@ def test_other_sizes_and_perturbed_films(device: torch.device, tmp_path: Path, d
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_a_kept_network_predicts_as_it_did(tmp_path: Path, data: Films, tuning: str) -> None:
+def test_a_kept_network_predicts_as_it_did(tmp_path: Path, data: TaskData, tuning: str) -> None:
     more: Any = {"tunings": {tuning: (["random"], [1e-4, 3e-2])}, "recipe": short(20)}
     whole = make_grid(tmp_path, data=data, seeds=[0], **more)
     frames = grid.execute(whole)
@@ -312,7 +314,7 @@ def test_a_kept_network_predicts_as_it_did(tmp_path: Path, data: Films, tuning: 
 
 
 def test_what_does_not_decide_a_job_does_not_stale_it(
-    tmp_path: Path, data: Films, ran: list[Job]
+    tmp_path: Path, data: TaskData, ran: list[Job]
 ) -> None:
     """`NO_MATTER` and the key of a job: sizes swapped, perturbations added."""
     more: Any = {"data": data, "changes": {"noise": [5.0]}, **FULL}
@@ -327,11 +329,11 @@ def test_what_does_not_decide_a_job_does_not_stale_it(
     assert len(ran) == 4
 
 
-def test_grid_refuses_what_cannot_run(tmp_path: Path, data: Films) -> None:
+def test_grid_refuses_what_cannot_run(tmp_path: Path, data: TaskData) -> None:
     changes: list[tuple[dict[str, Any], str]] = [
-        ({"seeds": [0, 0]}, r"'seeds' has .0, 0.: each one once"),
-        ({"folds": [0, 1]}, r"'folds' is .0, 1.: these films have a split"),
-        ({"tunings": {"bn": (["random"] * 2, [1e-3])}}, "'tunings' has .*: each one once"),
+        ({"seeds": [0, 0]}, r"'seeds' is .0, 0.: one or more, each once"),
+        ({"folds": [0, 1]}, "'folds' has 1: these films have a split"),
+        ({"tunings": {"bn": (["random"] * 2, [1e-3])}}, "'tunings' is .*: one or more, each once"),
         ({"tunings": {"full": (["random"], [])}}, "'lrs' has no rate for 'full'"),
         ({"sizes": {4: ["doll"]}}, "'size_arms' names 'doll'"),
         ({"sizes": {500: ["random"]}}, "n_train"),

@@ -57,7 +57,7 @@ def assert_same_features(
 
 def test_packaged_weights_know_a_cat_and_an_espresso() -> None:
     net = timm.create_model("tf_efficientnet_lite0").eval()
-    net.load_state_dict(imagenet.packaged_tensors(LITE)[0])
+    net.load_state_dict(imagenet.packaged(LITE)[0])
     for name, classes, least in (("chelsea", [285, 282, 281], 0.85), ("coffee", [967], 0.9)):
         with torch.inference_mode():
             share = net((square(name) - 0.5) / 0.5).softmax(1)[0]
@@ -66,7 +66,7 @@ def test_packaged_weights_know_a_cat_and_an_espresso() -> None:
 
 
 def test_a_film_is_answered_as_by_the_packaged_network_in_its_own_scale() -> None:
-    tensors, _ = imagenet.packaged_tensors(LITE)
+    tensors, _ = imagenet.packaged(LITE)
     colour = encoder(LITE, 5, "relu", 3)
     colour.load_state_dict({k: tensors[k.removeprefix("model.")] for k in colour.state_dict()})
     model = Classifier(LITE, 5, "relu", "avg")
@@ -125,7 +125,7 @@ def test_files_of_timm_give_timms_features(name: str, tmp_path: Path) -> None:
     # timm's own reader fills an encoder of three channels.
     own = {"pretrained_cfg_overlay": {"file": str(path)}}
     colour = smp.encoders.get_encoder(f"tu-{name}", depth=5, weights=True, **own)
-    found = imagenet.read(path, f"tu-{name}")
+    found = imagenet.find(str(path), f"tu-{name}")
     model = Classifier(f"tu-{name}", 5, "relu", "avg")
     assert len(found.into(model)) == len(colour.state_dict())
     assert found.ignored
@@ -144,7 +144,7 @@ def test_files_of_torchvision_fit_smps_encoder(name: str, head: str, tmp_path: P
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v for k, v in state.items()
     }
     save_file(named, tmp_path / "w.safetensors")
-    found = imagenet.read(tmp_path / "w.safetensors", name)
+    found = imagenet.find(str(tmp_path / "w.safetensors"), name)
     assert found.ignored
     assert all(n.startswith(head) for n in found.ignored)
     colour = smp.encoders.get_encoder(name, weights=None)
@@ -166,8 +166,8 @@ def test_wrappers_do_not_matter(wrap: Callable[[State], dict[str, Any]], tmp_pat
     state = timm.create_model("test_resnet").state_dict()
     torch.save(state, tmp_path / "plain.pth")
     torch.save(wrap(state), tmp_path / "wrapped.pth")
-    plain, wrapped = (imagenet.read(tmp_path / f"{n}.pth", ENCODER) for n in ("plain", "wrapped"))
-    assert wrapped.digest() == plain.digest()
+    plain, wrapped = (str(tmp_path / f"{name}.pth") for name in ("plain", "wrapped"))
+    assert imagenet.find(wrapped, ENCODER).digest() == imagenet.find(plain, ENCODER).digest()
 
 
 def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     ):
         torch.save({k: v for k, v in {**state, **change}.items() if k != drop}, path)
         with pytest.raises(InputError) as error:
-            imagenet.read(path, ENCODER)
+            imagenet.find(str(path), ENCODER)
         assert said in str(error.value)
     with pytest.raises(InputError, match="no such file; use a file's path, packaged or download"):
         imagenet.find(str(tmp_path / "none.pth"), ENCODER)
@@ -190,15 +190,15 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
 def test_a_download_or_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, real = [], smp.encoders.get_encoder
 
-    def fresh(name: str, **given: Any) -> Any:
-        asked.append((name, given["weights"]))
-        return real(name, **{**given, "weights": None})
+    def fresh(*args: Any, weights: str | None, **given: Any) -> Any:
+        asked.append((args[0], weights))
+        return real(*args, weights=None, **given)
 
     monkeypatch.setattr(smp.encoders, "get_encoder", fresh)
     assert imagenet.find("download", ENCODER).source == f"smp's {ENCODER}"
     assert (ENCODER, "imagenet") in asked
 
-    def offline(name: str, **given: Any) -> nn.Module:
+    def offline(*args: Any, **given: Any) -> nn.Module:
         raise FileNotFoundError("cannot reach the hub\nand more")
 
     monkeypatch.setattr(smp.encoders, "get_encoder", offline)

@@ -18,7 +18,7 @@ from dollkit.classifiers.model import create
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.common.machine import Done, Part
+from dollkit.common.machine import Part, PartDone
 from dollkit.data.images import IGNORE
 from dollkit.explanations.ensemble import (
     Explained,
@@ -98,7 +98,7 @@ def test_parts_write_the_shards_of_the_whole(
 ) -> None:
     alone = label(films, tmp_path / "alone", shard=1)
     for number in (1, 2):
-        with pytest.raises(Done, match=f"part {number}/2"):
+        with pytest.raises(PartDone, match=f"part {number}/2"):
             label(films, tmp_path / "parts", shard=1, part=Part(number, 2))
     shards = sorted(f.name for f in (tmp_path / "parts/shards").glob("*.npz"))
     assert shards == ["00000.npz", "00001.npz", "00002.npz"]  # one film has no finding

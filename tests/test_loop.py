@@ -15,7 +15,7 @@ from torch import nn
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.training.fit import TrainingResult, batches, fit
-from dollkit.training.recipe import Batch, Recipe, order
+from dollkit.training.recipe import Batch, Recipe, batch_indices
 from tests import same
 
 X = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -58,7 +58,7 @@ def recipe(**more: Any) -> Recipe:
 
 def draw(how: Recipe, device: torch.device = X.device) -> Callable[[int], Batch]:
     def sample(step: int) -> Batch:
-        pick = order(len(X), how.batch, step, how.seed)
+        pick = batch_indices(len(X), how.batch, step, how.seed)
         return X[pick].to(device), Y[pick].to(device)
 
     return sample
@@ -215,26 +215,21 @@ def test_batches_drawn_ahead_are_the_same() -> None:
         asked.append(step)
         return (torch.tensor([step]),)
 
-    feed = batches(sample, 2, 6, X.device, True)
-    assert [int(batch) for (batch,) in feed] == asked == [2, 3, 4, 5]
-    inline, threaded = small(), small()
-    go(inline)
-    go(threaded, loop={"ahead": True})
-    assert same(inline.state_dict(), threaded.state_dict())
+    assert [int(batch) for (batch,) in batches(sample, 2, 6, True)] == asked == [2, 3, 4, 5]
 
     def broken(step: int) -> Batch:
         raise Killed
 
     with pytest.raises(Killed):
-        go(small(), sample=broken, loop={"ahead": True})
+        next(batches(broken, 0, 1, True))
 
 
 def test_order_shows_every_film_once_in_each_pass() -> None:
-    seen = torch.cat([order(10, 4, step, 3) for step in range(5)])
+    seen = torch.cat([batch_indices(10, 4, step, 3) for step in range(5)])
     assert sorted(seen[:10].tolist()) == list(range(10))
     assert sorted(seen[10:].tolist()) == list(range(10))
     assert seen[:10].tolist() != seen[10:].tolist()
-    wide = order(3, 7, 0, 0).tolist()
+    wide = batch_indices(3, 7, 0, 0).tolist()
     assert sorted(wide[:3]) == sorted(wide[3:6]) == [0, 1, 2]
 
 

@@ -45,7 +45,7 @@ def test_shapes_gradients_saved_and_loaded(network: str, encoder: str, tmp_path:
             assert name in networks.unused(net), name
             assert name.startswith("encoder."), name
     weights.save(net, tmp_path, networks.config_of(net))
-    again = weights.load_network(tmp_path, CPU)
+    again = weights.load(tmp_path, networks.build, CPU)
     (tmp_path / "weights.safetensors").unlink()  # up to 150 MB, and pytest keeps folders
     assert same(again.state_dict(), net.state_dict())
     with torch.no_grad():

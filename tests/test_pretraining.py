@@ -11,9 +11,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from dollkit import pretraining
+from dollkit import common, pretraining
 from dollkit.classifiers.model import create, load_classifiers
-from dollkit.common import arm_names
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.common.machine import sha256
@@ -115,7 +114,7 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
         (folders[name] / "history.csv").write_text(text)
     own = {
         arm: pretraining.labels_of(arm, store, labels, folders, tmp_path / arm, CPU)
-        for arm in arm_names.OWN_LABELS
+        for arm in common.OWN_LABELS
     }
     want = {"gradcam": {"explain"}, "single": {"classifiers"}, "plain": {"distil"}}
     for arm, made in own.items():
@@ -128,7 +127,7 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
     seen: dict[str, list[list[int]]] = {}
     taught: dict[str, npt.NDArray[np.uint8]] = {}
     begun: list[dict[str, torch.Tensor]] = []
-    for arm in arm_names.PRETRAINED:
+    for arm in common.PRETRAINED:
         targets = pretraining.targets_of(arm, store, own.get(arm, labels), 0)
         taught[arm] = targets(rows)
 
@@ -143,8 +142,8 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
             augmentation=NONE, folder=None,
         )  # fmt: skip
     assert all(torch.equal(v, begun[0][k]) for one in begun for k, v in one.items())
-    assert Counter(map(str, seen.values())) == {str(seen["doll"]): len(arm_names.PRETRAINED)}
-    others = [a for a in arm_names.PRETRAINED if a != "doll"]
+    assert Counter(map(str, seen.values())) == {str(seen["doll"]): len(common.PRETRAINED)}
+    others = [a for a in common.PRETRAINED if a != "doll"]
     assert [a for a in others if np.array_equal(taught[a], taught["doll"])] == []
 
 

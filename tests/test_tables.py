@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.common import arm_names
+from dollkit import common
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import crossed_effect
 from dollkit.report import convergence, curves, render, results, tables
@@ -30,7 +30,7 @@ def whole() -> Rows:
 def test_table1_means_intervals_and_missing_arms(cases: pd.DataFrame) -> None:
     runs = synthetic.run_rows(synthetic.learning_curves(cases))
     table = tables.table1(cases, runs, {"imagenet": "no weights"})
-    always = [a for a in arm_names.ARMS if a not in arm_names.OPTIONAL]
+    always = [a for a in common.ARMS if a not in common.OPTIONAL]
     assert len(table) == len(TASKS) * len(always)
     assert table["task"].drop_duplicates().tolist() == list(TASKS)
     assert table["arm"].tolist()[: len(always)] == always
@@ -99,8 +99,8 @@ def test_table2_shows_every_tuning() -> None:
     )
     paces = synthetic.learning_curves(cases)
     table = tables.table2(cases, synthetic.run_rows(paces), paces)
-    assert table["tuning"].drop_duplicates().tolist() == list(arm_names.TUNINGS)
-    assert set(arm_names.TUNINGS) == set(adapters.TUNINGS) == set(curves.TUNING_TITLES)
+    assert table["tuning"].drop_duplicates().tolist() == list(common.TUNINGS)
+    assert set(common.TUNINGS) == set(adapters.TUNINGS) == set(curves.TUNING_TITLES)
 
 
 def test_table3_deltas_are_paired() -> None:

@@ -24,7 +24,7 @@ from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.fit import TrainingResult, fit
 from dollkit.training.networks import encoder
-from dollkit.training.recipe import Batch, Recipe, order
+from dollkit.training.recipe import Batch, Recipe, batch_indices
 
 METRICS = ["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", "ap", "n_pos", "n"]
 """Columns of ``metrics.csv``."""
@@ -102,7 +102,7 @@ def train(
     w = torch.from_numpy(weights).to(device) * keep.to(device)
 
     def sample(step: int) -> Batch:
-        pick = order(len(rows), recipe.batch, step, recipe.seed)
+        pick = batch_indices(len(rows), recipe.batch, step, recipe.seed)
         x = compute.to_input(store.images[rows[pick.numpy()]], device)
         x, _ = augment(x, None, augmentation, compute.generator(recipe.seed, 3, step))
         if small and step < recipe.steps // 2:

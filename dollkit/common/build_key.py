@@ -10,7 +10,7 @@ import ast
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,47 +54,43 @@ def code_of(modules: Iterable[str]) -> dict[str, str]:
     """SHA-256 of modules of ours and of all of ours that they import, by path in the repository.
 
     The ``__init__.py`` of the packages that the modules lie in are left out: that of the readers
-    imports every reader, and none decides another's films. A file counts as it was when first
-    asked for, since that is what runs.
+    imports every reader, and none decides another's films.
     """
     roots = (paths.ROOT,)
     start = [files_of_import(name, roots) for name in modules if name.startswith("dollkit.")]
-    found = follow(start, roots, whole=False, when=_first_seen)
+    found = follow(start, roots, running=True)
     return {file.relative_to(paths.ROOT).as_posix(): found[file] for file in sorted(found)}
 
 
 _first_seen = functools.cache(lambda path: path.stat().st_mtime_ns)
-
 
 Import = tuple[tuple[Path, str], ...]
 """Files of ours behind one dotted name, outermost package first, each with its package's name."""
 
 
 def follow(
-    imports: Iterable[Import],
-    roots: tuple[Path, ...],
-    whole: bool = True,
-    when: Callable[[Path], int] = lambda path: path.stat().st_mtime_ns,
+    imports: Iterable[Import], roots: tuple[Path, ...], running: bool = False
 ) -> dict[Path, str]:
     """SHA-256 of every file of ours that can be reached from some imports.
 
-    Modules below `roots` are ours; `whole` counts the packages that a module lies in too. A file
-    whose version, by `when`, is known is not read again.
+    Modules below `roots` are ours, and the packages that they lie in, but of `running` code. There
+    a file counts as it was when first asked for, since that is what runs.
     """
     found: dict[Path, str] = {}
     todo = list(imports)
     while todo:
         files = todo.pop()
-        for file, package in files if whole else files[-1:]:
+        for file, package in files[-1:] if running else files:
             if file not in found:
-                found[file], others = _read(file, when(file), package, roots)
+                changed = _first_seen(file) if running else file.stat().st_mtime_ns
+                found[file], others = _read(file, changed, package, roots)
                 todo += others
     return found
 
 
 @functools.cache
 def _read(
-    path: Path, when: int, package: str, roots: tuple[Path, ...]
+    path: Path, changed: int, package: str, roots: tuple[Path, ...]
 ) -> tuple[str, tuple[Import, ...]]:
     """SHA-256 of a module and its imports of ours; a plan asks for the same ones once a stage."""
     source = path.read_bytes()
@@ -107,20 +103,16 @@ def _read(
 
 def imports_of(tree: ast.AST, package: str, roots: tuple[Path, ...]) -> tuple[Import, ...]:
     """Imports of ours in a syntax tree, wherever they stand."""
-    names = dict.fromkeys(_imported(tree, package))
-    return tuple(files for name in names if (files := files_of_import(name, roots)))
-
-
-def _imported(tree: ast.AST, package: str) -> Iterator[str]:
-    """Dotted names; ``from a import b`` gives ``a.b``, which covers ``a``."""
+    names: dict[str, None] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        stem: list[str] = []
+        if isinstance(node, ast.ImportFrom):  # from a import b: a.b, which covers a
             parents = package.split(".")
-            base = parents[: len(parents) - node.level + 1] if node.level else []
-            stem = ".".join([*base, *([node.module] if node.module else [])])
-            yield from (f"{stem}.{alias.name}" for alias in node.names)
+            stem = parents[: len(parents) - node.level + 1] if node.level else []
+            stem += [node.module] if node.module else []
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= dict.fromkeys(".".join([*stem, alias.name]) for alias in node.names)
+    return tuple(files for name in names if (files := files_of_import(name, roots)))
 
 
 def files_of_import(name: str, roots: tuple[Path, ...]) -> Import:

@@ -8,7 +8,6 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from dollkit.common.errors import InputError
 
-Job = TypeVar("Job")
-Made = TypeVar("Made")
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 
 MEAN, STD = 0.5, 0.25
 """Fixed normalisation of films in [0, 1]; black is ``(0 - MEAN) / STD = -2``, not zero."""
@@ -97,20 +96,19 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
 
 
 def side_by_side(
-    work: Callable[[Job], Made], jobs: Sequence[Job], device: torch.device
-) -> list[Made]:
-    """Results of independent jobs, in order; on a CPU as many at once as torch has threads.
+    work: Callable[[Piece], Result], pieces: Sequence[Piece], device: torch.device
+) -> list[Result]:
+    """Results of independent pieces of work; on a CPU as many at once as torch has threads.
 
-    Each job then computes in one thread: two small networks side by side use two cores better
+    Each piece then computes in one thread: two small networks side by side use two cores better
     than one network that shares its convolutions out, and the number of cores moves no result.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1 or len(jobs) == 1:
-        return [work(job) for job in jobs]
-    one = partial(torch.set_num_threads, 1)
+    if device.type != "cpu" or threads == 1 or len(pieces) == 1:
+        return [work(piece) for piece in pieces]
     try:
-        with ThreadPoolExecutor(threads, initializer=one) as pool:
-            return list(pool.map(work, jobs))
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, pieces))
     finally:
         torch.set_num_threads(threads)
 
@@ -145,8 +143,6 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels - MEAN) / STD
 
 
-# All that is asked of CUDA is asked here. On another device these do nothing, or say zero.
-
 _NO_MEMORY = (
     "out of memory", "not enough memory", "to allocate", "allocate memory", "alloc_failed",
     "bad_alloc", "cudnn_status_not_supported",
@@ -159,37 +155,10 @@ def cuda_devices() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def device_name() -> str:
-    """Name of the current CUDA device, such as ``NVIDIA A100-SXM4-40GB``."""
-    return torch.cuda.get_device_name()
-
-
-def use_in_thread(device: torch.device) -> None:
-    """Make `device` the current device of the calling thread: a new one starts on the first."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-
-
 def synchronize(device: torch.device) -> None:
     """Wait until `device` has done what it was given: a clock read before counts launches alone."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def allocated_bytes(device: torch.device) -> int:
-    """Sum of the tensors on a CUDA device now."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Largest sum of the tensors on a CUDA device since `reset_peak`."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-
-
-def reset_peak(device: torch.device) -> None:
-    """Start `peak_bytes` at what is allocated now."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def release_memory(device: torch.device) -> None:

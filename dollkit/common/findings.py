@@ -7,9 +7,6 @@ Irvin et al. 2019 (CheXpert), section 3: U-Ones, U-Zeros, U-Ignore.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
@@ -37,8 +34,7 @@ MOBILE: tuple[str, ...] = (
 POSITIVE, NEGATIVE, UNCERTAIN, NOT_MENTIONED = 1, 0, -1, -2
 """Label states as stored (int8). CheXpert writes them 1.0, 0.0, -1.0 and blank."""
 
-Policy = Literal["U-Ones", "U-Zeros", "U-Ignore"]
-POLICIES: tuple[Policy, ...] = ("U-Ones", "U-Zeros", "U-Ignore")
+POLICIES = ("U-Ones", "U-Zeros", "U-Ignore")
 
 
 def index(finding: str) -> int:
@@ -47,11 +43,6 @@ def index(finding: str) -> int:
         return FINDINGS.index(finding)
     except ValueError:
         raise InputError(f"unknown finding {finding!r}: use one of {', '.join(FINDINGS)}") from None
-
-
-def indices(findings: Sequence[str]) -> list[int]:
-    """Channels of several findings."""
-    return [index(f) for f in findings]
 
 
 def apply_policy(

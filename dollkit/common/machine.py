@@ -77,7 +77,7 @@ def device() -> str:
     compute = sys.modules.get("dollkit.common.compute")
     if compute is None or os.environ.get("DOLLKIT_DEVICE") == "cpu" or not compute.cuda_devices():
         return "cpu"
-    return f"cuda ({compute.device_name()})"
+    return f"cuda ({compute.torch.cuda.get_device_name()})"
 
 
 def sha256(path: Path) -> str:
@@ -89,7 +89,7 @@ def sha256(path: Path) -> str:
 VARIABLE = "DOLLKIT_PART"
 
 
-class Done(Exception):
+class PartDone(Exception):
     """The share of this process is on disk: no fault, but the end of its notebook."""
 
 
@@ -98,7 +98,7 @@ class Part:
     """One process's share of a stage's work: part `number` (from 1) of `count`.
 
     It does what can be done alone (shards of labels, training runs of the grid), leaves it on
-    disk, and ends by `Done`; the stage itself then finds it all there.
+    disk, and ends by `PartDone`; the stage itself then finds it all there.
     """
 
     number: int
@@ -125,11 +125,11 @@ class Part:
         return index % self.count == self.number - 1
 
     def end(self) -> None:
-        """Leave: raises `Done`."""
-        raise Done(f"part {self} is done")
+        """Leave: raises `PartDone`."""
+        raise PartDone(f"part {self} is done")
 
 
-def mine() -> Part | None:
+def this_part() -> Part | None:
     """Share of this process; None: all of it."""
     text = os.environ.get(VARIABLE)
     return Part.parse(text) if text else None

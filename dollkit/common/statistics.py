@@ -18,6 +18,8 @@ from scipy import stats as sps
 
 Floats = npt.NDArray[np.float64]
 
+LEVEL = 0.95
+"""Of every interval."""
 N_BOOT = 2000
 N_FLIPS = 9999
 FEWEST = 5
@@ -86,9 +88,7 @@ def seen_enough(
     return enough.to_numpy(dtype=bool)
 
 
-def bootstrap_interval(
-    units: npt.ArrayLike, *, n_boot: int = N_BOOT, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_interval(units: npt.ArrayLike, n_boot: int = N_BOOT) -> tuple[float, float]:
     """Percentile bootstrap interval (lo, hi) of the mean of independent units (Efron 1979).
 
     NaN for fewer than two units, which say nothing about spread.
@@ -96,19 +96,17 @@ def bootstrap_interval(
     x = np.asarray(units, dtype=np.float64)
     if x.size < 2 or not np.isfinite(x).all():
         return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means = np.empty(n_boot)
     step = max(1, 4_000_000 // x.size)
     for start in range(0, n_boot, step):
         stop = min(start + step, n_boot)
         means[start:stop] = x[rng.integers(0, x.size, (stop - start, x.size))].mean(1)
-    lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    lo, hi = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(lo), float(hi)
 
 
-def sign_flip_p(
-    units: npt.ArrayLike, *, n_flips: int = N_FLIPS, seed: int = 0
-) -> npt.NDArray[np.float64]:
+def sign_flip_p(units: npt.ArrayLike, n_flips: int = N_FLIPS) -> Floats:
     """Two-sided p of the sign-flip permutation test that paired differences centre on zero.
 
     All 2^n sign patterns are enumerated when there are no more than ``n_flips + 1`` of them;
@@ -127,7 +125,7 @@ def sign_flip_p(
     exact = n < 60 and 2**n <= n_flips + 1
     total = 2**n if exact else n_flips
     hits = np.zeros(len(flat))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     step = max(1, 8_000_000 // max(n, 1))
     for start in range(0, total, step):
         stop = min(start + step, total)
@@ -142,18 +140,18 @@ def sign_flip_p(
     return np.asarray(p.reshape(x.shape[:-1]))
 
 
-def paired(units: npt.ArrayLike, *, seed: int = 0, n_boot: int = N_BOOT) -> Effect:
+def paired(units: npt.ArrayLike) -> Effect:
     """Effect of (n,) paired differences over patients: bootstrap interval and sign-flip p."""
     x = np.asarray(units, dtype=np.float64)
     if x.size == 0 or not np.isfinite(x).all():
         return NO_EFFECT
-    lo, hi = bootstrap_interval(x, seed=seed, n_boot=n_boot)
+    lo, hi = bootstrap_interval(x)
     se = float(x.std(ddof=1) / np.sqrt(x.size)) if x.size > 1 else float("nan")
-    p = float(sign_flip_p(x, seed=seed)) if x.size > 1 else float("nan")
+    p = float(sign_flip_p(x)) if x.size > 1 else float("nan")
     return Effect(float(x.mean()), lo, hi, p, se, float(x.size - 1))
 
 
-def crossed(matrix: npt.ArrayLike, *, level: float = 0.95) -> dict[str, Floats]:
+def crossed(matrix: npt.ArrayLike) -> dict[str, Floats]:
     """Mean of a seeds x units matrix of differences, both factors random.
 
     Model D_su = mu + a_s + b_u + e_su. With the mean squares of the two-way layout, Var(mean) =
@@ -193,7 +191,7 @@ def crossed(matrix: npt.ArrayLike, *, level: float = 0.95) -> dict[str, Floats]:
         df = np.divide(total**2, spread, out=np.full_like(var, u - 1.0), where=spread > 0)
         df = np.maximum(df, min(s, u) - 1)
     se = np.sqrt(var)
-    half = sps.t.ppf((1 + level) / 2, df) * se
+    half = sps.t.ppf((1 + LEVEL) / 2, df) * se
     zero = se <= 1e-15 * np.maximum(1.0, np.abs(mean))
     t = np.divide(np.abs(mean), se, out=np.zeros_like(mean), where=~zero)
     p = np.where(zero, np.where(mean == 0, 1.0, np.nan), 2 * sps.t.sf(t, df))
@@ -218,11 +216,11 @@ def holm(p: npt.ArrayLike) -> Floats:
     return out
 
 
-def smallest_effect(se: float, df: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Smallest true effect that a two-sided test with this standard error finds with ``power``.
+def smallest_effect(se: float, df: float) -> float:
+    """Smallest true effect that a two-sided test at 0.05 finds with a power of 0.8.
 
-    (t_(1-alpha/2, df) + t_(power, df)) * se, before any correction for multiplicity.
+    (t_(0.975, df) + t_(0.8, df)) * se, before any correction for multiplicity.
     """
     if not (np.isfinite(se) and np.isfinite(df) and df > 0):
         return float("nan")
-    return float((sps.t.ppf(1 - alpha / 2, df) + sps.t.ppf(power, df)) * se)
+    return float((sps.t.ppf(0.975, df) + sps.t.ppf(0.8, df)) * se)

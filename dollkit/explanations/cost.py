@@ -193,11 +193,11 @@ def peak_mb(work: Callable[[], Any], device: torch.device) -> float | None:
     """
     if device.type == "cuda":
         compute.synchronize(device)
-        compute.reset_peak(device)
-        held = compute.allocated_bytes(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
         work()
         compute.synchronize(device)
-        return (compute.peak_bytes(device) - held) / 2**20
+        return (torch.cuda.max_memory_allocated(device) - held) / 2**20
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # freed memory that is still held would hide the peak
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,12 +22,12 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit.common.arm_names import TUNINGS
+from dollkit.common import TUNINGS
 from dollkit.common.errors import InputError
 from dollkit.common.machine import Part
 from dollkit.data import store
 from dollkit.finetuning import robustness
-from dollkit.finetuning.run import Films, Initialisation, Job, Split, run, split, step_mb
+from dollkit.finetuning.run import Initialisation, Job, Split, TaskData, run, split, step_mb
 from dollkit.training import adapters, metrics
 from dollkit.training.augment import Augmentation
 from dollkit.training.recipe import Recipe
@@ -49,8 +50,8 @@ Tunings = Mapping[str, tuple[Sequence[str], Sequence[float]]]
 """Tuning to its arms and its learning-rate grid, the same for each of them."""
 
 
-class Cell(NamedTuple):
-    """One setting: it chooses its rate among `lrs`, and is then run with every seed."""
+class Setting(NamedTuple):
+    """It chooses its rate among `lrs`, and is then run with every seed."""
 
     arm: str
     tuning: str
@@ -65,7 +66,7 @@ class Grid:
     task: str
     network: str
     config: Mapping[str, Any]  # encoder, depth and activation of the network
-    data: Films
+    data: TaskData
     starts: Mapping[str, Initialisation]  # by arm
     tunings: Tunings
     recipe: Recipe  # rate and seed come from the job
@@ -84,11 +85,6 @@ class Grid:
     def __post_init__(self) -> None:
         robustness.cells(self.changes)
         check(list(self.starts), self.tunings, self.sizes, self.seeds, self.folds)
-        if len(self.folds) > 1 and self.data.films["fold"].nunique() < 2:
-            raise InputError(
-                f"parameter 'folds' is {list(self.folds)}: these films have a split of their own "
-                "and no folds; use [0]"
-            )
         for fold in self.folds:
             for n_train in (self.n_train, *self.sizes):  # too few films are an error at once
                 self.split(fold, n_train, self.seeds[0])
@@ -124,19 +120,20 @@ def tunings_of(
     `arms` are tuned in full, those of `tunings` in other ways too; the rates of ``other`` are for
     tunings without their own.
     """
-    known = {"tunings": TUNINGS[1:], "lrs": (*TUNINGS, OTHER)}
-    for parameter, given in (("tunings", tunings), ("lrs", lrs)):
-        for name in given:
-            if name not in known[parameter]:
+    for parameter, names, known in (
+        ("tunings", tunings, TUNINGS[1:]),
+        ("lrs", lrs, (*TUNINGS, OTHER)),
+    ):
+        for name in names:
+            if name not in known:
                 raise InputError(
-                    f"parameter {parameter!r} names {name!r}: use some of "
-                    f"{', '.join(known[parameter])}"
+                    f"parameter {parameter!r} names {name!r}: use some of {', '.join(known)}"
                 )
-    wanted = {"full": arms, **tunings}
+    arms_of = {"full": arms, **tunings}
     return {
-        tuning: (wanted[tuning], lrs.get(tuning, lrs.get(OTHER, ())))
+        tuning: (arms_of[tuning], lrs.get(tuning, lrs.get(OTHER, ())))
         for tuning in TUNINGS
-        if wanted.get(tuning)
+        if arms_of.get(tuning)
     }
 
 
@@ -149,24 +146,24 @@ def sizes_of(
     often known only once it is read.
     """
     most = min(len(split(films, fold, 0, n_valid, 0).pool) for fold in folds)
-    found: set[int] = set()
+    kept: set[int] = set()
     for size in sizes:
         if size < 0:
             raise InputError(f"parameter 'sizes' has {size}: use numbers of films, or 0 for all")
         if size > most:
             log.info("no run with %d training films: there are %d", size, most)
         else:
-            found.add(size or most)
-    return sorted(found - {n_train})
+            kept.add(size or most)
+    return sorted(kept - {n_train})
 
 
-def cells_of(tunings: Tunings, n_train: int, sizes: Mapping[int, Sequence[str]]) -> list[Cell]:
-    """All settings: every arm and tuning with `n_train` films, then the other sizes in full."""
-    main = [Cell(arm, t, n_train, lrs) for t, (arms, lrs) in tunings.items() for arm in arms]
-    more = [
-        Cell(arm, "full", size, tunings["full"][1]) for size, arms in sizes.items() for arm in arms
-    ]
-    return main + more
+def settings_of(
+    tunings: Tunings, n_train: int, sizes: Mapping[int, Sequence[str]]
+) -> list[Setting]:
+    """Every arm and tuning with `n_train` films, then the other sizes in full."""
+    sized = [("full", size, arms, tunings["full"][1]) for size, arms in sizes.items() if arms]
+    every = [(tuning, n_train, arms, lrs) for tuning, (arms, lrs) in tunings.items()] + sized
+    return [Setting(arm, tuning, n, lrs) for tuning, n, arms, lrs in every for arm in arms]
 
 
 def check(
@@ -174,28 +171,25 @@ def check(
     seeds: Sequence[int], folds: Sequence[int],
 ) -> None:  # fmt: skip
     """Whether the parameters of a grid go together, before there is anything to run."""
-    used = [("tunings", own, f" under {tuning!r}") for tuning, (own, _) in tunings.items()]
-    used += [("size_arms", own, "") for own in sizes.values()]
-    for parameter, own, place in used:
-        for arm in own:
+    used = [("tunings", tuned, f" under {tuning!r}") for tuning, (tuned, _) in tunings.items()]
+    used += [("size_arms", tuned, "") for tuned in sizes.values()]
+    for parameter, tuned, place in used:
+        for arm in tuned:
             if arm not in arms:
                 raise InputError(
                     f"parameter {parameter!r} names {arm!r}{place}: list it in 'arms' too"
                 )
-    for tuning, (own, lrs) in tunings.items():
-        if own and not lrs:
+    for tuning, (_, lrs) in tunings.items():
+        if not lrs:
             raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
     if any(sizes.values()) and "full" not in tunings:
         raise InputError("parameter 'size_arms' is given, but 'arms' is empty: give both")
     lists: list[tuple[str, Sequence[object]]] = [("seeds", seeds), ("folds", folds)]
-    for parameter, values in lists:
-        if not values:
-            raise InputError(f"parameter {parameter!r} is empty: give at least one")
     lists += [("lrs", lrs) for _, lrs in tunings.values()]
-    lists += [(parameter, own) for parameter, own, _ in used]
+    lists += [(parameter, tuned) for parameter, tuned, _ in used if tuned]
     for parameter, values in lists:
-        if len(set(values)) < len(values):
-            raise InputError(f"parameter {parameter!r} has {list(values)}: each one once")
+        if len(set(values)) < len(values) or not values:
+            raise InputError(f"parameter {parameter!r} is {list(values)}: one or more, each once")
 
 
 def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
@@ -204,37 +198,36 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     Selection trains the first seed at every rate of the grid and takes the best validation mIoU;
     the final runs repeat the chosen rate over all seeds (the first seed's run is the same run).
     Frames ``cases``, ``curves``, ``selection``, ``runs`` and, with perturbations, ``robust`` come
-    back; or, of the jobs of one `part`, their files alone and `Done`.
+    back; or, of the jobs of one `part`, their files alone and `PartDone`.
     """
     for name in ("jobs", NETWORKS):
         (grid.folder / name).mkdir(parents=True, exist_ok=True)
-    cells = [
-        (cell, fold)
-        for cell in cells_of(grid.tunings, grid.n_train, grid.sizes)
-        if not grid.starts[cell.arm].reason
+    pairs = [
+        (setting, fold)
+        for setting in settings_of(grid.tunings, grid.n_train, grid.sizes)
+        if not grid.starts[setting.arm].reason
         for fold in grid.folds
     ]
-    if not cells:
+    if not pairs:
         raise InputError("parameter 'arms': none of the arms can run")
     if part is not None:
-        cells = [cell for number, cell in enumerate(cells) if part.takes(number)]
-    total = sum(len(cell.lrs) + len(grid.seeds) for cell, _ in cells)
+        pairs = [pair for number, pair in enumerate(pairs) if part.takes(number)]
+    total = sum(len(setting.lrs) + len(grid.seeds) for setting, _ in pairs)
     bar = tqdm(total=total, desc=f"fine-tune {grid.task}", unit="run", disable=None)
-    names = ("cases", "curves", "selection", "runs", *(("robust",) if grid.changes else ()))
-    frames: dict[str, list[pd.DataFrame]] = {k: [] for k in names}
-    about = grid.data, grid.config, grid.recipe, grid.device, grid.rank
-    tunings = {cell.tuning for cell, _ in cells}
-    memory = {t: round(step_mb(grid.first_job(t), *about), 3) for t in tunings}
+    frames: dict[str, list[pd.DataFrame]] = defaultdict(list)
+    shared = grid.data, grid.config, grid.recipe, grid.device, grid.rank
+    tunings = {setting.tuning for setting, _ in pairs}
+    memory = {t: round(step_mb(grid.first_job(t), *shared), 3) for t in tunings}
     chosen: set[str] = set()
-    for number, (cell, fold) in enumerate(cells):
-        best, selection = _choose_rate(grid, cell, fold, bar)
+    for number, (setting, fold) in enumerate(pairs):
+        best, selection = _choose_rate(grid, setting, fold, bar)
         chosen.add(best.name)
         frames["selection"].append(selection)
-        held = len(grid.split(fold, cell.n_train, best.seed).valid)
+        held = len(grid.split(fold, setting.n_train, best.seed).valid)
         for seed in grid.seeds:
             job = replace(best, seed=seed)
             result, named = _result(grid, job), asdict(job)
-            row = {**named, **result["run"], "memory_mb": memory[cell.tuning], "n_valid": held}
+            row = {**named, **result["run"], "memory_mb": memory[setting.tuning], "n_valid": held}
             cases = _cases(grid, job, result["counts"])
             frames["curves"].append(pd.DataFrame(result["curve"]).assign(**named))
             frames["runs"].append(pd.DataFrame([row]))
@@ -243,9 +236,8 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
                 frames["robust"].append(robustness.frame(cases, result["robust"], changes))
             bar.update()
         log.info(
-            "%s  %d / %d  %s %s, %d films, fold %d: lr %g, validation mIoU %.3f",
-            grid.task, number + 1, len(cells), cell.arm, cell.tuning, cell.n_train, fold, best.lr,
-            row["best_val_miou"],
+            "%s  %d / %d  %s %s, %d films, fold %d: lr %g, validation mIoU %.3f", grid.task,
+            number + 1, len(pairs), *setting[:3], fold, best.lr, row["best_val_miou"],
         )  # fmt: skip
     bar.close()
     if part is not None:
@@ -256,11 +248,12 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     return {k: pd.concat(v, ignore_index=True) for k, v in frames.items()}
 
 
-def _choose_rate(grid: Grid, cell: Cell, fold: int, bar: tqdm[Any]) -> tuple[Job, pd.DataFrame]:
+def _choose_rate(
+    grid: Grid, setting: Setting, fold: int, bar: tqdm[Any]
+) -> tuple[Job, pd.DataFrame]:
     """Job of the first seed with the best rate of a setting, and its rows of ``selection``."""
-    arm, tuning, n_train, lrs = cell
-    first = Job(grid.task, grid.network, arm, tuning, n_train, grid.seeds[0], fold, 0.0)
-    jobs, scores = [replace(first, lr=lr) for lr in lrs], []
+    common = grid.task, grid.network, *setting[:3], grid.seeds[0], fold
+    jobs, scores = [Job(*common, lr) for lr in setting.lrs], []
     for job in jobs:
         try:
             scores.append(_result(grid, job)["run"]["best_val_miou"])
@@ -292,9 +285,9 @@ def _result(grid: Grid, job: Job) -> dict[str, Any]:
         grid.starts[job.arm], grid.recipe, grid.augmentation, grid.device, grid.rank,
         grid.changes_of(job), path.with_suffix(".safetensors") if _keeps(grid, job) else None,
     )  # fmt: skip
-    about = {"key": grid.key_of(job), "curve": result["curve"], "run": result["run"]}
+    text = {"key": grid.key_of(job), "curve": result["curve"], "run": result["run"]}
     part = path.with_suffix(".part.npz")
-    np.savez(part, text=np.array(json.dumps(about)), **{name: result[name] for name in ARRAYS})
+    np.savez(part, text=np.array(json.dumps(text)), **{name: result[name] for name in ARRAYS})
     part.replace(path)
     return result
 
@@ -341,8 +334,8 @@ def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     for name, frame in frames.items():
         if name in ("cases", "robust"):
             # No time stamp inside: the same rows are the same bytes.
-            how = {"method": "gzip", "mtime": 0}
-            frame.to_csv(folder / f"{name}.csv.gz", index=False, compression=how)
+            packed = {"method": "gzip", "mtime": 0}
+            frame.to_csv(folder / f"{name}.csv.gz", index=False, compression=packed)
         else:
             frame.to_csv(folder / f"{name}.csv", index=False)
 
@@ -363,13 +356,10 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
         image, image_id, truth (n, C, S, S) in {0, 1}, classes, arms,
         prediction (arms, n, C, S, S), iou (arms, n), task and network.
     """
-    chosen = runs[
-        (runs["tuning"] == tuning)
-        & (runs["n_train"] == grid.n_train)
-        & (runs["seed"] == grid.seeds[0])
-        & (runs["fold"] == grid.folds[0])
-    ]
-    test = grid.split(grid.folds[0], grid.n_train, grid.seeds[0]).test[:limit]
+    fold, seed = grid.folds[0], grid.seeds[0]
+    first = {"tuning": tuning, "n_train": grid.n_train, "seed": seed, "fold": fold}
+    chosen = runs[(runs[list(first)] == pd.Series(first)).all(axis=1)]
+    test = grid.split(fold, grid.n_train, seed).test[:limit]
     jobs = [Job(*row) for row in chosen[list(Job.__dataclass_fields__)].itertuples(index=False)]
     packed = [_result(grid, job)["prediction"] for job in jobs]
     prediction = np.stack([np.unpackbits(bits, axis=-1)[: len(test)] for bits in packed])

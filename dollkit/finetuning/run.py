@@ -1,4 +1,4 @@
-"""Fine-tuning: the films of a task, their parts, and one training run (a *job*)."""
+"""Fine-tuning: the films of a task, their split, and one training run (a *job*)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dollkit.finetuning import robustness
 from dollkit.training import adapters, metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.fit import fit
-from dollkit.training.recipe import Batch, Recipe, order, weighted_bce_dice
+from dollkit.training.recipe import Batch, Recipe, batch_indices, weighted_bce_dice
 
 Rows = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
@@ -49,7 +49,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Films:
+class TaskData:
     """A task's films in memory: (N, S, S) images, (N, C, S, S) targets in {0, 1, 255 = ignore}."""
 
     images: U8
@@ -63,7 +63,7 @@ class Films:
         return np.asarray(self.targets == 1, np.uint8)
 
 
-def load_films(store: Store) -> Films:
+def load_films(store: Store) -> TaskData:
     """All films of a task store whose masks are known, in memory."""
     classes = list(store.mask_classes)
     if not classes:
@@ -72,13 +72,12 @@ def load_films(store: Store) -> Films:
     if not len(rows):
         raise InputError(f"{store.path}: no film has all of the masks {', '.join(classes)}")
     films = store.films.iloc[rows].reset_index(drop=True)
-    images = np.asarray(store.images[rows])
-    return Films(images, store.targets(rows, classes), films, tuple(classes))
+    return TaskData(store.images[rows], store.targets(rows, classes), films, tuple(classes))
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of `Films` for one seed and fold; `train` is drawn from `pool`."""
+    """Rows of `TaskData` for one seed and fold; `train` is drawn from `pool`."""
 
     train: Rows
     valid: Rows
@@ -102,18 +101,23 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
         turned = np.random.default_rng(compute.derive(5, fold)).permutation(sorted(set(patients)))
         films_of = {patient: rest[patients == patient].tolist() for patient in turned}
         valid: list[int] = []
-        for own in films_of.values():
-            if len(valid) + len(own) <= n_valid:
-                valid += own
+        for rows in films_of.values():
+            if len(valid) + len(rows) <= n_valid:
+                valid += rows
         if not valid and n_valid and len(films_of) > 1:  # each has more films than asked for
             valid = min(films_of.values(), key=len)
         held = np.array(sorted(valid), np.int64)
         pool = np.setdiff1d(rest, held)
+    elif fold > 0:
+        raise InputError(
+            f"parameter 'folds' has {fold}: these films have a split of their own and no folds; "
+            "use [0]"
+        )
     else:
-        kind = films["split"].to_numpy()
-        pool = np.flatnonzero(kind == "train")
-        held = np.flatnonzero(kind == "valid")[:n_valid]
-        tested = np.flatnonzero(kind == "test")
+        pool, held, tested = (
+            np.flatnonzero(films["split"] == name) for name in ("train", "valid", "test")
+        )
+        held = held[:n_valid]
     if len(pool) < n_train or not len(held) or not len(tested):
         raise InputError(
             f"parameter 'n_train' is {n_train}, 'n_valid' {n_valid}: fold {fold} has only "
@@ -127,7 +131,8 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
 class Initialisation:
     """Where an arm's weights come from."""
 
-    load: Callable[[nn.Module], list[str]]  # into a fresh network; names of the copied tensors
+    load: Callable[[nn.Module], list[str]] = lambda net: []
+    """Copies them into a fresh network, and names the copied tensors."""
     reason: str = ""  # why the arm cannot run
     key: str = ""  # fingerprint of the weights
     note: str = ""  # what a reader should know of them
@@ -140,26 +145,22 @@ class Initialisation:
 
 
 def network(
-    job: Job,
-    config: Mapping[str, Any],
-    classes: int,
-    start: Initialisation,
+    job: Job, config: Mapping[str, Any], classes: int, start: Initialisation,
     rank: int = adapters.RANK,
-) -> tuple[nn.Module, list[str]]:
-    """A network ready for the job, and the names of what it will train.
+) -> tuple[nn.Module, list[str], list[str]]:  # fmt: skip
+    """A network ready for the job, names of the tensors that its start brings, of those it trains.
 
-    Every tensor that the arm does not bring is drawn from the job's seed, so arms differ in
-    nothing else.
+    What the start does not bring is drawn from the job's seed, so arms differ in nothing else.
     """
     with compute.seeded(job.seed, 7):
         net = networks.build(job.network, classes=classes, **config)
-        start.of(job.seed).load(net)
-        names = adapters.prepare(net, job.tuning, rank)
-    return net, names
+        copied = start.of(job.seed).load(net)
+        trained = adapters.prepare(net, job.tuning, rank)
+    return net, copied, trained
 
 
 def run(
-    job: Job, data: Films, parts: Split, config: Mapping[str, Any], start: Initialisation,
+    job: Job, data: TaskData, parts: Split, config: Mapping[str, Any], start: Initialisation,
     recipe: Recipe, augmentation: Augmentation, device: torch.device, rank: int = adapters.RANK,
     changes: Mapping[str, Sequence[float]] | None = None, keep: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
@@ -171,16 +172,17 @@ def run(
         (K, 3, films, classes), and ``prediction`` (test films, C, S, S / 8) bits.
     """
     recipe = replace(recipe, lr=job.lr, seed=job.seed)
-    net, names = network(job, config, len(data.classes), start, rank)
+    net, _, trained = network(job, config, len(data.classes), start, rank)
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trained = set(net.state_dict()) if job.tuning == "full" else set(names)
+    if job.tuning == "full":  # batch-norm statistics move too
+        trained = list(net.state_dict())
     frozen = {k: v.clone() for k, v in net.state_dict().items() if k not in trained}
     images = compute.to_input(data.images[parts.train], device)
     targets = torch.from_numpy(data.targets[parts.train]).to(device)
     held = compute.to_input(data.images[parts.valid], device)
 
     def sample(step: int) -> Batch:
-        pick = order(len(images), recipe.batch, step, recipe.seed).to(device)
+        pick = batch_indices(len(images), recipe.batch, step, recipe.seed).to(device)
         rng = compute.generator(recipe.seed, 3, step)
         return augment(images[pick], targets[pick], augmentation, rng)  # type: ignore[return-value]
 
@@ -193,28 +195,28 @@ def run(
 
     done = fit(
         net, sample, loss, recipe, evaluate=evaluate, score="val_miou", quiet=True,
-        set_mode=lambda m: adapters.train_mode(m, job.tuning), label=job.name,
+        train_mode=lambda net: adapters.train_mode(net, job.tuning), label=job.name,
     )  # fmt: skip
     state = net.state_dict()
     for name, tensor in frozen.items():
         if not state[name].equal(tensor):
             raise AssertionError(f"{job.name}: {name} should have stayed as it was")
     trainable, total = networks.trainable(net)
-    kept = names if job.tuning != "full" else list(state)
+    used = [name for name in trained if name not in networks.unused(net)]
     result: dict[str, Any] = {
         "curve": [{k: row[k] for k in ("step", "seconds", "val_miou")} for row in done.history],
         "run": {
             "steps": recipe.steps, "best_step": done.best_step,
             "best_val_miou": done.best_score if done.best_state else float("nan"),
             "trainable": trainable, "total": total, "seconds": done.seconds,
-            "checkpoint_bytes": _bytes(state[k] for k in kept if k not in networks.unused(net)),
+            "checkpoint_bytes": bytes_of(state[name] for name in used),
         },
     }  # fmt: skip
     if done.best_state:  # else no validation film has a pixel to judge by: the last state stands
         net.load_state_dict(done.best_state)
     net.eval()
     if keep is not None:
-        weights.save_tuned(net, kept, job.tuning, keep, rank, made_by=job.made_by(start))
+        weights.save_tuned(net, trained, job.tuning, keep, rank, made_by=job.made_by(start))
 
     def predict(films: U8) -> U8:
         with torch.inference_mode(), compute.autocast(device, recipe.precision):
@@ -238,22 +240,21 @@ def restored(
     path: Path, job: Job, config: Mapping[str, Any], classes: int, start: Initialisation
 ) -> nn.Module:
     """The network that a job trained, in eval mode: its start, and the file that `run` kept."""
-    with compute.seeded(job.seed, 7):
-        net = networks.build(job.network, classes=classes, **config)
-        start.of(job.seed).load(net)
+    with compute.seeded(job.seed):
+        net, _, _ = network(replace(job, tuning="full"), config, classes, start)
         weights.load_tuned(net, path, made_by=job.made_by(start))
     return net.eval()
 
 
 def step_mb(
-    job: Job, data: Films, config: Mapping[str, Any], recipe: Recipe, device: torch.device,
+    job: Job, data: TaskData, config: Mapping[str, Any], recipe: Recipe, device: torch.device,
     rank: int = adapters.RANK,
 ) -> float:  # fmt: skip
     """Memory of one training step of a job, in MB of 2**20 bytes; NaN where it does not fit.
 
     It depends on the tuning and the batch, not on the start.
     """
-    net, _ = network(job, config, len(data.classes), Initialisation(lambda net: []), rank)
+    net, _, _ = network(job, config, len(data.classes), Initialisation(), rank)
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     adapters.train_mode(net, job.tuning)
     picked = np.resize(np.arange(len(data.images)), recipe.batch)
@@ -276,13 +277,14 @@ def tensors_of_step(
     are weights and buffers, gradients and optimiser state of what is trained, and every tensor
     kept for the backward pass (a storage counts once, and not if it is a weight).
     """
-    own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
+    weights = [*net.parameters(), *net.buffers()]
+    addresses = {tensor.untyped_storage().data_ptr() for tensor in weights}
     kept: dict[int, torch.Tensor] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         bare = tensor.detach()  # with its history it would keep itself alive, for good
         address = tensor.untyped_storage().data_ptr()
-        if address not in own:
+        if address not in addresses:
             kept[address] = bare  # held on to, so that no later tensor gets the same address
         return bare
 
@@ -290,10 +292,11 @@ def tensors_of_step(
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with hooks, compute.autocast(device, recipe.precision):
         loss(net)
-    trained = _bytes(p for p in net.parameters() if p.requires_grad)
+    trained = bytes_of(p for p in net.parameters() if p.requires_grad)
     held = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    return _bytes([*net.parameters(), *net.buffers()]) + 3 * trained + held  # AdamW has two states
+    return bytes_of(weights) + 3 * trained + held  # AdamW has two states
 
 
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Their sizes together."""
     return sum(t.numel() * t.element_size() for t in tensors)

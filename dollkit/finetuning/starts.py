@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from dollkit.classifiers.model import load_classifier, transfer_encoder
-from dollkit.common.arm_names import ARMS, PRETRAINED
+from dollkit.common import ARMS, PRETRAINED
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
 from dollkit.finetuning.grid import Grid
-from dollkit.finetuning.run import Initialisation, network
+from dollkit.finetuning.run import Initialisation, bytes_of, network
 from dollkit.pretraining import made_in
 from dollkit.training import imagenet, networks, weights
 
@@ -40,7 +39,7 @@ def starts(
     out: dict[str, Initialisation] = {}
     for arm in arms:
         if arm == "random":
-            out[arm] = Initialisation(lambda net: [])
+            out[arm] = Initialisation()
         elif arm == "imagenet":
             out[arm] = _imagenet(imagenet_weights, wanted)
         elif arm == "classifier":
@@ -62,7 +61,7 @@ def _imagenet(source: str, wanted: Mapping[str, Any]) -> Initialisation:
     try:
         found = imagenet.find(source, str(wanted["encoder"]))
     except imagenet.Unavailable as error:
-        return Initialisation(lambda net: [], reason=str(error))
+        return Initialisation(reason=str(error))
     return Initialisation(
         found.into, key=found.digest(), note=found.note(str(wanted["activation"]))
     )
@@ -99,11 +98,10 @@ def write(folder: Path, grid: Grid) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Their contents are returned.
     """
-    found = transferred(grid), trained(grid)
-    for name, content in zip(("transfer.json", "trainable.json"), found, strict=True):
-        text = json.dumps(content, indent=1)
-        (folder / name).write_text(text + "\n", encoding="utf-8")
-    return found
+    contents = transferred(grid), trained(grid)
+    for name, content in zip(("transfer.json", "trainable.json"), contents, strict=True):
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return contents
 
 
 def transferred(grid: Grid) -> dict[str, Any]:
@@ -112,55 +110,33 @@ def transferred(grid: Grid) -> dict[str, Any]:
     An arm that cannot run has the reason, ``not_run``, instead.
     """
     out: dict[str, Any] = {}
-    fresh, _ = _started(grid, Initialisation(lambda net: []))
+    first = grid.first_job("full"), grid.config, len(grid.data.classes)
+    fresh = network(*first, Initialisation())[0].state_dict()
     for arm, start in grid.starts.items():
         if start.reason:
             out[arm] = {"not_run": start.reason}
             continue
-        state, copied = _started(grid, start)
-        drawn = [k for k in state if k not in set(copied)]
+        net, copied, _ = network(*first, start)
+        state = net.state_dict()
+        drawn = [k for k in state if k not in copied]
         moved = [k for k in drawn if not state[k].equal(fresh[k])]
         if moved or not set(copied) <= set(state):
             raise AssertionError(f"arm {arm}: {moved or copied} is not what it says it copies")
         out[arm] = {
             "n_copied": sum(state[k].numel() for k in copied),
             "n_drawn": sum(state[k].numel() for k in drawn),
-            "note": start.note,
-            "copied": copied,
-            "drawn": drawn,
-        }
+            "note": start.note, "copied": copied, "drawn": drawn,
+        }  # fmt: skip
     return out
-
-
-def _started(grid: Grid, start: Initialisation) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """State of a fresh network that an arm has filled, and what the arm says that it copied."""
-    copied: list[str] = []
-
-    def load(net: nn.Module) -> list[str]:
-        copied.extend(start.load(net))
-        return copied
-
-    net, _ = network(
-        grid.first_job("full"), grid.config, len(grid.data.classes), Initialisation(load)
-    )
-    return net.state_dict(), copied
 
 
 def trained(grid: Grid) -> dict[str, Any]:
     """What each tuning trains, whatever it starts from: numbers, bytes and names of parameters."""
     out: dict[str, Any] = {}
-    for tuning, (arms, _) in grid.tunings.items():
-        if arms:
-            job, classes = grid.first_job(tuning), len(grid.data.classes)
-            net, names = network(
-                job, grid.config, classes, Initialisation(lambda net: []), grid.rank
-            )
-            trainable, total = networks.trainable(net)
-            sizes = (net.get_parameter(n) for n in names)
-            out[tuning] = {
-                "trainable": trainable,
-                "total": total,
-                "bytes": sum(p.numel() * p.element_size() for p in sizes),
-                "tensors": names,
-            }
+    for tuning in grid.tunings:
+        job, classes = grid.first_job(tuning), len(grid.data.classes)
+        net, _, names = network(job, grid.config, classes, Initialisation(), grid.rank)
+        trainable, total = networks.trainable(net)
+        size = bytes_of(net.get_parameter(name) for name in names)
+        out[tuning] = {"trainable": trainable, "total": total, "bytes": size, "tensors": names}
     return out

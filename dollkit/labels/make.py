@@ -91,7 +91,7 @@ def make_labels(
 
     `folder` gets `shards/` (of `shard` films each) while working and `store/` at the end;
     `weights`, the sha256 of each classifier's weights, are kept with the labels. With a `part`, the
-    share of this process, its shards are written, none are joined, and `Done` is raised.
+    share of this process, its shards are written, none are joined, and `PartDone` is raised.
     """
     meta = _made_by(store, how, settings, weights)
     shards = _write_shards(models, store, rows, how, settings, folder / "shards", meta, shard, part)

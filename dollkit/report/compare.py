@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dollkit.common import paths
-from dollkit.common.arm_names import ARMS, TUNINGS
+from dollkit.common import ARMS, TUNINGS, paths
 from dollkit.common.errors import InputError, brief
 from dollkit.common.statistics import holm
 from dollkit.report import claims, page

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from dollkit.common.arm_names import ARMS, OPTIONAL
+from dollkit.common import ARMS, OPTIONAL
 from dollkit.common.findings import MOBILE
 from dollkit.common.statistics import (
     FEWEST,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from dollkit.common.arm_names import PRETRAINED
+from dollkit.common import PRETRAINED
 from dollkit.common.statistics import NO_EFFECT
 from dollkit.labels import summary
 from dollkit.labels.summary import GROUPS, STEPS

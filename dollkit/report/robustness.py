@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from dollkit.common.arm_names import ARMS
+from dollkit.common import ARMS
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import bootstrap_interval
 from dollkit.finetuning.robustness import KINDS

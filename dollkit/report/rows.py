@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dollkit.common.arm_names import ARMS, TUNINGS
+from dollkit.common import ARMS, TUNINGS
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import NO_EFFECT, Effect, Floats, crossed_effect, patient_values
 from dollkit.data import store

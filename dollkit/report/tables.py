@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dollkit.common import paths
-from dollkit.common.arm_names import ARMS, OPTIONAL, TUNINGS
+from dollkit.common import ARMS, OPTIONAL, TUNINGS, paths
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import (
     NO_EFFECT,
@@ -90,7 +89,7 @@ def table1(
     Only tuning "full" and `main_size` are shown. `summarise`'s columns without tuning, then lr (of
     several folds "0.003/0.01"), n_valid (films that rate and step were chosen by, the most of any
     fold) and status: "run", "upper bound, ..." or "not run: reason". Every arm but those of
-    `arm_names.OPTIONAL` has a row in every block, run or not.
+    `common.OPTIONAL` has a row in every block, run or not.
     """
     cases = main_size(cases)
     full, tuned = cases[cases["tuning"] == "full"], runs[runs["tuning"] == "full"]

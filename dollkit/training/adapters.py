@@ -15,7 +15,7 @@ import math
 import torch
 from torch import nn
 
-from dollkit.common.arm_names import TUNINGS
+from dollkit.common import TUNINGS
 from dollkit.common.errors import InputError
 from dollkit.training.networks import HEAD
 

@@ -44,22 +44,15 @@ def augment(
     angle = u[0] * math.radians(how.degrees)
     zoom = 1 + u[1] * how.scale
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    theta = torch.stack(
-        [
-            torch.stack([cos, -sin, u[2] * 2 * how.shift], 1),
-            torch.stack([sin, cos, u[3] * 2 * how.shift], 1),
-        ],
-        1,
-    )
+    rows = [[cos, -sin, u[2] * 2 * how.shift], [sin, cos, u[3] * 2 * how.shift]]
+    theta = torch.stack([torch.stack(row, 1) for row in rows], 1)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     # Sample value minus fill: grid_sample pads with zeros only.
     out = F.grid_sample(x - fill, grid, align_corners=False) + fill
     out = out * (1 + u[4] * how.contrast).view(-1, 1, 1, 1)
     out = out + (u[5] * how.brightness * 4).view(-1, 1, 1, 1)
     out = out.contiguous(memory_format=torch.channels_last)
-    if masks is None:
-        return out, None
-    return out, _nearest(masks, grid, fill_mask)
+    return out, None if masks is None else _nearest(masks, grid, fill_mask)
 
 
 def _nearest(masks: torch.Tensor, grid: torch.Tensor, fill: int) -> torch.Tensor:

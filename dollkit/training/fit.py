@@ -11,7 +11,6 @@ something spans the batch (statistics of batch norm, a loss divided by a sum ove
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 import logging
 import math
@@ -20,10 +19,10 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -52,40 +51,38 @@ class TrainingResult:
 def fit(
     model: nn.Module, sample: Callable[[int], Batch], loss: Loss, recipe: Recipe, *,
     evaluate: Callable[[nn.Module], dict[str, float]], score: str, folder: Path | None = None,
-    set_mode: Callable[[nn.Module], None] | None = None, label: str = "training",
-    quiet: bool = False, key: str = "", ahead: bool | None = None,
+    train_mode: Callable[[nn.Module], object] = nn.Module.train, label: str = "training",
+    quiet: bool = False, key: str = "",
 ) -> TrainingResult:  # fmt: skip
     """Train `model` in place; it ends with the *last* weights, `best_state` holds the best.
 
     A loss that is not finite is a `FloatingPointError`.
 
     Args:
-        sample: step number to batch. With `ahead` it runs in another thread, so it must not use
-            torch's global generator.
+        sample: step number to batch. On CUDA it runs in another thread during the step before, so
+            it must not use torch's global generator.
         loss: mean over the films of a batch.
         evaluate: scores of the model in eval mode, under the recipe's autocast, without gradients.
         score: which of them is to be high.
         folder: where ``history.csv`` and the checkpoint go; a checkpoint found there is resumed
             from if the same recipe and `key` made it, else the run starts afresh.
-        set_mode: puts the model in training mode: frozen batch norms must stay in eval mode.
+        train_mode: puts the model in training mode: frozen batch norms must stay in eval mode.
         key: fingerprint of all else that decides the result: data, code, the loss's settings.
-        ahead: draw the next batch in a thread during a step, the same batches; None: on CUDA.
     """
     device = next(model.parameters()).device
     done, optimiser = TrainingResult(), optimiser_of(model, recipe)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     gradients = Gradients(model, loss, recipe, done, label)
-    run = folder, {"key": key, **asdict(recipe)}, model, optimiser, done
-    start = resume(*run)
+    made_by = {"key": key, **asdict(recipe)}
+    start = resume(folder, made_by, model, optimiser, done) if folder is not None else 0
     began = time.perf_counter() - done.seconds
-    train_mode = set_mode or (lambda net: net.train() and None)
     # A bar for people; one line per evaluation in logs.
     plain = quiet or not sys.stderr.isatty()
     bar = tqdm(range(start, recipe.steps), label, recipe.steps, initial=start, disable=plain)
-    ahead = device.type == "cuda" if ahead is None else ahead
     running = waited = trained = 0.0
     train_mode(model)
-    with contextlib.closing(batches(sample, start, recipe.steps, device, ahead)) as feed:
+    ahead = device.type == "cuda"
+    with contextlib.closing(batches(sample, start, recipe.steps, ahead)) as feed:
         for step in bar:
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(step)
@@ -122,14 +119,13 @@ def fit(
             if not quiet:
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "films")
                 log.info("%s  %s / %d", label, shown, recipe.steps)
-            save_checkpoint(*run)
+            if folder is not None:
+                save_checkpoint(folder, made_by, model, optimiser, done)
             running, waited, trained, start = 0.0, 0.0, 0.0, step + 1
     return done
 
 
-def batches(
-    sample: Callable[[int], Batch], first: int, stop: int, device: torch.device, ahead: bool
-) -> Generator[Batch]:
+def batches(sample: Callable[[int], Batch], first: int, stop: int, ahead: bool) -> Generator[Batch]:
     """Batches of the steps from `first` to `stop` in order.
 
     With `ahead` a thread prepares the next batch while the device works on this one.
@@ -137,8 +133,7 @@ def batches(
     if not ahead:
         yield from map(sample, range(first, stop))
         return
-    enter = partial(compute.use_in_thread, device)
-    with ThreadPoolExecutor(1, initializer=enter) as pool:
+    with ThreadPoolExecutor(1) as pool:
         following = pool.submit(sample, first)
         for step in range(first, stop):
             batch = following.result()
@@ -214,18 +209,13 @@ class Gradients:
 
 
 def save_checkpoint(
-    folder: Path | None, made_by: dict[str, Any], model: nn.Module,
-    optimiser: torch.optim.Optimizer, done: TrainingResult,
+    folder: Path, made_by: dict[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer,
+    done: TrainingResult,
 ) -> None:  # fmt: skip
     """Write ``history.csv`` and ``checkpoints/last.pt``, each whole or not at all."""
-    if folder is None:
-        return
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     part = folder / "history.csv.part"
-    with part.open("w", newline="") as f:
-        writer = csv.DictWriter(f, fieldnames=list(done.history[0]))
-        writer.writeheader()
-        writer.writerows(done.history)
+    pd.DataFrame(done.history).to_csv(part, index=False, lineterminator="\r\n", na_rep="nan")
     part.replace(folder / "history.csv")
     state = {
         "recipe": made_by,
@@ -239,12 +229,12 @@ def save_checkpoint(
 
 
 def resume(
-    folder: Path | None, made_by: dict[str, Any], model: nn.Module,
-    optimiser: torch.optim.Optimizer, done: TrainingResult,
+    folder: Path, made_by: dict[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer,
+    done: TrainingResult,
 ) -> int:  # fmt: skip
     """Continue from the checkpoint in a folder: steps done, 0 if none or `made_by` others."""
-    path = folder / "checkpoints" / "last.pt" if folder is not None else None
-    if path is None or not path.exists():
+    path = folder / "checkpoints" / "last.pt"
+    if not path.exists():
         return 0
     try:  # on the CPU first: another machine may have no GPU
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

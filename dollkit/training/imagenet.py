@@ -3,7 +3,7 @@
 A three-channel first convolution is summed over its channels, as smp and timm do: a grey film is
 then answered as its three equal channels would be. Most published weights were trained with means
 .485, .456, .406 and deviations .229, .224, .225, near enough to ours of 0.5 and 0.25
-(`compute.normalise`); for packaged ones see `packaged`. All were trained with the architecture's
+(`compute.normalise`); for packaged ones see `find`. All were trained with the architecture's
 own activation, not with SiLU (docs/training.md); `ImageNet.note` names it.
 """
 
@@ -43,6 +43,8 @@ HEADS = ("fc_", "_fc_", "classifier_", "head_", "last_linear_", "linear_")
 WRAPPERS = ("module.", "_orig_mod.", "model.", "encoder.", "body.")
 """Beginnings that a wrapper puts before every name: parallel training, compiling, smp, timm."""
 
+State = dict[str, torch.Tensor]
+
 
 class Unavailable(Exception):
     """There are no weights; the text says why, in one line."""
@@ -52,7 +54,7 @@ class Unavailable(Exception):
 class ImageNet:
     """Weights of an encoder with one input channel, all five stages."""
 
-    state: dict[str, torch.Tensor]  # by the encoder's own names
+    state: State  # by the encoder's own names
     ignored: tuple[str, ...]  # tensors of the source that belong to ImageNet's classifier
     summed: tuple[str, ...]  # convolutions whose three input channels were summed
     source: str  # where they come from, in words
@@ -80,36 +82,29 @@ class ImageNet:
 
 
 def find(weights: str, architecture: str) -> ImageNet:
-    """Weights for an encoder: `packaged`, `download`, or a file's; `Unavailable` if "" or none."""
+    """Weights for an encoder: `PACKAGED`, `DOWNLOAD`, or those of a file of timm, smp or
+    torchvision, every name and shape checked; `Unavailable` if "" or none."""
     if not weights:
         raise Unavailable("no weights")
     if weights == PACKAGED:
-        return packaged(architecture)
+        # Half the first convolution gives exactly what it was trained to give: it has no bias, and
+        # the zeros that pad it are mean grey in both scales.
+        return _fitted(*packaged(architecture), architecture, compute.STD / PACKAGED_STD)
     if weights == DOWNLOAD:
-        return download(architecture)
+        return _fitted(*download(architecture), architecture)
     path = paths.ROOT / weights
     if not path.is_file():
         raise InputError(
             f"parameter 'imagenet_weights': {path}: no such file; use a file's path, "
             f"{PACKAGED} or {DOWNLOAD}"
         )
-    return read(path, architecture)
+    return replace(_fitted(read_tensors(path), str(path), architecture), source=path.name)
 
 
-def packaged(architecture: str) -> ImageNet:
-    """Weights that an installed package ships.
+def packaged(architecture: str) -> tuple[State, str]:
+    """What an installed package ships, ImageNet's classifier included; its name and version.
 
-    They were trained with twice our deviation. Half the first convolution gives exactly what they
-    were trained to give: it has no bias, and the zeros that pad it are mean grey in both scales.
-    """
-    tensors, source = packaged_tensors(architecture)
-    return _fitted(tensors, architecture, source, compute.STD / PACKAGED_STD)
-
-
-def packaged_tensors(architecture: str) -> tuple[dict[str, torch.Tensor], str]:
-    """What a package ships by timm's names, ImageNet's classifier included; name and version.
-
-    The package's own names are another library's, in the same order.
+    By timm's names: the package's own are another library's, in the same order.
     """
     if architecture not in PACKAGES:
         raise Unavailable(
@@ -124,32 +119,25 @@ def packaged_tensors(architecture: str) -> tuple[dict[str, torch.Tensor], str]:
             "install what requirements.lock names"
         ) from None
     path = Path(str(installed.locate_file(file)))
-    tensors, own = read_tensors(path), _timms(architecture)
-    kinds, wanted = ([(k.split(".")[-1], v.shape) for k, v in x.items()] for x in (tensors, own))
-    if kinds != wanted:
+    tensors, timms = read_tensors(path), _timms(architecture)
+    theirs, needed = ([(k.split(".")[-1], v.shape) for k, v in x.items()] for x in (tensors, timms))
+    if theirs != needed:
         raise InputError(f"{path}: its tensors are not those of {architecture}, one by one")
-    return dict(zip(own, tensors.values(), strict=True)), f"{package} {installed.version}"
+    return dict(zip(timms, tensors.values(), strict=True)), f"{package} {installed.version}"
 
 
-def download(architecture: str) -> ImageNet:
-    """Weights that smp publishes for an encoder, from its cache if they are there."""
+def download(architecture: str) -> tuple[State, str]:
+    """What smp publishes for an encoder, from its cache if it is there, and whose it is."""
     try:
         net = smp.encoders.get_encoder(architecture, in_channels=3, depth=5, weights="imagenet")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise Unavailable(
             f"no weights: {architecture} cannot be downloaded ({brief(error)})"
         ) from None
-    return _fitted(net.state_dict(), architecture, f"smp's {architecture}")
+    return net.state_dict(), f"smp's {architecture}"
 
 
-def read(path: Path, architecture: str) -> ImageNet:
-    """Weights of a file of timm, smp or torchvision, every name and shape checked."""
-    return replace(_fitted(read_tensors(path), architecture, str(path)), source=path.name)
-
-
-def _fitted(
-    tensors: dict[str, torch.Tensor], architecture: str, source: str, scale: float = 1.0
-) -> ImageNet:
+def _fitted(tensors: State, source: str, architecture: str, scale: float = 1.0) -> ImageNet:
     """Tensors by the encoder's own names, its first convolution summed and scaled.
 
     What the encoder has no place for must belong to the classification network: to timm's of that
@@ -159,7 +147,7 @@ def _fitted(
     rest = comparable(tensors)
     if len(rest) < len(tensors):
         raise InputError(f"{source}: two of its tensors have the same name; is it one network?")
-    state: dict[str, torch.Tensor] = {}
+    state: State = {}
     for short, name in comparable(colour).items():
         if short in rest:
             state[name] = tensors[rest.pop(short)].to(colour[name].dtype)
@@ -179,13 +167,13 @@ def _fitted(
     return ImageNet(state, ignored, tuple(summed), source)
 
 
-def _timms(architecture: str) -> dict[str, torch.Tensor]:
+def _timms(architecture: str) -> State:
     """State, without values, of timm's classification network behind an encoder ``tu-...``."""
     with torch.device("meta"):
         return dict(timm.create_model(architecture.removeprefix("tu-")).state_dict())
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> State:
     """Tensors of a file that others publish by the file's own names; no code in it is run."""
     try:
         with warnings.catch_warnings():

@@ -8,7 +8,6 @@ networks are there to ask whether a result is PSPNet's own: DeepLabV3+ (arXiv 18
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,16 +36,12 @@ def encoder(name: str, depth: int, activation: str, channels: int = 1) -> nn.Mod
     ReLU: smooth networks need far fewer integration steps for the same labels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            net: nn.Module = smp.encoders.get_encoder(
-                name, in_channels=channels, depth=depth, weights=None
-            )
+        net: nn.Module = smp.encoders.get_encoder(name, channels, depth, weights=None)
     except (KeyError, RuntimeError, ValueError) as error:
-        own = [] if name.startswith("tu-") else smp.encoders.get_encoder_names()
+        names = [] if name.startswith("tu-") else smp.encoders.get_encoder_names()
         raise InputError(
             f"parameter 'architecture': no encoder {name!r} of depth {depth} in "
-            f"segmentation-models-pytorch{near(name, own)} ({brief(error)})"
+            f"segmentation-models-pytorch{near(name, names)} ({brief(error)})"
         ) from error
     smooth(net, activation)
     return net
@@ -78,15 +73,11 @@ def build(
     """
     if network not in NETWORKS:
         raise InputError(f"parameter 'network' is {network!r}: use one of {', '.join(NETWORKS)}")
-    extra: dict[str, Any] = {}
+    how: dict[str, Any] = {"encoder_weights": None, "in_channels": 1, "classes": classes}
     if network == "pspnet":
-        extra = {"encoder_depth": depth, "upsampling": 2**depth, "psp_dropout": 0.1}
+        how |= {"encoder_depth": depth, "upsampling": 2**depth, "psp_dropout": 0.1}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            net: nn.Module = NETWORKS[network](
-                encoder, encoder_weights=None, in_channels=1, classes=classes, **extra
-            )
+        net: nn.Module = NETWORKS[network](encoder, **how)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"parameter 'encoder': no {network} on {encoder!r} ({brief(error)})"

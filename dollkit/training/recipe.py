@@ -53,20 +53,16 @@ class Recipe:
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, self.steps - ramp)))
 
 
-def order(n: int, batch: int, step: int, seed: int) -> torch.Tensor:
+def batch_indices(n: int, batch: int, step: int, seed: int) -> torch.Tensor:
     """Film indices of batch `step`: (batch,) int64, from random permutations of ``range(n)``.
 
     Films are drawn without replacement within a pass; a batch may span two passes, so that no film
     is dropped when `batch` does not divide `n`.
     """
-    first = step * batch
-    parts: list[torch.Tensor] = []
-    while first < (step + 1) * batch:
-        epoch, at = divmod(first, n)
-        stop = min(n, at + (step + 1) * batch - first)
-        parts.append(torch.randperm(n, generator=compute.generator(seed, 1, epoch))[at:stop])
-        first += stop - at
-    return torch.cat(parts)
+    first, stop = step * batch, (step + 1) * batch
+    passes = range(first // n, (stop - 1) // n + 1)
+    drawn = [torch.randperm(n, generator=compute.generator(seed, 1, number)) for number in passes]
+    return torch.cat(drawn)[first - passes[0] * n :][:batch]
 
 
 def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -48,7 +48,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def load(folder: Path, build: Callable[..., Net], device: torch.device) -> Net:
-    """A network in eval mode; `build` makes it from what ``model.json`` says."""
+    """A network in eval mode; `build` (`networks.build`) makes it from what ``model.json`` says."""
     config, state = read(folder)
     try:
         net = build(**config)
@@ -60,11 +60,6 @@ def load(folder: Path, build: Callable[..., Net], device: torch.device) -> Net:
     return net.eval()
 
 
-def load_network(folder: Path, device: torch.device) -> nn.Module:
-    """A segmentation network in eval mode, see `load`."""
-    return load(folder, networks.build, device)
-
-
 def save_tuned(
     net: nn.Module, names: list[str], tuning: str, path: Path, rank: int, made_by: str = ""
 ) -> None:
@@ -74,12 +69,9 @@ def save_tuned(
     move too. The header says `made_by` which run, from which weights.
     """
     state = net.state_dict()
+    tensors = {name: state[name].contiguous().cpu() for name in names}
     part = path.with_suffix(".part")
-    save_file(
-        {name: state[name].contiguous().cpu() for name in names},
-        part,
-        metadata={"tuning": tuning, "rank": str(rank), "made_by": made_by},
-    )
+    save_file(tensors, part, {"tuning": tuning, "rank": str(rank), "made_by": made_by})
     part.replace(path)
 
 
@@ -98,11 +90,10 @@ def load_tuned(net: nn.Module, path: Path, made_by: str = "") -> list[str]:
     if header.get("made_by") != made_by:
         raise InputError(f"{path}: made by {header.get('made_by')!r}, not by {made_by!r}")
     names = adapters.prepare(net, tuning, rank)
-    if tuning == "full":
-        names = list(net.state_dict())
-    own = net.state_dict()
-    networks.check_tensors(path, state, {name: own[name] for name in names})
-    net.load_state_dict({**own, **state})
+    fresh = net.state_dict()
+    names = list(fresh) if tuning == "full" else names
+    networks.check_tensors(path, state, {name: fresh[name] for name in names})
+    net.load_state_dict({**fresh, **state})
     return names
 
 
@@ -162,8 +153,8 @@ def export(net: nn.Module, folder: Path, side: int, origin: str = "") -> None:
 
 def _card(net: nn.Module, side: int, origin: str) -> str:
     config = networks.config_of(net)
-    own = {k: v for k, v in net.config.items() if not k.startswith("_")}  # type: ignore[operator, union-attr]
-    call = f"smp.{type(net).__name__}({', '.join(f'{k}={v!r}' for k, v in own.items())})"
+    arguments = [f"{k}={v!r}" for k, v in net.config.items() if not k.startswith("_")]  # type: ignore[operator, union-attr]
+    call = f"smp.{type(net).__name__}({', '.join(arguments)})"
     return CARD.format(
         **config, side=side, mean=compute.MEAN, std=compute.STD,
         findings=f": {', '.join(FINDINGS)}" if config["classes"] == len(FINDINGS) else "",
@@ -180,10 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder with weights.safetensors, model.json")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--side", type=int, required=True, help="side of the films, pixels")
-    given = parser.parse_args(argv)
-    net = load_network(given.folder, torch.device("cpu"))
-    manifest = given.folder / "manifest.json"
+    args = parser.parse_args(argv)
+    net = load(args.folder, networks.build, torch.device("cpu"))
+    manifest = args.folder / "manifest.json"
     origin = json.loads(manifest.read_text())["instance"] if manifest.is_file() else ""
-    export(net, given.out, given.side, origin)
-    print(json.dumps(sorted(f.name for f in given.out.iterdir())))
+    export(net, args.out, args.side, origin)
+    print(json.dumps(sorted(f.name for f in args.out.iterdir())))
     return 0

@@ -17,8 +17,7 @@ from pydantic import AfterValidator, Field
 
 from dollkit import pretraining
 from dollkit.classifiers.model import Classifier
-from dollkit.common import compute
-from dollkit.common.arm_names import ARMS, PRETRAINED
+from dollkit.common import ARMS, PRETRAINED, compute
 from dollkit.common.errors import InputError, nearest
 from dollkit.common.findings import FINDINGS, POLICIES
 from dollkit.data import PHANTOM, check_stores, named

@@ -167,8 +167,6 @@ def _tuning_lines(name: str, given: dict[str, Any], stores: Mapping[str, Films])
         )
     table = stores[task].masked
     try:
-        if len(given["folds"]) > 1 and table["fold"].nunique() < 2:
-            raise InputError("parameter 'folds': these films have no folds, use [0]")
         parts = [run.split(table, f, given["n_train"], given["n_valid"], 0) for f in given["folds"]]
     except InputError as error:
         raise InputError(
@@ -191,8 +189,8 @@ def trainings(given: Given) -> int:
     """Training runs of a fine-tuning stage: each setting tries its rates, then the other seeds."""
     tried = grid.tunings_of(given["arms"], given["tunings"], given["lrs"])
     sizes: dict[int, Any] = dict.fromkeys(given["sizes"], given["size_arms"])
-    cells = grid.cells_of(tried, given["n_train"], sizes)
-    each = sum(len(cell.lrs) + len(given["seeds"]) - 1 for cell in cells)
+    settings = grid.settings_of(tried, given["n_train"], sizes)
+    each = sum(len(setting.lrs) + len(given["seeds"]) - 1 for setting in settings)
     return each * len(given["folds"])
 
 

@@ -166,7 +166,7 @@ def _execute(instance: stages.Instance, executed: Path, private: Path, part: Par
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(error.evalue) from None
-        if part is not None and error.ename == "Done":
+        if part is not None and error.ename == "PartDone":
             return None
         said = shortage(f"{error.ename}: {error.evalue}") or (
             f"{one_line(error.ename, error.evalue)} (cell {error.exec_count} of {executed})"

@@ -20,7 +20,7 @@ from typing import Any
 import dollkit
 from dollkit.common import errors, machine, paths
 from dollkit.common.errors import InputError
-from dollkit.common.machine import Json, Part, mine, sha256
+from dollkit.common.machine import Json, Part, sha256, this_part
 from dollkit.workflow import parameters, stages
 
 MANIFEST = "manifest.json"
@@ -196,7 +196,7 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
         clock=time.monotonic(),
         # Now, not at the end: the modules may be edited while the stage runs.
         code={_within(f, paths.ROOT): sha256(f) for f in stages.files_of(kind)},
-        part=mine(),
+        part=this_part(),
         input_hashes=hashes,
     )
 

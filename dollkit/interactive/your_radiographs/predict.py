@@ -65,7 +65,7 @@ def save_note(folder: Path, classes: Sequence[str], size: int, **more: Any) -> N
 
 def load_segmenter(folder: Path) -> Segmenter:
     """A network from a folder with ``weights.safetensors``, ``model.json``, ``segmenter.json``."""
-    net = weights.load_network(folder, compute.device())
+    net = weights.load(folder, networks.build, compute.device())
     channels = networks.config_of(net)["classes"]
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))

@@ -19,15 +19,14 @@ import pandas as pd
 from dollkit import pretraining
 from dollkit.classifiers import model as classifiers
 from dollkit.classifiers.model import load_classifier, load_classifiers
-from dollkit.common import build_key, compute
-from dollkit.common.arm_names import ARMS, PRETRAINED
+from dollkit.common import ARMS, PRETRAINED, build_key, compute
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import build_store
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.finetuning import grid, run
-from dollkit.finetuning.run import Films, Initialisation, Job, Split
+from dollkit.finetuning.run import Initialisation, Job, Split, TaskData
 from dollkit.finetuning.starts import starts
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.read import Radiographs
@@ -225,7 +224,7 @@ def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
 class Setup:
     """What the comparison and the final network share."""
 
-    data: Films
+    data: TaskData
     starts: Mapping[str, Initialisation]
     network: str
     config: Mapping[str, Any]
