@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,10 +10,11 @@ import pytest
 from scipy import stats as sps
 
 from dollkit.common.errors import InputError
-from dollkit.finetuning.robustness import PERTURBATIONS
+from dollkit.finetuning.robustness import KINDS
 from dollkit.report import robustness
 from tests import synthetic_run as synthetic
 
+LEVELS = {name: kind.levels for name, kind in KINDS.items()}
 UNION = 100_000
 """Pixels of truth or prediction in each synthetic row."""
 
@@ -26,7 +27,7 @@ def _loss(arm: str, name: str, strength: int) -> float:
 def _perturbed(
     plain: pd.DataFrame,
     loss: Callable[[str, str, int], float] = _loss,
-    given: Mapping[str, list[float]] = PERTURBATIONS,
+    given: Mapping[str, Sequence[float]] = LEVELS,
     jitter: float = 0.0,
 ) -> pd.DataFrame:
     """Rows whose IoU is lower by a known amount, plus and minus `jitter` in turn."""
@@ -64,7 +65,7 @@ def test_the_table_has_the_drops_that_were_put_in(made: pd.DataFrame) -> None:
     assert len(made) == 2 * 5 * (1 + 12)
     perturbed = made[made["perturbation"] != robustness.UNTOUCHED]
     for r in perturbed.to_dict("records"):
-        step = PERTURBATIONS[r["perturbation"]].index(r["level"]) + 1
+        step = LEVELS[r["perturbation"]].index(r["level"]) + 1
         own = _loss(r["arm"], r["perturbation"], step)
         # Equal in every row: the interval has no width.
         assert [r[f"drop{s}"] for s in ("", "_lo", "_hi")] == pytest.approx([own] * 3, abs=1e-12)

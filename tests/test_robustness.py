@@ -12,7 +12,7 @@ import pytest
 from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.finetuning import robustness
-from dollkit.finetuning.robustness import KINDS, PERTURBATIONS, cells, judge, perturb
+from dollkit.finetuning.robustness import KINDS, cells, judge, perturb
 from dollkit.report import rows as cases
 
 U8 = npt.NDArray[np.uint8]
@@ -76,7 +76,7 @@ def test_contrast_and_window_by_hand() -> None:
 
 
 def test_noise_has_its_standard_deviation() -> None:
-    level, side = PERTURBATIONS["noise"][1], 256
+    level, side = KINDS["noise"].levels[1], 256
     images = np.full((1, side, side), 128, np.uint8)
     films, _ = perturb(images, images[None], "noise", level, [4])
     # Rounding adds 1/12 to the variance; four standard errors of mean and spread.

@@ -99,7 +99,7 @@ class Grid:
         return Job(self.task, self.network, "", tuning, self.n_train, seed, fold, 0.0)
 
     def changes_of(self, job: Job) -> Mapping[str, Sequence[float]]:
-        """Perturbations that a job's test films are counted under (`robustness.PERTURBATIONS`)."""
+        """Perturbations that a job's test films are counted under (`robustness.KINDS`)."""
         return self.changes if job.tuning == "full" and job.n_train == self.n_train else {}
 
     def key_of(self, job: Job) -> str:
@@ -111,10 +111,16 @@ class Grid:
         """Result of a job."""
         return self.folder / "jobs" / f"{job.name}.npz"
 
+    def network_of(self, job: Job) -> Path | None:
+        """What a job trained; None but for those among whose rates the first seed chooses."""
+        first = (self.n_train, self.seeds[0], self.folds[0])
+        kept = (job.n_train, job.seed, job.fold) == first
+        return self.folder / NETWORKS / f"{job.name}.safetensors" if kept else None
+
 
 def tunings_of(
     arms: Sequence[str], tunings: Mapping[str, Sequence[str]], lrs: Mapping[str, Sequence[float]]
-) -> dict[str, tuple[Sequence[str], Sequence[float]]]:
+) -> Tunings:
     """Every tuning that has arms, with them and its learning rates, in `TUNINGS`' order.
 
     `arms` are tuned in full, those of `tunings` in other ways too; the rates of ``other`` are for
@@ -218,10 +224,10 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     shared = grid.data, grid.config, grid.recipe, grid.device, grid.rank
     tunings = {setting.tuning for setting, _ in pairs}
     memory = {t: round(step_mb(grid.first_job(t), *shared), 3) for t in tunings}
-    chosen: set[str] = set()
+    kept: set[Path | None] = set()
     for number, (setting, fold) in enumerate(pairs):
         best, selection = _choose_rate(grid, setting, fold, bar)
-        chosen.add(best.name)
+        kept.add(grid.network_of(best))
         frames["selection"].append(selection)
         held = len(grid.split(fold, setting.n_train, best.seed).valid)
         for seed in grid.seeds:
@@ -242,8 +248,8 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     bar.close()
     if part is not None:
         part.end()
-    for path in (grid.folder / NETWORKS).iterdir():  # of settings that are no longer asked for
-        if path.stem not in chosen:
+    for path in (grid.folder / NETWORKS).iterdir():
+        if path not in kept:  # of another rate, or of a setting that is no longer asked for
             path.unlink()
     return {k: pd.concat(v, ignore_index=True) for k, v in frames.items()}
 
@@ -263,8 +269,10 @@ def _choose_rate(
         bar.update()
     # NaN: nothing to judge by. Overlaps are not negative.
     best = jobs[int(np.argmax(np.nan_to_num(scores, nan=-1.0)))]
-    if _keeps(grid, best):
-        _keep(grid, jobs, best)
+    network = grid.network_of(best)
+    if network is not None and not network.is_file():  # lost, or last time's choice was another
+        grid.file_of(best).unlink()
+        _result(grid, best)
     rows = [
         {**asdict(job), "steps": grid.recipe.steps, "val_miou": score, "selected": job is best}
         for job, score in zip(jobs, scores, strict=True)
@@ -283,7 +291,7 @@ def _result(grid: Grid, job: Job) -> dict[str, Any]:
     result = run(
         job, grid.data, grid.split(job.fold, job.n_train, job.seed), grid.config,
         grid.starts[job.arm], grid.recipe, grid.augmentation, grid.device, grid.rank,
-        grid.changes_of(job), path.with_suffix(".safetensors") if _keeps(grid, job) else None,
+        grid.changes_of(job), grid.network_of(job),
     )  # fmt: skip
     text = {"key": grid.key_of(job), "curve": result["curve"], "run": result["run"]}
     part = path.with_suffix(".part.npz")
@@ -292,40 +300,16 @@ def _result(grid: Grid, job: Job) -> dict[str, Any]:
     return result
 
 
-def _keeps(grid: Grid, job: Job) -> bool:
-    first = (grid.n_train, grid.seeds[0], grid.folds[0])
-    return (job.n_train, job.seed, job.fold) == first
-
-
-def _keep(grid: Grid, jobs: Sequence[Job], best: Job) -> None:
-    """Of a setting's first networks, the one with the chosen rate goes to ``networks/``."""
-    chosen = grid.file_of(best).with_suffix(".safetensors")
-    target = grid.folder / NETWORKS / chosen.name
-    if not chosen.is_file() and not target.is_file():  # the choice is another one than last time
-        grid.file_of(best).unlink()
-        _result(grid, best)
-    if chosen.is_file():
-        chosen.replace(target)
-    for job in jobs:
-        grid.file_of(job).with_suffix(".safetensors").unlink(missing_ok=True)
-
-
 def _cases(grid: Grid, job: Job, counts: npt.NDArray[np.int64]) -> pd.DataFrame:
     """One row per test film and class."""
-    tp, fp, fn = (c.ravel() for c in counts)
     films = grid.data.films.iloc[grid.split(job.fold, job.n_train, job.seed).test]
-    n, c = len(films), len(grid.data.classes)
-    about = {k: v for k, v in asdict(job).items() if k != "lr"}
-    return pd.DataFrame(
-        {
-            **about,
-            "image_id": np.repeat(films["image_id"].to_numpy(), c),
-            "patient_id": np.repeat(films["patient_id"].to_numpy(), c),
-            "class": np.tile(np.array(grid.data.classes), n),
-            "tp": tp, "fp": fp, "fn": fn,
-            "iou": metrics.iou(tp, fp, fn), "dice": metrics.dice(tp, fp, fn),
-        }
-    )  # fmt: skip
+    ids, classes = films[["image_id", "patient_id"]], np.array(grid.data.classes)
+    cases = {
+        **{name: value for name, value in asdict(job).items() if name != "lr"},
+        **{name: np.repeat(ids[name].to_numpy(), len(classes)) for name in ids},
+        "class": np.tile(classes, len(ids)),
+    }
+    return robustness.scored(pd.DataFrame(cases), counts)
 
 
 def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:

@@ -70,35 +70,30 @@ KINDS: dict[str, Kind] = {
   lay in the range is not known: at its dark end is our choice.
 """
 
-PERTURBATIONS: dict[str, list[float]] = {name: list(kind.levels) for name, kind in KINDS.items()}
-"""Every kind with its levels, as a notebook's parameter names those that it wants."""
 
-
-def cells(given: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
-    """The (name, level) pairs that a parameter like `PERTURBATIONS` asks for, in its order."""
-    out: list[tuple[str, float]] = []
-    for name, levels in given.items():
+def cells(levels: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
+    """The (name, level) pairs of a parameter `robustness`: names in `KINDS` to levels; in order."""
+    pairs = [(name, float(level)) for name in levels for level in levels[name]]
+    for name in levels:
         if name not in KINDS:
             raise InputError(f"parameter 'robustness' names {name!r}: {nearest(name, KINDS)}")
-        if not isinstance(levels, list | tuple) or not levels:
+        if not levels[name]:
             raise InputError(
                 f"parameter 'robustness' has no level for {name!r}: give a list such as "
-                f"{PERTURBATIONS[name]}, or leave the name out"
+                f"{list(KINDS[name].levels)}, or leave the name out"
             )
+    for name, level in pairs:
         kind = KINDS[name]
-        for level in levels:
-            number = isinstance(level, int | float | np.number) and not isinstance(level, bool)
-            if not number or not kind.low <= level <= kind.high:
-                why = f"must be a number from {kind.low:g} to {kind.high:g} ({kind.unit})"
-            elif level == kind.identity:
-                why = "is the untouched film, which is counted anyway; leave it out"
-            elif (name, level) in out:
-                why = "is named twice; drop one"
-            else:
-                out.append((name, float(level)))
-                continue
-            raise InputError(f"parameter 'robustness', {name!r}: level {level!r} {why}")
-    return out
+        fault = ""
+        if not kind.low <= level <= kind.high:
+            fault = f"must be a number from {kind.low:g} to {kind.high:g} ({kind.unit})"
+        elif level == kind.identity:
+            fault = "is the untouched film, which is counted anyway; leave it out"
+        elif pairs.count((name, level)) > 1:
+            fault = "is named twice; drop one"
+        if fault:
+            raise InputError(f"parameter 'robustness', {name!r}: level {level!r} {fault}")
+    return pairs
 
 
 def perturb(images: U8, targets: U8, name: str, level: float, rows: npt.ArrayLike) -> tuple[U8, U8]:
@@ -149,17 +144,17 @@ def _turned(images: U8, targets: U8, degrees: float) -> tuple[U8, U8]:
 
 
 def judge(
-    predict: Predict, images: U8, targets: U8, given: Mapping[str, Sequence[float]],
+    predict: Predict, images: U8, targets: U8, levels: Mapping[str, Sequence[float]],
     rows: npt.ArrayLike,
 ) -> I64:  # fmt: skip
     """Pixel counts of a network's masks on perturbed films.
 
     (K, 3, n, C) int64: tp, fp, fn of film and class, for each of the K pairs of `cells`.
     """
-    wanted, numbers = cells(given), np.asarray(rows, np.int64)
+    pairs, numbers = cells(levels), np.asarray(rows, np.int64)
     n, channels = targets.shape[:2]
-    out = np.empty((len(wanted), 3, n, channels), np.int64)
-    for k, (name, level) in enumerate(wanted):
+    out = np.empty((len(pairs), 3, n, channels), np.int64)
+    for k, (name, level) in enumerate(pairs):
         for start in range(0, n, BATCH):
             part = slice(start, start + BATCH)
             films, truth = perturb(images[part], targets[part], name, level, numbers[part])
@@ -167,20 +162,21 @@ def judge(
     return out
 
 
-def frame(
-    plain: pd.DataFrame, counts: npt.ArrayLike, given: Mapping[str, Sequence[float]]
-) -> pd.DataFrame:
+def scored(cases: pd.DataFrame, counts: I64) -> pd.DataFrame:
+    """Cases with columns tp, fp, fn, iou and dice from their counts (3, films, classes)."""
+    tp, fp, fn = counts.reshape(3, -1)
+    overlap = {"iou": metrics.iou(tp, fp, fn), "dice": metrics.dice(tp, fp, fn)}
+    return cases.assign(tp=tp, fp=fp, fn=fn, **overlap)
+
+
+def frame(plain: pd.DataFrame, counts: I64, levels: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     """Per-case rows of the perturbed films of one network, from the `counts` of `judge`.
 
     `plain` are its rows of the untouched films in the order of `counts`, whose columns come first,
     then perturbation and level.
     """
-    wanted, cases = cells(given), len(plain)
-    values = np.asarray(counts, np.int64).reshape(len(wanted), 3, cases)
-    tp, fp, fn = values.transpose(1, 0, 2).reshape(3, -1)
-    out = plain.iloc[np.tile(np.arange(cases), len(wanted))].reset_index(drop=True)
-    return out.assign(
-        tp=tp, fp=fp, fn=fn, iou=metrics.iou(tp, fp, fn), dice=metrics.dice(tp, fp, fn),
-        perturbation=pd.Series(np.repeat([name for name, _ in wanted], cases), dtype="str"),
-        level=np.repeat(np.array([level for _, level in wanted], np.float64), cases),
-    )  # fmt: skip
+    blocks = [
+        scored(plain, each).assign(perturbation=name, level=level)
+        for (name, level), each in zip(cells(levels), counts, strict=True)
+    ]
+    return pd.concat(blocks, ignore_index=True)

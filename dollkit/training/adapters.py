@@ -17,7 +17,7 @@ from torch import nn
 
 from dollkit.common import TUNINGS
 from dollkit.common.errors import InputError
-from dollkit.training.networks import HEAD
+from dollkit.training.networks import ENCODER, HEAD
 
 RANK = 4  # of LoRA's updates, where none is given
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -113,12 +113,8 @@ def prepare(net: nn.Module, tuning: str, rank: int = RANK) -> list[str]:
     used = {name for name, p in net.named_parameters() if p.requires_grad}
     trained: set[str] = set()
     if tuning == "bn":
-        trained = {
-            f"{path}.{name}"
-            for path, module in net.named_modules()
-            if isinstance(module, NORMS)
-            for name, _ in module.named_parameters(recurse=False)
-        } & used
+        norms = {path for path, module in net.named_modules() if isinstance(module, NORMS)}
+        trained = {name for name in used if name.rpartition(".")[0] in norms}
     elif tuning == "bias":
         trained = {name for name in used if name.endswith(".bias")}
     elif tuning == "head":
@@ -126,10 +122,10 @@ def prepare(net: nn.Module, tuning: str, rank: int = RANK) -> list[str]:
         first = next(m for m in inner.modules() if isinstance(m, nn.Conv2d))
         net.segmentation_head = ResidualHead(inner, first.in_channels)
     elif tuning in ("adapter", "lora"):
-        modules = [m for m in net.named_modules() if m[0].startswith("encoder.")]
-        for path, conv in modules:
-            if not isinstance(conv, nn.Conv2d) or f"{path}.weight" not in used:
-                continue  # no output depends on it
+        for path, conv in list(net.named_modules()):
+            inside = path.startswith(ENCODER) and f"{path}.weight" in used  # an output needs it
+            if not inside or not isinstance(conv, nn.Conv2d):
+                continue
             side = conv.kernel_size[0]
             beside: nn.Module
             if tuning == "adapter" and side % 2 and side > 1 and conv.in_channels > 1:
@@ -139,8 +135,8 @@ def prepare(net: nn.Module, tuning: str, rank: int = RANK) -> list[str]:
             else:
                 continue
             net.set_submodule(path, beside)
-            added = (name for name, _ in beside.named_parameters() if not name.startswith("conv."))
-            trained |= {f"{path}.{name}" for name in added}
+            added = {f"{path}.{name}" for name, _ in beside.named_parameters()}
+            trained |= {name for name in added if not name.startswith(f"{path}.conv.")}
         if not trained:
             raise InputError(
                 f"parameter 'tunings': {tuning!r} finds no convolution in this encoder"
