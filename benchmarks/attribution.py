@@ -96,26 +96,20 @@ def relu_network(
     The record has how it was made and its macro AUROC on test patients; a second call finds the
     network in ``runs/bench``.
     """
-    given = run.parameters
-    recipe = Recipe(
-        steps=steps,
-        batch=given["batch"],
-        lr=given["lr"],
-        weight_decay=given["weight_decay"],
-        evaluate_every=steps,
-        precision=given["precision"],
-    )
+    settings = run.parameters
+    kept = {name: settings[name] for name in ("batch", "lr", "weight_decay", "precision")}
+    recipe = Recipe(steps=steps, evaluate_every=steps, **kept)
     folder = paths.runs() / "bench" / f"{run.name}-{architecture}-relu"
     model = classifiers.create(architecture, 5, "relu", pooling, recipe.seed, device)
-    key = json.dumps([run.store.digest, model.config, given["policy"], given["small"]])
+    policy, small = settings["policy"], settings["small"]
+    key = json.dumps([run.store.digest, model.config, policy, small])
     classifiers.train(
-        model, run.store, given["policy"], recipe, Augmentation(), folder,
-        quiet=True, small=given["small"], key=key,
-    )  # fmt: skip
+        model, run.store, policy, recipe, Augmentation(), folder, quiet=True, small=small, key=key
+    )
     weights.save(model, folder, model.config)
     table = classifiers.evaluate(model, run.store, "test", 20, recipe.precision)
     made = {"architecture": architecture, "activation": "relu", "pooling": pooling}
-    about = {"steps": steps, "batch": recipe.batch, "lr": recipe.lr, "small": given["small"]}
+    about = {"steps": steps, "batch": recipe.batch, "lr": recipe.lr, "small": small}
     return model, {**made, **about, **_weights(folder), "macro_auroc": _macro(table)}
 
 
@@ -215,12 +209,9 @@ def _gaps(found: Sequence[dict[str, torch.Tensor]]) -> dict[str, dict[str, float
 
 
 def _twins(
-    run: TrainedRun,
-    x: torch.Tensor,
-    targets: list[list[int]],
-    how: Mapping[str, int],
+    run: TrainedRun, x: torch.Tensor, targets: list[list[int]], how: Mapping[str, int],
     device: torch.device,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """AUROC, speed and Dice of one member, smooth and not, at the same passes."""
     name = TWIN if TWIN in run.folders else next(iter(run.folders))
     smooth = load_classifier(run.folders[name], device)

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks import interleaved, median, ratio
 from benchmarks.attribution import TrainedRun
-from benchmarks.rounds import interleaved, median, ratio
 from dollkit.classifiers import model as classifiers
 from dollkit.common import compute
 from dollkit.common.findings import apply_policy
@@ -30,38 +30,29 @@ def run(
     architecture: str = "tu-resnet10t",
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Films per second of `loop.fit` and of a bare PyTorch loop, in turns.
+    """Films per second of `fit.fit` and of a bare PyTorch loop, in turns of some steps.
 
     The loop reads its batches from the run's store; evaluation is off. The bare loop does
     forward, backward and optimiser on one batch held in memory: the same network, batch and
-    precision, without clipping.
+    precision, without clipping. JSON-able; ratios are medians over rounds:
 
-    Args:
-        run: whose store, batch and precision are taken.
-        steps: of each turn; rounds: measured ones.
-        architecture: of the small classifier.
-        device: None: `compute.device`.
-
-    Returns:
-        JSON-able record; ratios are medians over rounds:
-
-        - ``loop_ratio``: loop over bare loop (goal: at least 0.95); ``loop_ratio_augmented``: with
-          augmentation in the loop.
-        - ``loop_films_per_s``, ``loop_bare_films_per_s``: their rates.
-        - ``loop_wait_share``: share of training time spent waiting for data, with augmentation
-          (goal: below 0.05).
-        - ``loop_bf16_speedup``: loop in bfloat16 with channels last over loop in float32 with
-          channels first, films held in memory; None where the hardware computes no bfloat16.
-        - ``loop_setting``: what was measured.
+    - ``loop_ratio``: loop over bare loop (goal: at least 0.95); ``loop_ratio_augmented``: with
+      augmentation in the loop.
+    - ``loop_films_per_s``, ``loop_bare_films_per_s``: their rates.
+    - ``loop_wait_share``: share of training time spent waiting for data, with augmentation
+      (goal: below 0.05).
+    - ``loop_bf16_speedup``: loop in bfloat16 with channels last over loop in float32 with
+      channels first, films held in memory; None where the hardware computes no bfloat16.
+    - ``loop_setting``: what was measured.
     """
     device = compute.device() if device is None else device
-    given, store = run.parameters, run.store
+    settings, store = run.parameters, run.store
     rows = classifiers.split_rows(store, "train")
-    known, _ = apply_policy(store.states[rows], given["policy"])
+    known, _ = apply_policy(store.states[rows], settings["policy"])
     y = torch.from_numpy(known).to(device)
     recipe = Recipe(
-        steps=steps, batch=min(given["batch"], len(rows)), lr=given["lr"],
-        evaluate_every=steps, precision=given["precision"],
+        steps=steps, batch=min(settings["batch"], len(rows)), lr=settings["lr"],
+        evaluate_every=steps, precision=settings["precision"],
     )  # fmt: skip
     model = classifiers.create(architecture, 5, "silu", "lse", recipe.seed, device)
 

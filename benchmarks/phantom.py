@@ -22,14 +22,8 @@ def _render(size: int, start: int, count: int) -> int:
 
 
 def phantom_rate(size: int, films: int, workers: int, rounds: int = 3) -> float:
-    """Films per second, masks included: the median of some rounds after a warm-up.
-
-    Args:
-        size: side in pixels.
-        films: films per round.
-        workers: processes.
-        rounds: measured rounds.
-    """
+    """Films of `size` pixels per second, masks included: the median of some rounds of `films`
+    films in `workers` processes, after a warm-up."""
     context = get_context("spawn")
     rates: list[float] = []
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -49,8 +43,7 @@ def phantom_rate(size: int, films: int, workers: int, rounds: int = 3) -> float:
 def run(workers: int, films: int) -> dict[str, object]:
     """Rates at 64, 128 and 256 px with `films` films a round, and at 128 px with four times more.
 
-    Returns:
-        JSON-able record; keys start with ``phantom_``.
+    JSON-able; keys start with ``phantom_``.
     """
     sizes = {size: phantom_rate(size, films, workers) for size in (64, 128, 256)}
     more = phantom_rate(128, 4 * films, workers)

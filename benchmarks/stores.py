@@ -1,71 +1,66 @@
-"""Packed stores against decoding: how fast they are read and built, how large, in what memory."""
+"""Packed stores against decoding: how fast they are read and built, how large, in what memory.
+
+``python -m benchmarks.stores`` is the process whose peak memory `_memory` watches.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+import re
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
-from benchmarks.films import table_of, write_films
-from benchmarks.rounds import interleaved, median, processes, ratio
+from benchmarks import interleaved, median, ratio
 from dollkit.common.errors import InputError
+from dollkit.data import phantom
+from dollkit.data.film_table import FilmTable, blank_films
 from dollkit.data.images import fit, load_image
+from dollkit.data.masks import MaskFile
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import build_store
 
 SIDE = 224
 BATCH = 64
 CHEXPERT_FRONTAL = 191_027
+MASKS = phantom.ORGANS[:3]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """How much is measured."""
 
-    Attributes:
-        distinct: JPEG files of 390 x 320, as in CheXpert-small; large: PNG files of 1024 x 1024.
-        built, built_large: films of one build from each.
-        stored: films of the store that is read; batches: random batches per round.
-        rounds: of everything that is measured in turns.
-        readers: processes that read at once; seconds: for how long, each round.
-        memory: films of the stores whose building and reading is watched.
-    """
-
-    distinct: int = 256
-    large: int = 48
-    built: int = 2048
-    built_large: int = 192
-    stored: int = 4096
-    batches: int = 200
-    rounds: int = 5
-    readers: int = 8
-    seconds: float = 1.0
-    memory: tuple[int, int] = (1000, 50_000)
+    distinct: int = 256  # JPEG files of 390 x 320, as in CheXpert-small
+    large: int = 48  # PNG files of 1024 x 1024
+    built: int = 2048  # films of one build from the JPEG files
+    built_large: int = 192  # and from the PNG files
+    stored: int = 4096  # films of the store that is read
+    batches: int = 200  # random batches per round
+    rounds: int = 5  # of everything that is measured in turns
+    readers: int = 8  # processes that read at once
+    seconds: float = 1.0  # for how long they do, each round
+    memory: tuple[int, int] = (1000, 50_000)  # films of the stores whose memory is watched
 
 
 QUICK = Sizes(built=1024, built_large=96, stored=1024, rounds=3, memory=(1000, 5000))
 
 
 def run(workers: int, sizes: Sizes, scratch: Path) -> dict[str, object]:
-    """Measure stores at 224 px.
+    """Measure stores at 224 px with some decoding threads, in an empty folder.
 
-    Args:
-        workers: decoding threads.
-        sizes: how much.
-        scratch: empty folder with room for the largest store.
-
-    Returns:
-        JSON-able record; keys start with ``store_``, ratios are medians over rounds.
+    JSON-able; keys start with ``store_``, ratios are medians over rounds.
     """
     need, free = 1.1 * max(sizes.memory) * SIDE**2, shutil.disk_usage(scratch).free
     if free < need:
@@ -83,10 +78,56 @@ def run(workers: int, sizes: Sizes, scratch: Path) -> dict[str, object]:
     return record
 
 
+def write_films(folder: Path, count: int, kind: str, width: int, height: int) -> list[Path]:
+    """Phantom films with three masks as files of `kind` (``jpg`` of quality 95 as in
+    CheXpert-small, or ``png``), each with noise of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    protocol = phantom.Protocol()
+    few = min(count, 32)
+    drawn = phantom.render(phantom.sample_population(few, 0, "ward", protocol), 256, 0, protocol)
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(count):
+        base = Image.fromarray(drawn.images[i % few]).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        noisy = np.asarray(base).astype(np.int16) + rng.integers(-3, 4, (height, width), np.int16)
+        path = folder / f"film{i}.{kind}"
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=95)
+        for name, organ in zip(MASKS, drawn.organs[i % few, :3], strict=True):
+            mask = Image.fromarray(organ * np.uint8(255))
+            mask.resize((width, height), Image.Resampling.NEAREST).save(_mask_of(path, name))
+        paths.append(path)
+    return paths
+
+
+def _mask_of(film: Path, name: str) -> Path:
+    return film.with_name(f"{film.stem}_{name.replace(' ', '_')}.png")
+
+
+def table_of(paths: Sequence[Path], n: int, masks: bool = False) -> FilmTable:
+    """A table of `n` films of `n` patients that takes some files of one folder in turns."""
+    films = blank_films(n)
+    names = [f"patient{i:05d}" for i in range(n)]
+    films["patient_id"] = names
+    films["study_id"] = films["image_id"] = [f"{name}_study1_view1_frontal" for name in names]
+    films["split"], films["source"], films["age"] = "train", "bench", 60.0
+    films["path"] = [str(paths[i % len(paths)]) for i in range(n)]
+    films["where"] = [f"train.csv, row {i + 2}" for i in range(n)]
+    drawn = pd.DataFrame()
+    if masks:
+        each = {name: [MaskFile(_mask_of(p, name)) for p in paths] for name in MASKS}
+        drawn = pd.DataFrame(
+            {name: [files[i % len(paths)] for i in range(n)] for name, files in each.items()},
+            dtype=object,
+        )
+    return FilmTable("bench", films, paths[0].parent, masks=drawn)
+
+
 def build(paths: Sequence[Path], n: int, out: Path, workers: int, masks: bool = False) -> Path:
     """Build a store of `n` films without a progress bar."""
     with contextlib.redirect_stderr(io.StringIO()):
-        return build_store(table_of(list(paths), n, masks), out, SIDE, workers=workers)
+        return build_store(table_of(paths, n, masks), out, SIDE, workers=workers)
 
 
 def decode(paths: Sequence[Path]) -> int:
@@ -106,7 +147,7 @@ def _building(
         build(paths, n, out, workers)
         return n
 
-    with processes(workers) as pool:
+    with get_context("spawn").Pool(workers) as pool:
         tasks: dict[str, Callable[[], int]] = {
             "build": building,
             "decoder": lambda: decode(paths),
@@ -158,16 +199,16 @@ def _reading(paths: list[Path], sizes: Sizes, workers: int, scratch: Path) -> di
         "decoder": lambda: decode_batches(paths, rng, max(1, sizes.batches // 20)),
     }
     rates = interleaved(tasks, sizes.rounds)
-    with processes(sizes.readers) as pool:
+    with get_context("spawn").Pool(sizes.readers) as pool:
         # Once unmeasured: processes start, files are read for the first time.
         several: dict[str, list[float]] = {"store": [], "decoder": []}
         for number in range(sizes.rounds + 1):
-            for name, given in (("store", folder), ("decoder", paths)):
+            for name, films in (("store", folder), ("decoder", paths)):
                 start = time.time() + 0.3  # all begin at once
-                jobs = [(given, seed, start, sizes.seconds) for seed in range(sizes.readers)]
-                found = pool.starmap(_read_for, jobs, chunksize=1)
+                jobs = [(films, seed, start, sizes.seconds) for seed in range(sizes.readers)]
+                rate = sum(pool.starmap(_read_for, jobs, chunksize=1))
                 if number:
-                    several[name].append(sum(found))
+                    several[name].append(rate)
     shutil.rmtree(folder)
     return {
         "store_read_films_per_s": median(rates["store"]),
@@ -179,16 +220,16 @@ def _reading(paths: list[Path], sizes: Sizes, workers: int, scratch: Path) -> di
     }
 
 
-def _read_for(given: Path | list[Path], seed: int, start: float, seconds: float) -> float:
+def _read_for(films: Path | list[Path], seed: int, start: float, seconds: float) -> float:
     """Films per second of one process that reads from a time on, for a while."""
     rng, done = np.random.default_rng(seed), 0
-    store = open_store(given) if isinstance(given, Path) else None
+    store = open_store(films) if isinstance(films, Path) else None
     time.sleep(max(0.0, start - time.time()))
     began = time.perf_counter()
     while (spent := time.perf_counter() - began) < seconds or not done:
         if store is None:
-            assert isinstance(given, list)
-            done += decode_batches(given, rng, 1)
+            assert isinstance(films, list)
+            done += decode_batches(films, rng, 1)
         else:
             done += read_batches(store, rng, 1)
     return done / spent
@@ -204,15 +245,15 @@ def _memory(
         folder = scratch / "watched"
         common = [str(paths[0].parent), str(folder), str(n), str(workers)]
         for what in ("build", "keep", "read"):
-            command = [sys.executable, "-m", "benchmarks.memory", what, *common]
+            command = [sys.executable, "-m", "benchmarks.stores", what, *common]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-            found = json.loads(done.stdout)
+            record = json.loads(done.stdout)
             if what == "keep":
-                again[str(n)] = found["seconds"]
+                again[str(n)] = record["seconds"]
             else:
-                peaks[what][str(n)] = found["mb"]
+                peaks[what][str(n)] = record["mb"]
         shutil.rmtree(folder)
     return {
         "store_memory_mb": {k: max(p[k] for p in peaks.values()) for k in map(str, counts)},
@@ -221,3 +262,31 @@ def _memory(
         # Seconds until a store that still stands is found to need nothing.
         "store_keep_s": again,
     }
+
+
+def main(what: str, films: str, out: str, n: str, workers: str) -> None:
+    """Build a store of `n` films (or find it standing), or read all of one in random batches."""
+    began = time.perf_counter()
+    if what == "read":
+        store = open_store(out)
+        read_batches(store, np.random.default_rng(0), 2 * len(store) // BATCH)
+    else:
+        build(sorted(Path(films).glob("*.jpg")), int(n), Path(out), int(workers))
+    seconds = round(time.perf_counter() - began, 2)
+    print(json.dumps({"mb": peak_mb(), "seconds": seconds}))
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far, in MB; mapped files count."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: on Linux that starts with what the parent had.
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if peak:
+            return round(int(peak[1]) / 1024, 1)
+    unit = 1024**2 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
