@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dollkit.classifiers.model import load_classifier, load_classifiers, transfer_encoder
 from dollkit.common import compute
 from dollkit.common.arm_names import OWN_LABELS, PRETRAINED
 from dollkit.common.errors import InputError
@@ -27,6 +26,7 @@ from dollkit.labels.make import make_labels
 from dollkit.labels.store import LabelStore
 from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
+from dollkit.training.classifiers import load_classifier, load_classifiers, transfer_encoder
 from dollkit.training.fit import TrainingResult, fit
 from dollkit.training.recipe import Batch, Recipe, order, weighted_bce_dice
 

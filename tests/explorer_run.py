@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dollkit.classifiers.model import create, load_classifiers
 from dollkit.common.findings import FINDINGS
 from dollkit.common.machine import sha256
 from dollkit.data.film_table import blank_films
@@ -23,6 +22,7 @@ from dollkit.data.store_writer import StoreWriter
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.labels import LabelSettings, make
 from dollkit.training import weights
+from dollkit.training.classifiers import create, load_classifiers
 
 SIDE, N = 32, 16
 MARKED = ("Lung Lesion", "Fracture")

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dollkit.classifiers.model import create
 from dollkit.data.film_table import blank_films
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_writer import StoreWriter
 from dollkit.training import weights
+from dollkit.training.classifiers import create
 
 
 def write_models(folder: Path, names: str = "ab") -> Path:

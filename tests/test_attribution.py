@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit.classifiers.model import Classifier
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.explanations import EXPLAINERS, explain
 from dollkit.explanations.attribution import gradcam, gradient
 from dollkit.explanations.engine import BASELINES, baseline, integrated_gradients
+from dollkit.training.classifiers import Classifier
 from tests import far
 
 TARGETS = [[1, 3], [2], [], [0, 5, 7]]

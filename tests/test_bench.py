@@ -10,9 +10,9 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import attribution, loops, phantom, stores
-from dollkit.classifiers.model import create
 from dollkit.common.findings import FINDINGS
 from dollkit.training import weights
+from dollkit.training.classifiers import create
 from tests.label_films import noise, write_films
 
 CPU = torch.device("cpu")

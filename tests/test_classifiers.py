@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from dollkit.classifiers.model import (
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
+from dollkit.data.store import Store, open_store
+from dollkit.data.store_writer import StoreWriter
+from dollkit.training import networks, weights
+from dollkit.training.augment import NONE
+from dollkit.training.classifiers import (
     Classifier,
     create,
     difficulty,
@@ -18,12 +24,6 @@ from dollkit.classifiers.model import (
     train,
     transfer_encoder,
 )
-from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS, PATHOLOGIES
-from dollkit.data.store import Store, open_store
-from dollkit.data.store_writer import StoreWriter
-from dollkit.training import networks, weights
-from dollkit.training.augment import NONE
 from dollkit.training.recipe import Recipe
 from tests import far, same
 from tests.small_run import CONFIG, CPU, ENCODER, films_table, make_store

@@ -11,12 +11,12 @@ import torch
 from skimage.filters import threshold_otsu
 from torch import nn
 
-from dollkit.classifiers.model import Classifier
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.explanations import engine
 from dollkit.explanations.engine import baseline, integrated_gradients
 from dollkit.explanations.prepared import prepare
+from dollkit.training.classifiers import Classifier
 from tests import far
 
 pytestmark = pytest.mark.usefixtures("one_thread")

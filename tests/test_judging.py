@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from dollkit.classifiers.model import create
 from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
@@ -18,6 +17,7 @@ from dollkit.labels import LabelSettings, chexlocalize, distil, judge, summary
 from dollkit.labels.__main__ import main
 from dollkit.labels.threshold_rules import Rule
 from dollkit.training import metrics
+from dollkit.training.classifiers import create
 from tests.chexpert_trees import localized_tree
 from tests.label_films import write_films, write_models
 

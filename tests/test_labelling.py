@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit.classifiers.model import create
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
@@ -29,6 +28,7 @@ from dollkit.explanations.ensemble import (
 )
 from dollkit.labels import LabelSettings, LabelStore, make
 from dollkit.labels.make import make_labels
+from dollkit.training.classifiers import create
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

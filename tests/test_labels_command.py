@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from dollkit import labels
-from dollkit.classifiers.model import create, load_classifiers
 from dollkit.common import compute, paths
 from dollkit.common.findings import FINDINGS
 from dollkit.data.store import open_store
@@ -24,6 +23,7 @@ from dollkit.labels import make
 from dollkit.labels import store as labelstore
 from dollkit.labels.__main__ import main
 from dollkit.training import weights
+from dollkit.training.classifiers import create, load_classifiers
 from tests.label_films import noise, write_films, write_models
 
 CPU = torch.device("cpu")

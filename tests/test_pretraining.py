@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from dollkit import pretraining
-from dollkit.classifiers.model import create, load_classifiers
 from dollkit.common import arm_names
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
@@ -23,6 +22,7 @@ from dollkit.labels import LabelSettings, make
 from dollkit.labels.store import LabelStore
 from dollkit.training import weights
 from dollkit.training.augment import NONE
+from dollkit.training.classifiers import create, load_classifiers
 from dollkit.training.recipe import Recipe
 from tests.small_run import CPU, ENCODER, label_some, make_store, save_network
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from dollkit.classifiers.model import load_classifier, transfer_encoder
 from dollkit.common.arm_names import ARMS, PRETRAINED
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
@@ -19,6 +18,7 @@ from dollkit.finetuning.grid import Grid
 from dollkit.finetuning.run import Initialisation, network
 from dollkit.pretraining import made_in
 from dollkit.training import imagenet, networks, weights
+from dollkit.training.classifiers import load_classifier, transfer_encoder
 
 
 def starts(

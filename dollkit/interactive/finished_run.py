@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dollkit.classifiers.model import load_classifiers
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
@@ -22,6 +21,7 @@ from dollkit.labels import LabelSettings
 from dollkit.labels.judge import judged_rows
 from dollkit.labels.make import rows_to_label
 from dollkit.report.rows import TASK_ARRAYS, load_examples
+from dollkit.training.classifiers import load_classifiers
 from dollkit.workflow.stage import MANIFEST, check_artefact, read_manifest
 
 Bytes = npt.NDArray[np.uint8]

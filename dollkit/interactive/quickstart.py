@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from dollkit.classifiers import model as classifiers
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, index
@@ -19,7 +18,7 @@ from dollkit.data import phantom
 from dollkit.explanations import ensemble
 from dollkit.explanations.engine import integrated_gradients
 from dollkit.labels import LabelSettings, distil, scale
-from dollkit.training import metrics
+from dollkit.training import classifiers, metrics
 from dollkit.training.augment import Augmentation
 from dollkit.training.recipe import Recipe
 
@@ -100,8 +99,8 @@ def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
         raise InputError(f"parameter 'finding': no test film has {finding}; use more films")
     images, names = few.images[rows], [finding] * len(rows)
     targets = [[index(finding)]] * len(rows)
-    x, kind = compute.to_input(images, CPU), ensemble.baseline_of(finding)
-    made = integrated_gradients(model, x, targets, kind=kind, steps=STEPS)
+    x, baseline = compute.to_input(images, CPU), ensemble.baseline_of(finding)
+    made = integrated_gradients(model, x, targets, baseline=baseline, steps=STEPS)
     signed, ones = made.maps.numpy(), np.ones((1, len(rows)), np.float32)
     boosted, label, _ = distil(signed[None], ones, LabelSettings(), names, images)
     truth = few.masks[rows, PATHOLOGIES.index(finding)]

@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit.classifiers.model import Classifier, load_classifiers
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
@@ -32,6 +31,7 @@ from dollkit.labels.make import find_classifiers
 from dollkit.labels.steps import LabelSettings
 from dollkit.labels.summary import mean_interval
 from dollkit.labels.threshold_rules import Rule
+from dollkit.training.classifiers import Classifier, load_classifiers
 
 COLUMNS = [
     "finding", "iou", "iou_lo", "iou_hi", "n", "iou_all", "iou_all_lo", "iou_all_hi", "n_all",

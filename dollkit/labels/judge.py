@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit.classifiers.model import Classifier, split_rows
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.data.store import Store
@@ -33,6 +32,7 @@ from dollkit.labels.steps import (
 )
 from dollkit.labels.threshold_rules import COLUMNS, OTHER, RULES, Rule
 from dollkit.training import metrics
+from dollkit.training.classifiers import Classifier, split_rows
 
 CASE_COLUMNS = [
     "image_id", "patient_id", "finding", "explainer", "classifiers", "n_classifiers", "variant",

@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit.classifiers.model import Classifier, load_classifiers
 from dollkit.common import compute
 from dollkit.common.build_key import code_of
 from dollkit.common.errors import InputError
@@ -39,6 +38,7 @@ from dollkit.labels import LabelSettings, distil
 from dollkit.labels import store as labelstore
 from dollkit.labels.store import LabelStore
 from dollkit.labels.store import open as open_labels
+from dollkit.training.classifiers import Classifier, load_classifiers
 
 log = logging.getLogger(__name__)
 

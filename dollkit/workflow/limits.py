@@ -16,7 +16,6 @@ import torch
 from pydantic import AfterValidator, Field
 
 from dollkit import pretraining
-from dollkit.classifiers.model import Classifier
 from dollkit.common import compute
 from dollkit.common.arm_names import ARMS, PRETRAINED
 from dollkit.common.errors import InputError, nearest
@@ -29,6 +28,7 @@ from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.finetuning import grid, robustness
 from dollkit.labels import LabelSettings, threshold_rules
 from dollkit.training import imagenet, networks
+from dollkit.training.classifiers import Classifier
 from dollkit.training.recipe import Recipe
 from dollkit.workflow import parameters
 from dollkit.workflow.stages import Instance
