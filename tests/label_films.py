@@ -1,11 +1,13 @@
-"""Small film stores and untrained classifiers for the tests of labels."""
+"""Small film stores and untrained classifiers for tests."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dollkit.data.film_table import blank_films
@@ -27,15 +29,18 @@ def write_models(folder: Path, names: str = "ab") -> Path:
 def write_films(
     folder: Path,
     images: np.ndarray,
-    findings: Mapping[str, Sequence[float]] | None = None,
-    split: Sequence[str] | str = "train",
+    findings: Mapping[str, npt.ArrayLike] | None = None,
     masks: Mapping[str, np.ndarray] | None = None,
+    **columns: Any,
 ) -> Store:
-    """A store of films ``film 0`` and so on, each of a patient; masks (n, S, S) by class."""
+    """A store of films ``film 0`` and so on, each of a patient and of split ``train``.
+
+    `columns` are others; masks are (n, S, S) by class.
+    """
     n, size = len(images), images.shape[1]
     table = blank_films(n)
     table["image_id"] = table["patient_id"] = table["study_id"] = [f"film {i}" for i in range(n)]
-    table["split"] = split
+    table = table.assign(**{"split": "train", **columns})
     for finding, values in (findings or {}).items():
         table[finding] = np.asarray(values, float)
     drawn = None if masks is None else np.stack(list(masks.values()), 1)

@@ -51,7 +51,7 @@ def test_the_records_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     # Every finding has both classes in every split; the first test film has one finding.
     findings = {f: [(i + (i == 6) * (f == "Edema")) % 2 for i in range(30)] for f in FINDINGS}
     split = ["train"] * 4 + ["valid"] * 2 + ["test"] * 24
-    store = write_films(tmp_path / "films", noise(30), findings, split)
+    store = write_films(tmp_path / "films", noise(30), findings, split=split)
     folder = tmp_path / "tu-resnet10t"
     folder.mkdir()
     model = create("tu-resnet10t", 5, "silu", "lse", 0, CPU)

@@ -71,10 +71,8 @@ def test_captum_in_batches_gives_the_same_maps(model: nn.Module) -> None:
 
 
 def test_work_is_what_a_hand_counts_and_use_is_consistent(model: nn.Module) -> None:
-    work = cost.work(model, X, "float32")
     by_hand = 2 * 16 * 16 * 4 * 6 * 9 + 2 * 6 * len(FINDINGS)  # the first layer is not walked
-    assert work == cost.Work(by_hand, by_hand)
-    assert work.of(films=2, pairs=5, steps=3) == 3 * 7 * by_hand
+    assert cost.work(model, X, "float32") == (by_hand, by_hand)
     how: dict[str, Any] = {"precision": "float32", "steps": 2, "rounds": 1}
     used = cost.use({"a": model}, X, [[1, 2], []], sides=[16, 32], **how)
     row = used.iloc[0]

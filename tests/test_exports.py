@@ -16,9 +16,9 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
-from dollkit.labels import LabelStore
 from dollkit.labels import store as labelstore
 from dollkit.labels.exports import export, file_names
+from dollkit.labels.store import LabelStore
 from dollkit.labels.summary import by_finding
 from tests.label_films import noise, write_films
 
@@ -50,7 +50,7 @@ def store(tmp_path: Path, films: Store) -> LabelStore:
     )
     labelstore.write_shard(tmp_path / "a.npz", pairs, made)
     meta = {"films": films.digest, "classifiers": {"small": "a1" * 32}, "explain": {"steps": 8}}
-    return labelstore.merge([tmp_path / "a.npz"], tmp_path / "labels", meta)
+    return labelstore.merge({tmp_path / "a.npz": ""}, tmp_path / "labels", meta)
 
 
 def read(path: Path) -> np.ndarray:

@@ -13,11 +13,12 @@ from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.explanations.ensemble import ExplainerSettings
-from dollkit.labels import LabelSettings, chexlocalize, distil, judge, summary
-from dollkit.labels.__main__ import main
+from dollkit.labels import chexlocalize, judge, summary
+from dollkit.labels.steps import LabelSettings, maps_to_labels
 from dollkit.labels.threshold_rules import Rule
 from dollkit.training import metrics
 from dollkit.training.classifiers import create
+from dollkit.workflow.cli import main
 from tests.chexpert_trees import localized_tree
 from tests.label_films import write_films, write_models
 
@@ -83,27 +84,27 @@ def tuning_case() -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
 
 def test_tune_finds_the_levels_that_made_the_masks() -> None:
     maps, names, films, truth = tuning_case()
-    how = LabelSettings(smooth=0.0, guide=0.0, percentile=100.0)
+    settings = LabelSettings(smooth=0.0, guide=0.0, percentile=100.0)
     probability = np.ones((1, len(names)), np.float32)
-    table = judge.tune(maps, probability, how, names, films, truth).set_index("finding")
+    table = judge.tune(maps, probability, settings, names, films, truth).set_index("finding")
     assert list(table.index) == ["Lung Lesion", "Fracture", "other"]
     assert table.loc["Lung Lesion", "rule"] == "peak 0.3"
     assert (table.loc[["Lung Lesion", "Fracture"], "iou"] > 0.85).all()
     assert (table["iou"] >= table["iou_otsu"]).all()
     assert table["n"].tolist() == [6, 6, 12]
-    # What it says is what `distil` then gives.
+    # What it says is what the labels then give.
     own = LabelSettings(
         threshold="tuned", thresholds=table["rule"].to_dict(), smooths=table["smooth"].to_dict(),
         percentile=100.0, guide=0.0,
     )  # fmt: skip
-    _, label, _ = distil(maps, probability, own, names, films)
+    _, label, _ = maps_to_labels(maps, probability, own, names, films)
     overlap = metrics.iou_of_masks((label == 1).astype(np.uint8), truth)
     lesion = np.array(names) == "Lung Lesion"
     assert overlap[lesion].mean() == pytest.approx(table.loc["Lung Lesion", "iou"], abs=1e-6)
     with pytest.raises(InputError, match="no tuning film has a mask"):
-        judge.tune(maps, probability, how, names, films, truth * 0)
+        judge.tune(maps, probability, settings, names, films, truth * 0)
     names[0] = "Edema"  # too few films for a rule of its own
-    few = judge.tune(maps, probability, how, names, films, truth).set_index("finding")
+    few = judge.tune(maps, probability, settings, names, films, truth).set_index("finding")
     assert few.loc["Edema", ["rule", "smooth"]].equals(few.loc["other", ["rule", "smooth"]])
 
 
@@ -114,10 +115,10 @@ def test_variants_share_explanations_and_change_one_factor() -> None:
     assert found[0].name == "shipped"
     assert len(by) == len(found)
     assert by["explainer=occlusion"].films == 8
-    assert by["guide=0"].distil == LabelSettings(threshold="tuned", guide=0.0)
-    assert by["threshold=otsu"].distil.rule("Fracture") == Rule("otsu")
-    assert by["threshold=otsu"].distil.sigma("Fracture") == settings.sigma("Fracture")
-    assert by["smooth=0.03"].distil.sigma("Fracture") == 0.03
+    assert by["guide=0"].label_settings == LabelSettings(threshold="tuned", guide=0.0)
+    assert by["threshold=otsu"].label_settings.rule("Fracture") == Rule("otsu")
+    assert by["threshold=otsu"].label_settings.sigma("Edema") == settings.sigma("Edema")
+    assert by["smooth=0.03"].label_settings.sigma("Fracture") == 0.03
     # The shipped one, two other numbers of steps, three other baselines, three other explainers.
     assert len({v.explain for v in found}) == 9
     without_path = judge.variants(
@@ -127,28 +128,28 @@ def test_variants_share_explanations_and_change_one_factor() -> None:
     assert not [v for v in without_path if v.factor in ("steps", "baseline")]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """Films with a bright square where Lung Lesion or Fracture is."""
+def films(folder: Path, masked: bool) -> Store:
+    """Films with a bright square where Lung Lesion or Fracture is, and perhaps its mask."""
     rng, lesion = np.random.default_rng(0), np.arange(18) // 3 % 2 == 0
     squares = np.stack([square(32, *rng.integers(4, 20, 2), 6) for _ in lesion])
     grey = (rng.integers(60, 80, squares.shape) + 120 * squares).astype(np.uint8)
     findings = {"Lung Lesion": lesion, "Fracture": ~lesion}
     masks = {name: squares * there[:, None, None] for name, there in findings.items()}
     split = ["train", "valid", "test"] * 6
-    return write_films(tmp_path / "films", grey, findings, split, masks)  # type: ignore[arg-type]
+    return write_films(folder, grey, findings, masks if masked else None, split=split)
 
 
-def test_judge_scores_every_variant_and_few_films_where_asked(store: Store) -> None:
+def test_judge_scores_every_variant_and_few_films_where_asked(tmp_path: Path) -> None:
+    store, bare = (films(tmp_path / str(masked), masked) for masked in (True, False))
     model = create("tu-test_resnet", 3, "silu", "avg", 0, CPU).eval()
     models = {"a": model, "b": model}
     how, settings = ExplainerSettings(steps=1), LabelSettings(threshold="tuned", guide=0.04)
     table = judge.tuned(models, store, judge.judged_rows(store, "valid", 9), how, settings)
     assert table is not None
     assert table["n"].tolist() == [3, 3, 6]
-    wanted = judge.variants(list(models), how, settings, occluded=4)
+    tried = judge.variants(list(models), how, settings, occluded=4)
     rows = judge.judged_rows(store, "test", 9)
-    made = judge.judge(models, store, rows, wanted, judge.reference_rows(store))
+    made = judge.judge(models, store, rows, tried)
     assert set(judge.CASE_COLUMNS) == set(made.cases)
     counts = made.cases.groupby("variant")["image_id"].nunique()
     assert counts["shipped"] == 6
@@ -161,9 +162,11 @@ def test_judge_scores_every_variant_and_few_films_where_asked(store: Store) -> N
     assert list(found) == summary.SUMMARY_COLUMNS
     mean = found[(found["finding"] == "mean") & (found["explainer"] == "ig")].iloc[0]
     assert mean["hit_lo"] <= mean["hit_rate"] <= mean["hit_hi"]
-    nothing = judge.unjudged(models, store, rows, wanted[0])
-    assert nothing.cases.empty
-    np.testing.assert_array_equal(nothing.examples["label"], made.examples["label"])
+    # Without any mask there are labels to be seen, and nothing to judge them by.
+    assert judge.tuned(models, bare, rows, how, settings) is None
+    shown = judge.judge(models, bare, judge.judged_rows(bare, "test", 9), tried)
+    assert shown.cases.empty
+    np.testing.assert_array_equal(shown.examples["label"], made.examples["label"])
 
 
 def heat_of(mask: np.ndarray) -> np.ndarray:
@@ -213,7 +216,7 @@ def localized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(root: Path, out: Path, *more: str) -> int:
-    given = ["score", str(root), "--classifiers", str(root / "models"), "--size", "32"]
+    given = ["labels", "score", str(root), "--classifiers", str(root / "models"), "--size", "32"]
     return main([*given, "--out", str(out / "table.csv"), *more])
 
 

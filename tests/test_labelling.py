@@ -20,14 +20,16 @@ from dollkit.common.findings import FINDINGS
 from dollkit.common.machine import Done, Part
 from dollkit.data.images import IGNORE
 from dollkit.explanations.ensemble import (
+    EXPLAINERS,
     Explained,
     ExplainerSettings,
-    baseline_parts,
     explain_all,
     pair_settled,
 )
-from dollkit.labels import LabelSettings, LabelStore, make
+from dollkit.labels import make
 from dollkit.labels.make import make_labels
+from dollkit.labels.steps import LabelSettings
+from dollkit.labels.store import LabelStore
 from dollkit.training.classifiers import create
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -151,33 +153,34 @@ def test_films_and_classifiers_that_do_not_fit_are_named() -> None:
     ):
         with pytest.raises(InputError, match=said):
             explain_all({"a": Weighted(), "b": model}, films, [[0], [1]], ExplainerSettings())
-    for change, said in (
-        ({"kind": "red"}, "baseline"),
-        ({"explainer": "lime"}, "explainer"),
-    ):
-        with pytest.raises(InputError, match=f"parameter '{said}' is"):
-            ExplainerSettings(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"kind": "red"}, "baseline"), ({"explainer": "lime"}, "explainer"),
+     ({"rule": "gausslegendre"}, "rule"), ({"max_error": float("nan")}, "max_error"),
+     ({"unsettled": "drop"}, "unsettled"), ({"mode": "slow"}, "mode")],
+)  # fmt: skip
+def test_bad_settings_of_an_explainer_are_named(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=f"parameter '{said}' is"):
+        ExplainerSettings(**change)
 
 
 def test_each_finding_is_explained_from_its_own_baseline() -> None:
     targets = [[EDEMA, THORAX], [], [THORAX], [2, EDEMA]]
-    parts = {kind: (own, at.tolist()) for kind, own, at in baseline_parts(targets)}
-    assert parts["white"] == ([[THORAX], [], [THORAX], []], [1, 2])
-    assert parts["black"] == ([[EDEMA], [], [], [2, EDEMA]], [0, 3, 4])
     x = torch.linspace(-1, 1, 4 * SIDE * SIDE).view(4, 1, SIDE, SIDE)
     models, how = {"a": Weighted()}, ExplainerSettings(steps=2)
     made = explain_all(models, x, targets, how)
-    for kind, (_, places) in parts.items():
-        one = explain_all(models, x, targets, replace(how, kind=kind))
+    for baseline, pairs in (("white", [1, 2]), ("black", [0, 3, 4])):
+        one = explain_all(models, x, targets, replace(how, kind=baseline))
         for mixed, alone in zip(made, one, strict=True):
-            np.testing.assert_array_equal(mixed[:, places], alone[:, places])
-    assert explain_all(models, x, [[]] * 4, how).maps.shape == (1, 0, SIDE, SIDE)
+            np.testing.assert_array_equal(mixed[:, pairs], alone[:, pairs])
 
 
 SLOW = pytest.param("occlusion", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("explainer", ["ig", "gradient", "gradcam", SLOW])
+@pytest.mark.parametrize("explainer", [SLOW if e == "occlusion" else e for e in EXPLAINERS])
 def test_the_number_of_threads_moves_no_explanation(explainer: str) -> None:
     models = {
         name: create("tu-test_resnet", 5, "silu", "lse", seed, CPU).eval()
@@ -189,5 +192,6 @@ def test_the_number_of_threads_moves_no_explanation(explainer: str) -> None:
     for count in (1, 2):
         torch.set_num_threads(count)
         made.append(explain_all(models, x, [[1, 2], [3]] * 10, ExplainerSettings(explainer)))
+    assert explain_all(models, x, [[]] * 20, ExplainerSettings(explainer)).maps.shape[1] == 0
     for one, other in zip(*made, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -18,7 +18,8 @@ from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
-from dollkit.labels import LabelSettings, make
+from dollkit.labels import make
+from dollkit.labels.steps import LabelSettings
 from dollkit.labels.store import LabelStore
 from dollkit.training import weights
 from dollkit.training.augment import NONE
@@ -82,7 +83,7 @@ def test_arms_differ_in_their_targets(edema: tuple[Store, LabelStore]) -> None:
 def test_truth_needs_masks(tmp_path: Path) -> None:
     store = make_store(tmp_path / "films", 12, ("Edema",))
     labels = label_some(store, tmp_path / "labels")
-    assert pretraining.truth_if_known(store, labels) is None
+    assert pretraining.truth_if_known(store) is None
     with pytest.raises(InputError, match="phantom only"):
         pretraining.targets_of("truth", store, labels, 0)
 
@@ -97,7 +98,7 @@ def test_pretraining_learns_its_labels(
     done = pretraining.pretrain(
         net, store, rows, held, pretraining.targets_of("doll", store, labels, 0), recipe(60),
         background=0.5, dice=0.5, augmentation=NONE, folder=None,
-        truth=pretraining.truth_if_known(store, labels),
+        truth=pretraining.truth_if_known(store),
     )  # fmt: skip
     last = done.history[-1]
     assert last["valid_iou"] > 0.5
@@ -151,7 +152,7 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
 def test_what_an_arm_is_taught_is_held_against_the_truth(labelled: Labelled) -> None:
     store, labels, _ = labelled
     rows, _ = pretraining.parts(store, labels)
-    truth = pretraining.truth_if_known(store, labels)
+    truth = pretraining.truth_if_known(store)
     assert truth is not None
     assert pretraining.taught_iou(truth, truth, rows) == 1.0
 

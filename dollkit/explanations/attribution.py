@@ -44,7 +44,7 @@ class Attribution:
     settled: torch.Tensor
 
 
-def _without_path(maps: torch.Tensor, logits: torch.Tensor, targets: Targets) -> Attribution:
+def without_path(maps: torch.Tensor, logits: torch.Tensor, targets: Targets) -> Attribution:
     """Attribution of an explainer that integrates nothing: no error, no steps."""
     logit = logits.detach()[film_and_channel(targets, maps.device)]
     flat = maps.flatten(1)
@@ -106,7 +106,7 @@ def gradient(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -
     with torch.enable_grad():
         logits = model(points).float()
     maps = [grad.sum(1) for grad in _gradients(logits, points, targets)]
-    return _without_path(_of_pairs(maps, targets), logits, targets)
+    return without_path(_of_pairs(maps, targets), logits, targets)
 
 
 def gradcam(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -> Attribution:
@@ -132,7 +132,7 @@ def gradcam(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) ->
     ]
     grid = _of_pairs(grids, targets)[:, None]
     maps = F.interpolate(grid, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    return _without_path(maps, logits, targets)
+    return without_path(maps, logits, targets)
 
 
 def occlusion(
@@ -162,4 +162,4 @@ def occlusion(
         # One row per film and output: hiding a film's part moves its own outputs alone.
         maps.append(falls.view(len(films), -1, *falls.shape[1:]).sum(2))
     of_pairs = torch.cat(maps).float()[film_and_channel(targets, x.device)]
-    return _without_path(of_pairs, logits, targets)
+    return without_path(of_pairs, logits, targets)

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from dollkit.common import compute
@@ -26,9 +25,8 @@ from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.images import fit, load_image, unfit
 from dollkit.data.store_writer import unwritable
 from dollkit.explanations.ensemble import ExplainerSettings, explain_all
-from dollkit.labels import steps
-from dollkit.labels.make import find_classifiers
-from dollkit.labels.steps import LabelSettings
+from dollkit.labels.make import device_of, find_classifiers, mean_probability
+from dollkit.labels.steps import LabelSettings, maps_to_labels
 from dollkit.labels.summary import mean_interval
 from dollkit.labels.threshold_rules import Rule
 from dollkit.training.classifiers import Classifier, load_classifiers
@@ -55,9 +53,8 @@ def score_case(
     is NaN unless both masks are non-empty, ``iou_all`` only if both are empty; ``hit`` is 1 or 0,
     NaN without a mask or a map.
     """
-    inside = truth.astype(bool)
+    inside, hit = truth.astype(bool), np.nan
     called = np.zeros_like(inside)
-    hit = np.nan
     if heat is not None:
         m = unfit(heat, *truth.shape)
         low, high = float(m.min()), float(m.max())
@@ -106,14 +103,9 @@ def localisation_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def score(
-    folder: Path,
-    classifiers: Sequence[Path],
-    out: Path,
-    *,
-    split: str = "test",
-    size: int = 224,
-    cutoff: float = 0.5,
-) -> pd.DataFrame:
+    folder: Path, classifiers: Sequence[Path], out: Path, *,
+    split: str = "test", size: int = 224, cutoff: float = 0.5,
+) -> pd.DataFrame:  # fmt: skip
     """`localisation_table` of trained classifiers (see `find_classifiers`) on a data set's masks.
 
     The CSV file `out` gets the table, ``NAME.cases.csv`` beside it the cases. `size` is the side
@@ -154,39 +146,31 @@ def _masked(folder: Path, split: str) -> tuple[FilmTable, list[str]]:
 
 
 def _score_films(
-    table: FilmTable,
-    start: int,
-    known: Sequence[str],
-    models: Mapping[str, Classifier],
-    size: int,
-    cutoff: float,
-) -> pd.DataFrame:
+    table: FilmTable, start: int, known: Sequence[str], models: Mapping[str, Classifier],
+    size: int, cutoff: float,
+) -> pd.DataFrame:  # fmt: skip
     """Cases of `BATCH` films from `start` on."""
     films = table.films.iloc[start : start + BATCH]
     ids = films["image_id"].astype(str).to_list()
     native = [load_image(p, table.depths, table.any_ending) for p in films["path"]]
     images = np.stack([fit(image, size) for image in native])
-    x = compute.to_input(images, next(iter(models.values())).head.weight.device)
-    with torch.inference_mode():
-        p = torch.stack([torch.sigmoid(m(x).float()) for m in models.values()]).mean(0)
-    called = p.cpu().numpy() >= cutoff
+    x = compute.to_input(images, device_of(models))
+    called = mean_probability(models, x) >= cutoff
     truth: dict[tuple[str, str], npt.NDArray[np.uint8]] = {}
     targets: list[list[int]] = []
     for i, image in enumerate(native):
-        masks = {f: table.masks[f].iloc[start + i] for f in known}
-        masks = {f: mask for f, mask in masks.items() if mask is not None}
+        masks = {f: m for f in known if (m := table.masks[f].iloc[start + i]) is not None}
         truth |= {
             (ids[i], f): (m.load(*image.shape) == 1).astype(np.uint8) for f, m in masks.items()
         }
-        channels = [FINDINGS.index(f) for f in masks]
-        targets.append([c for c in channels if called[i, c]])
-    maps: dict[tuple[str, str], npt.NDArray[np.floating]] = {}
-    distil = LabelSettings()
+        targets.append([c for c in map(FINDINGS.index, masks) if called[i, c]])
+    of_pair: dict[tuple[str, str], npt.NDArray[np.floating]] = {}
+    settings = LabelSettings()
     if any(targets):
         made = explain_all(models, x, targets, ExplainerSettings())
-        of = np.repeat(np.arange(len(ids)), [len(channels) for channels in targets])
+        film = np.repeat(np.arange(len(ids)), [len(channels) for channels in targets])
         names = [FINDINGS[c] for channels in targets for c in channels]
-        boosted, _, _ = steps.distil(made.maps, made.probability, distil, names, images[of])
-        maps = {(ids[i], f): m for i, f, m in zip(of, names, boosted, strict=True)}
+        maps, _, _ = maps_to_labels(made.maps, made.probability, settings, names, images[film])
+        of_pair = {(ids[i], f): m for i, f, m in zip(film, names, maps, strict=True)}
     patients = dict(zip(ids, films["patient_id"].astype(str), strict=True))
-    return score_cases(maps, truth, patients, distil.rule)
+    return score_cases(of_pair, truth, patients, settings.rule)

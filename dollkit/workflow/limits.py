@@ -26,7 +26,8 @@ from dollkit.data.phantom.population import Protocol
 from dollkit.explanations import engine
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.finetuning import grid, robustness
-from dollkit.labels import LabelSettings, threshold_rules
+from dollkit.labels import threshold_rules
+from dollkit.labels.steps import LabelSettings
 from dollkit.training import imagenet, networks
 from dollkit.training.classifiers import Classifier
 from dollkit.training.recipe import Recipe

@@ -29,8 +29,9 @@ from dollkit.finetuning.run import Films, Initialisation, Job, Split
 from dollkit.finetuning.starts import starts
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.read import Radiographs
-from dollkit.labels import LabelSettings, threshold_rules
+from dollkit.labels import threshold_rules
 from dollkit.labels.make import find_classifiers, fingerprint, make_labels, rows_to_label
+from dollkit.labels.steps import LabelSettings
 from dollkit.labels.store import LabelStore
 from dollkit.training import classifiers, networks, weights
 from dollkit.training.augment import Augmentation
