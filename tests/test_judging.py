@@ -191,13 +191,11 @@ def test_protocol_of_misses_and_empty_masks() -> None:
 
 
 def test_protocol_table_means_and_intervals() -> None:
-    truth = {(f"f{i}", "Edema"): square(32, 8, 8, 8) for i in range(4)}
-    truth[("f0", "Fracture")] = square(32, 2, 2, 4)
-    truth[("f1", "Fracture")] = np.zeros((32, 32), np.uint8)
-    maps = {key: heat_of(mask) for key, mask in truth.items() if mask.any()}
-    maps[("f3", "Edema")] = heat_of(square(32, 20, 20, 8))
-    patients = {f"f{i}": f"p{i}" for i in range(4)}
-    scores = chexlocalize.score_cases(maps, truth, patients, lambda _: Rule("peak", 0.5))
+    hit, miss, unseen = (1, 1, 1), (0, 0, 0), (np.nan, np.nan, np.nan)
+    cases = [("Edema", f"p{i}", *(hit if i < 3 else miss)) for i in range(4)]
+    cases += [("Fracture", "p0", *hit), ("Fracture", "p1", *unseen)]
+    columns = ["finding", "patient_id", "iou", "iou_all", "hit"]
+    scores = pd.DataFrame(cases, columns=columns)
     table = chexlocalize.localisation_table(scores).set_index("finding")
     assert table.loc["Edema", ["iou", "hit_rate"]].tolist() == [0.75, 0.75]
     assert table.loc["Edema", ["n", "n_all", "n_hit"]].tolist() == [4, 4, 4]

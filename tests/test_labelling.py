@@ -98,14 +98,15 @@ def test_pairs_tell_steps_and_whether_they_settled(films: Any, tmp_path: Path) -
 def test_parts_write_the_shards_of_the_whole(
     films: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = label(films, tmp_path / "alone", shard=1)
+    monkeypatch.setattr(make, "SHARD", 1)
+    alone = label(films, tmp_path / "alone")
     for number in (1, 2):
         with pytest.raises(Done, match=f"part {number}/2"):
-            label(films, tmp_path / "parts", shard=1, part=Part(number, 2))
+            label(films, tmp_path / "parts", part=Part(number, 2))
     shards = sorted(f.name for f in (tmp_path / "parts/shards").glob("*.npz"))
     assert shards == ["00000.npz", "00001.npz", "00002.npz"]  # one film has no finding
     monkeypatch.setattr(make, "_label", lambda *_: 1 / 0)  # nothing is made again
-    whole = label(films, tmp_path / "parts", shard=1)
+    whole = label(films, tmp_path / "parts")
     pd.testing.assert_frame_equal(whole.pairs, alone.pairs)
     assert all((whole.label(i) == alone.label(i)).all() for i in range(4))
 

@@ -115,34 +115,20 @@ def integrated_gradients(
     prepared = prepare(model, precision, x)
     x, base = x.detach().to(prepared.wide), base.detach().to(prepared.wide)
     walker = Walker(prepared, x, base, budget_mb)
-    end = check_logits(_logits(prepared, x, walker.rows), len(x))
+    end = check_logits(prepared.logits(x, walker.rows), len(x))
     check_targets(x, targets, end.shape[1])
     # One baseline for all films is looked at once.
     few = base[:1] if baseline in ("black", "white") else base
-    start = check_logits(_logits(prepared, few, walker.rows), len(few), f"the {baseline} baseline")
+    start = check_logits(prepared.logits(few, walker.rows), len(few), f"the {baseline} baseline")
     pairs = film_and_channel(targets, x.device)
     change = (end - start)[pairs].float()
-    first, most = (steps, steps) if steps else (FIRST_STEPS[mode], most_steps)
-    limits = max_error or MAX_ERROR[mode], ERROR_FLOOR[mode]
-    maps, used, settled = _rounds(walker, targets, change, rule, first, most, *limits)
-    return Attribution(maps, _error(maps, change), end[pairs].float(), used, settled)
-
-
-def _rounds(
-    walker: Walker,
-    targets: Targets,
-    change: torch.Tensor,
-    rule: str,
-    n: int,
-    most: int,
-    max_error: float,
-    error_floor: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Maps, steps used and whether settled: `n` steps, then three times as many up to `most`."""
+    unchanged = change.abs() < MIN_LOGIT_CHANGE
+    n, most = (steps, steps) if steps else (FIRST_STEPS[mode], most_steps)
 
     def has_settled(rows: torch.Tensor, coarse: torch.Tensor | None, dice: float) -> torch.Tensor:
         fine = maps[rows]
-        settled = _error(fine, change[rows], error_floor) <= max_error
+        error = _error(fine, change[rows], ERROR_FLOOR[mode])
+        settled = error <= (max_error or MAX_ERROR[mode])
         settled &= fine.amax((1, 2)) > fine.amin((1, 2))
         return settled if coarse is None else settled & (mask_dice(coarse, fine).amin(1) >= dice)
 
@@ -150,26 +136,26 @@ def _rounds(
     sums = torch.cat(walker.sums(targets, path_rule(rule, n)[0], columns))
     maps = sums.sum(1)
     used = torch.full_like(change, n, dtype=torch.int64)
-    unchanged = change.abs() < MIN_LOGIT_CHANGE
-    everything = torch.arange(len(change), device=change.device)
+    everything = torch.arange(len(change), device=x.device)
     settled = has_settled(everything, sums[:, 0] if columns.shape[1] > 1 else None, first_dice)
     del sums
-    films, channels = (part.tolist() for part in film_and_channel(targets, change.device))
     while 3 * n <= most:
         left = (~settled & ~unchanged).nonzero()[:, 0]
         if not len(left):
             break
         unsettled: list[list[int]] = [[] for _ in targets]
-        for pair in left.tolist():
-            unsettled[films[pair]].append(channels[pair])
-        added = added_nodes(n)
+        for film, channel in zip(*(part[left].tolist() for part in pairs), strict=True):
+            unsettled[film].append(channel)
+        # Every third midpoint of 3 n steps is one of n.
+        added = path_rule(rule, 3 * n)[0][np.arange(3 * n) % 3 != 1]
         weights = np.full((len(added), 1), 1 / (3 * n))
         coarse = maps[left]
         maps[left] = coarse / 3 + torch.cat(walker.sums(unsettled, added, weights))[:, 0]
         n *= 3
         used[left] = n
         settled[left] = has_settled(left, coarse, DICE_N_VS_3N)
-    return maps, used, settled & ~unchanged
+    settled &= ~unchanged
+    return Attribution(maps, _error(maps, change), end[pairs].float(), used, settled)
 
 
 def _columns(n: int, rule: str) -> tuple[Floats, float]:
@@ -191,11 +177,6 @@ def _columns(n: int, rule: str) -> tuple[Floats, float]:
 def _error(maps: torch.Tensor, change: torch.Tensor, floor: float = 1e-6) -> torch.Tensor:
     gap = (maps.double().sum((1, 2)) - change).abs()
     return (gap / change.abs().clamp_min(floor)).float()
-
-
-def _logits(prepared: Prepared, x: torch.Tensor, rows: int) -> torch.Tensor:
-    # A pass without gradients takes less memory than one of the walk with as many rows.
-    return torch.cat([prepared.logits(part) for part in x.split(rows)])
 
 
 def check(steps: int, rule: str, max_error: float, most_steps: int, mode: str = "exact") -> None:
@@ -326,12 +307,6 @@ def path_rule(rule: str, steps: int) -> tuple[Floats, Floats]:
         return (np.arange(steps) + 0.5) / steps, np.full(steps, 1.0 / steps)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     return (nodes + 1) / 2, weights / 2
-
-
-def added_nodes(steps: int) -> Floats:
-    """Midpoints of ``3 * steps`` that are not among those of `steps`: every third one is."""
-    added: Floats = path_rule("midpoint", 3 * steps)[0][np.arange(3 * steps) % 3 != 1]
-    return added
 
 
 def baseline_films(x: torch.Tensor, baseline: str) -> torch.Tensor:

@@ -8,7 +8,7 @@ default) or wherever one of them is; the hit rate asks whether the map's maximum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,9 +40,6 @@ SCORES = (("iou", "iou", "n"), ("iou_all", "iou_all", "n_all"), ("hit", "hit_rat
 """Score of a case, its mean in the table, and the number of films behind it."""
 BATCH = 8
 
-Maps = Mapping[tuple[str, str], npt.NDArray[np.floating]]
-Masks = Mapping[tuple[str, str], npt.NDArray[np.uint8]]
-
 
 def score_case(
     heat: npt.NDArray[np.floating] | None, truth: npt.NDArray[np.uint8], rule: Rule
@@ -69,23 +66,8 @@ def score_case(
     return {"iou": overlap if both else np.nan, "iou_all": overlap, "hit": hit}
 
 
-def score_cases(
-    maps: Maps, truth: Masks, patients: Mapping[str, str], rule: Callable[[str], Rule]
-) -> pd.DataFrame:
-    """Scores of every (film, finding) with a known mask, with the columns `CASE_COLUMNS`.
-
-    No map means not called, an empty mask that the finding is not there. `rule` of each finding.
-    """
-    rows = [
-        {"image_id": film, "patient_id": patients[film], "finding": finding}
-        | score_case(maps.get((film, finding)), mask, rule(finding))
-        for (film, finding), mask in truth.items()
-    ]
-    return pd.DataFrame(rows, columns=CASE_COLUMNS)
-
-
 def localisation_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means per finding of `score_cases`, then their ``mean``, with the columns `COLUMNS`.
+    """Means per finding of cases (`CASE_COLUMNS`), then their ``mean``: columns `COLUMNS`.
 
     With 95 % bootstrap intervals over patients; n, n_all and n_hit count the films behind iou,
     iou_all and hit_rate.
@@ -149,28 +131,36 @@ def _score_films(
     table: FilmTable, start: int, known: Sequence[str], models: Mapping[str, Classifier],
     size: int, cutoff: float,
 ) -> pd.DataFrame:  # fmt: skip
-    """Cases of `BATCH` films from `start` on."""
+    """Cases of `BATCH` films from `start` on, with the columns `CASE_COLUMNS`.
+
+    No map means not called, an empty mask that the finding is not there.
+    """
     films = table.films.iloc[start : start + BATCH]
-    ids = films["image_id"].astype(str).to_list()
     native = [load_image(p, table.depths, table.any_ending) for p in films["path"]]
     images = np.stack([fit(image, size) for image in native])
     x = compute.to_input(images, device_of(models))
     called = mean_probability(models, x) >= cutoff
-    truth: dict[tuple[str, str], npt.NDArray[np.uint8]] = {}
-    targets: list[list[int]] = []
-    for i, image in enumerate(native):
-        masks = {f: m for f in known if (m := table.masks[f].iloc[start + i]) is not None}
-        truth |= {
-            (ids[i], f): (m.load(*image.shape) == 1).astype(np.uint8) for f, m in masks.items()
-        }
-        targets.append([c for c in map(FINDINGS.index, masks) if called[i, c]])
-    of_pair: dict[tuple[str, str], npt.NDArray[np.floating]] = {}
-    settings = LabelSettings()
+    masks = [
+        {f: m for f in known if (m := table.masks[f].iloc[start + i]) is not None}
+        for i in range(len(films))
+    ]
+    targets = [
+        [c for c in map(FINDINGS.index, of_film) if calls[c]]
+        for of_film, calls in zip(masks, called, strict=True)
+    ]
+    settings, maps = LabelSettings(), {}
     if any(targets):
         made = explain_all(models, x, targets, ExplainerSettings())
-        film = np.repeat(np.arange(len(ids)), [len(channels) for channels in targets])
-        names = [FINDINGS[c] for channels in targets for c in channels]
-        maps, _, _ = maps_to_labels(made.maps, made.probability, settings, names, images[film])
-        of_pair = {(ids[i], f): m for i, f, m in zip(film, names, maps, strict=True)}
-    patients = dict(zip(ids, films["patient_id"].astype(str), strict=True))
-    return score_cases(of_pair, truth, patients, settings.rule)
+        pairs = [(i, FINDINGS[c]) for i, channels in enumerate(targets) for c in channels]
+        film, names = [i for i, _ in pairs], [f for _, f in pairs]
+        given = made.maps, made.probability, settings, names, images[film]
+        maps = dict(zip(pairs, maps_to_labels(*given)[0], strict=True))
+    rows = []
+    for i, of_film in enumerate(masks):
+        about = {c: str(films[c].iloc[i]) for c in ("image_id", "patient_id")}
+        for f, mask in of_film.items():
+            truth = (mask.load(*native[i].shape) == 1).astype(np.uint8)
+            rows.append(
+                about | {"finding": f} | score_case(maps.get((i, f)), truth, settings.rule(f))
+            )
+    return pd.DataFrame(rows, columns=CASE_COLUMNS)

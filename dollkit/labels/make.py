@@ -95,17 +95,15 @@ def make_labels(
     settings: LabelSettings,
     folder: Path,
     weights: Mapping[str, str],
-    shard: int = SHARD,
     part: Part | None = None,
     out: Path | None = None,
     **about: str | dict[str, str],
 ) -> LabelStore:
     """Label rows of a film store; a killed call goes on where it stopped.
 
-    `folder` gets ``shards/`` (of `shard` films each) while working and the labels at the end, in
-    `out` (None: ``store/``). `weights`, the sha256 of each classifier's weights, and `about` are
-    kept with the labels. With a `part`, the share of this process, its shards are written, none are
-    joined, and `Done` is raised.
+    `folder` gets ``shards/`` while working and the labels at the end, in `out` (None: ``store/``).
+    `weights`, the sha256 of each classifier's weights, and `about` are kept with the labels. With
+    the share of one process, `part`, its shards are written, none are joined, and `Done` is raised.
     """
     positive = rows[(store.states[rows] == POSITIVE).any(1)]
     if not len(positive):
@@ -114,9 +112,9 @@ def make_labels(
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     shards = {}
     bar = tqdm(total=len(positive), desc="labels", unit="film", disable=None)
-    for number, start in enumerate(range(0, len(positive), shard)):
+    for number, start in enumerate(range(0, len(positive), SHARD)):
         if part is None or part.takes(number):
-            films = positive[start : start + shard]
+            films = positive[start : start + SHARD]
             path = folder / "shards" / f"{number:05d}.npz"
             key = fingerprint(made_by, code, films.tolist(), store.states[films].tolist())
             shards[path] = key
@@ -185,11 +183,12 @@ def find_classifiers(folders: Sequence[Path]) -> dict[str, Path]:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder: give folders with weights.safetensors")
-        inner = sorted(f for f in folder.iterdir() if (f / "weights.safetensors").is_file())
-        listed = [folder] if (folder / "weights.safetensors").is_file() else inner
-        if not listed:
+        trained = [
+            f for f in (folder, *sorted(folder.iterdir())) if (f / "weights.safetensors").is_file()
+        ]
+        if not trained:
             raise InputError(f"{folder}: no weights.safetensors here: train a classifier first")
-        for one in listed:
+        for one in trained[:1] if trained[0] == folder else trained:
             name = one.resolve().name
             if name in found:
                 raise InputError(f"{one}: a second classifier named {name!r}: rename its folder")
@@ -232,13 +231,16 @@ def make(
     if (store.states == NOT_MENTIONED).all():
         positive = f"called by the classifiers (mean probability above {CALLED:g})"
         log.info("no findings given: positive is what is %s", positive)
-        store.states = calls(models, store)
+        device = device_of(models)
+        for i in tqdm(range(0, len(store), 64), desc="calls", disable=None):
+            x = compute.to_input(store.images[i : i + 64], device)
+            store.states[i : i + 64] = mean_probability(models, x) > CALLED
     rows = np.flatnonzero((store.states == POSITIVE).any(1))
     if not len(rows):
         raise InputError(f"{films}: no film has a positive finding: give findings in films.csv")
     log.info("%d of %d films have a positive finding", len(rows), len(store))
     labels = make_labels(
-        models, store, rows, how, settings, out, weights, shard=SHARD, out=out, code=code,
+        models, store, rows, how, settings, out, weights, out=out, code=code,
         positives=positive, source=store.made_from.get("source", "unknown"),
     )  # fmt: skip
     shutil.rmtree(out / "shards", ignore_errors=True)
@@ -274,12 +276,3 @@ def open_films(films: Path, built: Path, size: int | None) -> Store:
     table = films_of("folder", ids, [films / name for name in names], names)
     table["split"] = split_by_share(table["patient_id"])
     return open_store(build_store(FilmTable("folder", table, films), built, size))
-
-
-def calls(models: Mapping[str, Classifier], store: Store, batch: int = 64) -> npt.NDArray[np.int8]:
-    """(n, 14) states: 1 where the classifiers' mean probability is above `CALLED`, else 0."""
-    device, states = device_of(models), np.zeros_like(store.states)
-    for start in tqdm(range(0, len(store), batch), desc="calls", disable=None):
-        x = compute.to_input(store.images[start : start + batch], device)
-        states[start : start + batch] = mean_probability(models, x) > CALLED
-    return states

@@ -163,8 +163,7 @@ def write_shard(path: Path, pairs: pd.DataFrame, labels: U8, key: str = "") -> N
     table["ignored"] = (labels == IGNORE).mean((1, 2), dtype=np.float32)
     for column in pairs.columns.difference(table.columns, sort=False):
         table[column] = pairs[column]
-    header = table[:0].to_csv(index=False, lineterminator="\n").encode()
-    text = table.to_csv(index=False, header=False, lineterminator="\n").encode()
+    text = table.to_csv(index=False, lineterminator="\n").encode()
     records = [encode(label) for label in labels]
     # A name of its own: two processes at the same shard must not write into one file.
     part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
@@ -175,7 +174,6 @@ def write_shard(path: Path, pairs: pd.DataFrame, labels: U8, key: str = "") -> N
             size=np.array(labels.shape[-1]),
             planes=np.frombuffer(b"".join(records), np.uint8),
             ends=np.cumsum([len(r) for r in records]),
-            header=np.frombuffer(header, np.uint8),
             pairs=np.frombuffer(text, np.uint8),
         )
         part.replace(path)
@@ -239,7 +237,8 @@ def _join(shards: Mapping[Path, str], parts: Mapping[str, Path]) -> int:
         for path, key in shards.items():
             try:
                 shard = read(path)
-                size, header = int(shard["size"]), shard["header"].tobytes()
+                size = int(shard["size"])
+                header, _, rows = shard["pairs"].tobytes().partition(b"\n")
                 ends.append(shard["ends"] + total)
                 if str(shard["key"]) != key:
                     raise ValueError("another process has written it since")
@@ -248,7 +247,7 @@ def _join(shards: Mapping[Path, str], parts: Mapping[str, Path]) -> int:
             kinds.add((size, header))
             if len(kinds) > 1:
                 raise InputError(f"{path}: other size or columns than those before: {AGAIN}")
-            table.write(shard["pairs"].data if total else header + shard["pairs"].tobytes())
+            table.write(rows if total else shard["pairs"].data)
             planes.write(shard["planes"].data)
             total += len(shard["planes"])
         planes.seek(0)
