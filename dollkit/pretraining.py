@@ -71,18 +71,13 @@ def _shuffled(store: Store, labels: LabelStore, seed: int) -> Targets:
 
 
 def _prior(store: Store, labels: LabelStore) -> Targets:
-    size = labels.size
-    drawn = np.zeros((len(FINDINGS), size, size), np.uint8)
+    drawn = np.zeros((len(FINDINGS), labels.size, labels.size), np.uint8)
     finding = labels.pairs["finding"].to_numpy()
     for c, f in enumerate(FINDINGS):
         pairs = np.flatnonzero(finding == f)[:500]
         if len(pairs):
-            known, inside = np.zeros((2, size, size))
-            for p in pairs:
-                label = labels.label(int(p))
-                known += label != IGNORE
-                inside += label == 1
-            mean = inside / np.maximum(known, 1)
+            label = np.stack([labels.label(int(p)) for p in pairs])
+            mean = (label == 1).sum(0) / np.maximum((label != IGNORE).sum(0), 1)
             drawn[c] = mean > np.quantile(mean, 1 - mean.mean())
     has = np.zeros((len(store.films), len(FINDINGS)), bool)
     has[labels.pairs["row"].to_numpy(), [FINDINGS.index(f) for f in finding]] = True

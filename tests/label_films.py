@@ -53,3 +53,9 @@ def write_films(
 def noise(n: int, size: int = 32, seed: int = 0) -> np.ndarray:
     """(n, size, size) uint8 grey values."""
     return np.random.default_rng(seed).integers(0, 256, (n, size, size)).astype(np.uint8)
+
+
+def bump(y: float, x: float, sigma: float) -> np.ndarray:
+    """A Gaussian as a map (40, 40) float32."""
+    yy, xx = np.mgrid[:40, :40]
+    return np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * sigma**2)).astype(np.float32)

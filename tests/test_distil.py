@@ -17,6 +17,7 @@ from dollkit.labels import steps, threshold_rules
 from dollkit.labels.steps import LabelSettings
 from dollkit.labels.threshold_rules import Rule
 from dollkit.training import metrics
+from tests.label_films import bump
 
 S = 40
 
@@ -24,11 +25,6 @@ S = 40
 def disc(y: float, x: float, r: float) -> np.ndarray:
     yy, xx = np.mgrid[:S, :S]
     return ((yy - y) ** 2 + (xx - x) ** 2 <= r * r).astype(np.uint8)
-
-
-def bump(y: float, x: float, sigma: float) -> np.ndarray:
-    yy, xx = np.mgrid[:S, :S]
-    return np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * sigma**2)).astype(np.float32)
 
 
 def test_scale_of_evidence_against_of_nothing_and_of_a_single_pixel() -> None:

@@ -20,7 +20,7 @@ from dollkit.training import metrics
 from dollkit.training.classifiers import create
 from dollkit.workflow.cli import main
 from tests.chexpert_trees import localized_tree
-from tests.label_films import write_films, write_models
+from tests.label_films import bump, write_films, write_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,11 +32,6 @@ def square(s: int, top: int, left: int, side: int) -> np.ndarray:
     m = np.zeros((s, s), np.uint8)
     m[top : top + side, left : left + side] = 1
     return m
-
-
-def bump(y: float, x: float, sigma: float) -> np.ndarray:
-    yy, xx = np.mgrid[:S, :S]
-    return np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * sigma**2)).astype(np.float32)
 
 
 def test_chance_is_what_random_maps_reach() -> None:
@@ -204,45 +199,35 @@ def test_protocol_table_means_and_intervals() -> None:
     assert table.loc["Edema", "iou_lo"] < 0.75 < table.loc["Edema", "iou_hi"] <= 1.0
 
 
-@pytest.fixture(scope="module")
-def localized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CheXlocalize's tree of one film with ten masks, and classifiers ``a`` and ``b``."""
-    root = tmp_path_factory.mktemp("localized")
-    localized_tree(root)
-    write_models(root / "models")
-    return root
-
-
-def score(root: Path, out: Path, *more: str) -> int:
-    given = ["labels", "score", str(root), "--classifiers", str(root / "models"), "--size", "32"]
-    return main([*given, "--out", str(out / "table.csv"), *more])
-
-
 def test_every_finding_of_a_data_set_is_scored(
-    localized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """CheXlocalize's tree of one film with ten masks, and two classifiers."""
+    localized_tree(tmp_path)
+    models = write_models(tmp_path / "models")
     monkeypatch.setenv("DOLLKIT_DEVICE", "cpu")
-    assert score(localized, tmp_path, "--cutoff", "0") == 0  # all called
+
+    def score(*more: str) -> int:
+        given = ["labels", "score", str(tmp_path), "--classifiers", str(models), "--size", "32"]
+        return main([*given, "--out", str(tmp_path / "table.csv"), *more])
+
+    assert score("--cutoff", "0") == 0  # all called
     cases = pd.read_csv(tmp_path / "table.cases.csv")
     assert len(cases) == 10
     assert cases["iou"].notna().sum() == 2  # Edema and Lung Opacity have a mask that is not empty
     table = pd.read_csv(tmp_path / "table.csv")
     assert list(table) == chexlocalize.COLUMNS
     assert table.iloc[-1][["finding", "n"]].tolist() == ["mean", 2]
-    assert score(localized, tmp_path, "--cutoff", "0.999") == 0  # nothing called
+    assert score("--cutoff", "0.999") == 0  # nothing called
     cases = pd.read_csv(tmp_path / "table.cases.csv").set_index("finding")
     assert cases.loc["Edema", "iou_all"] == 0
     assert cases["iou_all"].notna().sum() == 2  # where both are empty there is nothing to judge
-
-
-def test_bad_scores_end_in_one_line(
-    localized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     for more, message in (
         (["--cutoff", "1"], "parameter 'cutoff' is 1.0"),
         (["--split", "train"], "no film of split 'train' has a mask"),
     ):
-        assert score(localized, tmp_path, *more) == 2
+        capsys.readouterr()
+        assert score(*more) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1

@@ -95,7 +95,7 @@ def test_pairs_tell_steps_and_whether_they_settled(films: Any, tmp_path: Path) -
     assert (kept.label(2) == 1).any()
 
 
-def test_parts_write_the_shards_of_the_whole(
+def test_shards_are_made_once_whoever_makes_them_unless_code_or_findings_change(
     films: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(make, "SHARD", 1)
@@ -103,31 +103,20 @@ def test_parts_write_the_shards_of_the_whole(
     for number in (1, 2):
         with pytest.raises(Done, match=f"part {number}/2"):
             label(films, tmp_path / "parts", part=Part(number, 2))
-    shards = sorted(f.name for f in (tmp_path / "parts/shards").glob("*.npz"))
-    assert shards == ["00000.npz", "00001.npz", "00002.npz"]  # one film has no finding
-    monkeypatch.setattr(make, "_label", lambda *_: 1 / 0)  # nothing is made again
+    made: list[int] = []
+    real, code = make._label, make.code_of([make.__name__])
+    monkeypatch.setattr(make, "_label", lambda *given: (made.append(1), real(*given))[1])
     whole = label(films, tmp_path / "parts")
+    assert not made
     pd.testing.assert_frame_equal(whole.pairs, alone.pairs)
     assert all((whole.label(i) == alone.label(i)).all() for i in range(4))
-
-
-def test_shards_of_other_code_or_findings_are_made_again(
-    films: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-    real = make._label
-    monkeypatch.setattr(make, "_label", lambda *given: (made.append(1), real(*given))[1])
-    code = make.code_of([make.__name__])
-    assert {"dollkit/labels/steps.py", "dollkit/explanations/ensemble.py"} <= set(code)
-    label(films, tmp_path)
-    label(films, tmp_path)
-    assert len(made) == 1
     films.states[0, FRACTURE] = 1
-    label(films, tmp_path)
-    assert len(made) == 2
+    label(films, tmp_path / "parts")
+    assert len(made) == 1
+    assert {"dollkit/labels/steps.py", "dollkit/explanations/ensemble.py"} <= set(code)
     monkeypatch.setattr(make, "code_of", lambda _: code | {"dollkit/labels/steps.py": "another"})
-    label(films, tmp_path)
-    assert len(made) == 3
+    label(films, tmp_path / "parts")
+    assert len(made) == 1 + 3  # one film has no finding
 
 
 def test_a_pair_has_settled_if_the_maps_have_that_count() -> None:

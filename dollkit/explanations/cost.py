@@ -27,7 +27,7 @@ from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.store import Store
-from dollkit.explanations.attribution import Attribution, Targets, film_and_channel
+from dollkit.explanations.attribution import Targets, film_and_channel
 from dollkit.explanations.engine import (
     BUDGET_MB,
     baseline_films,
@@ -82,17 +82,46 @@ def measure(
         fastest = "bfloat16" if compute.computes_bfloat16(x.device) else "float32"
         precisions = {"fast": fastest, "exact": "float32"}
         modes = {mode: {"mode": mode, "precision": p} for mode, p in precisions.items()}
-    settings: dict[str, Any] = {"baseline": baseline, "budget_mb": budget_mb}
+    first = list(accumulate(map(len, targets), initial=0))
     table = {}
     for name, model in models.items():
         began = time.perf_counter()
-        walk = partial(integrated_gradients, model, x, targets, **settings)
-        walks = {mode: partial(walk, **own) for mode, own in modes.items()}
+        walk = partial(
+            integrated_gradients, model, x, targets, baseline=baseline, budget_mb=budget_mb
+        )
+        walks = {mode: partial(walk, **settings) for mode, settings in modes.items()}
         reference = walk(steps=reference_steps).maps
-        captum = partial(captum_maps, model, baseline=baseline)
-        table[name] = _in_turns(captum, walks, x, targets, rounds, captum_films, reference)
-        ratios = ", ".join(f"{mode} {table[name][mode]['ratio']:.1f}" for mode in modes)
-        log.info("%s: %s times captum (%.0f s)", name, ratios, time.perf_counter() - began)
+        attributions = {mode: run() for mode, run in walks.items()}
+        peaks = {mode: peak_mb(run, x.device) for mode, run in walks.items()}
+        captum_maps(model, x[:1], targets[:1], baseline)
+        seconds: dict[str, list[float]] = {way: [] for way in ("captum", *walks)}
+        dice: list[torch.Tensor] = []
+        for turn in range(rounds):
+            films = sorted({(turn * captum_films + i) % len(x) for i in range(captum_films)})
+            wanted = [targets[i] for i in films]
+            took, maps = timed(partial(captum_maps, model, x[films], wanted, baseline), x.device)
+            seconds["captum"].append(took / sum(map(len, wanted)))
+            same = torch.cat([reference[first[i] : first[i + 1]] for i in films])
+            dice.append(mask_dice(maps, same))
+            for mode, run in walks.items():
+                seconds[mode].append(timed(run, x.device)[0] / len(reference))
+        row: dict[str, dict[str, Any]]
+        row = {way: {"seconds_per_pair": statistics.median(s)} for way, s in seconds.items()}
+        row["captum"] |= _mean_min(torch.cat(dice))
+        for mode, a in attributions.items():
+            ratios = [c / e for c, e in zip(seconds["captum"], seconds[mode], strict=True)]
+            row[mode] |= {
+                "ratio": statistics.median(ratios),
+                **_mean_min(mask_dice(a.maps, reference)),
+                "error_median": a.error.quantile(0.5).item(),
+                "error_p95": a.error.quantile(0.95).item(),
+                "steps_mean": a.steps.double().mean().item(),
+                "unsettled": (~a.settled).double().mean().item(),
+                "peak_mb": peaks[mode],
+            }
+        table[name] = row
+        told = ", ".join(f"{mode} {row[mode]['ratio']:.1f}" for mode in modes)
+        log.info("%s: %s times captum (%.0f s)", name, told, time.perf_counter() - began)
     overall = {
         mode: {
             "ratio": statistics.geometric_mean(row[mode]["ratio"] for row in table.values()),
@@ -110,51 +139,6 @@ def measure(
         "rounds": rounds,
         "reference_steps": reference_steps,
     }
-
-
-def _in_turns(
-    captum: Callable[..., torch.Tensor],
-    walks: Mapping[str, Callable[[], Attribution]],
-    x: torch.Tensor,
-    targets: Targets,
-    rounds: int,
-    captum_films: int,
-    reference: torch.Tensor,
-) -> dict[str, Any]:
-    """Row of `measure`'s table."""
-    attributions = {mode: walk() for mode, walk in walks.items()}
-    peaks = {mode: peak_mb(walk, x.device) for mode, walk in walks.items()}
-    captum(x[:1], targets[:1])
-    seconds: dict[str, list[float]] = {way: [] for way in ("captum", *walks)}
-    dice: list[torch.Tensor] = []
-    first = list(accumulate(map(len, targets), initial=0))
-    for turn in range(rounds):
-        films = sorted({(turn * captum_films + i) % len(x) for i in range(captum_films)})
-        of_films = [targets[i] for i in films]
-        took, maps = timed(partial(captum, x[films], of_films), x.device)
-        seconds["captum"].append(took / sum(map(len, of_films)))
-        same = torch.cat([reference[first[i] : first[i + 1]] for i in films])
-        dice.append(mask_dice(maps, same))
-        for mode, walk in walks.items():
-            seconds[mode].append(timed(walk, x.device)[0] / len(reference))
-    row: dict[str, Any] = {
-        "captum": {
-            "seconds_per_pair": statistics.median(seconds["captum"]), **_mean_min(torch.cat(dice))
-        }
-    }  # fmt: skip
-    for mode, a in attributions.items():
-        ratios = [c / e for c, e in zip(seconds["captum"], seconds[mode], strict=True)]
-        row[mode] = {
-            "seconds_per_pair": statistics.median(seconds[mode]),
-            "ratio": statistics.median(ratios),
-            **_mean_min(mask_dice(a.maps, reference)),
-            "error_median": a.error.quantile(0.5).item(),
-            "error_p95": a.error.quantile(0.95).item(),
-            "steps_mean": a.steps.double().mean().item(),
-            "unsettled": (~a.settled).double().mean().item(),
-            "peak_mb": peaks[mode],
-        }
-    return row
 
 
 def captum_maps(
