@@ -14,8 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dollkit.classifiers import model as classifiers
-from dollkit.classifiers.model import Classifier, load_classifier, load_classifiers
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
@@ -23,8 +21,9 @@ from dollkit.data.store import Store, open_store
 from dollkit.explanations.attribution import Targets
 from dollkit.explanations.cost import CAPTUM_STEPS, captum_maps, films_of, measure
 from dollkit.explanations.engine import integrated_gradients
-from dollkit.training import weights
+from dollkit.training import classifiers, weights
 from dollkit.training.augment import Augmentation
+from dollkit.training.classifiers import Classifier, load_classifier, load_classifiers
 from dollkit.training.recipe import Recipe
 from dollkit.workflow.stage import read_manifest
 
@@ -179,7 +178,7 @@ def differences(
         and ``float64``, the same precision on both sides; ``captum``, its float32 maps against
         its own in float64.
     """
-    how: dict[str, Any] = {"kind": "black", "steps": CAPTUM_STEPS, "rule": "gausslegendre"}
+    how: dict[str, Any] = {"baseline": "black", "steps": CAPTUM_STEPS, "rule": "gausslegendre"}
     single = captum_maps(model, x, targets, "black", AT_ONCE)
     double = captum_maps(copy.deepcopy(model).double(), x.double(), targets, "black", AT_ONCE)
     maps = {

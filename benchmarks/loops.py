@@ -14,10 +14,9 @@ from torch import nn
 
 from benchmarks import interleaved, median, ratio
 from benchmarks.attribution import TrainedRun
-from dollkit.classifiers import model as classifiers
 from dollkit.common import compute
 from dollkit.common.findings import apply_policy
-from dollkit.training import fit
+from dollkit.training import classifiers, fit
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.fit import TrainingResult
 from dollkit.training.recipe import Batch, Recipe, batch_indices, optimiser_of

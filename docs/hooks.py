@@ -36,7 +36,6 @@ GROUPS = {
     "Common": "common",
     "Data": "data",
     "Training": "training",
-    "Classifiers": "classifiers",
     "Explanations": "explanations",
     "Labels": "labels",
     "Pre-training": "pretraining",

@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dollkit.classifiers.model import load_classifier, load_classifiers, transfer_encoder
 from dollkit.common import OWN_LABELS, PRETRAINED, compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, UNCERTAIN
@@ -21,11 +20,12 @@ from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.explanations.ensemble import ExplainerSettings
-from dollkit.labels import LabelSettings
 from dollkit.labels.make import make_labels
+from dollkit.labels.steps import LabelSettings
 from dollkit.labels.store import LabelStore
 from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
+from dollkit.training.classifiers import load_classifier, load_classifiers, transfer_encoder
 from dollkit.training.fit import TrainingResult, fit
 from dollkit.training.recipe import Batch, Recipe, batch_indices, weighted_bce_dice
 
@@ -62,34 +62,28 @@ def _shuffled(store: Store, labels: LabelStore, seed: int) -> Targets:
     turned = np.random.default_rng(compute.derive(seed, 4)).permutation(len(rows))
     other = dict(zip(rows[turned].tolist(), rows[np.roll(turned, 1)].tolist(), strict=True))
 
-    def shuffled(asked: Rows) -> U8:
-        swapped = np.array([other[int(r)] for r in asked])
+    def shuffled(rows: Rows) -> U8:
+        swapped = np.array([other[int(r)] for r in rows])
         return labels.targets(swapped, store.states[swapped])
 
     return shuffled
 
 
 def _prior(store: Store, labels: LabelStore) -> Targets:
-    size = int(labels.meta["size"])
-    drawn = np.zeros((len(FINDINGS), size, size), np.uint8)
+    drawn = np.zeros((len(FINDINGS), labels.size, labels.size), np.uint8)
     finding = labels.pairs["finding"].to_numpy()
     for c, f in enumerate(FINDINGS):
         pairs = np.flatnonzero(finding == f)[:500]
         if len(pairs):
-            known, inside = np.zeros((2, size, size))
-            for p in pairs:
-                label = labels.label(int(p))
-                known += label != IGNORE
-                inside += label == 1
-            mean = inside / np.maximum(known, 1)
-            level = np.quantile(mean, 1 - mean.mean())
-            drawn[c] = mean > level
+            label = np.stack([labels.label(int(p)) for p in pairs])
+            mean = (label == 1).sum(0) / np.maximum((label != IGNORE).sum(0), 1)
+            drawn[c] = mean > np.quantile(mean, 1 - mean.mean())
     has = np.zeros((len(store.films), len(FINDINGS)), bool)
     has[labels.pairs["row"].to_numpy(), [FINDINGS.index(f) for f in finding]] = True
 
-    def prior(asked: Rows) -> U8:
-        out = has[asked][:, :, None, None] * drawn
-        out[(store.states[asked] == UNCERTAIN) & ~has[asked]] = IGNORE  # as in the labels
+    def prior(rows: Rows) -> U8:
+        out = has[rows][:, :, None, None] * drawn
+        out[(store.states[rows] == UNCERTAIN) & ~has[rows]] = IGNORE  # as in the labels
         return out
 
     return prior
@@ -103,15 +97,15 @@ def _truth(store: Store) -> Targets:
             "the phantom only"
         )
 
-    def truth(asked: Rows) -> U8:
-        out = np.full((len(asked), len(FINDINGS), store.size, store.size), IGNORE, np.uint8)
-        out[:, 1:] = store.masks(asked, list(PATHOLOGIES))
+    def truth(rows: Rows) -> U8:
+        out = np.full((len(rows), len(FINDINGS), store.size, store.size), IGNORE, np.uint8)
+        out[:, 1:] = store.masks(rows, list(PATHOLOGIES))
         return out
 
     return truth
 
 
-def truth_if_known(store: Store, labels: LabelStore) -> Targets | None:
+def truth_if_known(store: Store) -> Targets | None:
     """True masks, to watch pre-training by, where the data set has them; else None."""
     return _truth(store) if set(PATHOLOGIES) <= set(store.mask_classes) else None
 
@@ -122,7 +116,7 @@ def taught_iou(targets: Targets, truth: Targets, rows: Rows) -> float:
     As ``valid_true_iou`` of the network's own output: pixels that the arm ignores are not drawn,
     and a film without the finding does not count.
     """
-    return _mean([_overlap(targets(some) == 1, truth(some)) for some in _in_turns(rows)])
+    return _mean([_overlap(targets(part) == 1, truth(part)) for part in _parts(rows)])
 
 
 def folders_of(folder: Path, repeats: int) -> list[Path]:
@@ -130,18 +124,18 @@ def folders_of(folder: Path, repeats: int) -> list[Path]:
 
     The first one goes into the folder itself. What is left of a run with more is deleted.
     """
-    wanted = [folder, *(folder / f"{REPEAT}{number}" for number in range(1, repeats))]
-    for old in set(folder.glob(f"{REPEAT}*")) - set(wanted):
+    folders = [folder, *(folder / f"{REPEAT}{number}" for number in range(1, repeats))]
+    for old in set(folder.glob(f"{REPEAT}*")) - set(folders):
         shutil.rmtree(old)
-    for one in wanted:
-        one.mkdir(parents=True, exist_ok=True)
-    return wanted
+    for repeat in folders:
+        repeat.mkdir(parents=True, exist_ok=True)
+    return folders
 
 
 def made_in(folder: Path) -> list[Path]:
     """Folders of an arm's networks, in the order of their seeds."""
-    found = [f.parent for f in folder.glob(f"{REPEAT}*/{weights.FILE}")]
-    return [folder, *sorted(found, key=lambda f: int(f.name.removeprefix(REPEAT)))]
+    repeats = [f.parent for f in folder.glob(f"{REPEAT}*/{weights.FILE}")]
+    return [folder, *sorted(repeats, key=lambda f: int(f.name.removeprefix(REPEAT)))]
 
 
 def parts(store: Store, labels: LabelStore) -> tuple[Rows, Rows]:
@@ -184,9 +178,9 @@ def pretrain(
     """
     device = next(net.parameters()).device
 
-    def load(asked: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        x = compute.to_input(store.images[asked], device)
-        return x, torch.from_numpy(targets(asked)).to(device)
+    def load(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        x = compute.to_input(store.images[rows], device)
+        return x, torch.from_numpy(targets(rows)).to(device)
 
     def sample(step: int) -> Batch:
         pick = batch_indices(len(rows), recipe.batch, step, recipe.seed).numpy()
@@ -199,14 +193,14 @@ def pretrain(
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         losses, own, true = [], [], []
-        for asked in _in_turns(held_out):
-            x, y = load(asked)
+        for part in _parts(held_out):
+            x, y = load(part)
             logits = model(x).float()
             losses.append(float(weighted_bce_dice(logits, y, background, dice)))
             drawn = (logits > 0).cpu().numpy()
             own.append(_overlap(drawn, y.cpu().numpy()))
             if truth is not None:
-                true.append(_overlap(drawn, truth(asked)))
+                true.append(_overlap(drawn, truth(part)))
         row = {"valid_loss": float(np.mean(losses)), "valid_iou": _mean(own)}
         return row if truth is None else {**row, "valid_true_iou": _mean(true)}
 
@@ -216,7 +210,7 @@ def pretrain(
     )  # fmt: skip
 
 
-def _in_turns(rows: Rows, batch: int = 32) -> list[Rows]:
+def _parts(rows: Rows, batch: int = 32) -> list[Rows]:
     return [rows[i : i + batch] for i in range(0, len(rows), batch)]
 
 
@@ -233,7 +227,7 @@ def _mean(parts: list[npt.NDArray[np.float64]]) -> float:
 
 # Labels of the arms that have their own. Each takes one thing away from DoLL: ``gradcam``
 # Integrated Gradients (nothing is tuned for Grad-CAM's coarse maps), ``single`` the committee (the
-# classifier with the best validation AUROC is left), ``plain`` what distils and boosts.
+# classifier with the best validation AUROC is left), ``plain`` what makes labels of maps better.
 
 PLAIN = LabelSettings(
     part="magnitude", trust="all", smooth=0.0, guide=0.0, threshold="otsu", ignore=1.0
@@ -251,29 +245,27 @@ def labels_of(
     """
     if arm not in OWN_LABELS:
         return labels
-    made = dict(labels.meta["classifiers"])
-    for name, digest in made.items():
+    hashes = dict(labels.meta["classifiers"])
+    for name, digest in hashes.items():
         if name not in classifiers or sha256(classifiers[name] / weights.FILE) != digest:
             raise InputError(
                 f"arm {arm!r}: {labels.path} was made by classifier {name!r}, which is missing "
                 "or has changed; make the labels again"
             )
-    how, settings = (
-        ExplainerSettings(**labels.meta["explain"]),
-        LabelSettings(**labels.meta["distil"]),
-    )
+    how = ExplainerSettings(**labels.meta["explain"])
+    settings = LabelSettings(**labels.meta["distil"])
     if arm == "gradcam":
         how = replace(how, explainer="gradcam")
     elif arm == "single":
-        best = max(made, key=lambda name: validation_auroc(classifiers[name]))
-        made = {best: made[best]}
+        best = max(hashes, key=lambda name: validation_auroc(classifiers[name]))
+        hashes = {best: hashes[best]}
     else:
         how, settings = replace(how, kind="black"), PLAIN
-    models = load_classifiers({name: classifiers[name] for name in made}, device)
-    found = make_labels(models, store, labels.rows, how, settings, folder, made)
-    if not np.array_equal(found.rows, labels.rows):
+    models = load_classifiers({name: classifiers[name] for name in hashes}, device)
+    made = make_labels(models, store, labels.rows, how, settings, folder, hashes)
+    if not np.array_equal(made.rows, labels.rows):
         raise AssertionError(f"arm {arm!r} labelled other films than the label set holds")
-    return found
+    return made
 
 
 def validation_auroc(folder: Path) -> float:

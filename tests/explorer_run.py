@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dollkit.classifiers.model import create, load_classifiers
 from dollkit.common.findings import FINDINGS
 from dollkit.common.machine import sha256
 from dollkit.data.film_table import blank_films
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_writer import StoreWriter
 from dollkit.explanations.ensemble import ExplainerSettings
-from dollkit.labels import LabelSettings, make
+from dollkit.labels import make
+from dollkit.labels.steps import LabelSettings
 from dollkit.training import weights
+from dollkit.training.classifiers import create, load_classifiers
 
 SIDE, N = 32, 16
 MARKED = ("Lung Lesion", "Fracture")

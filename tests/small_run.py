@@ -10,15 +10,14 @@ import torch
 
 from dollkit.common import compute
 from dollkit.common.findings import FINDINGS
-from dollkit.data.film_table import COLUMNS
-from dollkit.data.store import Store, open_store
-from dollkit.data.store_writer import StoreWriter
+from dollkit.data.store import Store
 from dollkit.finetuning import grid
 from dollkit.finetuning.run import Initialisation
 from dollkit.labels import store as labelstore
 from dollkit.training import networks, weights
 from dollkit.training.augment import NONE
 from dollkit.training.recipe import Recipe
+from tests.label_films import write_films
 
 CPU = torch.device("cpu")
 ENCODER = "tu-test_resnet"
@@ -26,37 +25,28 @@ CONFIG = {"encoder": ENCODER, "depth": 3, "activation": "silu"}
 SIDE, SQUARE = 32, 8
 
 
-def films_table(n: int) -> pd.DataFrame:
-    """Two films a patient, half of them to train on, a fifth for validation; findings at random."""
-    table = pd.DataFrame({c: [""] * n for c in COLUMNS if c not in FINDINGS})
-    table["image_id"] = [f"film{i:03d}" for i in range(n)]
-    table["patient_id"] = [f"patient{i // 2:03d}" for i in range(n)]
-    table["study_id"] = table["image_id"]
-    share = np.arange(n) // 2 * 2 / n
-    table["split"] = np.where(share < 0.5, "train", np.where(share < 0.7, "valid", "test"))
-    table["fold"], table["age"], table["width"], table["height"] = 0, 50, SIDE, SIDE
-    table["view"], table["sex"], table["source"] = "PA", "F", "test"
-    rng = np.random.default_rng(0)
-    for finding in FINDINGS:
-        table[finding] = rng.integers(0, 2, n)
-    return table[list(COLUMNS)]
-
-
 def make_store(path: Path, n: int, classes: tuple[str, ...]) -> Store:
-    """Bright squares whose place the masks give; Edema says whether there is one."""
+    """Bright squares whose place the masks give; Edema says whether there is one.
+
+    Two films a patient, half of them to train on, a fifth for validation; findings at random.
+    """
+    rng = np.random.default_rng(0)
+    findings = {finding: rng.integers(0, 2, n) for finding in FINDINGS}
     rng = np.random.default_rng(1)
-    table = films_table(n)
     images = rng.integers(20, 60, (n, SIDE, SIDE)).astype(np.uint8)
-    masks = np.zeros((n, len(classes), SIDE, SIDE), np.uint8)
+    squares = np.zeros((n, SIDE, SIDE), np.uint8)
     for i in range(n):
         y, x = rng.integers(2, SIDE - SQUARE - 2, 2)
-        if table["Edema"].iloc[i] or "Edema" not in classes:
-            images[i, y : y + SQUARE, x : x + SQUARE] += 150
-            masks[i, :, y : y + SQUARE, x : x + SQUARE] = 1
-    with StoreWriter(path, SIDE, list(classes), n, {"test": 1}) as out:
-        out.write(0, images, masks, np.ones((n, len(classes)), bool))
-        out.finish(table)
-    return open_store(path)
+        if findings["Edema"][i] or "Edema" not in classes:
+            squares[i, y : y + SQUARE, x : x + SQUARE] = 1
+    patient = np.arange(n) // 2
+    share = patient * 2 / n
+    split = np.where(share < 0.5, "train", np.where(share < 0.7, "valid", "test"))
+    patients = [f"patient{p:03d}" for p in patient]
+    return write_films(
+        path, images + 150 * squares, findings, dict.fromkeys(classes, squares),
+        image_id=[f"film{i:03d}" for i in range(n)], patient_id=patients, split=split, fold=0,
+    )  # fmt: skip
 
 
 def label_some(store: Store, folder: Path) -> labelstore.LabelStore:
@@ -68,7 +58,7 @@ def label_some(store: Store, folder: Path) -> labelstore.LabelStore:
          "threshold": 0.5, "error": 0.0, "probability": 0.9}
     )  # fmt: skip
     labelstore.write_shard(folder / "a.npz", table, store.masks(rows, ["Edema"])[:, 0])
-    return labelstore.merge([folder / "a.npz"], folder / "store", {"size": store.size})
+    return labelstore.merge({folder / "a.npz": ""}, folder / "store", {})
 
 
 def save_network(folder: Path, seed: int = 3, **changed: object) -> Path:

@@ -38,7 +38,7 @@ def test_files_run_no_code(tmp_path: Path) -> None:
     assert "w.pth" in error_of(imagenet.find, str(file), "resnet18")
     np.savez(shard, pairs=np.array([Harm(mark)], dtype=object))
     settings = {"size": 16, "films": "f"}
-    assert "a.npz" in error_of(labels.merge, [shard], tmp_path / "store", settings)
+    assert "a.npz" in error_of(labels.merge, {shard: ""}, tmp_path / "store", settings)
     assert not mark.exists()
 
 

@@ -10,9 +10,9 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import attribution, loops, phantom, stores
-from dollkit.classifiers.model import create
 from dollkit.common.findings import FINDINGS
 from dollkit.training import weights
+from dollkit.training.classifiers import create
 from tests.label_films import noise, write_films
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def test_the_records_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     # Every finding has both classes in every split; the first test film has one finding.
     findings = {f: [(i + (i == 6) * (f == "Edema")) % 2 for i in range(30)] for f in FINDINGS}
     split = ["train"] * 4 + ["valid"] * 2 + ["test"] * 24
-    store = write_films(tmp_path / "films", noise(30), findings, split)
+    store = write_films(tmp_path / "films", noise(30), findings, split=split)
     folder = tmp_path / "tu-resnet10t"
     folder.mkdir()
     model = create("tu-resnet10t", 5, "silu", "lse", 0, CPU)

@@ -8,25 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from dollkit.classifiers.model import (
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
+from dollkit.training import networks, weights
+from dollkit.training.augment import NONE
+from dollkit.training.classifiers import (
     Classifier,
     create,
     difficulty,
     evaluate,
     load_classifier,
-    thumbnails,
     train,
     transfer_encoder,
 )
-from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS, PATHOLOGIES
-from dollkit.data.store import Store, open_store
-from dollkit.data.store_writer import StoreWriter
-from dollkit.training import networks, weights
-from dollkit.training.augment import NONE
 from dollkit.training.recipe import Recipe
 from tests import far, same
-from tests.small_run import CONFIG, CPU, ENCODER, films_table, make_store
+from tests.label_films import write_films
+from tests.small_run import CONFIG, CPU, ENCODER, make_store
 
 
 def test_classifier_learns_and_scores(device: torch.device, tmp_path: Path) -> None:
@@ -62,53 +60,30 @@ def test_backbone_moves_whole_or_not_at_all() -> None:
         transfer_encoder(net, Classifier(ENCODER, 5, "relu", "lse"))
 
 
-def test_bad_weights_are_named(tmp_path: Path) -> None:
-    model = Classifier(ENCODER, 3, "silu", "lse")
-    with pytest.raises(InputError, match="no readable network"):
-        load_classifier(tmp_path, CPU)
-    with torch.no_grad():
-        model.head.bias[3] = float("nan")  # type: ignore[index]
-    weights.save(model, tmp_path, model.config)
-    with pytest.raises(InputError, match=r"head.bias holds NaN"):
-        load_classifier(tmp_path, CPU)
-
-
-def test_bad_classifiers_are_named() -> None:
+def test_bad_classifiers_are_named(tmp_path: Path) -> None:
     for architecture, activation, pooling, said in (
         ("resnet19", "silu", "lse", "resnet19"), (ENCODER, "gelu", "lse", "activation"),
         (ENCODER, "silu", "max", "pooling"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=said):
             Classifier(architecture, 5, activation, pooling)
+    model = Classifier(ENCODER, 3, "silu", "lse")
+    torch.nn.init.constant_(model.head.bias, float("nan"))  # type: ignore[arg-type]
+    weights.save(model, tmp_path, model.config)
+    with pytest.raises(InputError, match=r"head.bias holds NaN"):
+        load_classifier(tmp_path, CPU)
 
 
-def test_thumbnails_are_block_means() -> None:
-    image = np.arange(32 * 32, dtype=np.uint8).reshape(1, 32, 32)
-    made = thumbnails(image)
-    assert made.shape == (1, 256)
-    assert made[0, 0] == pytest.approx(image[0, :2, :2].mean())
-    assert made[0, 17] == pytest.approx(image[0, 2:4, 2:4].mean())
-
-
-@pytest.fixture(scope="module")
-def corner(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Edema brightens one corner; Fracture is a coin; both have the same fixed mask."""
-    n, path = 160, tmp_path_factory.mktemp("corner") / "films"
-    rng = np.random.default_rng(0)
-    table = films_table(n)
-    images = rng.integers(0, 60, (n, 32, 32)).astype(np.uint8)
-    images[(table["Edema"] == 1).to_numpy(), :8, :8] += 60
-    masks = np.zeros((n, len(PATHOLOGIES), 32, 32), np.uint8)
-    for f in ("Edema", "Fracture"):
-        masks[(table[f] == 1).to_numpy(), PATHOLOGIES.index(f), :8, :8] = 1
-    with StoreWriter(path, 32, list(PATHOLOGIES), n, {"test": 1}) as out:
-        out.write(0, images, masks, np.ones((n, len(PATHOLOGIES)), bool))
-        out.finish(table)
-    return open_store(path)
-
-
-def test_the_probe_finds_what_is_linear_and_the_prior_what_never_moves(corner: Store) -> None:
-    table = difficulty(corner).set_index("finding")
+def test_the_probe_finds_what_is_linear_and_the_prior_what_never_moves(tmp_path: Path) -> None:
+    # Edema brightens one corner; Fracture is a coin; both have the same fixed mask.
+    n, rng = 160, np.random.default_rng(0)
+    findings = {f: rng.integers(0, 2, n).astype(np.uint8) for f in ("Edema", "Fracture")}
+    images, corner = rng.integers(0, 60, (n, 32, 32)).astype(np.uint8), np.zeros((32, 32), np.uint8)
+    corner[:8, :8] = 1
+    masks = {f: positive[:, None, None] * corner for f, positive in findings.items()}
+    split = ["train", "valid", "test", "train"] * (n // 4)
+    store = write_films(tmp_path, images + 60 * masks["Edema"], findings, masks, split=split)
+    table = difficulty(store).set_index("finding")
     assert table.loc["Edema", "linear_auroc"] == 1.0
     assert 0.2 < table.loc["Fracture", "linear_auroc"] < 0.8
     assert table.loc["Edema", "iou_prior"] == 1.0

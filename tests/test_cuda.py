@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from dollkit.classifiers.model import Classifier, create
 from dollkit.common import compute
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.data.images import IGNORE
@@ -21,6 +20,7 @@ from dollkit.explanations.engine import integrated_gradients
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.labels.make import make_labels
 from dollkit.labels.steps import LabelSettings
+from dollkit.training.classifiers import Classifier, create
 from tests import far
 from tests.small_run import CPU, ENCODER, make_store
 

@@ -13,9 +13,11 @@ from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.data.images import IGNORE
-from dollkit.labels import LabelSettings, steps, threshold_rules
+from dollkit.labels import steps, threshold_rules
+from dollkit.labels.steps import LabelSettings
 from dollkit.labels.threshold_rules import Rule
 from dollkit.training import metrics
+from tests.label_films import bump
 
 S = 40
 
@@ -23,11 +25,6 @@ S = 40
 def disc(y: float, x: float, r: float) -> np.ndarray:
     yy, xx = np.mgrid[:S, :S]
     return ((yy - y) ** 2 + (xx - x) ** 2 <= r * r).astype(np.uint8)
-
-
-def bump(y: float, x: float, sigma: float) -> np.ndarray:
-    yy, xx = np.mgrid[:S, :S]
-    return np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * sigma**2)).astype(np.float32)
 
 
 def test_scale_of_evidence_against_of_nothing_and_of_a_single_pixel() -> None:
@@ -50,10 +47,10 @@ def test_consensus_leaves_out_who_is_wrong_unless_all_are() -> None:
     assert (steps.consensus(maps, probability, "all") == 2.0).all()
 
 
-def test_boost_smooths_like_scikit_image_by_each_maps_own_sigma() -> None:
+def test_each_map_is_smoothed_like_scikit_image_by_its_own_sigma() -> None:
     maps = np.zeros((3, S, S), np.float32)
     maps[:, 20, 20] = 1
-    out = steps.boost(maps, np.array([0.0, 2 / S, 0.0]))
+    out = steps.smooth(maps, np.array([0.0, 2 / S, 0.0]))
     theirs = skimage_gaussian(maps[1], 2.0, mode="nearest", truncate=3.0)
     np.testing.assert_allclose(out[1], theirs / theirs.max(), atol=1e-5)
     np.testing.assert_array_equal(out[[0, 2]], maps[[0, 2]])
@@ -82,37 +79,29 @@ def test_refine_keeps_to_the_edges_of_the_film() -> None:
     assert metrics.iou_matched(refined, truth)[0] > 0.97
 
 
-def test_bands_are_nested_and_a_constant_map_is_all_ignored() -> None:
-    maps = np.zeros((3, 1, 16, 16), np.float32)
-    _, label, hi = steps.distil(maps, np.ones((3, 1), np.float32), LabelSettings(guide=0.0))
-    assert (label == IGNORE).all()
-    assert np.isnan(hi).all()
-    m = bump(16, 16, 4)[None]
-    hi = steps.threshold(m, LabelSettings())
-    label = steps.to_label(m, hi, 0.5)[0]
-    np.testing.assert_array_equal(label == 1, m[0] >= hi[0])
-    np.testing.assert_array_equal(label == 0, m[0] < 0.5 * hi[0])
-
-
-def test_tuned_thresholds_are_each_findings_own() -> None:
-    how = LabelSettings(
+def test_each_finding_is_cut_by_its_own_rule_and_a_constant_map_is_all_ignored() -> None:
+    settings = LabelSettings(
         threshold="tuned", thresholds={"Fracture": 0.5, "other": "quantile 0.1"},
-        smooths={"Fracture": 0.0}, ignore=1.0,
+        smooths={"Fracture": 0.0}, guide=0.0, ignore=0.5,
     )  # fmt: skip
-    assert (how.rule("Fracture"), how.rule("Edema")) == (Rule("peak", 0.5), Rule("quantile", 0.1))
-    assert (how.sigma("Fracture"), how.sigma("Edema")) == (0.0, how.smooth)
-    maps = np.repeat(bump(20, 20, 5)[None], 2, 0)
-    hi = steps.threshold(maps, how, ["Fracture", "Edema"])
-    assert hi[0] == pytest.approx(0.5)
-    assert (maps[1] >= hi[1]).mean() == pytest.approx(0.1, abs=0.01)
-    with pytest.raises(InputError, match="finding of each map"):
-        steps.threshold(maps, how)
+    assert settings.rule("Edema") == Rule("quantile", 0.1)
+    assert (settings.sigma("Fracture"), settings.sigma("Edema")) == (0.0, settings.smooth)
+    signed = np.stack([bump(20, 20, 5), bump(20, 20, 5), np.zeros((S, S), np.float32)])[None]
+    maps, label, thresholds = steps.maps_to_labels(
+        signed, np.ones((1, 3), np.float32), settings, ["Fracture", "Edema", "Edema"],
+        np.zeros((3, S, S), np.uint8),
+    )  # fmt: skip
+    assert thresholds[0] == pytest.approx(0.5)
+    assert (maps[1] >= thresholds[1]).mean() == pytest.approx(0.1, abs=0.01)
+    np.testing.assert_array_equal(label[0] == 1, maps[0] >= 0.5)
+    np.testing.assert_array_equal(label[0] == 0, maps[0] < 0.25)
+    assert np.isnan(thresholds[2])
+    assert (label[2] == IGNORE).all()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"part": "negative"}, "part"), ({"trust": "some"}, "trust"),
-     ({"percentile": 101.0}, "percentile"),
+    [({"part": "negative"}, "part"), ({"percentile": 101.0}, "percentile"),
      ({"threshold": "tuned", "thresholds": {"Oedema": 0.5}}, "unknown finding 'Oedema'"),
      ({"threshold": "tuned", "thresholds": {"Edema": "half"}}, "thresholds', Edema"),
      ({"threshold": "tuned", "thresholds": {}, "smooths": {"Edema": 2.0}}, "smooths', Edema"),
@@ -143,36 +132,30 @@ def test_settings_from_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def given(text: str) -> LabelSettings:
         return LabelSettings(**threshold_rules.settings(text))  # type: ignore[arg-type]
 
-    assert given("otsu") == LabelSettings()
     assert given("peak 0.4") == LabelSettings(threshold="peak", level=0.4)
-    assert given("tuned") == LabelSettings(threshold="tuned")
-    path = tmp_path / "mine.csv"
-    path.write_text("finding,rule\nother,peak 0.3\n")
-    assert given(str(path)).rule("Edema") == Rule("peak", 0.3)
+    assert set(PATHOLOGIES) | {"other"} == set(given("tuned").thresholds)
+    (tmp_path / "mine.csv").write_text("finding,rule\nother,peak 0.3\n")
     monkeypatch.setattr(paths, "ROOT", tmp_path)  # wherever a kernel works
-    assert given("mine.csv") == given(str(path))
+    assert given("mine.csv") == given(str(tmp_path / "mine.csv"))
+    assert given("mine.csv").rule("Edema") == Rule("peak", 0.3)
 
 
 def test_thresholds_file(tmp_path: Path) -> None:
-    shipped = pd.read_csv(threshold_rules.PHANTOM)
-    assert list(shipped) == threshold_rules.COLUMNS
-    assert (shipped["iou"] >= shipped["iou_otsu"] - 1e-9).all()
-    assert set(PATHOLOGIES) | {"other"} == set(LabelSettings(threshold="tuned").thresholds)
     table = pd.DataFrame(
-        [("Edema", "peak 0.15", 0.03, 0.5, 0.4, 9), ("other", "otsu", 0.02, 0.3, 0.3, 9)],
+        [("Edema", "peak 0.15", 0.03, 0.5, 0.4, 9), ("other", "otsu", np.nan, 0.3, 0.3, 9)],
         columns=threshold_rules.COLUMNS,
     )
     path = tmp_path / "thresholds.csv"
     threshold_rules.write(table, path)
     assert threshold_rules.read(path) == {
-        "thresholds": {"Edema": "peak 0.15", "other": "otsu"},
-        "smooths": {"Edema": 0.03, "other": 0.02},
-    }
+        "thresholds": {"Edema": "peak 0.15", "other": "otsu"}, "smooths": {"Edema": 0.03},
+    }  # fmt: skip
     bad = {
         "finding,level\nEdema,0.5\n": "column 'rule' is missing",
         "finding,rule\nEdema,0.5\nEdema,0.4\n": "row 3, column 'finding': value 'Edema'",
         "finding,rule\nEdema,0.5\nFracture,loud\n": "row 3, column 'rule'",
-        "finding,rule\nOedema,0.5\n": "unknown finding",
+        "finding,rule\nOedema,0.5\n": "row 2, column 'finding': value 'Oedema'",
+        "finding,rule,smooth\nEdema,0.5,2\n": "row 2, column 'smooth': value '2'",
     }
     for text, message in bad.items():
         path.write_text(text)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from dollkit import labels
 from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.interactive.explorer import CONSENSUS, Cut, Explorer, View, cut_of, look
 from dollkit.interactive.finished_run import Run, open_run
-from dollkit.labels import LabelSettings
+from dollkit.labels.steps import LabelSettings
+from dollkit.labels.store import open_labels
 from dollkit.labels.threshold_rules import Rule
 from tests import explorer_run
 from tests.explorer_run import HOW, SIDE
@@ -49,7 +49,7 @@ def explorer(run: Run) -> Explorer:
 
 
 def view(run: Run, films: str, at: int, finding: str = LESION, **cut: object) -> View:
-    own = replace(cut_of(run.distil, finding), **cut)
+    own = replace(cut_of(run.label_settings, finding), **cut)
     return look(run, films, at, finding, "ig", CONSENSUS, own)
 
 
@@ -60,13 +60,13 @@ def test_a_run_has_its_film_sets(run: Run) -> None:
     assert run.sets["judged"].image_ids == ("film01", "film05", "film09", "film13")
     labelled = run.sets["labelled"].image_ids
     assert labelled == ("film00", "film02", "film04", "film08", "film10", "film12")
-    assert run.distil == LabelSettings()
+    assert run.label_settings == LabelSettings()
     assert run.explain == HOW
     assert len(open_run(PROFILE, 1).sets["labelled"].images) == 1
 
 
 def test_the_label_shown_is_the_label_of_the_run(runs: Path, run: Run) -> None:
-    stored = labels.open(runs / PROFILE / "labels" / "store")
+    stored = open_labels(runs / PROFILE / "labels" / "store")
     seen = 0
     for at, name in enumerate(run.sets["labelled"].image_ids):
         for pair, row in stored.pairs[stored.pairs["image_id"] == name].iterrows():
@@ -156,7 +156,7 @@ def test_every_control_changes_the_picture(explorer: Explorer) -> None:
     assert explorer.shown.hi == pytest.approx(0.8)
     assert "lo 0.40" in explorer.scores.value
     explorer.reset.click()
-    assert explorer.cut == cut_of(explorer.run.distil, explorer.finding.value)
+    assert explorer.cut == cut_of(explorer.run.label_settings, explorer.finding.value)
     explorer.finding.value = "Edema"  # no film has it: all are shown
     assert len(explorer.places) == 4
     assert explorer.shown.label is None
@@ -164,7 +164,7 @@ def test_every_control_changes_the_picture(explorer: Explorer) -> None:
 
 def test_a_value_between_two_steps_stays_as_it_is(run: Run) -> None:
     own = LabelSettings(threshold="peak", level=0.303, smooth=0.012, ignore=0.631)
-    explorer = Explorer(replace(run, distil=own))
+    explorer = Explorer(replace(run, label_settings=own))
     before = Cut(Rule("peak", 0.303), 0.012, 0.631)
     # A page sends the nearest step back for a value that it cannot show.
     explorer.hi.value, explorer.smooth.value, explorer.ignore.value = 0.3025, 0.0125, 0.63

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dollkit.classifiers.model import create
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.machine import Part, PartDone
@@ -25,6 +24,7 @@ from dollkit.finetuning import starts as starting
 from dollkit.finetuning.run import Initialisation, Job, TaskData
 from dollkit.pretraining import folders_of
 from dollkit.training import adapters, weights
+from dollkit.training.classifiers import create
 from dollkit.training.recipe import Recipe
 from tests import same
 from tests.small_run import CONFIG, CPU, ENCODER, make_grid, make_store, save_network, short

@@ -19,10 +19,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from dollkit.classifiers.model import Classifier
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.training import imagenet, networks
+from dollkit.training.classifiers import Classifier
 from dollkit.training.networks import encoder
 from tests.small_run import ENCODER
 

@@ -9,17 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
-from dollkit.classifiers.model import create
 from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.explanations.ensemble import ExplainerSettings
-from dollkit.labels import LabelSettings, chexlocalize, distil, judge, summary
-from dollkit.labels.__main__ import main
+from dollkit.labels import chexlocalize, judge, summary
+from dollkit.labels.steps import LabelSettings, maps_to_labels
 from dollkit.labels.threshold_rules import Rule
 from dollkit.training import metrics
+from dollkit.training.classifiers import create
+from dollkit.workflow.cli import main
 from tests.chexpert_trees import localized_tree
-from tests.label_films import write_films, write_models
+from tests.label_films import bump, write_films, write_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,11 +32,6 @@ def square(s: int, top: int, left: int, side: int) -> np.ndarray:
     m = np.zeros((s, s), np.uint8)
     m[top : top + side, left : left + side] = 1
     return m
-
-
-def bump(y: float, x: float, sigma: float) -> np.ndarray:
-    yy, xx = np.mgrid[:S, :S]
-    return np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * sigma**2)).astype(np.float32)
 
 
 def test_chance_is_what_random_maps_reach() -> None:
@@ -83,27 +79,27 @@ def tuning_case() -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
 
 def test_tune_finds_the_levels_that_made_the_masks() -> None:
     maps, names, films, truth = tuning_case()
-    how = LabelSettings(smooth=0.0, guide=0.0, percentile=100.0)
+    settings = LabelSettings(smooth=0.0, guide=0.0, percentile=100.0)
     probability = np.ones((1, len(names)), np.float32)
-    table = judge.tune(maps, probability, how, names, films, truth).set_index("finding")
+    table = judge.tune(maps, probability, settings, names, films, truth).set_index("finding")
     assert list(table.index) == ["Lung Lesion", "Fracture", "other"]
     assert table.loc["Lung Lesion", "rule"] == "peak 0.3"
     assert (table.loc[["Lung Lesion", "Fracture"], "iou"] > 0.85).all()
     assert (table["iou"] >= table["iou_otsu"]).all()
     assert table["n"].tolist() == [6, 6, 12]
-    # What it says is what `distil` then gives.
+    # What it says is what the labels then give.
     own = LabelSettings(
         threshold="tuned", thresholds=table["rule"].to_dict(), smooths=table["smooth"].to_dict(),
         percentile=100.0, guide=0.0,
     )  # fmt: skip
-    _, label, _ = distil(maps, probability, own, names, films)
+    _, label, _ = maps_to_labels(maps, probability, own, names, films)
     overlap = metrics.iou_of_masks((label == 1).astype(np.uint8), truth)
     lesion = np.array(names) == "Lung Lesion"
     assert overlap[lesion].mean() == pytest.approx(table.loc["Lung Lesion", "iou"], abs=1e-6)
     with pytest.raises(InputError, match="no tuning film has a mask"):
-        judge.tune(maps, probability, how, names, films, truth * 0)
+        judge.tune(maps, probability, settings, names, films, truth * 0)
     names[0] = "Edema"  # too few films for a rule of its own
-    few = judge.tune(maps, probability, how, names, films, truth).set_index("finding")
+    few = judge.tune(maps, probability, settings, names, films, truth).set_index("finding")
     assert few.loc["Edema", ["rule", "smooth"]].equals(few.loc["other", ["rule", "smooth"]])
 
 
@@ -114,10 +110,10 @@ def test_variants_share_explanations_and_change_one_factor() -> None:
     assert found[0].name == "shipped"
     assert len(by) == len(found)
     assert by["explainer=occlusion"].films == 8
-    assert by["guide=0"].distil == LabelSettings(threshold="tuned", guide=0.0)
-    assert by["threshold=otsu"].distil.rule("Fracture") == Rule("otsu")
-    assert by["threshold=otsu"].distil.sigma("Fracture") == settings.sigma("Fracture")
-    assert by["smooth=0.03"].distil.sigma("Fracture") == 0.03
+    assert by["guide=0"].label_settings == LabelSettings(threshold="tuned", guide=0.0)
+    assert by["threshold=otsu"].label_settings.rule("Fracture") == Rule("otsu")
+    assert by["threshold=otsu"].label_settings.sigma("Edema") == settings.sigma("Edema")
+    assert by["smooth=0.03"].label_settings.sigma("Fracture") == 0.03
     # The shipped one, two other numbers of steps, three other baselines, three other explainers.
     assert len({v.explain for v in found}) == 9
     without_path = judge.variants(
@@ -127,28 +123,28 @@ def test_variants_share_explanations_and_change_one_factor() -> None:
     assert not [v for v in without_path if v.factor in ("steps", "baseline")]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """Films with a bright square where Lung Lesion or Fracture is."""
+def films(folder: Path, masked: bool) -> Store:
+    """Films with a bright square where Lung Lesion or Fracture is, and perhaps its mask."""
     rng, lesion = np.random.default_rng(0), np.arange(18) // 3 % 2 == 0
     squares = np.stack([square(32, *rng.integers(4, 20, 2), 6) for _ in lesion])
     grey = (rng.integers(60, 80, squares.shape) + 120 * squares).astype(np.uint8)
     findings = {"Lung Lesion": lesion, "Fracture": ~lesion}
     masks = {name: squares * there[:, None, None] for name, there in findings.items()}
     split = ["train", "valid", "test"] * 6
-    return write_films(tmp_path / "films", grey, findings, split, masks)  # type: ignore[arg-type]
+    return write_films(folder, grey, findings, masks if masked else None, split=split)
 
 
-def test_judge_scores_every_variant_and_few_films_where_asked(store: Store) -> None:
+def test_judge_scores_every_variant_and_few_films_where_asked(tmp_path: Path) -> None:
+    store, bare = (films(tmp_path / str(masked), masked) for masked in (True, False))
     model = create("tu-test_resnet", 3, "silu", "avg", 0, CPU).eval()
     models = {"a": model, "b": model}
     how, settings = ExplainerSettings(steps=1), LabelSettings(threshold="tuned", guide=0.04)
     table = judge.tuned(models, store, judge.judged_rows(store, "valid", 9), how, settings)
     assert table is not None
     assert table["n"].tolist() == [3, 3, 6]
-    wanted = judge.variants(list(models), how, settings, occluded=4)
+    tried = judge.variants(list(models), how, settings, occluded=4)
     rows = judge.judged_rows(store, "test", 9)
-    made = judge.judge(models, store, rows, wanted, judge.reference_rows(store))
+    made = judge.judge(models, store, rows, tried)
     assert set(judge.CASE_COLUMNS) == set(made.cases)
     counts = made.cases.groupby("variant")["image_id"].nunique()
     assert counts["shipped"] == 6
@@ -161,9 +157,11 @@ def test_judge_scores_every_variant_and_few_films_where_asked(store: Store) -> N
     assert list(found) == summary.SUMMARY_COLUMNS
     mean = found[(found["finding"] == "mean") & (found["explainer"] == "ig")].iloc[0]
     assert mean["hit_lo"] <= mean["hit_rate"] <= mean["hit_hi"]
-    nothing = judge.unjudged(models, store, rows, wanted[0])
-    assert nothing.cases.empty
-    np.testing.assert_array_equal(nothing.examples["label"], made.examples["label"])
+    # Without any mask there are labels to be seen, and nothing to judge them by.
+    assert judge.tuned(models, bare, rows, how, settings) is None
+    shown = judge.judge(models, bare, judge.judged_rows(bare, "test", 9), tried)
+    assert shown.cases.empty
+    np.testing.assert_array_equal(shown.examples["label"], made.examples["label"])
 
 
 def heat_of(mask: np.ndarray) -> np.ndarray:
@@ -188,13 +186,11 @@ def test_protocol_of_misses_and_empty_masks() -> None:
 
 
 def test_protocol_table_means_and_intervals() -> None:
-    truth = {(f"f{i}", "Edema"): square(32, 8, 8, 8) for i in range(4)}
-    truth[("f0", "Fracture")] = square(32, 2, 2, 4)
-    truth[("f1", "Fracture")] = np.zeros((32, 32), np.uint8)
-    maps = {key: heat_of(mask) for key, mask in truth.items() if mask.any()}
-    maps[("f3", "Edema")] = heat_of(square(32, 20, 20, 8))
-    patients = {f"f{i}": f"p{i}" for i in range(4)}
-    scores = chexlocalize.score_cases(maps, truth, patients, lambda _: Rule("peak", 0.5))
+    hit, miss, unseen = (1, 1, 1), (0, 0, 0), (np.nan, np.nan, np.nan)
+    cases = [("Edema", f"p{i}", *(hit if i < 3 else miss)) for i in range(4)]
+    cases += [("Fracture", "p0", *hit), ("Fracture", "p1", *unseen)]
+    columns = ["finding", "patient_id", "iou", "iou_all", "hit"]
+    scores = pd.DataFrame(cases, columns=columns)
     table = chexlocalize.localisation_table(scores).set_index("finding")
     assert table.loc["Edema", ["iou", "hit_rate"]].tolist() == [0.75, 0.75]
     assert table.loc["Edema", ["n", "n_all", "n_hit"]].tolist() == [4, 4, 4]
@@ -203,45 +199,35 @@ def test_protocol_table_means_and_intervals() -> None:
     assert table.loc["Edema", "iou_lo"] < 0.75 < table.loc["Edema", "iou_hi"] <= 1.0
 
 
-@pytest.fixture(scope="module")
-def localized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CheXlocalize's tree of one film with ten masks, and classifiers ``a`` and ``b``."""
-    root = tmp_path_factory.mktemp("localized")
-    localized_tree(root)
-    write_models(root / "models")
-    return root
-
-
-def score(root: Path, out: Path, *more: str) -> int:
-    given = ["score", str(root), "--classifiers", str(root / "models"), "--size", "32"]
-    return main([*given, "--out", str(out / "table.csv"), *more])
-
-
 def test_every_finding_of_a_data_set_is_scored(
-    localized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """CheXlocalize's tree of one film with ten masks, and two classifiers."""
+    localized_tree(tmp_path)
+    models = write_models(tmp_path / "models")
     monkeypatch.setenv("DOLLKIT_DEVICE", "cpu")
-    assert score(localized, tmp_path, "--cutoff", "0") == 0  # all called
+
+    def score(*more: str) -> int:
+        given = ["labels", "score", str(tmp_path), "--classifiers", str(models), "--size", "32"]
+        return main([*given, "--out", str(tmp_path / "table.csv"), *more])
+
+    assert score("--cutoff", "0") == 0  # all called
     cases = pd.read_csv(tmp_path / "table.cases.csv")
     assert len(cases) == 10
     assert cases["iou"].notna().sum() == 2  # Edema and Lung Opacity have a mask that is not empty
     table = pd.read_csv(tmp_path / "table.csv")
     assert list(table) == chexlocalize.COLUMNS
     assert table.iloc[-1][["finding", "n"]].tolist() == ["mean", 2]
-    assert score(localized, tmp_path, "--cutoff", "0.999") == 0  # nothing called
+    assert score("--cutoff", "0.999") == 0  # nothing called
     cases = pd.read_csv(tmp_path / "table.cases.csv").set_index("finding")
     assert cases.loc["Edema", "iou_all"] == 0
     assert cases["iou_all"].notna().sum() == 2  # where both are empty there is nothing to judge
-
-
-def test_bad_scores_end_in_one_line(
-    localized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     for more, message in (
         (["--cutoff", "1"], "parameter 'cutoff' is 1.0"),
         (["--split", "train"], "no film of split 'train' has a mask"),
     ):
-        assert score(localized, tmp_path, *more) == 2
+        capsys.readouterr()
+        assert score(*more) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1

@@ -14,21 +14,23 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit.classifiers.model import create
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.common.machine import Part, PartDone
 from dollkit.data.images import IGNORE
 from dollkit.explanations.ensemble import (
+    EXPLAINERS,
     Explained,
     ExplainerSettings,
-    baseline_parts,
     explain_all,
     pair_settled,
 )
-from dollkit.labels import LabelSettings, LabelStore, make
+from dollkit.labels import make
 from dollkit.labels.make import make_labels
+from dollkit.labels.steps import LabelSettings
+from dollkit.labels.store import LabelStore
+from dollkit.training.classifiers import create
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -93,38 +95,28 @@ def test_pairs_tell_steps_and_whether_they_settled(films: Any, tmp_path: Path) -
     assert (kept.label(2) == 1).any()
 
 
-def test_parts_write_the_shards_of_the_whole(
+def test_shards_are_made_once_whoever_makes_them_unless_code_or_findings_change(
     films: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = label(films, tmp_path / "alone", shard=1)
+    monkeypatch.setattr(make, "SHARD", 1)
+    alone = label(films, tmp_path / "alone")
     for number in (1, 2):
         with pytest.raises(PartDone, match=f"part {number}/2"):
-            label(films, tmp_path / "parts", shard=1, part=Part(number, 2))
-    shards = sorted(f.name for f in (tmp_path / "parts/shards").glob("*.npz"))
-    assert shards == ["00000.npz", "00001.npz", "00002.npz"]  # one film has no finding
-    monkeypatch.setattr(make, "_label", lambda *_: 1 / 0)  # nothing is made again
-    whole = label(films, tmp_path / "parts", shard=1)
+            label(films, tmp_path / "parts", part=Part(number, 2))
+    made: list[int] = []
+    real, code = make._label, make.code_of([make.__name__])
+    monkeypatch.setattr(make, "_label", lambda *given: (made.append(1), real(*given))[1])
+    whole = label(films, tmp_path / "parts")
+    assert not made
     pd.testing.assert_frame_equal(whole.pairs, alone.pairs)
     assert all((whole.label(i) == alone.label(i)).all() for i in range(4))
-
-
-def test_shards_of_other_code_or_findings_are_made_again(
-    films: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-    real = make._label
-    monkeypatch.setattr(make, "_label", lambda *given: (made.append(1), real(*given))[1])
-    code = make.code_of([make.__name__])
-    assert {"dollkit/labels/steps.py", "dollkit/explanations/ensemble.py"} <= set(code)
-    label(films, tmp_path)
-    label(films, tmp_path)
-    assert len(made) == 1
     films.states[0, FRACTURE] = 1
-    label(films, tmp_path)
-    assert len(made) == 2
+    label(films, tmp_path / "parts")
+    assert len(made) == 1
+    assert {"dollkit/labels/steps.py", "dollkit/explanations/ensemble.py"} <= set(code)
     monkeypatch.setattr(make, "code_of", lambda _: code | {"dollkit/labels/steps.py": "another"})
-    label(films, tmp_path)
-    assert len(made) == 3
+    label(films, tmp_path / "parts")
+    assert len(made) == 1 + 3  # one film has no finding
 
 
 def test_a_pair_has_settled_if_the_maps_have_that_count() -> None:
@@ -151,33 +143,34 @@ def test_films_and_classifiers_that_do_not_fit_are_named() -> None:
     ):
         with pytest.raises(InputError, match=said):
             explain_all({"a": Weighted(), "b": model}, films, [[0], [1]], ExplainerSettings())
-    for change, said in (
-        ({"kind": "red"}, "baseline"),
-        ({"explainer": "lime"}, "explainer"),
-    ):
-        with pytest.raises(InputError, match=f"parameter '{said}' is"):
-            ExplainerSettings(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"kind": "red"}, "baseline"), ({"explainer": "lime"}, "explainer"),
+     ({"rule": "gausslegendre"}, "rule"), ({"max_error": float("nan")}, "max_error"),
+     ({"unsettled": "drop"}, "unsettled"), ({"mode": "slow"}, "mode")],
+)  # fmt: skip
+def test_bad_settings_of_an_explainer_are_named(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=f"parameter '{said}' is"):
+        ExplainerSettings(**change)
 
 
 def test_each_finding_is_explained_from_its_own_baseline() -> None:
     targets = [[EDEMA, THORAX], [], [THORAX], [2, EDEMA]]
-    parts = {kind: (own, at.tolist()) for kind, own, at in baseline_parts(targets)}
-    assert parts["white"] == ([[THORAX], [], [THORAX], []], [1, 2])
-    assert parts["black"] == ([[EDEMA], [], [], [2, EDEMA]], [0, 3, 4])
     x = torch.linspace(-1, 1, 4 * SIDE * SIDE).view(4, 1, SIDE, SIDE)
     models, how = {"a": Weighted()}, ExplainerSettings(steps=2)
     made = explain_all(models, x, targets, how)
-    for kind, (_, places) in parts.items():
-        one = explain_all(models, x, targets, replace(how, kind=kind))
+    for baseline, pairs in (("white", [1, 2]), ("black", [0, 3, 4])):
+        one = explain_all(models, x, targets, replace(how, kind=baseline))
         for mixed, alone in zip(made, one, strict=True):
-            np.testing.assert_array_equal(mixed[:, places], alone[:, places])
-    assert explain_all(models, x, [[]] * 4, how).maps.shape == (1, 0, SIDE, SIDE)
+            np.testing.assert_array_equal(mixed[:, pairs], alone[:, pairs])
 
 
 SLOW = pytest.param("occlusion", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("explainer", ["ig", "gradient", "gradcam", SLOW])
+@pytest.mark.parametrize("explainer", [SLOW if e == "occlusion" else e for e in EXPLAINERS])
 def test_the_number_of_threads_moves_no_explanation(explainer: str) -> None:
     models = {
         name: create("tu-test_resnet", 5, "silu", "lse", seed, CPU).eval()
@@ -189,5 +182,6 @@ def test_the_number_of_threads_moves_no_explanation(explainer: str) -> None:
     for count in (1, 2):
         torch.set_num_threads(count)
         made.append(explain_all(models, x, [[1, 2], [3]] * 10, ExplainerSettings(explainer)))
+    assert explain_all(models, x, [[]] * 20, ExplainerSettings(explainer)).maps.shape[1] == 0
     for one, other in zip(*made, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -1,4 +1,4 @@
-"""Losses of single steps on small arrays whose answers can be counted, and the quality goals."""
+"""Losses of single steps on small arrays whose answers can be counted, goals, other explainers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 from dollkit.common.errors import InputError
 from dollkit.common.findings import MOBILE
 from dollkit.labels import summary
+from dollkit.report import contrasts, tables
+from dollkit.report.rows import explainer_of
 from dollkit.training import metrics
+from tests import synthetic_run as synthetic
 
 S = 20
 Array = np.ndarray[Any, Any]
@@ -53,15 +56,12 @@ def test_a_map_that_is_the_truth_loses_nothing() -> None:
     assert (row["n"], row["n_called"], row["n_missed"]) == (3, 3, 0)
 
 
-def test_a_second_hotter_spot_is_a_matter_of_place() -> None:
+def test_a_hotter_spot_is_a_matter_of_place_and_within_the_box_of_form() -> None:
     truth, elsewhere = square(4, 4), square(14, 14)
     # Half of the label is right, the ignored pixels do not count.
     label = elsewhere + truth + 255 * square(9, 9)
     row = mean_of(case(truth, elsewhere + 0.5 * truth, elsewhere, truth, label=label))
     assert row[list(summary.STEPS)].tolist() == [0.5, 0, 0.5, 1, 1, 1]
-
-
-def test_a_hot_corner_within_the_box_is_a_matter_of_form() -> None:
     angle, corner = np.zeros((2, S, S))
     angle[4:14, 4] = angle[13, 4:14] = corner[4:9, 9:14] = 1
     row = mean_of(case(angle, corner + 0.5 * angle))
@@ -166,3 +166,21 @@ def test_goals_of_made_up_cases() -> None:
     assert several[["met", "n"]].tolist() == ["no", 6]
     assert summary.goals(cases, classifiers, hit_rate=0.95).iloc[0]["met"] == "no"
     assert set(summary.goals(cases.iloc[:0], classifiers)["met"]) == {"not judged"}
+
+
+def test_grad_cam_in_the_place_of_integrated_gradients_has_all_tables() -> None:
+    def gap(cases: pd.DataFrame) -> dict[str, Any]:
+        return next(r for r in contrasts.label_rows(cases) if r["contrast"] == "IG - Grad-CAM")
+
+    usual = synthetic.label_cases(patients=8)
+    swapped = usual[usual["variant"] != "steps=4"].reset_index(drop=True)
+    for column, stem in (("explainer", ""), ("variant", "explainer="), ("value", "")):
+        names = {f"{stem}ig": f"{stem}gradcam", f"{stem}gradcam": f"{stem}ig"}
+        swapped[column] = swapped[column].replace(names)
+    for cases, name in ((usual, "ig"), (swapped, "gradcam")):
+        assert explainer_of(cases) == explainer_of(summary.summarise(cases)) == name
+    found = tables.configurations(swapped)
+    assert (found[0][2]["explainer"] == "gradcam").all()
+    assert [v for f, v, _ in found if f == "explainer"] == ["gradient", "ig"]
+    assert gap(swapped)["effect"] == pytest.approx(-gap(usual)["effect"])
+    assert gap(swapped[swapped["explainer"] != "ig"])["note"] == "not run: no IG labels"

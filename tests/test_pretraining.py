@@ -12,21 +12,21 @@ import pytest
 import torch
 
 from dollkit import common, pretraining
-from dollkit.classifiers.model import create, load_classifiers
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
-from dollkit.labels import LabelSettings, make
+from dollkit.labels import make
+from dollkit.labels.steps import LabelSettings
 from dollkit.labels.store import LabelStore
-from dollkit.training import weights
 from dollkit.training.augment import NONE
+from dollkit.training.classifiers import load_classifiers
 from dollkit.training.recipe import Recipe
+from tests.label_films import write_models
 from tests.small_run import CPU, ENCODER, label_some, make_store, save_network
 
 Labelled = tuple[Store, LabelStore, dict[str, Path]]
-OTHER = "tu-test_efficientnet"
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +34,12 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
     """Films, their labels, and the folders of the two classifiers that made them."""
     tmp_path = tmp_path_factory.mktemp("labelled")
     store = make_store(tmp_path / "films", 40, PATHOLOGIES)
-    folders = {}
-    for seed, name in enumerate((ENCODER, OTHER)):
-        folders[name] = tmp_path / name
-        folders[name].mkdir()
-        model = create(name, 3, "silu", "lse", seed, CPU)
-        weights.save(model, folders[name], model.config)
+    models = write_models(tmp_path / "models")
+    folders = {name: models / name for name in "ab"}
     hashes = {n: sha256(f / "weights.safetensors") for n, f in folders.items()}
     how = make.ExplainerSettings(kind="black", most_steps=6, unsettled="keep")
-    models, rows = load_classifiers(folders, CPU), make.rows_to_label(store, 8, 4)
-    labels = make.make_labels(
-        models, store, rows, how, LabelSettings(), tmp_path / "labels", hashes
-    )
+    made_of = load_classifiers(folders, CPU), store, make.rows_to_label(store, 8, 4), how
+    labels = make.make_labels(*made_of, LabelSettings(), tmp_path / "labels", hashes)
     return store, labels, folders
 
 
@@ -61,7 +55,7 @@ def recipe(steps: int) -> Recipe:
     return Recipe(steps=steps, batch=8, lr=3e-3, evaluate_every=steps, precision="float32")
 
 
-def test_arms_differ_in_their_targets(edema: tuple[Store, LabelStore]) -> None:
+def test_arms_differ_in_their_targets(edema: tuple[Store, LabelStore], tmp_path: Path) -> None:
     store, labels = edema
     rows, c = labels.rows, FINDINGS.index("Edema")
     doll, truth, shuffled, prior = (
@@ -76,14 +70,10 @@ def test_arms_differ_in_their_targets(edema: tuple[Store, LabelStore]) -> None:
     assert 0 < prior[0, c].mean() < 0.3
     with pytest.raises(InputError, match="'dolls'"):
         pretraining.targets_of("dolls", store, labels, 0)
-
-
-def test_truth_needs_masks(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "films", 12, ("Edema",))
-    labels = label_some(store, tmp_path / "labels")
-    assert pretraining.truth_if_known(store, labels) is None
+    bare = make_store(tmp_path, 12, ("Edema",))
+    assert pretraining.truth_if_known(bare) is None
     with pytest.raises(InputError, match="phantom only"):
-        pretraining.targets_of("truth", store, labels, 0)
+        pretraining.targets_of("truth", bare, labels, 0)
 
 
 def test_pretraining_learns_its_labels(
@@ -96,7 +86,7 @@ def test_pretraining_learns_its_labels(
     done = pretraining.pretrain(
         net, store, rows, held, pretraining.targets_of("doll", store, labels, 0), recipe(60),
         background=0.5, dice=0.5, augmentation=NONE, folder=None,
-        truth=pretraining.truth_if_known(store, labels),
+        truth=pretraining.truth_if_known(store),
     )  # fmt: skip
     last = done.history[-1]
     assert last["valid_iou"] > 0.5
@@ -109,7 +99,7 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
 ) -> None:
     store, labels, folders = labelled
     # Kept are the best weights, not the last.
-    for name, best, last in ((ENCODER, 0.7, 0.69), (OTHER, 0.8, 0.6)):
+    for name, best, last in (("a", 0.7, 0.69), ("b", 0.8, 0.6)):
         text = f"step,valid_auroc\n8,{best}\n16,{last}\n"
         (folders[name] / "history.csv").write_text(text)
     own = {
@@ -121,7 +111,7 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
         assert made.pairs[["row", "finding"]].equals(labels.pairs[["row", "finding"]])
         parts = ("explain", "distil", "classifiers")
         assert {p for p in parts if made.meta[p] != labels.meta[p]} == want[arm]
-    assert list(own["single"].meta["classifiers"]) == [OTHER]
+    assert list(own["single"].meta["classifiers"]) == ["b"]
     assert pretraining.labels_of("doll", store, labels, folders, tmp_path, CPU) is labels
     rows, held = pretraining.parts(store, labels)
     seen: dict[str, list[list[int]]] = {}
@@ -150,7 +140,7 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
 def test_what_an_arm_is_taught_is_held_against_the_truth(labelled: Labelled) -> None:
     store, labels, _ = labelled
     rows, _ = pretraining.parts(store, labels)
-    truth = pretraining.truth_if_known(store, labels)
+    truth = pretraining.truth_if_known(store)
     assert truth is not None
     assert pretraining.taught_iou(truth, truth, rows) == 1.0
 
@@ -176,22 +166,17 @@ def test_labels_of_an_arm_go_on_and_want_what_they_are_made_from(
         (folder / "history.csv").unlink(missing_ok=True)
     with pytest.raises(InputError, match=r"history\.csv: no validation AUROC"):
         pretraining.labels_of("single", store, labels, folders, tmp_path, CPU)
-    with pytest.raises(InputError, match=f"'{OTHER}', which is missing"):
-        pretraining.labels_of("gradcam", store, labels, {ENCODER: folders[ENCODER]}, tmp_path, CPU)
-
-    def forbidden(*_: object) -> None:
-        raise AssertionError("a shard was made again")
-
+    with pytest.raises(InputError, match="'b', which is missing"):
+        pretraining.labels_of("gradcam", store, labels, {"a": folders["a"]}, tmp_path, CPU)
     pretraining.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
-    monkeypatch.setattr(make, "explain_all", forbidden)
+    monkeypatch.setattr(make, "explain_all", lambda *_: 1 / 0)  # no shard is made again
     pretraining.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
 
 
 def test_starts_that_are_refused() -> None:
-    with pytest.raises(InputError, match="'start' is 'doll'"):
-        pretraining.network("pspnet", ENCODER, 3, "silu", "doll", {}, 0, CPU)
-    with pytest.raises(InputError, match="no classifier of that name"):
-        pretraining.network("pspnet", ENCODER, 3, "silu", "classifier", {}, 0, CPU)
+    for start, said in (("doll", "'start' is 'doll'"), ("classifier", "no classifier of that")):
+        with pytest.raises(InputError, match=said):
+            pretraining.network("pspnet", ENCODER, 3, "silu", start, {}, 0, CPU)
 
 
 def test_folders_of_an_arm_and_what_is_left_of_more(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dollkit.classifiers.model import create
 from dollkit.common.errors import InputError
 from dollkit.interactive import quickstart
+from dollkit.training.classifiers import create
 
 
 @pytest.mark.parametrize("finding", ["Pleural Effusion", "Pneumothorax"])

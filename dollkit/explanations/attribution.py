@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from captum.attr import Occlusion
 from torch import nn
 
-from dollkit.classifiers.model import Classifier
 from dollkit.common import compute
 from dollkit.common.errors import InputError
+from dollkit.training.classifiers import Classifier
 
 CAM_PLACES = 8
 """Fewest places a side of the features that Grad-CAM reads."""
@@ -44,41 +44,26 @@ class Attribution:
     settled: torch.Tensor
 
 
-def without_path(maps: torch.Tensor, logit: torch.Tensor) -> Attribution:
+def without_path(maps: torch.Tensor, logits: torch.Tensor, targets: Targets) -> Attribution:
     """Attribution of an explainer that integrates nothing: no error, no steps."""
-    settled = torch.isfinite(maps).flatten(1).all(1)
-    if len(maps):
-        settled &= maps.flatten(1).amax(1) > maps.flatten(1).amin(1)
+    logit = logits.detach()[film_and_channel(targets, maps.device)]
+    flat = maps.flatten(1)
+    settled = torch.isfinite(flat).all(1) & (flat.amax(1) > flat.amin(1))
     steps = torch.zeros_like(logit, dtype=torch.int64)
     return Attribution(maps, torch.full_like(logit, float("nan")), logit, steps, settled)
 
 
-def nothing(x: torch.Tensor) -> Attribution:
-    """Attribution of films without any target."""
-    return without_path(x.new_zeros(0, *x.shape[2:]), x.new_zeros(0))
-
-
 def check_targets(x: torch.Tensor, targets: Targets, outputs: int) -> None:
-    """Raise `InputError` unless there is one list of valid target channels per film."""
-    if x.ndim != 4 or len(targets) != len(x):
+    """Raise `InputError` unless each film has a list of valid target channels, one at least."""
+    if x.ndim != 4 or len(targets) != len(x) or not any(targets):
         raise InputError(
             f"films have shape {tuple(x.shape)} and there are {len(targets)} target lists: "
-            "give (n, 1, S, S) films and one list of targets for each"
+            "give (n, 1, S, S) films and one list of targets for each, not all of them empty"
         )
     for film, channels in enumerate(targets):
         for t in channels:
             if not 0 <= t < outputs:
                 raise InputError(f"film {film}: target {t} is not in 0..{outputs - 1}")
-
-
-def check_films(x: torch.Tensor) -> None:
-    """Raise `InputError` unless all films are finite, naming the first that is not."""
-    if x.ndim == 4 and len(x):
-        bad = ~torch.isfinite(x).flatten(1).all(1)
-        if bad.any():
-            raise InputError(
-                f"film {int(bad.nonzero()[0, 0])}: holds NaN or infinity; repair or leave it out"
-            )
 
 
 def check_logits(logits: torch.Tensor, n: int, what: str = "the films") -> torch.Tensor:
@@ -120,13 +105,8 @@ def gradient(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -
     points = x.detach().clone().requires_grad_()
     with torch.enable_grad():
         logits = model(points).float()
-    check_targets(x, targets, logits.shape[1])
-    if not any(targets):
-        return nothing(x)
     maps = [grad.sum(1) for grad in _gradients(logits, points, targets)]
-    return without_path(
-        _of_pairs(maps, targets), logits.detach()[film_and_channel(targets, x.device)]
-    )
+    return without_path(_of_pairs(maps, targets), logits, targets)
 
 
 def gradcam(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -> Attribution:
@@ -144,9 +124,6 @@ def gradcam(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) ->
             logits = model(x.detach().clone().requires_grad_()).float()
     finally:
         hook.remove()
-    check_targets(x, targets, logits.shape[1])
-    if not any(targets):
-        return nothing(x)
     fewest = min(CAM_PLACES, x.shape[-1] // 2)
     features = [f for f in kept[0][1:] if f.shape[-1] >= fewest][-1]
     grids = [
@@ -155,7 +132,7 @@ def gradcam(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) ->
     ]
     grid = _of_pairs(grids, targets)[:, None]
     maps = F.interpolate(grid, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    return without_path(maps, logits.detach()[film_and_channel(targets, x.device)])
+    return without_path(maps, logits, targets)
 
 
 def occlusion(
@@ -168,9 +145,6 @@ def occlusion(
     """
     with torch.no_grad():
         logits = model(x).float()
-    check_targets(x, targets, logits.shape[1])
-    if not any(targets):
-        return nothing(x)
     side = x.shape[-1]
     window, stride = max(1, side // WINDOW), max(1, side // STRIDE)
 
@@ -180,16 +154,12 @@ def occlusion(
         return out.float().flatten()
 
     mean = x.mean((2, 3), keepdim=True).expand_as(x)
-    made = []
+    shape = {"sliding_window_shapes": (1, window, window), "strides": (1, stride, stride)}
+    maps = []
     # A few films at a time: captum keeps one map for every film and output.
-    for some, fill in zip(x.split(8), mean.split(8), strict=True):
-        maps = Occlusion(outputs_of).attribute(
-            some,
-            sliding_window_shapes=(1, window, window),
-            strides=(1, stride, stride),
-            baselines=fill,
-        )
+    for films, fill in zip(x.split(8), mean.split(8), strict=True):
+        falls = Occlusion(outputs_of).attribute(films, baselines=fill, **shape)
         # One row per film and output: hiding a film's part moves its own outputs alone.
-        made.append(maps.view(len(some), -1, *maps.shape[1:]).sum(2))
-    film, channel = film_and_channel(targets, x.device)
-    return without_path(torch.cat(made).float()[film, channel], logits[film, channel])
+        maps.append(falls.view(len(films), -1, *falls.shape[1:]).sum(2))
+    of_pairs = torch.cat(maps).float()[film_and_channel(targets, x.device)]
+    return without_path(of_pairs, logits, targets)

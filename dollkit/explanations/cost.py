@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,15 +23,20 @@ from captum.attr import IntegratedGradients
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dollkit.classifiers.model import split_rows
 from dollkit.common import compute
 from dollkit.common.errors import InputError
-from dollkit.common.findings import index
+from dollkit.common.findings import FINDINGS
 from dollkit.data.store import Store
 from dollkit.explanations.attribution import Targets, film_and_channel
-from dollkit.explanations.engine import BUDGET_MB, baseline, integrated_gradients, mask_dice
+from dollkit.explanations.engine import (
+    BUDGET_MB,
+    baseline_films,
+    integrated_gradients,
+    mask_dice,
+)
 from dollkit.explanations.ensemble import positives
 from dollkit.explanations.prepared import PRECISIONS, prepare
+from dollkit.training.classifiers import split_rows
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +44,10 @@ CAPTUM_STEPS = 50
 """captum's default, with its default rule (Gauss-Legendre)."""
 CAPTUM_ROWS = 64
 """Film-steps in one of captum's passes where it explains several pairs at once."""
-NO_FINDING = index("No Finding")
 CHEXPERT_FILMS, CHEXPERT_PAIRS = 191_027, 458_465
 """Frontal training films of CheXpert, and their positive findings: 2.4 a film."""
 GOAL_SHARE, GOAL_HOURS, GOAL_CLASSIFIERS = 0.40, 3.0, 5
 """Of a GPU: share of its measured matrix product rate; hours for CheXpert-small."""
-
-Modes = Mapping[str, Mapping[str, Any]]
-
-
-def modes_of(device: torch.device) -> Modes:
-    """Settings to measure: ``fast`` in what the device computes fastest, ``exact`` in float32."""
-    precision = "bfloat16" if compute.computes_bfloat16(device) else "float32"
-    return {
-        "fast": {"mode": "fast", "precision": precision},
-        "exact": {"mode": "exact", "precision": "float32"},
-    }
 
 
 def measure(
@@ -62,17 +55,18 @@ def measure(
     x: torch.Tensor,
     targets: Targets,
     *,
-    kind: str = "black",
+    baseline: str = "black",
     rounds: int = 3,
     captum_films: int = 2,
     reference_steps: int = 512,
     budget_mb: int = BUDGET_MB,
-    modes: Modes | None = None,
+    modes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The engine beside captum's defaults, one target at a time in float32, all ways in turns.
 
     After a warm-up, captum explains other `captum_films` in each round. Labels are held against
-    those of `reference_steps` midpoint steps in float32. `modes` None: `modes_of` the device.
+    those of `reference_steps` midpoint steps in float32. `modes` None: ``fast`` in what the device
+    computes fastest, and ``exact`` in float32.
 
     JSON-able: `models` -> name -> ``captum`` and each mode -> ``seconds_per_pair`` (median of
     rounds), ``dice`` (mean over pairs of both `masks`, against the reference), ``dice_min``; for a
@@ -84,19 +78,50 @@ def measure(
     if not explained or rounds < 1 or not models:
         raise InputError("nothing to measure: give classifiers, films with targets, and rounds")
     x, targets = x[explained], [targets[i] for i in explained]
-    modes = modes_of(x.device) if modes is None else modes
-    how: dict[str, Any] = {"kind": kind, "budget_mb": budget_mb}
+    if modes is None:
+        fastest = "bfloat16" if compute.computes_bfloat16(x.device) else "float32"
+        precisions = {"fast": fastest, "exact": "float32"}
+        modes = {mode: {"mode": mode, "precision": p} for mode, p in precisions.items()}
+    first = list(accumulate(map(len, targets), initial=0))
     table = {}
     for name, model in models.items():
         began = time.perf_counter()
-        ways = {
-            mode: partial(integrated_gradients, model, x, targets, **how, **settings)
-            for mode, settings in modes.items()
-        }
-        reference = integrated_gradients(model, x, targets, steps=reference_steps, **how).maps
-        table[name] = _beside_captum(model, x, targets, rounds, captum_films, reference, ways, kind)
-        ratios = ", ".join(f"{mode} {table[name][mode]['ratio']:.1f}" for mode in modes)
-        log.info("%s: %s times captum (%.0f s)", name, ratios, time.perf_counter() - began)
+        walk = partial(
+            integrated_gradients, model, x, targets, baseline=baseline, budget_mb=budget_mb
+        )
+        walks = {mode: partial(walk, **settings) for mode, settings in modes.items()}
+        reference = walk(steps=reference_steps).maps
+        attributions = {mode: run() for mode, run in walks.items()}
+        peaks = {mode: peak_mb(run, x.device) for mode, run in walks.items()}
+        captum_maps(model, x[:1], targets[:1], baseline)
+        seconds: dict[str, list[float]] = {way: [] for way in ("captum", *walks)}
+        dice: list[torch.Tensor] = []
+        for turn in range(rounds):
+            films = sorted({(turn * captum_films + i) % len(x) for i in range(captum_films)})
+            wanted = [targets[i] for i in films]
+            took, maps = timed(partial(captum_maps, model, x[films], wanted, baseline), x.device)
+            seconds["captum"].append(took / sum(map(len, wanted)))
+            same = torch.cat([reference[first[i] : first[i + 1]] for i in films])
+            dice.append(mask_dice(maps, same))
+            for mode, run in walks.items():
+                seconds[mode].append(timed(run, x.device)[0] / len(reference))
+        row: dict[str, dict[str, Any]]
+        row = {way: {"seconds_per_pair": statistics.median(s)} for way, s in seconds.items()}
+        row["captum"] |= _mean_min(torch.cat(dice))
+        for mode, a in attributions.items():
+            ratios = [c / e for c, e in zip(seconds["captum"], seconds[mode], strict=True)]
+            row[mode] |= {
+                "ratio": statistics.median(ratios),
+                **_mean_min(mask_dice(a.maps, reference)),
+                "error_median": a.error.quantile(0.5).item(),
+                "error_p95": a.error.quantile(0.95).item(),
+                "steps_mean": a.steps.double().mean().item(),
+                "unsettled": (~a.settled).double().mean().item(),
+                "peak_mb": peaks[mode],
+            }
+        table[name] = row
+        told = ", ".join(f"{mode} {row[mode]['ratio']:.1f}" for mode in modes)
+        log.info("%s: %s times captum (%.0f s)", name, told, time.perf_counter() - began)
     overall = {
         mode: {
             "ratio": statistics.geometric_mean(row[mode]["ratio"] for row in table.values()),
@@ -116,60 +141,15 @@ def measure(
     }
 
 
-def _beside_captum(
-    model: nn.Module,
-    x: torch.Tensor,
-    targets: Targets,
-    rounds: int,
-    captum_films: int,
-    reference: torch.Tensor,
-    ways: Mapping[str, Callable[[], Any]],
-    kind: str,
-) -> dict[str, Any]:
-    made = {mode: way() for mode, way in ways.items()}
-    peaks = {mode: peak_mb(way, x.device) for mode, way in ways.items()}
-    captum_maps(model, x[:1], targets[:1], kind)
-    seconds: dict[str, list[float]] = {way: [] for way in ("captum", *ways)}
-    dice: list[torch.Tensor] = []
-    first = list(accumulate(map(len, targets), initial=0))
-    for turn in range(rounds):
-        films = sorted({(turn * captum_films + i) % len(x) for i in range(captum_films)})
-        some = [targets[i] for i in films]
-        took, theirs = timed(partial(captum_maps, model, x[films], some, kind), x.device)
-        seconds["captum"].append(took / sum(map(len, some)))
-        same = torch.cat([reference[first[i] : first[i + 1]] for i in films])
-        dice.append(mask_dice(theirs, same))
-        for mode, way in ways.items():
-            seconds[mode].append(timed(way, x.device)[0] / len(reference))
-    captum = {"seconds_per_pair": statistics.median(seconds["captum"])}
-    row: dict[str, Any] = {"captum": captum | _mean_min(torch.cat(dice))}
-    for mode, a in made.items():
-        ratios = [c / e for c, e in zip(seconds["captum"], seconds[mode], strict=True)]
-        row[mode] = {
-            "seconds_per_pair": statistics.median(seconds[mode]),
-            "ratio": statistics.median(ratios),
-            **_mean_min(mask_dice(a.maps, reference)),
-            "error_median": a.error.quantile(0.5).item(),
-            "error_p95": a.error.quantile(0.95).item(),
-            "steps_mean": a.steps.double().mean().item(),
-            "unsettled": (~a.settled).double().mean().item(),
-            "peak_mb": peaks[mode],
-        }
-    return row
-
-
 def captum_maps(
-    model: nn.Module, x: torch.Tensor, targets: Targets, kind: str, at_once: int = 1
+    model: nn.Module, x: torch.Tensor, targets: Targets, baseline: str, at_once: int = 1
 ) -> torch.Tensor:
     """captum's maps with its defaults, `at_once` pairs in a call: (pairs, S, S)."""
-    method, base = IntegratedGradients(model), baseline(x, kind)
+    method, base = IntegratedGradients(model), baseline_films(x, baseline)
     pairs = (part.split(at_once) for part in film_and_channel(targets, x.device))
     rows = CAPTUM_ROWS if at_once > 1 else None
-    how: dict[str, Any] = {"n_steps": CAPTUM_STEPS, "internal_batch_size": rows}
-    maps = [
-        method.attribute(x[film], base[film], target=channel, **how)
-        for film, channel in zip(*pairs, strict=True)
-    ]
+    attribute = partial(method.attribute, n_steps=CAPTUM_STEPS, internal_batch_size=rows)
+    maps = [attribute(x[f], base[f], target=channel) for f, channel in zip(*pairs, strict=True)]
     return torch.cat(maps).sum(1).detach()
 
 
@@ -215,19 +195,11 @@ def _status_mb(field: str) -> float:
     return int(next(x for x in lines if x.startswith(field)).split()[1]) / 1024
 
 
-class Work(NamedTuple):
-    """Operations of a film-step: a pass up for all targets, one down each; a multiply-add is 2."""
+def work(model: nn.Module, x: torch.Tensor, precision: str) -> tuple[int, int]:
+    """Operations of a film-step: of a pass up for all its targets, and of one down for each.
 
-    forward: int
-    backward: int
-
-    def of(self, films: int, pairs: int, steps: float) -> float:
-        """Operations of a walk with `steps` points for each of the films' pairs."""
-        return steps * (films * self.forward + pairs * self.backward)
-
-
-def work(model: nn.Module, x: torch.Tensor, precision: str) -> Work:
-    """Operations of the prepared classifier on one of the films, by PyTorch's own counter."""
+    PyTorch's own count for the prepared classifier on the first film; a multiply-add is 2.
+    """
     prepared = prepare(model, precision, x[:1])
     with torch.no_grad():
         points = prepared.enter(x[:1].to(prepared.wide)).to(prepared.narrow)
@@ -237,7 +209,7 @@ def work(model: nn.Module, x: torch.Tensor, precision: str) -> Work:
             logit = prepared.body(points)[0, 0]
         with FlopCounterMode(display=False) as down:
             torch.autograd.grad(logit, points)
-    return Work(up.get_total_flops(), down.get_total_flops())
+    return up.get_total_flops(), down.get_total_flops()
 
 
 def per_pair(used: pd.DataFrame, points: Sequence[float], films_per_pair: float) -> list[float]:
@@ -254,7 +226,7 @@ def use(
     x: torch.Tensor,
     targets: Targets,
     *,
-    kind: str = "black",
+    baseline: str = "black",
     precision: str,
     steps: int,
     sides: Sequence[int],
@@ -270,11 +242,12 @@ def use(
     if rounds < 1 or not sides or min(sides) < 1:
         raise InputError("give at least one round and one side of a matrix")
     squares = [torch.randn(n, n, device=x.device).to(PRECISIONS[precision]) for n in sides]
-    pairs = sum(map(len, targets))
+    settings = {"baseline": baseline, "steps": steps, "precision": precision}
+    films, pairs = sum(map(bool, targets)), sum(map(len, targets))
     rows = []
     for name, model in models.items():
-        count = work(model, x, precision)
-        total = count.of(sum(map(bool, targets)), pairs, steps)
+        forward, backward = work(model, x, precision)
+        total = steps * (films * forward + pairs * backward)
         turns = []
         for _ in range(rounds + 1):
             best = max(
@@ -282,14 +255,14 @@ def use(
                 for m in squares
                 for _ in range(2)
             )
-            took = walk_seconds(model, x, targets, precision, steps, budget_mb, kind)
+            took = walk_seconds(model, x, targets, budget_mb=budget_mb, **settings)
             turns.append((took / pairs, best, total / took / best))
         seconds, peak, share = map(statistics.median, zip(*turns[1:], strict=True))
         rows.append(
             {
                 "classifier": name,
-                "gflop_forward": count.forward / 1e9,
-                "gflop_backward": count.backward / 1e9,
+                "gflop_forward": forward / 1e9,
+                "gflop_backward": backward / 1e9,
                 "gflop_pair": total / pairs / 1e9,
                 "seconds_per_pair": seconds,
                 "tflops": total / pairs / seconds / 1e12,
@@ -300,19 +273,9 @@ def use(
     return pd.DataFrame(rows)
 
 
-def walk_seconds(
-    model: nn.Module,
-    x: torch.Tensor,
-    targets: Targets,
-    precision: str,
-    steps: int,
-    budget_mb: int,
-    kind: str = "black",
-) -> float:
-    """Seconds of one walk with `steps` points for every pair."""
-    how: dict[str, Any] = {"kind": kind, "steps": steps, "precision": precision}
-    how["budget_mb"] = budget_mb
-    return timed(partial(integrated_gradients, model, x, targets, **how), x.device)[0]
+def walk_seconds(model: nn.Module, x: torch.Tensor, targets: Targets, **settings: Any) -> float:
+    """Seconds of `integrated_gradients` with some settings."""
+    return timed(partial(integrated_gradients, model, x, targets, **settings), x.device)[0]
 
 
 def films_of(
@@ -320,7 +283,9 @@ def films_of(
 ) -> tuple[torch.Tensor, list[list[int]]]:
     """First films of a split with a positive finding, normalised, and these findings' channels."""
     rows = split_rows(store, split)
-    channels = [[c for c in w if c != NO_FINDING] for w in positives(store.states[rows])]
+    channels = [
+        [c for c in w if FINDINGS[c] != "No Finding"] for w in positives(store.states[rows])
+    ]
     keep = [i for i, w in enumerate(channels) if w][: max(0, count)]
     if not keep:
         raise InputError(f"{store.path}: no film of split {split!r} has a finding to explain")

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -40,18 +39,16 @@ from dollkit.common.errors import InputError
 from dollkit.explanations.attribution import (
     Attribution,
     Targets,
-    check_films,
     check_logits,
     check_targets,
     film_and_channel,
-    nothing,
 )
 from dollkit.explanations.prepared import Prepared, prepare
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
-FIRST = {"exact": 6, "fast": 4}
+FIRST_STEPS = {"exact": 6, "fast": 4}
 """Steps that every pair gets, by mode, when `steps` is 0.
 
 Mean Dice with 100 points, 71 pairs of validation films: with 3, 4 and 6 points 0.970, 0.987 and
@@ -59,10 +56,10 @@ Mean Dice with 100 points, 71 pairs of validation films: with 3, 4 and 6 points 
 """
 MAX_ERROR = {"exact": 0.3, "fast": 0.5}
 """Completeness error above which a pair has not settled, by mode, when `max_error` is 0."""
-LEAST_MOVE = {"exact": 1e-6, "fast": 1.0}
-"""Logits that the completeness gap is held against where a finding moves less, by mode.
+ERROR_FLOOR = {"exact": 1e-6, "fast": 1.0}
+"""Logits that the completeness gap is held against where a finding changes less, by mode.
 
-A finding that barely moves has a large relative error whatever its label is worth.
+A finding that barely changes has a large relative error whatever its label is worth.
 """
 DICE_N_VS_3N = 0.8
 """Dice asked of the labels of n / 3 and n steps: those that pass with n = 6 have 0.96 or more with
@@ -71,7 +68,7 @@ DICE_FIRST_ROUND = 0.5
 """Dice asked of the labels of the two inner and of all four points: 95 % of those that pass have
 0.95 or more with that of 54 steps (261 pairs)."""
 MIN_LOGIT_CHANGE = 1e-3
-"""Logits that a finding must move from baseline to film; of less, rounding is a large part."""
+"""Logits that a finding must change from baseline to film; of less, rounding is a large part."""
 MOST_STEPS = 54
 BUDGET_MB = 512  # MiB
 CPU_ROWS = 48
@@ -80,9 +77,9 @@ CPU_ROWS = 48
 BASELINES = ("black", "white", "grey", "blur")
 RULES = ("midpoint", "gausslegendre")
 
-SMOOTH = 0.03
+SIGMA = 0.03
 """Sigma before labels are compared, as a fraction of the side; near that of labels."""
-AREA, BINS, GRID = 0.1, 128, 96
+TOP_SHARE, BINS, GRID = 0.1, 128, 96
 """Share of the top mask; bins of Otsu's histogram; most places a side."""
 
 
@@ -91,7 +88,7 @@ def integrated_gradients(
     x: torch.Tensor,
     targets: Targets,
     *,
-    kind: str = "black",
+    baseline: str = "black",
     steps: int = 0,
     rule: str = "midpoint",
     precision: str = "float32",
@@ -110,73 +107,55 @@ def integrated_gradients(
 
     A pair has not settled if a check above fails after the last round (with `steps` of its own
     choice: where it is multiple of three, or four; else only the error is asked), if its map is
-    not finite or constant, or if its logit moves less than `MIN_LOGIT_CHANGE` from baseline to
+    not finite or constant, or if its logit changes less than `MIN_LOGIT_CHANGE` from baseline to
     film; such a pair is not refined.
     """
     check(steps, rule, max_error, most_steps, mode)
-    check_films(x)
-    base = baseline(x, kind)
-    if not any(targets) or not len(x):
-        check_targets(x, targets, max(chain.from_iterable(targets), default=0) + 1)
-        return nothing(x)
+    base = baseline_films(x, baseline)
     prepared = prepare(model, precision, x)
     x, base = x.detach().to(prepared.wide), base.detach().to(prepared.wide)
     walker = Walker(prepared, x, base, budget_mb)
-    end = check_logits(_logits(prepared, x, walker.rows), len(x))
+    end = check_logits(prepared.logits(x, walker.rows), len(x))
     check_targets(x, targets, end.shape[1])
     # One baseline for all films is looked at once.
-    few = base[:1] if kind in ("black", "white") else base
-    start = check_logits(_logits(prepared, few, walker.rows), len(few), f"the {kind} baseline")
+    few = base[:1] if baseline in ("black", "white") else base
+    start = check_logits(prepared.logits(few, walker.rows), len(few), f"the {baseline} baseline")
     pairs = film_and_channel(targets, x.device)
-    moved = (end - start)[pairs].float()
-    first, most = (steps, steps) if steps else (FIRST[mode], most_steps)
-    limits = max_error or MAX_ERROR[mode], LEAST_MOVE[mode]
-    maps, used, settled = _rounds(walker, targets, moved, rule, first, most, *limits)
-    return Attribution(maps, _error(maps, moved), end[pairs].float(), used, settled)
-
-
-def _rounds(
-    walker: Walker,
-    targets: Targets,
-    moved: torch.Tensor,
-    rule: str,
-    n: int,
-    most: int,
-    max_error: float,
-    least_move: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Maps, steps used and whether settled: `n` steps, then three times as many up to `most`."""
+    change = (end - start)[pairs].float()
+    unchanged = change.abs() < MIN_LOGIT_CHANGE
+    n, most = (steps, steps) if steps else (FIRST_STEPS[mode], most_steps)
 
     def has_settled(rows: torch.Tensor, coarse: torch.Tensor | None, dice: float) -> torch.Tensor:
         fine = maps[rows]
-        settled = _error(fine, moved[rows], least_move) <= max_error
+        error = _error(fine, change[rows], ERROR_FLOOR[mode])
+        settled = error <= (max_error or MAX_ERROR[mode])
         settled &= fine.amax((1, 2)) > fine.amin((1, 2))
         return settled if coarse is None else settled & (mask_dice(coarse, fine).amin(1) >= dice)
 
     columns, first_dice = _columns(n, rule)
     sums = torch.cat(walker.sums(targets, path_rule(rule, n)[0], columns))
     maps = sums.sum(1)
-    used = torch.full_like(moved, n, dtype=torch.int64)
-    flat = moved.abs() < MIN_LOGIT_CHANGE
-    everything = torch.arange(len(moved), device=moved.device)
+    used = torch.full_like(change, n, dtype=torch.int64)
+    everything = torch.arange(len(change), device=x.device)
     settled = has_settled(everything, sums[:, 0] if columns.shape[1] > 1 else None, first_dice)
     del sums
-    films, channels = (part.tolist() for part in film_and_channel(targets, moved.device))
     while 3 * n <= most:
-        left = (~settled & ~flat).nonzero()[:, 0]
+        left = (~settled & ~unchanged).nonzero()[:, 0]
         if not len(left):
             break
         unsettled: list[list[int]] = [[] for _ in targets]
-        for pair in left.tolist():
-            unsettled[films[pair]].append(channels[pair])
-        added = added_nodes(n)
+        for film, channel in zip(*(part[left].tolist() for part in pairs), strict=True):
+            unsettled[film].append(channel)
+        # Every third midpoint of 3 n steps is one of n.
+        added = path_rule(rule, 3 * n)[0][np.arange(3 * n) % 3 != 1]
         weights = np.full((len(added), 1), 1 / (3 * n))
         coarse = maps[left]
         maps[left] = coarse / 3 + torch.cat(walker.sums(unsettled, added, weights))[:, 0]
         n *= 3
         used[left] = n
         settled[left] = has_settled(left, coarse, DICE_N_VS_3N)
-    return maps, used, settled & ~flat
+    settled &= ~unchanged
+    return Attribution(maps, _error(maps, change), end[pairs].float(), used, settled)
 
 
 def _columns(n: int, rule: str) -> tuple[Floats, float]:
@@ -195,19 +174,14 @@ def _columns(n: int, rule: str) -> tuple[Floats, float]:
     return np.stack([whole * first, whole * ~first], 1), asked
 
 
-def _error(maps: torch.Tensor, moved: torch.Tensor, least_move: float = 1e-6) -> torch.Tensor:
-    gap = (maps.double().sum((1, 2)) - moved).abs()
-    return (gap / moved.abs().clamp_min(least_move)).float()
-
-
-def _logits(prepared: Prepared, x: torch.Tensor, rows: int) -> torch.Tensor:
-    # A pass without gradients takes less memory than one of the walk with as many rows.
-    return torch.cat([prepared.logits(part) for part in x.split(rows)])
+def _error(maps: torch.Tensor, change: torch.Tensor, floor: float = 1e-6) -> torch.Tensor:
+    gap = (maps.double().sum((1, 2)) - change).abs()
+    return (gap / change.abs().clamp_min(floor)).float()
 
 
 def check(steps: int, rule: str, max_error: float, most_steps: int, mode: str = "exact") -> None:
     """Refuse settings of a path that cannot be walked."""
-    for name, value, known in (("mode", mode, tuple(FIRST)), ("rule", rule, RULES)):
+    for name, value, known in (("mode", mode, tuple(FIRST_STEPS)), ("rule", rule, RULES)):
         if value not in known:
             raise InputError(f"parameter {name!r} is {value!r}: use {' or '.join(known)}")
     if steps == 0 and rule != "midpoint":
@@ -234,7 +208,7 @@ class Walker:
         if budget_mb < 1:
             raise InputError(f"parameter 'budget_mb' is {budget_mb}: it must be at least 1")
         self.prepared, self.x, self.base = prepared, x, base
-        fits = (budget_mb << 20) // max(1, row_bytes(prepared, x[:1]))
+        fits = (budget_mb << 20) // max(1, prepared.row_bytes)
         self.rows = max(1, fits if x.is_cuda else min(fits, CPU_ROWS))
 
     def sums(self, targets: Targets, nodes: Floats, columns: Floats) -> list[torch.Tensor]:
@@ -324,30 +298,6 @@ class Walker:
         return maps
 
 
-def row_bytes(prepared: Prepared, x: torch.Tensor) -> int:
-    """Memory of one film-step, measured once: what backward keeps, and its largest neighbours."""
-    key = tuple(x.shape[1:])
-    if key in prepared.row_bytes:
-        return prepared.row_bytes[key]
-    kept: dict[int, int] = {}
-
-    def pack(t: torch.Tensor) -> torch.Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.no_grad():
-        z = prepared.enter(x)
-    points = z.to(prepared.narrow).requires_grad_()
-    saved = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
-    with saved, torch.enable_grad():
-        prepared.body(points)
-    for p in (*prepared.body.parameters(), *prepared.body.buffers()):
-        kept.pop(p.untyped_storage().data_ptr(), None)
-    largest = max(kept.values(), default=0)
-    prepared.row_bytes[key] = sum(kept.values()) + 3 * largest + 3 * z.untyped_storage().nbytes()
-    return prepared.row_bytes[key]
-
-
 def path_rule(rule: str, steps: int) -> tuple[Floats, Floats]:
     """Nodes in (0, 1) and weights (summing to 1) of a quadrature rule.
 
@@ -359,27 +309,21 @@ def path_rule(rule: str, steps: int) -> tuple[Floats, Floats]:
     return (nodes + 1) / 2, weights / 2
 
 
-def added_nodes(steps: int) -> Floats:
-    """Midpoints of ``3 * steps`` that are not among those of `steps`: every third one is."""
-    added: Floats = path_rule("midpoint", 3 * steps)[0][np.arange(3 * steps) % 3 != 1]
-    return added
-
-
-def baseline(x: torch.Tensor, kind: str) -> torch.Tensor:
+def baseline_films(x: torch.Tensor, baseline: str) -> torch.Tensor:
     """Baseline of each normalised film, in network units, as the films: (n, 1, S, S).
 
     ``black`` is pixel value 0, ``white`` 255, ``grey`` the film's own mean, ``blur`` the film
     without its detail (Gaussian with sigma S / 8).
     """
-    if kind == "black":
+    if baseline == "black":
         return torch.full_like(x, (0.0 - compute.MEAN) / compute.STD)
-    if kind == "white":
+    if baseline == "white":
         return torch.full_like(x, (1.0 - compute.MEAN) / compute.STD)
-    if kind == "grey":
+    if baseline == "grey":
         return x.mean((2, 3), keepdim=True).expand_as(x)
-    if kind == "blur":
+    if baseline == "blur":
         return gaussian(x, x.shape[-1] / 8)
-    raise InputError(f"parameter 'baseline' is {kind!r}: use one of {', '.join(BASELINES)}")
+    raise InputError(f"parameter 'baseline' is {baseline!r}: use one of {', '.join(BASELINES)}")
 
 
 def gaussian(x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -402,10 +346,10 @@ def masks(maps: torch.Tensor) -> torch.Tensor:
     m = maps.float().clamp_min(0)[:, None]
     if m.shape[-1] > GRID:
         m = F.adaptive_avg_pool2d(m, (GRID, GRID))
-    m = gaussian(m, SMOOTH * m.shape[-1]).flatten(1)
+    m = gaussian(m, SIGMA * m.shape[-1]).flatten(1)
     top = m.amax(1, keepdim=True)
     m = torch.where(top > 0, m / top.clamp_min(1e-30), 0.0)
-    rank = max(1, round(m.shape[1] * (1 - AREA)))
+    rank = max(1, round(m.shape[1] * (1 - TOP_SHARE)))
     return torch.stack([m > m.kthvalue(rank, 1, keepdim=True).values, m > otsu(m)], 1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from threading import Lock
@@ -17,14 +17,27 @@ from torch import nn
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, POSITIVE
-from dollkit.explanations import EXPLAINERS, explain
-from dollkit.explanations.attribution import Targets, check_logits
+from dollkit.explanations import engine
+from dollkit.explanations.attribution import (
+    Attribution,
+    Targets,
+    check_logits,
+    gradcam,
+    gradient,
+    occlusion,
+)
 from dollkit.explanations.engine import BASELINES, BUDGET_MB, MAX_ERROR, MOST_STEPS
 
 FloatMaps = npt.NDArray[np.float32]
 
+EXPLAINERS: dict[str, Callable[..., Attribution]] = {
+    "ig": engine.integrated_gradients,
+    "gradient": gradient,
+    "gradcam": gradcam,
+    "occlusion": occlusion,
+}
 BY_FINDING = "finding"
-"""Kind of baseline that stands for: each finding its own, see `baseline_of`."""
+"""Baseline that stands for: each finding its own, see `baseline_of`."""
 FILMS = 8
 """Films that one thread explains at a time on a CPU."""
 
@@ -63,11 +76,11 @@ class ExplainerSettings:
             ("explainer", self.explainer, EXPLAINERS),
             ("baseline", self.kind, (*BASELINES, BY_FINDING)),
             ("unsettled", self.unsettled, ("ignore", "keep")),
-            ("mode", self.mode, MAX_ERROR),
         ):
             if value not in known:
                 names = ", ".join(known)
                 raise InputError(f"parameter {name!r} is {value!r}: use one of {names}")
+        engine.check(self.steps, self.rule, self.max_error, self.most_steps, self.mode)
         object.__setattr__(self, "max_error", self.max_error or MAX_ERROR[self.mode])
         if self.precision != "float64":  # to check against
             object.__setattr__(self, "precision", compute.resolve_precision(self.precision))
@@ -116,33 +129,22 @@ def _explain(
     model: nn.Module, x: torch.Tensor, targets: Targets, how: ExplainerSettings
 ) -> Explained:
     """What one classifier says: `Explained` without the first axis."""
+    if not any(targets):
+        none = np.zeros(0, np.float32)
+        return Explained(none.reshape(0, *x.shape[2:]), none, none, none.astype(int), none > 0)
     if how.explainer == "ig" and how.kind == BY_FINDING:
-        if not any(targets):
-            return _explain(model, x, targets, replace(how, kind="black"))
-        parts = baseline_parts(targets)
-        made = [_explain(model, x, own, replace(how, kind=kind)) for kind, own, _ in parts]
-        order = np.argsort(np.concatenate([places for _, _, places in parts]))
-        return Explained._make(field[order] for field in _joined(made))
-    options = {k: v for k, v in asdict(how).items() if k not in ("explainer", "unsettled")}
-    a = explain(how.explainer, model, x, targets, **options)
+        baselines = [baseline_of(FINDINGS[t]) for channels in targets for t in channels]
+        parts, places = [], []
+        for baseline in sorted(set(baselines)):
+            own = [[t for t in w if baseline_of(FINDINGS[t]) == baseline] for w in targets]
+            parts.append(_explain(model, x, own, replace(how, kind=baseline)))
+            places.append(np.flatnonzero(np.array(baselines) == baseline))
+        order = np.argsort(np.concatenate(places))
+        return Explained._make(field[order] for field in _joined(parts))
+    options = {k: v for k, v in asdict(how).items() if k not in ("explainer", "kind", "unsettled")}
+    a = EXPLAINERS[how.explainer](model, x, targets, baseline=how.kind, **options)
     fields = (a.maps.float(), torch.sigmoid(a.logit), a.error, a.steps, a.settled)
     return Explained._make(field.cpu().numpy() for field in fields)
-
-
-def baseline_parts(
-    targets: Targets,
-) -> list[tuple[str, list[list[int]], npt.NDArray[np.int64]]]:
-    """Targets apart by `baseline_of` their finding, to explain them one baseline at a time.
-
-    For each baseline that occurs: its name; per film, its channels (lists may be empty); and the
-    places of its pairs among all pairs, film by film and target by target.
-    """
-    kinds = [baseline_of(FINDINGS[t]) for channels in targets for t in channels]
-    out = []
-    for kind in sorted(set(kinds)):
-        some = [[t for t in channels if baseline_of(FINDINGS[t]) == kind] for channels in targets]
-        out.append((kind, some, np.flatnonzero(np.array(kinds) == kind)))
-    return out
 
 
 def _joined(parts: Sequence[Explained]) -> Explained:

@@ -18,7 +18,7 @@ import copy
 import logging
 import weakref
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -45,7 +45,8 @@ class Prepared:
 
     `stem`, the affine first layer (None if it could not be split off), and `exact`, from there to
     logits, compute in `wide`: float32, or float64 where that was asked for. `body` is `exact` in
-    `narrow`, for the walk. `folded` counts the BatchNorm layers that are gone.
+    `narrow`, for the walk. `folded` counts the BatchNorm layers that are gone; `row_bytes` is the
+    measured memory of one film at one point of the path.
     """
 
     stem: nn.Module | None
@@ -54,30 +55,19 @@ class Prepared:
     wide: torch.dtype
     narrow: torch.dtype
     folded: int
-    row_bytes: dict[tuple[int, ...], int] = field(default_factory=dict)
-    """Measured memory of one film-step, by shape of the film."""
+    row_bytes: int
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:
         """Films in `wide` -> where the path is walked."""
         return x if self.stem is None else self.stem(x)
 
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits of films in `wide` precision, without gradients: (n, C, S, S) -> (n, outputs)."""
+    def logits(self, x: torch.Tensor, rows: int) -> torch.Tensor:
+        """Logits in `wide` precision, without gradients: (n, C, S, S) -> (n, outputs).
+
+        `rows` films at a time: that takes less memory than a pass of the walk with as many rows.
+        """
         with torch.no_grad():
-            out: torch.Tensor = self.exact(self.enter(x.to(self.wide)))
-        return out
-
-
-class InFloat32(nn.Module):
-    """A layer that works in float32 within a network of another precision, and gives `out`."""
-
-    def __init__(self, layer: nn.Module, out: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.layer, self.out = layer.float(), out
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.layer(x.float())
-        return out.to(self.out)
+            return torch.cat([self.exact(self.enter(part.to(self.wide))) for part in x.split(rows)])
 
 
 _Key = tuple[object, ...]
@@ -88,7 +78,8 @@ _known: _Known = weakref.WeakKeyDictionary()
 def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
     """The classifier made ready; done once for each classifier, its weights and film shape.
 
-    `precision` of the walk is one of `PRECISIONS`; the first two films are traced with.
+    `precision` of the walk is one of `PRECISIONS`; the first two films are traced with. Whoever
+    changes a weight behind autograd's back (``weight.data``) must make a new classifier.
     """
     if precision not in PRECISIONS:
         raise InputError(f"parameter 'precision' is {precision!r}: use one of {sorted(PRECISIONS)}")
@@ -105,18 +96,9 @@ def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
 
 
 def _fingerprint(model: nn.Module) -> _Key:
-    """Changes whenever a layer is exchanged or a weight changes, by whatever means."""
-    layers = tuple((id(m), m.training) for m in model.modules())
-    sums = [_checksum(t.detach()) for t in (*model.parameters(), *model.buffers())]
-    values = torch.cat(sums).cpu().numpy().tobytes() if sums else b""
-    return (*layers, values)
-
-
-def _checksum(values: torch.Tensor) -> torch.Tensor:
-    # By place too: rows of a head that change places leave the plain sum as it is.
-    flat = values.double().flatten()
-    place = torch.arange(1, len(flat) + 1, dtype=flat.dtype, device=flat.device)
-    return torch.stack([flat.sum(), flat @ place])
+    """Changes when a layer is exchanged, or a weight by anything that autograd sees."""
+    tensors = (*model.parameters(), *model.buffers())
+    return (*map(id, model.modules()), *((t.data_ptr(), t._version) for t in tensors))
 
 
 def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
@@ -130,7 +112,23 @@ def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
     with torch.no_grad():
         z = films.to(wide) if stem is None else stem(films.to(wide))
     body = exact if narrow is wide else _narrowed(exact, z, narrow)
-    return Prepared(stem, exact, body, wide, narrow, folded)
+    row_bytes = _row_bytes(body, z[:1].clone(), narrow)
+    return Prepared(stem, exact, body, wide, narrow, folded, row_bytes)
+
+
+def _row_bytes(body: nn.Module, z: torch.Tensor, narrow: torch.dtype) -> int:
+    """What backward keeps of one point of the path, and its largest neighbours."""
+    kept: dict[int, int] = {}
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        body(z.to(narrow).requires_grad_())
+    for p in (*body.parameters(), *body.buffers()):
+        kept.pop(p.untyped_storage().data_ptr(), None)
+    return sum(kept.values()) + 3 * max(kept.values(), default=0) + 3 * z.untyped_storage().nbytes()
 
 
 def _as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -143,14 +141,22 @@ def _narrowed(exact: nn.Module, z: torch.Tensor, narrow: torch.dtype) -> nn.Modu
     body = _as(exact, narrow)
     for name, layer in exact.named_modules():
         if z.device.type == "cpu" and compute.depthwise(layer):
-            _replace(body, name, InFloat32(copy.deepcopy(layer), narrow))
+            _replace(body, name, _in_float32(layer, narrow))
     weighted = [c for c in _trace(exact, z) if type(c.module) in (*CONVOLUTIONS, nn.Linear)]
     if weighted:
         last = weighted[-1].name
-        _replace(body, last, InFloat32(copy.deepcopy(exact.get_submodule(last))))
+        _replace(body, last, _in_float32(exact.get_submodule(last), torch.float32))
     with torch.no_grad():
         check_logits(body(z.to(narrow)), len(z))
     return body
+
+
+def _in_float32(layer: nn.Module, out: torch.dtype) -> nn.Module:
+    """Copy that computes in float32, and gives `out`."""
+    layer = copy.deepcopy(layer).float()
+    layer.register_forward_pre_hook(lambda _, given: (given[0].float(),))
+    layer.register_forward_hook(lambda _, given, made: made.to(out))
+    return layer
 
 
 class _Call(NamedTuple):
@@ -235,9 +241,8 @@ def _fold(model: nn.Module, films: torch.Tensor) -> int:
         conv, norm = made_by.get(id(call.given)), call.module
         if conv is None or type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
             continue
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (norm, conv.module))
         once = times[call.name] == times[conv.name] == 1 and readers[id(call.given)] == 1
-        if hooked or not once or norm.running_mean is None or norm.training:
+        if not once or norm.running_mean is None:
             continue
         fused = fuse_conv_bn_eval(conv.module, norm)  # type: ignore[type-var, arg-type]
         _replace(model, conv.name, fused)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from dollkit.classifiers.model import load_classifier, transfer_encoder
 from dollkit.common import ARMS, PRETRAINED
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
@@ -18,6 +17,7 @@ from dollkit.finetuning.grid import Grid
 from dollkit.finetuning.run import Initialisation, bytes_of, network
 from dollkit.pretraining import made_in
 from dollkit.training import imagenet, networks, weights
+from dollkit.training.classifiers import load_classifier, transfer_encoder
 
 
 def starts(

@@ -23,10 +23,9 @@ from matplotlib.figure import Figure
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.data.images import IGNORE, U8
-from dollkit.explanations import EXPLAINERS
-from dollkit.explanations.ensemble import Explained, pair_settled
+from dollkit.explanations.ensemble import EXPLAINERS, Explained, pair_settled
 from dollkit.interactive.finished_run import Run
-from dollkit.labels import LabelSettings, distil
+from dollkit.labels.steps import LabelSettings, maps_to_labels
 from dollkit.labels.threshold_rules import Rule
 from dollkit.report import in_notebook
 from dollkit.report.style import ARM_LOOKS, CLASS_COLORS, GREEN, context
@@ -80,10 +79,12 @@ def look(
         parts = run.explained(films, explainer)
         made = Explained._make(part[use][:, [pair]] for part in parts)
         how = replace(
-            run.distil, threshold="tuned", thresholds={finding: str(cut.rule)},
+            run.label_settings, threshold="tuned", thresholds={finding: str(cut.rule)},
             smooths={finding: cut.smooth}, ignore=cut.ignore,
         )  # fmt: skip
-        maps, labels, levels = distil(made.maps, made.probability, how, [finding], of.images[[at]])
+        maps, labels, levels = maps_to_labels(
+            made.maps, made.probability, how, [finding], of.images[[at]]
+        )
         if run.explain.unsettled == "ignore":
             labels[~pair_settled(made, how.trust)] = IGNORE
         the_map, label, hi = maps[0], labels[0], float(levels[0])
@@ -249,7 +250,7 @@ class Explorer:
 
         A slider shows no value between two steps, and sends the nearer one back.
         """
-        own = cut_of(self.run.distil, self.finding.value)
+        own = cut_of(self.run.label_settings, self.finding.value)
         kind = self.rule.value
         value = own.rule.value if own.rule.kind == kind else np.nan
         rule = Rule(kind) if kind == "otsu" else Rule(kind, _read(self.hi, value))
@@ -273,7 +274,7 @@ class Explorer:
         self._reset()
 
     def _reset(self) -> None:
-        cut = cut_of(self.run.distil, self.finding.value)
+        cut = cut_of(self.run.label_settings, self.finding.value)
         self.smooth.max = max(0.1, cut.smooth)
         self.smooth.value, self.ignore.value = cut.smooth, cut.ignore
         self.rule.value = cut.rule.kind

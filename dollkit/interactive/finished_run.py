@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dollkit.classifiers.model import load_classifiers
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.data.store import Store, open_store
 from dollkit.explanations.ensemble import Explained, ExplainerSettings, explain_all, positives
-from dollkit.labels import LabelSettings
 from dollkit.labels.judge import judged_rows
 from dollkit.labels.make import rows_to_label
+from dollkit.labels.steps import LabelSettings
 from dollkit.report.rows import TASK_ARRAYS, load_examples
+from dollkit.training.classifiers import load_classifiers
 from dollkit.workflow.stage import MANIFEST, check_artefact, read_manifest
 
 Bytes = npt.NDArray[np.uint8]
@@ -71,7 +71,7 @@ class Run:
     sets: Mapping[str, FilmSet]
     classifiers: Mapping[str, Path]
     explain: ExplainerSettings
-    distil: LabelSettings
+    label_settings: LabelSettings
 
     @functools.cached_property
     def _models(self) -> Any:
@@ -104,7 +104,7 @@ def open_run(profile: str, n_films: int) -> Run:
     run = paths.runs() / profile
     for instance in ("data", "labels"):
         check_artefact(instance, profile, needed_by="10_explorer")
-    classifiers, explain, distil = _label_settings(run / "labels" / "store" / "labels.json")
+    classifiers, explain, label_settings = _label_settings(run / "labels" / "store" / "labels.json")
     for name in classifiers:
         check_artefact(f"classifiers/{name}", profile, needed_by="10_explorer")
     given = (read_manifest(run / "labels") or {})["parameters"]
@@ -123,7 +123,7 @@ def open_run(profile: str, n_films: int) -> Run:
         {name: films for name, films in sets.items() if len(films.images)},
         {name: run / "classifiers" / name for name in classifiers},
         explain,
-        distil,
+        label_settings,
     )
 
 

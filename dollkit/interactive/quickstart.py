@@ -11,15 +11,14 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from dollkit.classifiers import model as classifiers
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, index
 from dollkit.data import phantom
 from dollkit.explanations import ensemble
 from dollkit.explanations.engine import integrated_gradients
-from dollkit.labels import LabelSettings, distil, scale
-from dollkit.training import metrics
+from dollkit.labels.steps import LabelSettings, maps_to_labels, scale
+from dollkit.training import classifiers, metrics
 from dollkit.training.augment import Augmentation
 from dollkit.training.recipe import Recipe
 
@@ -77,7 +76,7 @@ def train(few: Few, finding: str, passes: int, seed: int) -> tuple[classifiers.C
 
 
 class Case(NamedTuple):
-    """One film with its raw map, boosted map, label, truth and scores."""
+    """One film with its raw map, refined map, label, truth and scores."""
 
     image: npt.NDArray[np.uint8]
     raw: npt.NDArray[np.float32]
@@ -100,14 +99,14 @@ def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
         raise InputError(f"parameter 'finding': no test film has {finding}; use more films")
     images, names = few.images[rows], [finding] * len(rows)
     targets = [[index(finding)]] * len(rows)
-    x, kind = compute.to_input(images, CPU), ensemble.baseline_of(finding)
-    made = integrated_gradients(model, x, targets, kind=kind, steps=STEPS)
+    x, baseline = compute.to_input(images, CPU), ensemble.baseline_of(finding)
+    made = integrated_gradients(model, x, targets, baseline=baseline, steps=STEPS)
     signed, ones = made.maps.numpy(), np.ones((1, len(rows)), np.float32)
-    boosted, label, _ = distil(signed[None], ones, LabelSettings(), names, images)
+    maps, label, _ = maps_to_labels(signed[None], ones, LabelSettings(), names, images)
     truth = few.masks[rows, PATHOLOGIES.index(finding)]
-    overlap, chance = metrics.iou_matched(boosted, truth), metrics.iou_chance(truth)
+    overlap, chance = metrics.iou_matched(maps, truth), metrics.iou_chance(truth)
     i = int(np.argsort(overlap)[len(rows) // 2])
     raw, error = scale(signed[i], "positive", 99.5), float(made.error[i])
     return Case(
-        images[i], raw, boosted[i], label[i], truth[i], error, float(overlap[i]), float(chance[i])
+        images[i], raw, maps[i], label[i], truth[i], error, float(overlap[i]), float(chance[i])
     )

@@ -8,17 +8,15 @@ default) or wherever one of them is; the hit rate asks whether the map's maximum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
-from dollkit.classifiers.model import Classifier, load_classifiers
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
@@ -27,11 +25,11 @@ from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.images import fit, load_image, unfit
 from dollkit.data.store_writer import unwritable
 from dollkit.explanations.ensemble import ExplainerSettings, explain_all
-from dollkit.labels import steps
-from dollkit.labels.make import find_classifiers
-from dollkit.labels.steps import LabelSettings
+from dollkit.labels.make import device_of, find_classifiers, mean_probability
+from dollkit.labels.steps import LabelSettings, maps_to_labels
 from dollkit.labels.summary import mean_interval
 from dollkit.labels.threshold_rules import Rule
+from dollkit.training.classifiers import Classifier, load_classifiers
 
 COLUMNS = [
     "finding", "iou", "iou_lo", "iou_hi", "n", "iou_all", "iou_all_lo", "iou_all_hi", "n_all",
@@ -41,9 +39,6 @@ CASE_COLUMNS = ["image_id", "patient_id", "finding", "iou", "iou_all", "hit"]
 SCORES = (("iou", "iou", "n"), ("iou_all", "iou_all", "n_all"), ("hit", "hit_rate", "n_hit"))
 """Score of a case, its mean in the table, and the number of films behind it."""
 BATCH = 8
-
-Maps = Mapping[tuple[str, str], npt.NDArray[np.floating]]
-Masks = Mapping[tuple[str, str], npt.NDArray[np.uint8]]
 
 
 def score_case(
@@ -55,9 +50,8 @@ def score_case(
     is NaN unless both masks are non-empty, ``iou_all`` only if both are empty; ``hit`` is 1 or 0,
     NaN without a mask or a map.
     """
-    inside = truth.astype(bool)
+    inside, hit = truth.astype(bool), np.nan
     called = np.zeros_like(inside)
-    hit = np.nan
     if heat is not None:
         m = unfit(heat, *truth.shape)
         low, high = float(m.min()), float(m.max())
@@ -72,23 +66,8 @@ def score_case(
     return {"iou": overlap if both else np.nan, "iou_all": overlap, "hit": hit}
 
 
-def score_cases(
-    maps: Maps, truth: Masks, patients: Mapping[str, str], rule: Callable[[str], Rule]
-) -> pd.DataFrame:
-    """Scores of every (film, finding) with a known mask, with the columns `CASE_COLUMNS`.
-
-    No map means not called, an empty mask that the finding is not there. `rule` of each finding.
-    """
-    rows = [
-        {"image_id": film, "patient_id": patients[film], "finding": finding}
-        | score_case(maps.get((film, finding)), mask, rule(finding))
-        for (film, finding), mask in truth.items()
-    ]
-    return pd.DataFrame(rows, columns=CASE_COLUMNS)
-
-
 def localisation_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means per finding of `score_cases`, then their ``mean``, with the columns `COLUMNS`.
+    """Means per finding of cases (`CASE_COLUMNS`), then their ``mean``: columns `COLUMNS`.
 
     With 95 % bootstrap intervals over patients; n, n_all and n_hit count the films behind iou,
     iou_all and hit_rate.
@@ -106,14 +85,9 @@ def localisation_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def score(
-    folder: Path,
-    classifiers: Sequence[Path],
-    out: Path,
-    *,
-    split: str = "test",
-    size: int = 224,
-    cutoff: float = 0.5,
-) -> pd.DataFrame:
+    folder: Path, classifiers: Sequence[Path], out: Path, *,
+    split: str = "test", size: int = 224, cutoff: float = 0.5,
+) -> pd.DataFrame:  # fmt: skip
     """`localisation_table` of trained classifiers (see `find_classifiers`) on a data set's masks.
 
     The CSV file `out` gets the table, ``NAME.cases.csv`` beside it the cases. `size` is the side
@@ -154,39 +128,39 @@ def _masked(folder: Path, split: str) -> tuple[FilmTable, list[str]]:
 
 
 def _score_films(
-    table: FilmTable,
-    start: int,
-    known: Sequence[str],
-    models: Mapping[str, Classifier],
-    size: int,
-    cutoff: float,
-) -> pd.DataFrame:
-    """Cases of `BATCH` films from `start` on."""
+    table: FilmTable, start: int, known: Sequence[str], models: Mapping[str, Classifier],
+    size: int, cutoff: float,
+) -> pd.DataFrame:  # fmt: skip
+    """Cases of `BATCH` films from `start` on, with the columns `CASE_COLUMNS`.
+
+    No map means not called, an empty mask that the finding is not there.
+    """
     films = table.films.iloc[start : start + BATCH]
-    ids = films["image_id"].astype(str).to_list()
     native = [load_image(p, table.depths, table.any_ending) for p in films["path"]]
     images = np.stack([fit(image, size) for image in native])
-    x = compute.to_input(images, next(iter(models.values())).head.weight.device)
-    with torch.inference_mode():
-        p = torch.stack([torch.sigmoid(m(x).float()) for m in models.values()]).mean(0)
-    called = p.cpu().numpy() >= cutoff
-    truth: dict[tuple[str, str], npt.NDArray[np.uint8]] = {}
-    targets: list[list[int]] = []
-    for i, image in enumerate(native):
-        masks = {f: table.masks[f].iloc[start + i] for f in known}
-        masks = {f: mask for f, mask in masks.items() if mask is not None}
-        truth |= {
-            (ids[i], f): (m.load(*image.shape) == 1).astype(np.uint8) for f, m in masks.items()
-        }
-        channels = [FINDINGS.index(f) for f in masks]
-        targets.append([c for c in channels if called[i, c]])
-    maps: dict[tuple[str, str], npt.NDArray[np.floating]] = {}
-    distil = LabelSettings()
+    x = compute.to_input(images, device_of(models))
+    called = mean_probability(models, x) >= cutoff
+    masks = [
+        {f: m for f in known if (m := table.masks[f].iloc[start + i]) is not None}
+        for i in range(len(films))
+    ]
+    targets = [
+        [c for c in map(FINDINGS.index, of_film) if calls[c]]
+        for of_film, calls in zip(masks, called, strict=True)
+    ]
+    settings, maps = LabelSettings(), {}
     if any(targets):
         made = explain_all(models, x, targets, ExplainerSettings())
-        of = np.repeat(np.arange(len(ids)), [len(channels) for channels in targets])
-        names = [FINDINGS[c] for channels in targets for c in channels]
-        boosted, _, _ = steps.distil(made.maps, made.probability, distil, names, images[of])
-        maps = {(ids[i], f): m for i, f, m in zip(of, names, boosted, strict=True)}
-    patients = dict(zip(ids, films["patient_id"].astype(str), strict=True))
-    return score_cases(maps, truth, patients, distil.rule)
+        pairs = [(i, FINDINGS[c]) for i, channels in enumerate(targets) for c in channels]
+        film, names = [i for i, _ in pairs], [f for _, f in pairs]
+        given = made.maps, made.probability, settings, names, images[film]
+        maps = dict(zip(pairs, maps_to_labels(*given)[0], strict=True))
+    rows = []
+    for i, of_film in enumerate(masks):
+        about = {c: str(films[c].iloc[i]) for c in ("image_id", "patient_id")}
+        for f, mask in of_film.items():
+            truth = (mask.load(*native[i].shape) == 1).astype(np.uint8)
+            rows.append(
+                about | {"finding": f} | score_case(maps.get((i, f)), truth, settings.rule(f))
+            )
+    return pd.DataFrame(rows, columns=CASE_COLUMNS)

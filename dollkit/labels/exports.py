@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,42 +104,40 @@ def write_coco(chosen: Selection, out: Path) -> str:
     with (out / "annotations.json").open("w", encoding="utf-8") as file:
         # Piece by piece: the annotations of a large set are more than memory should hold.
         file.write(json.dumps(head)[:-1] + ', "annotations": [')
-        for number, annotation in enumerate(_annotations(chosen, numbers), start=1):
-            comma = "," if number > 1 else ""
-            file.write(f"{comma}\n{json.dumps({'id': number, **annotation})}")
+        number = 0
+        for pair, row, _ in chosen.rows():
+            label = chosen.store.label(pair)
+            for value, crowd in ((1, 0), (IGNORE, 1)):
+                if (label == value).any():
+                    number += 1
+                    runs = coco_mask.encode(np.asfortranarray(label == value, np.uint8))
+                    counts = runs["counts"].decode("ascii")
+                    annotation = {
+                        "id": number,
+                        "image_id": numbers[row["image_id"]],
+                        "category_id": 1 + index(row["finding"]),
+                        "segmentation": {"size": [*label.shape], "counts": counts},
+                        "area": int(coco_mask.area(runs)),
+                        "bbox": [float(v) for v in coco_mask.toBbox(runs)],
+                        "iscrowd": crowd,
+                        "label": pair,
+                    }
+                    comma = "," if number > 1 else ""
+                    file.write(f"{comma}\n{json.dumps(annotation)}")
         file.write("]}\n")
     return "annotations.json: COCO instances; iscrowd 1 marks the pixels to ignore."
-
-
-def _annotations(chosen: Selection, numbers: dict[str, int]) -> Iterator[dict[str, Any]]:
-    for pair, row, _ in chosen.rows():
-        label = chosen.store.label(pair)
-        for value, crowd in ((1, 0), (IGNORE, 1)):
-            if not (label == value).any():
-                continue
-            runs = coco_mask.encode(np.asfortranarray(label == value, np.uint8))
-            yield {
-                "image_id": numbers[row["image_id"]],
-                "category_id": 1 + index(row["finding"]),
-                "segmentation": {"size": [*label.shape], "counts": runs["counts"].decode("ascii")},
-                "area": int(coco_mask.area(runs)),
-                "bbox": [float(v) for v in coco_mask.toBbox(runs)],
-                "iscrowd": crowd,
-                "label": pair,
-            }
 
 
 def write_png(chosen: Selection, out: Path) -> str:
     """Write ``masks/``, ``masks.csv`` and, with films, ``images/``; returns a text on the files."""
     chosen.write_films(out / "images")
-    with (out / "masks.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["file", *chosen.pairs.columns])
-        for pair, row, name in chosen.rows():
-            path = f"masks/{row['finding'].lower().replace(' ', '_')}/{name}.png"
-            (out / path).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(chosen.store.label(pair)).save(out / path)
-            table.writerow([path, *row])
+    files = []
+    for pair, row, name in chosen.rows():
+        files.append(f"masks/{row['finding'].lower().replace(' ', '_')}/{name}.png")
+        (out / files[-1]).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(chosen.store.label(pair)).save(out / files[-1])
+    table = pd.concat([pd.Series(files, name="file"), chosen.pairs], axis=1)
+    table.to_csv(out / "masks.csv", index=False, lineterminator="\n", na_rep="nan")
     return "masks/<finding>/<film>.png: 8-bit grey (1 looks black). masks.csv: what each one is."
 
 
@@ -151,13 +148,13 @@ def write_nnunet(chosen: Selection, out: Path) -> str:
     ``ignore`` and the highest value are what nnU-Net gives a partial loss to.
     """
     for finding, pairs in chosen.pairs.groupby("finding"):
-        some = Selection(chosen.store, pairs, chosen.films, chosen.names)
+        part = replace(chosen, pairs=pairs)
         number, camel = FIRST + index(str(finding)), str(finding).title().replace(" ", "")
         folder = out / f"Dataset{number}_DoLL_{camel}"
         (folder / "labelsTr").mkdir(parents=True)
-        some.write_films(folder / "imagesTr", "_0000.png")
-        for pair, _, name in some.rows():
-            label = some.store.label(pair)
+        part.write_films(folder / "imagesTr", "_0000.png")
+        for pair, _, name in part.rows():
+            label = part.store.label(pair)
             label[label == IGNORE] = 2
             Image.fromarray(label).save(folder / "labelsTr" / f"{name}.png")
         description = {
@@ -173,8 +170,8 @@ def write_nnunet(chosen: Selection, out: Path) -> str:
         if chosen.films is not None:
             split = chosen.films.films["split"].to_numpy()
             sides = {
-                side: [name for _, row, name in some.rows() if split[row["row"]] == part]
-                for side, part in (("train", "train"), ("val", "valid"))
+                side: [name for _, row, name in part.rows() if split[row["row"]] == ours]
+                for side, ours in (("train", "train"), ("val", "valid"))
             }
             if all(sides.values()):
                 _write_json(folder / "splits_final.json", [sides])
@@ -232,13 +229,12 @@ FORMATS: dict[str, Callable[[Selection, Path], str]] = {
 }
 
 
-def export(store: LabelStore, out: Path | str, to: str, films: Store | None = None) -> Path:
+def export(store: LabelStore, out: Path, to: str, films: Store | None = None) -> Path:
     """Write a label store in one of `FORMATS`, whole or not at all, to a new or empty folder.
 
     With the film store `films` film pixels are written too: most data sets may not be passed on, so
     this is never done unasked.
     """
-    out = Path(out)
     if to not in FORMATS:
         raise InputError(f"format {to!r}: use one of {', '.join(FORMATS)}")
     if films is not None:

@@ -13,26 +13,31 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit.classifiers.model import Classifier, split_rows
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.data.store import Store
-from dollkit.explanations import EXPLAINERS
-from dollkit.explanations.ensemble import BY_FINDING, Explained, ExplainerSettings, explain_all
+from dollkit.explanations.ensemble import (
+    BY_FINDING,
+    EXPLAINERS,
+    Explained,
+    ExplainerSettings,
+    explain_all,
+)
 from dollkit.labels.make import Rows, batches
 from dollkit.labels.steps import (
     Bytes,
     FloatMaps,
     LabelSettings,
-    boost,
     consensus,
-    distil,
+    maps_to_labels,
     refine,
     scale,
-    sharpen,
+    smooth,
+    smooth_and_refine,
 )
 from dollkit.labels.threshold_rules import COLUMNS, OTHER, RULES, Rule
 from dollkit.training import metrics
+from dollkit.training.classifiers import Classifier, split_rows
 
 CASE_COLUMNS = [
     "image_id", "patient_id", "finding", "explainer", "classifiers", "n_classifiers", "variant",
@@ -62,7 +67,7 @@ class Variant:
     value: str
     classifiers: tuple[str, ...]
     explain: ExplainerSettings
-    distil: LabelSettings
+    label_settings: LabelSettings
     films: int = 0
 
     @property
@@ -118,19 +123,15 @@ def _switched(settings: LabelSettings) -> Iterator[tuple[str, str, LabelSettings
             yield "threshold", rule, replace(settings, thresholds=every)
         elif rule != settings.threshold:
             yield "threshold", rule, replace(settings, threshold=rule)
-    for smooth in (0.0, 0.01, 0.03, 0.06):
-        if smooth != settings.smooth or settings.smooths:
-            yield "smooth", f"{smooth:g}", replace(settings, smooth=smooth, smooths={})
+    for sigma in (0.0, 0.01, 0.03, 0.06):
+        if sigma != settings.smooth or settings.smooths:
+            yield "smooth", f"{sigma:g}", replace(settings, smooth=sigma, smooths={})
     guide = 0.0 if settings.guide else 0.04
     yield "guide", f"{guide:g}", replace(settings, guide=guide)
 
 
-def has_truth(store: Store) -> bool:
-    """Does the store hold masks of any finding to judge labels against?"""
-    return bool(_known(store))
-
-
 def _known(store: Store) -> list[str]:
+    """Findings that the store has masks of."""
     return [f for f in PATHOLOGIES if f in store.mask_classes]
 
 
@@ -149,13 +150,6 @@ def judged_rows(store: Store, split: str, limit: int) -> Rows:
     return np.asarray(rows[usable][:limit])
 
 
-def reference_rows(store: Store) -> Rows | None:
-    """Training films whose finding masks are known, for the anatomy prior; None without any."""
-    rows = split_rows(store, "train")
-    valid = store.mask_valid(rows, _known(store)).all(1)
-    return rows[valid] if valid.any() else None
-
-
 class Judgement(NamedTuple):
     """Per-case rows, and for the shipped labels the arrays behind them."""
 
@@ -164,65 +158,45 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    models: Mapping[str, Classifier],
-    store: Store,
-    rows: Rows,
-    wanted: Sequence[Variant],
-    reference: Rows | None,
+    models: Mapping[str, Classifier], store: Store, rows: Rows, tried: Sequence[Variant]
 ) -> Judgement:
     """Scores of label variants against the masks of the findings.
 
-    No film of `rows` trained a classifier. The first of the variants is the shipped one. The masks
-    of the `reference` films make the anatomy prior (training patients); None uses the other judged
-    patients, one left out at a time.
+    No film of `rows` trained a classifier. The first of the variants is the shipped one. Masks of
+    the training films make the anatomy prior; without any, those of the other judged patients, one
+    left out at a time. A store without masks of any finding gives no cases, and arrays of the
+    shipped labels for pictures: their `truth` is empty and their `iou` NaN.
     """
-    frames: list[pd.DataFrame] = []
+    known = _known(store)
+    frames = [] if known else [pd.DataFrame(columns=CASE_COLUMNS)]
     examples: list[Arrays] = []
     bar, films = tqdm(total=len(rows), desc="judge", unit="film", disable=None), 0
-    for batch in _batches(models, store, rows):
+    for batch in _batches(models, store, rows, known):
         if batch.names:
-            seen = batch.truth.any((1, 2))
-            here = [v for v in wanted if not v.films or films < v.films]
-            films_of = batch.x, batch.targets
+            here = [v for v in tried if not v.films or films < v.films] if known else tried[:1]
             asked = dict.fromkeys(v.explain for v in here)
-            made = {how: explain_all(models, *films_of, how) for how in asked}
+            explained = {e: explain_all(models, batch.x, batch.targets, e) for e in asked}
+            judged = batch.truth.any((1, 2)) if known else np.full(len(batch.names), True)
             for v in here:
-                frame, arrays = _score(store, v, list(models), made[v.explain], batch)
-                frames.append(frame.iloc[np.flatnonzero(seen)])
-                if v.factor == "shipped":
-                    arrays |= _each(v, made[v.explain], arrays)
-                    examples.append({key: value[seen] for key, value in arrays.items()})
+                frame, arrays = _score(store, v, list(models), explained[v.explain], batch)
+                if known:
+                    frames.append(frame.iloc[np.flatnonzero(judged)])
+                if arrays:
+                    examples.append({key: value[judged] for key, value in arrays.items()})
         films += len(batch.x)
         bar.update(len(batch.x))
     bar.close()
-    if not frames:
-        raise InputError(f"{store.path}: none of the {len(rows)} films has a mask to judge against")
-    cases = pd.concat(frames, ignore_index=True)
-    made_of = _joined(examples, list(models))
-    shipped = cases["variant"] == "shipped"
-    prior = _prior(store, cases[shipped], made_of["truth"], reference)
-    case = ["image_id", "finding"]
-    per_case = pd.Series(prior, index=pd.MultiIndex.from_frame(cases.loc[shipped, case]))
-    cases["iou_prior"] = per_case.reindex(pd.MultiIndex.from_frame(cases[case])).to_numpy()
-    return Judgement(cases, made_of)
-
-
-def unjudged(
-    models: Mapping[str, Classifier], store: Store, rows: Rows, shipped: Variant
-) -> Judgement:
-    """Labels of some films without a truth to judge them by: no cases, but arrays for pictures.
-
-    Their `truth` is empty and their `iou` NaN.
-    """
-    examples = []
-    for batch in _batches(models, store, rows, masked=False):
-        if batch.names:
-            made = explain_all(models, batch.x, batch.targets, shipped.explain)
-            _, arrays = _score(store, shipped, list(models), made, batch)
-            examples.append(arrays | _each(shipped, made, arrays))
     if not examples:
-        raise InputError(f"{store.path}: none of the {len(rows)} films has a positive finding")
-    return Judgement(pd.DataFrame(columns=CASE_COLUMNS), _joined(examples, list(models)))
+        what = "a mask to judge against" if known else "a positive finding"
+        raise InputError(f"{store.path}: none of the {len(rows)} films has {what}")
+    arrays = {key: np.concatenate([e[key] for e in examples]) for key in examples[0]}
+    arrays["classifiers"] = np.array(list(models), "U")
+    cases = pd.concat(frames, ignore_index=True)
+    if known:
+        shipped, case = cases[cases["variant"] == "shipped"], ["image_id", "finding"]
+        prior = shipped[case].assign(iou_prior=_prior(store, shipped, arrays["truth"]))
+        cases = cases.merge(prior, on=case, how="left")
+    return Judgement(cases, arrays)
 
 
 def tuned(
@@ -237,22 +211,21 @@ def tuned(
     None if no film has a mask of a positive finding.
     """
     parts = []
-    for batch in _batches(models, store, rows):
-        if batch.names:
+    for batch in _batches(models, store, rows, _known(store)):
+        if batch.truth.any():
             made = explain_all(models, batch.x, batch.targets, how)
-            films = store.images[batch.row]
             maps, probability = made.maps.swapaxes(0, 1), made.probability.T
-            parts.append((maps, probability, np.array(batch.names), films, batch.truth))
-    if not any(part[-1].any() for part in parts):
+            parts.append((maps, probability, batch.names, store.images[batch.row], batch.truth))
+    if not parts:
         return None
-    maps, probability, finding, films, truth = (np.concatenate(p) for p in zip(*parts, strict=True))
-    return tune(maps.swapaxes(0, 1), probability.T, settings, list(finding), films, truth)
+    maps, probability, names, films, truth = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return tune(maps.swapaxes(0, 1), probability.T, settings, list(names), films, truth)
 
 
 def tune(
     maps: FloatMaps,
     probability: FloatMaps,
-    how: LabelSettings,
+    settings: LabelSettings,
     findings: Sequence[str],
     films: Bytes,
     truth: Bytes,
@@ -261,8 +234,8 @@ def tune(
 
     Ties go to Otsu, then to the smaller number. The row ``other`` holds the sigma and the rule
     with the best mean over findings: for findings with fewer than `FEWEST` films, and for those
-    that occur later. All arrays are as in `distil`, of films that are not judged later; pairs with
-    an empty (S, S) truth are left out.
+    that occur later. All arrays are as in `maps_to_labels`, of films that are not judged later;
+    pairs with an empty (S, S) truth are left out.
 
     Columns finding, rule, smooth, iou (of the label, mean over films), iou_otsu (under Otsu's
     rule), n; one row per finding, then ``other``.
@@ -272,18 +245,19 @@ def tune(
         raise InputError("threshold 'tuned': no tuning film has a mask: use otsu or a file")
     maps, probability, films, truth = maps[:, seen], probability[:, seen], films[seen], truth[seen]
     names = np.asarray(findings)[seen]
-    mixed = consensus(scale(maps, how.part, how.percentile), probability, how.trust)
-    sharp = [refine(boost(mixed, s), films, how.guide) for s in SMOOTHS]
-    matched = np.stack([metrics.iou_matched(m, truth) for m in sharp])
-    scores = np.stack([_rule_scores(m, truth) for m in sharp])
-    found = [f for f in FINDINGS if (names == f).any()]
-    mean_matched = np.stack([matched[:, names == f].mean(1) for f in found])
-    mean_scores = np.stack([scores[:, :, names == f].mean(2) for f in found])
+    scaled = scale(maps, settings.part, settings.percentile)
+    mean = consensus(scaled, probability, settings.trust)
+    refined = [refine(smooth(mean, s), films, settings.guide) for s in SMOOTHS]
+    matched = np.stack([metrics.iou_matched(m, truth) for m in refined])
+    scores = np.stack([_rule_scores(m, truth) for m in refined])
+    present = [f for f in FINDINGS if (names == f).any()]
+    mean_matched = np.stack([matched[:, names == f].mean(1) for f in present])
+    mean_scores = np.stack([scores[:, :, names == f].mean(2) for f in present])
     sigma = int(mean_matched.mean(0).argmax())
     pooled = mean_scores[:, sigma].mean(0)
     rule = int(pooled.argmax())
     rows: list[tuple[object, ...]] = []
-    for i, finding in enumerate(found):
+    for i, finding in enumerate(present):
         n = int((names == finding).sum())
         s = sigma if n < FEWEST else int(mean_matched[i].argmax())
         r = rule if n < FEWEST else int(mean_scores[i, s].argmax())
@@ -319,48 +293,32 @@ class _Batch(NamedTuple):
 
 
 def _batches(
-    models: Mapping[str, Classifier], store: Store, rows: Rows, masked: bool = True
+    models: Mapping[str, Classifier], store: Store, rows: Rows, known: Sequence[str]
 ) -> Iterator[_Batch]:
-    """Films and their positive findings; only those with a known mask, or (False) with none."""
-    known, device = _known(store), next(iter(models.values())).head.weight.device
-    for chosen, x, positive in batches(store, rows, BATCH, device):
-        usable = np.full((len(chosen), len(FINDINGS)), not masked)
+    """Films and their positive findings that have a mask; all, if no finding is `known` to."""
+    for films, x, positive in batches(models, store, rows, BATCH):
+        usable = np.full((len(films), len(FINDINGS)), not known)
+        usable[:, [FINDINGS.index(f) for f in known]] = store.mask_valid(films, known)
         usable[:, 0] = False  # No Finding has no place
-        if masked:
-            usable[:, [FINDINGS.index(f) for f in known]] = store.mask_valid(chosen, known)
         targets = [[t for t in p if u[t]] for p, u in zip(positive, usable, strict=True)]
-        row = np.repeat(chosen, [len(channels) for channels in targets])
+        row = np.repeat(films, [len(channels) for channels in targets])
         names = [FINDINGS[t] for channels in targets for t in channels]
         truth = np.zeros((len(row), store.size, store.size), np.uint8)
-        if masked:
-            for i, (r, name) in enumerate(zip(row, names, strict=True)):
-                truth[i] = store.masks([int(r)], [name])[0, 0]
+        for i, name in enumerate(names if known else ()):
+            truth[i] = store.masks(row[[i]], [name])[0, 0]
         yield _Batch(x, targets, row, names, truth)
 
 
-def _joined(examples: Sequence[Arrays], models: Sequence[str]) -> Arrays:
-    arrays = {key: np.concatenate([e[key] for e in examples]) for key in examples[0]}
-    return arrays | {"classifiers": np.array(models, "U")}
-
-
-def _each(v: Variant, made: Explained, arrays: Arrays) -> Arrays:
-    """Boosted map of every classifier alone, (pairs, K, S, S), and its probability, (pairs, K)."""
-    films, names = np.asarray(arrays["image"], np.uint8), [str(f) for f in arrays["finding"]]
-    scaled = [scale(m, v.distil.part, v.distil.percentile) for m in made.maps]
-    boosted = [sharpen(m, v.distil, names, films) for m in scaled]
-    return {"maps": np.stack(boosted, 1).astype(np.float16), "probability": made.probability.T}
-
-
 def _score(
-    store: Store,
-    v: Variant,
-    models: Sequence[str],
-    made: Explained,
-    batch: _Batch,
+    store: Store, v: Variant, models: Sequence[str], made: Explained, batch: _Batch
 ) -> tuple[pd.DataFrame, Arrays]:
-    use = [models.index(name) for name in v.classifiers]
+    """Cases of a batch, and of the shipped variant the arrays behind them.
+
+    ``maps`` are those of every classifier alone, (pairs, K, S, S); ``probability`` is (pairs, K).
+    """
+    use, settings = [models.index(name) for name in v.classifiers], v.label_settings
     row, names, truth, films = batch.row, batch.names, batch.truth, store.images[batch.row]
-    maps, label, _ = distil(made.maps[use], made.probability[use], v.distil, names, films)
+    maps, label, _ = maps_to_labels(made.maps[use], made.probability[use], settings, names, films)
     precision, recall = metrics.precision_recall(label, truth)
     overlap = metrics.iou_matched(maps, truth)
     frame = pd.DataFrame(
@@ -384,6 +342,10 @@ def _score(
             "area": metrics.area(truth),
         }
     )
+    if v.factor != "shipped":
+        return frame, {}
+    scaled = [scale(m, settings.part, settings.percentile) for m in made.maps]
+    single = [smooth_and_refine(m, settings, names, films) for m in scaled]
     arrays: Arrays = {
         "image": films,
         "finding": np.array(names),
@@ -392,22 +354,26 @@ def _score(
         "label": label,
         "truth": truth,
         "iou": overlap,
+        "maps": np.stack(single, 1).astype(np.float16),
+        "probability": made.probability.T,
     }
     return frame, arrays
 
 
 def _prior(
-    store: Store, cases: pd.DataFrame, truth: npt.NDArray[np.generic], reference: Rows | None
+    store: Store, cases: pd.DataFrame, truth: npt.NDArray[np.generic]
 ) -> npt.NDArray[np.float64]:
     """IoU of the mean mask of other patients, at matched area, for each case."""
     out = np.full(len(cases), np.nan)
     finding = cases["finding"].to_numpy()
     patients = cases["patient_id"].to_numpy().astype(object)
+    rows = np.flatnonzero(store.films["split"] == "train")
+    rows = rows[store.mask_valid(rows, _known(store)).all(1)]
     for f in np.unique(finding):
         own = finding == f
         masks = None
-        if reference is not None:
-            positive = reference[store.states[reference, FINDINGS.index(f)] == POSITIVE][:400]
+        if len(rows):
+            positive = rows[store.states[rows, FINDINGS.index(f)] == POSITIVE][:400]
             masks = store.masks(positive, [f])[:, 0]
         maps = metrics.prior_maps(truth[own], patients[own], masks)
         out[own] = metrics.iou_matched(maps, truth[own])

@@ -1,21 +1,22 @@
-"""From explanations to DoLL labels: distil, boost, refine, threshold.
+"""From explanations to DoLL labels: the steps of `maps_to_labels`, each with its formula.
 
-Named steps, each with its formula; the paper says "distilled and boosted" without giving them.
+The paper says "distilled and boosted" without giving them; these would be steps 3 and 4.
 
 1. part        ``m = |IG|`` (consensus of explanations, arXiv 2109.00707: abs, then sum over the
                one channel) or ``m = max(IG, 0)`` (evidence *for* the finding only).
 2. scale       ``m / q(m)``, clipped to [0, 1], q a high percentile of the map: one hot pixel
                must not decide the weight of a whole classifier.
-3. distil      mean over classifiers, each weighted by its trust in the finding.
-4. boost       Gaussian smoothing, then rescaling to a maximum of one.
+3. consensus   mean over classifiers, each weighted by its trust in the finding.
+4. smooth      Gaussian smoothing, then rescaling to a maximum of one.
 5. refine      guided filter (He et al. 2013): the map keeps to the edges that the film has.
-6. threshold   finding where ``m >= hi``, background where ``m < lo``, 255 (ignore) between.
+6. threshold   finding where ``m >= t``, background where ``m < ignore t``, 255 (ignore) between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from scipy.ndimage import uniform_filter
 from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.explanations.engine import gaussian
-from dollkit.labels.threshold_rules import OTHER, PHANTOM, RULES, Rule, checked, read, rule_of
+from dollkit.labels.threshold_rules import OTHER, PHANTOM, RULES, Rule, check, parse, read
 
 FloatMaps = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -56,8 +57,7 @@ class LabelSettings:
     switches them off. `threshold`: ``otsu`` (as in CheXlocalize's protocol); ``peak``: `level`
     times the maximum; ``quantile``: the top `area` of the pixels; or ``tuned``: each finding's own
     rule from `thresholds` and sigma from `smooths`, where ``other`` is for findings not listed. A
-    text there is the path of a file of both; blank: the phantom's. ``lo = ignore * hi``; 1 leaves
-    no ignore band.
+    text there is the path of a file of both; blank: the phantom's. `ignore` 1 ignores nothing.
     """
 
     part: str = "positive"
@@ -81,27 +81,23 @@ class LabelSettings:
             value = getattr(self, name)
             if not lo <= value <= hi:
                 raise InputError(f"parameter {name!r} is {value}: it must lie in [{lo:g}, {hi:g}]")
+        rules, smooths = self.thresholds, self.smooths
         if self.threshold == "tuned":
-            self._settle()
-        elif self.thresholds or self.smooths:
+            if isinstance(rules, str):
+                tuned = read(Path(rules) if rules else PHANTOM)
+                rules, smooths = tuned["thresholds"], smooths or tuned["smooths"]
+            check(rules, smooths)
+            object.__setattr__(self, "thresholds", dict(rules))
+            object.__setattr__(self, "smooths", dict(smooths))
+        elif rules or smooths:
             raise InputError(
                 f"thresholds or smooths are given but 'threshold' is {self.threshold!r}: use tuned"
             )
 
-    def _settle(self) -> None:
-        """Rules and sigmas as dicts of their own, whatever they were given as."""
-        rules, smooths = self.thresholds, self.smooths
-        if isinstance(rules, str):
-            found = read(rules or PHANTOM)
-            rules, smooths = found["thresholds"], smooths or found["smooths"]  # type: ignore[assignment]
-        checked(rules, smooths)
-        object.__setattr__(self, "thresholds", dict(rules))
-        object.__setattr__(self, "smooths", dict(smooths))
-
     def rule(self, finding: str) -> Rule:
         """Rule of step 6 for one finding."""
         if isinstance(self.thresholds, Mapping):
-            return rule_of(finding, self.thresholds)
+            return parse(self.thresholds.get(finding, self.thresholds.get(OTHER, "otsu")))
         value = {"peak": self.level, "quantile": self.area}.get(self.threshold, 0.0)
         return Rule(self.threshold, value)
 
@@ -135,17 +131,16 @@ def consensus(maps: FloatMaps, probability: FloatMaps, trust: str) -> FloatMaps:
     return total
 
 
-def boost(maps: FloatMaps, smooth: float | npt.ArrayLike) -> FloatMaps:
+def smooth(maps: FloatMaps, sigma: float | npt.ArrayLike) -> FloatMaps:
     """Step 4: Gaussian smoothing of (pairs, S, S) maps, rescaled to a maximum of one.
 
-    `smooth` is one sigma for all maps, or (pairs,) one for each, as a fraction of the side.
+    `sigma` is one for all maps, or (pairs,) one for each, as a fraction of the side.
     """
-    sigmas = np.broadcast_to(np.asarray(smooth, dtype=np.float64), len(maps))
+    sigmas = np.broadcast_to(np.asarray(sigma, dtype=np.float64), len(maps))
     blurred = np.empty_like(maps)
-    for sigma in np.unique(sigmas):
-        own = sigmas == sigma
-        some = torch.from_numpy(maps[own])[:, None]
-        blurred[own] = gaussian(some, float(sigma) * maps.shape[-1])[:, 0].numpy()
+    for value in np.unique(sigmas):
+        x = torch.from_numpy(maps[sigmas == value])[:, None]
+        blurred[sigmas == value] = gaussian(x, float(value) * maps.shape[-1])[:, 0].numpy()
     return _to_one(blurred)
 
 
@@ -181,18 +176,16 @@ def _to_one(maps: FloatMaps) -> FloatMaps:
     return out
 
 
-def threshold(
-    maps: FloatMaps, how: LabelSettings, findings: Sequence[str] | None = None
-) -> FloatMaps:
-    """`hi` of step 6 for each map: (pairs, S, S) -> (pairs,) float32; NaN for a constant map."""
-    rules = [how.rule(f) for f in _names(how, findings, len(maps))]
-    values = [r.level(m) if m.max() > m.min() else np.nan for m, r in zip(maps, rules, strict=True)]
+def find_thresholds(maps: FloatMaps, settings: LabelSettings, findings: Sequence[str]) -> FloatMaps:
+    """Threshold of step 6 for each map: (pairs, S, S) -> (pairs,); NaN for a constant map."""
+    pairs = zip(maps, findings, strict=True)
+    values = [settings.rule(f).level(m) if m.max() > m.min() else np.nan for m, f in pairs]
     return np.array(values, np.float32)
 
 
-def to_label(maps: FloatMaps, hi: FloatMaps, ignore: float) -> Bytes:
+def cut(maps: FloatMaps, thresholds: FloatMaps, ignore: float) -> Bytes:
     """Step 6: 1 finding, 0 background, 255 ignore; a map without threshold is all ignore."""
-    level = hi[:, None, None]
+    level = thresholds[:, None, None]
     label = np.full(maps.shape, IGNORE, np.uint8)
     with np.errstate(invalid="ignore"):
         label[maps < ignore * level] = 0
@@ -200,43 +193,28 @@ def to_label(maps: FloatMaps, hi: FloatMaps, ignore: float) -> Bytes:
     return label
 
 
-def sharpen(
-    scaled: FloatMaps,
-    how: LabelSettings,
-    findings: Sequence[str] | None = None,
-    films: Bytes | None = None,
+def smooth_and_refine(
+    scaled: FloatMaps, settings: LabelSettings, findings: Sequence[str], films: Bytes
 ) -> FloatMaps:
-    """Steps 4 and 5 of maps in [0, 1]: (pairs, S, S) -> (pairs, S, S); see `distil`."""
-    if how.guide > 0 and films is None:
-        raise InputError(f"parameter 'guide' is {how.guide:g} but no films are given: pass films")
-    sigmas = [how.sigma(f) for f in _names(how, findings, len(scaled))]
-    boosted = boost(scaled, np.array(sigmas))
-    return boosted if films is None else refine(boosted, films, how.guide)
+    """Steps 4 and 5 of maps in [0, 1]: (pairs, S, S) -> (pairs, S, S); see `maps_to_labels`."""
+    sigmas = np.array([settings.sigma(f) for f in findings])
+    return refine(smooth(scaled, sigmas), films, settings.guide)
 
 
-def distil(
+def maps_to_labels(
     maps: FloatMaps,
     probability: FloatMaps,
-    how: LabelSettings,
-    findings: Sequence[str] | None = None,
-    films: Bytes | None = None,
+    settings: LabelSettings,
+    findings: Sequence[str],
+    films: Bytes,
 ) -> tuple[FloatMaps, Bytes, FloatMaps]:
-    """All six steps: boosted maps, labels, and the thresholds of the finding.
+    """All six steps: maps as they are cut, labels, and thresholds.
 
     (K, pairs, S, S) signed attributions of K classifiers and the (K, pairs) probabilities of each
     finding become (pairs, S, S) float32 in [0, 1], (pairs, S, S) uint8 in {0, 1, 255}, (pairs,)
-    float32. `findings` names each pair's, for ``tuned``; `films` are (pairs, S, S) uint8, for
-    `guide`.
+    float32. `findings` and `films`, (pairs, S, S) uint8, are those of each pair.
     """
-    scaled = scale(maps, how.part, how.percentile)
-    boosted = sharpen(consensus(scaled, probability, how.trust), how, findings, films)
-    hi = threshold(boosted, how, findings)
-    return boosted, to_label(boosted, hi, how.ignore), hi
-
-
-def _names(how: LabelSettings, findings: Sequence[str] | None, pairs: int) -> Sequence[str]:
-    if findings is None:
-        if how.threshold == "tuned":
-            raise InputError("parameter 'threshold' is 'tuned': it needs the finding of each map")
-        return [""] * pairs
-    return findings
+    mean = consensus(scale(maps, settings.part, settings.percentile), probability, settings.trust)
+    refined = smooth_and_refine(mean, settings, findings, films)
+    thresholds = find_thresholds(refined, settings, findings)
+    return refined, cut(refined, thresholds, settings.ignore), thresholds

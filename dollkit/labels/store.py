@@ -21,7 +21,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,7 +49,7 @@ U8 = npt.NDArray[np.uint8]
 
 
 class LabelStore:
-    """Labels of some films of one film store, which stay on disk; see `open`.
+    """Labels of some films of one film store, which stay on disk; see `open_labels`.
 
     `pairs` has one row per (film, finding): `PAIR_COLUMNS` (`row` of the film store, `threshold` of
     the map, completeness `error` of the worst classifier, mean `probability` over classifiers),
@@ -63,10 +63,8 @@ class LabelStore:
         self.size = int(meta["size"])
         self._planes = _map(path / "planes.npy", np.uint8)
         self._bounds = np.concatenate([[0], _map(path / "ends.npy", np.int64)])
-        row = pairs["row"].to_numpy(np.int64)
-        self._order = np.argsort(row, kind="stable")
-        self._sorted = row[self._order]
-        self._channel = np.array([findings.index(f) for f in pairs["finding"]], np.int64)
+        self._pairs = pairs.groupby("row").indices
+        self._channel = [findings.index(f) for f in pairs["finding"]]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -74,7 +72,7 @@ class LabelStore:
     @property
     def rows(self) -> npt.NDArray[np.int64]:
         """Labelled rows of the film store, ascending."""
-        return np.unique(self._sorted)
+        return np.unique(self.pairs["row"].to_numpy(np.int64))
 
     def label(self, pair: int) -> U8:
         """One label: (S, S) uint8 in {0, 1, 255}, by its row in `pairs`."""
@@ -85,11 +83,6 @@ class LabelStore:
             return decode(self._planes[start:stop].tobytes(), self.size)
         except ValueError as error:
             raise _broken(self.path / "planes.npy", f"label {pair}: {error}") from None
-
-    def pairs_of(self, row: int) -> npt.NDArray[np.int64]:
-        """Rows of `pairs` that belong to a row of the film store; none if it has no label."""
-        first, stop = np.searchsorted(self._sorted, [row, row + 1])
-        return self._order[first:stop]
 
     def targets(
         self, rows: npt.NDArray[np.int64], states: npt.NDArray[np.int8] | None = None
@@ -102,31 +95,24 @@ class LabelStore:
         if states is not None:
             out[states == UNCERTAIN] = IGNORE
         for i, row in enumerate(rows):
-            for pair in self.pairs_of(int(row)):
+            for pair in self._pairs.get(row, ()):
                 out[i, self._channel[pair]] = self.label(int(pair))
         return out
 
     def check_films(self, films: Store) -> None:
         """Raise `InputError` unless these are the films that the labels were made of."""
-        if films.size != self.size:
+        digest = self.meta.get("films", "unknown")
+        if digest != films.digest:
             raise InputError(
-                f"{self.path}: labels of {self.size} px, films of {films.size} px in "
-                f"{films.path}: use the film store that they were made of"
-            )
-        made_of = self.meta.get("films", "")
-        if made_of != films.digest:
-            raise InputError(
-                f"{self.path}: made of other films (digest {made_of[:12] or 'unknown'}) than "
-                f"those in {films.path} ({films.digest[:12]}): use the film store that they "
-                "were made of"
+                f"{self.path}: made of other films (digest {digest[:12]}) than those in "
+                f"{films.path} ({films.digest[:12]}): use the film store that they were made of"
             )
 
 
-def open(path: Path | str, verify: bool = False, films: Store | None = None) -> LabelStore:
-    """Open a label store: ``open(path).targets(rows)``, ``.label(i)``, ``.pairs``.
+def open_labels(path: Path | str, verify: bool = False) -> LabelStore:
+    """Open a label store: ``open_labels(path).targets(rows)``, ``.label(i)``, ``.pairs``.
 
-    The table is always hashed; `verify` also hashes the planes. With the film store `films`, that
-    the labels were made of these films is checked.
+    The table is always hashed; `verify` also hashes the planes.
     """
     path = Path(path)
     description = path / "labels.json"
@@ -138,16 +124,13 @@ def open(path: Path | str, verify: bool = False, films: Store | None = None) -> 
             known = meta["sha256"][name]
             if (verify or name != "planes.npy") and sha256(path / name) != known:
                 raise _broken(path / name, "does not match its sha256 in labels.json")
-        store = LabelStore(path, _read_pairs(path / "pairs.csv"), meta)
+        return LabelStore(path, _read_pairs(path / "pairs.csv"), meta)
     except OSError as error:
         raise _broken(Path(error.filename or path), "is missing or cannot be read") from None
     except InputError:
         raise
     except (ValueError, KeyError, TypeError):
         raise _broken(description, "is of an older version or not a label store's") from None
-    if films is not None:
-        store.check_films(films)
-    return store
 
 
 def _read_pairs(file: Path) -> pd.DataFrame:
@@ -180,8 +163,7 @@ def write_shard(path: Path, pairs: pd.DataFrame, labels: U8, key: str = "") -> N
     table["ignored"] = (labels == IGNORE).mean((1, 2), dtype=np.float32)
     for column in pairs.columns.difference(table.columns, sort=False):
         table[column] = pairs[column]
-    header = table[:0].to_csv(index=False, lineterminator="\n").encode()
-    text = table.to_csv(index=False, header=False, lineterminator="\n").encode()
+    text = table.to_csv(index=False, lineterminator="\n").encode()
     records = [encode(label) for label in labels]
     # A name of its own: two processes at the same shard must not write into one file.
     part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
@@ -192,7 +174,6 @@ def write_shard(path: Path, pairs: pd.DataFrame, labels: U8, key: str = "") -> N
             size=np.array(labels.shape[-1]),
             planes=np.frombuffer(b"".join(records), np.uint8),
             ends=np.cumsum([len(r) for r in records]),
-            header=np.frombuffer(header, np.uint8),
             pairs=np.frombuffer(text, np.uint8),
         )
         part.replace(path)
@@ -210,14 +191,11 @@ def shard_key(path: Path) -> str | None:
         return None
 
 
-def merge(
-    shards: Sequence[Path] | Mapping[Path, str], out: Path, meta: Mapping[str, Any]
-) -> LabelStore:
-    """Join shards into one store, one shard in memory at a time; `labels.json` is written last.
+def merge(shards: Mapping[Path, str], out: Path, meta: Mapping[str, Any]) -> LabelStore:
+    """Join shards, given with their keys, into one store, one shard in memory at a time.
 
     The same shards, in this order, and `meta` give the same bytes, whoever wrote the shards and
-    when. Keys of shards are checked where they are given. An older store in `out` stays whole until
-    the new one is.
+    when. `labels.json` is written last; an older store in `out` stays whole until the new one is.
     """
     if not shards:
         raise InputError(f"{out}: no shard to merge: {AGAIN}")
@@ -247,28 +225,29 @@ def merge(
     for path in shards:  # what killed writers of these shards left
         for left in path.parent.glob(f"{path.stem}.*.part.npz"):
             left.unlink(missing_ok=True)
-    return open(out)
+    return open_labels(out)
 
 
-def _join(shards: Sequence[Path] | Mapping[Path, str], parts: Mapping[str, Path]) -> int:
+def _join(shards: Mapping[Path, str], parts: Mapping[str, Path]) -> int:
     """Write planes, ends and pairs of all shards; returns the side of their labels."""
     kinds, ends = set(), [np.zeros(0, np.int64)]
     total = 0
     with parts["planes.npy"].open("wb") as planes, parts["pairs.csv"].open("wb") as table:
         _npy_header(planes, 0)
-        for path in shards:
+        for path, key in shards.items():
             try:
                 shard = read(path)
-                size, header = int(shard["size"]), shard["header"].tobytes()
+                size = int(shard["size"])
+                header, _, rows = shard["pairs"].tobytes().partition(b"\n")
                 ends.append(shard["ends"] + total)
-                if isinstance(shards, Mapping) and str(shard["key"]) != shards[path]:
+                if str(shard["key"]) != key:
                     raise ValueError("another process has written it since")
             except (OSError, ValueError, KeyError) as error:
                 raise InputError(f"{path}: not a readable label shard ({error}): {AGAIN}") from None
             kinds.add((size, header))
             if len(kinds) > 1:
                 raise InputError(f"{path}: other size or columns than those before: {AGAIN}")
-            table.write(shard["pairs"].data if total else header + shard["pairs"].tobytes())
+            table.write(rows if total else shard["pairs"].data)
             planes.write(shard["planes"].data)
             total += len(shard["planes"])
         planes.seek(0)

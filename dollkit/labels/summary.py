@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, find_objects
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, MOBILE, PATHOLOGIES
@@ -60,7 +60,12 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def mean_interval(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
-    """Mean over findings of means over films, with a 95 % bootstrap interval over patients."""
+    """Mean over findings of means over films, with a 95 % bootstrap interval over patients.
+
+    All NaN without any case.
+    """
+    if part.empty:
+        return np.nan, np.nan, np.nan
     _, units = patient_values(part[value], part["patient_id"], part["finding"])
     return (float(units.mean()), *bootstrap_interval(units))
 
@@ -110,11 +115,8 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
 def _gap(part: pd.DataFrame, other: pd.DataFrame) -> tuple[tuple[float, float, float], int]:
     """Mean IoU at matched area minus that of other labels of the same cases, and their number."""
     both = judged(part).merge(other[[*CASE, "iou_matched"]], on=CASE, suffixes=("", "_other"))
-    if both.empty:
-        return (np.nan, np.nan, np.nan), 0
-    return mean_interval(
-        both.assign(gap=both["iou_matched"] - both["iou_matched_other"]), "gap"
-    ), len(both)
+    both["gap"] = both["iou_matched"] - both["iou_matched_other"]
+    return mean_interval(both, "gap"), len(both)
 
 
 def ablation(cases: pd.DataFrame) -> pd.DataFrame:
@@ -154,44 +156,33 @@ def goals(
     """
     shipped = cases[cases["variant"] == "shipped"]
     able = classifiers.groupby("finding")["auroc"].mean()
-    good = [f for f in PATHOLOGIES if able.get(f, 0) > auroc]
     # A finding of few patients tells nothing of others.
-    shown_enough = shipped[seen_enough(shipped["patient_id"], shipped["finding"])]
-    part = shown_enough[shown_enough["finding"].isin(good)]
-    value = mean_interval(part, "hit") if len(part) else (np.nan,) * 3
+    enough = shipped[seen_enough(shipped["patient_id"], shipped["finding"])]
+    part = enough[enough["finding"].isin(able.index[able > auroc])]
+    value = mean_interval(part, "hit")
     shown = part["finding"].nunique()
     text = f"hit rate at least {hit_rate:g}, {shown} findings with AUROC above {auroc:g}"
     rows = [(text, *value, _verdict(value[0] >= hit_rate, value[0]), len(part))]
+    gaps = enough.assign(gap=enough["iou_matched"] - enough["iou_prior"])
     for finding in MOBILE:
-        known = shown_enough["iou_prior"].notna()
-        part = shown_enough[(shown_enough["finding"] == finding) & known]
-        gap = part.assign(gap=part["iou_matched"] - part["iou_prior"])
-        value = mean_interval(gap, "gap") if len(gap) else (np.nan,) * 3
+        part = gaps[(gaps["finding"] == finding) & gaps["iou_prior"].notna()]
+        value = mean_interval(part, "gap")
         text = f"IoU above that of the mean-mask prior: {finding}"
         rows.append((text, *value, _verdict(value[1] > 0, value[1]), len(part)))
-    rows.append(_committee(cases, shipped))
-    return pd.DataFrame(rows, columns=GOAL_COLUMNS)
-
-
-def _committee(
-    cases: pd.DataFrame, shipped: pd.DataFrame
-) -> tuple[str, float, float, float, str, int]:
-    """Goal 3 of `goals`: all classifiers against the best single one."""
     singles = cases[(cases["factor"] == "classifiers") & (cases["n_classifiers"] == 1)]
-    if singles.empty or shipped.empty:
-        text = "IoU of all classifiers above that of the best single one"
-        return text, np.nan, np.nan, np.nan, "not judged", 0
-    means = {
-        str(k): mean_interval(judged(p), "iou_matched")[0]
-        for k, p in singles.groupby("classifiers")
-    }
-    best = max(means, key=means.__getitem__)
-    gap, n = _gap(shipped, singles[singles["classifiers"] == best])
-    text = (
-        f"IoU of {shipped['n_classifiers'].iloc[0]} classifiers above that of the best single one "
-        f"({best}, chosen on the same cases, in its favour)"
-    )
-    return text, *gap, _verdict(gap[1] > 0, gap[1]), n
+    value, n = (np.nan, np.nan, np.nan), 0
+    text = "IoU of all classifiers above that of the best single one"
+    if not singles.empty and not shipped.empty:
+        of_each = singles.groupby("classifiers")
+        means = {str(k): mean_interval(judged(p), "iou_matched")[0] for k, p in of_each}
+        best = max(means, key=means.__getitem__)
+        value, n = _gap(shipped, singles[singles["classifiers"] == best])
+        text = (
+            f"IoU of {shipped['n_classifiers'].iloc[0]} classifiers above that of the best single "
+            f"one ({best}, chosen on the same cases, in its favour)"
+        )
+    rows.append((text, *value, _verdict(value[1] > 0, value[1]), n))
+    return pd.DataFrame(rows, columns=GOAL_COLUMNS)
 
 
 def _verdict(met: bool, value: float) -> str:
@@ -230,7 +221,14 @@ def losses(arrays: Arrays) -> pd.DataFrame:
 
 def per_case(arrays: Arrays) -> pd.DataFrame:
     """One row per pair: finding, the columns `STEPS`, and a bool for each of `GROUPS`."""
-    seen = _pairs_with_truth(arrays)
+    for name in ARRAYS:
+        if name not in arrays or len(arrays[name]) != len(arrays["finding"]):
+            raise InputError(
+                f"array {name!r} of the labels is missing or cut off; run the labels' stage again"
+            )
+    seen = np.flatnonzero(arrays["truth"].any((1, 2)))
+    if not seen.size:
+        raise InputError("no label has a truth to be judged by; there is no loss to tell")
     finding, truth = arrays["finding"][seen].astype(str), arrays["truth"][seen]
     label = (arrays["label"][seen] == 1).astype(np.uint8)
     margin = max(1, round(MARGIN * truth.shape[-1]))
@@ -241,12 +239,13 @@ def per_case(arrays: Arrays) -> pd.DataFrame:
         # One case at a time: maps of all classifiers at once may not fit into memory.
         m = arrays["map"][at].astype(np.float32)
         single = arrays["maps"][at].astype(np.float32)
-        every = metrics.iou_matched(single, np.broadcast_to(t, single.shape))
-        box, outline = _box(t, margin), binary_dilation(t, iterations=margin)
-        classifier = max(area, every.max())
-        oracles.append(
-            (best_threshold(m, t), classifier, _within(m, t, box), _within(m, t, outline))
-        )
+        classifier = metrics.iou_matched(single, np.broadcast_to(t, single.shape)).max()
+        box = np.zeros(t.shape, bool)
+        box[find_objects((t > 0).astype(int))[0]] = True
+        places = binary_dilation(box, np.ones((3, 3)), margin), binary_dilation(t, None, margin)
+        # At matched area, of a map that cannot leave a place.
+        within = metrics.iou_matched(np.where(places, m, np.float32(-1)), np.stack([t, t]))
+        oracles.append((best_threshold(m, t), max(area, classifier), *within))
     table[["iou_threshold", "iou_classifier", "iou_place", "iou_form"]] = np.array(oracles)
     table["called"] = arrays["probability"][seen].astype(np.float64).mean(1) >= 0.5
     table["missed"] = ~table["called"]
@@ -270,46 +269,13 @@ def best_threshold(m: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8]) -> 
     return float(overlap[last].max())
 
 
-def _pairs_with_truth(arrays: Arrays) -> npt.NDArray[np.intp]:
-    for name in ARRAYS:
-        if name not in arrays or len(arrays[name]) != len(arrays["finding"]):
-            raise InputError(
-                f"array {name!r} of the labels is missing or cut off; run the labels' stage again"
-            )
-    seen = np.flatnonzero(arrays["truth"].any((1, 2)))
-    if not seen.size:
-        raise InputError("no label has a truth to be judged by; there is no loss to tell")
-    return seen
-
-
-def _box(truth: npt.NDArray[np.uint8], margin: int) -> npt.NDArray[np.bool_]:
-    """Inside the box around a mask, `margin` wider on each side."""
-    sides = [np.flatnonzero(truth.any(axis)) for axis in (1, 0)]
-    box = tuple(slice(max(0, at[0] - margin), at[-1] + margin + 1) for at in sides)
-    inside = np.zeros(truth.shape, bool)
-    inside[box] = True
-    return inside
-
-
-def _within(
-    m: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8], place: npt.NDArray[np.bool_]
-) -> float:
-    """IoU at matched area of a map that cannot leave a place."""
-    kept = np.where(place, m, -1).astype(np.float32)
-    return float(metrics.iou_matched(kept[None], truth[None])[0])
-
-
 def write(
-    folder: Path,
-    cases: pd.DataFrame,
-    summary: pd.DataFrame,
-    table: pd.DataFrame,
-    examples: Mapping[str, npt.NDArray[np.generic]],
+    folder: Path, cases: pd.DataFrame, summary: pd.DataFrame, table: pd.DataFrame, examples: Arrays
 ) -> None:
     """Write label_cases.csv.gz, labels.csv, ablation.csv and examples.npz into the artefact."""
     # No time stamp inside: the same rows are the same bytes.
-    how = {"method": "gzip", "mtime": 0}
-    cases.to_csv(folder / "label_cases.csv.gz", index=False, compression=how)
+    gzip = {"method": "gzip", "mtime": 0}
+    cases.to_csv(folder / "label_cases.csv.gz", index=False, compression=gzip)
     summary.to_csv(folder / "labels.csv", index=False)
     table.to_csv(folder / "ablation.csv", index=False)
     arrays: dict[str, Any] = dict(examples)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from dollkit.data.csvfile import read_csv
 RULES = ("otsu", "peak", "quantile")
 OTHER = "other"
 """Entry for the findings that have none of their own."""
+ENTRIES = (*FINDINGS, OTHER)
 
 PHANTOM = Path(__file__).with_name("phantom_thresholds.csv")
 """Rules tuned on validation films of the phantom: the laptop profile with ``n_tune: 240``."""
@@ -77,18 +79,12 @@ def settings(text: str) -> dict[str, str | float]:
     return {"threshold": rule.kind} | ({} if value is None else {value: rule.value})
 
 
-def rule_of(finding: str, thresholds: Mapping[str, float | str]) -> Rule:
-    """Rule of a finding; ``other``'s if it has none, Otsu's if there is no ``other`` either."""
-    return parse(thresholds.get(finding, thresholds.get(OTHER, "otsu")))
-
-
-def checked(thresholds: Mapping[str, float | str], smooths: Mapping[str, float]) -> None:
+def check(thresholds: Mapping[str, float | str], smooths: Mapping[str, float]) -> None:
     """Raise `InputError` for an unknown finding, a bad rule, or a sigma outside [0, 0.5]."""
-    known = (*FINDINGS, OTHER)
     for name, values in (("thresholds", thresholds), ("smooths", smooths)):
         for finding in values:
-            if finding not in known:
-                names = ", ".join(known[1:])
+            if finding not in ENTRIES:
+                names = ", ".join(ENTRIES[1:])
                 raise InputError(f"parameter {name!r}: unknown finding {finding!r}: use {names}")
     for finding, text in thresholds.items():
         parse(text, f"parameter 'thresholds', {finding}:")
@@ -106,23 +102,23 @@ def write(table: pd.DataFrame, path: Path) -> None:
     part.replace(path)
 
 
-def read(path: Path | str) -> dict[str, dict[str, float | str]]:
+def read(path: Path) -> dict[str, Any]:
     """``thresholds`` and ``smooths`` of a CSV file, as `LabelSettings` takes them.
 
     Columns finding and rule, and perhaps smooth (share of the side; blank: the setting of the run).
     """
-    table = read_csv(Path(path), ("finding", "rule"), hint="give a CSV file with both columns")
-    table.require(~table.frame["finding"].duplicated(), "finding", "each finding once")
-    if "smooth" in table.frame:
-        table.numbers("smooth")  # refuses what is none
-    thresholds: dict[str, float | str] = {}
+    table = read_csv(path, ("finding", "rule"), hint="give a CSV file with both columns")
+    findings = table.frame["finding"]
+    known = findings.isin(ENTRIES) & ~findings.duplicated()
+    table.require(known, "finding", f"each of {', '.join(ENTRIES[1:])} once")
+    rules = zip(findings, table.frame["rule"], table.where(), strict=True)
+    thresholds = {f: str(parse(r, f"{place}, column 'rule':")) for f, r, place in rules}
     smooths: dict[str, float] = {}
-    for place, row in zip(table.where(), table.frame.to_dict("records"), strict=True):
-        thresholds[row["finding"]] = str(parse(row["rule"], f"{place}, column 'rule':"))
-        if row.get("smooth"):
-            smooths[row["finding"]] = float(row["smooth"])
-    try:
-        checked(thresholds, smooths)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return {"thresholds": thresholds, "smooths": dict(smooths)}
+    if "smooth" in table.frame:
+        sigmas = table.numbers("smooth")
+        table.require(sigmas.isna() | sigmas.between(0, 0.5), "smooth", "0 to 0.5, or blank")
+        smooths = dict(zip(findings, sigmas.tolist(), strict=True))
+    return {
+        "thresholds": thresholds,
+        "smooths": {f: v for f, v in smooths.items() if not np.isnan(v)},
+    }

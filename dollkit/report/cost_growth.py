@@ -53,7 +53,8 @@ def growth(
         if factor == "pixels" and value != x.shape[-1]:
             some = F.interpolate(some, size=(value, value), mode="bilinear", antialias=True)
         wanted = [list(range(at["targets"]))] * at["films"]
-        walk = partial(walk_seconds, model, some, wanted, precision, at["steps"], budget_mb)
+        settings = {"precision": precision, "steps": at["steps"], "budget_mb": budget_mb}
+        walk = partial(walk_seconds, model, some, wanted, **settings)
         points.append((factor, value**2 if factor == "pixels" else value, walk))
     rounds_of = [[walk() for *_, walk in points] for _ in range(rounds + 1)][1:]  # one to warm up
     rows = [

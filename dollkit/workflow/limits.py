@@ -16,7 +16,6 @@ import torch
 from pydantic import AfterValidator, Field
 
 from dollkit import pretraining
-from dollkit.classifiers.model import Classifier
 from dollkit.common import ARMS, PRETRAINED, compute
 from dollkit.common.errors import InputError, nearest
 from dollkit.common.findings import FINDINGS, POLICIES
@@ -26,8 +25,10 @@ from dollkit.data.phantom.population import Protocol
 from dollkit.explanations import engine
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.finetuning import grid, robustness
-from dollkit.labels import LabelSettings, threshold_rules
+from dollkit.labels import threshold_rules
+from dollkit.labels.steps import LabelSettings
 from dollkit.training import imagenet, networks
+from dollkit.training.classifiers import Classifier
 from dollkit.training.recipe import Recipe
 from dollkit.workflow import parameters
 from dollkit.workflow.stages import Instance

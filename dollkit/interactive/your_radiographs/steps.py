@@ -17,8 +17,6 @@ import numpy as np
 import pandas as pd
 
 from dollkit import pretraining
-from dollkit.classifiers import model as classifiers
-from dollkit.classifiers.model import load_classifier, load_classifiers
 from dollkit.common import ARMS, PRETRAINED, build_key, compute
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
@@ -30,11 +28,13 @@ from dollkit.finetuning.run import Initialisation, Job, Split, TaskData
 from dollkit.finetuning.starts import starts
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.read import Radiographs
-from dollkit.labels import LabelSettings, threshold_rules
+from dollkit.labels import threshold_rules
 from dollkit.labels.make import find_classifiers, fingerprint, make_labels, rows_to_label
+from dollkit.labels.steps import LabelSettings
 from dollkit.labels.store import LabelStore
-from dollkit.training import networks, weights
+from dollkit.training import classifiers, networks, weights
 from dollkit.training.augment import Augmentation
+from dollkit.training.classifiers import load_classifier, load_classifiers
 from dollkit.training.recipe import Recipe
 
 log = logging.getLogger(__name__)

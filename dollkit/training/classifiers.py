@@ -26,10 +26,9 @@ from dollkit.training.fit import TrainingResult, fit
 from dollkit.training.networks import encoder
 from dollkit.training.recipe import Batch, Recipe, batch_indices
 
-METRICS = ["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", "ap", "n_pos", "n"]
-"""Columns of ``metrics.csv``."""
 THUMB = 16
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # of the linear probe
+"""Places a side that the linear probe sees."""
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 class Classifier(nn.Module):
@@ -167,9 +166,9 @@ def evaluate(
 ) -> pd.DataFrame:  # fmt: skip
     """Ranking scores per finding on a split, with intervals from a bootstrap over patients.
 
-    Only certain labels (positive or negative; not mentioned counts as negative) are scored. Columns
-    `METRICS`; one row per finding with both classes, then ``macro``: the mean over the pathologies
-    among them.
+    Only certain labels (positive or negative; not mentioned counts as negative) are scored. One row
+    per finding with both classes, then ``macro``: the mean over the pathologies among them. Columns
+    classifier, finding, auroc, auroc_lo, auroc_hi, ap, n_pos, n.
     """
     device = next(model.parameters()).device
     rows = split_rows(store, split)
@@ -190,12 +189,13 @@ def evaluate(
             bootstraps.append(values)
     inner = [row for row in table if row[0] in PATHOLOGIES]
     if inner:
-        lo, hi = metrics.interval(np.nanmean(np.stack(bootstraps), axis=0))
+        ends = metrics.interval(np.nanmean(np.stack(bootstraps), axis=0))
         _, areas, _, _, aps, positives, _ = zip(*inner, strict=True)
-        row = "macro", np.mean(areas), lo, hi, np.mean(aps), sum(positives), len(rows)
-        table.append(row)
-    name = str(model.config["architecture"])
-    return pd.DataFrame([(name, *row) for row in table], columns=METRICS)
+        table.append(("macro", np.mean(areas), *ends, np.mean(aps), sum(positives), len(rows)))
+    columns = ["finding", "auroc", "auroc_lo", "auroc_hi", "ap", "n_pos", "n"]
+    frame = pd.DataFrame(table, columns=columns)
+    frame.insert(0, "classifier", str(model.config["architecture"]))
+    return frame
 
 
 def load_classifier(folder: Path, device: torch.device) -> Classifier:
@@ -229,24 +229,20 @@ def transfer_encoder(target: nn.Module, classifier: Classifier) -> list[str]:
 # finding that the mean mask of other patients outlines needs no explanation.
 
 
-def thumbnails(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Mean grey value on a 16 x 16 grid: (n, S, S) uint8, S a multiple of 16 -> (n, 256)."""
-    n, s, _ = images.shape
-    k = s // THUMB
-    means: npt.NDArray[np.float64] = images.reshape(n, THUMB, k, THUMB, k).mean((2, 4))
-    return means.reshape(n, -1)
-
-
 def linear_probe(store: Store) -> pd.DataFrame:
-    """Test AUROC of a logistic regression, its penalty chosen on validation: ``linear_auroc``.
+    """Test AUROC of a logistic regression on thumbnails, ``linear_auroc``.
 
-    A row per pathology with both classes in every split.
+    A row per pathology with both classes in every split; its penalty is chosen on validation films.
     """
     from sklearn.linear_model import LogisticRegression  # seconds, and most stages need neither
     from sklearn.preprocessing import StandardScaler
 
     parts = {s: split_rows(store, s) for s in ("train", "valid", "test")}
-    x = {s: thumbnails(np.asarray(store.images[rows])) for s, rows in parts.items()}
+    k = store.size // THUMB
+    x = {
+        s: store.images[rows].reshape(-1, THUMB, k, THUMB, k).mean((2, 4)).reshape(len(rows), -1)
+        for s, rows in parts.items()
+    }
     scaler = StandardScaler().fit(x["train"])
     x = {s: scaler.transform(v) for s, v in x.items()}
     rows = []

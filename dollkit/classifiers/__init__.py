@@ -1,1 +1,0 @@
-"""Classifiers of the 14 observations, whose explanations become labels."""
