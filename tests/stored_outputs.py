@@ -87,7 +87,7 @@ def check(profile: str) -> list[str]:
     planned = stages.plan(profile)
     for stage in stages.STAGES.values():
         notebook = parameters.notebooks() / stage.notebook
-        defaults = {n: p.default for n, p in parameters.declared(notebook).items()}
+        defaults = {n: p.default for n, p in parameters.declared(notebook).model_fields.items()}
         slugs = [i.slug for i in planned if i.stage == stage and i.parameters == defaults]
         if len(slugs) != 1:
             lines.append(f"{notebook}: {len(slugs)} stages of {profile} have its defaults, not 1")

@@ -104,9 +104,9 @@ def test_an_unfinished_run_is_named(
 def test_thresholds_are_those_of_the_equation(run: Run) -> None:
     shown = view(run, "judged", 0, rule=Rule("peak", 0.5), ignore=0.4)
     assert shown.map is not None
-    assert shown.hi == pytest.approx(0.5 * shown.map.max())
-    ignored = np.where(shown.map < 0.4 * shown.hi, 0, IGNORE)
-    np.testing.assert_array_equal(shown.label, np.where(shown.map >= shown.hi, 1, ignored))
+    assert shown.threshold == pytest.approx(0.5 * shown.map.max())
+    ignored = np.where(shown.map < 0.4 * shown.threshold, 0, IGNORE)
+    np.testing.assert_array_equal(shown.label, np.where(shown.map >= shown.threshold, 1, ignored))
     quarter = view(run, "judged", 0, rule=Rule("quantile", 0.25), ignore=1.0)
     assert quarter.scores["label area"] == pytest.approx(0.25, abs=1 / SIDE**2)
     assert quarter.scores["ignored area"] == 0
@@ -123,7 +123,7 @@ def test_scores_need_a_truth_and_labels_a_finding(run: Run) -> None:
     assert list(unknown.scores) == ["label area", "ignored area"]
     other = view(run, "labelled", 0, "Edema")
     assert other.label is None
-    assert np.isnan(other.hi)
+    assert np.isnan(other.threshold)
 
 
 def test_iou_of_networks(run: Run) -> None:
@@ -153,7 +153,7 @@ def test_every_control_changes_the_picture(explorer: Explorer) -> None:
         assert f"dollkit-{name}" in getattr(explorer, name)._dom_classes
     explorer.rule.value = "peak"
     explorer.hi.value, explorer.ignore.value = 0.8, 0.5
-    assert explorer.shown.hi == pytest.approx(0.8)
+    assert explorer.shown.threshold == pytest.approx(0.8)
     assert "lo 0.40" in explorer.scores.value
     explorer.reset.click()
     assert explorer.cut == cut_of(explorer.run.label_settings, explorer.finding.value)

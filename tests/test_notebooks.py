@@ -63,7 +63,7 @@ def test_house_rules(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_declared_and_explained(name: str) -> None:
-    found = declared(paths.NOTEBOOKS / name)
+    found = declared(paths.NOTEBOOKS / name).model_fields
     (cell,) = (c for c in cells(name) if "parameters" in c["metadata"].get("tags", []))
     explained = re.findall(r"^(\w+):.* # \S", cell["source"], re.MULTILINE)
     assert list(found) == explained
@@ -83,8 +83,8 @@ def test_defaults_are_the_smoke_size() -> None:
     """nbval cannot inject parameters: it runs a notebook with its defaults."""
     wrong = []
     for instance in stages.plan("smoke"):
-        varied = instance.stage.parameters
-        for name, parameter in declared(instance.notebook).items():
+        varied = instance.stage.over
+        for name, parameter in declared(instance.notebook).model_fields.items():
             value = instance.parameters[name]
             if name not in varied and value != parameter.default:
                 wrong.append(f"{instance.name}: {name} is {value!r}, default {parameter.default!r}")

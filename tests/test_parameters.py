@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.workflow import limits, reproduce, stages
-from dollkit.workflow.parameters import declared, resolve
+from dollkit.workflow.parameters import check, declared
 from dollkit.workflow.stages import Instance
 from tests.toys import write_notebook
 
@@ -40,8 +40,8 @@ def notebook(tmp_path: Path) -> Path:
 
 
 def test_names_types_and_defaults(notebook: Path) -> None:
-    found = declared(notebook)
-    assert {name: p.type for name, p in found.items()} == {
+    found = declared(notebook).model_fields
+    assert {name: p.annotation for name, p in found.items()} == {
         "profile": str,
         "epochs": int,
         "rate": float,
@@ -52,6 +52,9 @@ def test_names_types_and_defaults(notebook: Path) -> None:
         "on": bool,
     }
     assert found["names"].default == ["a # b", "c"]
+    values = check(declared(notebook), {"rate": 2, "sizes": [3]}, "")
+    assert values == {"rate": 2.0, "sizes": [3.0]}
+    assert isinstance(values["rate"], float), "integers become floats"
 
 
 @pytest.mark.parametrize(
@@ -78,20 +81,8 @@ def test_a_notebook_needs_exactly_one_parameters_cell(tmp_path: Path) -> None:
         declared(path)
 
 
-def test_later_layers_win_and_ints_become_floats(notebook: Path) -> None:
-    layers = [
-        ("common", {"epochs": 5, "rate": 2, "elsewhere": 1}, False),
-        ("data", {"epochs": 7, "limit": 9}, True),
-    ]
-    values = resolve(notebook, layers)
-    assert list(values) == list(declared(notebook))
-    assert (values["epochs"], values["rate"], values["limit"]) == (7, 2.0, 9)
-    assert isinstance(values["rate"], float)
-    assert values["sizes"] == [8.0, 16.5]
-
-
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("values", "message"),
     [
         ({"epoch": 5}, "unknown parameter 'epoch'; did you mean 'epochs'?"),
         ({"epochs": True}, "parameter 'epochs' is True: (bool) it should be a valid integer"),
@@ -102,10 +93,10 @@ def test_later_layers_win_and_ints_become_floats(notebook: Path) -> None:
     ],
 )
 def test_a_value_that_cannot_stand_is_named(
-    notebook: Path, given: dict[str, Any], message: str
+    notebook: Path, values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError) as error:
-        resolve(notebook, [("here.yaml: data", given, True)])
+        check(declared(notebook), values, "here.yaml: data")
     assert str(error.value).startswith("here.yaml: data: ")
     assert message in str(error.value)
 
@@ -125,12 +116,6 @@ def changed(name: str, **more: Any) -> list[Instance]:
     ]
 
 
-def test_ranges_are_those_of_parameters_that_there_are() -> None:
-    for family, ranges in limits.RANGES.items():
-        known = declared(paths.NOTEBOOKS / stages.STAGES[family].notebook)
-        assert ranges.keys() <= known.keys(), family
-
-
 NOT_IN_RANGES = {
     "labels": {"steps", "max_error", "most_steps", "percentile", "smooth", "guide", "ignore"},
     "pretrain": {"encoder_depth"},
@@ -141,11 +126,11 @@ NOT_IN_RANGES = {
 
 def test_every_number_has_a_range() -> None:
     for family, stage in stages.STAGES.items():
-        numbers = {
-            name for name, p in declared(paths.NOTEBOOKS / stage.notebook).items()
-            if p.type in (int, float, list[int])
-        }  # fmt: skip
-        assert numbers - limits.RANGES.get(family, {}).keys() == NOT_IN_RANGES.get(family, set())
+        known = declared(paths.NOTEBOOKS / stage.notebook).model_fields
+        ranges = limits.RANGES.get(family, {}).keys()
+        assert ranges <= known.keys(), f"{family}: a range of no parameter"
+        numbers = {n for n, p in known.items() if p.annotation in (int, float, list[int])}
+        assert numbers - ranges == NOT_IN_RANGES.get(family, set())
 
 
 OTHERS = ("laptop", "open", "desk", "scratch", "gpu")
@@ -179,7 +164,7 @@ def test_shipped_profiles_pass(profile: str) -> None:
         ("finetune/", {"arms": ["prior"], "tunings": {}, "size_arms": []}, "does not pre-train"),
         ("finetune/", {"tunings": {"lora": ["prior"]}}, "'prior' under 'lora'"),
         ("finetune/", {"robustness": {"blur": [1.0]}}, "'robustness' names 'blur'"),
-        ("finetune/", {"lrs": {"other": [0.0]}}, "parameter 'lr' is 0"),
+        ("finetune/", {"lrs": {"other": [0.0]}}, "'lrs'['other'][0] is 0.0: it should be greater"),
         ("cost", {"grow_sides": [32]}, "'grow_sides' is [32]: List should have at least 2 items"),
     ],
 )  # fmt: skip
@@ -191,10 +176,10 @@ def test_what_cannot_work_is_named(name: str, more: dict[str, Any], message: str
 
 def test_imagenet_weights(tmp_path: Path) -> None:
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
-    given: dict[str, Any] = {"arms": ["imagenet"], "tunings": {}, "size_arms": []}
+    arms: dict[str, Any] = {"arms": ["imagenet"], "tunings": {}, "size_arms": []}
 
     def check(weights: str) -> None:
-        limits.check_plan(changed("finetune/", **given, imagenet_weights=weights))
+        limits.check_plan(changed("finetune/", **arms, imagenet_weights=weights))
 
     with pytest.raises(InputError, match="is missing"):  # of another encoder
         check(str(tmp_path / "w.safetensors"))

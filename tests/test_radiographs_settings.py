@@ -13,7 +13,7 @@ from dollkit.interactive.your_radiographs import settings
 from dollkit.workflow.cli import main
 from dollkit.workflow.parameters import declared
 
-KNOWN = declared(paths.NOTEBOOKS / settings.NOTEBOOK)
+KNOWN = declared(paths.NOTEBOOKS / settings.NOTEBOOK).model_fields
 DEFAULTS = {name: parameter.default for name, parameter in KNOWN.items()}
 
 

@@ -156,12 +156,12 @@ def lost_files(table: FilmTable) -> pd.DataFrame:
     return pd.DataFrame(lost, columns=["file", "row", "reason", "film"])
 
 
-def check_files(table: FilmTable) -> None:
+def check_files(table: FilmTable, cure: str = "fetch it, mend the row or use skip_bad") -> None:
     """Raise `InputError` for the first image or mask that is not there or leads elsewhere."""
     lost = lost_files(table)
     if len(lost):
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-        raise InputError(f"{lost.iloc[0]['reason']}{more}: fetch it, mend the row or use skip_bad")
+        raise InputError(f"{lost.iloc[0]['reason']}{more}: {cure}")
 
 
 def is_there(path: Path) -> bool:

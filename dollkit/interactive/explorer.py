@@ -6,7 +6,6 @@ without any network.
 
 from __future__ import annotations
 
-import functools
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from dollkit.explanations.ensemble import EXPLAINERS, Explained, pair_settled
 from dollkit.interactive.finished_run import Run
 from dollkit.labels.steps import LabelSettings, maps_to_labels
 from dollkit.labels.threshold_rules import Rule
-from dollkit.report import in_notebook
+from dollkit.report import style
 from dollkit.report.style import ARM_LOOKS, CLASS_COLORS, GREEN, context
 from dollkit.training import metrics
 
@@ -58,7 +57,7 @@ class View:
     image: U8
     map: npt.NDArray[np.float32] | None
     label: U8 | None
-    hi: float
+    threshold: float
     truth: U8 | None
     drawn: Mapping[str, U8]
     scores: Mapping[str, float]
@@ -68,26 +67,28 @@ def look(
     run: Run, films: str, at: int, finding: str, explainer: str, classifier: str, cut: Cut
 ) -> View:
     """Map, label and scores of a film, made as the labels stage makes them."""
-    of = run.sets[films]
-    truth, drawn = of.truth_of(at, finding), {arm: d[at] for arm, d in of.drawn.items()}
+    film_set = run.sets[films]
+    truth = film_set.truth_of(at, finding)
+    drawn = {arm: masks[at] for arm, masks in film_set.drawn.items()}
     scores: dict[str, float] = {}
-    pair = of.pair_of(at, finding)
+    pair = film_set.pair_of(at, finding)
     the_map = label = None
-    hi = float("nan")
+    threshold = float("nan")
     if pair is not None:
         use = [list(run.classifiers).index(classifier)] if classifier != CONSENSUS else slice(None)
         parts = run.explained(films, explainer)
         made = Explained._make(part[use][:, [pair]] for part in parts)
-        how = replace(
+        settings = replace(
             run.label_settings, threshold="tuned", thresholds={finding: str(cut.rule)},
             smooths={finding: cut.smooth}, ignore=cut.ignore,
         )  # fmt: skip
+        image = film_set.images[[at]]
         maps, labels, levels = maps_to_labels(
-            made.maps, made.probability, how, [finding], of.images[[at]]
+            made.maps, made.probability, settings, [finding], image
         )
         if run.explain.unsettled == "ignore":
-            labels[~pair_settled(made, how.trust)] = IGNORE
-        the_map, label, hi = maps[0], labels[0], float(levels[0])
+            labels[~pair_settled(made, settings.trust)] = IGNORE
+        the_map, label, threshold = maps[0], labels[0], float(levels[0])
         scores["label area"] = float((label == 1).mean())
         scores["ignored area"] = float((label == IGNORE).mean())
         if truth is not None:
@@ -98,7 +99,8 @@ def look(
     for arm, prediction in drawn.items():
         if arm != "truth":
             scores[f"IoU {arm}"] = _mean_iou(prediction, drawn["truth"])
-    return View(of.image_ids[at], of.images[at], the_map, label, hi, truth, drawn, scores)
+    names = film_set.image_ids[at], film_set.images[at]
+    return View(*names, the_map, label, threshold, truth, drawn, scores)
 
 
 def _mean_iou(one: U8, other: U8) -> float:
@@ -107,69 +109,49 @@ def _mean_iou(one: U8, other: U8) -> float:
     return float(np.mean(values[np.isfinite(values)])) if np.isfinite(values).any() else np.nan
 
 
+Outlines = Sequence[tuple[U8, str]]
+
+
 def picture(view: View, finding: str) -> bytes:
     """The view as PNG: film, map, label, truth; below them what each network drew."""
-    panels: list[tuple[str, Callable[[Any], object]]] = [
-        (view.image_id, lambda ax: _grey(ax, view.image)),
-        ("map" if view.map is not None else "map: not explained", lambda ax: _heat(ax, view)),
-        (f"label: {finding}", lambda ax: _labelled(ax, view)),
-        ("truth" if view.truth is not None else "truth: unknown", lambda ax: _truth(ax, view)),
+    truth: Outlines = [] if view.truth is None else [(view.truth, GREEN)]
+    panels: list[tuple[str, Outlines]] = [
+        (view.image_id, []),
+        ("map" if view.map is not None else "map: not explained", []),
+        (f"label: {finding}", truth),
+        ("truth" if truth else "truth: unknown", truth),
     ]
     for arm, masks in view.drawn.items():
         name = "truth of the task" if arm == "truth" else ARM_LOOKS[arm].label
         value = view.scores.get(f"IoU {arm}", np.nan)
         title = name if np.isnan(value) else f"{name}: IoU {value:.2f}"
-        panels.append((title, functools.partial(_prediction, view=view, masks=masks)))
+        panels.append((title, list(zip(masks, CLASS_COLORS, strict=False))))
     rows = -(-len(panels) // 4)
     with context():
         figure = Figure(figsize=(8, 2.25 * rows), dpi=96)
         canvas: Any = FigureCanvasAgg(figure)
-        for i, (title, draw) in enumerate(panels):
+        for i, (title, outlines) in enumerate(panels):
             place = (i % 4 + 0.01) / 4, 1 - (i // 4 + 0.99) / rows, 0.98 / 4, 0.88 / rows
             axis = figure.add_axes(place)
             axis.set_axis_off()
             axis.set_title(title)
-            draw(axis)
+            axis.imshow(view.image, cmap="gray", vmin=0, vmax=255)
+            if i == 1 and view.map is not None:
+                alpha = np.clip(1.2 * view.map, 0, 0.85)[..., None]
+                colour = mpl.colormaps["magma"](view.map)[..., :3]
+                axis.imshow(alpha * colour + (1 - alpha) * view.image[..., None] / 255)
+            if i == 2 and view.label is not None:
+                style.label(axis, view.label)
+            for mask, line in outlines:
+                if 0 < mask.mean() < 1:
+                    axis.contour(mask, [0.5], colors=[line], linewidths=1.2)
+            iou = view.scores.get("IoU of the label", np.nan)
+            if i == 2 and not np.isnan(iou):
+                box: Any = {"va": "top", "fontsize": 8, "color": "w", "backgroundcolor": "k"}
+                axis.text(2, 2, f"IoU {iou:.2f}", **box)
         out = io.BytesIO()
         canvas.print_png(out, pil_kwargs={"compress_level": 1})  # a slider waits for it
     return out.getvalue()
-
-
-def _grey(axis: Any, image: U8) -> None:
-    axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-
-
-def _heat(axis: Any, view: View) -> None:
-    values = np.zeros(view.image.shape) if view.map is None else view.map
-    alpha = np.clip(1.2 * values, 0, 0.85)[..., None]
-    colour = mpl.colormaps["magma"](values)[..., :3]
-    axis.imshow(alpha * colour + (1 - alpha) * view.image[..., None] / 255)
-
-
-def _labelled(axis: Any, view: View) -> None:
-    in_notebook.label(
-        axis, view.image, np.zeros_like(view.image) if view.label is None else view.label
-    )
-    _outline(axis, view.truth, GREEN)
-    iou = view.scores.get("IoU of the label", np.nan)
-    if not np.isnan(iou):
-        axis.text(2, 2, f"IoU {iou:.2f}", va="top", fontsize=8, color="w", backgroundcolor="k")
-
-
-def _truth(axis: Any, view: View) -> None:
-    _grey(axis, view.image)
-    _outline(axis, view.truth, GREEN)
-
-
-def _prediction(axis: Any, view: View, masks: U8) -> None:
-    _grey(axis, view.image)
-    for mask, colour in zip(masks, CLASS_COLORS, strict=False):
-        _outline(axis, mask, colour)
-
-
-def _outline(axis: Any, mask: U8 | None, colour: str) -> None:
-    if mask is not None and 0 < mask.mean() < 1:
-        axis.contour(mask, [0.5], colors=[colour], linewidths=1.2)
 
 
 def _slider(text: str, high: float, tooltip: str) -> Any:
@@ -222,16 +204,12 @@ class Explorer:
             lines.append(ipywidgets.HBox(widgets, layout=ipywidgets.Layout(flex_flow="row wrap")))
         self.box = ipywidgets.VBox(lines).add_class("dollkit-explorer")
         self._still = False  # while one event sets other widgets, they raise none
-        self._on(self._enter_set, self.films)
-        self._on(self._enter_finding, self.finding)
-        self._on(self._show, self.film, self.explainer, self.classifier)
-        self._on(self._show, self.smooth, self.rule, self.hi, self.ignore)
+        self.films.observe(self._event(self._enter_set), names="value")
+        self.finding.observe(self._event(self._enter_finding), names="value")
+        for name in ("film", "explainer", "classifier", "smooth", "rule", "hi", "ignore"):
+            getattr(self, name).observe(self._event(self._show), names="value")
         self.reset.on_click(self._event(self._reset))
         self._event(self._enter_set)(None)
-
-    def _on(self, react: Callable[[], None], *widgets: Any) -> None:
-        for widget in widgets:
-            widget.observe(self._event(react), names="value")
 
     def _event(self, react: Callable[[], None]) -> Callable[[object], None]:
         def handle(_: object) -> None:
@@ -250,11 +228,10 @@ class Explorer:
 
         A slider shows no value between two steps, and sends the nearer one back.
         """
-        own = cut_of(self.run.label_settings, self.finding.value)
-        kind = self.rule.value
-        value = own.rule.value if own.rule.kind == kind else np.nan
+        run, kind = cut_of(self.run.label_settings, self.finding.value), self.rule.value
+        value = run.rule.value if run.rule.kind == kind else np.nan
         rule = Rule(kind) if kind == "otsu" else Rule(kind, _read(self.hi, value))
-        return Cut(rule, _read(self.smooth, own.smooth), _read(self.ignore, own.ignore))
+        return Cut(rule, _read(self.smooth, run.smooth), _read(self.ignore, run.ignore))
 
     def _enter_set(self) -> None:
         films = self.run.sets[self.films.value]
@@ -286,10 +263,11 @@ class Explorer:
         picked = (self.finding.value, self.explainer.value, self.classifier.value, self.cut)
         self.shown = look(self.run, self.films.value, self.places[self.film.value - 1], *picked)
         self.view.value = picture(self.shown, self.finding.value)
-        shown = [f"hi {self.shown.hi:.2f}", f"lo {self.ignore.value * self.shown.hi:.2f}"]
+        threshold = self.shown.threshold
+        shown = [f"hi {threshold:.2f}", f"lo {self.ignore.value * threshold:.2f}"]
         shown += [f"{name} {value:.3f}" for name, value in self.shown.scores.items()]
         self.scores.value = html.escape("; ".join(shown))
 
 
-def _read(slider: Any, own: float) -> float:
-    return own if abs(slider.value - own) <= slider.step / 2 + 1e-9 else float(slider.value)
+def _read(slider: Any, run: float) -> float:
+    return run if abs(slider.value - run) <= slider.step / 2 + 1e-9 else float(slider.value)

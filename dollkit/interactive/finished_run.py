@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,33 +14,31 @@ import numpy.typing as npt
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
+from dollkit.data.images import IGNORE, U8
 from dollkit.data.store import Store, open_store
 from dollkit.explanations.ensemble import Explained, ExplainerSettings, explain_all, positives
 from dollkit.labels.judge import judged_rows
 from dollkit.labels.make import rows_to_label
 from dollkit.labels.steps import LabelSettings
 from dollkit.report.rows import TASK_ARRAYS, load_examples
-from dollkit.training.classifiers import load_classifiers
+from dollkit.training.classifiers import Classifier, load_classifiers
 from dollkit.workflow.stage import MANIFEST, check_artefact, read_manifest
-
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class FilmSet:
     """Some films with all that a run knows of them.
 
-    `truth` (n, 13, S, S) holds masks of the findings that have a place, `known` (n, 13) whether a
-    film has the mask at all; `drawn` maps an initialisation, or ``truth``, to (n, C, S, S).
+    `truth` (n, 13, S, S) in {0, 1, 255 = unknown} are masks of the findings that have a place;
+    `drawn` maps an initialisation, or ``truth``, to (n, C, S, S).
     """
 
     title: str
     image_ids: tuple[str, ...]
-    images: Bytes
+    images: U8
     states: npt.NDArray[np.int8]
-    truth: Bytes
-    known: npt.NDArray[np.bool_]
-    drawn: Mapping[str, Bytes]
+    truth: U8
+    drawn: Mapping[str, U8]
 
     def targets(self) -> list[list[int]]:
         """Positive findings of each film that have a place: what is explained."""
@@ -57,10 +54,10 @@ class FilmSet:
         """Places of the films that have the finding."""
         return np.flatnonzero(self.states[:, FINDINGS.index(finding)] == POSITIVE)
 
-    def truth_of(self, at: int, finding: str) -> Bytes | None:
+    def truth_of(self, at: int, finding: str) -> U8 | None:
         """(S, S) uint8 in {0, 1}; None if the film has no mask of the finding."""
-        place = PATHOLOGIES.index(finding)
-        return self.truth[at, place] if self.known[at, place] else None
+        mask = self.truth[at, PATHOLOGIES.index(finding)]
+        return None if (mask == IGNORE).all() else np.asarray(mask == 1, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -72,22 +69,19 @@ class Run:
     classifiers: Mapping[str, Path]
     explain: ExplainerSettings
     label_settings: LabelSettings
+    _explained: dict[tuple[str, str], Explained] = field(default_factory=dict, init=False)
 
     @functools.cached_property
-    def _models(self) -> Any:
+    def _models(self) -> dict[str, Classifier]:
         return load_classifiers(self.classifiers, compute.device())
-
-    @functools.cached_property
-    def _explained(self) -> dict[tuple[str, str], Explained]:
-        return {}
 
     def explained(self, films: str, explainer: str) -> Explained:
         """Maps of all pairs of a film set, by all classifiers; computed when first asked for."""
         if (films, explainer) not in self._explained:
-            of = self.sets[films]
-            x = compute.to_input(of.images, compute.device())
-            how = replace(self.explain, explainer=explainer)
-            self._explained[films, explainer] = explain_all(self._models, x, of.targets(), how)
+            x = compute.to_input(self.sets[films].images, compute.device())
+            settings = replace(self.explain, explainer=explainer)
+            made = explain_all(self._models, x, self.sets[films].targets(), settings)
+            self._explained[films, explainer] = made
         return self._explained[films, explainer]
 
 
@@ -107,24 +101,20 @@ def open_run(profile: str, n_films: int) -> Run:
     classifiers, explain, label_settings = _label_settings(run / "labels" / "store" / "labels.json")
     for name in classifiers:
         check_artefact(f"classifiers/{name}", profile, needed_by="10_explorer")
-    given = (read_manifest(run / "labels") or {})["parameters"]
+    params = (read_manifest(run / "labels") or {})["parameters"]
     store = open_store(run / "data" / "films")
-    judged = judged_rows(store, given["judge_split"], given["n_judge"])
-    labelled = rows_to_label(store, given["n_label"], given["n_hold"])
+    judged = judged_rows(store, params["judge_split"], params["n_judge"])
+    labelled = rows_to_label(store, params["n_label"], params["n_hold"])
     sets = {
-        "judged": _films("judged test films", store, judged[:n_films]),
-        "labelled": _films("labelled training films", store, labelled[:n_films]),
+        "judged": _films("judged test films", store, judged[:n_films], {}),
+        "labelled": _films("labelled training films", store, labelled[:n_films], {}),
     }
     for path in sorted((run / "finetune").glob("*/examples.npz")):
         if read_manifest(path.parent) is not None:
             sets[path.parent.name] = _task_films(path, run / "data", n_films)
-    return Run(
-        profile,
-        {name: films for name, films in sets.items() if len(films.images)},
-        {name: run / "classifiers" / name for name in classifiers},
-        explain,
-        label_settings,
-    )
+    sets = {name: films for name, films in sets.items() if len(films.images)}
+    folders = {name: run / "classifiers" / name for name in classifiers}
+    return Run(profile, sets, folders, explain, label_settings)
 
 
 def _newest() -> str:
@@ -148,20 +138,13 @@ def _label_settings(path: Path) -> tuple[list[str], ExplainerSettings, LabelSett
 
 
 def _films(
-    title: str, store: Store, rows: npt.NDArray[np.int64],
-    drawn: Mapping[str, Bytes] | None = None,
-) -> FilmSet:  # fmt: skip
-    n, size = len(rows), store.size
-    truth = np.zeros((n, len(PATHOLOGIES), size, size), np.uint8)
-    known = np.zeros((n, len(PATHOLOGIES)), bool)
-    here = [f for f in PATHOLOGIES if f in store.mask_classes]
-    if here and n:
-        at = [PATHOLOGIES.index(f) for f in here]
-        truth[:, at] = store.masks(rows, here)
-        known[:, at] = store.mask_valid(rows, here)
+    title: str, store: Store, rows: npt.NDArray[np.int64], drawn: Mapping[str, U8]
+) -> FilmSet:
+    truth = np.full((len(rows), len(PATHOLOGIES), store.size, store.size), IGNORE, np.uint8)
+    masked = [finding for finding in PATHOLOGIES if finding in store.mask_classes]
+    truth[:, [PATHOLOGIES.index(finding) for finding in masked]] = store.targets(rows, masked)
     names = tuple(str(name) for name in store.films["image_id"].to_numpy()[rows])
-    images = np.asarray(store.images[rows])
-    return FilmSet(title, names, images, store.states[rows], truth, known, drawn or {})
+    return FilmSet(title, names, np.asarray(store.images[rows]), store.states[rows], truth, drawn)
 
 
 def _task_films(path: Path, data: Path, n_films: int) -> FilmSet:

@@ -29,24 +29,21 @@ ROOMS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in ROOMS:
-        room = importlib.import_module(ROOMS[given[0]][0])
-        return _guarded(lambda: int(room.main(given[1:])))
-    parsed, more = _parser().parse_known_args(given)
-    if more and parsed.command is not _reproduce:  # whose further arguments are Snakemake's
-        _parser().error(f"unrecognized arguments: {' '.join(more)}")
-    parsed.more = more
-    return _guarded(lambda: int(parsed.command(parsed)), parsed)
-
-
-def _guarded(command: Callable[[], int], given: argparse.Namespace | None = None) -> int:
-    """Status of a command; what stops it is one line, at the end of a stage's log too."""
+    """Run a command; returns the exit status. What stops it is one line, at the end of a stage's
+    log too.
+    """
     from dollkit.workflow.run import StageError
 
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = argparse.Namespace()
     try:
-        return command()
+        if words and words[0] in ROOMS:
+            return int(importlib.import_module(ROOMS[words[0]][0]).main(words[1:]))
+        _, more = _parser().parse_known_args(words, options)
+        if more and options.command is not _reproduce:  # whose further arguments are Snakemake's
+            _parser().error(f"unrecognized arguments: {' '.join(more)}")
+        options.more = more
+        return int(options.command(options))
     except InputError as error:
         said, status = str(error), 2
     except (StageError, ChildProcessError) as error:
@@ -59,10 +56,10 @@ def _guarded(command: Callable[[], int], given: argparse.Namespace | None = None
         if isinstance(error, SystemExit) and not (isinstance(error.code, int) and error.code > 128):
             raise
         said, status = f"stopped from outside; {KEPT}", 1
-    if stage := getattr(given, "instance", ""):
+    if stage := getattr(options, "instance", ""):
         said = f"{stage}: {said}"
     print(said, file=sys.stderr, flush=True)
-    log: Path | None = getattr(given, "log", None)
+    log: Path | None = getattr(options, "log", None)
     if log is not None and log.parent.is_dir():
         with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as stream:
             stream.write(f"{said}\n")
@@ -100,25 +97,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _reproduce(given: argparse.Namespace) -> int:
+def _reproduce(options: argparse.Namespace) -> int:
     from dollkit.workflow.reproduce import reproduce
 
     return reproduce(
-        given.profile, given.data, given.jobs, given.device, *given.more,
-        executor=given.executor, threads=given.threads, parts=given.parts,
+        options.profile, options.data, options.jobs, options.device, *options.more,
+        executor=options.executor, threads=options.threads, parts=options.parts,
     )  # fmt: skip
 
 
-def _folder(given: argparse.Namespace) -> Path | None:
-    return Path(given.data) if given.data else None
+def _folder(options: argparse.Namespace) -> Path | None:
+    return Path(options.data) if options.data else None
 
 
-def _plan(given: argparse.Namespace) -> int:
+def _plan(options: argparse.Namespace) -> int:
     from dollkit.workflow import plan
 
     logging.disable(logging.INFO)  # readers tell what they read; the plan tells it in order
     try:
-        for line in plan.lines(given.profile, _folder(given)):
+        for line in plan.lines(options.profile, _folder(options)):
             print(line, flush=True)
     except InputError as error:
         raise InputError(f"cannot run: {error}") from None
@@ -127,17 +124,17 @@ def _plan(given: argparse.Namespace) -> int:
     return 0
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     from dollkit.common.machine import Part
     from dollkit.workflow import processes, run
 
-    if given.threads:
-        os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
+    if options.threads:
+        os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     # Idle threads sleep: spinning ones cost the other stages several times their share.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if given.with_parent:
+    if options.with_parent:
         processes.end_with_parent()
-    part = Part.parse(given.part) if given.part else None
+    part = Part.parse(options.part) if options.part else None
     with processes.handling(processes.terminate):
-        run.run(given.instance, given.profile, _folder(given), given.log, part)
+        run.run(options.instance, options.profile, _folder(options), options.log, part)
     return 0

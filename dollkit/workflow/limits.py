@@ -7,7 +7,7 @@ together go to the functions that the stage itself calls.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -29,7 +29,6 @@ from dollkit.labels import threshold_rules
 from dollkit.labels.steps import LabelSettings
 from dollkit.training import imagenet, networks
 from dollkit.training.classifiers import Classifier
-from dollkit.training.recipe import Recipe
 from dollkit.workflow import parameters
 from dollkit.workflow.stages import Instance
 
@@ -110,6 +109,7 @@ RANGES: dict[str, dict[str, Any]] = {
         "size_arms": several(among(ARMS), 0),
         "sizes": several(NATURAL, 0),
         "transfer": among(networks.PARTS),
+        "lrs": dict[str, list[POSITIVE]],
         "weight_decay": DECAY,
     },
     "figures": {"arm": among(ARMS), "columns": COUNT},
@@ -127,63 +127,45 @@ RANGES: dict[str, dict[str, Any]] = {
 }
 
 
-def _data(given: SimpleNamespace) -> None:
-    Protocol.from_json(given.protocol)
-    check_stores(given.stores, given.source)
-    if given.source not in (PHANTOM, "auto"):
-        for name in given.source.split("+"):
+def _data(settings: SimpleNamespace) -> None:
+    Protocol.from_json(settings.protocol)
+    check_stores(settings.stores, settings.source)
+    if settings.source not in (PHANTOM, "auto"):
+        for name in settings.source.split("+"):
             named(name)
 
 
-def _classifiers(given: SimpleNamespace) -> None:
-    build_classifier(given.architecture, given.depth, given.activation, given.pooling)
-    if given.init == "imagenet" and given.imagenet_weights != imagenet.DOWNLOAD:
+def _classifiers(settings: SimpleNamespace) -> None:
+    build_classifier(settings.architecture, settings.depth, settings.activation, settings.pooling)
+    if settings.init == "imagenet" and settings.imagenet_weights != imagenet.DOWNLOAD:
         try:
-            imagenet.find(given.imagenet_weights, given.architecture)
+            imagenet.find(settings.imagenet_weights, settings.architecture)
         except imagenet.Unavailable as error:
             raise InputError(f"parameter 'init' is 'imagenet', and there are {error}") from None
 
 
-def _labels(given: SimpleNamespace) -> None:
+def _labels(settings: SimpleNamespace) -> None:
     ExplainerSettings(
-        given.explainer, given.baseline, given.steps, given.rule, given.precision,
-        max_error=given.max_error, most_steps=given.most_steps, budget_mb=given.budget_mb,
-        unsettled=given.unsettled, mode=given.mode,
+        settings.explainer, settings.baseline, settings.steps, settings.rule, settings.precision,
+        max_error=settings.max_error, most_steps=settings.most_steps,
+        budget_mb=settings.budget_mb, unsettled=settings.unsettled, mode=settings.mode,
     )  # fmt: skip
-    engine.check(given.steps, given.rule, given.max_error, given.most_steps, given.mode)
-    cut: dict[str, Any] = {**threshold_rules.settings(given.threshold)}
-    cut |= {n: vars(given)[n] for n in ("part", "percentile", "trust", "smooth", "guide", "ignore")}
-    LabelSettings(**cut)
+    engine.check(
+        settings.steps, settings.rule, settings.max_error, settings.most_steps, settings.mode
+    )
+    names = ("part", "percentile", "trust", "smooth", "guide", "ignore")
+    cut: dict[str, Any] = dict(threshold_rules.settings(settings.threshold))
+    LabelSettings(**cut, **{name: vars(settings)[name] for name in names})
 
 
-def _pretraining(given: SimpleNamespace) -> None:
-    build_network(given.network, given.encoder, given.encoder_depth, given.activation)
-
-
-def _finetuning(given: SimpleNamespace) -> None:
-    build_network(given.network, given.encoder, given.encoder_depth, given.activation)
-    tried = grid.tunings_of(given.arms, given.tunings, given.lrs)
-    sizes = dict.fromkeys(given.sizes, given.size_arms)
-    grid.check(given.arms, tried, sizes, given.seeds, given.folds)
-    robustness.cells(given.robustness)
-    for rate in (rate for _, rates in tried.values() for rate in rates):
-        Recipe(
-            steps=given.steps, batch=given.batch, lr=rate, weight_decay=given.weight_decay,
-            evaluate_every=given.evaluate_every, precision=given.precision,
-        )  # fmt: skip
-    if "imagenet" in given.arms and given.imagenet_weights != imagenet.DOWNLOAD:
+def _finetuning(settings: SimpleNamespace) -> None:
+    tried = grid.tunings_of(settings.arms, settings.tunings, settings.lrs)
+    sizes = dict.fromkeys(settings.sizes, settings.size_arms)
+    grid.check(settings.arms, tried, sizes, settings.seeds, settings.folds)
+    robustness.cells(settings.robustness)
+    if "imagenet" in settings.arms and settings.imagenet_weights != imagenet.DOWNLOAD:
         with contextlib.suppress(imagenet.Unavailable):  # the arm is shown as not run
-            imagenet.find(given.imagenet_weights, given.encoder)
-
-
-TOGETHER: dict[str, Callable[[SimpleNamespace], None]] = {
-    "data": _data,
-    "classifiers": _classifiers,
-    "labels": _labels,
-    "pretrain": _pretraining,
-    "finetune": _finetuning,
-}
-"""Checks of values that hang together."""
+            imagenet.find(settings.imagenet_weights, settings.encoder)
 
 
 @cache
@@ -204,27 +186,35 @@ def check_plan(plan: Iterable[Instance]) -> None:
     films = PHANTOM
     pretrained: set[tuple[str, str]] = set()
     for instance in plan:
-        family, known = instance.stage.family, parameters.declared(instance.notebook)
+        family, model = instance.stage.family, parameters.declared(instance.notebook)
         ranges = RANGES.get(family, {})
-        if not ranges.keys() <= known.keys():
+        if not ranges.keys() <= model.model_fields.keys():
             continue  # another notebook stands in the place of ours
-        model = parameters.model_of(known, ranges)
-        given = SimpleNamespace(**parameters.check(model, instance.parameters, instance.name))
+        model = parameters.narrowed(model, ranges)
+        values = parameters.check(model, instance.parameters, instance.name)
+        settings: Any = SimpleNamespace(**values)
         try:
-            if family in TOGETHER:
-                TOGETHER[family](given)
+            if "encoder_depth" in values:
+                network = (settings.network, settings.encoder, settings.encoder_depth)
+                build_network(*network, settings.activation)
             if family == "data":
-                films = given.stores.get("films", given.source)
+                _data(settings)
+                films = settings.stores.get("films", settings.source)
+            elif family == "classifiers":
+                _classifiers(settings)
+            elif family == "labels":
+                _labels(settings)
             elif family == "pretrain":
-                pretrained.add((given.network, given.arm))
-                if given.arm == "truth" and films != PHANTOM:
+                pretrained.add((settings.network, settings.arm))
+                if settings.arm == "truth" and films != PHANTOM:
                     raise InputError(
                         "arm 'truth' needs true masks of every finding, and the films come from "
                         f"{films!r}: they exist on the phantom only; take it out of the matrix"
                     )
             elif family == "finetune":
-                for arm in given.arms:
-                    if arm in PRETRAINED and (given.network, arm) not in pretrained:
+                _finetuning(settings)
+                for arm in settings.arms:
+                    if arm in PRETRAINED and (settings.network, arm) not in pretrained:
                         raise InputError(
                             f"parameter 'arms' names {arm!r}, which the run does not pre-train: "
                             "add it to 'arms' of the profile's matrix"

@@ -10,8 +10,7 @@ import ast
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,6 @@ from dollkit.common.machine import Json
 SCALARS: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool}
 # Integers are taken for floats; nothing else is converted.
 STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One line of a ``parameters`` cell; `type` is a plain JSON type such as ``list[int]``."""
-
-    name: str
-    type: Any
-    default: Json
 
 
 def notebooks() -> Path:
@@ -56,8 +46,8 @@ def code_cells(notebook: Path) -> list[tuple[str, frozenset[str]]]:
         raise InputError(f"{notebook}: not a readable notebook ({error}); restore it") from None
 
 
-def declared(notebook: Path) -> dict[str, Parameter]:
-    """Parameters that a notebook declares, by name and in order."""
+def declared(notebook: Path) -> type[pydantic.BaseModel]:
+    """Model of the parameters that a notebook declares, in order; types are plain JSON types."""
     tagged = [source for source, tags in code_cells(notebook) if "parameters" in tags]
     cell = f"{notebook}: parameters cell"
     if len(tagged) != 1:
@@ -68,62 +58,61 @@ def declared(notebook: Path) -> dict[str, Parameter]:
         body = ast.parse(tagged[0]).body
     except SyntaxError as error:
         raise InputError(f"{cell}, line {error.lineno}: {error.msg}") from None
-    known: dict[str, Parameter] = {}
+    fields: dict[str, Any] = {}
     for line in body:
-        parameter = _parse(line, f"{cell}, line {line.lineno}")
-        if parameter.name in known:
-            raise InputError(f"{cell}: parameter '{parameter.name}' is declared twice; drop one")
-        known[parameter.name] = parameter
-    check(model_of(known), {name: p.default for name, p in known.items()}, cell)
-    return known
+        name, field = _parse(line, f"{cell}, line {line.lineno}")
+        if name in fields:
+            raise InputError(f"{cell}: parameter '{name}' is declared twice; drop one")
+        fields[name] = field
+    model: type[pydantic.BaseModel] = pydantic.create_model(
+        "Parameters", __config__=STRICT, **fields
+    )
+    check(model, {name: default for name, (_, default) in fields.items()}, cell)
+    return model
 
 
-def _parse(line: ast.stmt, place: str) -> Parameter:
+def _parse(line: ast.stmt, place: str) -> tuple[str, tuple[Any, Json]]:
+    """Name of a parameter, its type and its default."""
     match line:
         case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr()):
-            kind = _type(annotation)
+            pass
         case _:
             raise InputError(f"{place}: only lines like 'name: int = 3  # unit, meaning' may stand")
-    if kind is None:
+    try:
+        return name, (_type(annotation), ast.literal_eval(line.value))  # type: ignore[arg-type]
+    except KeyError:
         raise InputError(
             f"{place}: the type of '{name}' must be str, int, float, bool, list[...] or "
             "dict[str, ...], with '| None' where it may be empty"
-        )
-    try:
-        default = ast.literal_eval(line.value)  # type: ignore[arg-type]
+        ) from None
     except ValueError:
         raise InputError(
             f"{place}: '{name}' must be a plain JSON value, not an expression"
         ) from None
-    return Parameter(name, kind, default)
 
 
 def _type(node: ast.expr) -> Any:
-    """Type that an annotation names; None if it is not a plain JSON type."""
+    """Type that an annotation names; `KeyError` if it is not a plain JSON type."""
     match node:
         case ast.Name(id=name):
-            return SCALARS.get(name)
+            return SCALARS[name]
         case ast.BinOp(left=left, op=ast.BitOr(), right=ast.Constant(value=None)):
-            inner = _type(left)
-            return inner and inner | None
+            return _type(left) | None
         case ast.Subscript(value=ast.Name(id="list"), slice=element):
-            inner = _type(element)
-            return inner and list[inner]  # type: ignore[valid-type]
+            return list[_type(element)]  # type: ignore[misc]
         case ast.Subscript(
             value=ast.Name(id="dict"), slice=ast.Tuple(elts=[ast.Name(id="str"), element])
         ):
-            inner = _type(element)
-            return inner and dict[str, inner]  # type: ignore[valid-type]
-    return None
+            return dict[str, _type(element)]  # type: ignore[misc]
+    raise KeyError
 
 
-def model_of(
-    known: Mapping[str, Parameter], ranges: Mapping[str, Any] | None = None
+def narrowed(
+    model: type[pydantic.BaseModel], ranges: Mapping[str, Any]
 ) -> type[pydantic.BaseModel]:
-    """Model of some parameters, each with its default; `ranges` are narrower types of some."""
-    types = {name: p.type for name, p in known.items()} | dict(ranges or {})
-    fields: dict[str, Any] = {name: (types[name], p.default) for name, p in known.items()}
-    return pydantic.create_model("Parameters", __config__=STRICT, **fields)
+    """The model with narrower types of some parameters."""
+    fields: dict[str, Any] = {n: (t, model.model_fields[n].default) for n, t in ranges.items()}
+    return pydantic.create_model("Parameters", __base__=model, **fields)
 
 
 def check(
@@ -161,25 +150,17 @@ def profile_file(profile: str) -> Path:
 
 
 def read_profile(profile: str) -> dict[str, Any]:
-    """Top level of a profile's YAML file: section name -> content."""
-    return read(profile_file(profile), "sections such as 'common:' and 'matrix:'")
-
-
-def resolve(
-    notebook: Path, layers: Iterable[tuple[str, Mapping[str, Any], bool]]
-) -> dict[str, Json]:
-    """Values of all parameters of a notebook, in the order of its cell.
-
-    `layers` are (place, values, strict) from weakest to strongest; a name that the notebook does
-    not declare is an error in a strict layer and passed over in another one (``common``).
-    """
-    known = declared(notebook)
-    model = model_of(known)
-    values: dict[str, Json] = model().model_dump()
-    for place, given, strict in layers:
-        used = given if strict else {name: given[name] for name in given if name in known}
-        values |= check(model, used, place)
-    return values
+    """A profile's YAML file: the mapping of each section, and ``needs_data`` as it stands there."""
+    path = profile_file(profile)
+    content = read(path, "sections such as 'common:' and 'matrix:'")
+    for section, values in content.items():
+        if values is None:
+            content[section] = {}
+        elif section != "needs_data" and not isinstance(values, dict):
+            raise InputError(
+                f"{path}: section '{section}' must be a mapping of names to values, not {values!r}"
+            )
+    return content
 
 
 # YAML that people write: profiles and settings.
@@ -197,11 +178,8 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read(path: Path, wanted: str, empty: bool = False) -> dict[str, Any]:
-    """Top level of a YAML file, by name; `wanted` says in a message what its lines look like.
-
-    With `empty`, a file without a value is one that sets nothing.
-    """
+def read(path: Path, form: str) -> dict[str, Any]:
+    """Top level of a YAML file, by name; `form` says in a message what its lines look like."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506
     except InputError as error:
@@ -211,8 +189,6 @@ def read(path: Path, wanted: str, empty: bool = False) -> dict[str, Any]:
     # ValueError: bytes that are no UTF-8, and what looks like a date but is none.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as YAML: {error}") from None
-    if content is None and empty:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold {wanted}")
-    return content
+    if not isinstance(content or {}, dict):
+        raise InputError(f"{path}: must hold {form}")
+    return content or {}

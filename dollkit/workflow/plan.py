@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,11 +33,11 @@ from dollkit.workflow import limits, stage, stages
 BASE = "figures/laptop/provenance.json"
 """The run that the rate comes from: it makes its own films, so its work is known."""
 BASE_CORES = 2
-QUOTAS = ("n_films", "valid_fraction", "test_fraction", "n_train_pool", "n_valid", "n_test")
 NETWORK_MB = 70
 """Of a network that is trained: weights, two moments of AdamW, the best and the last weights."""
 
-Given = Mapping[str, Any]
+Params = Mapping[str, Any]
+"""Parameters of one instance."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +65,17 @@ class Films:
         return Counter(self.films["split"][self.positives.any(axis=1).to_numpy()])
 
 
-def stores_of(given: Given) -> dict[str, Films]:
+def stores_of(params: Params) -> dict[str, Films]:
     """Stores that a run with these parameters of notebook 01 will have."""
-    source, wanted = given["source"], given["stores"]
+    source, wanted = params["source"], params["stores"]
     out: dict[str, Films] = {}
     if source != PHANTOM:
         tables = data.read(
-            source, given["data_dir"], given["valid_fraction"], skip_bad=given["skip_bad"],
-            options=given["options"], stores=wanted,
+            source, params["data_dir"], params["valid_fraction"],
+            skip_bad=params["skip_bad"], options=params["options"], stores=wanted,
         )  # fmt: skip
         for store, table in tables.items():
-            if not given["skip_bad"]:
+            if not params["skip_bad"]:
                 check_files(table)
             masks = table.masks.notna()
             for finding in table.mask_classes[masks.shape[1] :]:
@@ -84,11 +83,11 @@ def stores_of(given: Given) -> dict[str, Films]:
                 masks[finding] = table.films["image_id"].isin(boxed).to_numpy()
             out[store] = Films(table.source, table.films, masks)
     rendered = {store for store, name in wanted.items() if name == PHANTOM}
-    if PHANTOM in (source, given["fill_from"]):
-        rendered = set(STORES) - out.keys()
-    quotas = PhantomPlan(**{k: given[k] for k in QUOTAS}, protocol=given["protocol"])
+    if PHANTOM in (source, params["fill_from"]):
+        rendered = set(STORES)
+    quotas = PhantomPlan(**{name: params[name] for name in PhantomPlan.__dataclass_fields__})
     for store in rendered - out.keys():
-        films, _ = phantom_films(store, quotas, given["seed"])
+        films, _ = phantom_films(store, quotas, params["seed"])
         out[store] = Films(PHANTOM, films, pd.DataFrame(True, films.index, CLASSES[store]))
     return {store: out[store] for store in STORES if store in out}
 
@@ -97,20 +96,20 @@ def lines(profile: str, folder: Path | None) -> Iterator[str]:
     """Lines about a run; `InputError` at the first thing that it cannot work with."""
     plan = stages.plan(profile, folder)
     limits.check_plan(plan)
-    given: dict[str, dict[str, Any]] = {i.name: dict(i.parameters) for i in plan}
+    run: dict[str, dict[str, Any]] = {i.name: dict(i.parameters) for i in plan}
     yield f"profile {profile}, data: {folder or 'none, the phantom alone'}"
-    stores = stores_of(given["data"])
+    stores = stores_of(run["data"])
     yield "Films (patients): training / validation / test"
     for name, store in stores.items():
         yield from _store_lines(name, store)
-    yield from (f"  note: {note}" for note in _notes(given, stores))
-    for name in given:
+    yield from (f"  note: {note}" for note in _notes(run, stores))
+    for name, params in run.items():
         if name.startswith("finetune/"):
-            yield from _tuning_lines(name, given[name], stores)
-    todo = [n for n in given if stage.read_manifest(paths.runs() / profile / n) is None]
-    yield f"Stages: {len(todo)} of {len(given)} have not run yet"
-    yield _time(given, todo, stores)
-    yield _disk(given, stores)
+            yield from _tuning_lines(name, params, stores)
+    todo = [n for n in run if stage.read_manifest(paths.runs() / profile / n) is None]
+    yield f"Stages: {len(todo)} of {len(run)} have not run yet"
+    yield _time(run, todo, stores)
+    yield _disk(run, stores)
 
 
 def _three(films: pd.DataFrame) -> str:
@@ -127,14 +126,14 @@ def _store_lines(name: str, store: Films) -> Iterator[str]:
         yield f"    {finding:<27} {_three(films[positive.to_numpy()])} positive"
 
 
-def _notes(given: Mapping[str, Given], stores: Mapping[str, Films]) -> Iterator[str]:
+def _notes(run: Mapping[str, Params], stores: Mapping[str, Films]) -> Iterator[str]:
     """What the run can do without; `InputError` for what stops it."""
     if "films" not in stores:
         raise InputError(
             "no data set gives films with findings: add CheXpert, NIH or one of your own to DATA, "
             "or say 'fill_from': phantom"
         )
-    films, labels = stores["films"], given["labels"]
+    films, labels = stores["films"], run["labels"]
     split, positive, count = films.films["split"], films.positives, films.to_label
     if not count["train"] or not count["valid"] or not (split == "test").any():
         raise InputError(
@@ -144,7 +143,7 @@ def _notes(given: Mapping[str, Given], stores: Mapping[str, Films]) -> Iterator[
     if count["train"] < labels["n_label"]:
         yield f"n_label is {labels['n_label']}: {count['train']} training films have a finding"
     for name, store in stores.items():
-        if store.source == PHANTOM != given["data"]["stores"].get(name, given["data"]["source"]):
+        if store.source == PHANTOM != run["data"]["stores"].get(name, run["data"]["source"]):
             yield f"{name} come from the phantom: no data set in the folder gives them"
     classes = [finding for finding in PATHOLOGIES if finding in films.masks]
     usable = (films.masks[classes].to_numpy() & positive[classes].to_numpy()).any(axis=1)
@@ -157,9 +156,9 @@ def _notes(given: Mapping[str, Given], stores: Mapping[str, Films]) -> Iterator[
         yield f"n_judge is {labels['n_judge']}: {judged} films have a mask to judge by"
 
 
-def _tuning_lines(name: str, given: dict[str, Any], stores: Mapping[str, Films]) -> Iterator[str]:
+def _tuning_lines(name: str, params: dict[str, Any], stores: Mapping[str, Films]) -> Iterator[str]:
     """What a fine-tuning stage consists of; drops the sizes that it has too few masks for."""
-    task = given["task"]
+    task = params["task"]
     if task not in stores:
         raise InputError(
             f"{name}: no data set gives films of task {task!r}: add one to DATA, say 'fill_from': "
@@ -167,45 +166,48 @@ def _tuning_lines(name: str, given: dict[str, Any], stores: Mapping[str, Films])
         )
     table = stores[task].masked
     try:
-        parts = [run.split(table, f, given["n_train"], given["n_valid"], 0) for f in given["folds"]]
+        if len(params["folds"]) > 1 and table["fold"].nunique() < 2:
+            raise InputError("parameter 'folds': these films have no folds, use [0]")
+        sizes = params["n_train"], params["n_valid"]
+        parts = [run.split(table, fold, *sizes, 0) for fold in params["folds"]]
     except InputError as error:
         raise InputError(
             f"{name}: {error}; or take the phantom's films: 'stores: {{{task}: {PHANTOM}}}' in "
             "section 'data' of the profile"
         ) from None
     most = min(len(part.pool) for part in parts)
-    if lost := [size for size in given["sizes"] if size > most and given["size_arms"]]:
+    if lost := [size for size in params["sizes"] if size > most and params["size_arms"]]:
         yield f"  note: too few masks for sizes {lost}: left out"
-    given["sizes"] = [size for size in given["sizes"] if size <= most]
-    if "imagenet" in given["arms"] and given["imagenet_weights"] != imagenet.DOWNLOAD:
+    params["sizes"] = [size for size in params["sizes"] if size <= most]
+    if "imagenet" in params["arms"] and params["imagenet_weights"] != imagenet.DOWNLOAD:
         try:
-            imagenet.find(given["imagenet_weights"], given["encoder"])
+            imagenet.find(params["imagenet_weights"], params["encoder"])
         except imagenet.Unavailable as error:
             yield f"  note: arm imagenet is not run: {error}"
-    yield f"{name}: {trainings(given)} trainings; {most} films with masks to train on"
+    yield f"{name}: {trainings(params)} trainings; {most} films with masks to train on"
 
 
-def trainings(given: Given) -> int:
+def trainings(params: Params) -> int:
     """Training runs of a fine-tuning stage: each setting tries its rates, then the other seeds."""
-    tried = grid.tunings_of(given["arms"], given["tunings"], given["lrs"])
-    sizes: dict[int, Any] = dict.fromkeys(given["sizes"], given["size_arms"])
-    settings = grid.settings_of(tried, given["n_train"], sizes)
-    each = sum(len(setting.lrs) + len(given["seeds"]) - 1 for setting in settings)
-    return each * len(given["folds"])
+    tried = grid.tunings_of(params["arms"], params["tunings"], params["lrs"])
+    sizes: dict[int, Any] = dict.fromkeys(params["sizes"], params["size_arms"])
+    settings = grid.settings_of(tried, params["n_train"], sizes)
+    each = sum(len(setting.lrs) + len(params["seeds"]) - 1 for setting in settings)
+    return each * len(params["folds"])
 
 
-def work(run: Mapping[str, Given], names: Collection[str]) -> float:
+def work(run: Mapping[str, Params], names: Collection[str]) -> float:
     """Pixels that pass through networks in some stages of a run."""
     side, pixels = run["data"]["size"], 0.0
     models = sum(name.startswith("classifiers/") for name in run)
-    for given in (run[name] for name in names):
-        if "n_label" in given:
-            films = given["n_label"] + given["n_hold"] + given["n_judge"]
-            pixels += films * (given["steps"] or given["most_steps"]) * models * side**2
-        elif "batch" in given:
-            times = trainings(given) if "task" in given else given.get("repeats", 1)
-            first = given.get("small") or side  # side of films in the first half of the steps
-            pixels += times * given["steps"] * given["batch"] * (first**2 + side**2) / 2
+    for params in (run[name] for name in names):
+        if "n_label" in params:
+            films = params["n_label"] + params["n_hold"] + params["n_judge"]
+            pixels += films * (params["steps"] or params["most_steps"]) * models * side**2
+        elif "batch" in params:
+            times = trainings(params) if "task" in params else params.get("repeats", 1)
+            first = params.get("small") or side  # side of films in the first half of the steps
+            pixels += times * params["steps"] * params["batch"] * (first**2 + side**2) / 2
     return pixels
 
 
@@ -228,18 +230,15 @@ def _time(run: dict[str, dict[str, Any]], todo: list[str], stores: Mapping[str, 
     )
 
 
-def _disk(run: Mapping[str, Given], stores: Mapping[str, Films]) -> str:
+def _disk(run: Mapping[str, Params], stores: Mapping[str, Films]) -> str:
     side = run["data"]["size"]
     size = sum(len(s.films) * (1 + s.masks.shape[1] / 8) * side**2 for s in stores.values())
-    for given in run.values():
-        size += NETWORK_MB * 1e6 * given.get("repeats", 1) * ("batch" in given)
-        if "task" in given:
-            tested = stores[given["task"]].masks.loc[stores[given["task"]].films["split"] == "test"]
-            size += trainings(given) * tested.size * side**2 / 8  # predicted masks, a bit a pixel
+    for params in run.values():
+        size += NETWORK_MB * 1e6 * params.get("repeats", 1) * ("batch" in params)
+        if "task" in params:
+            store = stores[params["task"]]
+            tested = store.masks.loc[store.films["split"] == "test"]
+            size += trainings(params) * tested.size * side**2 / 8  # predicted masks, a bit a pixel
     free = shutil.disk_usage(next(p for p in paths.runs().parents if p.is_dir())).free
     enough = "enough" if size < free else "NOT ENOUGH"
     return f"Disk: about {size / 1e6:,.0f} MB; free: {free / 1e6:,.0f} MB, {enough}"
-
-
-if __name__ == "__main__":
-    sys.exit("use python -m dollkit plan")

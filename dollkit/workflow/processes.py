@@ -78,14 +78,6 @@ def _at_work(folder: Path) -> list[psutil.Process]:
     ]
 
 
-class Asked(BaseException):
-    """Somebody asks this process to end; holds the number of the signal."""
-
-
-def _ask(signum: int, frame: FrameType | None) -> None:
-    raise Asked(signum)
-
-
 @contextlib.contextmanager
 def handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     """`handler` for signals that end, but for those that are ignored (``nohup``)."""
@@ -113,17 +105,17 @@ def run_group(
     Returns its exit status, or 128 + the number of the signal.
     """
     with (
-        handling(_ask),
+        handling(terminate),
         subprocess.Popen(
             command, env=environment, start_new_session=True, preexec_fn=_die_with_parent
         ) as running,
     ):
         try:
             return running.wait()
-        except Asked as asked:
+        except SystemExit as asked:
             with handling(lambda signum, frame: None):  # once is enough
                 _end_group(running, end)
-            return 128 + int(asked.args[0])
+            return int(asked.code or 1)
 
 
 def _end_group(running: subprocess.Popen[bytes], end: int) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -78,15 +78,9 @@ def check_apart(profile: str, data: Path | None) -> None:
 
 
 def snakemake(
-    profile: str,
-    data: Path | None,
-    jobs: int,
-    device: str,
-    *more: str,
-    executor: str = "local",
-    threads: int = 0,
-    parts: int = 1,
-) -> int:
+    profile: str, data: Path | None, jobs: int, device: str, *more: str,
+    executor: str = "local", threads: int = 0, parts: int = 1,
+) -> int:  # fmt: skip
     """Run Snakemake over a profile; returns its exit status, or 128 + a signal's number.
 
     Args:
@@ -143,27 +137,26 @@ def end_slurm_jobs(folder: Path) -> None:
         time.sleep(2)
 
 
-def stamps(names: Sequence[str], profile: str) -> dict[str, int]:
-    """Modification time (ns) of each manifest there is."""
-    files = {name: paths.runs() / profile / name / stage.MANIFEST for name in names}
-    return {name: file.stat().st_mtime_ns for name, file in files.items() if file.is_file()}
+def _since(file: Path, started: int) -> bool:
+    return file.is_file() and file.stat().st_mtime_ns >= started
 
 
-def summary(names: Sequence[str], profile: str, before: Mapping[str, int]) -> list[str]:
-    """Lines that tell which stages ran, how long each took, and where the results are."""
-    after = stamps(names, profile)
-    ran = [name for name in names if after.get(name) != before.get(name)]
-    if ran:
-        lines = [f"profile {profile}: {len(ran)} of {len(names)} stages ran"]
-    else:
+def summary(names: Sequence[str], profile: str, started: int) -> list[str]:
+    """Lines that tell which stages ran since `started` (ns), how long each took, and where the
+    results are.
+    """
+    folder = paths.runs() / profile
+    ran = [name for name in names if _since(folder / name / stage.MANIFEST, started)]
+    lines = [f"profile {profile}: {len(ran)} of {len(names)} stages ran"]
+    if not ran:
         lines = [f"nothing to do: all {len(names)} stages of profile {profile} are up to date"]
     width = max(len(name) for name in names)
     for name in names:
-        manifest: dict[str, Any] = stage.read_manifest(paths.runs() / profile / name) or {}
+        manifest: dict[str, Any] = stage.read_manifest(folder / name) or {}
         state = "ran" if name in ran else "up to date"
         lines.append(f"  {name:<{width}} {manifest.get('seconds', 0.0):>9.1f} s  {state}")
     lines.append(f"tables, figures and claims: {paths.figures() / profile}")
-    lines.append(f"executed notebooks: {paths.runs() / profile / 'notebooks'}")
+    lines.append(f"executed notebooks: {folder / 'notebooks'}")
     return lines
 
 
@@ -173,22 +166,16 @@ def failures(names: Sequence[str], profile: str, started: int) -> list[str]:
     for name in names:
         log = paths.runs() / profile / "logs" / f"{name.replace('/', '-')}.log"
         done = (paths.runs() / profile / name / stage.MANIFEST).is_file()
-        if not done and log.is_file() and log.stat().st_mtime_ns >= started:
+        if not done and _since(log, started):
             text = log.read_text(encoding="utf-8").splitlines()
             lines.append(f"{text[-1] if text else name + ': stopped'} (log: {log})")
     return lines
 
 
 def reproduce(
-    profile: str,
-    data: str,
-    jobs: str,
-    device: str,
-    *more: str,
-    executor: str = "local",
-    threads: int = 0,
-    parts: int = 1,
-) -> int:
+    profile: str, data: str, jobs: str, device: str, *more: str,
+    executor: str = "local", threads: int = 0, parts: int = 1,
+) -> int:  # fmt: skip
     """Run a profile; returns the exit status. Bad knobs or parameters raise `InputError`."""
     folder, workers = check_knobs(profile, data, jobs, device, executor)
     names = [instance.name for instance in stages.plan(profile, folder)]
@@ -200,28 +187,24 @@ def reproduce(
             end_slurm_jobs(run_folder)
         for line in drop_damaged(names, profile):
             print(line)
-        before = stamps(names, profile)
-        if len(before) < len(names):
+        if not all((run_folder / name / stage.MANIFEST).is_file() for name in names):
             check_apart(profile, folder)
         mark = run_folder / ".started"
         mark.touch()
+        started = mark.stat().st_mtime_ns
         sys.stdout.flush()
         status = snakemake(
             profile, folder, workers, device, *more,
             executor=executor, threads=threads, parts=1 if executor == "local" else parts,
         )  # fmt: skip
         if status:
-            for line in failures(names, profile, mark.stat().st_mtime_ns):
+            for line in failures(names, profile, started):
                 print(line, file=sys.stderr)
             if status > 128:
                 print(f"stopped: {processes.KEPT}", file=sys.stderr)
             return status
-        print("\n".join(summary(names, profile, before)), flush=True)
+        print("\n".join(summary(names, profile, started)), flush=True)
     from dollkit.report import compare  # pandas: bad knobs need not wait for it
 
     print("\n".join(compare.against_committed(profile)))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit("use python -m dollkit reproduce")

@@ -65,8 +65,8 @@ def run(
     instance = planned[name]
     if part is not None and not instance.stage.shared:
         raise InputError(f"--part: {name} is done in one piece")
-    for wanted in instance.inputs:
-        stage.check_artefact(wanted, profile, needed_by=name)
+    for artefact in instance.inputs:
+        stage.check_artefact(artefact, profile, needed_by=name)
     folder = paths.runs() / profile
     label = instance.slug if part is None else f"parts/{instance.slug}-{part.name}"
     executed = folder / "notebooks" / f"{label}.ipynb"
@@ -87,17 +87,52 @@ def execute(
     instance: stages.Instance, executed: Path, log: Path | None, part: Part | None = None
 ) -> None:
     """Execute a notebook in a kernel of this interpreter, and check that it went to its end."""
+    import papermill
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
+
+    class Manager(AsyncKernelManager):
+        """Ends an idle kernel without the usual Ctrl-C, whose traceback may reach the terminal."""
+
+        async def _async_interrupt_kernel(self) -> None:
+            if not self.shutting_down:
+                await super()._async_interrupt_kernel()
+
     # In /tmp itself: the path of a socket may have no more than about 100 characters.
     place = "/tmp" if Path("/tmp").is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="dollkit-", dir=place) as private:
-        _prepare_kernel(Path(private))
-        _log_to(instance.name, log)
-        os.environ[machine.VARIABLE] = "" if part is None else str(part)
-        notebook = _execute(instance, executed, Path(private), part)
-    if part is None:
-        _check_cells(notebook, executed)
-    elif notebook is not None:
+    try:
+        with tempfile.TemporaryDirectory(prefix="dollkit-", dir=place) as private:
+            _prepare_kernel(Path(private))
+            _log_to(instance.name, log)
+            os.environ[machine.VARIABLE] = "" if part is None else str(part)
+            # Sockets in our own folder: no ports to clash, and nothing readable by others. Without
+            # `ip` their names are relative, and two kernels in one folder take each other's.
+            sockets = {"transport": "ipc", "ip": f"{private}/socket"}
+            notebook = papermill.execute_notebook(
+                instance.notebook, executed, dict(instance.parameters), kernel_name="python3",
+                log_output=True, progress_bar=False, kernel_manager_class=Manager,
+                config=Config({"KernelManager": sockets}),
+            )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        if error.ename == "InputError":
+            raise InputError(error.evalue) from None
+        if part is not None and error.ename == "Done":
+            return
+        said = shortage(f"{error.ename}: {error.evalue}") or (
+            f"{one_line(error.ename, error.evalue)} (cell {error.exec_count} of {executed})"
+        )
+        raise StageError(said) from None
+    except RuntimeError as error:  # one that dies while it starts is no DeadKernelError
+        if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
+            raise
+        raise StageError(
+            f"the kernel died (killed, perhaps out of memory: take fewer JOBS); {KEPT} "
+            f"(see {executed})"
+        ) from None
+    if part is not None:
         raise StageError(f"{executed} went on after its part")
+    _check_cells(notebook, executed)
 
 
 def _prepare_kernel(folder: Path) -> None:
@@ -136,51 +171,6 @@ def _log_to(name: str, log: Path | None) -> None:
     logger.handlers = [*handlers]
 
 
-def _execute(instance: stages.Instance, executed: Path, private: Path, part: Part | None) -> Any:
-    """The executed notebook; None if it ended with its part."""
-    import papermill
-    from jupyter_client.manager import AsyncKernelManager
-    from nbclient.exceptions import DeadKernelError
-    from traitlets.config import Config
-
-    class Manager(AsyncKernelManager):
-        """Ends an idle kernel without the usual Ctrl-C, whose traceback may reach the terminal."""
-
-        async def _async_interrupt_kernel(self) -> None:
-            if not self.shutting_down:
-                await super()._async_interrupt_kernel()
-
-    try:
-        return papermill.execute_notebook(
-            instance.notebook,
-            executed,
-            parameters=dict(instance.parameters),
-            kernel_name="python3",
-            log_output=True,
-            progress_bar=False,
-            # Sockets in our own folder: no ports to clash, and nothing readable by others. Without
-            # `ip` their names are relative, and two kernels in one folder take each other's.
-            kernel_manager_class=Manager,
-            config=Config({"KernelManager": {"transport": "ipc", "ip": str(private / "socket")}}),
-        )
-    except papermill.PapermillExecutionError as error:
-        if error.ename == "InputError":
-            raise InputError(error.evalue) from None
-        if part is not None and error.ename == "PartDone":
-            return None
-        said = shortage(f"{error.ename}: {error.evalue}") or (
-            f"{one_line(error.ename, error.evalue)} (cell {error.exec_count} of {executed})"
-        )
-        raise StageError(said) from None
-    except RuntimeError as error:  # one that dies while it starts is no DeadKernelError
-        if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
-            raise
-        raise StageError(
-            f"the kernel died (killed, perhaps out of memory: take fewer JOBS); {KEPT} "
-            f"(see {executed})"
-        ) from None
-
-
 def _check_cells(notebook: Any, executed: Path) -> None:
     for number, cell in enumerate(notebook.cells, start=1):
         if cell.cell_type != "code" or not cell.source.strip():
@@ -197,7 +187,3 @@ def _check_manifest(manifest: Path, instance: stages.Instance, executed: Path) -
         raise StageError(f"{executed} ended without {manifest}: does it call stage.finish()?")
     if written["parameters"] != dict(instance.parameters):
         raise StageError(f"{executed} changed a parameter after its parameters cell")
-
-
-if __name__ == "__main__":
-    sys.exit("use python -m dollkit run")

@@ -40,11 +40,11 @@ class RunningStage:
     notebook: Path
     profile: str
     matrix: stages.Matrix
-    started: datetime
-    clock: float
+    input_hashes: dict[str, str]
     code: dict[str, str]
-    part: Part | None = None
-    input_hashes: dict[str, str] = field(default_factory=dict)
+    part: Part | None = field(default_factory=this_part)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: float = field(default_factory=time.monotonic)
 
     def input(self, name: str) -> Path:
         """Folder of one input artefact, such as ``data`` or ``classifiers/resnet18``."""
@@ -66,11 +66,12 @@ class RunningStage:
             raise InputError(
                 f"stage {self.instance} reads no {family!r}; {errors.nearest(family, known)}"
             )
-        shared = self.matrix.chosen.get(self.instance, {})
+        chosen = self.matrix.chosen
+        shared = chosen.get(self.instance, {})
         out: dict[str, Path] = {}
         for name in (n for n in self.input_hashes if n.split("/")[0] == family):
-            own = [v for p, v in self.matrix.chosen.get(name, {}).items() if p not in shared]
-            out["-".join(own) or name.split("/", 1)[-1]] = self.input(name)
+            items = [v for p, v in chosen.get(name, {}).items() if p not in shared]
+            out["-".join(items) or name.split("/", 1)[-1]] = self.input(name)
         return out
 
     def key(self, *without: str) -> str:
@@ -167,38 +168,27 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
     """
     kind = stages.family_of(stage)
     notebook = parameters.notebooks() / kind.notebook
-    known = parameters.declared(notebook)
-    for name in known:
+    model = parameters.declared(notebook)
+    for name in model.model_fields:
         if name not in namespace:
             raise InputError(f"{notebook}: run its parameters cell first: '{name}' is not set")
-    values = {name: namespace[name] for name in known}
-    values = parameters.check(parameters.model_of(known), values, str(notebook))
+    values = {name: namespace[name] for name in model.model_fields}
+    values = parameters.check(model, values, str(notebook))
     profile = values.get("profile")
     if not isinstance(profile, str):
         raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
-    for listed, parameter in kind.over:
+    for parameter in kind.over:
         if not values.get(parameter):
-            raise InputError(f"{notebook}: say which of {listed} by '{parameter}'")
-    name = stages.name_of(kind, {p: str(values[p]) for p in kind.parameters})
-    of = stages.matrix(profile)
-    hashes = {i: check_artefact(i, profile, needed_by=name) for i in of.inputs_of(name)}
+            raise InputError(f"{notebook}: say which of {parameter}s by '{parameter}'")
+    name = stages.name_of(kind, {p: str(values[p]) for p in kind.over})
+    matrix = stages.matrix(profile)
+    hashes = {i: check_artefact(i, profile, needed_by=name) for i in matrix.inputs_of(name)}
     path = paths.runs() / profile / name
     make_writable(path)
     (path / MANIFEST).unlink(missing_ok=True)
-    return RunningStage(
-        instance=name,
-        path=path,
-        params=values,
-        notebook=notebook,
-        profile=profile,
-        matrix=of,
-        started=datetime.now(UTC),
-        clock=time.monotonic(),
-        # Now, not at the end: the modules may be edited while the stage runs.
-        code={_within(f, paths.ROOT): sha256(f) for f in stages.files_of(kind)},
-        part=this_part(),
-        input_hashes=hashes,
-    )
+    # Now, not at the end: the modules may be edited while the stage runs.
+    code = {_within(f, paths.ROOT): sha256(f) for f in stages.files_of(kind)}
+    return RunningStage(name, path, values, notebook, profile, matrix, hashes, code)
 
 
 def check_artefact(instance: str, profile: str, needed_by: str) -> str:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +26,10 @@ from dollkit.workflow import parameters
 
 @dataclass(frozen=True)
 class Stage:
-    """One notebook. `over` = pairs (list in ``matrix``, parameter): one instance per combination.
+    """One notebook. `over` are parameters: one instance per combination of what ``matrix`` lists
+    for them (``arms`` for ``arm``).
 
-    An input is all instances of a family, of a list that both vary over those of the same item
+    An input is all instances of a family, of a parameter that both vary over those of the same item
     (a PSPNet is tuned from PSPNets), or ``classifiers:encoder``, the one classifier whose backbone
     the networks use. `files` are globs, relative to the repository, of data files that the notebook
     reads. The work of a `shared` one can be split over processes (`dollkit.common.machine`).
@@ -37,36 +39,28 @@ class Stage:
     section: str
     notebook: str
     inputs: tuple[str, ...] = ()
-    over: tuple[tuple[str, str], ...] = ()
+    over: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     shared: bool = False
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """What tells its instances apart."""
-        return tuple(parameter for _, parameter in self.over)
 
 
 REFERENCE = ("data/reference/*.csv",)
 ENCODER = "classifiers:encoder"
-NETWORKS = ("networks", "network")
-NAMES = list[Annotated[str, pydantic.Field(pattern=r"^[\w.+-]+$")]]  # become folders
 
 _LIST = (
     Stage("data", "data", "01_data.ipynb"),
     Stage(
-        "classifiers", "classifiers", "02_classifiers.ipynb", ("data",),
-        over=(("architectures", "architecture"),),
+        "classifiers", "classifiers", "02_classifiers.ipynb", ("data",), over=("architecture",)
     ),
     Stage("labels", "labels", "03_labels.ipynb", ("data", "classifiers"), shared=True),
     # All classifiers: arm gradcam explains anew.
     Stage(
         "pretrain", "pretraining", "04_pretraining.ipynb", ("data", "labels", "classifiers"),
-        over=(NETWORKS, ("arms", "arm")),
+        over=("network", "arm"),
     ),
     Stage(
         "finetune", "finetuning", "05_finetuning.ipynb", ("data", "pretrain", ENCODER),
-        over=(NETWORKS, ("tasks", "task")), shared=True,
+        over=("network", "task"), shared=True,
     ),
     Stage(
         "tables", "tables", "06_tables.ipynb", ("classifiers", "labels", "pretrain", "finetune"),
@@ -85,12 +79,35 @@ _LIST = (
 STAGES = {stage.family: stage for stage in _LIST}
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """The instances of a profile: what tells each apart, such as ``{"arm": "doll"}``."""
+def _once(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("it names one item twice; drop one")
+    return names
 
-    chosen: Mapping[str, Mapping[str, str]]
-    encoder: str
+
+_Name = Annotated[str, pydantic.Field(pattern=r"^[\w.+-]+$")]  # becomes a folder
+_Names = Annotated[list[_Name], pydantic.AfterValidator(_once)]
+
+
+class Matrix(pydantic.BaseModel):
+    """Section ``matrix`` of a profile: what stages vary over, and whose backbone networks use."""
+
+    model_config = parameters.STRICT
+    architectures: _Names = []
+    networks: _Names = []
+    arms: _Names = []
+    tasks: _Names = []
+    encoder: str = ""
+
+    @cached_property
+    def chosen(self) -> dict[str, dict[str, str]]:
+        """The instances: what tells each apart, such as ``{"arm": "doll"}``."""
+        return {
+            name_of(stage, items): items
+            for stage in STAGES.values()
+            for row in product(*(getattr(self, f"{parameter}s") for parameter in stage.over))
+            for items in [dict(zip(stage.over, row, strict=True))]
+        }
 
     def inputs_of(self, name: str) -> tuple[str, ...]:
         """Instances that an instance reads, in the order of the stage's declaration."""
@@ -107,6 +124,14 @@ class Matrix:
                 and all(same.get(parameter, item) == item for parameter, item in items.items())
             ]
         return tuple(inputs)
+
+    def sections_of(self, name: str) -> list[str]:
+        """Sections of a profile for an instance, from weakest to strongest: ``finetune/lungs`` is
+        for every network.
+        """
+        stage = family_of(name)
+        several = [f"{stage.family}/{item}" for item in self.chosen[name].values()]
+        return list(dict.fromkeys([stage.section, *several, name]))
 
 
 @dataclass(frozen=True)
@@ -137,32 +162,21 @@ def family_of(name: str) -> Stage:
 
 def name_of(stage: Stage, items: Mapping[str, str]) -> str:
     """``pretrain/pspnet-doll``: the family, and the items that tell its instances apart."""
-    return "/".join(filter(None, (stage.family, "-".join(items[p] for p in stage.parameters))))
+    return "/".join(filter(None, (stage.family, "-".join(items[p] for p in stage.over))))
 
 
 def matrix(profile: str) -> Matrix:
     """The ``matrix:`` section of a profile, checked."""
     place = f"{parameters.profile_file(profile)}: matrix"
-    section = _mapping(parameters.read_profile(profile).get("matrix"), place)
-    lists = dict.fromkeys(listed for stage in STAGES.values() for listed, _ in stage.over)
-    fields: dict[str, Any] = dict.fromkeys(lists, (NAMES, [])) | {"encoder": (str, "")}
-    model = pydantic.create_model("Matrix", __config__=parameters.STRICT, **fields)
-    items: dict[str, Any] = model().model_dump() | parameters.check(model, section, place)
-    for key in lists:
-        if len(set(items[key])) < len(items[key]):
-            raise InputError(f"{place}: '{key}' names one item twice; drop one")
-    encoder = items["encoder"]
-    if encoder not in items["architectures"]:
+    section = parameters.read_profile(profile).get("matrix", {})
+    lists: dict[str, Any] = parameters.check(Matrix, section, place)
+    found = Matrix(**lists)
+    if found.encoder not in found.architectures:
         raise InputError(
-            f"{place}: 'encoder' is {encoder!r}; "
-            f"it must be one of architectures: {', '.join(items['architectures'])}"
+            f"{place}: 'encoder' is {found.encoder!r}; "
+            f"it must be one of architectures: {', '.join(found.architectures)}"
         )
-    chosen: dict[str, Mapping[str, str]] = {}
-    for stage in STAGES.values():
-        for together in product(*(items[listed] for listed, _ in stage.over)):
-            own = dict(zip(stage.parameters, together, strict=True))
-            chosen[name_of(stage, own)] = own
-    return Matrix(chosen, encoder)
+    return found
 
 
 def files_of(stage: Stage) -> tuple[Path, ...]:
@@ -178,32 +192,36 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
     """
     path, content = parameters.profile_file(profile), parameters.read_profile(profile)
     extra = _data_parameter(path, content, data)
-    of = matrix(profile)
-    _check_sections(path, content, of)
-    common = _mapping(content.get("common"), f"{path}: section 'common'")
+    instances = matrix(profile)
+    known = ["common", "matrix", "needs_data", *(s.section for s in STAGES.values())]
+    known += [section for name in instances.chosen for section in instances.sections_of(name)]
+    for section in content:
+        if section not in known:
+            raise InputError(f"{path}: unknown section '{section}'; {nearest(str(section), known)}")
     seen: set[str] = set()
     planned = []
-    for name, items in of.chosen.items():
+    for name, items in instances.chosen.items():
         stage = family_of(name)
         notebook = parameters.notebooks() / stage.notebook
-        known = parameters.declared(notebook)
-        seen |= known.keys()
-        if "profile" not in known:
-            raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
-        own: dict[str, Any] = {"profile": profile, **items}
-        if "encoder" in known:  # one place says whose backbone the networks use
-            own["encoder"] = of.encoder
-        layers: list[tuple[str, Mapping[str, Any], bool]] = [(f"{path}: common", common, False)]
-        for section in dict.fromkeys((stage.section, *_sections(stage, items), name)):
-            given = _mapping(content.get(section), f"{path}: section '{section}'")
-            for fixed in own.keys() & given.keys():
-                raise InputError(f"{path}: {section}: '{fixed}' is set by the run; drop it here")
-            layers.append((f"{path}: {section}", given, True))
-        layers += [("DATA", extra, False), (f"{path}: matrix", own, True)]
-        values = parameters.resolve(notebook, layers)
+        model = parameters.declared(notebook)
+        values: dict[str, Json] = model().model_dump()
+        seen |= values.keys()
+        fixed: dict[str, Any] = {"profile": profile, **items}
+        if "encoder" in values:  # one place says whose backbone the networks use
+            fixed["encoder"] = instances.encoder
+        if "data_dir" in values:
+            fixed |= extra
+        common = {key: value for key, value in content.get("common", {}).items() if key in values}
+        values |= parameters.check(model, common, f"{path}: common")
+        for section in instances.sections_of(name):
+            given = content.get(section, {})
+            for key in fixed.keys() & given.keys():
+                raise InputError(f"{path}: {section}: '{key}' is set by the run; drop it here")
+            values |= parameters.check(model, given, f"{path}: {section}")
+        values |= parameters.check(model, fixed, f"{notebook}: parameters cell")
         files = (*files_of(stage), *_named(values))
-        planned.append(Instance(name, stage, notebook, values, of.inputs_of(name), files))
-    for key in common.keys() - seen:
+        planned.append(Instance(name, stage, notebook, values, instances.inputs_of(name), files))
+    for key in content.get("common", {}).keys() - seen:
         raise InputError(f"{path}: common: no notebook declares '{key}'; {nearest(key, seen)}")
     if extra and not extra.keys() <= seen:
         raise InputError(f"{path}: needs_data, but no notebook declares 'data_dir'")
@@ -233,27 +251,6 @@ def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -
     if not data.is_dir():
         raise InputError(f"DATA={data}: no such folder; data/README.md shows the expected tree")
     return {"data_dir": str(data.resolve())}
-
-
-def _sections(stage: Stage, items: Mapping[str, str]) -> list[str]:
-    """Sections for one item of several instances: ``finetune/lungs`` is for every network."""
-    return [f"{stage.family}/{item}" for item in items.values()]
-
-
-def _check_sections(path: Path, content: Mapping[str, Any], of: Matrix) -> None:
-    known = ["common", "matrix", "needs_data", *(s.section for s in STAGES.values()), *of.chosen]
-    known += [part for n, own in of.chosen.items() for part in _sections(family_of(n), own)]
-    for section in content:
-        if section not in known:
-            raise InputError(f"{path}: unknown section '{section}'; {nearest(section, known)}")
-
-
-def _mapping(value: object, place: str) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
-        raise InputError(f"{place} must be a mapping of names to values, not {value!r}")
-    return value
 
 
 def source_files(notebook: Path) -> tuple[Path, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from PIL import Image
@@ -22,7 +20,7 @@ import dollkit
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
-from dollkit.data.images import fit, is_dicom, load_image, unfit
+from dollkit.data.images import U8, fit, is_dicom, load_image, unfit
 from dollkit.data.sets.own_folder import stem
 from dollkit.data.store_writer import unwritable
 from dollkit.interactive.your_radiographs.read import list_films
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-U8 = npt.NDArray[np.uint8]
 Codes = Mapping[str, Sequence[str]]
 
 FORMATS = ("png", "dicom-seg")
@@ -137,11 +134,10 @@ def predict(
         "network_sha256": segmenter.digest, "classes": segmenter.classes, "size": segmenter.size,
         "to": to,
     }  # fmt: skip
-    states = [(films / name).stat() for name in names]
-    state = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, states, strict=True)]
+    state = [(name, s.st_size, s.st_mtime_ns) for name in names for s in [(films / name).stat()]]
     key = fingerprint(about, dict(codes or {}), sorted(trained_on), state)
-    if (there := _finished(out, key)) is not None:
-        return there
+    if (finished := _finished(out, key)) is not None:
+        return finished
     if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
             f"{out}: is not empty, and this call did not make what it holds: name another folder, "
@@ -150,24 +146,21 @@ def predict(
     part = out.with_name(f".{out.name}.{key}")
     try:
         part.mkdir(parents=True, exist_ok=True)
-        lines = _read_log(part / LOG)
+        done = _read_log(part / LOG)
         for name in tqdm(names, desc="predict", unit="film", disable=None):
-            if name in lines:
+            if name in done:
                 continue
-            line: dict[str, Any] = {"film": name, "rows": [], "reason": ""}
+            rows, reason = [], ""
             try:
-                line["rows"] = _write_masks(segmenter, films, name, part, concepts)
+                rows = _write_masks(segmenter, films, name, part, concepts)
             except InputError as error:
-                line["reason"] = str(error)
-            lines[name] = line
+                reason = str(error)
+            done[name] = {"film": name, "rows": rows, "reason": reason}
             with (part / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        rows = [
-            row | {"trained_on": stem(name).replace("/", "__") in trained_on}
-            for name in names
-            for row in lines[name]["rows"]
-        ]
-        failed = {name: lines[name]["reason"] for name in names if lines[name]["reason"]}
+                file.write(json.dumps(done[name]) + "\n")
+        seen = {name for name in names if stem(name).replace("/", "__") in trained_on}
+        rows = [row | {"trained_on": n in seen} for n in names for row in done[n]["rows"]]
+        failed = {name: done[name]["reason"] for name in names if done[name]["reason"]}
         text = json.dumps({"key": key, **about, "failed": failed, "predictions": rows}, indent=1)
         (part / "predictions.json").write_text(text + "\n", encoding="utf-8")
         table = pd.DataFrame(rows, columns=COLUMNS)
@@ -215,43 +208,31 @@ def _write_masks(
     """Write the masks of one film; returns a row for each."""
     classes = segmenter.classes
     masks = draw_film(segmenter, load_image(films / name))
+    files = [f"{stem(name)}.dcm" if concepts else f"{one}/{stem(name)}.png" for one in classes]
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
     if concepts:
         from dollkit.interactive.your_radiographs import dicom_seg
 
-        files = [f"{stem(name)}.dcm"] * len(masks)
-        content = [dicom_seg.encode(films / name, masks, classes, concepts, segmenter.digest)]
+        content = dicom_seg.encode(films / name, masks, classes, concepts, segmenter.digest)
+        (folder / files[0]).write_bytes(content)
     else:
-        files = [f"{one}/{stem(name)}.png" for one in classes]
-        content = [_png(mask * np.uint8(255)) for mask in masks]
-    for file, data in zip(files, content, strict=False):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(data)
+        for file, mask in zip(files, masks, strict=True):
+            Image.fromarray(mask * np.uint8(255)).save(folder / file, format="PNG")
     return [
         {"file": name, "class": one, "mask": file, "pixels": int(mask.sum())}
         for one, file, mask in zip(classes, files, masks, strict=True)
     ]
 
 
-def _png(picture: U8) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG")
-    return file.getvalue()
-
-
+@torch.inference_mode()
 def draw_film(segmenter: Segmenter, image: U8) -> list[U8]:
     """The mask of each class on a film's own grid, (H, W) in {0, 1}, from its grey values (H, W).
 
     The padding is cut away and the logits are resized bilinearly, which gives smooth outlines where
     resized masks would have stairs; inside is what lies above zero (probability one half).
     """
-    height, width = image.shape
-    logits = logits_of(segmenter.net, fit(image, segmenter.size)[None])[0]
-    return [(unfit(values, height, width) > 0).astype(np.uint8) for values in logits]
-
-
-@torch.inference_mode()
-def logits_of(net: nn.Module, images: U8) -> npt.NDArray[np.float32]:
-    """Logits (n, C, S, S) of films (n, S, S), in eval mode, on the network's device."""
-    device = next(net.parameters(), torch.empty(0)).device
-    logits = net.eval()(compute.to_input(images, device))
-    return np.asarray(logits.float().cpu(), np.float32)
+    device = next(segmenter.net.parameters(), torch.empty(0)).device
+    x = compute.to_input(fit(image, segmenter.size)[None], device)
+    logits = segmenter.net(x)[0].float().cpu().numpy()
+    return [(unfit(values, *image.shape) > 0).astype(np.uint8) for values in logits]

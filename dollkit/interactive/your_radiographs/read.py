@@ -15,7 +15,7 @@ from dollkit.common.errors import InputError, near
 from dollkit.common.findings import FINDINGS
 from dollkit.data import images
 from dollkit.data.csvfile import CsvTable, read_csv, words
-from dollkit.data.film_table import FilmTable, lost_files
+from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.masks import MaskFile, check_grid
 from dollkit.data.sets.own_folder import (
     ENDINGS,
@@ -69,23 +69,21 @@ def read_radiographs(
     are; `masks` a folder with ``<class>/<path of the film>.png`` (or TIFF, GIF) of all `classes`
     (none: of every folder there). `folds` counts if the table has no split.
     """
-    there = list_films(films)
-    listed, passed = _read_findings(findings, columns or {})
-    split, has_patient = ("split" in listed.frame), ("patient" in listed.frame)
-    table = FilmTable("folder", read_films(listed, films), films)
-    if len(lost := lost_files(table)):
-        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-        raise InputError(
-            f"{lost.iloc[0]['reason']}{more}: column 'image' holds paths below {films}: put the "
-            "film there or mend the row"
-        )
+    in_folder = list_films(films)
+    findings_table, passed = _read_findings(findings, columns or {})
+    split, has_patient = ({name} <= {*findings_table.frame} for name in ("split", "patient"))
+    table = FilmTable("folder", read_films(findings_table, films), films)
+    check_files(
+        table, f"column 'image' holds paths below {films}: put the film there or mend the row"
+    )
     names = [Path(p).relative_to(films).as_posix() for p in table.films["path"]]
-    found = read_masks(masks, films, names, classes)
-    whole = found.notna().all(axis=1).to_numpy()
+    masked = read_masks(masks, films, names, classes)
+    whole = masked.notna().all(axis=1).to_numpy()
     if not whole.any():
-        raise InputError(f"{masks}: no film has all of the masks {', '.join(found.columns)}")
-    task = _task(table, found, whole, folds, split)
-    kept, notes = _classification(table, set(task.films["patient_id"]), split)
+        raise InputError(f"{masks}: no film has all of the masks {', '.join(masked.columns)}")
+    task = _task(table, masked, whole, folds, split)
+    kept, note = _classification(table, set(task.films["patient_id"]), split)
+    notes = [note]
     if passed:
         notes.append(
             f"columns that are not read: {', '.join(passed)} (if one is a finding, tell which by "
@@ -98,9 +96,9 @@ def read_radiographs(
         )
     if len(table) > len(kept):
         notes.append(f"{len(table) - len(kept)} films without any finding teach no classifier")
-    if missing := len(set(map(stem, there)) - set(map(stem, names))):
+    if missing := len(set(map(stem, in_folder)) - set(map(stem, names))):
         notes.append(f"{missing} films of the folder have no row: they are only predicted")
-    if partly := int(found.notna().any(axis=1).sum() - whole.sum()):
+    if partly := int(masked.notna().any(axis=1).sum()) - len(task):
         notes.append(f"{partly} films have some of the masks only: they are left out")
     learning = kept.films.loc[kept.films["split"] == "train", list(FINDINGS)] == 1
     if alike := learning.columns[learning.all()].tolist():
@@ -108,7 +106,7 @@ def read_radiographs(
     if rare := [f"{f} ({n})" for f, n in learning.sum().items() if 0 < n < 10]:
         notes.append(f"fewer than 10 positive films to learn from: {', '.join(rare)}")
     facts = {
-        "films in the folder": len(there),
+        "films in the folder": len(in_folder),
         "films with a row": len(table),
         "films with findings": len(kept),
         "patients": table.films["patient_id"].nunique(),
@@ -175,62 +173,60 @@ def read_masks(
     row_of = {stem(name): i for i, name in enumerate(names)}
     # `predict` leaves its index beside the folders of classes.
     files = [f for f in list_files(masks) if not f.startswith("predictions.")]
-    folders = {words(PurePosixPath(f).parts[0]): PurePosixPath(f).parts[0] for f in files}
-    wanted = [words(name) for name in classes] or list(folders)
-    if len(set(wanted)) < len(wanted):
+    folders = [words(PurePosixPath(file).parts[0]) for file in files]
+    wanted = dict.fromkeys(map(words, classes or folders))
+    columns: dict[str, list[MaskFile | None]] = {name: [None] * len(names) for name in wanted}
+    if len(columns) < len(classes):
         raise InputError(f"parameter 'classes' is {list(classes)}: each class once")
-    columns: dict[str, list[MaskFile | None]] = {}
-    for name in wanted:
-        column: list[MaskFile | None] = [None] * len(names)
-        for file in files:
-            top, _, inner = file.partition("/")
-            if words(top) != name:
-                continue
-            path, ending = masks / file, PurePosixPath(file).suffix
-            if not inner or ending.lower() not in MASK_ENDINGS:
-                raise InputError(
-                    f"{path}: no mask of a class: use <class>/<path of the film>{MASK_ENDINGS[0]} "
-                    f"(or {', '.join(MASK_ENDINGS[1:])}), and move other files elsewhere"
-                )
-            film = inner.removesuffix(ending)
-            if film not in row_of:
-                raise InputError(
-                    f"{path}: no film {film!r} has a row in the CSV file{near(film, row_of)}: name "
-                    "masks like their films, and give each a row, for its patient"
-                )
-            i = row_of[film]
-            if column[i] is not None:
-                raise InputError(f"{path}: a second mask of film {film!r}: keep one")
-            size = images.probe(path, depths=(8,))
-            check_grid(path, size, images.probe(films / names[i]), own_grid=False)
-            column[i] = MaskFile(path, threshold=True)
+    for file, folder in zip(files, folders, strict=True):
+        if folder not in columns:
+            continue
+        path, inner = masks / file, file.partition("/")[2]
+        if not inner or path.suffix.lower() not in MASK_ENDINGS:
+            raise InputError(
+                f"{path}: no mask of a class: use <class>/<path of the film>{MASK_ENDINGS[0]} "
+                f"(or {', '.join(MASK_ENDINGS[1:])}), and move other files elsewhere"
+            )
+        film = inner.removesuffix(path.suffix)
+        if film not in row_of:
+            raise InputError(
+                f"{path}: no film {film!r} has a row in the CSV file{near(film, row_of)}: name "
+                "masks like their films, and give each a row, for its patient"
+            )
+        i = row_of[film]
+        if columns[folder][i] is not None:
+            raise InputError(f"{path}: a second mask of film {film!r}: keep one")
+        size = images.probe(path, depths=(8,))
+        check_grid(path, size, images.probe(films / names[i]), own_grid=False)
+        columns[folder][i] = MaskFile(path, threshold=True)
+    for name, column in columns.items():
         if not any(column):
             raise InputError(f"{masks}: no mask of the class {name!r}{near(name, folders)}: put "
                              "them into a folder of that name")  # fmt: skip
-        columns[name] = column
     if not columns:
         raise InputError(f"{masks}: no mask here: use one folder per class")
     return pd.DataFrame(columns, index=range(len(names)), dtype=object)
 
 
 def _task(
-    table: FilmTable, found: pd.DataFrame, whole: npt.NDArray[np.bool_], folds: int, split: bool
+    table: FilmTable, masked: pd.DataFrame, whole: npt.NDArray[np.bool_], folds: int, split: bool
 ) -> FilmTable:
-    frame, masks = (f[whole].reset_index(drop=True) for f in (table.films, found))
-    patients = frame["patient_id"].tolist()
+    """The `whole` films, which have all masks, in one fold if the table has a split."""
+    films, masks = (frame[whole].reset_index(drop=True) for frame in (table.films, masked))
+    patients = films["patient_id"].tolist()
     if not split and not 2 <= folds <= len(set(patients)):
         raise InputError(
             f"parameter 'folds' is {folds}: films of {len(set(patients))} patients have all masks "
             f"({', '.join(map(str, masks))}): use 2 folds or more, and no more than patients"
         )
-    parts = 1 if split else folds
-    frame["fold"] = draw_parts(patients, np.zeros((len(frame), 0)), [1.0] * parts)
-    files = tuple(f for row in masks.to_numpy() for mask in row for f in mask.files)
-    return replace(table, films=frame, masks=masks, beside=files)
+    films["fold"] = draw_parts(patients, np.zeros((len(films), 0)), [1.0] * (1 if split else folds))
+    files = tuple(file for row in masks.to_numpy() for mask in row for file in mask.files)
+    return replace(table, films=films, masks=masks, beside=files)
 
 
-def _classification(table: FilmTable, masked: set[str], split: bool) -> tuple[FilmTable, list[str]]:
-    """Films with findings, in splits that keep the patients with masks out of learning."""
+def _classification(table: FilmTable, masked: set[str], split: bool) -> tuple[FilmTable, str]:
+    """Films with findings, in splits that keep the patients with masks out of learning, and what
+    to know of them."""
     known = table.films[list(FINDINGS)].notna().any(axis=1)
     frame = table.films[known].reset_index(drop=True)
     held = frame["patient_id"].isin(masked)
@@ -241,10 +237,10 @@ def _classification(table: FilmTable, masked: set[str], split: bool) -> tuple[Fi
             f"pre-training see {seen} films of patients with masks"
         )
     else:
-        rest = frame.loc[~held, "patient_id"]
-        if 0 < rest.nunique() < MANY:  # by hash, a part of few may be all but empty
-            traits = (frame.loc[~held, list(FINDINGS)] == 1).to_numpy()
-            frame.loc[~held, "split"] = draw_task_split(rest.tolist(), traits, SHARES)
+        rest = frame[~held]
+        if 0 < rest["patient_id"].nunique() < MANY:  # by hash, a part of few may be all but empty
+            traits = (rest[list(FINDINGS)] == 1).to_numpy()
+            frame.loc[~held, "split"] = draw_task_split(rest["patient_id"].tolist(), traits, SHARES)
         frame.loc[held, "split"] = "test"
         note = (
             f"{int(held.sum())} films with findings belong to patients with masks: classifiers "
@@ -258,7 +254,7 @@ def _classification(table: FilmTable, masked: set[str], split: bool) -> tuple[Fi
                 "one that can be drawn (No Finding has no place): give films of more patients "
                 "without masks, with findings"
             )
-    return replace(table, films=frame), [note]
+    return replace(table, films=frame), note
 
 
 def measure_masks(table: FilmTable) -> tuple[pd.DataFrame, list[str]]:

@@ -17,8 +17,7 @@ from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.interactive.your_radiographs import predict, read, steps
 from dollkit.training import networks
-from dollkit.workflow import limits, parameters, processes, stage, stages
-from dollkit.workflow import run as runner
+from dollkit.workflow import limits, parameters, processes, run, stage, stages
 
 NOTEBOOK = "11_your_radiographs.ipynb"
 ACTIVATION = "silu"
@@ -42,44 +41,41 @@ RANGES: dict[str, Any] = {
 NUMBERS = {"steps": {"classifier", "pretrain", "finetune"}, "doll": {"train", "valid", "steps"}}
 
 
-def check_settings(given: Mapping[str, Any]) -> None:
+def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse parameters that the notebook cannot work with; other names are passed over."""
-    known = parameters.declared(parameters.notebooks() / NOTEBOOK)
-    model = parameters.model_of(known, RANGES)
-    parameters.check(model, {name: given[name] for name in known}, "")
-    work_folder(given["run"])
+    model = parameters.narrowed(parameters.declared(parameters.notebooks() / NOTEBOOK), RANGES)
+    parameters.check(model, {name: settings[name] for name in model.model_fields}, "")
+    work_folder(settings["run"])
     for name, needed in NUMBERS.items():
-        if set(given[name]) != needed or min(given[name].values()) < 1:
+        if set(settings[name]) != needed or min(settings[name].values()) < 1:
             raise InputError(
-                f"parameter {name!r} is {given[name]}: give {', '.join(sorted(needed))}, "
+                f"parameter {name!r} is {settings[name]}: give {', '.join(sorted(needed))}, "
                 "each 1 or more"
             )
     compute.device()  # one that is not there is refused
     for name in ("arms", "architectures", "lrs", "seeds"):
-        if len(set(given[name])) < len(given[name]):
-            raise InputError(f"parameter {name!r} is {given[name]}: each one once")
-    if given["predict_with"] not in given["arms"]:
-        raise InputError(f"parameter 'predict_with' is {given['predict_with']!r}, not in 'arms'")
-    if given["classifiers"]:
+        if len(set(settings[name])) < len(settings[name]):
+            raise InputError(f"parameter {name!r} is {settings[name]}: each one once")
+    drawing, architectures = settings["predict_with"], settings["architectures"]
+    if drawing not in settings["arms"]:
+        raise InputError(f"parameter 'predict_with' is {drawing!r}, not in 'arms'")
+    if settings["classifiers"]:
         return
-    architectures = given["architectures"]
     if not architectures:
         raise InputError("parameter 'architectures' is empty: name at least one")
     # Each is built once: no other way tells whether an encoder exists and fits.
     for name in architectures:
         limits.build_classifier(name, 5, ACTIVATION, "lse")
-    limits.build_network(given["network"], architectures[0], steps.DEPTH, ACTIVATION)
+    limits.build_network(settings["network"], architectures[0], steps.DEPTH, ACTIVATION)
 
 
-def places(given: Mapping[str, Any]) -> tuple[Path, Path, Path]:
+def places(settings: Mapping[str, Any]) -> list[Path]:
     """Where films, findings and masks are."""
-    for name in ("films", "findings", "masks"):
-        if not given[name]:
+    names = ("films", "findings", "masks")
+    for name in names:
+        if not settings[name]:
             raise InputError(f"parameter {name!r} is empty: give films, findings and masks")
-    films, findings, masks = (
-        Path(given[name]).expanduser().resolve() for name in ("films", "findings", "masks")
-    )
-    return films, findings, masks
+    return [Path(settings[name]).expanduser().resolve() for name in names]
 
 
 def work_folder(run: str) -> Path:
@@ -92,31 +88,17 @@ def work_folder(run: str) -> Path:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Settings of notebook 11 by name; relative folders count from the file's own place."""
-    given = parameters.read(path, "lines like 'films: /data/films'", empty=True)
-    values = parameters.resolve(parameters.notebooks() / NOTEBOOK, [(str(path), given, True)])
+    model = parameters.declared(parameters.notebooks() / NOTEBOOK)
+    content = parameters.read(path, "lines like 'films: /data/films'")
+    values: dict[str, Any] = model().model_dump() | parameters.check(model, content, str(path))
     for name in ("films", "findings", "masks", "classifiers"):
-        if text := values[name]:
-            values[name] = str((path.parent / Path(str(text)).expanduser()).resolve())
+        if values[name]:
+            values[name] = str((path.parent / Path(values[name]).expanduser()).resolve())
     try:
         check_settings(values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return values
-
-
-def run_notebook(settings: Mapping[str, Any]) -> Path:
-    """The executed notebook, ``runs/<run>/executed.ipynb``; a second call goes on or keeps all.
-
-    Raises:
-        run.StageError: the notebook failed.
-    """
-    work = work_folder(str(settings["run"]))
-    notebook, executed = parameters.notebooks() / NOTEBOOK, work / "executed.ipynb"
-    kind = stages.Stage("own", "own", NOTEBOOK)
-    instance = stages.Instance("own", kind, notebook, dict(settings), (), ())
-    with processes.handling(processes.terminate), processes.hold(work):
-        runner.execute(instance, executed, work / "log.txt")
-    return executed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,14 +112,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dollkit your-radiographs")
     commands = parser.add_subparsers(required=True, metavar="check | run | predict")
-    for name, run, what in (
+    for name, command, what in (
         ("check", _check, "do films, findings and masks go together?"),
         ("run", _run, "notebook 11, from classifiers to masks and the report"),
     ):
         add = commands.add_parser(name, help=what)
         add.add_argument("settings", type=Path, metavar="YAML", help="lines like 'films: /films', "
                          "by the names of the notebook's first cell")  # fmt: skip
-        add.set_defaults(run=run)
+        add.set_defaults(run=command)
     add = commands.add_parser("predict", help="masks on each film's own grid")
     add.add_argument("--network", type=Path, required=True, metavar="DIR")
     add.add_argument("--films", type=Path, required=True, metavar="DIR")
@@ -153,24 +135,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    given = read_settings(options.settings)
-    yours = read.read_radiographs(
-        *places(given), given["columns"], given["classes"], given["folds"]
-    )
-    masks, notes = read.measure_masks(yours.task)
+    settings = read_settings(options.settings)
+    films, findings, masks = places(settings)
+    named = settings["columns"], settings["classes"], settings["folds"]
+    yours = read.read_radiographs(films, findings, masks, *named)
+    covered, notes = read.measure_masks(yours.task)
     for name, value in yours.facts.items():
         print(f"{name}: {value}")
-    for row in masks.to_dict("records"):
+    for row in covered.to_dict("records"):
         print(f"masks of {row['class']}: {row['masks']}, {row['empty']} of them empty, the others "
               f"cover {row['share']:.1%} of their film on average")  # fmt: skip
-    told = steps.check_masks(yours.task.films, given["compare"], given["n_valid"])
-    for note in (*yours.notes, *notes, told):
+    enough = steps.check_masks(yours.task.films, settings["compare"], settings["n_valid"])
+    for note in (*yours.notes, *notes, enough):
         print(f"note: {note}")
 
 
 def _run(options: argparse.Namespace) -> None:
-    executed = run_notebook(read_settings(options.settings))
-    print(f"{executed.parent / 'report' / 'report.md'}\n{executed}")
+    """Execute the notebook; a second call goes on or keeps all."""
+    settings = read_settings(options.settings)
+    work = work_folder(settings["run"])
+    executed = work / "executed.ipynb"
+    kind = stages.Stage("own", "own", NOTEBOOK)
+    instance = stages.Instance("own", kind, parameters.notebooks() / NOTEBOOK, settings, (), ())
+    with processes.handling(processes.terminate), processes.hold(work):
+        run.execute(instance, executed, work / "log.txt")
+    print(f"{work / 'report' / 'report.md'}\n{executed}")
 
 
 def _predict(options: argparse.Namespace) -> None:

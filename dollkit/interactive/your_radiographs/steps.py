@@ -28,7 +28,6 @@ from dollkit.finetuning.run import Initialisation, Job, Split, TaskData
 from dollkit.finetuning.starts import starts
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.read import Radiographs
-from dollkit.labels import threshold_rules
 from dollkit.labels.make import find_classifiers, fingerprint, make_labels, rows_to_label
 from dollkit.labels.steps import LabelSettings
 from dollkit.labels.store import LabelStore
@@ -87,8 +86,8 @@ def train_classifiers(
 ) -> dict[str, Path]:
     """Folder of a trained classifier of each architecture."""
     out = {name: folder / name for name in architectures}
+    code = _code_of(classifiers.__name__)
     for name, place in out.items():
-        code = _code_of(classifiers.__name__)
         key = fingerprint(store.digest, name, activation, vars(recipe), code)
         if not _is_done(place, key):
             model = classifiers.create(name, 5, activation, "lse", recipe.seed, compute.device())
@@ -109,17 +108,15 @@ def score_classifiers(
     store: Store, folders: Mapping[str, Path], folder: Path, split: str, precision: str = "float32"
 ) -> pd.DataFrame:
     """AUROC of each classifier on films that are new to it; empty if there is nothing to score."""
-    tables = []
-    for name, one in folders.items():
-        place = folder / name
-        about = store.digest, sha256(one / weights.FILE), split, precision
-        key = fingerprint(*about, _code_of(classifiers.__name__))
-        if not _is_done(place, key):
-            model = load_classifier(one, compute.device())
+    code = _code_of(classifiers.__name__)
+    for name, digest in _hashes(folders).items():
+        key = fingerprint(store.digest, digest, split, precision, code)
+        if not _is_done(folder / name, key):
+            model = load_classifier(folders[name], compute.device())
             table = classifiers.evaluate(model, store, split, precision=precision)
-            table.assign(classifier=name).to_csv(place / "metrics.csv", index=False)
-            _finish(place, key)
-        tables.append(pd.read_csv(place / "metrics.csv"))
+            table.assign(classifier=name).to_csv(folder / name / "metrics.csv", index=False)
+            _finish(folder / name, key)
+    tables = [pd.read_csv(folder / name / "metrics.csv") for name in folders]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -127,13 +124,11 @@ def label_films(
     store: Store, folders: Mapping[str, Path], folder: Path, *, n_label: int, n_hold: int,
     most_steps: int, precision: str = "float32",
 ) -> LabelStore:  # fmt: skip
-    """DoLL labels of films of splits ``train`` and ``valid``."""
+    """DoLL labels of films of splits ``train`` and ``valid``, each map cut by Otsu's threshold."""
     how = ExplainerSettings(most_steps=most_steps, precision=precision, unsettled="keep")
-    cut: dict[str, Any] = dict(threshold_rules.settings("otsu"))
     models = load_classifiers(folders, compute.device())
     rows = rows_to_label(store, n_label, n_hold)
-    folder.mkdir(parents=True, exist_ok=True)
-    return make_labels(models, store, rows, how, LabelSettings(**cut), folder, _hashes(folders))
+    return make_labels(models, store, rows, how, LabelSettings(), folder, _hashes(folders))
 
 
 def _hashes(folders: Mapping[str, Path]) -> dict[str, str]:
@@ -141,13 +136,11 @@ def _hashes(folders: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _encoder_of(folders: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Settings of the networks and their encoder's folder by architecture, of the first
-    classifier."""
+    """Settings of the networks, whose encoder is the first classifier's, and its folder by name."""
     folder = next(iter(folders.values()))
     config, _ = weights.read(folder)
-    encoder = str(config["architecture"])
-    settings = {"encoder": encoder, "depth": DEPTH, "activation": str(config["activation"])}
-    return settings, {encoder: folder}
+    encoder, activation = config["architecture"], config["activation"]
+    return {"encoder": encoder, "depth": DEPTH, "activation": activation}, {encoder: folder}
 
 
 def pretrain(
@@ -163,18 +156,16 @@ def pretrain(
     config, encoder = _encoder_of(folders)
     train, held = pretraining.parts(store, labels)
     out = {arm: folder / f"{network}-{arm}" for arm in arms if arm in PRETRAINED}
+    built = network, config["encoder"], DEPTH, config["activation"]
+    inputs = store.digest, labels.meta["sha256"], _hashes(folders), network, config
+    code = _code_of(pretraining.__name__)
     for arm, place in out.items():
-        inputs = store.digest, labels.meta["sha256"], _hashes(folders)
-        about = network, config, arm, vars(recipe), _code_of(pretraining.__name__)
-        key = fingerprint(*inputs, *about)
+        key = fingerprint(*inputs, arm, vars(recipe), code)
         if _is_done(place, key):
             continue
         taught = pretraining.labels_of(arm, store, labels, folders, place / "labels", device)
         targets = pretraining.targets_of(arm, store, taught, seed)
-        net = pretraining.network(
-            network, config["encoder"], DEPTH, config["activation"], "classifier", encoder, seed,
-            device,
-        )  # fmt: skip
+        net = pretraining.network(*built, "classifier", encoder, seed, device)
         pretraining.pretrain(
             net, store, train, held, targets, recipe, augmentation=Augmentation(),
             folder=place, label=f"pretrain {arm}", key=key,
@@ -262,10 +253,9 @@ def compare_starts(
     The verdict is about all masks that every fold can train on; `sizes` are further points of the
     learning curve. Rates and steps are chosen on validation films.
     """
-    films, folds = setup.data.films, setup.folds
+    films, folds, arms = setup.data.films, setup.folds, list(setup.starts)
     most = min(len(run.split(films, f, 0, setup.n_valid, 0).pool) for f in folds)
     fewer = [n for n in grid.sizes_of(sizes, most, films, folds, setup.n_valid) if n < most]
-    arms = list(setup.starts)
     folder.mkdir(parents=True, exist_ok=True)
     frames = grid.execute(grid.Grid(
         TASK, setup.network, setup.config, setup.data, setup.starts, {"full": (arms, setup.lrs)},
@@ -291,42 +281,31 @@ def final_network(
     The rate is the comparison's (`selection`), or is chosen on the validation films. Returns
     `folder`, and the ids of the films whose masks it saw.
     """
-    parts, start = _all_masks(setup), setup.starts[arm]
-    seen = setup.data.films["image_id"].to_numpy()[np.concatenate([parts.train, parts.valid])]
+    data, start = setup.data, setup.starts[arm]
+    held = np.flatnonzero(data.films["split"] == "valid")
+    if len(setup.folds) > 1:  # the validation films of the first one
+        held = run.split(data.films, setup.folds[0], 0, setup.n_valid, 0).valid
+    train = np.setdiff1d(np.arange(len(data.films)), held)
+    seen = data.films["image_id"].to_numpy()[np.concatenate([train, held])].tolist()
     lrs = list(setup.lrs) if selection is None else [best_rate(selection, arm)]
-    key = fingerprint(setup.key, start.key, arm, lrs, seed, parts.train.tolist())
+    key = fingerprint(setup.key, start.key, arm, lrs, seed, train.tolist())
     if _is_done(folder, key):
-        return folder, seen.tolist()
+        return folder, seen
+    jobs = [Job(TASK, setup.network, arm, "full", len(train), seed, -1, lr) for lr in lrs]
+    files = {job: folder / f"{job.name}.tuned.safetensors" for job in jobs}
     scores: dict[Job, float] = {}
-    for lr in lrs:
-        job = Job(TASK, setup.network, arm, "full", len(parts.train), seed, -1, lr)
+    for job, file in files.items():
         made = run.run(
-            job, setup.data, parts, setup.config, start, setup.recipe, Augmentation(),
-            compute.device(), keep=_tensors(folder, job),
+            job, data, Split(train, held, held, train), setup.config, start, setup.recipe,
+            Augmentation(), compute.device(), keep=file,
         )  # fmt: skip
         scores[job] = float(np.nan_to_num(made["run"]["best_val_miou"], nan=-1.0))
-    best = max(scores, key=lambda job: scores[job])
-    classes = setup.data.classes
-    net = run.restored(_tensors(folder, best), best, setup.config, len(classes), start)
+    best = max(jobs, key=scores.__getitem__)
+    net = run.restored(files[best], best, setup.config, len(data.classes), start)
     weights.save(net, folder, networks.config_of(net))
-    about = {"arm": arm, "masks": len(parts.train), "lr": best.lr, "valid_miou": scores[best]}
-    predict.save_note(folder, classes, setup.data.images.shape[-1], **about)
-    for job in scores:
-        _tensors(folder, job).unlink()
+    about = {"arm": arm, "masks": len(train), "lr": best.lr, "valid_miou": scores[best]}
+    predict.save_note(folder, data.classes, data.images.shape[-1], **about)
+    for file in files.values():
+        file.unlink()
     _finish(folder, key)
-    return folder, seen.tolist()
-
-
-def _tensors(folder: Path, job: Job) -> Path:
-    return folder / f"{job.name}.tuned.safetensors"
-
-
-def _all_masks(setup: Setup) -> Split:
-    """Every film with masks to train on, but the validation films (of the first fold)."""
-    films = setup.data.films
-    if len(setup.folds) > 1:
-        held = run.split(films, setup.folds[0], 0, setup.n_valid, 0).valid
-    else:
-        held = np.flatnonzero(films["split"] == "valid")
-    rest = np.setdiff1d(np.arange(len(films)), held)
-    return Split(rest, held, held, rest)
+    return folder, seen
