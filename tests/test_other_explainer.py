@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from dollkit.labels import summary
-from dollkit.report import contrasts, rows, tables
+from dollkit.report import contrasts, results, tables
 from tests import synthetic_run as synthetic
 
 
@@ -21,7 +23,10 @@ def test_grad_cam_in_the_place_of_integrated_gradients() -> None:
     swapped["variant"] = swapped["variant"].replace({"explainer=gradcam": "explainer=ig"})
     swapped["value"] = swapped["value"].replace({"gradcam": "ig"})
     for cases, name in ((usual, "ig"), (swapped, "gradcam")):
-        assert rows.explainer_of(cases) == rows.explainer_of(summary.summarise(cases)) == name
+        data = replace(synthetic.rows(), label_cases=cases, labels=summary.summarise(cases))
+        shown = results.shipped_quality(data)
+        assert set(shown["explainer"]) == {name}
+        assert set(shown["n_classifiers"]) == {3}
     found = tables.configurations(swapped)
     assert (found[0][2]["explainer"] == "gradcam").all()
     assert [v for f, v, _ in found if f == "explainer"] == ["gradient", "ig"]

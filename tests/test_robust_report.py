@@ -12,6 +12,7 @@ from scipy import stats as sps
 from dollkit.common.errors import InputError
 from dollkit.finetuning.robustness import PERTURBATIONS
 from dollkit.report import robustness
+from dollkit.report.rows import UNTOUCHED
 from tests import synthetic_run as synthetic
 
 UNION = 100_000
@@ -62,7 +63,7 @@ def made(plain: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 def test_the_table_has_the_drops_that_were_put_in(made: pd.DataFrame) -> None:
     assert len(made) == 2 * 5 * (1 + 12)
-    perturbed = made[made["perturbation"] != robustness.UNTOUCHED]
+    perturbed = made[made["perturbation"] != UNTOUCHED]
     for r in perturbed.to_dict("records"):
         step = PERTURBATIONS[r["perturbation"]].index(r["level"]) + 1
         own = _loss(r["arm"], r["perturbation"], step)

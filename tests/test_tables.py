@@ -200,7 +200,7 @@ def test_each_labelled_arm_has_its_labels_its_network_and_its_distance(whole: Ro
     assert cell.loc[("lungs", "shuffled"), "label_iou"] == 0.11
     assert cell.loc[("organs", "doll"), "true_iou"] == 0.41
     full = whole.cases.query("task == 'organs' and tuning == 'full'")
-    _, (a, b), _ = aligned([full[full["arm"] == k] for k in ("doll", "shuffled")])
+    (a, b), _ = aligned([full[full["arm"] == k] for k in ("doll", "shuffled")])
     gap = cell.loc[("organs", "shuffled"), "gap"]
     assert gap == pytest.approx(crossed_effect(a - b).estimate)
     assert frame.loc[frame["arm"] == "doll", "gap"].isna().all()

@@ -18,7 +18,6 @@ from dollkit.common.findings import PATHOLOGIES
 from dollkit.common.statistics import N_BOOT, Floats
 from dollkit.report import style
 from dollkit.report.render import span
-from dollkit.report.rows import shipped_quality
 from dollkit.report.style import Drawn
 
 COLUMNS = [
@@ -66,9 +65,9 @@ def points(classifiers: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
 
     `COLUMNS`: auroc (mean over classifiers), auroc_lo and _hi (lowest and highest of them),
     n_classifiers, n_auroc (test films), iou (label and truth at matched area) with its interval,
-    iou_prior, n (films judged). Of labels.csv `shipped_quality` counts.
+    iou_prior, n (films judged). `labels` are rows of labels.csv about the labels as shipped.
     """
-    shipped = shipped_quality(labels).dropna(subset="iou_matched")
+    shipped = labels.dropna(subset="iou_matched")
     graded = classifiers.dropna(subset="auroc")
     rows: list[tuple[object, ...]] = []
     for finding in PATHOLOGIES:

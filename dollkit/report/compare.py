@@ -13,15 +13,16 @@ import io
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from dollkit.common import paths
-from dollkit.common.arm_names import ARMS, TUNINGS
+from dollkit.common.arm_names import ARMS
 from dollkit.common.errors import InputError, brief
-from dollkit.common.statistics import holm
+from dollkit.common.statistics import Floats, crossed_effect, holm
 from dollkit.report import claims, page
 from dollkit.report.render import Table, constant, span
 from dollkit.report.results import repeats
@@ -29,14 +30,13 @@ from dollkit.report.rows import (
     CASE_COLUMNS,
     PRETRAINING_COLUMNS,
     SETTING,
-    TASKS,
     aligned,
     check_cases,
-    effect_of,
+    in_order,
     read_table,
     write_csv,
 )
-from dollkit.report.tables import bounds
+from dollkit.report.tables import bounds, interval
 
 CONTROLS = ("random", "imagenet")
 """Arms whose start has nothing to do with the profile's own films."""
@@ -55,7 +55,6 @@ GAIN_COLUMNS = [
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 Names = tuple[str, str]
-Key = tuple[str, str, int, str, str]
 
 
 def on_shared_films(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> Frames:
@@ -88,19 +87,6 @@ def on_shared_films(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> Frames:
     return a.merge(shared, on=FILM[:2]), b.merge(shared, on=FILM[:2])
 
 
-def _cells(cases: pd.DataFrame) -> dict[Key, pd.DataFrame]:
-    """Rows of each setting."""
-    return {
-        (str(task), str(network), int(str(n)), str(tuning), str(arm)): part
-        for (task, network, n, tuning, arm), part in cases.groupby(SETTING)
-    }
-
-
-def _rank(key: Key) -> tuple[int, str, int, int, int]:
-    task, network, n_train, tuning, arm = key
-    return TASKS.index(task), network, n_train, TUNINGS.index(tuning), ARMS.index(arm)
-
-
 def transfer(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> pd.DataFrame:
     """Every setting of two profiles on the films and seeds that both have: `TRANSFER_COLUMNS`.
 
@@ -108,28 +94,32 @@ def transfer(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> pd.DataFrame:
     over seeds and patients; p_holm over all rows but `CONTROLS`; same: share of rows (film, class,
     seed) whose tp, fp and fn are equal; films, patients, seeds.
     """
-    cells = _cells(a), _cells(b)
-    rows: list[tuple[object, ...]] = []
-    for key in sorted(set(cells[0]) & set(cells[1]), key=_rank):
-        pair = cells[0][key], cells[1][key]
-        seeds, (one, other), films = aligned(pair)
+    settings = [dict(list(cases.groupby(SETTING))) for cases in (a, b)]
+    rows: list[dict[str, object]] = []
+    for key in set(settings[0]) & set(settings[1]):
+        pair = [setting[key] for setting in settings]
+        (one, other), counts = aligned(pair)
         if not one.size:
             continue
         matched = pair[0].merge(pair[1], on=["seed", "image_id", "class"], suffixes=("_a", "_b"))
         equal = [matched[f"{c}_a"] == matched[f"{c}_b"] for c in ("tp", "fp", "fn")]
-        same = float((equal[0] & equal[1] & equal[2]).mean())
-        effect = effect_of(one - other)[:4]
-        means = float(one.mean()), float(other.mean())
-        counts = films, one.shape[-1], len(seeds)
-        rows.append((*names, *key, *means, *effect, np.nan, same, *counts))
+        row: dict[str, object] = {"profile_a": names[0], "profile_b": names[1]}
+        row |= dict(zip(SETTING, key, strict=True)) | counts
+        row |= {"miou_a": one.mean(), "miou_b": other.mean(), "same": np.all(equal, 0).mean()}
+        rows.append(row | _effect("difference", "p", one - other))
     if not rows:
         raise InputError(
             f"profiles {names[0]} and {names[1]} share films, but no arm with the same network, "
             "training size, tuning and seed: nothing can be paired"
         )
-    frame = pd.DataFrame(rows, columns=TRANSFER_COLUMNS)
+    frame = in_order(pd.DataFrame(rows), *SETTING)
     frame["p_holm"] = holm(frame["p"].where(~frame["arm"].isin(CONTROLS)))
-    return frame
+    return frame[TRANSFER_COLUMNS]
+
+
+def _effect(name: str, p: str, matrix: Floats) -> dict[str, object]:
+    effect = crossed_effect(matrix)
+    return interval(name, effect) | {p: effect.p}
 
 
 def gains(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> pd.DataFrame:
@@ -139,30 +129,26 @@ def gains(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> pd.DataFrame:
     A row rests on the films and seeds that all its settings have; a profile without the arm leaves
     its part blank.
     """
-    cells = {"a": _cells(a), "b": _cells(b)}
+    settings = {side: dict(list(cases.groupby(SETTING))) for side, cases in (("a", a), ("b", b))}
     rows: list[dict[str, object]] = []
-    keys = sorted(set(cells["a"]) | set(cells["b"]), key=_rank)
-    wanted = [(key, base) for key in keys for base in BASELINES]
-    for key, base in wanted:
-        pair = key, (*key[:-1], base)
-        sides = [s for s, cell in cells.items() if all(k in cell for k in pair)]
-        if key[-1] in CONTROLS or key[-1] == base or not sides:
+    for key, base in product(set(settings["a"]) | set(settings["b"]), BASELINES):
+        arm, other = key[-1], (*key[:-1], base)
+        pairs = {s: [of[key], of[other]] for s, of in settings.items() if {key, other} <= set(of)}
+        if arm in CONTROLS or arm == base or not pairs:
             continue
-        seeds, matrices, films = aligned([cells[s][k] for s in sides for k in pair])
+        matrices, counts = aligned(list(chain.from_iterable(pairs.values())))
         if not matrices[0].size:
             continue
-        gaps = [x - y for x, y in zip(matrices[::2], matrices[1::2], strict=True)]
-        row: dict[str, object] = dict(zip(SETTING[:-1], key[:-1], strict=True))
-        row |= {"profile_a": names[0], "profile_b": names[1], "contrast": f"{key[-1]} - {base}"}
-        for side, gap in zip(sides, gaps, strict=True):
-            effect = effect_of(gap)[:4]
-            row |= dict(zip([*bounds(f"gain_{side}"), f"p_{side}"], effect, strict=True))
-        if len(sides) == 2:
-            effect = effect_of(gaps[0] - gaps[1])[:4]
-            row |= dict(zip([*bounds("change"), "p"], effect, strict=True))
-        counts = films, matrices[0].shape[-1], len(seeds)
-        rows.append(row | dict(zip(COUNTS, counts, strict=True)))
-    return pd.DataFrame(rows).reindex(columns=GAIN_COLUMNS)
+        row: dict[str, object] = {"profile_a": names[0], "profile_b": names[1]}
+        row |= dict(zip(SETTING, key, strict=True)) | {"contrast": f"{arm} - {base}"} | counts
+        gaps = [one - other for one, other in zip(matrices[::2], matrices[1::2], strict=True)]
+        for side, gap in zip(pairs, gaps, strict=True):
+            row |= _effect(f"gain_{side}", f"p_{side}", gap)
+        if len(gaps) == 2:
+            row |= _effect("change", "p", gaps[0] - gaps[1])
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=[*GAIN_COLUMNS, "arm"])
+    return in_order(frame, *SETTING)[GAIN_COLUMNS]
 
 
 def _control_note(frame: pd.DataFrame) -> str:
@@ -238,36 +224,29 @@ C2_COLUMNS = [
 def c2_contrasts(profiles: Sequence[str]) -> pd.DataFrame:
     """DoLL minus every other start, all weights tuned: `C2_COLUMNS`, in the order of `profiles`."""
     parts = []
-    for profile in profiles:
+    for place, profile in enumerate(profiles):
         folder = paths.figures() / profile
         rows = claims.read_claims(folder)
-        some = rows[rows["contrast"].str.startswith("doll - ") & (rows["claim"] == "C2")]
-        made = folder / "pretraining.csv"
-        runs = repeats(read_table(made, PRETRAINING_COLUMNS)) if made.is_file() else 0
-        arm = some["contrast"].str.removeprefix("doll - ")
-        some = some.assign(profile=profile, arm=arm, n_pretrained=runs)
-        parts.append(some.loc[some["effect"].notna(), C2_COLUMNS])
-    frame = pd.concat(parts, ignore_index=True).astype({"n_train": int})
-    ranks: dict[str, Sequence[str]] = {"profile": profiles, "task": TASKS, "arm": ARMS}
-    order = frame[[*BLOCK, "arm"]].assign(
-        **{c: frame[c].map({v: i for i, v in enumerate(names)}) for c, names in ranks.items()},
-        network=frame["network"] != "pspnet",  # the paper's first, as everywhere
-    )
-    return frame.loc[order.sort_values([*BLOCK, "arm"], kind="stable").index].reset_index(drop=True)
+        rows = rows[(rows["claim"] == "C2") & rows["effect"].notna()]
+        record = folder / "pretraining.csv"
+        runs = repeats(read_table(record, PRETRAINING_COLUMNS)) if record.is_file() else 0
+        arm = rows["contrast"].str.removeprefix("doll - ")
+        rows = rows.assign(profile=profile, place=place, arm=arm, n_pretrained=runs)
+        parts.append(rows.assign(other=rows["network"] != "pspnet"))  # the paper's first
+    frame = pd.concat(parts).astype({"n_train": int})
+    return in_order(frame, "place", "other", "n_train", "task", "arm")[C2_COLUMNS]
 
 
 def c2_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per profile, network and task; one column of text per other start."""
     ends = zip(*(frame[c] for c in ("effect", "lo", "hi", "verdict")), strict=True)
     text = [f"{e:+.3f} [{lo:+.3f}, {hi:+.3f}]{MARKS[verdict]}" for e, lo, hi, verdict in ends]
-    rows: list[dict[str, object]] = []
-    for key, part in frame.assign(text=text).groupby(BLOCK, sort=False):
-        own = dict(zip(part["arm"], part["text"], strict=True))
-        row: dict[str, object] = dict(zip(BLOCK, key, strict=True))
-        row |= {arm: own.get(arm, "–") for arm in ARMS if arm in set(frame["arm"])}
-        counts = {"patients": "n_patients", "seeds": "n_seeds", "pre-trained": "n_pretrained"}
-        rows.append(row | {name: int(part[column].max()) for name, column in counts.items()})
-    return pd.DataFrame(rows)
+    frame = frame.assign(text=text)
+    names = {"n_patients": "patients", "n_seeds": "seeds", "n_pretrained": "pre-trained"}
+    counts = frame.groupby(BLOCK, sort=False)[list(names)].max().rename(columns=names)
+    arms = [arm for arm in ARMS if arm in set(frame["arm"])]
+    cells = frame.pivot(index=BLOCK, columns="arm", values="text").fillna("–")
+    return cells.loc[counts.index, arms].join(counts).reset_index()
 
 
 def write_c2(profiles: Sequence[str], folder: Path) -> list[Path]:

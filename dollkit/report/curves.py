@@ -13,7 +13,7 @@ from dollkit.common.findings import PATHOLOGIES
 from dollkit.labels.summary import STEPS
 from dollkit.report import style
 from dollkit.report.render import span
-from dollkit.report.rows import TASKS, main_network, main_size, shipped_quality
+from dollkit.report.rows import TASKS, main_network, main_size
 from dollkit.report.style import Drawn
 from dollkit.report.tables import several_sizes, summarise
 
@@ -138,14 +138,16 @@ def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
 def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) -> Drawn:
     """Per finding: AUROC of each classifier, and label IoU beside the anatomy prior and chance.
 
-    Of labels.csv `shipped_quality` is shown; data: finding, panel (auroc, iou), series, value, lo,
-    hi.
+    Data: finding, panel (auroc, iou), series, value, lo, hi.
+
+    Args:
+        labels: rows of labels.csv about the labels as shipped.
     """
     rows: list[tuple[object, ...]] = []
     for r in classifiers.to_dict("records"):
         ends = r["auroc_lo"], r["auroc_hi"]
         rows.append((r["finding"], "auroc", r["classifier"], r["auroc"], *ends))
-    for r in shipped_quality(labels).to_dict("records"):
+    for r in labels.to_dict("records"):
         at = "macro" if r["finding"] == "mean" else r["finding"], "iou"
         ends = r["iou_matched_lo"], r["iou_matched_hi"]
         rows.append((*at, "DoLL", r["iou_matched"], *ends))

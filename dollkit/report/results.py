@@ -6,19 +6,16 @@ same from the stored rows.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from dollkit.common.arm_names import PRETRAINED
-from dollkit.common.statistics import NO_EFFECT
 from dollkit.labels import summary
 from dollkit.labels.summary import GROUPS, STEPS
 from dollkit.report import agreement, curves, robustness, tables
 from dollkit.report.render import Table, constant, span
-from dollkit.report.rows import TASKS, Rows, difference, main_size
+from dollkit.report.rows import Rows, difference, in_order, main_size
 from dollkit.report.style import Drawn
-from dollkit.report.tables import bounds, summarise
+from dollkit.report.tables import bounds, interval, summarise
 
 
 def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str, Table]:
@@ -68,12 +65,20 @@ def figures_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[st
     if len(rows.robust):
         drawn["figure_s4"] = robustness.figure_s4(rows.robust, rows.cases, profile=profile)
     if losses is not None:
-        graded = rows.classifiers, rows.labels
+        graded = rows.classifiers, shipped_quality(rows)
         drawn["figure_s1"] = curves.figure_s1(*graded, profile=profile)
         if len(agreement.points(*graded)):
             drawn["figure6"] = agreement.figure6(*graded, profile=profile)
         drawn["figure_s3"] = curves.figure_s3(rows.ablation, losses, profile=profile)
     return drawn
+
+
+def shipped_quality(rows: Rows) -> pd.DataFrame:
+    """Rows of labels.csv about the labels as shipped: their explainer, all classifiers."""
+    cases, labels = rows.label_cases, rows.labels
+    explainers = cases.loc[cases["variant"] == "shipped", "explainer"]
+    labels = labels[labels["explainer"].isin(explainers)]
+    return labels[labels["n_classifiers"] == labels["n_classifiers"].max()]
 
 
 # What each kind of labels is worth downstream, quality goals, and losses by step.
@@ -101,34 +106,18 @@ def worth_of_labels(pretraining: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFr
         seeds and patients, n_cases, n_seeds; in the order of tasks and arms.
     """
     full = main_size(cases[cases["tuning"] == "full"])
-    means = {(r["network"], r["task"], r["arm"]): r for r in _records(summarise(full))}
     iou = ["label_iou", "true_iou"]
     groups = pretraining.astype(dict.fromkeys(iou, float)).groupby(["network", "arm"])[iou]
-    taught = {(r["network"], r["arm"]): r for r in _records(groups.mean().reset_index())}
-    made: list[dict[str, object]] = []
-    wanted = [
-        (network, task, arm)
-        for network in sorted({str(n) for n, _ in taught} & set(full["network"]))
-        for task in TASKS
-        for arm in PRETRAINED
-        if (network, arm) in taught and (network, task, arm) in means
-    ]
-    for network, task, arm in wanted:
-        block = full[(full["network"] == network) & (full["task"] == task)]
-        doll, own = block[block["arm"] == "doll"], means[network, task, arm]
-        effect = NO_EFFECT
-        if arm != "doll" and len(doll):
-            effect = difference(doll, block[block["arm"] == arm])
-        row: dict[str, object] = {"network": network, "task": task, "arm": arm}
-        row |= {k: taught[network, arm][k] for k in iou}
-        row |= {k: own[k] for k in (*bounds("miou"), "n_cases", "n_seeds")}
-        made.append(row | dict(zip(bounds("gap"), effect[:3], strict=True)))
+    means = groups.mean().reset_index().merge(summarise(full), on=["network", "arm"])
+    means = in_order(means[means["arm"].isin(PRETRAINED)], "network", "task", "arm")
+    rows = []
+    for row in means.to_dict("records"):
+        block = full[(full["network"] == row["network"]) & (full["task"] == row["task"])]
+        doll, other = (block[block["arm"] == arm] for arm in ("doll", row["arm"]))
+        paired = row["arm"] != "doll" and len(doll)
+        rows.append(row | (interval("gap", difference(doll, other)) if paired else {}))
     columns = ["network", "task", "arm", *iou, *bounds("miou", "gap"), "n_cases", "n_seeds"]
-    return pd.DataFrame(made, columns=columns)
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(k): v for k, v in r.items()} for r in frame.to_dict("records")]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def worth_table(frame: pd.DataFrame, profile: str) -> Table:

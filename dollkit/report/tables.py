@@ -10,16 +10,10 @@ import numpy as np
 import pandas as pd
 
 from dollkit.common import paths
-from dollkit.common.arm_names import ARMS, OPTIONAL, TUNINGS
+from dollkit.common.arm_names import ARMS, OPTIONAL
 from dollkit.common.errors import InputError
-from dollkit.common.statistics import (
-    NO_EFFECT,
-    Floats,
-    bootstrap_interval,
-    paired,
-    patient_values,
-)
-from dollkit.labels.summary import judged
+from dollkit.common.statistics import NO_EFFECT, Floats, bootstrap_interval
+from dollkit.labels.summary import judged, mean_interval
 from dollkit.report.convergence import speed
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import (
@@ -28,7 +22,7 @@ from dollkit.report.rows import (
     TASKS,
     contributions,
     difference,
-    explainer_of,
+    in_order,
     main_size,
 )
 
@@ -51,35 +45,29 @@ def bounds(*names: str) -> list[str]:
     return [f"{n}{s}" for n in names for s in ("", "_lo", "_hi")]
 
 
-def summarise(cases: pd.DataFrame) -> pd.DataFrame:
+def interval(name: str, values: Sequence[float]) -> dict[str, object]:
+    """A number and the ends of its interval, the first three values, by these columns."""
+    return dict(zip(bounds(name), values, strict=False))
+
+
+def summarise(cases: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:
     """One row per setting: mIoU and Dice with 95 % bootstrap intervals over patients.
 
     Seeds are averaged before patients are resampled; their spread is ``miou_sd_seeds``.
-    Columns: `SETTING`, miou, miou_lo, miou_hi, miou_sd_seeds, dice, dice_lo, dice_hi, n_cases
+    Columns: those of `by`, miou, miou_lo, miou_hi, miou_sd_seeds, dice, dice_lo, dice_hi, n_cases
     (films), n_patients, n_seeds.
     """
     rows: list[dict[str, object]] = []
-    for key, part in cases.groupby(SETTING, sort=True):
-        row: dict[str, object] = dict(zip(SETTING, key, strict=True))
-        for name, column in (("miou", "iou"), ("dice", "dice")):
-            seeds, patients, units = contributions(part, column)
-            ends = bootstrap_interval(units.mean(0))
-            row |= dict(zip(bounds(name), (float(units.mean()), *ends), strict=True))
-            if name == "miou":
-                spread = units.mean(1).std(ddof=1) if len(seeds) > 1 else np.nan
-                row["miou_sd_seeds"] = float(spread)
-        row |= {"n_cases": part["image_id"].nunique(), "n_patients": len(patients)}
-        rows.append(row | {"n_seeds": len(seeds)})
-    columns = [*SETTING, *bounds("miou"), "miou_sd_seeds", *bounds("dice")]
+    for key, part in cases.groupby(list(by), sort=True, dropna=False):
+        iou, dice = (contributions(part, value) for value in ("iou", "dice"))
+        row: dict[str, object] = dict(zip(by, key, strict=True))
+        row |= interval("miou", (float(iou.mean()), *bootstrap_interval(iou.mean(0))))
+        row["miou_sd_seeds"] = iou.mean(1).std(ddof=1) if len(iou) > 1 else np.nan
+        row |= interval("dice", (float(dice.mean()), *bootstrap_interval(dice.mean(0))))
+        row["n_cases"] = part["image_id"].nunique()
+        rows.append(row | dict(zip(("n_seeds", "n_patients"), iou.shape, strict=True)))
+    columns = [*by, *bounds("miou"), "miou_sd_seeds", *bounds("dice")]
     return pd.DataFrame(rows, columns=[*columns, "n_cases", "n_patients", "n_seeds"])
-
-
-def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the order of tasks, networks, sizes, tunings, arms, whatever order they came in."""
-    rank = {name: i for names in (TASKS, TUNINGS, ARMS) for i, name in enumerate(names)}
-    keys = [frame[c].map(rank) if c in ("task", "tuning", "arm") else frame[c] for c in SETTING]
-    order = np.lexsort([k.to_numpy() for k in reversed(keys)])
-    return frame.iloc[order].reset_index(drop=True)
 
 
 def table1(
@@ -110,9 +98,8 @@ def table1(
             absent = {"tuning": "full", "arm": arm, "status": NOT_RUN + reason}
             records.append(dict(zip(block, key, strict=True)) | absent)
     frame = pd.DataFrame(records, columns=frame.columns)
-    for column in ("n_cases", "n_patients", "n_seeds", "n_valid"):
-        frame[column] = frame[column].astype("Int64")
-    return _ordered(frame).drop(columns="tuning")
+    counts = dict.fromkeys(("n_cases", "n_patients", "n_seeds", "n_valid"), "Int64")
+    return in_order(frame.astype(counts), *SETTING).drop(columns="tuning")
 
 
 def table2(cases: pd.DataFrame, runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
@@ -144,7 +131,7 @@ def table2(cases: pd.DataFrame, runs: pd.DataFrame, curves: pd.DataFrame) -> pd.
         *SETTING, "trainable_share", "steps_own", "seconds_own", "steps_random", "reached",
         *bounds("miou"), "memory_mb", "checkpoint_mb", "n_cases", "n_seeds",
     ]  # fmt: skip
-    return _ordered(frame[columns])
+    return in_order(frame[columns], *SETTING)
 
 
 def configurations(labels: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
@@ -153,35 +140,20 @@ def configurations(labels: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     The first is ("shipped", "shipped"). Subsets of the classifiers are listed one by one
     and averaged per film and finding over all subsets of one size.
     """
-    most = labels["n_classifiers"].max()
-    explainer = explainer_of(labels)
-    mine = labels[labels["explainer"] == explainer]
-    shipped = mine[(mine["variant"] == "shipped") & (mine["n_classifiers"] == most)]
-    if shipped.empty:
+    tried = {(str(f), str(v)): part for (f, v), part in labels.groupby(["factor", "value"])}
+    if ("shipped", "shipped") not in tried:
         raise InputError(
-            f"label_cases.csv.gz: no row of explainer {explainer!r} with all classifiers and "
-            "variant 'shipped'; run the labels stage again"
+            "label_cases.csv.gz: no row of variant 'shipped'; run the labels stage again"
         )
-    found = [("shipped", "shipped", shipped)]
-    subsets = mine["variant"].str.startswith("classifiers=") | (mine["variant"] == "shipped")
-    fewer = mine[(mine["n_classifiers"] < most) & subsets]
-    for name, part in fewer.groupby("classifiers", sort=True):
-        found.append(("classifiers", str(name), part))
+    most = labels["n_classifiers"].max()
+    fewer = labels[labels["factor"] == "classifiers"]
     for count, part in fewer.groupby("n_classifiers", sort=True):
-        keys = ["image_id", "patient_id", "finding"]
+        keys = ["image_id", "patient_id", "finding", "explainer", "n_classifiers"]
         mean = part.groupby(keys, as_index=False, sort=True)[["iou_matched", "hit"]].mean()
-        mean = mean.assign(n_classifiers=count, explainer=explainer)
-        found.append(("classifiers", f"any {count} of {most}", mean))
-    for name, part in labels[labels["explainer"] != explainer].groupby("explainer", sort=True):
-        part = part[part["n_classifiers"] == part["n_classifiers"].max()]
-        for variant, rows in part.groupby("variant", sort=True):
-            plain = variant in ("shipped", f"explainer={name!s}")
-            found.append(("explainer", str(name) if plain else f"{name!s} ({variant!s})", rows))
-    changed = mine[(mine["variant"] != "shipped") & (mine["n_classifiers"] == most)]
-    for variant, part in changed.groupby("variant", sort=True):
-        factor, _, value = str(variant).partition("=")
-        found.append((factor, value or "changed", part))
-    return found
+        tried["classifiers", f"any {count} of {most}"] = mean
+    first = ["shipped", "classifiers", "explainer"]
+    order = sorted(tried, key=lambda key: [*first, key[0]].index(key[0]))
+    return [(*key, tried[key]) for key in order]
 
 
 def table3(labels: pd.DataFrame) -> pd.DataFrame:
@@ -196,18 +168,15 @@ def table3(labels: pd.DataFrame) -> pd.DataFrame:
     setups = configurations(judged(labels))
     shipped = setups[0][2][["image_id", "finding", "iou_matched"]]
     for position, (factor, value, part) in enumerate(setups):
-        _, units = patient_values(part["iou_matched"], part["patient_id"], part["finding"])
         row: dict[str, object] = {"factor": factor, "value": value}
         row |= {name: part[name].iloc[0] for name in ("explainer", "n_classifiers")}
-        ends = bootstrap_interval(units)
-        row |= dict(zip(bounds("iou_matched"), (units.mean(), *ends), strict=True))
+        row |= interval("iou_matched", mean_interval(part, "iou_matched"))
         row["hit_rate"] = part.groupby("finding")["hit"].mean().mean()
         if position:
             both = part.merge(shipped, on=["image_id", "finding"], suffixes=("", "_shipped"))
-            gap = both["iou_matched"] - both["iou_matched_shipped"]
-            effect = paired(patient_values(gap, both["patient_id"], both["finding"])[1])
-            row |= dict(zip(bounds("delta"), effect[:3], strict=True))
-        rows.append(row | {"n": len(part), "n_patients": len(units)})
+            gap = both.assign(gap=both["iou_matched"] - both["iou_matched_shipped"])
+            row |= interval("delta", mean_interval(gap, "gap"))
+        rows.append(row | {"n": len(part), "n_patients": part["patient_id"].nunique()})
     columns = ["factor", "value", "explainer", "n_classifiers", *bounds("iou_matched"), "hit_rate"]
     frame = pd.DataFrame(rows, columns=[*columns, *bounds("delta"), "n", "n_patients"])
     return frame.astype(dict.fromkeys(("n_classifiers", "n", "n_patients"), "Int64"))
@@ -241,7 +210,7 @@ def table_sizes(cases: pd.DataFrame) -> pd.DataFrame:
             row |= {k: own[k] for k in (*bounds("miou"), "n_cases", "n_seeds")}
             for arm in AGAINST:
                 effect = difference(arms["doll"], arms[arm]) if arm in arms else NO_EFFECT
-                row |= dict(zip(bounds(arm), effect[:3], strict=True))
+                row |= interval(arm, effect)
             if "random" in means:
                 sizes, random = means.index.to_numpy(np.float64), means["random"].to_numpy()
                 row["masks"] = masks_needed(sizes, random, float(own["miou"]))

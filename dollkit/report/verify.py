@@ -116,9 +116,7 @@ def _losses(rows: Rows, folder: Path) -> pd.DataFrame | None:
     if not (folder / "label_losses.csv").is_file():
         return None
     frame = read_table(folder / "label_losses.csv", ("finding", *SEEN))
-    shipped = rows.label_cases[rows.label_cases["variant"] == "shipped"]
-    shipped = shipped[shipped["n_classifiers"] == shipped["n_classifiers"].max()]
-    taught = shipped[shipped["explainer"] == stored_rows.explainer_of(shipped)]
+    taught = rows.label_cases[rows.label_cases["variant"] == "shipped"]
     own = taught.groupby("finding").agg(
         iou_label=("iou_label", "mean"), iou_area=("iou_matched", "mean"), n=("hit", "size")
     )  # fmt: skip
