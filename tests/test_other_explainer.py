@@ -27,8 +27,8 @@ def test_grad_cam_in_the_place_of_integrated_gradients() -> None:
         shown = results.shipped_quality(data)
         assert set(shown["explainer"]) == {name}
         assert set(shown["n_classifiers"]) == {3}
-    found = tables.configurations(swapped)
-    assert (found[0][2]["explainer"] == "gradcam").all()
-    assert [v for f, v, _ in found if f == "explainer"] == ["gradient", "ig"]
+    table = tables.table3(swapped, "p").frame
+    assert table["explainer"].iloc[0] == "gradcam"
+    assert table.loc[table["factor"] == "explainer", "value"].tolist() == ["gradient", "ig"]
     assert gap(swapped)["effect"] == pytest.approx(-gap(usual)["effect"])  # type: ignore[operator]
     assert gap(swapped[swapped["explainer"] != "ig"])["note"] == "not run: no IG labels"

@@ -20,11 +20,11 @@ def test_tables_take_the_mean_of_the_networks_and_count_them() -> None:
     assert results.repeats(two[(two["arm"] != "truth") | (two["seed"] == 0)]) == 2
     assert results.repeats(one.iloc[:0]) == 0
     cases = synthetic.segmentation_cases(tasks=["lungs"], patients=4)
-    table = results.worth_of_labels(two, cases).set_index("arm")
+    table = results.worth_of_labels(two, cases, "p").frame.set_index("arm")
     want = one.set_index("arm")["label_iou"] * 0.75
     assert table.loc["doll", "label_iou"] == pytest.approx(want["doll"])
     pd.testing.assert_series_equal(
-        table["miou"], results.worth_of_labels(one, cases).set_index("arm")["miou"]
+        table["miou"], results.worth_of_labels(one, cases, "p").frame.set_index("arm")["miou"]
     )
 
 

@@ -218,7 +218,7 @@ def write_claims(
     """
     write_csv(rows, folder / "claims.csv")
     seeds = rows.loc[rows["n_seeds"] > 0, "n_seeds"]
-    counted = span(seeds) if len(seeds) else "none"
+    counted = span(seeds)
     counted += f"; pre-training runs per arm: {repeats}" if repeats else ""
     lines = [
         f"# Claims, profile {profile}",

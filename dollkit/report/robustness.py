@@ -59,7 +59,7 @@ def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
     return in_order(frame.assign(strength=strength), *order).drop(columns="strength")
 
 
-def table(rows: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
+def table(rows: pd.DataFrame, plain: pd.DataFrame, profile: str) -> Table:
     """mIoU under each perturbation, what it costs, and whether it costs the random start more.
 
     One row per task, network, n_train, perturbation, level (NaN: untouched) and arm, of tuning
@@ -87,21 +87,7 @@ def table(rows: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
             drops.append(row)
     frame = summarise(every, CELL).merge(pd.DataFrame(drops), on=CELL, how="left")
     columns = [*CELL, *bounds("miou", "drop", "drop_vs_random"), "n_cases", "n_patients", "n_seeds"]
-    return _ordered(frame.reindex(columns=columns))
-
-
-def _meanings(frame: pd.DataFrame) -> str:
-    """What each perturbation does and the levels that `frame` has, as a sentence."""
-    shown = _ordered(frame[frame["level"] != frame["perturbation"].map(IDENTITY)])
-    levels = shown.dropna(subset="level").groupby("perturbation", sort=False)["level"].unique()
-    return "; ".join(
-        f"{name}: {KINDS[str(name)].meaning} ({', '.join(f'{v:g}' for v in values)})"
-        for name, values in levels.items()
-    )
-
-
-def printed(frame: pd.DataFrame, profile: str) -> Table:
-    """`table` with its caption and notes; levels as they are written, without decimals."""
+    frame = _ordered(frame.reindex(columns=columns))
     levels = [None if np.isnan(v) else f"{v:g}" for v in frame["level"].tolist()]
     caption = (
         f"Robustness (profile {profile}). Pre-training arms, all weights tuned on untouched films, "
@@ -116,11 +102,21 @@ def printed(frame: pd.DataFrame, profile: str) -> Table:
         "seed; negative where the arm loses less. No correction is made for the number of rows.",
     ]
     return Table(
-        frame.assign(level=pd.Series(levels, dtype="object", index=frame.index)),
+        frame.assign(level=pd.Series(levels, dtype="object")),  # as written, without decimals
         caption,
         hide=["n_patients", *constant(frame, ("network", "n_train"))],
         names={"drop_vs_random": "drop minus random's"},
         notes=notes,
+    )
+
+
+def _meanings(frame: pd.DataFrame) -> str:
+    """What each perturbation does and the levels that `frame` has, as a sentence."""
+    shown = _ordered(frame[frame["level"] != frame["perturbation"].map(IDENTITY)])
+    levels = shown.dropna(subset="level").groupby("perturbation", sort=False)["level"].unique()
+    return "; ".join(
+        f"{name}: {KINDS[str(name)].meaning} ({', '.join(f'{v:g}' for v in values)})"
+        for name, values in levels.items()
     )
 
 
