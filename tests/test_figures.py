@@ -253,12 +253,12 @@ def test_names_overlap_neither_each_other_nor_a_diamond(profile: str) -> None:
         boxes = [np.asarray(t.get_window_extent().extents) for t in texts]
     assert len(boxes) == len(drawn.data) > 0
     for one, other in combinations(boxes, 2):
-        assert agreement.overlap(one, other[None]).item() == 0
+        assert agreement.overlap(one[None], other[None]).item() == 0
     at = ax.transData.transform(drawn.data[["auroc", "iou"]].to_numpy())
     frame = np.asarray(ax.get_window_extent().extents)
     for box in boxes:
-        assert agreement.overlap(box, np.hstack([at - 3, at + 3])).max() == 0
-        inside = agreement.overlap(box, frame[None]).item()
+        assert agreement.overlap(box[None], np.hstack([at - 3, at + 3])).max() == 0
+        inside = agreement.overlap(box[None], frame[None]).item()
         assert inside == pytest.approx(np.prod(box[2:] - box[:2]))
 
 

@@ -42,7 +42,7 @@ def test_claims_say_what_their_intervals_cover(
 ) -> None:
     cases = synthetic.segmentation_cases(tasks=["lungs"], patients=4)
     curves = synthetic.learning_curves(cases)
-    rows = claims.evaluate(None, cases, curves, synthetic.run_rows(curves))
+    rows = claims.evaluate(pd.DataFrame(), cases, curves, synthetic.run_rows(curves), {})
     claims.write_claims(rows, tmp_path, profile="p", population="q", repeats=repeats)
     text = (tmp_path / "claims.md").read_text()
     assert counted in text

@@ -66,6 +66,9 @@ def _label_row(
 
 def label_rows(labels: pd.DataFrame) -> list[Row]:
     """Contrasts of C1 (mobile findings) and C5 (all findings) from label_cases.csv.gz."""
+    if labels.empty:
+        unknown = (("C1", "labels - mean-mask prior"), ("C5", "K - best single"))
+        return [missing(*pair, "labels", "no per-case label quality") for pair in unknown]
     shipped = labels[labels["factor"] == "shipped"]
     mobile = shipped[shipped["finding"].isin(MOBILE)]
     rows: list[Row] = []

@@ -18,7 +18,6 @@ from dollkit.finetuning.robustness import KINDS
 from dollkit.report import style
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import (
-    TASKS,
     UNTOUCHED,
     aligned,
     blocks,
@@ -150,32 +149,23 @@ def figure_s4(rows: pd.DataFrame, plain: pd.DataFrame, *, profile: str) -> Drawn
     Takes the rows that `table` takes; data as `lines`.
     """
     data = lines(rows, plain)
-    tasks = [t for t in TASKS if t in set(data["task"])]
     kinds = [k for k in KINDS if k in set(data["perturbation"])]
-    arms = style.arms_of(data["arm"].unique().tolist())
     with style.context():
-        fig = style.canvas(style.PAGE, 1.55 * len(kinds) + 0.6)
-        axes = fig.subplots(len(kinds), len(tasks), squeeze=False, sharey="col", sharex="row")
-        for r, kind in enumerate(kinds):
-            here = data[data["perturbation"] == kind]
-            for c, task in enumerate(tasks):
-                ax = axes[r, c]
-                style.curves(ax, here[here["task"] == task], "level", ("mean", "lo", "hi"))
-                _scale(ax, kind, here["level"])
-                if r == 0:
-                    ax.set_title(task, fontweight="bold")
-                if c == 0:
-                    ax.set_ylabel(f"{kind}\nmIoU")
-        style.legend(fig, arms)
-    where = ", ".join(
-        f"{task} {part['network'].iloc[0]}, {part['n_train'].iloc[0]} training films"
-        for task, part in data.groupby("task", sort=False)
-    )
+        fig, axes = style.panels(
+            data, 1.55 * len(kinds) + 0.6, ("level", "mean", "lo", "hi"), "perturbation", kinds,
+            sharey="col", sharex="row",
+        )  # fmt: skip
+        for kind, row in zip(kinds, axes, strict=True):
+            for ax in row:
+                _scale(ax, kind, data.loc[data["perturbation"] == kind, "level"])
+            row[0].set_ylabel(f"{kind}\nmIoU")
+        for ax in axes[0]:
+            ax.set_title(ax.get_title(), fontweight="bold")
     caption = (
-        f"Figure S4 (profile {profile}). mIoU on perturbed test films ({where}), against the "
-        f"level; none: the untouched film. Mean over {span(data['n_seeds'])} seeds of networks "
-        "whose weights were all tuned on untouched films, bands from the lowest to the highest "
-        f"seed; {span(data['n_cases'])} test films per task. Levels: {_meanings(data)}."
+        f"Figure S4 (profile {profile}). mIoU on perturbed test films ({style.networks(data)}), "
+        f"against the level; none: the untouched film. Mean over {span(data['n_seeds'])} seeds of "
+        "networks whose weights were all tuned on untouched films, bands from the lowest to the "
+        f"highest seed; {span(data['n_cases'])} test films per task. Levels: {_meanings(data)}."
     )
     return Drawn(fig, data, caption)
 
