@@ -351,12 +351,12 @@ def make_run(root: Path, found: Rows | None = None, *, size: int = 32) -> Path:
     """Write a run folder with these rows, and examples of films, and return its path."""
     run, found = root / "synthetic", found or rows()
     for name, column in (("classifiers", "classifier"), ("pretraining", "arm")):
-        family, file = SOURCES[name].family.removesuffix("*"), SOURCES[name].file
+        family, file = SOURCES[name].in_run.split("*/")
         for key, part in getattr(found, name).groupby(column):
             write_csv(part, run / family / str(key) / file)
             _manifest(run / family / str(key), 10.0)
     for name in ("labels", "label_cases"):
-        write_csv(getattr(found, name), run / "labels" / SOURCES[name].file)
+        write_csv(getattr(found, name), run / SOURCES[name].in_run)
     write_csv(found.ablation, run / "labels" / "ablation.csv")
     np.savez(run / "labels" / "examples.npz", **label_examples(size))
     _manifest(run / "labels", 20.0)
@@ -364,7 +364,7 @@ def make_run(root: Path, found: Rows | None = None, *, size: int = 32) -> Path:
         folder = run / "finetune" / task
         for name in ("cases", "curves", "runs", "selection", "robust"):
             frame = getattr(found, name)
-            write_csv(frame[frame["task"] == task], folder / SOURCES[name].file)
+            write_csv(frame[frame["task"] == task], run / SOURCES[name].in_run.replace("*", task))
         np.savez(folder / "examples.npz", **task_examples(task, size))
         _manifest(folder, 30.0, notes={"not_run": found.not_run})
     return run

@@ -18,7 +18,8 @@ ARMS = {"random": 0.0, "classifier": 0.0, "doll": 0.0, "shuffled": 0.0}
 
 def _evaluate(cases: pd.DataFrame, labels: pd.DataFrame | None = None) -> pd.DataFrame:
     curves = synthetic.learning_curves(cases)
-    return claims.evaluate(labels, cases, curves, synthetic.run_rows(curves))
+    labels = pd.DataFrame() if labels is None else labels
+    return claims.evaluate(labels, cases, curves, synthetic.run_rows(curves), {})
 
 
 @pytest.fixture(scope="module")

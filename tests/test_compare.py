@@ -18,7 +18,6 @@ from dollkit.report import claims, compare
 from dollkit.report.rows import write_csv
 from tests import synthetic_run as synthetic
 
-NAMES = ("here", "there")
 UNION = 100_000
 ACROSS = paths.ROOT / "figures" / "across"
 
@@ -39,6 +38,10 @@ def cases(**more: Any) -> pd.DataFrame:
     return drawn.assign(fn=65_000 - drawn["tp"], fp=UNION - 65_000)
 
 
+def pair(here: pd.DataFrame, there: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {"here": here, "there": there}
+
+
 @pytest.fixture
 def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DOLLKIT_FIGURES", str(tmp_path / "figures"))
@@ -48,7 +51,7 @@ def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_known_differences_come_out_exactly() -> None:
     by = {"classifier": -0.02, "doll": 0.03, "shuffled": 0.0}
     there = cases()
-    table = compare.transfer(moved(there, by), there, NAMES).set_index(["task", "arm"])
+    table = compare.transfer(pair(moved(there, by), there)).set_index(["task", "arm"])
     assert len(table) == 3 * len(synthetic.GAIN)
     for (_, arm), row in table.iterrows():
         assert row["difference"] == pytest.approx(by.get(arm, 0.0), abs=1e-12)
@@ -62,7 +65,7 @@ def test_known_differences_come_out_exactly() -> None:
 
 def test_interval_and_p_are_those_of_a_paired_t_test_when_there_is_one_seed() -> None:
     here, there = (cases(seeds=1, tasks=["lungs"], patients=12, rng=r) for r in (1, 0))
-    table = compare.transfer(here, there, NAMES).set_index("arm")
+    table = compare.transfer(pair(here, there)).set_index("arm")
     x, y = (f.query("arm == 'doll'").set_index("image_id")["iou"] for f in (here, there))
     want = stats.ttest_1samp((x - y[x.index]).to_numpy(), 0.0)
     ends = want.confidence_interval(0.95)
@@ -78,7 +81,7 @@ def test_interval_and_p_are_those_of_a_paired_t_test_when_there_is_one_seed() ->
 def test_gains_and_their_change_by_hand() -> None:
     there = cases(tasks=["organs"])
     here = moved(there, {"doll": 0.03, "random": 0.01})
-    table = compare.gains(here, there, NAMES).set_index("contrast")
+    table = compare.gains(pair(here, there)).set_index("contrast")
     mean = {
         (side, arm): part.groupby("class")["iou"].mean().mean()
         for side, rows in (("a", here), ("b", there))
@@ -99,8 +102,8 @@ def test_gains_and_their_change_by_hand() -> None:
 def test_what_only_one_has_is_left_out_of_pairs_and_blank_in_gains() -> None:
     there = cases(tasks=["lungs"])
     here = there[there["arm"] != "truth"]
-    assert "truth" not in set(compare.transfer(here, there, NAMES)["arm"])
-    row = compare.gains(here, there, NAMES).set_index("contrast").loc["truth - random"]
+    assert "truth" not in set(compare.transfer(pair(here, there))["arm"])
+    row = compare.gains(pair(here, there)).set_index("contrast").loc["truth - random"]
     assert row["gain_b"] > 0.1
     assert np.isnan(row[["gain_a", "gain_a_lo", "change", "p"]].astype(float)).all()
 
@@ -112,8 +115,8 @@ def test_only_films_and_seeds_that_both_have_count() -> None:
     one = moved(whole, {"doll": 0.02})
     spoilt = moved(one, dict.fromkeys(synthetic.GAIN, 0.05))
     here = pd.concat([one, spoilt[spoilt["seed"] == 0].assign(seed=9)])
-    shared = compare.on_shared_films(here[here["fold"] < 2], whole, NAMES)
-    table = compare.transfer(*shared, NAMES).set_index("arm")
+    shared = compare.on_shared_films(pair(here[here["fold"] < 2], whole))
+    table = compare.transfer(shared).set_index("arm")
     assert table["difference"].round(12).to_dict() == {
         arm: 0.02 if arm == "doll" else 0.0 for arm in synthetic.GAIN
     }
@@ -134,15 +137,15 @@ def test_films_that_are_not_the_same_are_refused(column: str, value: object, wor
     here = there.copy()
     here.loc[here["image_id"] == "lungs0003_0", column] = value
     with pytest.raises(InputError, match=words):
-        compare.on_shared_films(here, there, NAMES)
+        compare.on_shared_films(pair(here, there))
 
 
 def test_nothing_in_common_is_refused() -> None:
     there = cases(tasks=["lungs"])
     with pytest.raises(InputError, match="here and there test no film in common"):
-        compare.on_shared_films(there.assign(image_id="a" + there["image_id"]), there, NAMES)
+        compare.on_shared_films(pair(there.assign(image_id="a" + there["image_id"]), there))
     with pytest.raises(InputError, match="nothing can be paired"):
-        compare.transfer(there.assign(n_train=4), there, NAMES)
+        compare.transfer(pair(there.assign(n_train=4), there))
 
 
 def test_the_command_writes_both_tables(figures: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,12 +167,13 @@ def test_the_command_writes_both_tables(figures: Path, capsys: pytest.CaptureFix
     write_csv(there[there["arm"] != "random"], figures / "here" / "cases.csv.gz")
     compare.write_pair("here", "there", out)
     assert "No control: neither of random, imagenet" in (out / "here_there.md").read_text()
-    (figures / "file").write_text("in the way")
+    out.rename(figures / "before")
+    out.write_text("in the way")
     for arguments, words in (
         (["there", "there"], "profile 'there' is named twice"),
         (["there"], "name two profiles, or none"),
         (["there", "nowhere"], "nowhere/cases.csv.gz: no such file; run"),
-        (["here", "there", "--out", str(figures / "file")], "Error: "),
+        (["here", "there"], "Error: "),
     ):
         assert compare.main(arguments) == 2
         said = capsys.readouterr().err

@@ -222,7 +222,7 @@ def test_rank_correlation_agrees_with_scipy_also_in_its_resamples() -> None:
 
 
 def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) -> None:
-    graded, judged = whole.classifiers.copy(), whole.labels.copy()
+    graded, judged = whole.classifiers.copy(), results.shipped_quality(whole).copy()
     graded.loc[graded["finding"] == PATHOLOGIES[0], "auroc"] = np.nan
     judged.loc[judged["finding"] == PATHOLOGIES[1], "iou_matched"] = np.nan
     unsure = judged["finding"] == PATHOLOGIES[2]
@@ -243,10 +243,9 @@ def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) 
 
 @pytest.mark.parametrize("profile", ["laptop", "open"])
 def test_names_overlap_neither_each_other_nor_a_diamond(profile: str) -> None:
-    folder = paths.ROOT / "figures" / profile
-    graded = rows.read_table(folder / "classifiers.csv", rows.CLASSIFIER_COLUMNS)
-    judged = rows.read_table(folder / "labels.csv", ())
-    drawn = agreement.figure6(graded, judged, profile=profile)
+    stored = rows.read_stored(paths.ROOT / "figures" / profile)
+    graded = stored.classifiers, results.shipped_quality(stored)
+    drawn = agreement.figure6(*graded, profile=profile)
     ax = drawn.figure.axes[0]
     with style.context():
         drawn.figure.draw_without_rendering()
@@ -254,12 +253,12 @@ def test_names_overlap_neither_each_other_nor_a_diamond(profile: str) -> None:
         boxes = [np.asarray(t.get_window_extent().extents) for t in texts]
     assert len(boxes) == len(drawn.data) > 0
     for one, other in combinations(boxes, 2):
-        assert agreement.overlap(one, other[None]).item() == 0
+        assert agreement.overlap(one[None], other[None]).item() == 0
     at = ax.transData.transform(drawn.data[["auroc", "iou"]].to_numpy())
     frame = np.asarray(ax.get_window_extent().extents)
     for box in boxes:
-        assert agreement.overlap(box, np.hstack([at - 3, at + 3])).max() == 0
-        inside = agreement.overlap(box, frame[None]).item()
+        assert agreement.overlap(box[None], np.hstack([at - 3, at + 3])).max() == 0
+        inside = agreement.overlap(box[None], frame[None]).item()
         assert inside == pytest.approx(np.prod(box[2:] - box[:2]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,7 @@ import pytest
 from dollkit.common.errors import InputError
 from dollkit.common.findings import MOBILE
 from dollkit.labels import summary
-from dollkit.report import contrasts, tables
-from dollkit.report.rows import explainer_of
+from dollkit.report import contrasts, results, tables
 from dollkit.training import metrics
 from tests import synthetic_run as synthetic
 
@@ -178,9 +178,12 @@ def test_grad_cam_in_the_place_of_integrated_gradients_has_all_tables() -> None:
         names = {f"{stem}ig": f"{stem}gradcam", f"{stem}gradcam": f"{stem}ig"}
         swapped[column] = swapped[column].replace(names)
     for cases, name in ((usual, "ig"), (swapped, "gradcam")):
-        assert explainer_of(cases) == explainer_of(summary.summarise(cases)) == name
-    found = tables.configurations(swapped)
-    assert (found[0][2]["explainer"] == "gradcam").all()
-    assert [v for f, v, _ in found if f == "explainer"] == ["gradient", "ig"]
+        data = replace(synthetic.rows(), label_cases=cases, labels=summary.summarise(cases))
+        shown = results.shipped_quality(data)
+        assert set(shown["explainer"]) == {name}
+        assert set(shown["n_classifiers"]) == {3}
+    table = tables.table3(swapped, "p").frame
+    assert table["explainer"].iloc[0] == "gradcam"
+    assert table.loc[table["factor"] == "explainer", "value"].tolist() == ["gradient", "ig"]
     assert gap(swapped)["effect"] == pytest.approx(-gap(usual)["effect"])
     assert gap(swapped[swapped["explainer"] != "ig"])["note"] == "not run: no IG labels"

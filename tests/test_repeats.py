@@ -20,11 +20,11 @@ def test_tables_take_the_mean_of_the_networks_and_count_them() -> None:
     assert results.repeats(two[(two["arm"] != "truth") | (two["seed"] == 0)]) == 2
     assert results.repeats(one.iloc[:0]) == 0
     cases = synthetic.segmentation_cases(tasks=["lungs"], patients=4)
-    table = results.worth_of_labels(two, cases).set_index("arm")
+    table = results.worth_of_labels(two, cases, "p").frame.set_index("arm")
     want = one.set_index("arm")["label_iou"] * 0.75
     assert table.loc["doll", "label_iou"] == pytest.approx(want["doll"])
     pd.testing.assert_series_equal(
-        table["miou"], results.worth_of_labels(one, cases).set_index("arm")["miou"]
+        table["miou"], results.worth_of_labels(one, cases, "p").frame.set_index("arm")["miou"]
     )
 
 
@@ -42,7 +42,7 @@ def test_claims_say_what_their_intervals_cover(
 ) -> None:
     cases = synthetic.segmentation_cases(tasks=["lungs"], patients=4)
     curves = synthetic.learning_curves(cases)
-    rows = claims.evaluate(None, cases, curves, synthetic.run_rows(curves))
+    rows = claims.evaluate(pd.DataFrame(), cases, curves, synthetic.run_rows(curves), {})
     claims.write_claims(rows, tmp_path, profile="p", population="q", repeats=repeats)
     text = (tmp_path / "claims.md").read_text()
     assert counted in text

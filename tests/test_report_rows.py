@@ -28,7 +28,7 @@ def small() -> pd.DataFrame:
 
 
 def miou(frame: pd.DataFrame, value: str = "iou") -> float:
-    return float(rows.contributions(rows.check_cases(frame), value)[2].mean())
+    return float(rows.contributions(rows.check_cases(frame), value).mean())
 
 
 def test_miou_by_hand() -> None:
@@ -96,7 +96,7 @@ def test_written_rows_have_fixed_bytes(tmp_path: Path) -> None:
         (lambda f: f.assign(iou=1.5), "row 2, column 'iou' is 1.5"),
         (lambda f: f.assign(tp="many"), "column 'tp' holds text"),
         (lambda f: f.assign(iou=0.5), "does not follow from its tp, fp, fn"),
-        (lambda f: pd.concat([f, f.iloc[:1]]), "two rows for task=organs"),
+        (lambda f: pd.concat([f, f.iloc[:1]]), "two rows for perturbation=noise, level=10.0, "),
         (lambda f: f.assign(perturbation="blur"), "holds 'blur': use one of contrast"),
         (lambda f: f.assign(level=np.nan), "column 'level' has a blank"),
         (lambda f: f.assign(level="much"), "column 'level' holds text"),

@@ -12,6 +12,7 @@ from scipy import stats as sps
 from dollkit.common.errors import InputError
 from dollkit.finetuning.robustness import KINDS
 from dollkit.report import robustness
+from dollkit.report.rows import UNTOUCHED
 from tests import synthetic_run as synthetic
 
 LEVELS = {name: kind.levels for name, kind in KINDS.items()}
@@ -58,14 +59,14 @@ def rows(plain: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def made(plain: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    return robustness.table(rows, plain)
+    return robustness.table(rows, plain, "p").frame
 
 
 def test_the_table_has_the_drops_that_were_put_in(made: pd.DataFrame) -> None:
     assert len(made) == 2 * 5 * (1 + 12)
-    perturbed = made[made["perturbation"] != robustness.UNTOUCHED]
+    perturbed = made[made["perturbation"] != UNTOUCHED]
     for r in perturbed.to_dict("records"):
-        step = LEVELS[r["perturbation"]].index(r["level"]) + 1
+        step = LEVELS[r["perturbation"]].index(float(r["level"])) + 1
         own = _loss(r["arm"], r["perturbation"], step)
         # Equal in every row: the interval has no width.
         assert [r[f"drop{s}"] for s in ("", "_lo", "_hi")] == pytest.approx([own] * 3, abs=1e-12)
@@ -87,7 +88,9 @@ def test_the_interval_of_a_drop_is_the_paired_t_test() -> None:
     def loss(arm: str, name: str, strength: int) -> float:
         return 0.1
 
-    made = robustness.table(_perturbed(plain, loss, {"noise": [10.0]}, jitter=0.01), plain)
+    made = robustness.table(
+        _perturbed(plain, loss, {"noise": [10.0]}, jitter=0.01), plain, "p"
+    ).frame
     row = made[(made["arm"] == "random") & made["level"].notna()].iloc[0]
     half = sps.t.ppf(0.975, 39) * 0.01 * np.sqrt(40 / 39) / np.sqrt(40)
     assert row["drop"] == pytest.approx(0.1, abs=1e-12)
@@ -106,7 +109,7 @@ def test_a_case_that_becomes_empty_on_both_sides_counts_nowhere() -> None:
     rows = plain.assign(perturbation="rotation", level=20.0)
     rows[["tp", "fp", "fn"]] = [[0, 0, 0], [1, 3, 0]]
     rows["iou"], rows["dice"] = [np.nan, 0.25], [np.nan, 0.4]
-    made = robustness.table(rows, plain)
+    made = robustness.table(rows, plain, "p").frame
     assert made["miou"].tolist() == pytest.approx([0.75, 0.25])
     assert made["drop"].iloc[1] == pytest.approx(0.5)
 
@@ -117,7 +120,7 @@ def test_two_networks_are_two_blocks_and_the_figure_shows_the_one_of_most_arms(
     few = plain[plain["arm"].isin(["random", "doll"])].assign(network="unet")
     both = pd.concat([plain.assign(network="deeplabv3plus"), few], ignore_index=True)
     rows = _perturbed(both, given={"contrast": [0.5]})
-    made = robustness.table(rows, both)
+    made = robustness.table(rows, both, "p").frame
     assert made.groupby("network").size().to_dict() == {"deeplabv3plus": 20, "unet": 8}
     drawn = robustness.figure_s4(rows, both, profile="p")
     assert set(drawn.data["network"]) == {"deeplabv3plus"}
@@ -146,11 +149,11 @@ def test_the_figure_says_what_it_shows(plain: pd.DataFrame, rows: pd.DataFrame) 
 def test_a_run_without_perturbed_films(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
     none = rows.iloc[:0]
     with pytest.raises(InputError, match="no perturbed film was judged"):
-        robustness.table(none, plain)
+        robustness.table(none, plain, "p")
     with pytest.raises(InputError, match="no perturbed film was judged"):
         robustness.figure_s4(none, plain, profile="p")
 
 
 def test_perturbed_rows_alone_are_refused(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
     with pytest.raises(InputError, match="lungs, PSPNet, 16 training films, arm 'doll' has no"):
-        robustness.table(rows, plain[(plain["arm"] != "doll") | (plain["task"] != "lungs")])
+        robustness.table(rows, plain[(plain["arm"] != "doll") | (plain["task"] != "lungs")], "p")

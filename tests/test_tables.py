@@ -29,7 +29,8 @@ def whole() -> Rows:
 
 def test_table1_means_intervals_and_missing_arms(cases: pd.DataFrame) -> None:
     runs = synthetic.run_rows(synthetic.learning_curves(cases))
-    table = tables.table1(cases, runs, {"imagenet": "no weights"})
+    made = tables.table1(cases, runs, {"imagenet": "no weights"}, "laptop")
+    table = made.frame
     always = [a for a in common.ARMS if a not in common.OPTIONAL]
     assert len(table) == len(TASKS) * len(always)
     assert table["task"].drop_duplicates().tolist() == list(TASKS)
@@ -45,9 +46,8 @@ def test_table1_means_intervals_and_missing_arms(cases: pd.DataFrame) -> None:
     assert cell.loc[("lungs", "imagenet"), "status"] == "not run: no weights"
     assert pd.isna(cell.loc[("lungs", "imagenet"), "miou"])
     assert "phantom only" in str(cell.loc[("lungs", "truth"), "status"])
-    caption = tables.numbered(1, table, "laptop").caption
-    for part_of in ("profile laptop", "3 seeds", "40 test films", "PSPNet", "16 training films"):
-        assert part_of in caption
+    for words in ("profile laptop", "3 seeds", "40 test films", "PSPNet", "16 training films"):
+        assert words in made.caption
 
 
 def test_interval_of_table1_is_the_bootstrap_of_patients() -> None:
@@ -81,9 +81,8 @@ def test_permuted_rows_give_identical_tables(whole: Rows, tmp_path: Path) -> Non
 
 def test_table2_shares_and_steps(cases: pd.DataFrame) -> None:
     paces = synthetic.learning_curves(cases)
-    cell = tables.table2(cases, synthetic.run_rows(paces), paces).set_index(
-        ["task", "tuning", "arm"]
-    )
+    table = tables.table2(cases, synthetic.run_rows(paces), paces, "p").frame
+    cell = table.set_index(["task", "tuning", "arm"])
     assert cell.loc[("lungs", "adapter", "doll"), "trainable_share"] == pytest.approx(0.35 / 10.35)
     assert cell.loc[("lungs", "adapter", "doll"), "checkpoint_mb"] == pytest.approx(1.4)
     # Doll's time constant is half of random's.
@@ -98,14 +97,14 @@ def test_table2_shows_every_tuning() -> None:
         {"random": 0.0, "doll": 0.1}, tasks=["lungs"], tunings=kept, patients=5
     )
     paces = synthetic.learning_curves(cases)
-    table = tables.table2(cases, synthetic.run_rows(paces), paces)
+    table = tables.table2(cases, synthetic.run_rows(paces), paces, "p").frame
     assert table["tuning"].drop_duplicates().tolist() == list(common.TUNINGS)
     assert set(common.TUNINGS) == set(adapters.TUNINGS) == set(curves.TUNING_TITLES)
 
 
 def test_table3_deltas_are_paired() -> None:
     labels = synthetic.label_cases()
-    table = tables.table3(labels)
+    table = tables.table3(labels, "p").frame
     cell = table.set_index(["factor", "value"])
     assert table["factor"].iloc[0] == "shipped"
     assert pd.isna(table["delta"].iloc[0])
@@ -115,7 +114,7 @@ def test_table3_deltas_are_paired() -> None:
     assert cell.loc[("steps", "4"), "n"] == 780
     assert not table.duplicated(["factor", "value"]).any()
     with pytest.raises(InputError, match="'shipped'"):
-        tables.table3(labels[labels["variant"] != "shipped"])
+        tables.table3(labels[labels["variant"] != "shipped"], "p")
 
 
 def test_first_reach_interpolates_and_never_takes_no_step() -> None:
@@ -156,16 +155,17 @@ CURVE = {("random", 4): 0.5, ("random", 16): 0.7, ("doll", 4): 0.6, ("doll", 16)
 
 
 def test_label_efficiency_differences_and_masks_needed() -> None:
-    table = tables.table_sizes(level_rows(CURVE | {("truth", 4): 0.9}))
+    made = tables.table_sizes(level_rows(CURVE | {("truth", 4): 0.9}), "toy")
+    table = made.frame
     assert table["n_train"].tolist() == [4, 16]
     np.testing.assert_allclose(table["miou"], [0.6, 0.75])
     np.testing.assert_allclose(table["random"], [0.1, 0.05])
     assert table["classifier"].isna().all()
     # Half of the way from 4 to 16 is 8, on a logarithmic axis.
     assert table["masks"].tolist() == ["8", "> 16"]
-    assert "3 seeds, 6 test films" in tables.efficiency(table, "toy").caption
+    assert "3 seeds, 6 test films" in made.caption
     one = level_rows({("random", 4): 0.5, ("doll", 4): 0.6})
-    assert tables.table_sizes(one).empty
+    assert tables.table_sizes(one, "toy").frame.empty
     with pytest.raises(InputError, match="one training size only"):
         curves.figure5(one, profile="toy")
 
@@ -192,7 +192,7 @@ def test_rates_at_the_edge_of_their_grid_are_told() -> None:
 
 
 def test_each_labelled_arm_has_its_labels_its_network_and_its_distance(whole: Rows) -> None:
-    frame = results.worth_of_labels(whole.pretraining, whole.cases)
+    frame = results.worth_of_labels(whole.pretraining, whole.cases, "p").frame
     # Arms that were only pre-trained (truth), or only tuned (random), have no row.
     assert frame["arm"].tolist() == ["doll", "shuffled"] * 2
     assert frame["task"].tolist() == ["lungs"] * 2 + ["organs"] * 2
@@ -200,11 +200,11 @@ def test_each_labelled_arm_has_its_labels_its_network_and_its_distance(whole: Ro
     assert cell.loc[("lungs", "shuffled"), "label_iou"] == 0.11
     assert cell.loc[("organs", "doll"), "true_iou"] == 0.41
     full = whole.cases.query("task == 'organs' and tuning == 'full'")
-    _, (a, b), _ = aligned([full[full["arm"] == k] for k in ("doll", "shuffled")])
+    (a, b), _ = aligned([full[full["arm"] == k] for k in ("doll", "shuffled")])
     gap = cell.loc[("organs", "shuffled"), "gap"]
     assert gap == pytest.approx(crossed_effect(a - b).estimate)
     assert frame.loc[frame["arm"] == "doll", "gap"].isna().all()
-    assert results.worth_of_labels(whole.pretraining.iloc[:0], whole.cases).empty
+    assert results.worth_of_labels(whole.pretraining.iloc[:0], whole.cases, "p").frame.empty
 
 
 def test_latex_is_escaped_once_and_balanced() -> None:

@@ -18,13 +18,7 @@ from dollkit.common.findings import PATHOLOGIES
 from dollkit.common.statistics import N_BOOT, Floats
 from dollkit.report import style
 from dollkit.report.render import span
-from dollkit.report.rows import shipped_quality
 from dollkit.report.style import Drawn
-
-COLUMNS = [
-    "finding", "auroc", "auroc_lo", "auroc_hi", "n_classifiers", "n_auroc", "iou", "iou_lo",
-    "iou_hi", "iou_prior", "n",
-]  # fmt: skip
 
 FEWEST = 6
 """Findings below which no interval of a correlation is given: resamples hold too few ranks."""
@@ -39,14 +33,10 @@ def rank_correlation(
     or if x or y is constant, the ends below `FEWEST` units.
     """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if a.shape != b.shape or a.ndim != 1 or not np.isfinite([a, b]).all():
-        raise InputError("rank correlation: give two rows of finite numbers, of one length")
-    n = len(a)
-    if n < 3:
-        return (float("nan"),) * 3
-    rho = float(_spearman(a[None], b[None])[0])
+    n, nan = len(a), float("nan")
+    rho = float(_spearman(a[None], b[None])[0]) if n >= 3 else nan
     if n < FEWEST or np.isnan(rho):
-        return rho, float("nan"), float("nan")
+        return rho, nan, nan
     draws = np.random.default_rng(seed).integers(0, n, (n_boot, n))
     lo, hi = np.nanquantile(_spearman(a[draws], b[draws]), [0.025, 0.975])
     return rho, float(lo), float(hi)
@@ -64,23 +54,18 @@ def _spearman(a: Floats, b: Floats) -> Floats:
 def points(classifiers: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """One row per finding that was both classified and judged, in CheXpert's order.
 
-    `COLUMNS`: auroc (mean over classifiers), auroc_lo and _hi (lowest and highest of them),
+    finding, auroc (mean over classifiers), auroc_lo and _hi (lowest and highest of them),
     n_classifiers, n_auroc (test films), iou (label and truth at matched area) with its interval,
-    iou_prior, n (films judged). Of labels.csv `shipped_quality` counts.
+    iou_prior, n (films judged). `labels` are rows of labels.csv about the labels as shipped.
     """
-    shipped = shipped_quality(labels).dropna(subset="iou_matched")
-    graded = classifiers.dropna(subset="auroc")
-    rows: list[tuple[object, ...]] = []
-    for finding in PATHOLOGIES:
-        able, shown = (f[f["finding"] == finding] for f in (graded, shipped))
-        if len(able) and len(shown):
-            auroc, one = able["auroc"], shown.iloc[0]
-            rows.append(
-                (finding, auroc.mean(), auroc.min(), auroc.max(), len(able), int(able["n"].max()))
-                + (*one[["iou_matched", "iou_matched_lo", "iou_matched_hi", "iou_prior"]],)
-                + (int(one["n"]),)
-            )
-    return pd.DataFrame(rows, columns=COLUMNS)
+    graded = classifiers.dropna(subset="auroc").groupby("finding").agg(
+        auroc=("auroc", "mean"), auroc_lo=("auroc", "min"), auroc_hi=("auroc", "max"),
+        n_classifiers=("auroc", "size"), n_auroc=("n", "max"),
+    )  # fmt: skip
+    shown = labels.dropna(subset="iou_matched").set_index("finding")
+    shown = shown[["iou_matched", "iou_matched_lo", "iou_matched_hi", "iou_prior", "n"]]
+    data = graded.join(shown.rename(columns=lambda c: c.replace("_matched", "")), how="inner")
+    return data.loc[[f for f in PATHOLOGIES if f in data.index]].reset_index()
 
 
 def figure6(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) -> Drawn:
@@ -176,24 +161,11 @@ MARK = 4.5
 """Radius of a mark, in pixels."""
 
 
-def overlap(box: Floats, others: Floats) -> Floats:
-    """Area that a box (x0, y0, x1, y1) shares with each of (n, 4) others, (n,)."""
-    if not len(others):
-        return np.zeros(0)
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    return np.asarray(np.clip(high - low, 0, None).prod(1))
-
-
-def _candidates(at: Floats, size: Floats) -> list[tuple[float, Floats]]:
-    """Distance and box of every place a name may have around its mark, the best ones first."""
-    found = []
-    for radius in RADII:
-        for angle in ANGLES:
-            way = np.array([np.cos(angle), np.sin(angle)])
-            # The box touches the circle by the side or corner that faces the mark.
-            centre = at + way * radius + size / 2 * np.clip(way * 1.5, -1, 1)
-            found.append((radius, np.concatenate([centre - size / 2, centre + size / 2])))
-    return found
+def overlap(boxes: Floats, others: Floats) -> Floats:
+    """Areas that (n, 4) boxes x0, y0, x1, y1 share with each of (m, 4) others, (n, m)."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    return np.asarray(np.clip(high - low, 0, None).prod(2))
 
 
 def _place(
@@ -204,33 +176,31 @@ def _place(
     Greedy, then improved one by one for a few passes. In pixels: (n, 2) sizes of the names and
     points that they name, boxes (m, 4) of marks and (k, 4) of lines, (4,) frame to stay within.
     """
-
-    def cost(option: tuple[float, Floats], others: Floats, rivals: Floats) -> float:
-        radius, box = option
-        out = float(np.prod(box[2:] - box[:2])) - float(overlap(box, frame[None])[0])
-        near = box + np.array([-2, -1, 2, 1])
-        away = np.hypot(*(np.clip(rivals, box[:2], box[2:]) - rivals).T)
-        lost = len(rivals) > 0 and float(away.min()) < radius + 2
-        return (
-            radius
-            + ASTRAY * lost
-            + OVER_NAME * float(overlap(near, others).sum())
-            + OVER_MARK * float(overlap(box, marks).sum())
-            + OVER_LINE * float(overlap(box, lines).sum())
-            + OUTSIDE * out
-        )
-
-    places = [_candidates(p, size) for p, size in zip(points, sizes, strict=True)]
+    radii = np.repeat(RADII, len(ANGLES))
+    ways = np.tile(np.column_stack([np.cos(ANGLES), np.sin(ANGLES)]), (len(RADII), 1))
+    places, alone, shared = [], [], []  # terms of the cost are added in one order: ties stay ties
+    for i, (at, size) in enumerate(zip(points, sizes, strict=True)):
+        # The box touches the circle by the side or corner that faces the mark.
+        centres = at + ways * radii[:, None] + size / 2 * np.clip(ways * 1.5, -1, 1)
+        boxes = np.hstack([centres - size / 2, centres + size / 2])
+        rivals = np.delete(points, i, axis=0)[None]
+        gaps = np.clip(rivals, boxes[:, None, :2], boxes[:, None, 2:]) - rivals
+        away = np.hypot(gaps[..., 0], gaps[..., 1]).min(1, initial=np.inf)
+        outside = (boxes[:, 2:] - boxes[:, :2]).prod(1) - overlap(boxes, frame[None])[:, 0]
+        places.append(boxes)
+        alone.append(radii + ASTRAY * (away < radii + 2))
+        over = [OVER_MARK * overlap(boxes, marks).sum(1), OVER_LINE * overlap(boxes, lines).sum(1)]
+        shared.append([*over, OUTSIDE * outside])
     chosen: dict[int, Floats] = {}
     # The most crowded first: they have the least choice.
-    gaps = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
-    order = np.argsort(np.sort(gaps, 1)[:, : min(4, len(points))].sum(1), kind="stable")
+    between = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
+    order = np.argsort(np.sort(between, 1)[:, : min(4, len(points))].sum(1), kind="stable")
     for _ in range(PASSES):
         for i in order.tolist():
             others = np.array([chosen[j] for j in sorted(chosen) if j != i]).reshape(-1, 4)
-            rivals = np.delete(points, i, axis=0)
-            costs = [cost(option, others, rivals) for option in places[i]]
-            chosen[i] = places[i][int(np.argmin(costs))][1]
+            near = places[i] + np.array([-2, -1, 2, 1])
+            cost = sum(shared[i], alone[i] + OVER_NAME * overlap(near, others).sum(1))
+            chosen[i] = places[i][int(np.argmin(cost))]
     return [chosen[i] for i in range(len(points))]
 
 
@@ -243,32 +213,31 @@ def _name_points(
     """
     figure = ax.get_figure(root=True)
     assert figure is not None
-    look: Any = {"fontsize": 7, "textcoords": "offset points", "va": "center", "ha": "center"}
+    look: Any = {"textcoords": "offset points", "annotation_clip": False}
     texts = [
-        ax.annotate(name, (a, b), xytext=(0, 0), zorder=5, annotation_clip=False, **look)
+        ax.annotate(name, (a, b), (0, 0), zorder=5, fontsize=7, va="center", ha="center", **look)
         for name, a, b in zip(names, x, y, strict=True)
     ]
     for text in texts:
         text.set_in_layout(False)
         text.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
     figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in texts]
-    sizes = np.array([[b.width, b.height] for b in boxes])
+    boxes = np.array([text.get_window_extent().extents for text in texts])
     points = ax.transData.transform(np.column_stack([x, y]))
     dots = ax.transData.transform(marks)
-    ends = ax.transData.transform(lines.reshape(-1, 2)).reshape(-1, 4)
-    low, high = np.minimum(ends[:, :2], ends[:, 2:]), np.maximum(ends[:, :2], ends[:, 2:])
-    frame = np.asarray(ax.get_window_extent().extents) + np.array([2, 2, -2, -2])
-    dots, ends = np.hstack([dots - MARK, dots + MARK]), np.hstack([low - 1, high + 1])
-    placed = _place(sizes, points, dots, ends, frame)
+    ends = ax.transData.transform(lines.reshape(-1, 2)).reshape(-1, 2, 2)
+    placed = _place(
+        boxes[:, 2:] - boxes[:, :2],
+        points,
+        np.hstack([dots - MARK, dots + MARK]),
+        np.hstack([ends.min(1) - 1, ends.max(1) + 1]),
+        np.asarray(ax.get_window_extent().extents) + np.array([2, 2, -2, -2]),
+    )
     per_point = figure.dpi / 72  # pixels would mean others in a file of other dpi
+    arrow = {"arrowstyle": "-", "color": "#9a9a9a", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
     for text, at, box in zip(texts, points, placed, strict=True):
         text.set_position(tuple(((box[:2] + box[2:]) / 2 - at) / per_point))
-        nearest = np.clip(at, box[:2], box[2:])
-        if float(np.hypot(*(nearest - at))) > LEADER:
-            ax.annotate(
-                "", text.xy, xytext=tuple((nearest - at) / per_point),
-                textcoords="offset points", annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": "#9a9a9a", "linewidth": 0.5,
-                            "shrinkA": 0, "shrinkB": 3},
-            ).set_in_layout(False)  # fmt: skip
+        away = np.clip(at, box[:2], box[2:]) - at
+        if float(np.hypot(*away)) > LEADER:
+            leader = ax.annotate("", text.xy, tuple(away / per_point), arrowprops=arrow, **look)
+            leader.set_in_layout(False)

@@ -14,19 +14,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from dollkit.common.errors import InputError
-from dollkit.common.statistics import FEWEST, Floats, holm
+from dollkit.common.statistics import FEWEST, holm
 from dollkit.report import style
-from dollkit.report.contrasts import NO_GAIN, label_rows, missing, segmentation_rows
+from dollkit.report.contrasts import NO_GAIN, label_rows, segmentation_rows
 from dollkit.report.render import format_value, markdown, p_value, span
 from dollkit.report.rows import read_table, write_csv
 
@@ -37,8 +38,7 @@ MIN_SEEDS = 3
 """Seeds below which no contrast between trained networks is decided."""
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """One claim of the paper and how it is put to the test here.
 
     `relevance` is the smallest effect worth having, in units of `metric`; chosen by this project.
@@ -135,25 +135,19 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def evaluate(
-    labels: pd.DataFrame | None,
+    labels: pd.DataFrame,
     cases: pd.DataFrame,
     curves: pd.DataFrame,
     runs: pd.DataFrame,
-    not_run: Mapping[str, str] | None = None,
+    not_run: Mapping[str, str],
 ) -> pd.DataFrame:
     """All contrasts of C1-C5 of one profile with effect, interval, Holm-adjusted p and verdict.
 
     `COLUMNS`; a positive effect speaks for the claim. ``mde`` is the smallest effect that this
     design finds with 80 % power at alpha 0.05 before correction. C3's n_cases counts pairs of runs.
-    Without a truth to judge labels by, `labels` are empty or None.
+    Without a truth to judge labels by, `labels` are empty.
     """
-    rows = [] if labels is None or labels.empty else label_rows(labels)
-    if not rows:
-        rows = [
-            missing(claim, contrast, "labels", "no per-case label quality")
-            for claim, contrast in (("C1", "labels - mean-mask prior"), ("C5", "K - best single"))
-        ]
-    rows += segmentation_rows(cases, curves, runs, not_run or {})
+    rows = label_rows(labels) + segmentation_rows(cases, curves, runs, not_run)
     rows.sort(key=lambda r: KEYS.index(str(r["claim"])))
     return judge(pd.DataFrame(rows).astype({"decides": bool, "n_train": "Int64"}))
 
@@ -175,26 +169,21 @@ def sentence(rows: pd.DataFrame, claim: str) -> str:
     """What the rows mean, in one generated sentence with numbers."""
     rows = rows[rows["claim"] == claim]
     part = rows[rows["decides"]]
-    tested = part[part["effect"].notna()]
+    tested = part[part["effect"].notna()].sort_values("effect", kind="stable")
     if tested.empty:
         return "Nothing in this profile tests it."
-    count = {v: int((part["verdict"] == v).sum()) for v in (CONFIRMED, CONTRADICTED, UNDECIDED)}
-    ranked = tested.sort_values("effect", kind="stable")
-
-    def quote(row: pd.Series) -> str:
+    ends = []
+    for row in tested.iloc[sorted({0, len(tested) - 1})].to_dict("records"):
+        values = [row[k] for k in ("effect", "lo", "hi")]
+        text = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*values)
         if claim == "C3":
-            mean, lo, hi = (float(np.exp(row[k])) for k in ("effect", "lo", "hi"))
-            text = f"{mean:.2f} times [{lo:.2f}, {hi:.2f}]"
-        else:
-            text = f"{row['effect']:+.3f} [{row['lo']:+.3f}, {row['hi']:+.3f}]"
-        return f"{text} ({row['contrast']}, {row['task']})"
-
-    ends = quote(ranked.iloc[0])
-    if len(tested) > 1:
-        ends = f"from {ends} to {quote(ranked.iloc[-1])}"
+            text = "{:.2f} times [{:.2f}, {:.2f}]".format(*np.exp(values))
+        ends.append(f"{text} ({row['contrast']}, {row['task']})")
+    many = {v: int((part["verdict"] == v).sum()) for v in (CONFIRMED, CONTRADICTED, UNDECIDED)}
     text = (
-        f"Of {len(part)} deciding contrasts {count[CONFIRMED]} are confirmed, "
-        f"{count[CONTRADICTED]} contradicted, {count[UNDECIDED]} undecided; effects run {ends}."
+        f"Of {len(part)} deciding contrasts {many[CONFIRMED]} are confirmed, "
+        f"{many[CONTRADICTED]} contradicted, {many[UNDECIDED]} undecided; effects run "
+        f"{'from ' * (len(ends) > 1)}{' to '.join(ends)}."
     )
     gaps = rows[rows["effect"].isna()]
     if len(gaps):
@@ -216,15 +205,13 @@ def write_claims(
         population: one phrase saying whose films these are, e.g. "synthetic chest phantom".
         repeats: pre-training runs of each arm, see `results.repeats`; 0: not known.
     """
-    write_csv(rows, folder / "claims.csv")
     seeds = rows.loc[rows["n_seeds"] > 0, "n_seeds"]
-    counted = span(seeds) if len(seeds) else "none"
-    counted += f"; pre-training runs per arm: {repeats}" if repeats else ""
+    counted = f"; pre-training runs per arm: {repeats}" if repeats else ""
     lines = [
         f"# Claims, profile {profile}",
         "",
-        f"Population: {population}. Seeds per trained network: {counted}. A verdict speaks for "
-        "this population and these settings only.",
+        f"Population: {population}. Seeds per trained network: {span(seeds)}{counted}. A verdict "
+        "speaks for this population and these settings only.",
         "",
         "| claim | verdict | |",
         "| --- | --- | --- |",
@@ -232,8 +219,8 @@ def write_claims(
     ]
     for claim in CLAIMS:
         part = rows[rows["claim"] == claim.key]
-        lines += ["", f"## {claim.key}: {overall(rows, claim.key)}", "", claim.statement, ""]
         lines += [
+            *("", f"## {claim.key}: {overall(rows, claim.key)}", "", claim.statement, ""),
             f"- Source: {claim.source}",
             f"- Metric: {claim.metric}; contrast: {claim.contrast}",
             f"- Test: {claim.test}; smallest effect worth having: {claim.relevance:.3g}",
@@ -245,19 +232,13 @@ def write_claims(
             lines += ["", _claim_table(part[part["decides"]])]
         if len(details):
             lines += ["", "Details (they decide nothing):", "", _claim_table(details)]
-    lines += ["", "## How to read this", "", *_reading(seeds, repeats)]
-    path = folder / "claims.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    return [folder / "claims.csv", path]
-
-
-def _reading(seeds: pd.Series, repeats: int) -> list[str]:
     covered = "fine-tuning runs; each arm was pre-trained once, so not another pre-training"
     if repeats > 1:
         covered = "training runs, pre-training included"
-        if not (len(seeds) and repeats >= seeds.max()):
+        if not repeats >= seeds.max():
             covered += f" ({repeats} pre-training runs of each arm, taken in turns)"
-    return [
+    lines += [
+        *("", "## How to read this", ""),
         "- Effects are signed so that positive speaks for the claim; brackets are 95 % intervals; "
         "p is Holm-adjusted over all deciding contrasts of the profile "
         "(details: over all details).",
@@ -268,15 +249,19 @@ def _reading(seeds: pd.Series, repeats: int) -> list[str]:
         f"patients and other {covered}.",
         "- Undecided means that the data fit both an effect and none; it is not evidence for none.",
     ]
+    csv, page = folder / "claims.csv", folder / "claims.md"
+    write_csv(rows, csv)
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    return [csv, page]
 
 
 def _claim_table(rows: pd.DataFrame) -> str:
-    effect, lo, hi = (
-        ["–" if pd.isna(v) else f"{v:+.3f}" for v in rows[c]] for c in ("effect", "lo", "hi")
-    )
     shown: dict[str, object] = {"task": rows["task"]}
     if rows["network"].nunique() > 1 or rows["n_train"].nunique() > 1:
         shown["network, n train"] = rows["network"] + ", " + rows["n_train"].astype(str)
+    effect, lo, hi = (
+        ["–" if pd.isna(v) else f"{v:+.3f}" for v in rows[c]] for c in ("effect", "lo", "hi")
+    )
     shown |= {
         "contrast": rows["contrast"],
         "effect [95 %]": [
@@ -335,25 +320,24 @@ def figure_s5(rows: pd.DataFrame, *, profile: str) -> style.Drawn:
         if column not in rows:
             raise InputError(f"figure S5: column {column!r} is missing; run the claims stage again")
     data = rows[rows["decides"].astype(bool) & rows["effect"].notna()]
-    rank = data["claim"].map({key: i for i, key in enumerate(KEYS)})
-    data = data.iloc[rank.argsort(kind="stable")][SHOWN].reset_index(drop=True)
+    data = data.sort_values("claim", kind="stable", ignore_index=True)[SHOWN]
     parts = {str(key): part for key, part in data.groupby("claim")}
     halves = [half for keys in SIDES if (half := [k for k in keys if k in parts])]
     with style.context():
-        tallest = max((sum(len(parts[k]) + 3 for k in half) for half in halves), default=3)
-        fig = style.canvas(style.PAGE, 0.165 * tallest + 0.4)
+        heights = [[len(parts[k]) + 3 for k in half] for half in halves]
+        tallest = max(map(sum, heights), default=3)
+        fig = Figure(figsize=(style.PAGE, 0.165 * tallest + 0.4), layout="constrained")
         outer = fig.add_gridspec(1, max(len(halves), 1))
         for side, half in enumerate(halves):
-            heights = [len(parts[k]) + 3 for k in half]
-            heights += [spare] if (spare := tallest - sum(heights)) else []
-            inner = outer[side].subgridspec(len(heights), 1, height_ratios=heights)
+            rows_of = [*heights[side], *filter(None, [tallest - sum(heights[side])])]
+            inner = outer[side].subgridspec(len(rows_of), 1, height_ratios=rows_of)
             for row, key in enumerate(half):
                 _panel(fig.add_subplot(inner[row]), key, parts[key])
         handles = [
             Line2D([], [], color=c, marker=m, markerfacecolor=face, linewidth=1.2, label=name)
             for name, (c, m, face) in LOOKS.items()
         ]
-        fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        style.key(fig, handles, 3)
     caption = (
         f"Figure S5 (profile {profile}). Every contrast that decides a claim: effect and 95 % "
         "interval; right of the line at zero speaks for the claim, the dotted line is the "
@@ -375,21 +359,26 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
     mixed = part["network"].nunique() > 1
     names = []
     spans = part[["effect", "lo", "hi"]].to_numpy(np.float64)
-    texts = part[["task", "network", "contrast", "verdict"]].astype(str).to_numpy().tolist()
-    for y, (effect, lo, hi), words in zip(place, spans, texts, strict=True):
-        task, network, contrast, verdict = words
-        colour, marker, face = LOOKS[verdict]
+    for y, (effect, lo, hi), row in zip(place, spans, part.to_dict("records"), strict=True):
+        colour, marker, face = LOOKS[row["verdict"]]
         if np.isfinite(lo):
             ax.plot([lo, hi], [y, y], color=colour, linewidth=1.2)
         ax.plot(effect, y, marker, color=colour, markerfacecolor=face, markersize=4.5)
+        name = row["contrast"]
         for pattern, other in SHORT:
-            contrast = re.sub(pattern, other, contrast)
-        where = "" if task == "labels" else f"{task}: "
-        names.append(where + (f"{network}, " if mixed else "") + contrast)
+            name = re.sub(pattern, other, name)
+        where = "" if row["task"] == "labels" else f"{row['task']}: "
+        names.append(where + f"{row['network']}, " * mixed + name)
     relevance = float(part["relevance"].iloc[0])
     ax.axvline(0, color=style.BLACK, linewidth=0.7)
     ax.axvline(relevance, color=style.GREY, linewidth=0.8, linestyle=":")
-    _cut_off(ax, spans, relevance)
+    widths = spans[:, 2] - spans[:, 1]
+    if np.isfinite(widths).any():
+        # One seed too few gives an interval of any width, beside which nothing else would show.
+        usual = float(np.nanquantile(widths, 0.5, method="lower"))
+        room = max(WIDEST * usual, float(np.ptp(spans[:, 0])), 2 * relevance)
+        if np.nanmax(widths) > 3 * room:
+            ax.set_xlim(spans[:, 0].min() - room, spans[:, 0].max() + room)
     ax.set_yticks(place, names, fontsize=6)
     ax.set_ylim(-0.7, len(part) - 0.3)
     ax.tick_params(axis="y", length=0)
@@ -399,18 +388,6 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(4))
     if claim == "C3":
         low, high = np.exp(ax.get_xlim())
-        inside = [[f for f in some if low <= f <= high] for some in FACTORS]
-        ticks = next((some for some in inside if 2 < len(some) < 6), inside[0])
-        ax.xaxis.set_major_locator(FixedLocator([float(np.log(f)) for f in ticks]))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{np.exp(v):.3g}x"))
-        ax.xaxis.set_minor_locator(NullLocator())
-
-
-def _cut_off(ax: Axes, spans: Floats, relevance: float) -> None:
-    """One seed too few gives an interval of any width, beside which nothing else would show."""
-    widths = spans[:, 2] - spans[:, 1]
-    if np.isfinite(widths).any():
-        usual = float(np.nanquantile(widths, 0.5, method="lower"))
-        room = max(WIDEST * usual, float(np.ptp(spans[:, 0])), 2 * relevance)
-        if np.nanmax(widths) > 3 * room:
-            ax.set_xlim(spans[:, 0].min() - room, spans[:, 0].max() + room)
+        inside = [[f for f in factors if low <= f <= high] for factors in FACTORS]
+        ticks = next((factors for factors in inside if 2 < len(factors) < 6), inside[0])
+        ax.set_xticks(np.log(ticks), [f"{f:.3g}x" for f in ticks])

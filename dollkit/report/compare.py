@@ -12,15 +12,16 @@ import argparse
 import io
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dollkit.common import ARMS, TUNINGS, paths
+from dollkit.common import ARMS, paths
 from dollkit.common.errors import InputError, brief
-from dollkit.common.statistics import holm
+from dollkit.common.statistics import Floats, crossed_effect, holm
 from dollkit.report import claims, page
 from dollkit.report.render import Table, constant, span
 from dollkit.report.results import repeats
@@ -28,14 +29,13 @@ from dollkit.report.rows import (
     CASE_COLUMNS,
     PRETRAINING_COLUMNS,
     SETTING,
-    TASKS,
     aligned,
     check_cases,
-    effect_of,
+    in_order,
     read_table,
     write_csv,
 )
-from dollkit.report.tables import bounds
+from dollkit.report.tables import bounds, interval
 
 CONTROLS = ("random", "imagenet")
 """Arms whose start has nothing to do with the profile's own films."""
@@ -52,24 +52,22 @@ GAIN_COLUMNS = [
     *bounds("gain_b"), "p_b", *bounds("change"), "p", *COUNTS,
 ]  # fmt: skip
 
-Frames = tuple[pd.DataFrame, pd.DataFrame]
-Names = tuple[str, str]
-Key = tuple[str, str, int, str, str]
+Pair = Mapping[str, pd.DataFrame]
+"""Per-case rows of two profiles, by name."""
 
 
-def on_shared_films(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> Frames:
-    """Per-case rows of both profiles on the films that both test."""
+def on_shared_films(pair: Pair) -> Pair:
+    """The rows on the films that both profiles test."""
+    columns = [*FILM, "patient_id", "fold", "area"]
     films = [
-        rows.assign(area=rows["tp"] + rows["fn"])[[*FILM, "patient_id", "fold", "area"]]
-        for rows in (a, b)
+        rows.assign(area=rows["tp"] + rows["fn"])[columns].drop_duplicates()
+        for rows in pair.values()
     ]
     shared = films[0][FILM[:2]].drop_duplicates().merge(films[1][FILM[:2]].drop_duplicates())
-    between = f"profiles {names[0]} and {names[1]}"
+    between = f"profiles {' and '.join(pair)}"
     if shared.empty:
         raise InputError(f"{between} test no film in common: name two that share a task's films")
-    both = films[0].drop_duplicates().merge(
-        films[1].drop_duplicates(), on=FILM, how="outer", suffixes=("_a", "_b"), indicator=True
-    )  # fmt: skip
+    both = films[0].merge(films[1], on=FILM, how="outer", suffixes=("_a", "_b"), indicator=True)
     both = both.merge(shared)
     for row in both[both["_merge"] != "both"][:1].to_dict("records"):
         raise InputError(
@@ -84,111 +82,96 @@ def on_shared_films(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> Frames:
                 f"{row[f'{column}_a']} and {row[f'{column}_b']}: they do not test the same films "
                 "after the same training; run both at one size, seed and split"
             )
-    return a.merge(shared, on=FILM[:2]), b.merge(shared, on=FILM[:2])
+    return {name: rows.merge(shared, on=FILM[:2]) for name, rows in pair.items()}
 
 
-def _cells(cases: pd.DataFrame) -> dict[Key, pd.DataFrame]:
-    """Rows of each setting."""
-    return {
-        (str(task), str(network), int(str(n)), str(tuning), str(arm)): part
-        for (task, network, n, tuning, arm), part in cases.groupby(SETTING)
-    }
-
-
-def _rank(key: Key) -> tuple[int, str, int, int, int]:
-    task, network, n_train, tuning, arm = key
-    return TASKS.index(task), network, n_train, TUNINGS.index(tuning), ARMS.index(arm)
-
-
-def transfer(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> pd.DataFrame:
+def transfer(pair: Pair) -> pd.DataFrame:
     """Every setting of two profiles on the films and seeds that both have: `TRANSFER_COLUMNS`.
 
     mIoU of each; difference (a - b) with 95 % interval and p of the crossed random-effects design
     over seeds and patients; p_holm over all rows but `CONTROLS`; same: share of rows (film, class,
     seed) whose tp, fp and fn are equal; films, patients, seeds.
     """
-    cells = _cells(a), _cells(b)
-    rows: list[tuple[object, ...]] = []
-    for key in sorted(set(cells[0]) & set(cells[1]), key=_rank):
-        pair = cells[0][key], cells[1][key]
-        seeds, (one, other), films = aligned(pair)
+    profiles = dict(zip(("profile_a", "profile_b"), pair, strict=True))
+    a, b = (dict(list(cases.groupby(SETTING))) for cases in pair.values())
+    rows: list[dict[str, object]] = []
+    for key in set(a) & set(b):
+        (one, other), counts = aligned([a[key], b[key]])
         if not one.size:
             continue
-        matched = pair[0].merge(pair[1], on=["seed", "image_id", "class"], suffixes=("_a", "_b"))
+        matched = a[key].merge(b[key], on=["seed", "image_id", "class"], suffixes=("_a", "_b"))
         equal = [matched[f"{c}_a"] == matched[f"{c}_b"] for c in ("tp", "fp", "fn")]
-        same = float((equal[0] & equal[1] & equal[2]).mean())
-        effect = effect_of(one - other)[:4]
-        means = float(one.mean()), float(other.mean())
-        counts = films, one.shape[-1], len(seeds)
-        rows.append((*names, *key, *means, *effect, np.nan, same, *counts))
+        row = profiles | dict(zip(SETTING, key, strict=True)) | counts
+        row |= {"miou_a": one.mean(), "miou_b": other.mean(), "same": np.all(equal, 0).mean()}
+        rows.append(row | _effect("difference", "p", one - other))
     if not rows:
         raise InputError(
-            f"profiles {names[0]} and {names[1]} share films, but no arm with the same network, "
+            f"profiles {' and '.join(pair)} share films, but no arm with the same network, "
             "training size, tuning and seed: nothing can be paired"
         )
-    frame = pd.DataFrame(rows, columns=TRANSFER_COLUMNS)
+    frame = in_order(pd.DataFrame(rows), *SETTING)
     frame["p_holm"] = holm(frame["p"].where(~frame["arm"].isin(CONTROLS)))
-    return frame
+    return frame[TRANSFER_COLUMNS]
 
 
-def gains(a: pd.DataFrame, b: pd.DataFrame, names: Names) -> pd.DataFrame:
+def _effect(name: str, p: str, matrix: Floats) -> dict[str, object]:
+    effect = crossed_effect(matrix)
+    return interval(name, effect) | {p: effect.p}
+
+
+def gains(pair: Pair) -> pd.DataFrame:
     """What each arm gives beyond `BASELINES` in each profile, and how it changes: `GAIN_COLUMNS`.
 
     Gain (arm - baseline) in each, with 95 % interval and p; change (gain in a - gain in b); counts.
     A row rests on the films and seeds that all its settings have; a profile without the arm leaves
     its part blank.
     """
-    cells = {"a": _cells(a), "b": _cells(b)}
+    profiles = dict(zip(("profile_a", "profile_b"), pair, strict=True))
+    a, b = (dict(list(cases.groupby(SETTING))) for cases in pair.values())
     rows: list[dict[str, object]] = []
-    keys = sorted(set(cells["a"]) | set(cells["b"]), key=_rank)
-    wanted = [(key, base) for key in keys for base in BASELINES]
-    for key, base in wanted:
-        pair = key, (*key[:-1], base)
-        sides = [s for s, cell in cells.items() if all(k in cell for k in pair)]
-        if key[-1] in CONTROLS or key[-1] == base or not sides:
+    for key, base in product(set(a) | set(b), BASELINES):
+        arm, both = key[-1], (key, (*key[:-1], base))
+        sides = {
+            s: [cases[k] for k in both] for s, cases in (("a", a), ("b", b)) if {*both} <= {*cases}
+        }
+        if arm in CONTROLS or arm == base or not sides:
             continue
-        seeds, matrices, films = aligned([cells[s][k] for s in sides for k in pair])
+        matrices, counts = aligned(list(chain.from_iterable(sides.values())))
         if not matrices[0].size:
             continue
-        gaps = [x - y for x, y in zip(matrices[::2], matrices[1::2], strict=True)]
-        row: dict[str, object] = dict(zip(SETTING[:-1], key[:-1], strict=True))
-        row |= {"profile_a": names[0], "profile_b": names[1], "contrast": f"{key[-1]} - {base}"}
+        row = profiles | dict(zip(SETTING, key, strict=True)) | counts
+        row["contrast"] = f"{arm} - {base}"
+        gaps = [one - other for one, other in zip(matrices[::2], matrices[1::2], strict=True)]
         for side, gap in zip(sides, gaps, strict=True):
-            effect = effect_of(gap)[:4]
-            row |= dict(zip([*bounds(f"gain_{side}"), f"p_{side}"], effect, strict=True))
-        if len(sides) == 2:
-            effect = effect_of(gaps[0] - gaps[1])[:4]
-            row |= dict(zip([*bounds("change"), "p"], effect, strict=True))
-        counts = films, matrices[0].shape[-1], len(seeds)
-        rows.append(row | dict(zip(COUNTS, counts, strict=True)))
-    return pd.DataFrame(rows).reindex(columns=GAIN_COLUMNS)
-
-
-def _control_note(frame: pd.DataFrame) -> str:
-    """What the arms say that start alike in both profiles."""
-    told = [
-        f"{row['task']}, {row['arm']}: {100 * row['same']:.3g} % of rows with the same tp, fp, fn, "
-        f"mIoU apart by {row['difference']:+.4f}"
-        for row in frame[frame["arm"].isin(CONTROLS)].to_dict("records")
-    ]
-    if told:
-        return "Control (starts alike in both, should come out alike): " + "; ".join(told) + "."
-    return (
-        f"No control: neither of {', '.join(CONTROLS)} was run in both, so nothing tells "
-        "whether they differ in more than pre-training."
-    )
+            row |= _effect(f"gain_{side}", f"p_{side}", gap)
+        if len(gaps) == 2:
+            row |= _effect("change", "p", gaps[0] - gaps[1])
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=[*GAIN_COLUMNS, "arm"])
+    return in_order(frame, *SETTING)[GAIN_COLUMNS]
 
 
 def write_pair(a: str, b: str, folder: Path) -> list[Path]:
     """Write ``<a>_<b>`` (paired arms) and ``<a>_<b>_gains`` as CSV, Markdown and LaTeX."""
     if a == b:
         raise InputError(f"profile {a!r} is named twice: name two profiles")
-    names = (a, b)
-    files = [paths.figures() / name / "cases.csv.gz" for name in names]
-    cases = [check_cases(read_table(path, CASE_COLUMNS), str(path)) for path in files]
-    rows = on_shared_films(cases[0], cases[1], names)
-    frames = {"": transfer(*rows, names), "_gains": gains(*rows, names)}
-    notes = [_control_note(frames[""])]
+    files = {name: paths.figures() / name / "cases.csv.gz" for name in (a, b)}
+    pair = on_shared_films(
+        {n: check_cases(read_table(p, CASE_COLUMNS), str(p)) for n, p in files.items()}
+    )
+    frames = {"": transfer(pair), "_gains": gains(pair)}
+    alike = [
+        f"{row['task']}, {row['arm']}: {100 * row['same']:.3g} % of rows with the same tp, fp, fn, "
+        f"mIoU apart by {row['difference']:+.4f}"
+        for row in frames[""].to_dict("records")
+        if row["arm"] in CONTROLS
+    ]
+    control = (
+        f"No control: neither of {', '.join(CONTROLS)} was run in both, so nothing tells "
+        "whether they differ in more than pre-training."
+    )
+    if alike:
+        control = f"Control (starts alike in both, should come out alike): {'; '.join(alike)}."
     words = {
         "": "mean IoU over foreground classes of each; difference: the first minus the second, "
         "Holm's p over all arms but the controls; same rows: share of (film, class, seed) with "
@@ -198,18 +181,18 @@ def write_pair(a: str, b: str, folder: Path) -> list[Path]:
     }
     heads = {"miou_a": f"mIoU ({a})", "miou_b": f"mIoU ({b})", "p_holm": "p (Holm)"}
     heads |= {"same": "same rows", "gain_a": f"gain ({a})", "gain_b": f"gain ({b})"}
-    told = [name + pretrained_on(paths.figures() / name) for name in names]
+    profiles = " and ".join(name + pretrained_on(paths.figures() / name) for name in (a, b))
     made: list[Path] = []
     for end, frame in frames.items():
         if len(frame):
             films, patients, seeds = (span(frame[c]) for c in COUNTS)
             caption = (
-                f"Profiles {told[0]} and {told[1]}: {words[end]} Same test films and seeds in "
+                f"Profiles {profiles}: {words[end]} Same test films and seeds in "
                 f"both: {films} films of {patients} patients per task, {seeds} seeds; brackets: "
                 "95 % interval over patients and seeds (crossed random effects)."
             )
             hide = ["profile_a", "profile_b", "p_a", "p_b", *constant(frame, SETTING[1:-1])]
-            table = Table(frame, caption, hide, heads, notes=() if end else notes)
+            table = Table(frame, caption, hide, heads, notes=() if end else [control])
             made += table.save(folder / f"{a}_{b}{end}")
     return made
 
@@ -237,36 +220,29 @@ C2_COLUMNS = [
 def c2_contrasts(profiles: Sequence[str]) -> pd.DataFrame:
     """DoLL minus every other start, all weights tuned: `C2_COLUMNS`, in the order of `profiles`."""
     parts = []
-    for profile in profiles:
+    for place, profile in enumerate(profiles):
         folder = paths.figures() / profile
         rows = claims.read_claims(folder)
-        some = rows[rows["contrast"].str.startswith("doll - ") & (rows["claim"] == "C2")]
-        made = folder / "pretraining.csv"
-        runs = repeats(read_table(made, PRETRAINING_COLUMNS)) if made.is_file() else 0
-        arm = some["contrast"].str.removeprefix("doll - ")
-        some = some.assign(profile=profile, arm=arm, n_pretrained=runs)
-        parts.append(some.loc[some["effect"].notna(), C2_COLUMNS])
-    frame = pd.concat(parts, ignore_index=True).astype({"n_train": int})
-    ranks: dict[str, Sequence[str]] = {"profile": profiles, "task": TASKS, "arm": ARMS}
-    order = frame[[*BLOCK, "arm"]].assign(
-        **{c: frame[c].map({v: i for i, v in enumerate(names)}) for c, names in ranks.items()},
-        network=frame["network"] != "pspnet",  # the paper's first, as everywhere
-    )
-    return frame.loc[order.sort_values([*BLOCK, "arm"], kind="stable").index].reset_index(drop=True)
+        rows = rows[(rows["claim"] == "C2") & rows["effect"].notna()]
+        record = folder / "pretraining.csv"
+        runs = repeats(read_table(record, PRETRAINING_COLUMNS)) if record.is_file() else 0
+        arm = rows["contrast"].str.removeprefix("doll - ")
+        rows = rows.assign(profile=profile, place=place, arm=arm, n_pretrained=runs)
+        parts.append(rows.assign(other=rows["network"] != "pspnet"))  # the paper's first
+    frame = pd.concat(parts).astype({"n_train": int})
+    return in_order(frame, "place", "other", "n_train", "task", "arm")[C2_COLUMNS]
 
 
 def c2_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per profile, network and task; one column of text per other start."""
     ends = zip(*(frame[c] for c in ("effect", "lo", "hi", "verdict")), strict=True)
     text = [f"{e:+.3f} [{lo:+.3f}, {hi:+.3f}]{MARKS[verdict]}" for e, lo, hi, verdict in ends]
-    rows: list[dict[str, object]] = []
-    for key, part in frame.assign(text=text).groupby(BLOCK, sort=False):
-        own = dict(zip(part["arm"], part["text"], strict=True))
-        row: dict[str, object] = dict(zip(BLOCK, key, strict=True))
-        row |= {arm: own.get(arm, "–") for arm in ARMS if arm in set(frame["arm"])}
-        counts = {"patients": "n_patients", "seeds": "n_seeds", "pre-trained": "n_pretrained"}
-        rows.append(row | {name: int(part[column].max()) for name, column in counts.items()})
-    return pd.DataFrame(rows)
+    frame = frame.assign(text=text)
+    names = {"n_patients": "patients", "n_seeds": "seeds", "n_pretrained": "pre-trained"}
+    counts = frame.groupby(BLOCK, sort=False)[list(names)].max().rename(columns=names)
+    arms = [arm for arm in ARMS if arm in set(frame["arm"])]
+    cells = frame.pivot(index=BLOCK, columns="arm", values="text").fillna("–")
+    return cells.loc[counts.index, arms].join(counts).reset_index()
 
 
 def write_c2(profiles: Sequence[str], folder: Path) -> list[Path]:
@@ -289,18 +265,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dollkit compare", description=__doc__)
     parser.add_argument("profile", nargs="*", help="two of them; none: C2 in every one")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: figures/across")
-    given = parser.parse_args(arguments)
-    out = given.out or paths.figures() / "across"
+    names, folder = parser.parse_args(arguments).profile, paths.figures() / "across"
     there = sorted(p.parent.name for p in paths.figures().glob("*/claims.csv"))
     try:
-        if len(given.profile) not in (0, 2) or not there:
+        if len(names) not in (0, 2) or not there:
             raise InputError(f"name two profiles, or none; {paths.figures()} has {there}")
-        made = (
-            write_pair(given.profile[0], given.profile[1], out)
-            if given.profile
-            else write_c2(there, out)
-        )
+        made = write_pair(*names, folder) if names else write_c2(there, folder)
     except (InputError, OSError) as error:
         print(f"error: {brief(error)}", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ row with a reason, never left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -17,14 +17,14 @@ from dollkit.common.statistics import (
     FEWEST,
     NO_EFFECT,
     Effect,
+    crossed_effect,
     paired,
     patient_values,
     seen_enough,
     smallest_effect,
 )
 from dollkit.report.convergence import paired_speed
-from dollkit.report.rows import TASKS, aligned, effect_of, main_size
-from dollkit.report.tables import configurations
+from dollkit.report.rows import aligned, blocks, main_size
 
 Row = dict[str, object]
 Cell = Mapping[tuple[str, str], pd.DataFrame]
@@ -47,97 +47,61 @@ def missing(claim: str, contrast: str, task: str, reason: str, **more: object) -
 
 
 def _label_row(
-    claim: str, contrast: str, rows: pd.DataFrame, other: pd.Series, task: str = "labels",
-    **more: object,
+    contrast: str, rows: pd.DataFrame, other: str, task: str = "labels", claim: str = "C1",
+    decides: bool = True,
 ) -> Row:  # fmt: skip
-    """IoU at matched area of rows minus that of others, over findings of enough patients."""
-    gap = rows["iou_matched"] - other
+    """IoU at matched area of rows minus another column, over findings of enough patients."""
     enough = seen_enough(rows["patient_id"], rows["finding"])
     few = ", ".join(sorted(rows["finding"][~enough].unique()))
-    rows, gap = rows[enough], gap[enough]
+    rows = rows[enough]
     if rows.empty:
-        return missing(claim, contrast, task, f"fewer than {FEWEST} patients with {few}", **more)
+        reason = f"fewer than {FEWEST} patients with {few}"
+        return missing(claim, contrast, task, reason, decides=decides)
+    gap = rows["iou_matched"] - rows[other]
     _, units = patient_values(gap, rows["patient_id"], rows["finding"])
-    counts: Row = {"n_cases": len(rows), "n_patients": len(units)}
-    if few:
-        counts["note"] = f"left out, in fewer than {FEWEST} patients: {few}"
-    return _row(claim, contrast, task, paired(units), **(counts | more))
-
-
-def _paired_row(
-    claim: str, contrast: str, one: pd.DataFrame, other: pd.DataFrame, decides: bool = True
-) -> Row:
-    """The same on the films and findings that two ways of making labels have."""
-    both = one.merge(other, on=["image_id", "finding"], suffixes=("", "_b"))
-    return _label_row(claim, contrast, both, both["iou_matched_b"], decides=decides)
-
-
-def _explained(
-    setups: Sequence[tuple[str, str, pd.DataFrame]], explainer: str
-) -> pd.DataFrame | None:
-    """Rows of the labels of an explainer, all else as shipped; None: it was not tried."""
-    if (setups[0][2]["explainer"] == explainer).all():
-        return setups[0][2]
-    found = (p for f, v, p in setups if f == "explainer" and v.startswith(explainer))
-    return next(found, None)
+    note = f"left out, in fewer than {FEWEST} patients: {few}" if few else ""
+    more = {"n_cases": len(rows), "n_patients": len(units), "note": note, "decides": decides}
+    return _row(claim, contrast, task, paired(units), **more)
 
 
 def label_rows(labels: pd.DataFrame) -> list[Row]:
     """Contrasts of C1 (mobile findings) and C5 (all findings) from label_cases.csv.gz."""
-    setups = configurations(labels)
-    shipped = setups[0][2]
+    if labels.empty:
+        unknown = (("C1", "labels - mean-mask prior"), ("C5", "K - best single"))
+        return [missing(*pair, "labels", "no per-case label quality") for pair in unknown]
+    shipped = labels[labels["factor"] == "shipped"]
     mobile = shipped[shipped["finding"].isin(MOBILE)]
     rows: list[Row] = []
     for name, column in (("mean-mask prior", "iou_prior"), ("chance", "iou_chance")):
         contrast = f"labels - {name}"
-        if mobile.empty or mobile[column].isna().all():
+        if mobile[column].isna().all():
             rows.append(missing("C1", contrast, "labels", f"no {column} for mobile findings"))
             continue
-        rows.append(_label_row("C1", contrast, mobile, mobile[column]))
+        rows.append(_label_row(contrast, mobile, column))
         for finding in [f for f in MOBILE if (mobile["finding"] == f).any()]:
             part = mobile[mobile["finding"] == finding]
-            rows.append(_label_row("C1", contrast, part, part[column], finding, decides=False))
-    paths, cam = _explained(setups, "ig"), _explained(setups, "gradcam")
-    if paths is None or cam is None:
-        absent = "IG" if paths is None else "Grad-CAM"
+            rows.append(_label_row(contrast, part, column, finding, decides=False))
+    case, pair = ["image_id", "finding"], ("", "_other")
+    tried = labels[labels["factor"].isin(["shipped", "explainer"])]
+    paths, cam = (tried[tried["explainer"] == name] for name in ("ig", "gradcam"))
+    if paths.empty or cam.empty:
+        absent = "IG" if paths.empty else "Grad-CAM"
         rows.append(missing("C1", "IG - Grad-CAM", "labels", f"no {absent} labels"))
     else:
-        some = paths[paths["finding"].isin(MOBILE)]
-        rows.append(_paired_row("C1", "IG - Grad-CAM", some, cam))
-    single = (p for p in setups if p[0] == "classifiers" and not p[1].startswith("any "))
-    singles = [(v, p) for _, v, p in single if p["n_classifiers"].iloc[0] == 1]
-    if not singles:
+        both = paths[paths["finding"].isin(MOBILE)].merge(cam, on=case, suffixes=pair)
+        rows.append(_label_row("IG - Grad-CAM", both, "iou_matched_other"))
+    single = labels[(labels["factor"] == "classifiers") & (labels["n_classifiers"] == 1)]
+    if single.empty:
         return [*rows, missing("C5", "K - best single", "labels", "no single-classifier labels")]
-    means = [_mean(p[seen_enough(p["patient_id"], p["finding"])]) for _, p in singles]
-    best = int(np.argmax(means))
-    for position, (name, part) in enumerate(singles):
-        kind = "best single" if position == best else "single"
+    enough = single[seen_enough(single["patient_id"], single["finding"])]
+    means = enough.groupby(["classifiers", "finding"])["iou_matched"].mean()
+    best = means.groupby("classifiers").mean().idxmax() if len(means) else ""
+    for name, part in single.groupby("classifiers", sort=True):
+        kind = "best single" if name == best else "single"
         contrast = f"{shipped['n_classifiers'].iloc[0]} classifiers - {kind} ({name})"
-        rows.append(_paired_row("C5", contrast, shipped, part, decides=position == best))
+        both, decides = shipped.merge(part, on=case, suffixes=pair), name == best
+        rows.append(_label_row(contrast, both, "iou_matched_other", "labels", "C5", decides))
     return rows
-
-
-def _mean(rows: pd.DataFrame) -> float:
-    values = patient_values(rows["iou_matched"], rows["patient_id"], rows["finding"])[1]
-    return float(values.mean()) if len(rows) else 0.0
-
-
-def _blocks(cases: pd.DataFrame) -> list[tuple[str, str, int, bool]]:
-    """(task, network, n_train, decides): per task the setting with the most arms decides.
-
-    Ties go to PSPNet, the paper's network, then to the smallest training set, where
-    pre-training can show; a rule fixed before any result.
-    """
-    found: list[tuple[str, str, int, bool]] = []
-    for task in TASKS:
-        part = cases[cases["task"] == task]
-        sizes = part.groupby(["network", "n_train"])["arm"].nunique()
-        ranked = sorted(
-            (-int(arms), str(n).lower() != "pspnet", str(n), int(t))
-            for (n, t), arms in zip(sizes.index, sizes, strict=True)
-        )
-        found += [(task, network, size, i == 0) for i, (*_, network, size) in enumerate(ranked)]
-    return found
 
 
 def _arm_rows(
@@ -158,9 +122,8 @@ def _arm_rows(
             reason = not_run.get(arm if doll is not None else "doll", "not part of this profile")
             rows.append(missing("C2", contrast, task, reason, **more))
             continue
-        seeds, (a, b), films = aligned([doll, other])
-        more |= {"n_cases": films, "n_patients": a.shape[-1], "n_seeds": len(seeds)}
-        rows.append(_row("C2", contrast, task, effect_of(a - b), **more))
+        (a, b), counts = aligned([doll, other])
+        rows.append(_row("C2", contrast, task, crossed_effect(a - b), **(more | counts)))
     return rows
 
 
@@ -180,7 +143,7 @@ def _pace_rows(curves: pd.DataFrame, task: str, where: Row, decides: bool) -> li
             grid = table.pivot(index="seed", columns="fold", values=column).dropna(axis=1)
             matrix = grid.to_numpy(np.float64)
             more |= {"n_cases": matrix.size, "n_seeds": len(grid)}
-            rows.append(_row("C3", name, task, effect_of(matrix), **more))
+            rows.append(_row("C3", name, task, crossed_effect(matrix), **more))
     return rows
 
 
@@ -192,18 +155,16 @@ def _adapter_row(cell: Cell, runs: pd.DataFrame, task: str, where: Row, decides:
     if len(there) < 3:
         reason = "needs doll/adapter, doll/full and random/full"
         return missing("C4", contrast, task, reason, **more)
-    seeds, (a, d, r), films = aligned(there)
+    (a, d, r), counts = aligned(there)
     if not a.size:
         return missing("C4", contrast, task, "no seed and film that all three have", **more)
-    notes = [] if effect_of(d - r).lo > 0 else [NO_GAIN]
+    notes = [] if crossed_effect(d - r).lo > 0 else [NO_GAIN]
     share = runs[(runs["arm"] == "doll") & (runs["tuning"] == "adapter")]
     if len(share):
         part = float((share["trainable"] / share["total"]).mean())
         notes.insert(0, f"trains {100 * part:.2g} % of the weights")
-    more |= {"n_cases": films, "n_patients": a.shape[-1], "n_seeds": len(seeds)}
-    return _row(
-        "C4", contrast, task, effect_of(a - r - 0.5 * (d - r)), note="; ".join(notes), **more
-    )
+    effect = crossed_effect(a - r - 0.5 * (d - r))
+    return _row("C4", contrast, task, effect, note="; ".join(notes), **(more | counts))
 
 
 def segmentation_rows(
@@ -212,7 +173,10 @@ def segmentation_rows(
     """Contrasts of C2, C3 and C4, per task and network, at their `main_size`."""
     rows: list[Row] = []
     cases = main_size(cases)
-    for task, network, size, decides in _blocks(cases):
+    decided: set[str] = set()
+    for task, network, size in blocks(cases):
+        decides = task not in decided
+        decided.add(task)
         where: Row = {"network": network, "n_train": size}
         block, paces, trained = (
             f[(f["task"] == task) & (f["network"] == network) & (f["n_train"] == size)]

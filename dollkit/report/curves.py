@@ -13,7 +13,7 @@ from dollkit.common.findings import PATHOLOGIES
 from dollkit.labels.summary import STEPS
 from dollkit.report import style
 from dollkit.report.render import span
-from dollkit.report.rows import TASKS, main_network, main_size, shipped_quality
+from dollkit.report.rows import main_network, main_size
 from dollkit.report.style import Drawn
 from dollkit.report.tables import several_sizes, summarise
 
@@ -66,36 +66,25 @@ def figure4(curves: pd.DataFrame, *, profile: str) -> Drawn:
         raise InputError("figure 4: curves are empty; fine-tune a task first")
     curves = pd.concat(kept, ignore_index=True)
     data = mean_curves(curves)
-    tasks = [t for t in TASKS if t in set(data["task"])]
     tunings = [t for t in TUNING_TITLES if t in set(data["tuning"])]
-    arms = style.arms_of(data["arm"].unique().tolist())
+    tall = 2.0 if len(tunings) < 4 else 1.4  # a page holds no more
     with style.context():
-        tall = 2.0 if len(tunings) < 4 else 1.4  # a page holds no more
-        fig = style.canvas(style.PAGE, tall * len(tunings) + 0.55)
-        axes = fig.subplots(len(tunings), len(tasks), squeeze=False, sharey="col", sharex="col")
-        for r, tuning in enumerate(tunings):
-            for c, task in enumerate(tasks):
-                ax, own = axes[r, c], data[data["task"] == task]
-                panel = own[own["tuning"] == tuning]
-                style.curves(ax, panel, "step", ("mean", "lo", "hi"), few_marks_of=arms)
-                ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-                # Half of the best is where arms begin to part; below it all rise alike.
-                ax.set_ylim(bottom=0.5 * float(own["hi"].max()))
-                if r == 0:
-                    ax.set_title(task, fontweight="bold")
-                if r == len(tunings) - 1:
-                    ax.set_xlabel("training steps")
-                if c == 0:
-                    ax.set_ylabel(f"{TUNING_TITLES[tuning]}\nvalidation mIoU")
-        style.legend(fig, arms)
-    where = ", ".join(
-        f"{t} {p['network'].iloc[0]}, {p['n_train'].iloc[0]} training films"
-        for t, p in curves.groupby("task")
-    )
+        fig, axes = style.panels(
+            data, tall * len(tunings) + 0.55, ("step", "mean", "lo", "hi"), "tuning", tunings,
+            few_marks=True, floor=0.5, sharey="col", sharex="col",
+        )  # fmt: skip
+        # Half of the best is where arms begin to part; below it all rise alike.
+        for ax in axes.flat:
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        for column in axes.T:
+            column[0].set_title(column[0].get_title(), fontweight="bold")
+            column[-1].set_xlabel("training steps")
+        for ax, tuning in zip(axes[:, 0], tunings, strict=True):
+            ax.set_ylabel(f"{TUNING_TITLES[tuning]}\nvalidation mIoU")
     caption = (
-        f"Figure 4 (profile {profile}). Validation mIoU during fine-tuning ({where}): mean over "
-        f"{span(data['n_seeds'])} seeds, bands from the lowest to the highest "
-        "seed; shown from half of the highest value up. Each arm with the "
+        f"Figure 4 (profile {profile}). Validation mIoU during fine-tuning "
+        f"({style.networks(curves)}): mean over {span(data['n_seeds'])} seeds, bands from the "
+        "lowest to the highest seed; shown from half of the highest value up. Each arm with the "
         "learning rate chosen for it on validation."
     )
     return Drawn(fig, data, caption)
@@ -111,21 +100,16 @@ def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
     if kept.empty:
         raise InputError("figure 5: one training size only; give more by parameter 'sizes'")
     data = summarise(kept[kept["network"] == main_network(kept)])
-    tasks = [t for t in TASKS if t in set(data["task"])]
     with style.context():
-        fig = style.canvas(style.PAGE, 2.9)
-        axes = fig.subplots(1, len(tasks), squeeze=False)[0]
-        for ax, task in zip(axes, tasks, strict=True):
-            own = data[data["task"] == task]
-            style.curves(ax, own, "n_train", ("miou", "miou_lo", "miou_hi"), alpha=0.1)
-            ticks = sorted(set(own["n_train"]))
+        values = ("n_train", "miou", "miou_lo", "miou_hi")
+        fig, axes = style.panels(data, 2.9, values, alpha=0.1)
+        for ax in axes[0]:
+            ticks = sorted(set(data.loc[data["task"] == ax.get_title(), "n_train"]))
             ax.set_xscale("log", base=2)
             ax.set_xticks(ticks, [str(t) for t in ticks])
             ax.minorticks_off()
-            ax.set_title(task)
             ax.set_xlabel("training masks")
-        axes[0].set_ylabel("test mIoU")
-        style.legend(fig, style.arms_of(data["arm"].unique().tolist()))
+        axes[0, 0].set_ylabel("test mIoU")
     text = (
         f"Figure 5 (profile {profile}, {data['network'].iloc[0]}). Test mIoU against the number of "
         f"training masks, all weights tuned; mean over {span(data['n_seeds'])} seeds, "
@@ -138,14 +122,16 @@ def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
 def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) -> Drawn:
     """Per finding: AUROC of each classifier, and label IoU beside the anatomy prior and chance.
 
-    Of labels.csv `shipped_quality` is shown; data: finding, panel (auroc, iou), series, value, lo,
-    hi.
+    Data: finding, panel (auroc, iou), series, value, lo, hi.
+
+    Args:
+        labels: rows of labels.csv about the labels as shipped.
     """
     rows: list[tuple[object, ...]] = []
     for r in classifiers.to_dict("records"):
         ends = r["auroc_lo"], r["auroc_hi"]
         rows.append((r["finding"], "auroc", r["classifier"], r["auroc"], *ends))
-    for r in shipped_quality(labels).to_dict("records"):
+    for r in labels.to_dict("records"):
         at = "macro" if r["finding"] == "mean" else r["finding"], "iou"
         ends = r["iou_matched_lo"], r["iou_matched_hi"]
         rows.append((*at, "DoLL", r["iou_matched"], *ends))

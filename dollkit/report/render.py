@@ -105,7 +105,9 @@ def p_value(p: float) -> str:
 
 
 def span(values: pd.Series) -> str:
-    """A whole number, or the range of several."""
+    """A whole number, the range of several, or "none"; blanks do not count."""
+    if not values.notna().any():
+        return "none"
     low, high = int(values.min()), int(values.max())
     return f"{low}" if low == high else f"{low}-{high}"
 

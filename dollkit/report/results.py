@@ -6,19 +6,16 @@ same from the stored rows.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from dollkit.common import PRETRAINED
-from dollkit.common.statistics import NO_EFFECT
 from dollkit.labels import summary
 from dollkit.labels.summary import GROUPS, STEPS
 from dollkit.report import agreement, curves, robustness, tables
 from dollkit.report.render import Table, constant, span
-from dollkit.report.rows import TASKS, Rows, difference, main_size
+from dollkit.report.rows import Rows, difference, in_order, main_size
 from dollkit.report.style import Drawn
-from dollkit.report.tables import bounds, summarise
+from dollkit.report.tables import bounds, interval, summarise
 
 
 def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str, Table]:
@@ -29,30 +26,48 @@ def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str,
     """
     cases, notes = rows.cases, tables.at_the_edge(rows.selection)
     published = tables.load_reference(sorted(cases["task"].unique())) if reference else None
-    first = tables.table1(cases, rows.runs, rows.not_run)
-    second = tables.table2(cases, rows.runs, rows.curves)
+    more = {"notes": notes, "reference": published}
     found = {
-        "table1": tables.numbered(1, first, profile, notes, published),
-        "table2": tables.numbered(2, second, profile, notes),
+        "table1": tables.table1(cases, rows.runs, rows.not_run, profile, **more),
+        "table2": tables.table2(cases, rows.runs, rows.curves, profile, notes=notes),
     }
     if len(rows.label_cases):
-        third = tables.table3(rows.label_cases)
-        found["table3"] = tables.numbered(3, third, profile)
-    if len(worth := worth_of_labels(rows.pretraining, cases)):
-        found["table3_arms"] = worth_table(worth, profile)
-    if len(efficiency := tables.table_sizes(cases)):
-        found["table_sizes"] = tables.efficiency(efficiency, profile)
+        found["table3"] = tables.table3(rows.label_cases, profile)
+    found["table3_arms"] = worth_of_labels(rows.pretraining, cases, profile)
+    found["table_sizes"] = tables.table_sizes(cases, profile)
     if len(rows.robust):
-        found["robustness"] = robustness.printed(robustness.table(rows.robust, cases), profile)
-    return found
+        found["robustness"] = robustness.table(rows.robust, cases, profile)
+    return {name: table for name, table in found.items() if len(table.frame)}
 
 
 def label_tables_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[str, Table]:
     """Quality goals of the labels, and losses by step where there is a truth to judge by."""
+    caption = (
+        f"Quality goals of the labels (profile {profile}), on films that trained no classifier; "
+        "lo, hi: 95 % bootstrap interval over patients; n: pairs of film and finding."
+    )
+    notes = [
+        "IoU with the truth at matched area; the value is the difference, its interval paired.",
+        "A goal on a difference is met where the whole interval is above zero; no correction is "
+        "made for the number of goals.",
+        "Not judged: no case with a truth, or too few patients for an interval.",
+    ]
     goals = summary.goals(rows.label_cases, rows.classifiers)
-    found = {"label_goals": goals_table(goals, profile)}
+    found = {"label_goals": Table(goals, caption, notes=notes)}
     if losses is not None:
-        found["label_losses"] = losses_table(losses, profile)
+        caption = (
+            f"Which step loses what (profile {profile}): IoU of the label, of labels that are told "
+            "something by the truth, and of groups of films at matched area."
+        )
+        notes = [
+            "Best threshold: of each film; best map: of the single classifiers and the consensus; "
+            "box and form: somewhat wider than the truth.",
+            "Called, missed: films to which the classifiers give a mean probability of at least, "
+            "or below, one half; smallest, largest: thirds of each finding's films by size of the "
+            "truth.",
+        ]
+        names = STEPS | {f"iou_{group}": group for group in GROUPS}
+        found["label_losses"] = Table(losses, caption, names=names, notes=notes)
     return found
 
 
@@ -68,7 +83,7 @@ def figures_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[st
     if len(rows.robust):
         drawn["figure_s4"] = robustness.figure_s4(rows.robust, rows.cases, profile=profile)
     if losses is not None:
-        graded = rows.classifiers, rows.labels
+        graded = rows.classifiers, shipped_quality(rows)
         drawn["figure_s1"] = curves.figure_s1(*graded, profile=profile)
         if len(agreement.points(*graded)):
             drawn["figure6"] = agreement.figure6(*graded, profile=profile)
@@ -76,7 +91,12 @@ def figures_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[st
     return drawn
 
 
-# What each kind of labels is worth downstream, quality goals, and losses by step.
+def shipped_quality(rows: Rows) -> pd.DataFrame:
+    """Rows of labels.csv about the labels as shipped: their explainer, all classifiers."""
+    cases, labels = rows.label_cases, rows.labels
+    explainers = cases.loc[cases["variant"] == "shipped", "explainer"]
+    labels = labels[labels["explainer"].isin(explainers)]
+    return labels[labels["n_classifiers"] == labels["n_classifiers"].max()]
 
 
 def repeats(pretraining: pd.DataFrame) -> int:
@@ -88,51 +108,31 @@ def repeats(pretraining: pd.DataFrame) -> int:
     return int(some.groupby(["network", "arm"])["seed"].nunique().min()) if len(some) else 0
 
 
-def worth_of_labels(pretraining: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
-    """One row per network, task and arm that was taught labels of some kind.
+def worth_of_labels(pretraining: pd.DataFrame, cases: pd.DataFrame, profile: str) -> Table:
+    """The second part of Table 3: what each kind of labels is worth downstream.
+
+    One row per network, task and arm that was taught labels of some kind, in the order of tasks and
+    arms: network, task, arm, label_iou, true_iou (`rows.PRETRAINING_COLUMNS`), miou with its
+    interval over patients, gap: mIoU of ``doll`` minus the arm's with a 95 % interval over
+    seeds and patients, n_cases, n_seeds.
 
     Args:
         pretraining: rows of pretraining.csv.
         cases: per-case rows of the run; `main_size` and tuning "full" alone count.
-
-    Returns:
-        network, task, arm, label_iou, true_iou (`rows.PRETRAINING_COLUMNS`), miou with its
-        interval over patients, gap: mIoU of ``doll`` minus the arm's with a 95 % interval over
-        seeds and patients, n_cases, n_seeds; in the order of tasks and arms.
     """
     full = main_size(cases[cases["tuning"] == "full"])
-    means = {(r["network"], r["task"], r["arm"]): r for r in _records(summarise(full))}
     iou = ["label_iou", "true_iou"]
     groups = pretraining.astype(dict.fromkeys(iou, float)).groupby(["network", "arm"])[iou]
-    taught = {(r["network"], r["arm"]): r for r in _records(groups.mean().reset_index())}
-    made: list[dict[str, object]] = []
-    wanted = [
-        (network, task, arm)
-        for network in sorted({str(n) for n, _ in taught} & set(full["network"]))
-        for task in TASKS
-        for arm in PRETRAINED
-        if (network, arm) in taught and (network, task, arm) in means
-    ]
-    for network, task, arm in wanted:
-        block = full[(full["network"] == network) & (full["task"] == task)]
-        doll, own = block[block["arm"] == "doll"], means[network, task, arm]
-        effect = NO_EFFECT
-        if arm != "doll" and len(doll):
-            effect = difference(doll, block[block["arm"] == arm])
-        row: dict[str, object] = {"network": network, "task": task, "arm": arm}
-        row |= {k: taught[network, arm][k] for k in iou}
-        row |= {k: own[k] for k in (*bounds("miou"), "n_cases", "n_seeds")}
-        made.append(row | dict(zip(bounds("gap"), effect[:3], strict=True)))
+    means = groups.mean().reset_index().merge(summarise(full), on=["network", "arm"])
+    means = in_order(means[means["arm"].isin(PRETRAINED)], "network", "task", "arm")
+    rows = []
+    for row in means.to_dict("records"):
+        block = full[(full["network"] == row["network"]) & (full["task"] == row["task"])]
+        doll, other = (block[block["arm"] == arm] for arm in ("doll", row["arm"]))
+        paired = row["arm"] != "doll" and len(doll)
+        rows.append(row | (interval("gap", difference(doll, other)) if paired else {}))
     columns = ["network", "task", "arm", *iou, *bounds("miou", "gap"), "n_cases", "n_seeds"]
-    return pd.DataFrame(made, columns=columns)
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(k): v for k, v in r.items()} for r in frame.to_dict("records")]
-
-
-def worth_table(frame: pd.DataFrame, profile: str) -> Table:
-    """`worth_of_labels` with its caption, the second part of Table 3."""
+    frame = pd.DataFrame(rows, columns=columns)
     caption = (
         f"Table 3, continued (profile {profile}). Labels made in several ways, and what they are "
         "worth downstream: IoU of the labels with the truth on the films that they teach, of the "
@@ -143,33 +143,3 @@ def worth_table(frame: pd.DataFrame, profile: str) -> Table:
     names = {"label_iou": "IoU of the labels", "true_iou": "IoU of the network"}
     names["gap"] = "DoLL minus it"
     return Table(frame, caption, hide=constant(frame, ("network",)), names=names)
-
-
-def goals_table(frame: pd.DataFrame, profile: str) -> Table:
-    """The table of `dollkit.labels.summary.goals` with its caption."""
-    caption = (
-        f"Quality goals of the labels (profile {profile}), on films that trained no classifier; "
-        "lo, hi: 95 % bootstrap interval over patients; n: pairs of film and finding."
-    )
-    notes = [
-        "IoU with the truth at matched area; the value is the difference, its interval paired.",
-        "A goal on a difference is met where the whole interval is above zero; no correction is "
-        "made for the number of goals.",
-        "Not judged: no case with a truth, or too few patients for an interval.",
-    ]
-    return Table(frame, caption, notes=notes)
-
-
-def losses_table(frame: pd.DataFrame, profile: str) -> Table:
-    """The table of `dollkit.labels.summary.losses` with its caption."""
-    caption = (
-        f"Which step loses what (profile {profile}): IoU of the label, of labels that are told "
-        "something by the truth, and of groups of films at matched area."
-    )
-    notes = [
-        "Best threshold: of each film; best map: of the single classifiers and the consensus; "
-        "box and form: somewhat wider than the truth.",
-        "Called, missed: films to which the classifiers give a mean probability of at least, or "
-        "below, one half; smallest, largest: thirds of each finding's films by size of the truth.",
-    ]
-    return Table(frame, caption, names=STEPS | {f"iou_{g}": g for g in GROUPS}, notes=notes)

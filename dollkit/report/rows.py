@@ -9,7 +9,6 @@ each film is tested in exactly one of them.
 from __future__ import annotations
 
 import gzip
-import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ import pandas as pd
 
 from dollkit.common import ARMS, TUNINGS
 from dollkit.common.errors import InputError
-from dollkit.common.statistics import NO_EFFECT, Effect, Floats, crossed_effect, patient_values
+from dollkit.common.statistics import Effect, Floats, crossed_effect, patient_values
 from dollkit.data import store
 from dollkit.finetuning.robustness import KINDS
 from dollkit.labels import summary
+from dollkit.training import metrics
 
 TASKS = ("lungs", "infection", "organs")
 
@@ -43,7 +43,8 @@ RUN_COLUMNS = [
 SELECTION_COLUMNS = [*_TRAINED, "lr", "steps", "val_miou", "selected"]
 LABEL_CASE_COLUMNS = [
     "image_id", "patient_id", "finding", "explainer", "classifiers", "n_classifiers", "variant",
-    "iou_matched", "iou_label", "iou_chance", "iou_prior", "precision", "recall", "hit",
+    "factor", "value", "iou_matched", "iou_label", "iou_chance", "iou_prior", "precision",
+    "recall", "hit",
 ]  # fmt: skip
 CLASSIFIER_COLUMNS = ["classifier", "finding", "auroc", "auroc_lo", "auroc_hi", "ap", "n_pos", "n"]
 PRETRAINING_COLUMNS = [
@@ -70,24 +71,23 @@ _UNIT_INTERVAL = {
 class Source(NamedTuple):
     """Where a run and the stored results of a profile have rows of one kind."""
 
-    family: str
-    file: str
+    in_run: str
     stored: str
     columns: list[str]
     optional: bool = False
 
 
 SOURCES = {
-    "classifiers": Source("classifiers/*", "metrics.csv", "classifiers.csv", CLASSIFIER_COLUMNS),
-    "labels": Source("labels", "labels.csv", "labels.csv", summary.SUMMARY_COLUMNS),
-    "cases": Source("finetune/*", "cases.csv.gz", "cases.csv.gz", CASE_COLUMNS),
-    "label_cases": Source("labels", "label_cases.csv.gz", "label_cases.csv.gz", LABEL_CASE_COLUMNS),
-    "curves": Source("finetune/*", "curves.csv", "curves.csv.gz", CURVE_COLUMNS),
-    "runs": Source("finetune/*", "runs.csv", "runs.csv", RUN_COLUMNS),
-    "selection": Source("finetune/*", "selection.csv", "selection.csv", SELECTION_COLUMNS),
-    "robust": Source("finetune/*", "robust.csv.gz", "robust.csv.gz", ROBUST_COLUMNS, True),
+    "classifiers": Source("classifiers/*/metrics.csv", "classifiers.csv", CLASSIFIER_COLUMNS),
+    "labels": Source("labels/labels.csv", "labels.csv", summary.SUMMARY_COLUMNS),
+    "cases": Source("finetune/*/cases.csv.gz", "cases.csv.gz", CASE_COLUMNS),
+    "label_cases": Source("labels/label_cases.csv.gz", "label_cases.csv.gz", LABEL_CASE_COLUMNS),
+    "curves": Source("finetune/*/curves.csv", "curves.csv.gz", CURVE_COLUMNS),
+    "runs": Source("finetune/*/runs.csv", "runs.csv", RUN_COLUMNS),
+    "selection": Source("finetune/*/selection.csv", "selection.csv", SELECTION_COLUMNS),
+    "robust": Source("finetune/*/robust.csv.gz", "robust.csv.gz", ROBUST_COLUMNS, True),
     "pretraining": Source(
-        "pretrain/*", "pretraining.csv", "pretraining.csv", PRETRAINING_COLUMNS, True
+        "pretrain/*/pretraining.csv", "pretraining.csv", PRETRAINING_COLUMNS, True
     ),
 }
 
@@ -114,12 +114,12 @@ class Rows:
 
     def write(self, folder: Path) -> list[Path]:
         """Write each kind to ``figures/<profile>``, from where `read_stored` reads it."""
-        made = []
+        paths = []
         for name, source in SOURCES.items():
             if len(frame := getattr(self, name)) or not source.optional:
-                write_csv(frame, folder / source.stored)
-                made.append(folder / source.stored)
-        return made
+                paths.append(folder / source.stored)
+                write_csv(frame, paths[-1])
+        return paths
 
 
 def read_run(run: Path, only: Collection[str] | None = None) -> Rows:
@@ -129,67 +129,63 @@ def read_run(run: Path, only: Collection[str] | None = None) -> Rows:
         only: instances of the run, `stage.RunningStage.planned`; folders of others, such as an
             arm that has left the profile, are passed over. None: all that are there.
     """
-
-    def every(name: str) -> pd.DataFrame:
-        family, file, _, columns, optional = SOURCES[name]
-        paths = _instances(run, family, file, only)
-        if not paths and optional:
-            return pd.DataFrame(columns=columns)
-        if not paths:
-            raise InputError(f"{run}: no {family}/{file}; run the stage that writes it")
-        parts = [read_table(p, columns) for p in paths]
-        if name == "robust":
-            parts = [check_robust(part, str(p)) for part, p in zip(parts, paths, strict=True)]
-        return pd.concat(parts, ignore_index=True)
-
-    frames = {name: every(name) for name in SOURCES}
-    frames["cases"] = check_cases(frames["cases"], str(run / "finetune"))
-    frames["label_cases"] = _check_label_cases(frames["label_cases"], str(run / "labels"))
+    frames = _read(run, {name: source.in_run for name, source in SOURCES.items()}, only)
     ablation = read_table(run / "labels" / "ablation.csv", summary.ABLATION_COLUMNS)
     reasons: dict[str, str] = {}
-    for path in _instances(run, "finetune/*", "manifest.json", only):
-        for arm, reason in ((read_json(path).get("notes") or {}).get("not_run") or {}).items():
-            reasons.setdefault(str(arm), str(reason))
+    for path in _files(run, "finetune/*/manifest.json", only):
+        reasons = ((read_json(path).get("notes") or {}).get("not_run") or {}) | reasons
     return Rows(**frames, ablation=ablation, not_run=reasons)
 
 
 def read_stored(folder: Path) -> Rows:
     """Rows of ``figures/<profile>``; IoU and Dice to full precision from their pixel counts."""
-    frames = {}
-    for name, (_, _, file, columns, optional) in SOURCES.items():
-        if optional and not (folder / file).is_file():
-            frames[name] = pd.DataFrame(columns=columns)
-        else:
-            frames[name] = read_table(folder / file, columns)
+    frames = _read(folder, {name: source.stored for name, source in SOURCES.items()})
     for name in ("cases", "robust"):
-        frames[name] = _from_counts(frames[name], str(folder / SOURCES[name].stored))
-    frames["cases"] = check_cases(frames["cases"], str(folder / "cases.csv.gz"))
-    labels = _check_label_cases(frames["label_cases"], str(folder / "label_cases.csv.gz"))
-    frames["label_cases"] = labels
-    printed = read_table(folder / "table1.csv", ("arm", "status"))
-    absent = printed[printed["status"].str.startswith(NOT_RUN)]
+        frames[name] = frames[name].assign(**_from_counts(frames[name]))
+    table1 = read_table(folder / "table1.csv", ("arm", "status"))
+    absent = table1[table1["status"].str.startswith(NOT_RUN)]
     reasons = dict(zip(absent["arm"], absent["status"].str.removeprefix(NOT_RUN), strict=True))
-    return Rows(**frames, ablation=summary.ablation(labels), not_run=reasons)
+    ablation = summary.ablation(frames["label_cases"])
+    return Rows(**frames, ablation=ablation, not_run=reasons)
 
 
 NOT_RUN = "not run: "
 """Begins the status of an arm in Table 1 that could not run."""
 
 
-def _instances(run: Path, family: str, file: str, only: Collection[str] | None) -> list[Path]:
-    found = sorted(run.glob(f"{family}/{file}"))
-    return [
-        p
-        for p in found
-        if only is None or "*" not in family or p.parent.relative_to(run).as_posix() in only
-    ]
+def _files(folder: Path, pattern: str, only: Collection[str] | None = None) -> list[Path]:
+    paths = sorted(folder.glob(pattern))
+    if only is None or "*" not in pattern:
+        return paths
+    return [p for p in paths if p.parent.relative_to(folder).as_posix() in only]
+
+
+def _read(
+    folder: Path, patterns: Mapping[str, str], only: Collection[str] | None = None
+) -> dict[str, pd.DataFrame]:
+    """Rows of each kind, from all files of its pattern."""
+    frames = {}
+    for name, pattern in patterns.items():
+        columns, optional = SOURCES[name][2:]
+        paths = _files(folder, pattern, only)
+        if not paths and not optional:
+            raise InputError(f"{folder}: no {pattern}; run the stage that writes it")
+        parts = [read_table(path, columns) for path in paths]
+        if name == "robust":
+            parts = [check_robust(part, str(p)) for part, p in zip(parts, paths, strict=True)]
+        blank = pd.DataFrame(columns=columns)
+        frames[name] = pd.concat(parts, ignore_index=True) if parts else blank
+    frames["cases"] = check_cases(frames["cases"], str(folder / patterns["cases"]))
+    key = ["explainer", "classifiers", "variant", "finding", "image_id"]
+    place = str(folder / patterns["label_cases"])
+    frames["label_cases"] = _in_order(frames["label_cases"], key, place)
+    return frames
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that a stage has written."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return dict(content)
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: not JSON ({error}); run its stage again") from error
 
@@ -212,9 +208,8 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             raise InputError(f"{path}: column {column!r} is missing; run its stage again")
         if len(frame) and column not in _TEXT and frame[column].dtype.kind not in "ifb":
             raise InputError(f"{path}: column {column!r} holds text where a number belongs")
-        known = _KNOWN.get(column)
-        strange = sorted(set(frame[column].astype(str)) - set(known)) if known else []
-        if strange and known:
+        known = _KNOWN.get(column, ())
+        if known and (strange := sorted(set(frame[column].astype(str)) - set(known))):
             raise InputError(
                 f"{path}: column {column!r} holds {strange[0]!r}: use one of {', '.join(known)}"
             )
@@ -227,55 +222,38 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def check_cases(cases: pd.DataFrame, place: str = "cases") -> pd.DataFrame:
+def _from_counts(cases: pd.DataFrame) -> dict[str, Floats]:
+    counts = [cases[c] for c in ("tp", "fp", "fn")]
+    return {"iou": metrics.iou(*counts), "dice": metrics.dice(*counts)}
+
+
+def check_cases(
+    cases: pd.DataFrame, place: str = "cases", within: Sequence[str] = ()
+) -> pd.DataFrame:
     """Per-case rows in canonical order; a doubled or inconsistent row is an `InputError`."""
-    key = [*SETTING, "seed", "fold", "image_id", "class"]
-    _check_single(cases, key, place)
-    counts = cases[["tp", "fp", "fn"]].to_numpy(np.float64)
-    union = counts.sum(1)
-    iou = np.divide(counts[:, 0], union, out=np.full(len(union), np.nan), where=union > 0)
-    wrong = ~np.isclose(iou, cases["iou"].to_numpy(np.float64), rtol=0, atol=1e-4, equal_nan=True)
-    if wrong.any():
-        row = cases.loc[wrong].iloc[0]
-        raise InputError(
-            f"{place}: image {row['image_id']}, class {row['class']}: iou {row['iou']} does not "
-            "follow from its tp, fp, fn"
-        )
-    return cases.sort_values(key, kind="stable", ignore_index=True)
-
-
-def _check_single(frame: pd.DataFrame, key: list[str], place: str) -> None:
-    doubled = frame.duplicated(key)
-    if doubled.any():
-        row = frame.loc[doubled, key].iloc[0]
-        raise InputError(f"{place}: two rows for {', '.join(f'{k}={row[k]}' for k in key)}")
+    cases = _in_order(cases, [*within, *SETTING, "seed", "fold", "image_id", "class"], place)
+    for column, exact in _from_counts(cases).items():
+        # Half a unit of the last stored digit, for values up to one.
+        close = np.isclose(cases[column], exact, rtol=0, atol=0.51 * 10**-DIGITS, equal_nan=True)
+        for row in cases[~close][:1].to_dict("records"):
+            raise InputError(
+                f"{place}: image {row['image_id']}, class {row['class']}: {column} {row[column]} "
+                "does not follow from its tp, fp, fn"
+            )
+    return cases
 
 
 def check_robust(rows: pd.DataFrame, place: str) -> pd.DataFrame:
     """Rows of perturbed films, each perturbation and level by itself as `check_cases`."""
     if rows["level"].isna().any():
         raise InputError(f"{place}: column 'level' has a blank; run its stage again")
-    cells = rows.groupby(["perturbation", "level"], sort=True)
-    return pd.concat([check_cases(part, f"{place}: {k[0]} {k[1]:g}") for k, part in cells])
+    return check_cases(rows, place, ["perturbation", "level"])
 
 
-def _check_label_cases(frame: pd.DataFrame, place: str) -> pd.DataFrame:
-    key = ["explainer", "classifiers", "variant", "finding", "image_id"]
-    _check_single(frame, key, place)
+def _in_order(frame: pd.DataFrame, key: list[str], place: str) -> pd.DataFrame:
+    for row in frame.loc[frame.duplicated(key), key][:1].to_dict("records"):
+        raise InputError(f"{place}: two rows for {', '.join(f'{k}={row[k]}' for k in key)}")
     return frame.sort_values(key, kind="stable", ignore_index=True)
-
-
-def _from_counts(rows: pd.DataFrame, place: str) -> pd.DataFrame:
-    """Rows with IoU and Dice from tp, fp and fn; a stored value that is another is an error."""
-    tp, fp, fn = (rows[c].astype(np.float64) for c in ("tp", "fp", "fn"))
-    exact = {"iou": tp / (tp + fp + fn), "dice": 2 * tp / (2 * tp + fp + fn)}
-    for column, values in exact.items():
-        ours, stored = ([f"{v:.{DIGITS}g}" for v in x] for x in (values, rows[column]))
-        for row in [i for i, (a, b) in enumerate(zip(ours, stored, strict=True)) if a != b][:1]:
-            raise InputError(
-                f"{place}: row {row + 2}: {column} is {stored[row]}, its counts give {ours[row]}"
-            )
-    return rows.assign(**exact)
 
 
 DIGITS = 6
@@ -286,16 +264,16 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Write CSV with the same bytes every time: `DIGITS`, ``\\n``, gzip without a time."""
     text = frame.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".gz":
-        buffer = io.BytesIO()
-        with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as stream:
-            stream.write(text)
-        text = buffer.getvalue()
-    path.write_bytes(text)
+    with path.open("wb") as file:
+        if path.suffix != ".gz":
+            file.write(text)
+        else:
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as stream:
+                stream.write(text)
 
 
-def contributions(cases: pd.DataFrame, value: str) -> tuple[list[int], list[str], Floats]:
-    """Seeds, patients and the (S, P) contributions to mIoU (or mean Dice) of one setting.
+def contributions(cases: pd.DataFrame, value: str) -> Floats:
+    """(S, P) contributions of seeds and patients to mIoU (or mean Dice) of one setting.
 
     The plain mean of row s is the mIoU of seed s by this module's definition; the mean of the
     matrix is the setting's. A patient whom a seed did not test contributes that seed's mean, so
@@ -305,66 +283,56 @@ def contributions(cases: pd.DataFrame, value: str) -> tuple[list[int], list[str]
         cases: rows of one setting (see `SETTING`), all seeds and folds.
         value: column to average, "iou" or "dice".
     """
-    seeds = sorted({int(s) for s in cases["seed"]})
     patients = np.unique(cases["patient_id"].to_numpy().astype(str))
-    out = np.empty((len(seeds), len(patients)))
-    for row, seed in enumerate(seeds):
-        part = cases[cases["seed"] == seed]
+    seeds = [part for _, part in cases.groupby("seed")]
+    matrix = np.empty((len(seeds), len(patients)))
+    for row, part in zip(matrix, seeds, strict=True):
         names, units = patient_values(part[value], part["patient_id"], part["class"])
-        out[row] = units.mean()
-        out[row, np.searchsorted(patients, names.astype(str))] = units
-    return seeds, [str(p) for p in patients], out
+        row[:] = units.mean()
+        row[np.searchsorted(patients, names.astype(str))] = units
+    return matrix
 
 
-def aligned(parts: Sequence[pd.DataFrame]) -> tuple[list[int], list[Floats], int]:
-    """Seeds, `contributions` to mIoU and number of films that several settings all have.
+def aligned(settings: Sequence[pd.DataFrame]) -> tuple[list[Floats], dict[str, int]]:
+    """`contributions` to mIoU of the seeds and films that several settings all have.
 
-    Each setting's is an (S, P) matrix with the same patients in the same columns.
+    Each setting's is an (S, P) matrix with the same patients in the same columns; and n_cases
+    (films), n_patients and n_seeds.
     """
-    films = set.intersection(*(set(p["image_id"]) for p in parts))
-    seeds = set.intersection(*({int(s) for s in p["seed"]} for p in parts))
-    matrices: list[Floats] = []
-    for part in parts:
-        keep = part[part["image_id"].isin(films) & part["seed"].isin(seeds)]
-        matrices.append(contributions(keep, "iou")[2] if len(keep) else np.empty((0, 0)))
-    return sorted(seeds), matrices, len(films)
-
-
-def effect_of(matrix: Floats) -> Effect:
-    """`crossed_effect`; `NO_EFFECT` of an empty matrix."""
-    return crossed_effect(matrix) if matrix.size else NO_EFFECT
+    films, seeds = (
+        set.intersection(*(set(cases[c]) for cases in settings)) for c in ("image_id", "seed")
+    )
+    shared = [s[s["image_id"].isin(films) & s["seed"].isin(seeds)] for s in settings]
+    matrices = [contributions(cases, "iou") for cases in shared]
+    counts = {"n_cases": len(films), "n_patients": matrices[0].shape[1], "n_seeds": len(seeds)}
+    return matrices, counts
 
 
 def difference(one: pd.DataFrame, other: pd.DataFrame) -> Effect:
     """mIoU of one setting minus another's, over seeds and patients of the films that both have."""
-    _, (a, b), _ = aligned([one, other])
-    return effect_of(a - b)
+    (a, b), _ = aligned([one, other])
+    return crossed_effect(a - b)
 
 
-def explainer_of(labels: pd.DataFrame) -> str:
-    """Explainer of the labels that a run teaches.
-
-    In rows of label_cases.csv.gz variant ``shipped`` tells it; in those of labels.csv it is the one
-    that was tried with fewer classifiers too (of several, IG).
-    """
-    shipped = labels[labels["variant"] == "shipped"] if "variant" in labels else labels[:0]
-    if len(shipped):
-        return str(shipped["explainer"].iloc[0])
-    counts = labels.groupby("explainer")["n_classifiers"].nunique()
-    first = counts.index[counts == counts.max()].tolist() if len(counts) else []
-    return "ig" if "ig" in first or not first else str(first[0])
+# Order and choice: of several networks and training sizes, which are tables and pictures about?
 
 
-def shipped_quality(labels: pd.DataFrame) -> pd.DataFrame:
-    """Rows of labels.csv about the labels as shipped, with the most classifiers."""
-    taught: pd.DataFrame = labels[labels["explainer"] == explainer_of(labels)]
-    taught = taught[taught["n_classifiers"] == taught["n_classifiers"].max()]
-    if "variant" in taught and (taught["variant"] == "shipped").any():
-        taught = taught[taught["variant"] == "shipped"]
-    return taught
+UNTOUCHED = "untouched"
+"""Stands for a perturbation in rows of the films as they are; their level is blank."""
+
+ORDER: dict[str, Sequence[str]] = {
+    "task": TASKS, "tuning": TUNINGS, "arm": ARMS, "perturbation": (UNTOUCHED, *KINDS),
+}  # fmt: skip
 
 
-# Which of several networks and training sizes tables, claims and pictures are about.
+def in_order(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Rows sorted by these columns, names of `ORDER` as they stand there."""
+
+    def rank(column: pd.Series) -> pd.Series:
+        places = {name: i for i, name in enumerate(ORDER.get(str(column.name), ()))}
+        return column.map(places) if places else column
+
+    return frame.sort_values(list(columns), key=rank, ignore_index=True)
 
 
 def main_size(frame: pd.DataFrame) -> pd.DataFrame:
@@ -384,6 +352,20 @@ def main_network(frame: pd.DataFrame) -> str:
     settings = frame[["network", "arm", "tuning"]].drop_duplicates().groupby("network").size()
     names = [str(n) for n in settings.index]
     return min(names, key=lambda n: (-settings[n], n.lower() != "pspnet", n))
+
+
+def blocks(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """Task, network and training size of all rows; of each task those with the most arms first.
+
+    Ties go to PSPNet, the paper's network, then to the smallest training set, where
+    pre-training can show; a rule fixed before any result.
+    """
+    arms = cases.groupby(["task", "network", "n_train"])["arm"].nunique()
+    ranked = sorted(
+        (TASKS.index(task), -count, network.lower() != "pspnet", network, int(size))
+        for (task, network, size), count in arms.items()
+    )
+    return [(TASKS[task], network, size) for task, _, _, network, size in ranked]
 
 
 # The arrays behind the pictures, and the rule that picks which of them are shown.

@@ -6,7 +6,7 @@ own line style and marker, so that a greyscale print reads the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,16 +15,17 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 
 from dollkit.data.images import IGNORE
-from dollkit.report.rows import write_csv
+from dollkit.report.rows import TASKS, write_csv
 
-COLUMN, PAGE = 3.5, 7.2
-"""Widths of one column and of a page, in inches."""
+PAGE = 7.2
+"""Width of a page, in inches."""
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
@@ -199,59 +200,71 @@ def short(name: str) -> str:
     return name.removeprefix("tu-")
 
 
-def arms_of(present: Sequence[str]) -> list[str]:
+def arms_of(present: Iterable[str]) -> list[str]:
     """Arms in the fixed order of `ARM_LOOKS`."""
     return [a for a in ARM_LOOKS if a in set(present)]
 
 
-def curve(
-    ax: Axes, arm: str, x: Any, mean: Any, lo: Any, hi: Any, *, alpha: float = 0.15, **more: Any
-) -> None:
-    """Line of one arm with its band, in the arm's look; `more` goes to ``Axes.plot``."""
-    look, strong = ARM_LOOKS[arm], arm == "doll"
-    ax.fill_between(x, lo, hi, color=look.color, alpha=alpha, linewidth=0)
-    ax.plot(
-        x, mean, color=look.color, linestyle=look.line, marker=look.marker,
-        linewidth=2.0 if strong else 1.3, zorder=3 if strong else 2, **more,
-    )  # fmt: skip
+def _line(arm: str) -> dict[str, Any]:
+    color, line, marker, _ = ARM_LOOKS[arm]
+    width = 2.0 if arm == "doll" else 1.3
+    return {"color": color, "linestyle": line, "marker": marker, "linewidth": width}
 
 
-def curves(
-    ax: Axes,
+def panels(
     data: pd.DataFrame,
-    x: str,
-    columns: Sequence[str],
+    height: float,
+    values: tuple[str, str, str, str],
+    by: str = "task",
+    rows: Sequence[str] = ("",),
     *,
     alpha: float = 0.15,
-    few_marks_of: Sequence[str] = (),
-) -> None:
-    """A `curve` per arm of the rows, over a grid; columns: the line and the ends of its band.
+    few_marks: bool = False,
+    floor: float = 0.0,
+    **shared: Any,
+) -> tuple[Figure, npt.NDArray[Any]]:
+    """A page-wide figure with a line and its band for each arm, and its (rows, tasks) axes.
 
     Args:
-        few_marks_of: all arms of the figure, if each line shall have about six markers, in turns.
+        height: in inches.
+        values: columns of x, of the line and of the ends of its band.
+        by, rows: column that tells the rows of panels apart, and its values.
+        few_marks: each line has about six markers, those of the arms in turns.
+        floor: where the y axes begin, as a share of the task's highest value; 0: by themselves.
+        shared: which axes the panels share, for `Figure.subplots`.
     """
-    for arm in arms_of(data["arm"].unique().tolist()):
-        part = data[data["arm"] == arm].sort_values(x)
-        more = {}
-        if few_marks_of:
+    tasks, arms = [t for t in TASKS if t in set(data["task"])], arms_of(data["arm"])
+    fig = Figure(figsize=(PAGE, height), layout="constrained")
+    axes = fig.subplots(len(rows), len(tasks), squeeze=False, **shared)
+    for (r, c), ax in np.ndenumerate(axes):
+        panel = data[data["task"] == tasks[c]]
+        panel = panel[panel[by] == rows[r]] if rows[r] else panel
+        for arm in arms_of(panel["arm"]):
+            part = panel[panel["arm"] == arm].sort_values(values[0])
+            x, y, lo, hi = (part[k].to_numpy(np.float64) for k in values)
             every = max(1, len(part) // 6)
-            first = few_marks_of.index(arm) * every // len(few_marks_of)
-            more["markevery"] = (first, every)
-        values = (part[k].to_numpy(np.float64) for k in (x, *columns))
-        curve(ax, arm, *values, alpha=alpha, **more)
-    ax.grid(axis="y", color="#dddddd", linewidth=0.5)
-    ax.set_axisbelow(True)
+            marks = (arms.index(arm) * every // len(arms), every) if few_marks else None
+            ax.fill_between(x, lo, hi, color=ARM_LOOKS[arm].color, alpha=alpha, linewidth=0)
+            ax.plot(x, y, **_line(arm), markevery=marks, zorder=3 if arm == "doll" else 2)
+        ax.grid(axis="y", color="#dddddd", linewidth=0.5)
+        ax.set_axisbelow(True)
+        if floor:
+            highest = float(data.loc[data["task"] == tasks[c], values[3]].max())
+            ax.set_ylim(bottom=floor * highest)
+        if r == 0:
+            ax.set_title(tasks[c])
+    handles = [Line2D([], [], label=ARM_LOOKS[arm].label, **_line(arm)) for arm in arms]
+    key(fig, handles, min(len(arms), 6), handlelength=3)
+    return fig, axes
 
 
-def legend(fig: Figure, arms: Sequence[str]) -> None:
-    """Line, marker and name of each arm, below a figure of curves."""
-    looks = [(ARM_LOOKS[arm], arm == "doll") for arm in arms]
-    handles = [
-        Line2D([], [], color=look.color, linestyle=look.line, marker=look.marker, label=look.label,
-               linewidth=2.0 if strong else 1.3)
-        for look, strong in looks
-    ]  # fmt: skip
-    fig.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(arms), 6), frameon=False,
-        handlelength=3,
-    )  # fmt: skip
+def key(fig: Figure, handles: Sequence[Artist], columns: int, **more: Any) -> None:
+    """A legend below the panels of a figure."""
+    more |= {"loc": "outside lower center", "ncols": columns, "frameon": False}
+    fig.legend(handles=handles, **more)
+
+
+def networks(frame: pd.DataFrame) -> str:
+    """Network and training size of each task, as a caption names them."""
+    firsts = frame.drop_duplicates("task")[["task", "network", "n_train"]]
+    return ", ".join(f"{t} {net}, {n} training films" for t, net, n in firsts.to_numpy())

@@ -1,4 +1,4 @@
-"""Tables 1-3 (pre-training, tuning, labels) and label efficiency, as frames and with captions."""
+"""Tables 1-3 (pre-training, tuning, labels) and label efficiency, with their captions."""
 
 from __future__ import annotations
 
@@ -9,25 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dollkit.common import ARMS, OPTIONAL, TUNINGS, paths
+from dollkit.common import ARMS, OPTIONAL, paths
 from dollkit.common.errors import InputError
-from dollkit.common.statistics import (
-    NO_EFFECT,
-    Floats,
-    bootstrap_interval,
-    paired,
-    patient_values,
-)
-from dollkit.labels.summary import judged
+from dollkit.common.statistics import Floats, bootstrap_interval
+from dollkit.labels.summary import judged, mean_interval
 from dollkit.report.convergence import speed
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import (
     NOT_RUN,
     SETTING,
-    TASKS,
     contributions,
     difference,
-    explainer_of,
+    in_order,
     main_size,
 )
 
@@ -41,6 +34,7 @@ NAMES = {
 DIGITS = {
     "steps_own": 0, "seconds_own": 1, "steps_random": 0, "memory_mb": 0, "checkpoint_mb": 2,
 }  # fmt: skip
+INTERVAL = "brackets: 95 % bootstrap interval over patients"
 AGAINST = ("random", "classifier", "shuffled")
 """Starts that DoLL is compared with at each number of training masks."""
 
@@ -50,71 +44,85 @@ def bounds(*names: str) -> list[str]:
     return [f"{n}{s}" for n in names for s in ("", "_lo", "_hi")]
 
 
-def summarise(cases: pd.DataFrame) -> pd.DataFrame:
+def interval(name: str, values: Sequence[float]) -> dict[str, object]:
+    """A number and the ends of its interval, the first three values, by these columns."""
+    return dict(zip(bounds(name), values, strict=False))
+
+
+def summarise(cases: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:
     """One row per setting: mIoU and Dice with 95 % bootstrap intervals over patients.
 
     Seeds are averaged before patients are resampled; their spread is ``miou_sd_seeds``.
-    Columns: `SETTING`, miou, miou_lo, miou_hi, miou_sd_seeds, dice, dice_lo, dice_hi, n_cases
+    Columns: those of `by`, miou, miou_lo, miou_hi, miou_sd_seeds, dice, dice_lo, dice_hi, n_cases
     (films), n_patients, n_seeds.
     """
     rows: list[dict[str, object]] = []
-    for key, part in cases.groupby(SETTING, sort=True):
-        row: dict[str, object] = dict(zip(SETTING, key, strict=True))
-        for name, column in (("miou", "iou"), ("dice", "dice")):
-            seeds, patients, units = contributions(part, column)
-            ends = bootstrap_interval(units.mean(0))
-            row |= dict(zip(bounds(name), (float(units.mean()), *ends), strict=True))
-            if name == "miou":
-                spread = units.mean(1).std(ddof=1) if len(seeds) > 1 else np.nan
-                row["miou_sd_seeds"] = float(spread)
-        row |= {"n_cases": part["image_id"].nunique(), "n_patients": len(patients)}
-        rows.append(row | {"n_seeds": len(seeds)})
-    columns = [*SETTING, *bounds("miou"), "miou_sd_seeds", *bounds("dice")]
+    for key, part in cases.groupby(list(by), sort=True, dropna=False):
+        iou, dice = (contributions(part, value) for value in ("iou", "dice"))
+        row: dict[str, object] = dict(zip(by, key, strict=True))
+        row |= interval("miou", (float(iou.mean()), *bootstrap_interval(iou.mean(0))))
+        row["miou_sd_seeds"] = iou.mean(1).std(ddof=1) if len(iou) > 1 else np.nan
+        row |= interval("dice", (float(dice.mean()), *bootstrap_interval(dice.mean(0))))
+        row["n_cases"] = part["image_id"].nunique()
+        rows.append(row | dict(zip(("n_seeds", "n_patients"), iou.shape, strict=True)))
+    columns = [*by, *bounds("miou"), "miou_sd_seeds", *bounds("dice")]
     return pd.DataFrame(rows, columns=[*columns, "n_cases", "n_patients", "n_seeds"])
 
 
-def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the order of tasks, networks, sizes, tunings, arms, whatever order they came in."""
-    rank = {name: i for names in (TASKS, TUNINGS, ARMS) for i, name in enumerate(names)}
-    keys = [frame[c].map(rank) if c in ("task", "tuning", "arm") else frame[c] for c in SETTING]
-    order = np.lexsort([k.to_numpy() for k in reversed(keys)])
-    return frame.iloc[order].reset_index(drop=True)
+def _numbered(number: int, frame: pd.DataFrame, profile: str, words: str, **more: Any) -> Table:
+    """Table 1, 2 or 3; what is the same in all rows stands in its caption."""
+    same = constant(frame, ("network", "n_train"))
+    where = ""
+    if len(same) == 2:
+        where = f", {frame['network'].iloc[0]}, {frame['n_train'].iloc[0]} training films"
+    caption = f"Table {number} (profile {profile}{where}). {words}"
+    hide = ["miou_sd_seeds", "n_patients", "n_valid", *same]
+    return Table(frame, caption, hide, NAMES, DIGITS, **more)
 
 
 def table1(
-    cases: pd.DataFrame, runs: pd.DataFrame, not_run: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+    cases: pd.DataFrame, runs: pd.DataFrame, not_run: Mapping[str, str], profile: str, **more: Any
+) -> Table:
     """Arms x (task, network, training size), all weights tuned: mIoU and Dice.
 
     Only tuning "full" and `main_size` are shown. `summarise`'s columns without tuning, then lr (of
     several folds "0.003/0.01"), n_valid (films that rate and step were chosen by, the most of any
     fold) and status: "run", "upper bound, ..." or "not run: reason". Every arm but those of
-    `common.OPTIONAL` has a row in every block, run or not.
+    `common.OPTIONAL` has a row in every block, run or not. `more` are notes and a reference of
+    the `Table`.
     """
     cases = main_size(cases)
-    full, tuned = cases[cases["tuning"] == "full"], runs[runs["tuning"] == "full"]
+    full = cases[cases["tuning"] == "full"]
     if full.empty:
         raise InputError("table 1: no case has tuning 'full'; fine-tune with it")
-    grouped = tuned.groupby(SETTING, sort=True)
+    grouped = runs.groupby(SETTING, sort=True)
     rates = grouped["lr"].agg(lambda s: "/".join(f"{v:g}" for v in sorted(set(s))))
     chosen = pd.DataFrame({"lr": rates, "n_valid": grouped["n_valid"].max()}).reset_index()
     frame = summarise(full).merge(chosen, on=SETTING, how="left", validate="1:1")
     frame["status"] = np.where(frame["arm"] == "truth", UPPER_BOUND, "run")
-    reasons = {"truth": f"no true masks ({UPPER_BOUND})"} | dict(not_run or {})
     block = ["task", "network", "n_train"]
-    records: list[dict[Any, Any]] = frame.to_dict("records")
-    for key, part in frame.groupby(block, sort=True):
-        for arm in [a for a in ARMS if a not in {*part["arm"], *OPTIONAL}]:
-            reason = reasons.get(arm, "not part of this profile")
-            absent = {"tuning": "full", "arm": arm, "status": NOT_RUN + reason}
-            records.append(dict(zip(block, key, strict=True)) | absent)
-    frame = pd.DataFrame(records, columns=frame.columns)
-    for column in ("n_cases", "n_patients", "n_seeds", "n_valid"):
-        frame[column] = frame[column].astype("Int64")
-    return _ordered(frame).drop(columns="tuning")
+    always = pd.DataFrame({"arm": [arm for arm in ARMS if arm not in OPTIONAL]})
+    always = frame[block].drop_duplicates().merge(always, how="cross")
+    frame = frame.drop(columns="tuning").merge(always, on=[*block, "arm"], how="outer")
+    reasons = {"truth": f"no true masks ({UPPER_BOUND})"} | dict(not_run)
+    absent = NOT_RUN + frame["arm"].map(reasons).fillna("not part of this profile")
+    frame["status"] = frame["status"].fillna(absent)
+    counts = dict.fromkeys(("n_cases", "n_patients", "n_seeds", "n_valid"), "Int64")
+    frame = in_order(frame.astype(counts), *block, "arm")
+    chosen_by = "validation films"
+    if frame["n_valid"].notna().any():
+        chosen_by = f"{span(frame['n_valid'])} further films with masks"
+    words = (
+        "Pre-training arms, all weights tuned: mean IoU and Dice over foreground classes, mean "
+        f"over {span(frame['n_seeds'])} seeds, {span(frame['n_cases'])} test films per task; "
+        f"{INTERVAL}. Learning rate and step chosen on {chosen_by}, same budget for every arm."
+    )
+    return _numbered(1, frame, profile, words, **more)
 
 
-def table2(cases: pd.DataFrame, runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+def table2(
+    cases: pd.DataFrame, runs: pd.DataFrame, curves: pd.DataFrame, profile: str, **more: Any
+) -> Table:
     """Tuning x arm per task: what is trained, how long it takes, what it gives, what it weighs.
 
     `main_size` alone is shown. Columns: task, network, n_train, tuning, arm, trainable_share
@@ -124,92 +132,74 @@ def table2(cases: pd.DataFrame, runs: pd.DataFrame, curves: pd.DataFrame) -> pd.
     (2^20 bytes that a training step holds, see `run.step_mb`), checkpoint_mb (10^6 bytes),
     n_cases, n_seeds.
     """
-    grouped = runs.assign(share=runs["trainable"] / runs["total"]).groupby(SETTING, sort=True)
-    cost = grouped.agg(
-        trainable_share=("share", "mean"),
-        memory_mb=("memory_mb", "mean"),
-        checkpoint_mb=("checkpoint_bytes", "mean"),
+    cost = runs.assign(
+        trainable_share=runs["trainable"] / runs["total"], checkpoint_mb=runs["checkpoint_bytes"]
     )
+    cost = cost.groupby(SETTING)[["trainable_share", "memory_mb", "checkpoint_mb"]].mean()
     cost["checkpoint_mb"] /= 1e6
-    pace = speed(curves).groupby(SETTING, sort=True)
-    fast = pace[["steps_own", "seconds_own"]].mean()
+    pace = speed(curves).groupby(SETTING)
     hits = pace["steps_random"].agg(["count", "size", "mean"])
+    fast = pace[["steps_own", "seconds_own"]].mean()
     fast["steps_random"] = hits["mean"].where(hits["count"] == hits["size"])
     fast["reached"] = hits["count"].astype(str) + "/" + hits["size"].astype(str)
-    frame = summarise(main_size(cases))
-    for part in (cost, fast):
-        frame = frame.merge(part.reset_index(), on=SETTING, how="left")
+    frame = summarise(main_size(cases)).join(cost, on=SETTING).join(fast, on=SETTING)
     columns = [
         *SETTING, "trainable_share", "steps_own", "seconds_own", "steps_random", "reached",
         *bounds("miou"), "memory_mb", "checkpoint_mb", "n_cases", "n_seeds",
     ]  # fmt: skip
-    return _ordered(frame[columns])
+    words = (
+        f"What each tuning trains and what it gives: {span(frame['n_seeds'])} seeds, "
+        f"{span(frame['n_cases'])} test films per task; {INTERVAL}. Steps and seconds (own) run to "
+        "95 % of the run's own best validation mIoU, steps (random) to 95 % of the best of the "
+        "random arm tuned in full; reached: runs that get there; step: memory of one training "
+        "step, counted from its tensors."
+    )
+    return _numbered(2, in_order(frame[columns], *SETTING), profile, words, **more)
 
 
-def configurations(labels: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
-    """Every way of making labels that was tried: (factor, value, its per-case rows).
-
-    The first is ("shipped", "shipped"). Subsets of the classifiers are listed one by one
-    and averaged per film and finding over all subsets of one size.
-    """
-    most = labels["n_classifiers"].max()
-    explainer = explainer_of(labels)
-    mine = labels[labels["explainer"] == explainer]
-    shipped = mine[(mine["variant"] == "shipped") & (mine["n_classifiers"] == most)]
-    if shipped.empty:
-        raise InputError(
-            f"label_cases.csv.gz: no row of explainer {explainer!r} with all classifiers and "
-            "variant 'shipped'; run the labels stage again"
-        )
-    found = [("shipped", "shipped", shipped)]
-    subsets = mine["variant"].str.startswith("classifiers=") | (mine["variant"] == "shipped")
-    fewer = mine[(mine["n_classifiers"] < most) & subsets]
-    for name, part in fewer.groupby("classifiers", sort=True):
-        found.append(("classifiers", str(name), part))
-    for count, part in fewer.groupby("n_classifiers", sort=True):
-        keys = ["image_id", "patient_id", "finding"]
-        mean = part.groupby(keys, as_index=False, sort=True)[["iou_matched", "hit"]].mean()
-        mean = mean.assign(n_classifiers=count, explainer=explainer)
-        found.append(("classifiers", f"any {count} of {most}", mean))
-    for name, part in labels[labels["explainer"] != explainer].groupby("explainer", sort=True):
-        part = part[part["n_classifiers"] == part["n_classifiers"].max()]
-        for variant, rows in part.groupby("variant", sort=True):
-            plain = variant in ("shipped", f"explainer={name!s}")
-            found.append(("explainer", str(name) if plain else f"{name!s} ({variant!s})", rows))
-    changed = mine[(mine["variant"] != "shipped") & (mine["n_classifiers"] == most)]
-    for variant, part in changed.groupby("variant", sort=True):
-        factor, _, value = str(variant).partition("=")
-        found.append((factor, value or "changed", part))
-    return found
-
-
-def table3(labels: pd.DataFrame) -> pd.DataFrame:
+def table3(labels: pd.DataFrame, profile: str) -> Table:
     """What the labels owe to what: each configuration alone, and paired with the shipped one.
 
     Columns: factor, value, explainer, n_classifiers, iou_matched, hit_rate, delta (minus shipped,
     over the films and findings that both have), n (films x findings), n_patients. Means are over
     findings (see `labels.summary.judged`) of means over films; intervals (_lo, _hi) are 95 %
-    bootstraps over patients.
+    bootstraps over patients. Subsets of the classifiers are listed one by one and averaged per
+    film and finding over all subsets of one size.
     """
+    labels = judged(labels)
+    tried = {(str(f), str(v)): part for (f, v), part in labels.groupby(["factor", "value"])}
+    if ("shipped", "shipped") not in tried:
+        raise InputError(
+            "label_cases.csv.gz: no row of variant 'shipped'; run the labels stage again"
+        )
+    most = labels["n_classifiers"].max()
+    for count, part in labels[labels["factor"] == "classifiers"].groupby("n_classifiers"):
+        keys = ["image_id", "patient_id", "finding", "explainer", "n_classifiers"]
+        mean = part.groupby(keys, as_index=False)[["iou_matched", "hit"]].mean()
+        tried["classifiers", f"any {count} of {most}"] = mean
+    first = ["shipped", "classifiers", "explainer"]
+    shipped = tried["shipped", "shipped"][["image_id", "finding", "iou_matched"]]
     rows: list[dict[str, object]] = []
-    setups = configurations(judged(labels))
-    shipped = setups[0][2][["image_id", "finding", "iou_matched"]]
-    for position, (factor, value, part) in enumerate(setups):
-        _, units = patient_values(part["iou_matched"], part["patient_id"], part["finding"])
+    for factor, value in sorted(tried, key=lambda key: [*first, key[0]].index(key[0])):
+        part = tried[factor, value]
         row: dict[str, object] = {"factor": factor, "value": value}
         row |= {name: part[name].iloc[0] for name in ("explainer", "n_classifiers")}
-        ends = bootstrap_interval(units)
-        row |= dict(zip(bounds("iou_matched"), (units.mean(), *ends), strict=True))
+        row |= interval("iou_matched", mean_interval(part, "iou_matched"))
         row["hit_rate"] = part.groupby("finding")["hit"].mean().mean()
-        if position:
+        if factor != "shipped":
             both = part.merge(shipped, on=["image_id", "finding"], suffixes=("", "_shipped"))
-            gap = both["iou_matched"] - both["iou_matched_shipped"]
-            effect = paired(patient_values(gap, both["patient_id"], both["finding"])[1])
-            row |= dict(zip(bounds("delta"), effect[:3], strict=True))
-        rows.append(row | {"n": len(part), "n_patients": len(units)})
+            gap = both.assign(gap=both["iou_matched"] - both["iou_matched_shipped"])
+            row |= interval("delta", mean_interval(gap, "gap"))
+        rows.append(row | {"n": len(part), "n_patients": part["patient_id"].nunique()})
     columns = ["factor", "value", "explainer", "n_classifiers", *bounds("iou_matched"), "hit_rate"]
     frame = pd.DataFrame(rows, columns=[*columns, *bounds("delta"), "n", "n_patients"])
-    return frame.astype(dict.fromkeys(("n_classifiers", "n", "n_patients"), "Int64"))
+    frame = frame.astype(dict.fromkeys(("n_classifiers", "n", "n_patients"), "Int64"))
+    words = (
+        "What the labels owe to what: IoU with the truth at matched area, mean over findings; "
+        f"{span(frame['n'])} pairs of film and finding per row; delta: minus the shipped labels on "
+        f"the same pairs; {INTERVAL}."
+    )
+    return _numbered(3, frame, profile, words)
 
 
 def several_sizes(cases: pd.DataFrame) -> pd.DataFrame:
@@ -219,34 +209,37 @@ def several_sizes(cases: pd.DataFrame) -> pd.DataFrame:
     return full[counts > 1]
 
 
-def table_sizes(cases: pd.DataFrame) -> pd.DataFrame:
+def table_sizes(cases: pd.DataFrame, profile: str) -> Table:
     """DoLL at each number of training masks, and what it is ahead by; empty for one number.
 
     Columns: task, network, n_train; miou of doll with its interval over patients; the paired
     differences to `AGAINST` with 95 % intervals over seeds and patients (blank where the arm was
     not run); masks: how many the random arm needs to get where doll is; n_cases, n_seeds.
     """
+    cases = several_sizes(cases)
+    means = summarise(cases)
     rows: list[dict[str, object]] = []
-    kept = several_sizes(cases)
-    blocks = [(t, *b) for t in TASKS for b in kept[kept["task"] == t].groupby("network")]
-    for task, network, block in blocks:
-        means = summarise(block).pivot(index="n_train", columns="arm", values="miou")
-        for n, part in block.groupby("n_train", sort=True):
-            arms = dict(list(part.groupby("arm")))
-            if "doll" not in arms:
-                continue
-            own = summarise(arms["doll"]).iloc[0]
-            row: dict[str, object] = {"task": task, "network": network, "n_train": n, "masks": ""}
-            row |= {k: own[k] for k in (*bounds("miou"), "n_cases", "n_seeds")}
-            for arm in AGAINST:
-                effect = difference(arms["doll"], arms[arm]) if arm in arms else NO_EFFECT
-                row |= dict(zip(bounds(arm), effect[:3], strict=True))
-            if "random" in means:
-                sizes, random = means.index.to_numpy(np.float64), means["random"].to_numpy()
-                row["masks"] = masks_needed(sizes, random, float(own["miou"]))
-            rows.append(row)
+    for row in in_order(means[means["arm"] == "doll"], *SETTING).to_dict("records"):
+        block = (cases["task"] == row["task"]) & (cases["network"] == row["network"])
+        arms = dict(list(cases[block & (cases["n_train"] == row["n_train"])].groupby("arm")))
+        for arm in [arm for arm in AGAINST if arm in arms]:
+            row |= interval(arm, difference(arms["doll"], arms[arm]))
+        same = (means["task"] == row["task"]) & (means["network"] == row["network"])
+        random = means[same & (means["arm"] == "random")]
+        sizes, miou = random[["n_train", "miou"]].to_numpy(np.float64).T
+        rows.append(row | {"masks": masks_needed(sizes, miou, row["miou"])})
     columns = ["task", "network", "n_train", *bounds("miou", *AGAINST)]
-    return pd.DataFrame(rows, columns=[*columns, "masks", "n_cases", "n_seeds"])
+    frame = pd.DataFrame(rows, columns=[*columns, "masks", "n_cases", "n_seeds"])
+    caption = (
+        f"Label efficiency (profile {profile}, {', '.join(sorted(set(frame['network'])))}). mIoU "
+        "after DoLL pre-training with n training masks, all weights tuned, with a 95 % bootstrap "
+        "interval over patients; paired differences to other starts with 95 % intervals over seeds "
+        "and patients; masks that a random start needs for the same mIoU (interpolated); "
+        f"{span(frame['n_seeds'])} seeds, {span(frame['n_cases'])} test films. Each start and size "
+        "with the learning rate chosen for it on validation."
+    )
+    names = {"miou": "DoLL", "masks": "masks that random needs"}
+    return Table(frame, caption, names=names | {arm: f"minus {arm}" for arm in AGAINST})
 
 
 def masks_needed(sizes: Floats, miou: Floats, target: float) -> str:
@@ -287,62 +280,6 @@ def at_the_edge(selection: pd.DataFrame) -> list[str]:
         for side, names in found.items()
         if names
     ]
-
-
-def numbered(
-    number: int,
-    frame: pd.DataFrame,
-    profile: str,
-    notes: Sequence[str] = (),
-    reference: pd.DataFrame | None = None,
-) -> Table:
-    """Table 1, 2 or 3 with its caption; what is the same in all rows stands in the caption."""
-    same = constant(frame, ("network", "n_train"))
-    where = ""
-    if len(same) == 2:
-        where = f", {frame['network'].iloc[0]}, {frame['n_train'].iloc[0]} training films"
-    runs = span(frame["n_seeds"].dropna()) if "n_seeds" in frame else ""
-    films = span(frame["n_cases" if "n_cases" in frame else "n"].dropna())
-    chosen_by = "validation films"
-    if "n_valid" in frame and frame["n_valid"].notna().any():
-        chosen_by = f"{span(frame['n_valid'].dropna())} further films with masks"
-    interval = "brackets: 95 % bootstrap interval over patients"
-    words = {
-        1: "Pre-training arms, all weights tuned: mean IoU and Dice over foreground classes, mean "
-        f"over {runs} seeds, {films} test films per task; {interval}. Learning rate and step "
-        f"chosen on {chosen_by}, same budget for every arm.",
-        2: f"What each tuning trains and what it gives: {runs} seeds, {films} test films per "
-        f"task; {interval}. Steps and seconds (own) run to 95 % of the run's own best validation "
-        "mIoU, steps (random) to 95 % of the best of the random arm tuned in full; reached: runs "
-        "that get there; step: memory of one training step, counted from its tensors.",
-        3: "What the labels owe to what: IoU with the truth at matched area, mean over findings; "
-        f"{films} pairs of film and finding per row; delta: minus the shipped labels on the same "
-        f"pairs; {interval}.",
-    }
-    return Table(
-        frame,
-        f"Table {number} (profile {profile}{where}). {words[number]}",
-        hide=["miou_sd_seeds", "n_patients", "n_valid", *same],
-        names=NAMES,
-        digits=DIGITS,
-        notes=notes,
-        reference=reference,
-    )
-
-
-def efficiency(frame: pd.DataFrame, profile: str) -> Table:
-    """`table_sizes` with its caption."""
-    networks = ", ".join(sorted(set(frame["network"])))
-    caption = (
-        f"Label efficiency (profile {profile}, {networks}). mIoU after DoLL pre-training with n "
-        "training masks, all weights tuned, with a 95 % bootstrap interval over patients; paired "
-        "differences to other starts with 95 % intervals over seeds and patients; masks that a "
-        "random start needs for the same mIoU (interpolated); "
-        f"{span(frame['n_seeds'])} seeds, {span(frame['n_cases'])} test films. Each start and size "
-        "with the learning rate chosen for it on validation."
-    )
-    names = {"miou": "DoLL", "masks": "masks that random needs"}
-    return Table(frame, caption, names=names | {arm: f"minus {arm}" for arm in AGAINST})
 
 
 REFERENCE_COLUMNS = ["task", "class", "metric", "value", "source", "arxiv", "population", "tag"]

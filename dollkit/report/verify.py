@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -64,51 +63,43 @@ class Line(NamedTuple):
 
     artefact: str
     state: str
-    detail: str
+    detail: str = ""
 
 
-Made = tuple[pd.DataFrame, Callable[[pd.DataFrame, Path], object]]
-"""Content of an artefact's CSV, and what writes such a frame as all files of the artefact."""
+class Made(NamedTuple):
+    """Content of an artefact's CSV, and what writes such a frame as all files of the artefact."""
+
+    frame: pd.DataFrame
+    write: Callable[[pd.DataFrame, Path], object]
 
 
 def made_again(rows: Rows, folder: Path) -> dict[str, Made]:
     """Every artefact that follows from rows, by the name of its files."""
-    profile = folder.name
-    losses = _losses(rows, folder)
+    profile, losses = folder.name, _losses(rows, folder)
     published = (folder / "table1_reference.csv").is_file()
     tables = results.tables_of(rows, profile, reference=published)
     tables |= results.label_tables_of(rows, losses, profile)
     drawn = results.figures_of(rows, losses, profile)
     drawn["figure_s5"] = claims.figure_s5(claims.read_claims(folder), profile=profile)
     verdicts = claims.evaluate(rows.label_cases, rows.cases, rows.curves, rows.runs, rows.not_run)
-    population = page.stated_population(folder).partition(". Seeds per")[0]
-    about = {"profile": profile, "population": population}
-    repeats = results.repeats(rows.pretraining)
+    about: dict[str, Any] = {"profile": profile, "repeats": results.repeats(rows.pretraining)}
+    about["population"] = page.stated_population(folder).partition(". Seeds per")[0]
 
     def table_of(name: str) -> Made:
-        made = tables[name]
-        return made.frame, lambda frame, to: replace(made, frame=frame).save(to / name)
+        table = tables[name]
+        return Made(table.frame, lambda frame, to: replace(table, frame=frame).save(to / name))
 
     def figure_of(name: str) -> Made:
-        made = drawn[name]
-        return made.data, lambda data, to: replace(made, data=data).save_text(to / name)
+        figure = drawn[name]
+        return Made(figure.data, lambda data, to: replace(figure, data=data).save_text(to / name))
 
-    return {
-        **{name: table_of(name) for name in tables},
-        **{name: figure_of(name) for name in drawn},
-        "labels": (
-            summary.summarise(rows.label_cases),
-            lambda frame, to: write_csv(frame, to / "labels.csv"),
-        ),
-        "claims": (
-            verdicts,
-            lambda frame, to: claims.write_claims(frame, to, **about, repeats=repeats),
-        ),
-        "index": (
-            pd.DataFrame(),
-            lambda _, to: (to / "index.md").write_text(page.page(folder), encoding="utf-8"),
-        ),
-    }
+    made = {name: table_of(name) for name in tables} | {name: figure_of(name) for name in drawn}
+    labels = summary.summarise(rows.label_cases)
+    made["labels"] = Made(labels, lambda frame, to: write_csv(frame, to / "labels.csv"))
+    made["claims"] = Made(verdicts, lambda frame, to: claims.write_claims(frame, to, **about))
+    index = page.page(folder)
+    made["index"] = Made(pd.DataFrame(), lambda _, to: (to / "index.md").write_text(index, "utf-8"))
+    return made
 
 
 def _losses(rows: Rows, folder: Path) -> pd.DataFrame | None:
@@ -116,9 +107,7 @@ def _losses(rows: Rows, folder: Path) -> pd.DataFrame | None:
     if not (folder / "label_losses.csv").is_file():
         return None
     frame = read_table(folder / "label_losses.csv", ("finding", *SEEN))
-    shipped = rows.label_cases[rows.label_cases["variant"] == "shipped"]
-    shipped = shipped[shipped["n_classifiers"] == shipped["n_classifiers"].max()]
-    taught = shipped[shipped["explainer"] == stored_rows.explainer_of(shipped)]
+    taught = rows.label_cases[rows.label_cases["variant"] == "shipped"]
     own = taught.groupby("finding").agg(
         iou_label=("iou_label", "mean"), iou_area=("iou_matched", "mean"), n=("hit", "size")
     )  # fmt: skip
@@ -147,33 +136,33 @@ def verify(folder: Path) -> list[Line]:
         if name in stems:
             found = differences(name, made, folder)
             also = f" (and {len(found) - 1} more)" * (len(found) > 1)
-            lines.append(Line(name, DIFFERS, found[0] + also) if found else Line(name, SAME, ""))
-    for name in sorted(stems - {line.artefact for line in lines}):
-        why = UNDERIVED.get(name, "this check knows no rule for it")
-        lines.append(Line(name, NOT_DERIVED, why))
-    return lines
+            lines.append(Line(name, DIFFERS, found[0] + also) if found else Line(name, SAME))
+    underived = sorted(stems - {line.artefact for line in lines})
+    no_rule = "this check knows no rule for it"
+    return lines + [Line(n, NOT_DERIVED, UNDERIVED.get(n, no_rule)) for n in underived]
 
 
 def differences(name: str, made: Made, folder: Path) -> list[str]:
     """Where the stored files of an artefact differ from the same made again, one line each."""
-    frame, write = made
     with tempfile.TemporaryDirectory() as temporary:
         anew, again = Path(temporary) / "anew", Path(temporary) / "again"
-        for place in (anew, again):
-            place.mkdir()
-        write(frame, anew)
+        anew.mkdir()
+        again.mkdir()
+        made.write(made.frame, anew)
         found: list[str] = []
+        frame = made.frame
         if (anew / f"{name}.csv").is_file():
             found, frame = _numbers(name, frame, anew, folder)
         # Cells that the rounding of rows has moved stand in a text as they are stored.
-        write(frame, again)
+        made.write(frame, again)
         for file in sorted(p.name for p in anew.iterdir() if p.name != f"{name}.csv"):
-            stored = (folder / file).read_text("utf-8") if (folder / file).is_file() else ""
-            texts = [(place / file).read_text("utf-8").splitlines() for place in (anew, again)]
-            lines = itertools.zip_longest(stored.splitlines(), *texts)
+            texts = [
+                (place / file).read_text("utf-8").splitlines() if (place / file).is_file() else []
+                for place in (folder, anew, again)
+            ]
             found += [
                 f"{file}, line {number}: {theirs!r}, made again {ours!r}"
-                for number, (theirs, ours, other) in enumerate(lines, start=1)
+                for number, (theirs, ours, other) in enumerate(itertools.zip_longest(*texts), 1)
                 if theirs not in (ours, other)
             ]
     return found
@@ -195,22 +184,20 @@ def _numbers(
         keys = [(f["panel"] + f["row"]).to_numpy().argsort(kind="stable") for f in (ours, stored)]
         order[keys[0]] = keys[1]
     stored = stored.iloc[order].reset_index(drop=True)
+    numbers = [texts.apply(pd.to_numeric, errors="coerce") for texts in (ours, stored)]
     found: list[str] = []
     frame = frame.reset_index(drop=True).copy()
     for i, column in zip(*np.nonzero((ours != stored).to_numpy()), strict=True):
         label, a, b = str(ours.columns[column]), *(str(f.iat[i, column]) for f in (ours, stored))
         of_steps = label in STEPS or (name == "claims" and str(ours.at[i, "claim"]) == "C3")
         rounded = frame[label].dtype.kind == "f" and name not in EXACT
-        if rounded and near(_number(a), _number(b), of_steps):
-            frame.loc[i, label] = _number(b)
+        mine, theirs = (float(f.iat[i, column]) for f in numbers)
+        if rounded and near(mine, theirs, of_steps):
+            frame.loc[i, label] = theirs
         else:
             place = f"{name}.csv, line {order[i] + 2}, {label}"
             found.append(f"{place}: {b or 'blank'}, made again {a or 'blank'}")
     return found, frame
-
-
-def _number(text: str) -> float:
-    return float(text) if re.fullmatch(r"-?[\d.]+(e[-+]\d+)?", text) else float("nan")
 
 
 def committed_profiles() -> list[str]:

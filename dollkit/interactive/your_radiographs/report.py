@@ -56,13 +56,13 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
         arms = dict(list(part.groupby("arm", sort=False)))
         rows = []
         for arm in (a for a in arms if a != "doll" and "doll" in arms):
-            seeds, (a, b), films = aligned([arms["doll"], arms[arm]])
+            (a, b), counts = aligned([arms["doll"], arms[arm]])
             effect = crossed_effect(a - b)
             rows.append({
                 "n_train": n, "against": arm, "effect": effect.estimate, "lo": effect.lo,
                 "hi": effect.hi, "p": effect.p, "df": effect.df,
-                "mde": smallest_effect(effect.se, effect.df), "n_cases": films,
-                "n_patients": a.shape[-1], "n_seeds": len(seeds), "best": max(a.mean(), b.mean()),
+                "mde": smallest_effect(effect.se, effect.df), **counts,
+                "best": max(a.mean(), b.mean()),
             })  # fmt: skip
         if rows:
             table = pd.DataFrame(rows)
