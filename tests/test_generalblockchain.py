@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dollkit.common.errors import InputError
 from dollkit.data.__main__ import survey
 from dollkit.data.film_table import FilmTable
 from dollkit.data.images import load_image
@@ -113,9 +112,8 @@ def test_crops_land_at_their_place(tree: Tree) -> None:
     np.testing.assert_array_equal(load(tables["lungs"], "clear", "lungs"), placed(*LUNGS))
     infected = placed("COVID-19 Ground Glass Opacities", "COVID-19 Consolidation")
     np.testing.assert_array_equal(load(tables["infection"], "all", "infection"), infected)
-    np.testing.assert_array_equal(
-        load(tables["infection"], "one", "infection"), placed("COVID-19 Consolidation")
-    )
+    infected = placed("COVID-19 Consolidation")
+    np.testing.assert_array_equal(load(tables["infection"], "one", "infection"), infected)
     assert organs.films["fold"].nunique() == 3
     assert (organs.films["split"] == "train").all()
     first = tables["lungs"].films.iloc[0]
@@ -148,12 +146,6 @@ def test_counts_and_leftovers(tree: Tree) -> None:
     }
 
 
-def test_a_resized_film_is_refused(tree: Tree) -> None:
-    mask = read_generalblockchain(tree.save())["organs"].masks["left lung"][0]
-    with pytest.raises(InputError, match="for a film of 30x20, the image is 60x40: use the image"):
-        mask.load(40, 60)
-
-
 @pytest.mark.parametrize(
     ("row", "cells", "words"),
     [
@@ -173,11 +165,8 @@ def test_a_wrong_row_costs_its_whole_film(
     tables = read_generalblockchain(root, skip_bad=True)
     assert words in tables["organs"].bad.frame()["reason"][0]
     # Else the film would keep an infection mask that lacks a part.
-    assert [list(t.films["image_id"]) for t in tables.values()] == [
-        ["one"],
-        ["one", "clear"],
-        ["clear"],
-    ]
+    left = [" ".join(t.films["image_id"]) for t in tables.values()]
+    assert left == ["one", "one clear", "clear"]
 
 
 def test_tables_that_cannot_be_read(tree: Tree, tmp_path: Path) -> None:
@@ -202,10 +191,9 @@ def test_genuine_masks(shared_dir: Path) -> None:
     assert report.sound, report.problems
     tables = read_generalblockchain(root)
     assert {name: len(t) for name, t in tables.items()} == dict.fromkeys(DATASET.stores, 5)
-    facts = tables["organs"].facts
-    assert (facts["films"], facts["masks"], facts["rows without mask"]) == (5, 34, 2)
-    assert (facts["patients"], facts["films with consolidation"]) == (3, 1)
     organs = tables["organs"]
+    facts = {"films": 5, "masks": 34, "rows without mask": 2, "patients": 3}
+    assert (facts | {"films with consolidation": 1}).items() <= organs.facts.items()
     for i, path in enumerate(organs.films["path"]):
         shape = load_image(path).shape
         left, right, middle = (organs.masks[c][i].load(*shape) for c in organs.mask_classes)

@@ -12,18 +12,12 @@ import pytest
 
 from dollkit.common import paths
 from dollkit.data.__main__ import survey
-from dollkit.data.sets.jsrt import (
-    DATASET,
-    NAMES,
-    ORGANS,
-    find_root,
-    parity_fold,
-    read_jsrt,
-)
+from dollkit.data.sets.jsrt import DATASET, NAMES, ORGANS, find_root, parity_fold, read_jsrt
 from dollkit.data.splits import draw_parts
 from tests.small_files import error_of, save
 
 NAMED = ("JPCLN001", "JPCLN002", "JPCLN017", "JPCNN001", "JPCNN004")
+HEART = "scratch/fold1/masks/heart/JPCNN001.gif"
 Tree = Callable[..., Path]
 
 
@@ -140,14 +134,8 @@ def test_a_mask_in_the_other_fold_than_the_split_says(tree: Tree) -> None:
     [
         ("All247images/JPCNN001.png JPCNN001.png", "film JPCNN001: there twice"),
         ("All247images/JPCNN001.png All247images/JPCNN094.png", "JPCNN094.png: no film of JSRT"),
-        (
-            "scratch/fold1/masks/heart/JPCNN001.gif scratch/fold1/masks/heart/JPCNN001.png",
-            "film JPCNN001: mask twice",
-        ),
-        (
-            "scratch/fold1/masks/heart/JPCNN001.gif scratch/fold2/masks/heart/JPCNN001.gif",
-            "film JPCNN001: masks in both folds",
-        ),
+        (f"{HEART} {HEART.replace('gif', 'png')}", "film JPCNN001: mask twice"),
+        (f"{HEART} {HEART.replace('fold1', 'fold2')}", "film JPCNN001: masks in both folds"),
     ],
 )
 def test_files_too_many(tree: Tree, copy: str, words: str) -> None:
@@ -228,9 +216,8 @@ def test_raw_films_come_before_their_conversions(tree: Tree) -> None:
 def test_where_there_is_nothing_one_line_says_what_was_expected(tmp_path: Path, tree: Tree) -> None:
     (tmp_path / "empty/All247images").mkdir(parents=True)
     assert find_root(tmp_path / "empty") is None
-    assert "expected All247images/ with JPCLN001.IMG" in error_of(
-        DATASET.tables, tmp_path / "empty"
-    )
+    message = error_of(DATASET.tables, tmp_path / "empty")
+    assert "expected All247images/ with JPCLN001.IMG" in message
     root = tree()
     shutil.rmtree(root / "scratch")
     message = error_of(read_jsrt, root)

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -229,21 +230,6 @@ def test_writing_goes_on_where_it_stopped(tmp_path: Path, whole: dict[str, bytes
     assert contents(path) == whole
 
 
-@pytest.mark.parametrize(
-    ("older", "again"),
-    [
-        (Key({"size": S, "code": "older"}, KEY.steps), [0, 1, 2]),
-        (Key(KEY.rule, ["one", "another", "three"]), [1, 2]),
-    ],
-)
-def test_writing_goes_back_to_what_has_changed(
-    tmp_path: Path, whole: dict[str, bytes], older: Key, again: list[int]
-) -> None:
-    stop_after(tmp_path / "s", 2, older)
-    assert write_steps(tmp_path / "s", KEY, 3) == again
-    assert contents(tmp_path / "s") == whole
-
-
 def change(path: Path) -> None:
     with path.open("rb+") as file:
         file.seek(128 + 3 * S * S)
@@ -251,20 +237,23 @@ def change(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "again"),
+    ("key", "name", "damage", "again"),
     [
-        ("journal.part", lambda p: p.write_bytes(p.read_bytes()[:-2]), [1, 2]),
-        ("images.npy.part", change, [1, 2]),
-        ("masks.npy.part", lambda p: p.write_bytes(p.read_bytes()[:200]), [0, 1, 2]),
-        ("ignore.npy.part", Path.unlink, [0, 1, 2]),
+        (Key({"size": S, "code": "older"}, KEY.steps), "", None, [0, 1, 2]),
+        (Key(KEY.rule, ["one", "another", "three"]), "", None, [1, 2]),
+        (KEY, "journal.part", lambda p: p.write_bytes(p.read_bytes()[:-2]), [1, 2]),
+        (KEY, "images.npy.part", change, [1, 2]),
+        (KEY, "masks.npy.part", lambda p: p.write_bytes(p.read_bytes()[:200]), [0, 1, 2]),
+        (KEY, "ignore.npy.part", Path.unlink, [0, 1, 2]),
     ],
 )
-def test_lost_or_changed_bytes_are_written_again(
-    tmp_path: Path, whole: dict[str, bytes], name: str, damage: Callable[[Path], None],
-    again: list[int],
+def test_what_has_changed_or_is_lost_is_written_again(
+    tmp_path: Path, whole: dict[str, bytes], key: Key, name: str,
+    damage: Callable[[Path], None] | None, again: list[int],
 ) -> None:  # fmt: skip
-    stop_after(tmp_path / "s", 2)
-    damage(tmp_path / "s" / name)
+    stop_after(tmp_path / "s", 2, key)
+    if damage:
+        damage(tmp_path / "s" / name)
     assert write_steps(tmp_path / "s", KEY, 3) == again
     assert contents(tmp_path / "s") == whole
 
@@ -275,9 +264,7 @@ def test_a_full_disk_is_one_line_and_writing_goes_on_afterwards(
     path = tmp_path / "s"
     stop_after(path, 1)
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr(store_writer.NpyRows, "write", full)
     with pytest.raises(InputError, match=r"cannot write here \(No space left on device\)"):
         write_steps(path, KEY, 3)
