@@ -26,8 +26,7 @@ from dollkit.data.phantom.population import Protocol
 from dollkit.explanations import engine
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.finetuning import grid, robustness
-from dollkit.labels import threshold_rules
-from dollkit.labels.steps import LabelSettings
+from dollkit.labels.steps import LabelSettings, threshold_settings
 from dollkit.training import imagenet, networks
 from dollkit.training.classifiers import Classifier
 from dollkit.training.recipe import Recipe
@@ -152,7 +151,7 @@ def _labels(given: SimpleNamespace) -> None:
         unsettled=given.unsettled, mode=given.mode,
     )  # fmt: skip
     engine.check(given.steps, given.rule, given.max_error, given.most_steps, given.mode)
-    cut: dict[str, Any] = {**threshold_rules.settings(given.threshold)}
+    cut: dict[str, Any] = {**threshold_settings(given.threshold)}
     cut |= {n: vars(given)[n] for n in ("part", "percentile", "trust", "smooth", "guide", "ignore")}
     LabelSettings(**cut)
 

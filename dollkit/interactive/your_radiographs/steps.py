@@ -29,9 +29,8 @@ from dollkit.finetuning.run import Films, Initialisation, Job, Split
 from dollkit.finetuning.starts import starts
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.read import Radiographs
-from dollkit.labels import threshold_rules
 from dollkit.labels.make import find_classifiers, fingerprint, make_labels, rows_to_label
-from dollkit.labels.steps import LabelSettings
+from dollkit.labels.steps import LabelSettings, threshold_settings
 from dollkit.labels.store import LabelStore
 from dollkit.training import classifiers, networks, weights
 from dollkit.training.augment import Augmentation
@@ -130,7 +129,7 @@ def label_films(
 ) -> LabelStore:  # fmt: skip
     """DoLL labels of films of splits ``train`` and ``valid``."""
     how = ExplainerSettings(most_steps=most_steps, precision=precision, unsettled="keep")
-    cut: dict[str, Any] = dict(threshold_rules.settings("otsu"))
+    cut: dict[str, Any] = dict(threshold_settings("otsu"))
     models = load_classifiers(folders, compute.device())
     rows = rows_to_label(store, n_label, n_hold)
     folder.mkdir(parents=True, exist_ok=True)
