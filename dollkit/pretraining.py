@@ -116,7 +116,8 @@ def taught_iou(targets: Targets, truth: Targets, rows: Rows) -> float:
     As ``valid_true_iou`` of the network's own output: pixels that the arm ignores are not drawn,
     and a film without the finding does not count.
     """
-    return _mean([_overlap(targets(part) == 1, truth(part)) for part in _parts(rows)])
+    values = [_overlap(targets(part) == 1, truth(part)) for part in _parts(rows)]
+    return metrics.mean_iou(np.concatenate(values))
 
 
 def folders_of(folder: Path, repeats: int) -> list[Path]:
@@ -201,8 +202,11 @@ def pretrain(
             own.append(_overlap(drawn, y.cpu().numpy()))
             if truth is not None:
                 true.append(_overlap(drawn, truth(part)))
-        row = {"valid_loss": float(np.mean(losses)), "valid_iou": _mean(own)}
-        return row if truth is None else {**row, "valid_true_iou": _mean(true)}
+        row = {"valid_loss": float(np.mean(losses))}
+        for name, values in (("valid_iou", own), ("valid_true_iou", true)):
+            if values:
+                row[name] = metrics.mean_iou(np.concatenate(values))
+        return row
 
     return fit(
         net, sample, loss, recipe, evaluate=evaluate, score="valid_iou", folder=folder,
@@ -219,10 +223,6 @@ def _overlap(drawn: npt.NDArray[np.bool_], target: U8) -> npt.NDArray[np.float64
     value = metrics.iou(*metrics.counts(drawn, target))
     value[~(target == 1).any((2, 3))] = np.nan
     return value
-
-
-def _mean(parts: list[npt.NDArray[np.float64]]) -> float:
-    return metrics.mean_iou(np.concatenate(parts))
 
 
 # Labels of the arms that have their own. Each takes one thing away from DoLL: ``gradcam``

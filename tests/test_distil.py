@@ -13,9 +13,8 @@ from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.data.images import IGNORE
-from dollkit.labels import steps, threshold_rules
-from dollkit.labels.steps import LabelSettings
-from dollkit.labels.threshold_rules import Rule
+from dollkit.labels import steps
+from dollkit.labels.steps import LabelSettings, Rule
 from dollkit.training import metrics
 from tests.label_films import bump
 
@@ -122,15 +121,15 @@ def test_rules_are_read_and_written() -> None:
         "0.4": Rule("peak", 0.4),
     }
     for text, rule in rules.items():
-        assert threshold_rules.parse(text) == rule == threshold_rules.parse(str(rule))
+        assert steps.parse_rule(text) == rule == steps.parse_rule(str(rule))
     for bad in ("peak", "peak 1.2", "otsu 0.3", 0.0, "nan"):
         with pytest.raises(InputError, match="use a share of the maximum"):
-            threshold_rules.parse(bad)
+            steps.parse_rule(bad)
 
 
 def test_settings_from_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def given(text: str) -> LabelSettings:
-        return LabelSettings(**threshold_rules.settings(text))  # type: ignore[arg-type]
+        return LabelSettings(**steps.threshold_settings(text))  # type: ignore[arg-type]
 
     assert given("peak 0.4") == LabelSettings(threshold="peak", level=0.4)
     assert set(PATHOLOGIES) | {"other"} == set(given("tuned").thresholds)
@@ -143,11 +142,11 @@ def test_settings_from_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_thresholds_file(tmp_path: Path) -> None:
     table = pd.DataFrame(
         [("Edema", "peak 0.15", 0.03, 0.5, 0.4, 9), ("other", "otsu", np.nan, 0.3, 0.3, 9)],
-        columns=threshold_rules.COLUMNS,
+        columns=steps.RULE_COLUMNS,
     )
     path = tmp_path / "thresholds.csv"
-    threshold_rules.write(table, path)
-    assert threshold_rules.read(path) == {
+    steps.write_rules(table, path)
+    assert steps.read_rules(path) == {
         "thresholds": {"Edema": "peak 0.15", "other": "otsu"}, "smooths": {"Edema": 0.03},
     }  # fmt: skip
     bad = {
@@ -160,4 +159,4 @@ def test_thresholds_file(tmp_path: Path) -> None:
     for text, message in bad.items():
         path.write_text(text)
         with pytest.raises(InputError, match=f"thresholds.csv.*{message}"):
-            threshold_rules.read(path)
+            steps.read_rules(path)

@@ -15,9 +15,8 @@ from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.interactive.explorer import CONSENSUS, Cut, Explorer, View, cut_of, look
 from dollkit.interactive.finished_run import Run, open_run
-from dollkit.labels.steps import LabelSettings
+from dollkit.labels.steps import LabelSettings, Rule
 from dollkit.labels.store import open_labels
-from dollkit.labels.threshold_rules import Rule
 from tests import explorer_run
 from tests.explorer_run import HOW, SIDE
 

@@ -14,8 +14,7 @@ from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.labels import chexlocalize, judge, summary
-from dollkit.labels.steps import LabelSettings, maps_to_labels
-from dollkit.labels.threshold_rules import Rule
+from dollkit.labels.steps import LabelSettings, Rule, maps_to_labels
 from dollkit.training import metrics
 from dollkit.training.classifiers import create
 from dollkit.workflow.cli import main
@@ -144,24 +143,24 @@ def test_judge_scores_every_variant_and_few_films_where_asked(tmp_path: Path) ->
     assert table["n"].tolist() == [3, 3, 6]
     tried = judge.variants(list(models), how, settings, occluded=4)
     rows = judge.judged_rows(store, "test", 9)
-    made = judge.judge(models, store, rows, tried)
-    assert set(judge.CASE_COLUMNS) == set(made.cases)
-    counts = made.cases.groupby("variant")["image_id"].nunique()
+    cases, examples = judge.judge(models, store, rows, tried)
+    assert set(judge.CASE_COLUMNS) == set(cases)
+    counts = cases.groupby("variant")["image_id"].nunique()
     assert counts["shipped"] == 6
     assert counts["explainer=occlusion"] == 6  # films count batch by batch, and one holds all six
-    assert np.allclose(made.cases["area"], 36 / 1024)
-    same = made.cases[made.cases["variant"].isin(["shipped", "classifiers=a"])]
+    assert np.allclose(cases["area"], 36 / 1024)
+    same = cases[cases["variant"].isin(["shipped", "classifiers=a"])]
     both = same.pivot(index=["image_id", "finding"], columns="variant", values="iou_matched")
     np.testing.assert_allclose(both["shipped"], both["classifiers=a"])  # the same classifier twice
-    found = summary.summarise(made.cases)
+    found = summary.summarise(cases)
     assert list(found) == summary.SUMMARY_COLUMNS
     mean = found[(found["finding"] == "mean") & (found["explainer"] == "ig")].iloc[0]
     assert mean["hit_lo"] <= mean["hit_rate"] <= mean["hit_hi"]
     # Without any mask there are labels to be seen, and nothing to judge them by.
     assert judge.tuned(models, bare, rows, how, settings) is None
-    shown = judge.judge(models, bare, judge.judged_rows(bare, "test", 9), tried)
-    assert shown.cases.empty
-    np.testing.assert_array_equal(shown.examples["label"], made.examples["label"])
+    none, shown = judge.judge(models, bare, judge.judged_rows(bare, "test", 9), tried)
+    assert none.empty
+    np.testing.assert_array_equal(shown["label"], examples["label"])
 
 
 def heat_of(mask: np.ndarray) -> np.ndarray:

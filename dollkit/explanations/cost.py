@@ -258,19 +258,10 @@ def use(
             took = walk_seconds(model, x, targets, budget_mb=budget_mb, **settings)
             turns.append((took / pairs, best, total / took / best))
         seconds, peak, share = map(statistics.median, zip(*turns[1:], strict=True))
-        rows.append(
-            {
-                "classifier": name,
-                "gflop_forward": forward / 1e9,
-                "gflop_backward": backward / 1e9,
-                "gflop_pair": total / pairs / 1e9,
-                "seconds_per_pair": seconds,
-                "tflops": total / pairs / seconds / 1e12,
-                "matmul_tflops": peak / 1e12,
-                "share": share,
-            }
-        )
-    return pd.DataFrame(rows)
+        flops, each = (forward, backward, total / pairs), total / pairs / seconds
+        rows.append((name, *(n / 1e9 for n in flops), seconds, each / 1e12, peak / 1e12, share))
+    columns = ["classifier", "gflop_forward", "gflop_backward", "gflop_pair", "seconds_per_pair"]
+    return pd.DataFrame(rows, columns=[*columns, "tflops", "matmul_tflops", "share"])
 
 
 def walk_seconds(model: nn.Module, x: torch.Tensor, targets: Targets, **settings: Any) -> float:

@@ -71,8 +71,8 @@ class Prepared:
 
 
 _Key = tuple[object, ...]
-_Known = weakref.WeakKeyDictionary[nn.Module, dict[_Key, tuple[_Key, Prepared]]]
-_known: _Known = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[nn.Module, dict[_Key, tuple[_Key, Prepared]]]
+_known = weakref.WeakKeyDictionary()
 
 
 def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
@@ -88,17 +88,13 @@ def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
         if mixes and module.training:
             raise InputError(f"the classifier's layer {name!r} is in training mode: call eval()")
     key: _Key = (precision, str(films.device), *films.shape[1:])
-    state = _fingerprint(model)
+    # Changes when a layer is exchanged, or a weight by anything that autograd sees.
+    tensors = (*model.parameters(), *model.buffers())
+    state = (*map(id, model.modules()), *((t.data_ptr(), t._version) for t in tensors))
     kept = _known.setdefault(model, {})
     if key not in kept or kept[key][0] != state:
         kept[key] = (state, _prepare(model, precision, films[:2].detach()))
     return kept[key][1]
-
-
-def _fingerprint(model: nn.Module) -> _Key:
-    """Changes when a layer is exchanged, or a weight by anything that autograd sees."""
-    tensors = (*model.parameters(), *model.buffers())
-    return (*map(id, model.modules()), *((t.data_ptr(), t._version) for t in tensors))
 
 
 def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:

@@ -24,8 +24,7 @@ from dollkit.common.findings import PATHOLOGIES
 from dollkit.data.images import IGNORE, U8
 from dollkit.explanations.ensemble import EXPLAINERS, Explained, pair_settled
 from dollkit.interactive.finished_run import Run
-from dollkit.labels.steps import LabelSettings, maps_to_labels
-from dollkit.labels.threshold_rules import Rule
+from dollkit.labels.steps import LabelSettings, Rule, maps_to_labels
 from dollkit.report import style
 from dollkit.report.style import ARM_LOOKS, CLASS_COLORS, GREEN, context
 from dollkit.training import metrics

@@ -26,9 +26,8 @@ from dollkit.data.images import fit, load_image, unfit
 from dollkit.data.store_writer import unwritable
 from dollkit.explanations.ensemble import ExplainerSettings, explain_all
 from dollkit.labels.make import device_of, find_classifiers, mean_probability
-from dollkit.labels.steps import LabelSettings, maps_to_labels
+from dollkit.labels.steps import LabelSettings, Rule, maps_to_labels
 from dollkit.labels.summary import mean_interval
-from dollkit.labels.threshold_rules import Rule
 from dollkit.training.classifiers import Classifier, load_classifiers
 
 COLUMNS = [
@@ -97,7 +96,15 @@ def score(
     if not 0 <= cutoff < 1:
         raise InputError(f"parameter 'cutoff' is {cutoff}: it must lie in [0, 1)")
     folders = find_classifiers(classifiers)
-    table, known = _masked(folder, split)
+    reader = named("chexlocalize")
+    table = reader.read(reader.locate(folder))["films"]
+    known = [c for c in table.mask_classes if c in PATHOLOGIES]
+    rows = (table.films["split"] == split) & table.masks[known].notna().any(axis=1)
+    if not rows.any():
+        raise InputError(f"{folder}: no film of split {split!r} has a mask of a finding")
+    films, masks = (t[rows].reset_index(drop=True) for t in (table.films, table.masks))
+    table = replace(table, films=films, masks=masks)
+    check_files(table)
     models = load_classifiers(folders, compute.device())
     starts = tqdm(range(0, len(table.films), BATCH), desc="score", disable=None)
     parts = [_score_films(table, i, known, models, size, cutoff) for i in starts]
@@ -110,21 +117,6 @@ def score(
     except OSError as error:
         raise unwritable(out.parent, error) from None
     return result
-
-
-def _masked(folder: Path, split: str) -> tuple[FilmTable, list[str]]:
-    """Films of a split with a mask of a finding, and the findings that have masks."""
-    reader = named("chexlocalize")
-    table = reader.read(reader.locate(folder))["films"]
-    known = [c for c in table.mask_classes if c in PATHOLOGIES]
-    chosen = (table.films["split"] == split) & table.masks[known].notna().any(axis=1)
-    rows = np.flatnonzero(chosen)
-    if not len(rows):
-        raise InputError(f"{folder}: no film of split {split!r} has a mask of a finding")
-    films, masks = (t.iloc[rows].reset_index(drop=True) for t in (table.films, table.masks))
-    table = replace(table, films=films, masks=masks)
-    check_files(table)
-    return table, known
 
 
 def _score_films(

@@ -25,9 +25,13 @@ from dollkit.explanations.ensemble import (
 )
 from dollkit.labels.make import Rows, batches
 from dollkit.labels.steps import (
+    OTHER,
+    RULE_COLUMNS,
+    RULES,
     Bytes,
     FloatMaps,
     LabelSettings,
+    Rule,
     consensus,
     maps_to_labels,
     refine,
@@ -35,7 +39,6 @@ from dollkit.labels.steps import (
     smooth,
     smooth_and_refine,
 )
-from dollkit.labels.threshold_rules import COLUMNS, OTHER, RULES, Rule
 from dollkit.training import metrics
 from dollkit.training.classifiers import Classifier, split_rows
 
@@ -150,22 +153,15 @@ def judged_rows(store: Store, split: str, limit: int) -> Rows:
     return np.asarray(rows[usable][:limit])
 
 
-class Judgement(NamedTuple):
-    """Per-case rows, and for the shipped labels the arrays behind them."""
-
-    cases: pd.DataFrame
-    examples: Arrays
-
-
 def judge(
     models: Mapping[str, Classifier], store: Store, rows: Rows, tried: Sequence[Variant]
-) -> Judgement:
-    """Scores of label variants against the masks of the findings.
+) -> tuple[pd.DataFrame, Arrays]:
+    """Scores of label variants against the masks of the findings, and arrays of the shipped labels.
 
     No film of `rows` trained a classifier. The first of the variants is the shipped one. Masks of
     the training films make the anatomy prior; without any, those of the other judged patients, one
-    left out at a time. A store without masks of any finding gives no cases, and arrays of the
-    shipped labels for pictures: their `truth` is empty and their `iou` NaN.
+    left out at a time. A store without masks of any finding gives no scores, and arrays for
+    pictures: their ``truth`` is empty and their ``iou`` NaN.
     """
     known = _known(store)
     frames = [] if known else [pd.DataFrame(columns=CASE_COLUMNS)]
@@ -196,7 +192,7 @@ def judge(
         shipped, case = cases[cases["variant"] == "shipped"], ["image_id", "finding"]
         prior = shipped[case].assign(iou_prior=_prior(store, shipped, arrays["truth"]))
         cases = cases.merge(prior, on=case, how="left")
-    return Judgement(cases, arrays)
+    return cases, arrays
 
 
 def tuned(
@@ -264,7 +260,7 @@ def tune(
         best, otsu = mean_scores[i, s, [r, 0]]
         rows.append((finding, str(CANDIDATES[r]), SMOOTHS[s], best, otsu, n))
     rows.append((OTHER, str(CANDIDATES[rule]), SMOOTHS[sigma], pooled[rule], pooled[0], len(names)))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=RULE_COLUMNS)
 
 
 def _rule_scores(maps: FloatMaps, truth: Bytes) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""From explanations to DoLL labels: the steps of `maps_to_labels`, each with its formula.
+"""From explanations to DoLL labels: the six steps, each with its formula, and their settings.
 
 The paper says "distilled and boosted" without giving them; these would be steps 3 and 4.
 
@@ -14,22 +14,38 @@ The paper says "distilled and boosted" without giving them; these would be steps
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from scipy.ndimage import uniform_filter
+from skimage.filters import threshold_otsu
 
+from dollkit.common import paths
 from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
+from dollkit.data.csvfile import read_csv
 from dollkit.data.images import IGNORE
 from dollkit.explanations.engine import gaussian
-from dollkit.labels.threshold_rules import OTHER, PHANTOM, RULES, Rule, check, parse, read
 
 FloatMaps = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+
+RULES = ("otsu", "peak", "quantile")
+OTHER = "other"
+"""Entry for the findings that have none of their own."""
+ENTRIES = (*FINDINGS, OTHER)
+
+PHANTOM = Path(__file__).with_name("phantom_thresholds.csv")
+"""Rules tuned on validation films of the phantom: the laptop profile with ``n_tune: 240``."""
+
+RULE_COLUMNS = ["finding", "rule", "smooth", "iou", "iou_otsu", "n"]
 
 CHOICES = {
     "part": ("magnitude", "positive"),
@@ -46,6 +62,98 @@ RANGES = {
 }
 EDGE = 1e-3
 """Variance of grey values (film in [0, 1]) above which the guided filter keeps an edge."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a map's threshold is found: kind in `RULES`, value in (0, 1) except for otsu."""
+
+    kind: str
+    value: float = 0.0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "otsu" else f"{self.kind} {self.value:g}"
+
+    def level(self, m: npt.NDArray[np.float32]) -> float:
+        """Threshold of one map (S, S) that is not constant."""
+        if self.kind == "otsu":
+            return float(threshold_otsu(m))
+        if self.kind == "peak":
+            return self.value * float(m.max())
+        return float(np.quantile(m, 1 - self.value))
+
+
+def parse_rule(text: float | str, what: str = "threshold rule") -> Rule:
+    """A number is a share of the maximum; else ``otsu``, ``peak 0.5`` or ``quantile 0.02``."""
+    kind, _, value = text.strip().partition(" ") if isinstance(text, str) else ("peak", "", text)
+    if kind == "otsu" and value == "":
+        return Rule("otsu")
+    if kind not in ("peak", "quantile"):
+        # A file saved by other programs may hold plain numbers.
+        kind, value = "peak", text
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not 0 < number < 1:
+        form = "use a share of the maximum in (0, 1), 'otsu', 'peak 0.5' or 'quantile 0.02'"
+        raise InputError(f"{what} is {text!r}: {form}")
+    return Rule(kind, number)
+
+
+def threshold_settings(text: str) -> dict[str, str | float]:
+    """What `LabelSettings` takes, of ``otsu``, ``peak 0.5``, ``quantile 0.02``, ``tuned``, a file.
+
+    ``tuned`` are the phantom's rules; a file's path starts at the root of the repository.
+    """
+    if text == "tuned" or text.endswith(".csv"):
+        file = "" if text == "tuned" else str(paths.ROOT / text)
+        return {"threshold": "tuned", "thresholds": file}
+    rule = parse_rule(text, "parameter 'threshold'")
+    value = {"peak": "level", "quantile": "area"}.get(rule.kind)
+    return {"threshold": rule.kind} | ({} if value is None else {value: rule.value})
+
+
+def _check_rules(thresholds: Mapping[str, float | str], smooths: Mapping[str, float]) -> None:
+    """Raise `InputError` for an unknown finding, a bad rule, or a sigma outside [0, 0.5]."""
+    for name, values in (("thresholds", thresholds), ("smooths", smooths)):
+        for finding in values:
+            if finding not in ENTRIES:
+                names = ", ".join(ENTRIES[1:])
+                raise InputError(f"parameter {name!r}: unknown finding {finding!r}: use {names}")
+    for finding, text in thresholds.items():
+        parse_rule(text, f"parameter 'thresholds', {finding}:")
+    for finding, sigma in smooths.items():
+        if not 0 <= sigma <= 0.5:
+            raise InputError(
+                f"parameter 'smooths', {finding}: {sigma} must lie in [0, 0.5], a share of the side"
+            )
+
+
+def write_rules(table: pd.DataFrame, path: Path) -> None:
+    """Write a table of `judge.tune`, whole or not at all: parts of a stage write the same one."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    table[RULE_COLUMNS].round(4).to_csv(part, index=False, lineterminator="\n")
+    part.replace(path)
+
+
+def read_rules(path: Path) -> dict[str, Any]:
+    """``thresholds`` and ``smooths`` of a CSV file, as `LabelSettings` takes them.
+
+    Columns finding and rule, and perhaps smooth (share of the side; blank: the setting of the run).
+    """
+    table = read_csv(path, ("finding", "rule"), hint="give a CSV file with both columns")
+    findings = table.frame["finding"]
+    known = findings.isin(ENTRIES) & ~findings.duplicated()
+    table.require(known, "finding", f"each of {', '.join(ENTRIES[1:])} once")
+    rules = zip(findings, table.frame["rule"], table.where(), strict=True)
+    thresholds = {f: str(parse_rule(r, f"{place}, column 'rule':")) for f, r, place in rules}
+    smooths: dict[str, float] = {}
+    if "smooth" in table.frame:
+        sigmas = table.numbers("smooth")
+        table.require(sigmas.isna() | sigmas.between(0, 0.5), "smooth", "0 to 0.5, or blank")
+        smooths = {f: v for f, v in zip(findings, sigmas, strict=True) if not np.isnan(v)}
+    return {"thresholds": thresholds, "smooths": smooths}
 
 
 @dataclass(frozen=True)
@@ -84,9 +192,9 @@ class LabelSettings:
         rules, smooths = self.thresholds, self.smooths
         if self.threshold == "tuned":
             if isinstance(rules, str):
-                tuned = read(Path(rules) if rules else PHANTOM)
+                tuned = read_rules(Path(rules) if rules else PHANTOM)
                 rules, smooths = tuned["thresholds"], smooths or tuned["smooths"]
-            check(rules, smooths)
+            _check_rules(rules, smooths)
             object.__setattr__(self, "thresholds", dict(rules))
             object.__setattr__(self, "smooths", dict(smooths))
         elif rules or smooths:
@@ -97,7 +205,7 @@ class LabelSettings:
     def rule(self, finding: str) -> Rule:
         """Rule of step 6 for one finding."""
         if isinstance(self.thresholds, Mapping):
-            return parse(self.thresholds.get(finding, self.thresholds.get(OTHER, "otsu")))
+            return parse_rule(self.thresholds.get(finding, self.thresholds.get(OTHER, "otsu")))
         value = {"peak": self.level, "quantile": self.area}.get(self.threshold, 0.0)
         return Rule(self.threshold, value)
 

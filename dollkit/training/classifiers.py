@@ -42,19 +42,13 @@ class Classifier(nn.Module):
             "architecture": architecture, "depth": depth, "activation": activation,
             "pooling": pooling,
         }  # fmt: skip
-        self.pooling = pooling
         self.encoder = encoder(architecture, depth, activation)
         self.head = nn.Conv2d(int(self.encoder.out_channels[-1]), len(FINDINGS), 1)  # type: ignore[index]
 
-    def places(self, x: torch.Tensor) -> torch.Tensor:
-        """Logit of every finding at every place: (n, 1, S, S) -> (n, 14, S / stride, ...)."""
-        out: torch.Tensor = self.head(self.encoder(x)[-1])
-        return out
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits: (n, 1, S, S) normalised films -> (n, 14)."""
-        grid = self.places(x)
-        if self.pooling == "avg":
+        grid: torch.Tensor = self.head(self.encoder(x)[-1])  # logits of every place
+        if self.config["pooling"] == "avg":
             return grid.mean((2, 3))
         # Log-mean-exp: a soft maximum, so that one small finding can carry the film.
         flat = grid.float().flatten(2)
@@ -95,10 +89,8 @@ def train(
     if not known:
         raise InputError(f"{store.path}: no finding has a positive film in split 'train'")
     device = next(model.parameters()).device
-    keep = torch.zeros(len(FINDINGS))
-    keep[known] = 1.0
-    y = torch.from_numpy(targets).to(device)
-    w = torch.from_numpy(weights).to(device) * keep.to(device)
+    weights[:, ~targets.any(0)] = 0  # nothing teaches these
+    y, w = torch.from_numpy(targets).to(device), torch.from_numpy(weights).to(device)
 
     def sample(step: int) -> Batch:
         pick = batch_indices(len(rows), recipe.batch, step, recipe.seed)

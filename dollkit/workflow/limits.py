@@ -25,8 +25,7 @@ from dollkit.data.phantom.population import Protocol
 from dollkit.explanations import engine
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.finetuning import grid, robustness
-from dollkit.labels import threshold_rules
-from dollkit.labels.steps import LabelSettings
+from dollkit.labels.steps import LabelSettings, threshold_settings
 from dollkit.training import imagenet, networks
 from dollkit.training.classifiers import Classifier
 from dollkit.workflow import parameters
@@ -154,7 +153,7 @@ def _labels(settings: SimpleNamespace) -> None:
         settings.steps, settings.rule, settings.max_error, settings.most_steps, settings.mode
     )
     names = ("part", "percentile", "trust", "smooth", "guide", "ignore")
-    cut: dict[str, Any] = dict(threshold_rules.settings(settings.threshold))
+    cut: dict[str, Any] = {**threshold_settings(settings.threshold)}
     LabelSettings(**cut, **{name: vars(settings)[name] for name in names})
 
 
