@@ -53,8 +53,8 @@ def make_store(path: Path, n: int, classes: tuple[str, ...]) -> Store:
         if table["Edema"].iloc[i] or "Edema" not in classes:
             images[i, y : y + SQUARE, x : x + SQUARE] += 150
             masks[i, :, y : y + SQUARE, x : x + SQUARE] = 1
-    with StoreWriter(path, SIDE, list(classes), n, {"test": 1}) as out:
-        out.write(0, images, masks, np.ones((n, len(classes)), bool))
+    with StoreWriter(path, SIDE, list(classes), {"test": 1}) as out:
+        out.write(images, masks, np.ones((n, len(classes)), bool))
         out.finish(table)
     return open_store(path)
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from dollkit.common import build_key, paths
 from dollkit.common.errors import InputError
 from dollkit.data import store_builder
 from dollkit.data.images import IGNORE, fit, fit_box, fit_mask, load_image
+from dollkit.data.masks import Boxes
 from dollkit.data.sets import phantom
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import CHUNK, build_store
@@ -231,7 +233,8 @@ def test_another_label_box_or_code_is_built_anew(
     table.films.loc[3, "Fracture"] = 0.0
     build_store(table, out, SIZE, True)
     assert open_store(out).films["Fracture"].notna().sum() == 1
-    table.boxes.loc[2, "w"] = 9.0
+    table.masks.loc[10, "Edema"] = Boxes(((2.0, 3.0, 9.0, 6.0),))
+    table = replace(table)  # which knows nothing of the old ones
     before = open_store(out).masks([10 - 1], ["Edema"]).sum()
     build_store(table, out, SIZE, True)
     assert open_store(out).masks([10 - 1], ["Edema"]).sum() > before

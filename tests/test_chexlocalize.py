@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco
 
+from dollkit import data
 from dollkit.common.errors import InputError
-from dollkit.data import read
 from dollkit.data.__main__ import surplus
 from dollkit.data.csvfile import BadRows
-from dollkit.data.film_table import check_files
+from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.masks import Runs
-from dollkit.data.sets.chexpert import CHEXLOCALIZE, LOCALIZED, load_truth, read_chexlocalize
+from dollkit.data.sets.chexpert import CHEXLOCALIZE, LOCALIZED, load_truth
 from tests.chexpert_trees import FULL, KEY, localized_tree, runs, square, write_truth
 
 
@@ -28,16 +28,20 @@ def root(tmp_path: Path) -> Path:
     return localized_tree(tmp_path)
 
 
+def read(root: Path, skip_bad: bool = False) -> FilmTable:
+    return CHEXLOCALIZE.tables(root, skip_bad=skip_bad)["films"]
+
+
 def test_a_set_that_is_named_gives_all_that_it_has(root: Path) -> None:
-    tables = read("chexlocalize", root.parent)
+    tables = data.read("chexlocalize", root.parent)
     assert {store: table.source for store, table in tables.items()} == {"films": "chexlocalize"}
     # Unasked it is no set to train on: it has no training films.
     with pytest.raises(InputError, match="gives no films"):
-        read("auto", root)
+        data.read("auto", root)
 
 
 def test_films_splits_and_truth(root: Path) -> None:
-    table = CHEXLOCALIZE.tables(root)["films"]
+    table = read(root)
     check_files(table)
     films = table.films
     patients = (64541, 64542, 64741, 64742)
@@ -59,7 +63,7 @@ def test_the_last_three_parts_of_a_path_count(root: Path, lead: str) -> None:
     file = root / "CheXpert" / "val_labels.csv"
     old, inner = "CheXpert-v1.0/valid/", "patient64542/study1/view1_frontal.jpg"
     file.write_text(file.read_text().replace(old + inner, lead + inner))
-    check_files(read_chexlocalize(root)["films"])
+    check_files(read(root))
 
 
 def test_wrong_rows(root: Path) -> None:
@@ -71,10 +75,10 @@ def test_wrong_rows(root: Path) -> None:
     ):
         file.write_text(good.replace(old, new))
         with pytest.raises(InputError, match=words):
-            read_chexlocalize(root)
+            read(root)
     file.unlink()
     with pytest.raises(InputError, match=r"test_labels.csv: no such file"):
-        read_chexlocalize(root)
+        read(root)
 
 
 def test_skip_bad_leaves_wrong_rows_and_keys_out(root: Path) -> None:
@@ -84,7 +88,7 @@ def test_skip_bad_leaves_wrong_rows_and_keys_out(root: Path) -> None:
     entries = json.loads(truth.read_text())
     entries["patient64741_study1_view1_frontal"]["Edema"]["counts"] = "oops"
     truth.write_text(json.dumps(entries))
-    table = read_chexlocalize(root, skip_bad=True)["films"]
+    table = read(root, skip_bad=True)
     assert table.films["patient_id"].tolist() == ["patient64541", "patient64741", "patient64542"]
     assert not table.masks.iloc[1].notna().any()
     wrong = [str(root / "CheXpert" / "val_labels.csv"), str(truth)]

@@ -101,8 +101,8 @@ def corner(tmp_path_factory: pytest.TempPathFactory) -> Store:
     masks = np.zeros((n, len(PATHOLOGIES), 32, 32), np.uint8)
     for f in ("Edema", "Fracture"):
         masks[(table[f] == 1).to_numpy(), PATHOLOGIES.index(f), :8, :8] = 1
-    with StoreWriter(path, 32, list(PATHOLOGIES), n, {"test": 1}) as out:
-        out.write(0, images, masks, np.ones((n, len(PATHOLOGIES)), bool))
+    with StoreWriter(path, 32, list(PATHOLOGIES), {"test": 1}) as out:
+        out.write(images, masks, np.ones((n, len(PATHOLOGIES)), bool))
         out.finish(table)
     return open_store(path)
 

@@ -13,6 +13,7 @@ from PIL import Image
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.__main__ import survey
+from dollkit.data.csvfile import BadRows
 from dollkit.data.sets.own_folder import DATASET, HEADER, read_own
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
@@ -154,7 +155,7 @@ def test_logs_once_what_it_passes_over(tmp_path: Path, caplog: pytest.LogCapture
 def test_wrong_headers(tmp_path: Path, header: str, words: str) -> None:
     write(tmp_path, f"{header}\na.png{',1' * header.count(',')}\n")
     for skip_bad in (False, True):
-        message = error_of(read_own, tmp_path, skip_bad=skip_bad)
+        message = error_of(read_own, tmp_path, BadRows(skip_bad))
         assert words in message
         assert str(tmp_path / "films.csv") in message
 
@@ -180,7 +181,7 @@ def test_wrong_rows(tmp_path: Path, old: str, new: str, words: str, left: str) -
     assert old in TABLE
     root = write(tmp_path, TABLE.replace(old, new, 1))
     assert words in error_of(read_own, root)
-    table = read_own(root, skip_bad=True)["films"]
+    table = read_own(root, BadRows())["films"]
     assert [i[-1] for i in table.films["image_id"]] == list(left)
     assert len(table.bad) == 1
     assert words in table.bad.frame()["reason"][0]
@@ -191,7 +192,7 @@ def test_a_patient_in_two_splits(tmp_path: Path) -> None:
     root = write(tmp_path, "\n".join(["image,patient,split", *rows]))
     words = "row 4, column 'split': value 'test': use one split per patient, that of its first row"
     assert words in error_of(read_own, root)
-    table = read_own(root, skip_bad=True)["films"]
+    table = read_own(root, BadRows())["films"]
     assert table.films["image_id"].tolist() == ["a", "b", "d"]
     assert words in table.bad.frame()["reason"][0]
 
@@ -209,7 +210,7 @@ def test_wrong_mask_folders(tmp_path: Path, folder: str, words: str) -> None:
     mask(root, "heart" if folder != "Heart" else "HEART", "a")
     mask(root, folder, "a")
     assert words in error_of(read_own, root)
-    tables = read_own(root, skip_bad=True)
+    tables = read_own(root, BadRows())
     assert words in tables["films"].bad.frame()["reason"][0]
     assert tables["films"].facts["masks of heart"] == 1
 

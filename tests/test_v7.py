@@ -12,6 +12,7 @@ from PIL import Image
 
 from dollkit.common.errors import InputError
 from dollkit.data.__main__ import survey
+from dollkit.data.csvfile import BadRows
 from dollkit.data.film_table import check_files
 from dollkit.data.images import load_image
 from dollkit.data.sets.v7 import DATASET, MASKS, NOTES, read_v7
@@ -64,7 +65,7 @@ def test_ignored_pixels_arrive_as_255(tree: Tree) -> None:
     table = read_v7(tree.root)["lungs"]
     mask = table.masks["lungs"][0].load(3, 4)
     np.testing.assert_array_equal(mask, [[0, 1, 1, 0], [0, 1, 255, 0], [0, 0, 255, 0]])
-    assert table.ignoring()
+    assert table.ignoring
     odd = GREY.copy()
     odd[2, 3] = 200
     Image.fromarray(odd).save(tree.root / MASKS / "10.png")
@@ -160,7 +161,7 @@ def test_wrong_annotation_files(tree: Tree, content: Any, words: str) -> None:
     message = error_of(read_v7, tree.root)
     assert words in message
     assert "11.json" in message
-    table = read_v7(tree.root, skip_bad=True)["lungs"]
+    table = read_v7(tree.root, BadRows())["lungs"]
     assert table.films["image_id"].tolist() == ["10", "12", "13", "14"]
     assert words in table.bad.frame()["reason"][0]
 
