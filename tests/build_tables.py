@@ -11,8 +11,8 @@ import pandas as pd
 from PIL import Image
 
 from dollkit.data import store_builder
-from dollkit.data.film_table import BOX_COLUMNS, FilmTable, blank_films
-from dollkit.data.masks import MaskFile
+from dollkit.data.film_table import FilmTable, blank_films
+from dollkit.data.masks import Boxes, MaskFile
 
 SIZE = 16
 
@@ -42,14 +42,9 @@ def read(root: Path) -> FilmTable:
     films["path"] = [str(root / f"{i}.png") for i in range(n)]
     films["where"] = [f"{root / 'films.csv'}, row {i + 2}" for i in range(n)]
     masks = [MaskFile(root / f"{i}_mask.png", ignore=(128,)) if i % 3 else None for i in range(n)]
-    boxes = [(f"film{i}", "Edema", 2.0, 3.0, 5.0 + i % 4, 6.0) for i in range(0, n, 5)]
-    return FilmTable(
-        "made",
-        films,
-        root,
-        masks=pd.DataFrame({"lungs": masks}, dtype=object),
-        boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)),
-    )
+    boxes = [None if i % 5 else Boxes(((2.0, 3.0, 5.0 + i % 4, 6.0),)) for i in range(n)]
+    columns = pd.DataFrame({"lungs": masks, "Edema": boxes}, dtype=object)
+    return FilmTable("made", films, root, columns)
 
 
 def slow_build(root: Path, out: Path) -> None:

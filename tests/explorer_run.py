@@ -51,7 +51,7 @@ def films(folder: Path, seed: int = 0, marked: bool = True) -> Store:
     table["patient_id"] = [f"p{i:02d}" for i in range(N)]
     table["split"] = ["train", "test"] * (N // 2)
     table[list(FINDINGS)] = 0.0
-    with StoreWriter(folder, SIDE, MARKED if marked else (), N, {"source": "test"}) as out:
+    with StoreWriter(folder, SIDE, MARKED if marked else (), {"source": "test"}) as out:
         for i in range(N):
             masks = np.zeros((1, 2, SIDE, SIDE), np.uint8)
             which = i // 2 % 2
@@ -62,7 +62,7 @@ def films(folder: Path, seed: int = 0, marked: bool = True) -> Store:
             grey = rng.integers(30, 200, (1, SIDE, SIDE)) + 50 * masks[:, which]
             valid = np.full((1, 2), i % 8 not in (2, 3))
             known = (masks, valid) if marked else ()
-            out.write(i, grey.astype(np.uint8), *known)
+            out.write(grey.astype(np.uint8), *known)
         out.finish(table)
     return open_store(folder)
 

@@ -44,8 +44,8 @@ def write_films(
     for finding, values in (findings or {}).items():
         table[finding] = np.asarray(values, float)
     drawn = None if masks is None else np.stack(list(masks.values()), 1)
-    with StoreWriter(folder, size, tuple(masks or ()), n, {"source": "test"}) as out:
-        out.write(0, images, drawn)
+    with StoreWriter(folder, size, tuple(masks or ()), {"source": "test"}) as out:
+        out.write(images, drawn)
         out.finish(table)
     return open_store(folder)
 

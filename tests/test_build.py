@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import random
@@ -10,7 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from dollkit.common import build_key, paths
 from dollkit.common.errors import InputError
 from dollkit.data import store_builder
 from dollkit.data.images import IGNORE, fit, fit_box, fit_mask, load_image
+from dollkit.data.masks import Boxes
 from dollkit.data.sets import phantom
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import CHUNK, build_store
@@ -58,19 +61,24 @@ def contents(path: Path, root: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes().replace(old, b"ROOT") for p in path.iterdir()}
 
 
-def count(monkeypatch: pytest.MonkeyPatch, fail_at: int = -1) -> list[str]:
-    """The films that are decoded from now on; the one of number `fail_at` fails."""
-    films: list[str] = []
-    numbers = itertools.count(1)  # `next` is safe between threads
+class Counter:
+    """Stands in for `load_image`: counts films, and fails at one of them."""
 
-    def load(path: str, *options: object) -> object:
-        films.append(path)
-        if next(numbers) == fail_at:
-            raise RuntimeError("stopped")
-        return load_image(path, *options)  # type: ignore[arg-type]
+    def __init__(self, fail_at: int = -1) -> None:
+        self.films, self.fail_at, self.lock = 0, fail_at, threading.Lock()
 
-    monkeypatch.setattr(store_builder, "load_image", load)
-    return films
+    def __call__(self, path: str, *given: object) -> object:
+        with self.lock:
+            self.films += 1
+            if self.films == self.fail_at:
+                raise RuntimeError("stopped")
+        return load_image(path, *given)  # type: ignore[arg-type]
+
+
+def count(monkeypatch: pytest.MonkeyPatch, fail_at: int = -1) -> Counter:
+    counter = Counter(fail_at)
+    monkeypatch.setattr(store_builder, "load_image", counter)
+    return counter
 
 
 def test_what_the_store_holds(root: Path, tmp_path: Path) -> None:
@@ -103,10 +111,11 @@ def test_what_the_store_holds(root: Path, tmp_path: Path) -> None:
 def test_stopped_at_random_films(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
 ) -> None:
-    workers, chance = 3, random.Random(3)
-    out, films, stops = tmp_path / "s", 0, 0
+    workers = 3
+    chance = random.Random(workers)
+    out, decoded, stops = tmp_path / "s", 0, 0
     while True:
-        decoded = count(monkeypatch, fail_at=chance.randint(20, 60))
+        counter = count(monkeypatch, fail_at=chance.randint(20, 60))
         try:
             build_store(read(root), out, SIZE, skip_bad=True, workers=workers)
             break
@@ -115,11 +124,20 @@ def test_stopped_at_random_films(
             with pytest.raises(InputError, match="no store here"):
                 open_store(out)
         finally:
-            films += len(decoded)
+            decoded += counter.films
     assert contents(out, root) == whole
     assert stops >= 2
     # Lost is only what was under way: at most 2 chunks for each worker and one more.
-    assert films <= N + stops * (2 * workers + 1) * CHUNK
+    assert decoded <= N + stops * (2 * workers + 1) * CHUNK
+
+
+def wait_for_lines(journal: Path, lines: int) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if journal.is_file() and journal.read_bytes().count(b"\n") >= lines:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{journal} never got {lines} lines")
 
 
 def test_killed_process(
@@ -130,19 +148,16 @@ def test_killed_process(
     command = [sys.executable, "-m", "tests.build_tables", str(root), str(out)]
     with subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.DEVNULL) as process:
         try:
-            end, journal = time.monotonic() + 60, out / "journal.part"
-            while not journal.is_file() or journal.read_bytes().count(b"\n") < 3:
-                assert time.monotonic() < end, f"{journal} never got 3 lines"
-                time.sleep(0.01)
+            wait_for_lines(out / "journal.part", 3)
         finally:
             process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not (out / "store.json").exists()
-    decoded = count(monkeypatch)
+    counter = count(monkeypatch)
     caplog.set_level(logging.INFO)
     build_store(read(root), out, SIZE, skip_bad=True)
     assert "going on after film" in caplog.text
-    assert len(decoded) <= N - 2 * CHUNK
+    assert counter.films <= N - 2 * CHUNK
     assert contents(out, root) == whole
 
 
@@ -158,14 +173,14 @@ def test_a_mended_film_costs_only_what_follows(
     with pytest.raises(InputError, match=r"row 72: .*70.png: corrupt or cut off"):
         build_store(read(root), out, SIZE)
     # Now it may be left out: what is done stands.
-    decoded = count(monkeypatch)
+    counter = count(monkeypatch)
     shutil.copytree(out, tmp_path / "t")
     assert open_store(build_store(read(root), tmp_path / "t", SIZE, True)).left_out == 1
-    assert len(decoded) == N - 2 * CHUNK
-    decoded = count(monkeypatch)
+    assert counter.films == N - 2 * CHUNK
+    counter = count(monkeypatch)
     bad.write_bytes(good)
     assert open_store(build_store(read(root), out, SIZE)).left_out == 0
-    assert len(decoded) == N - 2 * CHUNK
+    assert counter.films == N - 2 * CHUNK
     fresh = build_store(read(root), tmp_path / "fresh", SIZE)
     assert contents(out, root) == contents(fresh, root)
 
@@ -176,47 +191,60 @@ def test_a_store_that_stands_is_kept(
     caplog.set_level(logging.INFO)
     out = build_store(read(root), tmp_path / "s", SIZE, skip_bad=True)
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    decoded = count(monkeypatch)
+    counter = count(monkeypatch)
     assert build_store(read(root), out, SIZE, skip_bad=True, workers=3) == out
     assert f"{out}: kept" in caplog.text
     # The same data set in another place is the same data set.
     moved = root.rename(tmp_path / "elsewhere")
     build_store(read(moved), out, SIZE, skip_bad=True)
-    assert len(decoded) == 0
+    assert counter.films == 0
     assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
 
 
-@pytest.mark.parametrize("change", ["time", "mask", "size", "label", "box", "code"])
+@pytest.mark.parametrize(
+    ("change", "size"),
+    [
+        (lambda root: os.utime(root / "17.png", ns=(1, 1)), SIZE),
+        (lambda root: shutil.copy(root / "22_mask.png", root / "19_mask.png"), SIZE),
+        (None, 24),
+    ],
+)
 def test_what_changed_is_built_anew(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    change: str,
+    change: Callable[[Path], object] | None, size: int,
 ) -> None:  # fmt: skip
-    out, size = build_store(read(root), tmp_path / "s", SIZE, True), SIZE
-    before = contents(out, root)
-    if change == "time":
-        os.utime(root / "17.png", ns=(1, 1))
-    elif change == "mask":
-        shutil.copy(root / "22_mask.png", root / "19_mask.png")
-    elif change == "size":
-        size = 24
-    elif change == "code":
-        code = {**build_key.code_of([]), "dollkit/data/images.py": "edited"}
-        monkeypatch.setattr(store_builder, "code_of", lambda _: code)
-    table = read(root)
-    if change == "label":
-        table.films.loc[3, "Fracture"] = 0.0
-    elif change == "box":
-        table.boxes.loc[2, "w"] = 9.0
-    decoded = count(monkeypatch)
+    out = build_store(read(root), tmp_path / "s", SIZE, True)
+    if change:
+        change(root)
+    counter = count(monkeypatch)
     caplog.set_level(logging.INFO)
-    build_store(table, out, size, True)
-    assert len(decoded) >= N - 3
-    assert "built anew, for its films, settings or code changed" in caplog.text
+    build_store(read(root), out, size, True)
+    assert counter.films >= N - 3
+    assert "built anew, for its films" in caplog.text
     assert open_store(out, verify=True).size == size
-    anew = contents(out, root)
-    assert anew == contents(build_store(table, tmp_path / "fresh", size, True), root)
-    file = {"mask": "masks.npy", "size": "images.npy", "label": "films.csv", "box": "masks.npy"}
-    assert all(before[name] != anew[name] for name in ("key.json", file.get(change, "key.json")))
+
+
+def test_another_label_box_or_code_is_built_anew(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    out = build_store(read(root), tmp_path / "s", SIZE, True)
+    table = read(root)
+    table.films.loc[3, "Fracture"] = 0.0
+    build_store(table, out, SIZE, True)
+    assert open_store(out).films["Fracture"].notna().sum() == 1
+    table.masks.loc[10, "Edema"] = Boxes(((2.0, 3.0, 9.0, 6.0),))
+    table = replace(table)  # which knows nothing of the old ones
+    before = open_store(out).masks([10 - 1], ["Edema"]).sum()
+    build_store(table, out, SIZE, True)
+    assert open_store(out).masks([10 - 1], ["Edema"]).sum() > before
+
+    def edited(modules: list[str]) -> dict[str, str]:
+        return {**build_key.code_of(modules), "dollkit/data/images.py": "edited"}
+
+    monkeypatch.setattr(store_builder, "code_of", edited)
+    build_store(table, out, SIZE, True)
+    assert caplog.text.count("built anew, for its films, settings or code changed") == 3
 
 
 def test_a_broken_store_is_built_anew(

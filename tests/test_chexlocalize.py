@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco
 
+from dollkit import data
 from dollkit.common.errors import InputError
-from dollkit.data import read
 from dollkit.data.__main__ import surplus
 from dollkit.data.csvfile import BadRows
-from dollkit.data.film_table import check_files
+from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.masks import Runs
-from dollkit.data.sets.chexpert import CHEXLOCALIZE, LOCALIZED, load_truth, read_chexlocalize
-from tests.chexpert_trees import FULL, KEY, localized_tree, runs, square
+from dollkit.data.sets.chexpert import CHEXLOCALIZE, LOCALIZED, load_truth
+from tests.chexpert_trees import FULL, KEY, localized_tree, runs, square, write_truth
 
 
 @pytest.fixture
@@ -28,16 +28,20 @@ def root(tmp_path: Path) -> Path:
     return localized_tree(tmp_path)
 
 
+def read(root: Path, skip_bad: bool = False) -> FilmTable:
+    return CHEXLOCALIZE.tables(root, skip_bad=skip_bad)["films"]
+
+
 def test_a_set_that_is_named_gives_all_that_it_has(root: Path) -> None:
-    tables = read("chexlocalize", root.parent)
+    tables = data.read("chexlocalize", root.parent)
     assert {store: table.source for store, table in tables.items()} == {"films": "chexlocalize"}
     # Unasked it is no set to train on: it has no training films.
     with pytest.raises(InputError, match="gives no films"):
-        read("auto", root)
+        data.read("auto", root)
 
 
 def test_films_splits_and_truth(root: Path) -> None:
-    table = CHEXLOCALIZE.tables(root)["films"]
+    table = read(root)
     check_files(table)
     films = table.films
     patients = (64541, 64542, 64741, 64742)
@@ -59,7 +63,7 @@ def test_the_last_three_parts_of_a_path_count(root: Path, lead: str) -> None:
     file = root / "CheXpert" / "val_labels.csv"
     old, inner = "CheXpert-v1.0/valid/", "patient64542/study1/view1_frontal.jpg"
     file.write_text(file.read_text().replace(old + inner, lead + inner))
-    check_files(read_chexlocalize(root)["films"])
+    check_files(read(root))
 
 
 def test_wrong_rows(root: Path) -> None:
@@ -71,10 +75,10 @@ def test_wrong_rows(root: Path) -> None:
     ):
         file.write_text(good.replace(old, new))
         with pytest.raises(InputError, match=words):
-            read_chexlocalize(root)
+            read(root)
     file.unlink()
     with pytest.raises(InputError, match=r"test_labels.csv: no such file"):
-        read_chexlocalize(root)
+        read(root)
 
 
 def test_skip_bad_leaves_wrong_rows_and_keys_out(root: Path) -> None:
@@ -84,7 +88,7 @@ def test_skip_bad_leaves_wrong_rows_and_keys_out(root: Path) -> None:
     entries = json.loads(truth.read_text())
     entries["patient64741_study1_view1_frontal"]["Edema"]["counts"] = "oops"
     truth.write_text(json.dumps(entries))
-    table = read_chexlocalize(root, skip_bad=True)["films"]
+    table = read(root, skip_bad=True)
     assert table.films["patient_id"].tolist() == ["patient64541", "patient64741", "patient64542"]
     assert not table.masks.iloc[1].notna().any()
     wrong = [str(root / "CheXpert" / "val_labels.csv"), str(truth)]
@@ -137,16 +141,31 @@ def test_broken_run_lengths_are_one_line(counts: str, height: int, width: int) -
 
 
 Z = runs(np.zeros(FULL))
-GOOD = "patient00001_study1_view1_frontal"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "not a JSON file"),
-        ('{"patient1.jpg": {}}', "key 'patient1.jpg': use the form patient64541_study1_view1"),
+        ("", r"not a JSON file"),
+        ('{"patient1.jpg": {}}', r"key 'patient1.jpg': use the form patient64541_study1_view1"),
         (f'{{"{KEY}": []}}', rf"key '{KEY}': holds no findings but \[\]"),
         (f'{{"{KEY}": 3, "{KEY}": 4}}', rf"'{KEY}' stands there twice"),
+        (f'{{"{KEY}": {{"Edema": 1, "Edema": 2}}}}', "'Edema' stands there twice"),
+    ],
+)
+def test_what_is_no_truth_file(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "gt.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        load_truth(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
         ({"Fracture": Z}, "unknown finding 'Fracture': use one of Enlarged Card"),
         ({"Lung Opacity": Z, "Airspace Opacity": Z}, "'Lung Opacity' stands there under two names"),
         ({"Edema": []}, r"Edema: no size and counts but \[\]"),
@@ -154,20 +173,14 @@ GOOD = "patient00001_study1_view1_frontal"
         ({"Edema": {**Z, "size": [10**9, 10**9]}}, r"Edema: size \(1000000000, 1000000000\) is no"),
     ],
 )
-def test_wrong_truth_is_one_line(tmp_path: Path, text: Any, words: str) -> None:
-    path = tmp_path / "gt.json"
-    entry = not isinstance(text, str)
-    path.write_text(json.dumps({GOOD: {"Edema": Z}, KEY: text}) if entry else text)
+def test_wrong_entries(tmp_path: Path, entry: dict[str, Any], words: str) -> None:
+    good = "patient00001_study1_view1_frontal"
+    path = write_truth(tmp_path / "gt.json", {good: {"Edema": Z}, KEY: entry})
     with pytest.raises(InputError, match=words) as caught:
         load_truth(path)
-    said = str(caught.value)
-    assert said.startswith(f"{path}, key {KEY!r}" if entry else str(path))
-    assert "\n" not in said
-    assert len(said) < 400
-    if entry:
-        bad = BadRows()
-        # A finding that an entry of run lengths lacks is unknown.
-        assert {key: list(masks) for key, masks in load_truth(path, bad).items()} == {
-            GOOD: ["Edema"]
-        }
-        assert bad.frame()["reason"].tolist() == [said]
+    assert str(caught.value).startswith(f"{path}, key {KEY!r}")
+    bad = BadRows()
+    truth = load_truth(path, bad)
+    # A finding that an entry of run lengths lacks is unknown.
+    assert {key: list(masks) for key, masks in truth.items()} == {good: ["Edema"]}
+    assert bad.frame()["reason"].tolist() == [str(caught.value)]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from dollkit.common.findings import FINDINGS
+from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.data import build
 from dollkit.data.__main__ import surplus
-from dollkit.data.film_table import check_files
-from dollkit.data.sets.chexpert import DATASET, LOCALIZED, mask_path, read_chexpert
+from dollkit.data.film_table import FilmTable, check_files
+from dollkit.data.sets.chexpert import DATASET, LOCALIZED, mask_path
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
 from tests.chexpert_trees import segmented, write_chexpert, write_truth
@@ -26,13 +29,18 @@ VALID = "patient00007_study1_view1_frontal"
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
     """A synthetic CheXpert tree; see `write_chexpert`."""
-    return lambda *prefix, **changed: write_chexpert(
-        tmp_path / "CheXpert-v1.0-small", *prefix, **changed
-    )
+    return lambda **changed: write_chexpert(tmp_path / "CheXpert-v1.0-small", **changed)
+
+
+def read(root: Path, **options: Any) -> FilmTable:
+    return DATASET.tables(root, **options)["films"]
 
 
 def test_rows(tree: Tree) -> None:
-    table = read_chexpert(tree(Sex="Unknown", Edema="", Fracture="-1", **{"AP/PA": "LL"}))
+    root = tree(Sex="Unknown", Edema="", Fracture="-1", **{"AP/PA": "LL"})
+    assert DATASET.find(root) == DATASET.find(root.parent) == root
+    assert DATASET.find(root / "train") is None
+    table = read(root.parent)
     films = table.films
     patients = [f"patient{k:05d}" for k in range(1, 9)]
     assert films["image_id"].tolist() == [f"{p}_study1_view1_frontal" for p in patients]
@@ -52,21 +60,13 @@ def test_rows(tree: Tree) -> None:
 
 def test_validation_split_depends_on_the_patient_alone(tree: Tree) -> None:
     root = tree()
-    first = read_chexpert(root, 0.5).films.set_index("patient_id")["split"]
+    first = read(root, valid_fraction=0.5).films.set_index("patient_id")["split"]
     assert set(first[:6]) == {"train", "valid"}
     lines = (root / "train.csv").read_text().splitlines()
     (root / "train.csv").write_text("\n".join([lines[0], *reversed(lines[3:])]) + "\n")
-    again = read_chexpert(root, 0.5).films.set_index("patient_id")["split"]
+    again = read(root, valid_fraction=0.5).films.set_index("patient_id")["split"]
     assert again.to_dict() == first.drop("patient00001").to_dict()
-
-
-def test_it_is_found_and_read(tree: Tree) -> None:
-    root = tree()
-    assert DATASET.find(root) == DATASET.find(root.parent) == root
-    assert DATASET.find(root / "train") is None
-    tables = DATASET.tables(root.parent, valid_fraction=0.0)
-    assert list(tables) == list(DATASET.stores) == ["films"]
-    assert "valid" not in set(tables["films"].films["split"])
+    assert "valid" not in set(read(root, valid_fraction=0.0).films["split"])
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_it_is_found_and_read(tree: Tree) -> None:
 def test_wrong_rows(tree: Tree, column: str, value: str, allowed: str) -> None:
     root = tree(**{column: value})
     words = f"train.csv, row 4, column '{column}': value '{value}': use {allowed}"
-    assert words in error_of(read_chexpert, root)
-    table = read_chexpert(root, skip_bad=True)
+    assert words in error_of(read, root)
+    table = read(root, skip_bad=True)
     assert len(table) == 7
     assert "patient00002" not in set(table.films["patient_id"])
     assert len(table.bad) == 1
@@ -94,7 +94,7 @@ def test_wrong_rows(tree: Tree, column: str, value: str, allowed: str) -> None:
 
 def test_laterals_are_counted_checked_and_left_out(tree: Tree) -> None:
     root = tree()
-    table = read_chexpert(root)
+    table = read(root)
     assert [p.name for p in table.others] == ["view2_lateral.jpg"]
     facts = {name: table.facts[name] for name in ("rows", "lateral", "Edema positive")}
     assert facts == {"rows": 7, "lateral": 1, "Edema positive": 7}
@@ -104,7 +104,7 @@ def test_laterals_are_counted_checked_and_left_out(tree: Tree) -> None:
     stray.write_bytes(b"")
     assert surplus({"films": table}) == [stray]
     edit(root / "train.csv", "Lateral,,,,,,,1.0", "Lateral,,,,,,,9.0")
-    assert "train.csv, row 3, column 'Edema': value '9.0'" in error_of(read_chexpert, root)
+    assert "train.csv, row 3, column 'Edema': value '9.0'" in error_of(read, root)
 
 
 @pytest.mark.parametrize("place", ["{}", "{}/../CheXlocalize"])
@@ -120,7 +120,7 @@ def test_truth_of_chexlocalize_on_the_films_of_valid(
     }
     folder = Path(place.format(root)).resolve()
     write_truth(folder / "gt_segmentations_val.json", entries)
-    table = read_chexpert(root)
+    table = read(root)
     check_files(table)
     assert table.mask_classes == LOCALIZED
     known = table.masks.notna().to_numpy()
@@ -140,10 +140,14 @@ def test_masks_beside_the_films_come_before_the_truth(tree: Tree) -> None:
     root = tree()
     write_truth(root / "gt_segmentations_val.json", {VALID: segmented((80, 64))})
     beside = mask_path(root / "valid/patient00007/study1/view1_frontal.jpg", "Edema")
-    beside.write_bytes(b"")
-    table = read_chexpert(root)
-    assert table.mask_classes == FINDINGS[1:]
-    files = {table.mask_classes[c]: m.files[0].name for c, m in table.masks_of(6)}
+    grey = np.zeros((40, 32), np.uint8)
+    grey[20:] = 255
+    Image.fromarray(grey).save(beside)
+    table = read(root)
+    assert table.mask_classes == PATHOLOGIES
+    masks = {table.mask_classes[c]: mask for c, mask in table.masks_of[6]}
+    np.testing.assert_array_equal(masks["Edema"].load(40, 32), grey // 255)
+    files = {finding: mask.files[0].name for finding, mask in masks.items()}
     assert files.pop("Edema") == beside.name
     assert set(files) == set(LOCALIZED) - {"Edema"}
     assert set(files.values()) == {"gt_segmentations_val.json"}
@@ -153,15 +157,24 @@ def test_truth_of_other_films(tree: Tree) -> None:
     root = tree()
     entries = {"patient64541_study1_view1_frontal": segmented()}
     path = write_truth(root / "gt_segmentations_val.json", entries)
-    assert f"{path}: none of its 1 keys is a listed film" in error_of(read_chexpert, root)
-    table = read_chexpert(root, skip_bad=True)
+    assert f"{path}: none of its 1 keys is a listed film" in error_of(read, root)
+    table = read(root, skip_bad=True)
     assert table.bad.frame()["file"].tolist() == [str(path)]
     assert not table.masks.notna().any(axis=None)
 
 
+def test_row_without_a_file_stops_before_decoding(tree: Tree, tmp_path: Path) -> None:
+    root = tree()
+    (root / "train/patient00001/study1/view1_frontal.jpg").write_bytes(b"never looked at")
+    (root / "train/patient00004/study1/view1_frontal.jpg").unlink()
+    with pytest.raises(InputError, match=r"csv, row 6: no such file .*patient00004.*skip_bad"):
+        build("chexpert", root, tmp_path / "out", 64)
+    assert not (tmp_path / "out" / "films").exists()
+
+
 def test_mock_chexpert_of_real_films(shared_dir: Path, tmp_path: Path) -> None:
     folder = layout(shared_dir, "MOCK_chexpert_shape_with_NIH_pixels")
-    table = read_chexpert(folder)
+    table = read(folder)
     films = table.films
     assert (len(films), (films["split"] == "test").sum()) == (24, 8)
     assert surplus({"films": table}) == []

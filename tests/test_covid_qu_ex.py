@@ -10,13 +10,8 @@ import numpy as np
 import pytest
 
 from dollkit.data.__main__ import survey
-from dollkit.data.sets.covid_qu_ex import (
-    CLASSES,
-    DATASET,
-    TREES,
-    find_covid_qu_ex,
-    read_covid_qu_ex,
-)
+from dollkit.data.csvfile import BadRows
+from dollkit.data.sets.covid_qu_ex import CLASSES, DATASET, TREES, read_covid_qu_ex
 from tests.small_files import error_of, save
 
 LUNG, INFECTION = TREES["lungs"], TREES["infection"]
@@ -67,7 +62,7 @@ def tree(tmp_path: Path) -> Tree:
 )
 def test_every_folder_variant_gives_the_same_tables(tree: Tree, form: dict[str, object]) -> None:
     root = tree(**form)
-    assert find_covid_qu_ex(root) == root
+    assert DATASET.find(root) == root
     tables = DATASET.tables(root)
     assert list(tables) == ["lungs", "infection"]
     lungs, infection = tables["lungs"], tables["infection"]
@@ -122,7 +117,7 @@ def test_one_film_in_two_places_names_both_files(tree: Tree) -> None:
     shutil.copy(*files)
     message = error_of(read_covid_qu_ex, root)
     assert f"film covid_0: splits train and test, {files[0]} and {files[1]}: keep" in message
-    table = read_covid_qu_ex(root, skip_bad=True)["infection"]
+    table = read_covid_qu_ex(root, BadRows())["infection"]
     assert table.films["image_id"].tolist() == ["covid_1", "covid_2"]
     assert table.facts["films of both trees, split differently"] == 0
     assert len(table.bad) == 1
@@ -141,7 +136,7 @@ def test_where_there_is_nothing_one_line_says_what_was_expected(tmp_path: Path, 
     (tmp_path / LUNG / "Test").mkdir()
     assert "Train, Val and Test lie in" in error_of(read_covid_qu_ex, tmp_path)
     root = tree()
-    assert find_covid_qu_ex(root / LUNG / LUNG / "Train") is None
+    assert DATASET.find(root / LUNG / LUNG / "Train") is None
     shutil.rmtree(root / LUNG)
     for split in SPLITS:
         shutil.rmtree(root / INFECTION / INFECTION / split / "COVID-19")
@@ -149,4 +144,3 @@ def test_where_there_is_nothing_one_line_says_what_was_expected(tmp_path: Path, 
     assert "no COVID-19 film in Infection Segmentation Data" in message
     infection = read_covid_qu_ex(root, population="all")["infection"]
     assert [mask.load(16, 16).any() for mask in infection.masks["infection"]] == [False] * 6
-    assert "population='some'" in error_of(read_covid_qu_ex, root, population="some")

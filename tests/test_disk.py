@@ -12,7 +12,7 @@ from PIL import Image
 from dollkit.common.errors import InputError
 from dollkit.data import DATASETS, __main__, build, candidates, found, named, read
 from dollkit.data.__main__ import compare, survey
-from dollkit.data.dataset import STORES
+from dollkit.data.film_table import STORES
 from dollkit.data.phantom.render import ORGANS, render
 from dollkit.data.store import Store, open_store
 from tests.phantom_layouts import truth, write_all, write_layout

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from dollkit.common.errors import InputError
-from dollkit.data.dataset import child, files_of, holds
 from dollkit.data.film_table import lost_files
+from dollkit.data.sets.common_steps import child, files_of, holds
 from dollkit.data.sets.own_folder import DATASET
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store

@@ -12,12 +12,12 @@ import pytest
 
 from dollkit.common import paths
 from dollkit.data.__main__ import survey
-from dollkit.data.sets.jsrt import DATASET, NAMES, ORGANS, find_root, parity_fold, read_jsrt
+from dollkit.data.csvfile import BadRows
+from dollkit.data.sets.jsrt import DATASET, NAMES, ORGANS, parity_fold, read_jsrt
 from dollkit.data.splits import draw_parts
 from tests.small_files import error_of, save
 
 NAMED = ("JPCLN001", "JPCLN002", "JPCLN017", "JPCNN001", "JPCNN004")
-HEART = "scratch/fold1/masks/heart/JPCNN001.gif"
 Tree = Callable[..., Path]
 
 
@@ -65,7 +65,7 @@ def tree(tmp_path: Path) -> Tree:
 )
 def test_every_folder_variant_gives_the_same_table(tree: Tree, form: dict[str, str]) -> None:
     root = tree(**form)
-    assert find_root(root) == root
+    assert DATASET.find(root) == root
     tables = DATASET.tables(root)
     assert list(tables) == ["lungs", "organs"]
     for table in tables.values():
@@ -91,14 +91,12 @@ def test_columns_and_findings(tree: Tree) -> None:
     films = read_jsrt(root)["organs"].films
     assert films["image_id"].tolist() == films["patient_id"].tolist() == list(NAMED)
     assert set(films["view"]) == {"PA"}
-    assert set(films["source"]) == {"jsrt"}
     assert films["Lung Lesion"].tolist() == [1, 1, 1, 0, 0]
     np.testing.assert_array_equal(films["No Finding"], [np.nan] * 3 + [1, 1])
     assert films[["Edema", "age"]].isna().all(axis=None)
     assert set(films["sex"]) == {""}
-    given = pd.read_csv(paths.SPLITS / "jsrt_172_25_50.csv").set_index("image_id")["split"]
-    assert films["split"].tolist() == given[list(NAMED)].tolist()
-    assert set(films["fold"]) == {0}
+    splits = pd.read_csv(paths.SPLITS / "jsrt_172_25_50.csv").set_index("image_id")["split"]
+    assert films["split"].tolist() == splits[list(NAMED)].tolist()
 
 
 def test_options(tree: Tree) -> None:
@@ -124,7 +122,7 @@ def test_a_mask_in_the_other_fold_than_the_split_says(tree: Tree) -> None:
     message = error_of(read_jsrt, root, split="scr_folds")
     assert "film JPCLN002: its mask" in message
     assert "is in fold1, jsrt_scr_folds.csv has it in fold2" in message
-    table = read_jsrt(root, split="scr_folds", skip_bad=True)["lungs"]
+    table = read_jsrt(root, BadRows(), split="scr_folds")["lungs"]
     assert "JPCLN002" not in set(table.films["image_id"])
     assert len(table.bad) == 1
 
@@ -134,8 +132,14 @@ def test_a_mask_in_the_other_fold_than_the_split_says(tree: Tree) -> None:
     [
         ("All247images/JPCNN001.png JPCNN001.png", "film JPCNN001: there twice"),
         ("All247images/JPCNN001.png All247images/JPCNN094.png", "JPCNN094.png: no film of JSRT"),
-        (f"{HEART} {HEART.replace('gif', 'png')}", "film JPCNN001: mask twice"),
-        (f"{HEART} {HEART.replace('fold1', 'fold2')}", "film JPCNN001: masks in both folds"),
+        (
+            "scratch/fold1/masks/heart/JPCNN001.gif scratch/fold1/masks/heart/JPCNN001.png",
+            "film JPCNN001: mask twice",
+        ),
+        (
+            "scratch/fold1/masks/heart/JPCNN001.gif scratch/fold2/masks/heart/JPCNN001.gif",
+            "film JPCNN001: masks in both folds",
+        ),
     ],
 )
 def test_files_too_many(tree: Tree, copy: str, words: str) -> None:
@@ -145,7 +149,7 @@ def test_files_too_many(tree: Tree, copy: str, words: str) -> None:
     message = error_of(read_jsrt, root)
     assert words in message
     assert str(other) in message
-    table = read_jsrt(root, skip_bad=True)["lungs"]
+    table = read_jsrt(root, BadRows())["lungs"]
     kept = [name for name in NAMED if name not in words]
     assert table.films["image_id"].tolist() == kept
     assert survey(DATASET, root, subset=True).problems["kind"].iloc[0] == "row"
@@ -195,7 +199,7 @@ def test_a_clinical_line_of_another_form(tree: Tree, line: str) -> None:
     root = tree()
     (root / "CLNDAT_EN.txt").write_text(f"JPCLN001.IMG\t5\t15\t53\tmale\r{line}\r")
     assert "CLNDAT_EN.txt, row 2: " in error_of(read_jsrt, root)
-    table = read_jsrt(root, skip_bad=True)["lungs"]
+    table = read_jsrt(root, BadRows())["lungs"]
     assert "row 2" in table.bad.frame()["reason"].item()
     assert table.films["age"].iloc[0] == 53
 
@@ -215,9 +219,10 @@ def test_raw_films_come_before_their_conversions(tree: Tree) -> None:
 
 def test_where_there_is_nothing_one_line_says_what_was_expected(tmp_path: Path, tree: Tree) -> None:
     (tmp_path / "empty/All247images").mkdir(parents=True)
-    assert find_root(tmp_path / "empty") is None
-    message = error_of(DATASET.tables, tmp_path / "empty")
-    assert "expected All247images/ with JPCLN001.IMG" in message
+    assert DATASET.find(tmp_path / "empty") is None
+    assert "expected All247images/ with JPCLN001.IMG" in error_of(
+        DATASET.tables, tmp_path / "empty"
+    )
     root = tree()
     shutil.rmtree(root / "scratch")
     message = error_of(read_jsrt, root)

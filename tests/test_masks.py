@@ -84,12 +84,11 @@ def test_a_mask_lies_on_its_films_grid_or_on_one_of_the_same_aspect(tmp_path: Pa
     check_grid("m", (2320, 2828), (320, 390), own_grid=True)
 
 
-def test_union_ignores_only_where_nothing_is_inside(tmp_path: Path) -> None:
-    left = MaskFile(save(tmp_path / "l.png", [[255, 127, 0, 127]]), ignore=(127,))
-    right = MaskFile(save(tmp_path / "r.png", [[0, 255, 0, 0]]))
+def test_union_is_inside_where_any_part_is(tmp_path: Path) -> None:
+    left = MaskFile(save(tmp_path / "l.png", [[255, 0, 0]]))
+    right = MaskFile(save(tmp_path / "r.png", [[255, 255, 0]]))
     joined = Union((left, right))
-    assert joined.load(1, 4).tolist() == [[1, 1, 0, 255]]
-    assert joined.ignores
+    assert joined.load(1, 3).tolist() == [[1, 1, 0]]
     assert joined.files == (tmp_path / "l.png", tmp_path / "r.png")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,8 @@ import pytest
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.__main__ import surplus
-from dollkit.data.film_table import check_files
-from dollkit.data.sets.nih import DATASET, IMPLIED, NIH_FINDINGS, nih_states, read_nih
+from dollkit.data.film_table import FilmTable, check_files
+from dollkit.data.sets.nih import DATASET, IMPLIED, NIH_FINDINGS, nih_states
 from dollkit.data.splits import share
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
@@ -57,6 +58,20 @@ def write_tree(root: Path) -> Path:
     return root
 
 
+def read(root: Path, **options: Any) -> FilmTable:
+    return DATASET.tables(root, **options)["films"]
+
+
+def boxes(table: FilmTable) -> list[tuple[str, str, list[float]]]:
+    """Film, finding and sides of every box, in the order of films and findings."""
+    return [
+        (table.films["image_id"][i], table.mask_classes[c], list(box))
+        for i, masks in enumerate(table.masks_of)
+        for c, mask in masks
+        for box in mask.boxes
+    ]
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "nih")
@@ -82,7 +97,7 @@ def test_mapping_by_hand(present: str, positive: set[str], blank: set[str]) -> N
 
 def test_films(root: Path) -> None:
     assert DATASET.find(root) == DATASET.find(root.parent) == root
-    table = DATASET.tables(root)["films"]
+    table = read(root)
     check_files(table)
     films = table.films
     assert films["image_id"].tolist() == list(LABELS)
@@ -99,46 +114,51 @@ def test_films(root: Path) -> None:
     assert table.facts == facts
     assert set(DATASET.documented) <= set(facts)
     (root / "test_list.txt").unlink()
-    assert "test_list.txt: no such file: use the files as NIH released" in error_of(read_nih, root)
+    assert "test_list.txt: no such file: use the files as NIH released" in error_of(read, root)
 
 
 def test_splits(root: Path) -> None:
-    films = read_nih(root, valid_fraction=0.5)["films"].films
+    films = read(root, valid_fraction=0.5).films
     assert films["image_id"][films["split"] == "test"].tolist() == list(TEST)
     rest = films[films["split"] != "test"]
     assert (rest["split"] == "valid").tolist() == [share(p) < 0.5 for p in rest["patient_id"]]
     assert set(rest["split"]) == {"train", "valid"}
-    message = error_of(read_nih, root, valid_fraction=1)
-    assert "'valid_fraction' is 1: use 0 to below 1" in message
+    assert "'valid_fraction' is 1: use 0 to below 1" in error_of(read, root, valid_fraction=1)
 
 
 def test_boxes_are_scaled_with_their_film(root: Path, tmp_path: Path) -> None:
-    table = read_nih(root)["films"]
+    table = read(root)
     # Films of 64 pixels: 1/16 of the released 1024.
-    assert table.boxes.columns.tolist() == ["image_id", "finding", "x", "y", "w", "h"]
-    assert table.boxes.iloc[0].tolist() == ["00000003_005", "Lung Opacity", 32, 16, 16, 32]
-    assert table.boxes["finding"].tolist()[1:] == ["Lung Lesion", "Lung Lesion", "Cardiomegaly"]
+    assert boxes(table) == [
+        ("00000001_000", "Cardiomegaly", [256.5 / 16, 512.25 / 16, 32, 16]),
+        ("00000003_005", "Lung Opacity", [32, 16, 16, 32]),
+        ("00000003_005", "Lung Lesion", [0, 0, 8, 8]),
+        ("00000003_005", "Lung Lesion", [56, 56, 8, 8]),
+    ]
     store = open_store(build_store(table, tmp_path / "store", 64))
     assert store.mask_classes == ("Cardiomegaly", "Lung Opacity", "Lung Lesion")
     valid = store.mask_valid(slice(None))
     assert np.argwhere(valid).tolist() == [[0, 0], [3, 1], [3, 2]]
     opacity, lesion = store.masks([3], ["Lung Opacity", "Lung Lesion"])[0]
-    assert opacity[16:48, 32:48].sum() == opacity.sum() == 16 * 32
-    assert lesion[:8, :8].sum() == lesion[56:, 56:].sum() == lesion.sum() / 2 == 64
+    assert opacity[16:48, 32:48].all()
+    assert opacity.sum() == 16 * 32
+    assert lesion[:8, :8].all()
+    assert lesion[56:, 56:].all()
+    assert lesion.sum() == 2 * 64
     save(root / "images_001/images/00000001_000.png", np.zeros((1024, 1024)))
-    assert read_nih(root)["films"].boxes.iloc[3].tolist()[2:] == [256.5, 512.25, 512, 256]
+    assert boxes(read(root))[0][2] == [256.5, 512.25, 512, 256]
 
 
 def test_boxes_on_a_film_that_is_not_square(root: Path) -> None:
     film = save(root / "images_001/images/00000003_005.png", np.zeros((64, 80)))
     words = "00000003_005.png: is 80x64, but NIH's boxes count on square films"
-    assert words in error_of(read_nih, root)
-    table = read_nih(root, skip_bad=True)["films"]
-    assert table.boxes["image_id"].tolist() == ["00000001_000"]
+    assert words in error_of(read, root)
+    table = read(root, skip_bad=True)
+    assert [film for film, _, _ in boxes(table)] == ["00000001_000"]
     assert table.bad.frame()["file"].tolist() == [str(film)]
     # What is no image is an error when it is decoded: here only its boxes would be guessed.
     film.write_bytes(b"no image")
-    assert len(read_nih(root)["films"].boxes) == 4
+    assert len(boxes(read(root))) == 4
 
 
 def test_one_folder_of_films_and_the_older_table(root: Path) -> None:
@@ -151,21 +171,26 @@ def test_one_folder_of_films_and_the_older_table(root: Path) -> None:
     lines[2] = lines[2].replace(",58,M", ",412,M")
     older = root / "Data_Entry_2017.csv"
     older.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    assert read_nih(root)["films"].films["where"].iloc[0] == f"{root / TABLE}, row 2"
+    assert read(root).films["where"].iloc[0] == f"{root / TABLE}, row 2"
     (root / TABLE).unlink()
-    table = read_nih(root)["films"]
+    table = read(root)
     check_files(table)
     np.testing.assert_array_equal(table.films["age"], [58, np.nan, 58, 58, 58, 58])
     assert table.films["where"].iloc[0] == f"{older}, row 2"
 
 
-def test_headers_that_are_not_nihs(root: Path) -> None:
-    edits = (BOX_TABLE, "[x,y,w,h]", "[x1,y1,x2,y2]"), (TABLE, "Patient Age,", "Age,")
-    for file, old, new in edits:
-        edit(root / file, old, new)
-        message = error_of(read_nih, root)
-        assert message.startswith(f"{root / file}: header 'Image Index,")
-        assert "is not NIH's: use the files as NIH released them" in message
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        (TABLE, "Patient Age,", "Age,"),
+        (BOX_TABLE, "[x,y,w,h]", "[x1,y1,x2,y2]"),
+    ],
+)
+def test_headers_that_are_not_nihs(root: Path, file: str, old: str, new: str) -> None:
+    edit(root / file, old, new)
+    message = error_of(read, root)
+    assert message.startswith(f"{root / file}: header 'Image Index,")
+    assert "is not NIH's: use the files as NIH released them" in message
 
 
 BOX = "256.0,256.0,512.0"
@@ -188,10 +213,10 @@ def test_wrong_rows(root: Path, file: str, old: str, new: str, words: str) -> No
     edit(root / file, old, new)
     row = 4 if file == TABLE else 2
     with pytest.raises(InputError, match=rf"{file}, row {row}, column {words}"):
-        read_nih(root)
-    table = read_nih(root, skip_bad=True)["films"]
+        read(root)
+    table = read(root, skip_bad=True)
     assert len(table.bad) == 1
-    assert (len(table), len(table.boxes)) == ((5, 4) if file == TABLE else (6, 3))
+    assert (len(table), len(boxes(table))) == ((5, 4) if file == TABLE else (6, 3))
     assert ("00000002_000" in set(table.films["image_id"])) == (file != TABLE)
 
 
@@ -205,42 +230,42 @@ def test_wrong_lists(root: Path) -> None:
     ):
         train.write_text(text)
         with pytest.raises(InputError, match=words):
-            read_nih(root)
-        assert len(read_nih(root, skip_bad=True)["films"].bad) == 1
+            read(root)
+        assert len(read(root, skip_bad=True).bad) == 1
     train.write_text(good.replace("00000001_001.png\n", ""))
     listed = test.read_text()
     test.write_text(listed + "\n00000001_001.png\n")
     words = "row 2, column 'Image Index': value '00000001_000.png': use films of other patients"
-    assert words in error_of(read_nih, root)
-    films = read_nih(root, skip_bad=True)["films"].films
+    assert words in error_of(read, root)
+    films = read(root, skip_bad=True).films
     assert films["image_id"].tolist() == list(LABELS)[1:]
     assert films.groupby("patient_id")["split"].nunique().max() == 1
     # Films of a list that the table lacks are no fault: the table may be a part of NIH's.
     test.write_text(listed + "00030805_000.png\r\n")
     train.write_bytes(b"\xef\xbb\xbf" + good.encode())
-    assert len(read_nih(root)["films"]) == 6
+    assert len(read(root)) == 6
 
 
 def test_films_that_are_missing_twice_or_surplus(root: Path) -> None:
     (root / "FAQ_CHESTXRAY.pdf").touch()
     extra = root / "images_001/images/00000009_000.png"
     extra.touch()
-    assert surplus(read_nih(root)) == [extra]
+    assert surplus({"films": read(root)}) == [extra]
     (root / "images_002/images/00000005_000.png").unlink()
     with pytest.raises(InputError, match=r"row 7: no such file .*00000005_000.png"):
-        check_files(read_nih(root)["films"])
+        check_files(read(root))
     twin = root / "images_002/images/00000001_000.png"
     twin.touch()
-    message = error_of(read_nih, root)
+    message = error_of(read, root)
     assert f"{twin}: lies in {root / 'images_001/images'} too" in message
-    table = read_nih(root, skip_bad=True)["films"]
+    table = read(root, skip_bad=True)
     assert table.bad.frame()["file"].tolist() == [str(twin)]
     assert "images_001" in table.films["path"].iloc[0]
 
 
 def test_genuine_films(shared_dir: Path, tmp_path: Path) -> None:
     folder = layout(shared_dir, "nih_chestxray14")
-    table = read_nih(folder)["films"]
+    table = read(folder)
     check_files(table)
     films = table.films
     assert len(films) == films["patient_id"].nunique() == 9
@@ -250,7 +275,7 @@ def test_genuine_films(shared_dir: Path, tmp_path: Path) -> None:
     assert surplus({"films": table}) == []
     assert films[list(FINDINGS)].sum()[["No Finding", "Pneumonia", "Edema"]].tolist() == [2, 7, 2]
     assert films["age"].tolist() == [54, 59, 68, 27, 42, 52, 40, 14, 55]
-    box = table.boxes.set_index("image_id").loc["00000193_019", list("xywh")].to_numpy(float)
+    box = next(sides for film, _, sides in boxes(table) if film == "00000193_019")
     np.testing.assert_allclose(box, [703.716, 616.998, 218.453, 249.173], atol=1e-3)
     store = open_store(build_store(table, tmp_path / "store", 64), verify=True)
     assert store.images.reshape(9, -1).std(axis=1).min() > 10

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dollkit.data.__main__ import survey
-from dollkit.data.dataset import DataSet
+from dollkit.data.film_table import DataSet
 from dollkit.data.sets.nlm import DATASET, MONTGOMERY, SHENZHEN, parse_reading
 from dollkit.data.splits import split_by_share
 from tests.small_files import error_of, save
@@ -62,7 +62,6 @@ def test_montgomery_joins_left_and_right(tmp_path: Path, below: str) -> None:
     assert films["Pneumonia"].isna().all()
     assert list(table.masks.columns) == ["lungs"]
     mask = table.masks["lungs"].iloc[0]
-    assert not mask.own_grid
     np.testing.assert_array_equal(mask.load(*SIZE), BOTH // 255)
     assert survey(MONTGOMERY, folder, subset=True, decode=True).problems.empty
 
@@ -169,6 +168,5 @@ def test_where_there_is_nothing_one_line_says_what_was_expected(
     (tmp_path / "masks").mkdir()
     assert data_set.find(tmp_path) is None
     assert f"expected {data_set.tree}" in error_of(data_set.tables, tmp_path)
-    assert f"expected {data_set.tree}" in error_of(data_set.read, tmp_path)
     (tmp_path / "MontgomerySet/ManualMask").mkdir()
     assert "expected MCUCXR_0001_0.png" in error_of(MONTGOMERY.tables, tmp_path)

@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 
 from dollkit.common import paths
-from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.__main__ import surplus
 from dollkit.data.film_table import FilmTable
-from dollkit.data.sets.open_pack import DATASET, FOLDS, TASKS, read_boxes, read_films, read_task
+from dollkit.data.sets.open_pack import DATASET, FOLDS, TASKS, read_boxes
 from dollkit.data.splits import draw_parts
 from tests.small_files import edit, error_of
 
@@ -26,6 +25,11 @@ def pack(shared_dir: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def read(pack: Path) -> dict[str, FilmTable]:
+    return DATASET.tables(pack)
+
+
 @pytest.fixture
 def tables(pack: Path, tmp_path: Path) -> Path:
     """The pack's tables alone, to be spoilt."""
@@ -34,29 +38,37 @@ def tables(pack: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_films_counts_and_splits(pack: Path) -> None:
-    films = read_films(pack).films
+def test_it_is_found_read_and_counted(pack: Path, read: dict[str, FilmTable]) -> None:
+    assert DATASET.find(pack) == DATASET.find(pack.parent) == pack
+    assert tuple(read) == DATASET.stores
+    facts = {what: n for table in read.values() for what, n in table.facts.items()}
+    assert facts == DATASET.documented
+    for table in read.values():
+        assert surplus({"one": table}) == []
+
+
+def test_films_counts_and_splits(pack: Path, read: dict[str, FilmTable]) -> None:
+    films = read["films"].films
     assert len(films) == 691
-    assert films["patient_id"].nunique() == 485
     raw = pd.read_csv(pack / "findings_nih.csv")
     assert films["Pleural Effusion"].sum() == raw["Effusion"].sum() == 56
     assert films["Lung Lesion"].sum() == (raw["Mass"] | raw["Nodule"]).sum()
     # Every film was picked for one of the two.
     assert (films["Lung Opacity"] == films["Pneumonia"]).all()
     assert ((films["Pneumonia"] == 1) ^ (films["No Finding"] == 1)).all()
-    boxed = films["image_id"].isin(read_boxes(pack)["image_id"])
+    boxed = read["films"].masks.notna().any(axis=1)
     assert boxed.sum() == 104
-    assert films["split"].value_counts().to_dict() == {"train": 403, "test": 234, "valid": 54}
-    # The committed split is the drawn one; patients with boxes are all tested.
     held = films["patient_id"].isin(films["patient_id"][boxed])
     assert set(films["split"][held]) == {"test"}
+    assert films["split"].value_counts().to_dict() == {"train": 403, "test": 234, "valid": 54}
+    # The committed split is the drawn one.
     rest = films[~held]
-    positive = rest[list(FINDINGS)] == 1
-    part = draw_parts(rest["patient_id"].tolist(), positive.to_numpy(), (0.75, 0.10, 0.15))
+    positive = (rest[list(FINDINGS)] == 1).to_numpy()
+    part = draw_parts(rest["patient_id"].tolist(), positive, (0.75, 0.10, 0.15))
     assert rest["split"].tolist() == [("train", "valid", "test")[p] for p in part]
 
 
-def test_boxes_and_their_names(pack: Path, tables: Path) -> None:
+def test_boxes_and_their_names(pack: Path, read: dict[str, FilmTable], tables: Path) -> None:
     boxes = read_boxes(pack)
     counts = boxes.groupby("finding")["image_id"].agg(["size", "nunique"])
     assert counts.T.to_dict("list") == {
@@ -65,6 +77,7 @@ def test_boxes_and_their_names(pack: Path, tables: Path) -> None:
         "Pneumonia": [28, 28],
         "Pneumothorax": [1, 1],
     }
+    assert read["films"].masks.notna().sum().to_dict() == counts["nunique"].to_dict()
     assert (boxes[["x", "y"]] >= 0).all(axis=None)
     assert (boxes["x"] + boxes["w"]).max() <= 256.5
     assert (boxes["y"] + boxes["h"]).max() <= 256.5
@@ -73,28 +86,24 @@ def test_boxes_and_their_names(pack: Path, tables: Path) -> None:
 
 
 @pytest.mark.parametrize("task", list(TASKS))
-def test_tasks(pack: Path, task: str) -> None:
-    table = read_task(pack, task)
+def test_tasks(read: dict[str, FilmTable], task: str) -> None:
+    table = read[task]
     films = table.films
-    n, patients, masks = {"lungs": (145, 79, 145), "infection": (29, 24, 29)}.get(
-        task, (29, 24, 85)
-    )
-    assert len(films) == n
-    assert films["patient_id"].nunique() == patients
     sizes = films.groupby("fold").size()
     assert sizes.index.tolist() == list(range(FOLDS[task]))
     assert sizes.max() - sizes.min() <= 1
-    assert films.groupby("patient_id")["fold"].nunique().max() == 1
     assert table.mask_classes == tuple(TASKS[task])
-    assert table.masks.notna().sum().sum() == masks
     # The committed folds are the drawn ones.
     traits = table.masks.notna().to_numpy()
     drawn = draw_parts(films["patient_id"].tolist(), traits, [1.0] * FOLDS[task])
     assert films["fold"].tolist() == drawn.tolist()
 
 
-def test_pack_and_split_must_match(tables: Path, tmp_path: Path) -> None:
+def test_pack_and_split_must_match(
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits = Path(shutil.copytree(paths.SPLITS, tmp_path / "splits"))
+    monkeypatch.setattr(paths, "SPLITS", splits)
     path = splits / "open_films.csv"
     good = path.read_text()
     films = pd.read_csv(path, dtype=str)
@@ -103,13 +112,13 @@ def test_pack_and_split_must_match(tables: Path, tmp_path: Path) -> None:
     films.loc[films["patient_id"] == patient, "split"] = "train"
     films.to_csv(path, index=False)
     words = f"patient '{patient}' has a film with a box and is not"
-    assert words in error_of(read_films, tables, splits)
+    assert words in error_of(DATASET.tables, tables)
     path.write_text(good)
     images = tables / "images.csv"
     lines = images.read_text().splitlines(keepends=True)
     images.write_text("".join(line for line in lines if not line.startswith("nih_00000165_001")))
     words = "film 'nih_00000165_001' is not in the data set"
-    assert words in error_of(read_films, tables, splits)
+    assert words in error_of(DATASET.tables, tables)
 
 
 def test_bad_tables(tables: Path) -> None:
@@ -117,53 +126,34 @@ def test_bad_tables(tables: Path) -> None:
     good = findings.read_text()
     edit(findings, "Infiltration", "Infiltrate")
     words = "findings_nih.csv: column 'Infiltration' is missing"
-    assert words in error_of(read_films, tables)
+    assert words in error_of(DATASET.tables, tables)
     lines = good.splitlines()
     lines[5] = ",".join([*lines[5].split(",")[:7], "2", *lines[5].split(",")[8:]])
     findings.write_text("\n".join(lines) + "\n")
-    words = "findings_nih.csv, row 6, column 'Nodule': value '2'"
-    assert words in error_of(read_films, tables)
+    words = "findings_nih.csv, row 6, column 'Nodule': value '2': use 0 or 1"
+    assert words in error_of(DATASET.tables, tables)
+    findings.write_text(good)
     edit(tables / "boxes.csv", ",Cardiomegaly,", ",Heart,")
-    assert "column 'label': value 'Heart': use a label" in error_of(read_boxes, tables)
-    assert "'task' is 'heart': use one of lungs, inf" in error_of(read_task, tables, "heart")
-    (tables / "images.csv").unlink()
-    words = "images.csv: no such file: give the folder of the open pack"
-    assert words in error_of(read_task, tables, "lungs")
-
-
-def test_it_is_found_read_and_counted(pack: Path) -> None:
-    assert DATASET.find(pack) == DATASET.find(pack.parent) == pack
-    tables = DATASET.tables(pack)
-    assert tuple(tables) == DATASET.stores
-    facts = {what: n for table in tables.values() for what, n in table.facts.items()}
-    assert facts == DATASET.documented
-    for table in tables.values():
-        assert surplus({"one": table}) == []
+    assert "column 'label': value 'Heart': use a label" in error_of(DATASET.tables, tables)
 
 
 @pytest.mark.parametrize(
     ("name", "row", "words"),
     [
-        ("images.csv", 932, "column 'image_id': value 'nih_.*': use each film once"),
-        ("findings_nih.csv", 693, "column 'image_id': value 'nih_.*': use each film once"),
-        ("masks.csv", 349, "column 'image_id': value 'ieee_.*': use one mask of each kind"),
+        ("images.csv", 932, "use each film once"),
+        ("findings_nih.csv", 693, "use each film once"),
+        ("masks.csv", 349, "use one mask of each kind"),
     ],
 )
 def test_films_listed_twice(tables: Path, name: str, row: int, words: str) -> None:
     lines = (tables / name).read_text().splitlines(keepends=True)
     (tables / name).write_text("".join([*lines, lines[1]]))
-
-    def read(skip_bad: bool) -> list[FilmTable]:
-        options = {"skip_bad": skip_bad}
-        return [read_films(tables, **options), read_task(tables, "lungs", **options)]
-
-    with pytest.raises(InputError, match=rf"{name}, row {row}, {words}"):
-        read(skip_bad=False)
-    found = read(skip_bad=True)
-    assert [len(table) for table in found] == [691, 145]
-    reasons = [reason for table in found for reason in table.bad.frame()["reason"]]
-    assert reasons
-    assert all(f"{name}, row {row}, " in reason for reason in reasons)
+    message = error_of(DATASET.tables, tables)
+    assert f"{name}, row {row}, column 'image_id': value" in message
+    assert words in message
+    read = DATASET.tables(tables, skip_bad=True)
+    assert {store: len(read[store]) for store in ("films", "lungs")} == {"films": 691, "lungs": 145}
+    assert read["lungs"].bad.frame()["reason"].tolist() == [message]
 
 
 def test_no_radiograph_in_the_data_folder() -> None:

@@ -6,16 +6,18 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
+from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.__main__ import survey
+from dollkit.data.csvfile import BadRows
 from dollkit.data.sets.own_folder import DATASET, HEADER, read_own
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
 from tests.small_files import error_of
-from tests.test_dicom import film
 
 SQUARE = np.array([[0, 255], [0, 255], [255, 0]], np.uint8)
 TABLE = """\
@@ -51,13 +53,12 @@ def test_every_column_is_read(tmp_path: Path) -> None:
     assert list(tables) == ["films"]
     films = tables["films"].films
     assert films["image_id"].tolist() == ["a", "deep__b", "deep__c", "d"]
-    assert films[["patient_id", "study_id", "view", "sex", "split"]].to_numpy().tolist() == [
-        ["p1", "s1", "AP", "F", "train"],
-        ["p1", "deep__b", "PA", "F", "train"],
-        ["p2", "s9", "", "", "test"],
-        ["p3", "d", "", "M", "valid"],
-    ]
+    assert films["patient_id"].tolist() == ["p1", "p1", "p2", "p3"]
+    assert films["study_id"].tolist() == ["s1", "deep__b", "s9", "d"]
+    assert films["view"].tolist() == ["AP", "PA", "", ""]
+    assert films["sex"].tolist() == ["F", "F", "", "M"]
     np.testing.assert_array_equal(films["age"], [50, np.nan, 61.5, 0])
+    assert films["split"].tolist() == ["train", "train", "test", "valid"]
     assert (films["fold"] == -1).all()
     np.testing.assert_array_equal(films["Cardiomegaly"], [1, -1, np.nan, 0])
     np.testing.assert_array_equal(films["Pleural Effusion"], [0, np.nan, np.nan, 1])
@@ -89,8 +90,9 @@ def test_masks_become_stores(tmp_path: Path) -> None:
     assert lungs.films["image_id"].tolist() == ["a", "deep__b"]
     np.testing.assert_array_equal(lungs.masks["lungs"][0].load(3, 2), SQUARE // 255)
     assert lungs.masks["lungs"][1].load(3, 2).all()
-    infection = tables["infection"].masks["infection"][0]
-    np.testing.assert_array_equal(infection.load(3, 2), SQUARE // 255)
+    np.testing.assert_array_equal(
+        tables["infection"].masks["infection"][0].load(3, 2), SQUARE // 255
+    )
     organs = tables["organs"]
     assert organs.mask_classes == ("lungs", "left lung", "right lung", "heart")
     assert organs.masks.notna().to_numpy().tolist() == [
@@ -103,6 +105,8 @@ def test_masks_become_stores(tmp_path: Path) -> None:
     assert organs.films["split"].tolist() == ["train", "train", "test", "valid"]
     assert (organs.films["fold"] == 0).all()
     assert tables["films"].facts["masks of left lung"] == 2
+    with pytest.raises(InputError, match=r"a.png: mask is 2x3, its image is 4x6"):
+        lungs.masks["lungs"][0].load(6, 4)
 
 
 def test_a_folder_is_sound_until_a_file_is_surplus(
@@ -151,7 +155,7 @@ def test_logs_once_what_it_passes_over(tmp_path: Path, caplog: pytest.LogCapture
 def test_wrong_headers(tmp_path: Path, header: str, words: str) -> None:
     write(tmp_path, f"{header}\na.png{',1' * header.count(',')}\n")
     for skip_bad in (False, True):
-        message = error_of(read_own, tmp_path, skip_bad=skip_bad)
+        message = error_of(read_own, tmp_path, BadRows(skip_bad))
         assert words in message
         assert str(tmp_path / "films.csv") in message
 
@@ -162,21 +166,34 @@ def test_wrong_headers(tmp_path: Path, header: str, words: str) -> None:
         ("a.png,p1", "../a.png,p1", "row 2, column 'image': value '../a.png'", "bcd"),
         ("a.png,p1", "a.png,", "row 2, column 'patient': value '': use the patient's id", "bcd"),
         (",Test,", ",,", "row 4, column 'split': value '': use train, valid or test", "abd"),
-        # One split per patient, that of its first row.
-        (",train,-1.0", ",test,-1.0", "row 3, column 'split': value 'test': use one split", "acd"),
         ("AP,F", "AP,X", "row 2, column 'sex': value 'X': use M, F or blank", "bcd"),
         ("-1.0", "0.5", "row 3, column 'Cardiomegaly': value '0.5': use 1, 0, -1 or", "acd"),
         ("deep/c.tif", "a.png", "row 4, column 'image': value 'a.png': use each film once", "abd"),
-        ("deep/c.tif", "images/a.jpg", "value 'images/a.jpg': use each film once", "abd"),
+        (
+            "deep/c.tif",
+            "images/a.jpg",
+            "row 4, column 'image': value 'images/a.jpg': use each film once",
+            "abd",
+        ),
     ],
 )
 def test_wrong_rows(tmp_path: Path, old: str, new: str, words: str, left: str) -> None:
     assert old in TABLE
     root = write(tmp_path, TABLE.replace(old, new, 1))
     assert words in error_of(read_own, root)
-    table = read_own(root, skip_bad=True)["films"]
+    table = read_own(root, BadRows())["films"]
     assert [i[-1] for i in table.films["image_id"]] == list(left)
     assert len(table.bad) == 1
+    assert words in table.bad.frame()["reason"][0]
+
+
+def test_a_patient_in_two_splits(tmp_path: Path) -> None:
+    rows = ["a.png,p1,train", "b.png,p2,valid", "c.png,p1,test", "d.png,p1,train"]
+    root = write(tmp_path, "\n".join(["image,patient,split", *rows]))
+    words = "row 4, column 'split': value 'test': use one split per patient, that of its first row"
+    assert words in error_of(read_own, root)
+    table = read_own(root, BadRows())["films"]
+    assert table.films["image_id"].tolist() == ["a", "b", "d"]
     assert words in table.bad.frame()["reason"][0]
 
 
@@ -193,7 +210,7 @@ def test_wrong_mask_folders(tmp_path: Path, folder: str, words: str) -> None:
     mask(root, "heart" if folder != "Heart" else "HEART", "a")
     mask(root, folder, "a")
     assert words in error_of(read_own, root)
-    tables = read_own(root, skip_bad=True)
+    tables = read_own(root, BadRows())
     assert words in tables["films"].bad.frame()["reason"][0]
     assert tables["films"].facts["masks of heart"] == 1
 
@@ -210,9 +227,20 @@ def test_where_it_is_found(tmp_path: Path) -> None:
 
 
 def write_dicom(path: Path, grey: np.ndarray) -> None:
-    tags = {"PatientName": "Secret^Name", "PatientID": "secret-7", "PatientAge": "077Y"}
-    data = film(grey, **tags, PatientSex="F", ViewPosition="PA")
-    data.save_as(path, enforce_file_format=True)
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    film = pydicom.dataset.Dataset()
+    film.file_meta = meta
+    film.SOPClassUID, film.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3"
+    film.PatientName, film.PatientID, film.PatientAge = "Secret^Name", "secret-7", "077Y"
+    film.PatientSex, film.ViewPosition, film.Modality = "F", "PA", "DX"
+    film.Rows, film.Columns = grey.shape
+    film.SamplesPerPixel, film.PhotometricInterpretation = 1, "MONOCHROME2"
+    film.BitsAllocated, film.BitsStored, film.HighBit, film.PixelRepresentation = 16, 12, 11, 0
+    film.PixelData = grey.astype("<u2").tobytes()
+    film.save_as(path, enforce_file_format=True)
 
 
 def test_every_kind_of_picture_builds(tmp_path: Path) -> None:
@@ -222,8 +250,9 @@ def test_every_kind_of_picture_builds(tmp_path: Path) -> None:
     deep = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
     half = np.zeros((48, 64), np.uint8)
     half[:, 32:] = 255
-    for name, grey in zip(names, ((deep // 16).astype(np.uint8), deep, deep), strict=False):
-        image(root / "images" / name, grey)
+    image(root / "images/8bit.png", (deep // 16).astype(np.uint8))
+    image(root / "images/16bit.png", deep)
+    image(root / "images/tiff.tif", deep)
     write_dicom(root / "images/1.2.840.7", deep)
     ids = ["8bit", "16bit", "tiff", "1.2.840.7"]
     for name in ids:

@@ -20,7 +20,7 @@ from dollkit.data import DATASETS
 from dollkit.data.__main__ import survey
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
-from tests import test_generalblockchain, test_nih, test_own, test_v7
+from tests import test_covid_chestxray, test_nih, test_own, test_v7
 from tests.chexpert_trees import segmented, write_chexpert, write_truth
 from tests.phantom_layouts import write_layout
 
@@ -44,9 +44,9 @@ def v7(root: Path) -> None:
 
 
 def generalblockchain(root: Path) -> None:
-    tree = test_generalblockchain.Tree(root)
-    tree.film("all.png", "1", list(test_generalblockchain.BOXES))
-    tree.film("clear.png", "3", test_generalblockchain.LUNGS)
+    tree = test_covid_chestxray.Tree(root)
+    tree.film("all.png", "1", list(test_covid_chestxray.BOXES))
+    tree.film("clear.png", "3", test_covid_chestxray.LUNGS)
     tree.save()
 
 

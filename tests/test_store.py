@@ -36,19 +36,19 @@ def table(n: int) -> pd.DataFrame:
     return films
 
 
-def write(path: Path, n: int = 5, room: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def write(path: Path, n: int = 5, written: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """A store of random films of which one lacks its third mask; its images and masks."""
     rng = np.random.default_rng(3)
-    images = rng.integers(0, 256, (room, S, S), dtype=np.uint8)
-    masks = rng.integers(0, 2, (room, 3, S, S), dtype=np.uint8)
-    valid = np.ones((room, 3), bool)
+    images = rng.integers(0, 256, (written, S, S), dtype=np.uint8)
+    masks = rng.integers(0, 2, (written, 3, S, S), dtype=np.uint8)
+    valid = np.ones((written, 3), bool)
     valid[1, 2] = False
     films = table(n)
     films.loc[0, ["Edema", "Fracture", "Pneumonia"]] = [1, 0, -1]
     films.loc[2, "age"] = 61
-    with StoreWriter(path, S, CLASSES, room, {"source": "test"}) as writer:
-        for rows in (slice(0, 2), slice(2, room)):
-            writer.write(rows.start, images[rows], masks[rows], valid[rows])
+    with StoreWriter(path, S, CLASSES, {"source": "test"}) as writer:
+        for rows in (slice(0, 2), slice(2, written)):
+            writer.write(images[rows], masks[rows], valid[rows])
         writer.finish(films)
     masks[1, 2] = 0
     return images[:n], masks[:n]
@@ -92,14 +92,14 @@ def test_table_keeps_text_blanks_and_states(good: Good) -> None:
     assert line.endswith(",,,,,,1,,-1,,,,,0,")
 
 
-def test_fewer_films_than_room_and_none_with_masks(tmp_path: Path) -> None:
-    images, masks = write(tmp_path / "s", n=4, room=9)
+def test_fewer_films_than_written_and_none_with_masks(tmp_path: Path) -> None:
+    images, masks = write(tmp_path / "s", n=4, written=9)
     store = open_store(tmp_path / "s", verify=True)
     np.testing.assert_array_equal(store.images, images)
     np.testing.assert_array_equal(store.masks(slice(None)), masks)
     assert np.load(tmp_path / "s/images.npy").shape == (4, S, S)
-    with StoreWriter(tmp_path / "s", S, (), 2, {}) as writer:
-        writer.write(0, np.full((2, S, S), 7, np.uint8))
+    with StoreWriter(tmp_path / "s", S, (), {}) as writer:
+        writer.write(np.full((2, S, S), 7, np.uint8))
         writer.finish(table(2))
     assert open_store(tmp_path / "s", verify=True).masks(slice(None)).shape == (2, 0, S, S)
     left = sorted(p.name for p in (tmp_path / "s").iterdir())
@@ -132,8 +132,8 @@ def mapped_kb(file: Path) -> int:
 
 def test_reading_does_not_pile_up_memory(tmp_path: Path) -> None:
     n = 3000
-    with StoreWriter(tmp_path / "s", 64, ("lungs",), n, {}) as writer:
-        writer.write(0, np.full((n, 64, 64), 9, np.uint8), np.ones((n, 1, 64, 64), bool))
+    with StoreWriter(tmp_path / "s", 64, ("lungs",), {}) as writer:
+        writer.write(np.full((n, 64, 64), 9, np.uint8), np.ones((n, 1, 64, 64), bool))
         writer.finish(table(n))
     store = open_store(tmp_path / "s")
     for start in range(0, n, 300):
@@ -149,9 +149,9 @@ def test_ignored_pixels(tmp_path: Path) -> None:
     masks[2, 0] = IGNORE
     valid = np.ones((4, 2), bool)
     valid[3, 1] = False
-    with StoreWriter(tmp_path / "s", S, ("a", "b"), 4, {}, ignore=True) as writer:
-        writer.write(0, np.zeros((2, S, S), np.uint8), masks[:2])
-        writer.write(2, np.zeros((2, S, S), np.uint8), masks[2:], valid[2:])
+    with StoreWriter(tmp_path / "s", S, ("a", "b"), {}, ignore=True) as writer:
+        writer.write(np.zeros((2, S, S), np.uint8), masks[:2])
+        writer.write(np.zeros((2, S, S), np.uint8), masks[2:], valid[2:])
         writer.finish(table(4))
     store = open_store(tmp_path / "s", verify=True)
     kept = np.where(valid[:, :, None, None], masks, 0)
@@ -168,8 +168,8 @@ def test_interrupted_writing_leaves_the_old_store(tmp_path: Path) -> None:
     images, _ = write(tmp_path / "s")
 
     def interrupted() -> None:
-        with StoreWriter(tmp_path / "s", S, CLASSES, 5, {}) as writer:
-            writer.write(0, np.zeros((1, S, S), np.uint8))
+        with StoreWriter(tmp_path / "s", S, CLASSES, {}) as writer:
+            writer.write(np.zeros((1, S, S), np.uint8))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -187,16 +187,16 @@ def write_steps(path: Path, key: Key, steps: int, fail: bool = False) -> list[in
     images = rng.integers(0, 256, (6, S, S), dtype=np.uint8)
     masks = rng.choice([0, 1, IGNORE], (6, 2, S, S)).astype(np.uint8)
     done = []
-    with StoreWriter(path, S, ("a", "b"), 6, {"by": "steps"}, ignore=True, key=key) as writer:
+    with StoreWriter(path, S, ("a", "b"), {"by": "steps"}, ignore=True, key=key) as writer:
         assert writer.films == 2 * len(writer.notes)
         assert [note["step"] for note in writer.notes] == list(range(len(writer.notes)))
         for step in range(len(writer.notes), steps):
             rows = slice(2 * step, 2 * step + 2)
-            writer.write(2 * step, images[rows], masks[rows])
+            writer.write(images[rows], masks[rows])
             writer.note({"step": step})
             done.append(step)
         if fail:
-            writer.write(2 * steps, np.zeros((1, S, S), np.uint8))
+            writer.write(np.zeros((1, S, S), np.uint8))
             raise KeyboardInterrupt
         writer.finish(table(6))
     return done
@@ -274,30 +274,30 @@ def test_a_full_disk_is_one_line_and_writing_goes_on_afterwards(
 
 
 def test_two_processes_do_not_write_one_store(tmp_path: Path) -> None:
-    with StoreWriter(tmp_path / "s", S, (), 2, {}, key=KEY) as writer:
-        writer.write(0, np.zeros((1, S, S), np.uint8))
+    with StoreWriter(tmp_path / "s", S, (), {}, key=KEY) as writer:
+        writer.write(np.zeros((1, S, S), np.uint8))
         writer.note({})
         with pytest.raises(InputError, match="another process is building this store"):
-            StoreWriter(tmp_path / "s", S, (), 2, {}, key=KEY)
-        writer.write(1, np.zeros((1, S, S), np.uint8))
+            StoreWriter(tmp_path / "s", S, (), {}, key=KEY)
+        writer.write(np.zeros((1, S, S), np.uint8))
         writer.finish(table(2))
     assert len(open_store(tmp_path / "s", verify=True)) == 2
 
 
 def test_wrong_calls_are_refused(tmp_path: Path) -> None:
-    with StoreWriter(tmp_path / "s", S, (), 2, {}) as writer:
-        writer.write(0, np.zeros((1, S, S), np.uint8))
+    with StoreWriter(tmp_path / "s", S, (), {}) as writer:
+        writer.write(np.zeros((1, S, S), np.uint8))
         with pytest.raises(ValueError, match="2 films in the table, 1 written"):
             writer.finish(table(2))
     with pytest.raises(InputError, match="no store here"):
         open_store(tmp_path / "s")
     for size in (0, 12):
         with pytest.raises(InputError, match=f"'size' is {size}: use a positive multiple of 8"):
-            StoreWriter(tmp_path / "s", size, (), 1, {})
+            StoreWriter(tmp_path / "s", size, (), {})
     (tmp_path / "file").write_text("in the way")
     for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/dollkit/data/store")):
         with pytest.raises(InputError, match=r"cannot write here .*: choose a folder"):
-            StoreWriter(path, S, (), 1, {})
+            StoreWriter(path, S, (), {})
 
 
 def test_a_store_pickles_as_its_path_and_its_digest_is_of_its_content(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import shutil
 from collections.abc import Collection, Mapping
@@ -10,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dollkit.common.errors import InputError
-from dollkit.data.dataset import STORES, DataSet
-from dollkit.data.film_table import FilmTable, check_files
-from dollkit.data.phantom.population import Protocol
+from dollkit.data.film_table import STORES, DataSet, FilmTable, check_files
 from dollkit.data.phantom.render import check_size
 from dollkit.data.sets.chexpert import CHEXLOCALIZE
 from dollkit.data.sets.chexpert import DATASET as CHEXPERT
 from dollkit.data.sets.covid_chestxray import DATASET as IEEE8023
+from dollkit.data.sets.covid_chestxray import GENERALBLOCKCHAIN
 from dollkit.data.sets.covid_qu_ex import DATASET as COVID_QU_EX
-from dollkit.data.sets.general_blockchain import DATASET as GENERALBLOCKCHAIN
 from dollkit.data.sets.jsrt import DATASET as JSRT
 from dollkit.data.sets.nih import DATASET as NIH
 from dollkit.data.sets.nlm import DATASET as NLM
@@ -173,9 +170,8 @@ def read(
         for name in names:
             if name not in tables:
                 log.info("reading %s in %s", DATASETS[name].title, places[name])
-                extra = _extra(DATASETS[name], valid_fraction)
                 tables[name] = DATASETS[name].tables(
-                    places[name], chosen_options.get(name), skip_bad, **extra
+                    places[name], chosen_options.get(name), skip_bad, valid_fraction
                 )
             if store in tables[name]:
                 out[store] = tables[name][store]
@@ -263,16 +259,9 @@ def _options(given: Mapping[str, str], places: Mapping[str, Path]) -> dict[str, 
     return out
 
 
-def _extra(data_set: DataSet, valid_fraction: float) -> dict[str, float]:
-    takes = "valid_fraction" in inspect.signature(data_set.read).parameters
-    return {"valid_fraction": valid_fraction} if takes else {}
-
-
 def _plan(values: Mapping[str, Any]) -> PhantomPlan:
     known = PhantomPlan.__dataclass_fields__
     for name in values:
         if name not in known:
             raise InputError(f"parameter 'phantom' has no {name!r}: use {', '.join(known)}")
-    plan = PhantomPlan(**values)
-    Protocol.from_json(dict(plan.protocol))  # a wrong knob is told before films are decoded
-    return plan
+    return PhantomPlan(**values)

@@ -22,22 +22,18 @@ from tqdm import tqdm
 from dollkit.common.errors import InputError
 from dollkit.common.machine import cores
 from dollkit.data import DATASETS, SOURCES, build, found, named
-from dollkit.data.dataset import DataSet
-from dollkit.data.film_table import FilmTable, Lookup, lost_files
+from dollkit.data.film_table import DataSet, FilmTable, lost_files, placing
 from dollkit.data.images import load_image
+from dollkit.data.sets.common_steps import is_litter
 from dollkit.data.store_builder import map_ahead
-
-PROBLEMS: tuple[str, ...] = ("kind", "file", "reason")
-LITTER: tuple[str, ...] = ("Thumbs.db", "desktop.ini", "__MACOSX")
-"""What file managers leave behind, beside names that start with a dot: never surplus."""
 
 
 @dataclass(frozen=True)
 class Report:
     """What `survey` says: counts (what, here, documented or NaN, ok), problems, films per store.
 
-    Kinds of `PROBLEMS` are count, row, missing, surplus and broken; `decoded` counts the films
-    whose pixels were read.
+    Problems have a kind (count, row, missing, surplus or broken), a file and a reason; `decoded`
+    counts the films whose pixels were read.
     """
 
     root: Path
@@ -74,16 +70,17 @@ def survey(
         if not ok
     ]
     for table in tables.values():
-        problems += [("row", str(r.file), str(r.reason)) for r in table.bad.frame().itertuples()]
-        problems += [("missing", *row) for row in _missing(table)]
+        problems += [("row", file, reason) for file, _, reason in table.bad]
+    problems += [("missing", *row) for row in _missing(tables)]
     problems += [("surplus", str(f), "no table or folder rule names it") for f in surplus(tables)]
     for name, table in tables.items() if decode else ():
         problems += [("broken", *row) for row in _broken(table, name)]
     stores = {name: len(table) for name, table in tables.items()}
+    frame = pd.DataFrame(problems, columns=["kind", "file", "reason"])
     return Report(
         root=next(iter(tables.values())).root,
         counts=counts,
-        problems=pd.DataFrame(problems, columns=list(PROBLEMS)).drop_duplicates(ignore_index=True),
+        problems=frame.drop_duplicates(ignore_index=True),
         stores=stores,
         decoded=sum(stores.values()) if decode else 0,
     )
@@ -96,42 +93,43 @@ def compare(
 
     What is documented but was not counted is there 0 times; what nobody documents is always ok.
     """
-    rows = []
-    for what in dict.fromkeys((*documented, *facts)):
-        here, stated = facts.get(what, 0), documented.get(what)
-        ok = stated is None or here == stated or (subset and here < stated)
-        rows.append((what, here, stated, ok))
-    frame = pd.DataFrame(rows, columns=["what", "here", "documented", "ok"])
-    return frame.astype({"documented": "Int64", "ok": bool})
+    what = list(dict.fromkeys((*documented, *facts)))
+    counts = pd.DataFrame({"here": facts, "documented": documented}, index=what, dtype="Int64")
+    here, stated = counts["here"].fillna(0), counts["documented"]
+    ok = stated.isna() | (here <= stated if subset else here == stated)
+    counts = counts.assign(here=here.astype(int), ok=ok.fillna(True).astype(bool))
+    return counts.rename_axis("what").reset_index()
 
 
 def surplus(tables: Mapping[str, FilmTable]) -> list[Path]:
     """Files under the data set's folder that none of its tables or rules names, sorted."""
     known: set[str] = set()
     for table in tables.values():
-        masks = (mask for i in range(len(table)) for _, mask in table.masks_of(i))
-        files = (*table.films["path"], *table.others, *(f for mask in masks for f in mask.files))
-        known.update(map(os.path.normpath, files))
+        for files in (table.others, *table.files()):
+            known.update(map(os.path.normpath, files))
     side = {pattern for table in tables.values() for pattern in table.side}
     out = set()
-    for root in {table.root for table in tables.values()}:
-        for folder, below, names in os.walk(root):
-            below[:] = [d for d in below if not _litter(d)]
-            for path in (Path(folder, name) for name in names if not _litter(name)):
+    places = {
+        (table.root, top) for table in tables.values() for top in table.folders or (table.root,)
+    }
+    for root, top in places:
+        for folder, below, names in os.walk(top):
+            below[:] = [name for name in below if not is_litter(name)]
+            for path in (Path(folder, name) for name in names if not is_litter(name)):
                 inner = path.relative_to(root)
                 if os.path.normpath(path) not in known and not any(map(inner.match, side)):
                     out.add(path)
     return sorted(out)
 
 
-def _litter(name: str) -> bool:
-    return name.startswith(".") or name in LITTER
-
-
-def _missing(table: FilmTable) -> list[tuple[str, str]]:
-    rows = [(str(r.file), str(r.reason)) for r in lost_files(table).itertuples()]
-    look = Lookup(table.root)
-    return rows + [(str(f), why) for f in table.others if (why := look.fault(f))]
+def _missing(tables: Mapping[str, FilmTable]) -> list[tuple[str, str]]:
+    lost = pd.concat([lost_files(table) for table in tables.values()])
+    read = set(lost["file"])
+    rows = list(zip(lost["file"], lost["reason"], strict=True))
+    for table in tables.values():
+        fault_of, others = placing(table.root), {*table.others} - {*table.beside, *map(Path, read)}
+        rows += [(str(file), why) for file in sorted(others) if (why := fault_of(file))]
+    return rows
 
 
 def _broken(table: FilmTable, name: str) -> list[tuple[str, str]]:
@@ -150,9 +148,9 @@ def _faults(table: FilmTable, film: int) -> list[tuple[str, str]]:
     except InputError as error:
         return [(str(path), str(error))]
     out = []
-    for _, mask in table.masks_of(film):
+    for _, mask in table.masks_of[film]:
         try:
-            mask.load(height, width)
+            mask.fit(8, height, width)
         except InputError as error:
             out.append((str(mask.files[0]), str(error)))
     return out

@@ -19,28 +19,36 @@ REPORT_COLUMNS: tuple[str, ...] = ("file", "row", "reason")
 
 
 class BadRows(list[tuple[str, str, str]]):
-    """Rows and files that a reader leaves out, as `REPORT_COLUMNS`: what ``skip_bad`` reports."""
+    """Rows and files that a reader leaves out, as `REPORT_COLUMNS`: what ``skip_bad`` reports.
+
+    Without `skip` none is left out: the first is an error.
+    """
+
+    def __init__(self, skip: bool = True) -> None:
+        super().__init__()
+        self.skip = skip
+
+    def reject(self, file: Path | str, where: str, reason: str) -> None:
+        """Note one wrong row or file, or raise "`where`: `reason`"."""
+        if not self.skip:
+            raise InputError(f"{where}: {reason}")
+        self.append((str(file), where, f"{where}: {reason}"))
 
     def frame(self) -> pd.DataFrame:
         """Table of `REPORT_COLUMNS`, in the order of noting."""
         return pd.DataFrame(self, columns=list(REPORT_COLUMNS))
 
 
-def reject(bad: BadRows | None, file: Path | str, where: str, reason: str) -> None:
-    """Note one wrong row or file in `bad`, or raise "`where`: `reason`" if there is no `bad`."""
-    if bad is None:
-        raise InputError(f"{where}: {reason}")
-    bad.append((str(file), where, f"{where}: {reason}"))
+STRICT = BadRows(skip=False)
 
 
 class CsvTable:
     """Rows of a CSV file as text: a frame of str columns, blank as "", and ``row`` (int).
 
-    A row counts as in a spreadsheet, the header being row 1. Wrong rows go to `bad`; without one
-    the first is an error.
+    A row counts as in a spreadsheet, the header being row 1. Wrong rows go to `bad`.
     """
 
-    def __init__(self, path: Path, frame: pd.DataFrame, bad: BadRows | None = None) -> None:
+    def __init__(self, path: Path, frame: pd.DataFrame, bad: BadRows) -> None:
         self.path, self.frame, self.bad = path, frame, bad
 
     def __len__(self) -> int:
@@ -50,19 +58,28 @@ class CsvTable:
         """One column without surrounding blanks."""
         return self.frame[name].str.strip()
 
+    def part(self, rows: npt.ArrayLike) -> CsvTable:
+        """A table of some of the rows, (n,) bool."""
+        kept = self.frame[np.asarray(rows, bool)].reset_index(drop=True)
+        return CsvTable(self.path, kept, self.bad)
+
     def require(self, good: npt.ArrayLike, column: str, allowed: str) -> None:
         """Keep the rows that are `good` (n,) bool; the others are an error, or noted and dropped.
 
         The message names the value in `column`, and what is `allowed` there.
         """
-        keep = np.asarray(good, bool)
-        if keep.all():
-            return
-        wrong = self.frame[~keep]
+        wrong = self.frame[~np.asarray(good, bool)]
         for row, value in zip(wrong["row"], wrong[column], strict=True):
             where = f"{self.path}, row {row}, column {column!r}"
-            reject(self.bad, self.path, where, f"value {value!r}: use {allowed}")
-        self.frame = self.frame[keep].reset_index(drop=True)
+            self.bad.reject(self.path, where, f"value {value!r}: use {allowed}")
+        if len(wrong):
+            self.frame = self.part(good).frame
+
+    def among(self, column: str, allowed: Sequence[str]) -> None:
+        """As `require`: stripped values are among those `allowed`."""
+        *others, last = (value or "blank" for value in allowed)
+        known = f"{', '.join(others)} or {last}"
+        self.require(self.column(column).isin(list(allowed)), column, known)
 
     def files(self, column: str, root: Path) -> list[Path]:
         """Paths that a column names, inside `root`; rows that lead elsewhere are wrong rows.
@@ -120,15 +137,17 @@ def is_inside(text: str) -> bool:
 def read_csv(
     path: Path,
     needed: Iterable[str] = (),
-    bad: BadRows | None = None,
+    bad: BadRows = STRICT,
     *,
     hint: str = AGAIN,
     names: Sequence[str] | None = None,
+    optional: Iterable[str] = (),
 ) -> CsvTable:
     """Read a CSV file as text, UTF-8 with or without a byte-order mark.
 
     The columns `needed` must be there; `hint` says what to do about a missing file or column.
-    `names` are used in place of the file's own first line, for headers that lie.
+    `optional` ones are blank where they are not. `names` are used in place of the file's own first
+    line, for headers that lie.
     """
     text = read_text(path, hint)
     if "\0" in text:
@@ -159,10 +178,11 @@ def read_csv(
     for row, cells in records[1:]:
         if len(cells) != len(header):
             reason = f"{len(cells)} cells under {len(header)} columns: mend the row"
-            reject(bad, path, f"{path}, row {row}", reason)
+            bad.reject(path, f"{path}, row {row}", reason)
         else:
             kept.append((*cells, row))
-    return CsvTable(path, pd.DataFrame(kept, columns=[*header, "row"]), bad)
+    blank = dict.fromkeys(set(optional) - set(header), "")
+    return CsvTable(path, pd.DataFrame(kept, columns=[*header, "row"]).assign(**blank), bad)
 
 
 def read_text(path: Path, hint: str = AGAIN, errors: str = "strict") -> str:

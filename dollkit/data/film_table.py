@@ -1,17 +1,21 @@
-"""What every reader returns: films in the store's columns, and where their pictures are."""
+"""Data sets, and what the reader of each returns: films in the store's columns, and their files."""
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import yaml
 
+from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, NEGATIVE, NOT_MENTIONED, POSITIVE, UNCERTAIN
 from dollkit.data.csvfile import BadRows
@@ -23,22 +27,24 @@ COLUMNS: tuple[str, ...] = (
 )
 """Columns of ``films.csv``, in this order."""
 
+TEXT: tuple[str, ...] = (*("image_id", "patient_id", "study_id", "view", "sex", "split", "source"),)
+"""Those of them that hold text, "" for unknown; ages and findings are float, NaN for unknown."""
+
 SPLITS: tuple[str, ...] = ("train", "valid", "test")
+STORES: tuple[str, ...] = ("films", "lungs", "infection", "organs")
+"""Stores of a run: films with findings, and one per downstream task."""
 
 
 def states_of(films: pd.DataFrame) -> npt.NDArray[np.int8]:
     """Label states (n, 14) int8 of a films table; blank becomes ``NOT_MENTIONED`` (-2)."""
-    values = films[list(FINDINGS)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    blank = films[list(FINDINGS)].isna().to_numpy()
-    states = np.where(blank, float(NOT_MENTIONED), values)
-    bad = ~(blank | np.isin(states, (POSITIVE, NEGATIVE, UNCERTAIN)))
-    if bad.any():
-        row, column = (int(i[0]) for i in np.nonzero(bad))
+    values = films[list(FINDINGS)].to_numpy(np.float64, na_value=np.nan)
+    blank = np.isnan(values)
+    for row, column in np.argwhere(~(blank | np.isin(values, (POSITIVE, NEGATIVE, UNCERTAIN)))):
         raise InputError(
             f"films table, row {row}, column {FINDINGS[column]!r}: label value "
-            f"{films.iloc[row][FINDINGS[column]]!r}: use 1, 0, -1 or blank"
+            f"{values[row, column]}: use 1, 0, -1 or blank"
         )
-    return states.astype(np.int8)
+    return np.where(blank, NOT_MENTIONED, values).astype(np.int8)
 
 
 def check_films(films: pd.DataFrame, name: str = "films table") -> None:
@@ -48,36 +54,31 @@ def check_films(films: pd.DataFrame, name: str = "films table") -> None:
     for split in films["split"][~films["split"].isin(SPLITS)]:
         raise InputError(f"{name}: split {split!r}: use one of {', '.join(SPLITS)}")
     for column in ("split", "fold"):
-        check_patients(films, column, name)
+        pairs = films[["patient_id", column]].drop_duplicates()
+        for patient in pairs["patient_id"][pairs["patient_id"].duplicated()]:
+            parts = sorted(pairs[column][pairs["patient_id"] == patient].astype(str))
+            raise InputError(
+                f"{name}: patient {patient!r} stands in two {column}s ({' and '.join(parts)}): "
+                f"give all films of a patient the same {column}"
+            )
     states_of(films)
 
 
-def check_patients(films: pd.DataFrame, column: str = "split", name: str = "films table") -> None:
-    """Raise `InputError`, naming the patient, if one stands under two values of `column`."""
-    pairs = films[["patient_id", column]].drop_duplicates()
-    for patient in pairs["patient_id"][pairs["patient_id"].duplicated()]:
-        found = sorted(str(v) for v in pairs[column][pairs["patient_id"] == patient])
-        raise InputError(
-            f"{name}: patient {patient!r} stands in two {column}s ({' and '.join(found)}): "
-            f"give all films of a patient the same {column}"
-        )
-
-
 def read_films(path: Path) -> pd.DataFrame:
-    """Read a ``films.csv``: text columns as str with "" for unknown, findings and age as float."""
-    text = ["image_id", "patient_id", "study_id", "view", "sex", "split", "source"]
+    """Read a ``films.csv``, with the types of `blank_films`."""
     films = pd.read_csv(
         path,
-        dtype=dict.fromkeys(text, str),
-        na_values={name: [""] for name in COLUMNS if name not in text},
+        dtype=dict.fromkeys(TEXT, str),
+        na_values={name: [""] for name in COLUMNS if name not in TEXT},
         keep_default_na=False,
     )
-    for name in ("age", *FINDINGS):
-        films[name] = films[name].astype("float64")
-    return films
+    return films.astype(dict.fromkeys(("age", *FINDINGS), "float64"))
 
 
-BOX_COLUMNS: tuple[str, ...] = ("image_id", "finding", "x", "y", "w", "h")
+def blank_films(n: int) -> pd.DataFrame:
+    """A films table of `n` rows with every column unknown: a reader fills in what it has."""
+    values = dict.fromkeys(COLUMNS, np.nan) | dict.fromkeys(TEXT, "")
+    return pd.DataFrame(values | {"fold": -1, "width": 0, "height": 0}, index=range(n))
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,12 @@ class FilmTable:
     masks: pd.DataFrame = field(default_factory=pd.DataFrame)
     """One column per mask class, one row per film: a `Mask`, or None where the film has no such
     mask (unknown, not empty)."""
-    boxes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(BOX_COLUMNS)))
-    """`BOX_COLUMNS` in pixels of the image file; rasterised into the mask class ``finding``, valid
-    only on films with a box of that finding."""
     depths: tuple[int, ...] = (8, 16)
     """Bits per grey value that its films may have."""
     any_ending: bool = False
     """Whether films are read as what they are, whatever their ending says."""
     others: tuple[Path, ...] = ()
-    """Files that the data set lists or brings and the reader leaves out."""
+    """Files that the data set lists or brings, whether they are read or not."""
     side: tuple[str, ...] = ()
     """Glob patterns, relative to `root`, of files that are never read."""
     facts: Mapping[str, int] = field(default_factory=dict)
@@ -111,6 +109,8 @@ class FilmTable:
     """Rows left out because they are wrong."""
     beside: tuple[Path, ...] = ()
     """Files that the reader itself found outside `root`."""
+    folders: tuple[Path, ...] = ()
+    """Folders of its files, where `root` holds other data sets too."""
 
     def __post_init__(self) -> None:
         if len(self.masks.columns) and len(self.masks) != len(self.films):
@@ -122,23 +122,25 @@ class FilmTable:
 
     @property
     def mask_classes(self) -> tuple[str, ...]:
-        """Mask channels: those with files, then the boxed findings in CheXpert's order."""
-        boxed = set(self.boxes["finding"])
-        return (*map(str, self.masks.columns), *(f for f in FINDINGS if f in boxed))
+        """Mask channels."""
+        return tuple(map(str, self.masks.columns))
 
     @cached_property
-    def _masks(self) -> list[list[Mask | None]]:
-        rows: list[list[Mask | None]] = self.masks.to_numpy(object).tolist()
-        return rows  # of which pandas would give one slowly
+    def masks_of(self) -> list[list[tuple[int, Mask]]]:
+        """Of each film the masks that it has, with the channel of each."""
+        # As lists: pandas would give one row slowly.
+        rows = self.masks.to_numpy(object).tolist() if len(self.masks.columns) else [[]] * len(self)
+        return [[(c, mask) for c, mask in enumerate(row) if mask is not None] for row in rows]
 
-    def masks_of(self, film: int) -> Iterator[tuple[int, Mask]]:
-        """Masks that a film has, with the channel of each."""
-        if len(self.masks.columns):
-            yield from ((c, mask) for c, mask in enumerate(self._masks[film]) if mask is not None)
+    def files(self) -> Iterator[list[Path]]:
+        """Of each film its image, then the files of its masks."""
+        for path, masks in zip(self.films["path"], self.masks_of, strict=True):
+            yield [Path(path), *(file for _, mask in masks for file in mask.files)]
 
+    @property
     def ignoring(self) -> bool:
         """Whether any mask may hold pixels to ignore."""
-        return any(mask is not None and mask.ignores for row in self._masks for mask in row)
+        return any(mask.ignores for row in self.masks_of for _, mask in row)
 
 
 def lost_files(table: FilmTable) -> pd.DataFrame:
@@ -146,44 +148,41 @@ def lost_files(table: FilmTable) -> pd.DataFrame:
 
     Columns file, row (what named it), reason (whole message), film (index).
     """
-    look = Lookup(table.root)
-    lost = []
-    for i, (path, where) in enumerate(zip(table.films["path"], table.films["where"], strict=True)):
-        files = dict.fromkeys([Path(path), *(f for _, m in table.masks_of(i) for f in m.files)])
-        for file in files:
-            if file not in table.beside and (fault := look.fault(file)):
-                lost.append((str(file), where, f"{where}: {fault}", i))
+    fault_of = placing(table.root)
+    lost = [
+        (str(file), where, f"{where}: {fault}", i)
+        for i, (where, files) in enumerate(zip(table.films["where"], table.files(), strict=True))
+        for file in dict.fromkeys(files)
+        if file not in table.beside and (fault := fault_of(file))
+    ]
     return pd.DataFrame(lost, columns=["file", "row", "reason", "film"])
 
 
-def check_files(table: FilmTable, cure: str = "fetch it, mend the row or use skip_bad") -> None:
-    """Raise `InputError` for the first image or mask that is not there or leads elsewhere."""
+def check_files(
+    table: FilmTable,
+    skip_bad: bool = False,
+    cure: str = "fetch it, mend the row or use skip_bad",
+) -> pd.DataFrame:
+    """`lost_files`; without `skip_bad` the first of them is an error."""
     lost = lost_files(table)
-    if len(lost):
+    if len(lost) and not skip_bad:
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
         raise InputError(f"{lost.iloc[0]['reason']}{more}: {cure}")
+    return lost
 
 
-def is_there(path: Path) -> bool:
-    """Whether there is such a file; where nobody may look, `Lookup` tells why."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+def placing(root: Path) -> Callable[[Path], str]:
+    """Tells what is wrong with a file's place, one phrase; "" if it lies in the folder `root`.
 
+    Each folder is resolved once.
+    """
+    top = Path(os.path.realpath(root))
+    inside = cache(lambda path: Path(os.path.realpath(path)).is_relative_to(top))
 
-class Lookup:
-    """Looks files of one data set up, each folder resolved once."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = Path(os.path.realpath(root))
-        self._inside = cache(self._is_inside)
-
-    def fault(self, file: Path) -> str:
-        """What is wrong with a file's place, one phrase; "" if nothing."""
+    def fault(file: Path) -> str:
         try:
-            if not (self._is_inside(file) if file.is_symlink() else self._inside(file.parent)):
-                return f"{file} leads out of {self._root} (a link): put the file itself there"
+            if not inside(file if file.is_symlink() else file.parent):
+                return f"{file} leads out of {top} (a link): put the file itself there"
             if file.is_file():
                 return ""
             if file.is_dir():
@@ -192,18 +191,70 @@ class Lookup:
             return f"{file} cannot be read ({error.strerror})"
         return f"no such file {file}"
 
-    def _is_inside(self, path: Path) -> bool:
-        real = Path(os.path.realpath(path))
-        return real == self._root or self._root in real.parents
+    return fault
 
 
-def blank_films(n: int) -> pd.DataFrame:
-    """A films table of `n` rows with every column unknown: a reader fills in what it has."""
-    films = pd.DataFrame(index=range(n), columns=list(COLUMNS))
-    for column in ("image_id", "patient_id", "study_id", "view", "sex", "split", "source"):
-        films[column] = ""
-    films["fold"] = -1
-    films[["width", "height"]] = 0
-    films["age"] = np.nan
-    films[list(FINDINGS)] = np.nan
-    return films.infer_objects()
+@cache
+def catalogue() -> dict[str, Any]:
+    """What each data set is, for people, by name: ``data/catalogue.yaml``."""
+    return dict(yaml.safe_load((paths.DATA / "catalogue.yaml").read_text("utf-8")))
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set that can be read in its original layout."""
+
+    name: str
+    title: str
+    """Its name for people."""
+    stores: tuple[str, ...]
+    """Which of `STORES` it can give."""
+    find: Callable[[Path], Path | None]
+    """Its root at or just below a folder, by a cheap look; None if it is not there."""
+    read: Callable[..., dict[str, FilmTable]]
+    """``read(root, bad, **options)`` -> table by store name; wrong rows go to ``bad``."""
+    documented: Mapping[str, int]
+    """Counts that its authors state, by the names that `FilmTable.facts` uses."""
+    options: Mapping[str, tuple[str, ...]]
+    """Option -> allowed values, the default first."""
+    tree: str
+    """What marks its folder, for the message when it is not found."""
+    licence: str
+    cite: str
+    size: str = ""
+
+    def locate(self, folder: Path) -> Path:
+        """Root of the data set at or below `folder`; `InputError` if it is not there."""
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder: give the folder of the {self.title} data")
+        root = self.find(folder)
+        if root is None:
+            raise InputError(
+                f"{folder}: no {self.title} here: expected {self.tree}; data/README.md shows the "
+                "tree"
+            )
+        return root
+
+    def tables(
+        self,
+        folder: Path,
+        options: Mapping[str, str] | None = None,
+        skip_bad: bool = False,
+        valid_fraction: float = 0.1,
+    ) -> dict[str, FilmTable]:
+        """Tables of the data set at or below `folder`, by store name.
+
+        With `skip_bad`, wrong rows are noted in the tables' ``bad``; else the first is an error.
+        `valid_fraction` is for readers that draw the validation patients themselves.
+        """
+        settings: dict[str, Any] = dict(options or {})
+        for option, value in settings.items():
+            if option not in self.options:
+                known = ", ".join(self.options) or "none"
+                raise InputError(f"data set {self.name} has no option {option!r}; it has: {known}")
+            if value not in self.options[option]:
+                known = ", ".join(self.options[option])
+                raise InputError(f"option {self.name}.{option} is {value!r}: use one of {known}")
+        if "valid_fraction" in inspect.signature(self.read).parameters:
+            settings["valid_fraction"] = valid_fraction
+        return self.read(self.locate(folder), BadRows(skip_bad), **settings)

@@ -78,12 +78,11 @@ def load_image(path: Path | str, depths: Sequence[int] = (8, 16), any_ending: bo
     `any_ending`, or no known ending (`ENDINGS`), the content alone says what the file is.
     """
     path = Path(path)
-    with _opened(path) as file, _decoding(path):
+    with _opened(path) as file:
         kind = _kind(path, file, any_ending)
         if kind == RAW:
-            data = file.read()
-            _check_raw(path, len(data), depths)
-            return _raw_grey(path, data)
+            _check_raw(path, file, depths)
+            return _raw_grey(path, file.read())
         if kind == "DICOM":
             from dollkit.data.dicom import load_dicom  # few need it, and it imports slowly
 
@@ -105,10 +104,10 @@ def probe(
 ) -> tuple[int, int]:
     """(height, width) in pixels of what `load_image` would give, from the header alone."""
     path = Path(path)
-    with _opened(path) as file, _decoding(path):
+    with _opened(path) as file:
         kind = _kind(path, file, any_ending)
         if kind == RAW:
-            _check_raw(path, file.seek(0, io.SEEK_END), depths)
+            _check_raw(path, file, depths)
             return RAW_SIDE, RAW_SIDE
         if kind == "DICOM":
             from dollkit.data.dicom import dicom_size
@@ -126,6 +125,7 @@ def is_dicom(path: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file; what Pillow and pydicom raise over a damaged one becomes a line without quotes."""
     try:
         size = path.stat().st_size
         if not path.is_file():
@@ -133,25 +133,21 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         if not size:
             raise InputError(f"{path}: empty file: {AGAIN}")
         if size > MAX_BYTES:
-            told = f"{size} bytes, more than {MAX_BYTES}"
-            raise InputError(f"{path}: {told}: not a radiograph; leave it out")
-        with path.open("rb") as file:
-            yield file
+            fault = f"{size} bytes, more than {MAX_BYTES}"
+            raise InputError(f"{path}: {fault}: not a radiograph; leave it out")
+        file = path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such image: check the path in its table") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-@contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Turn what Pillow and pydicom raise over a damaged file into one line that quotes nothing."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # a plug-in may raise anything over damaged bytes
-        raise InputError(f"{path}: corrupt or cut off ({type(error).__name__}): {AGAIN}") from None
+    with file:
+        try:
+            yield file
+        except InputError:
+            raise
+        except Exception as error:  # a plug-in may raise anything over damaged bytes
+            fault = f"corrupt or cut off ({type(error).__name__})"
+            raise InputError(f"{path}: {fault}: {AGAIN}") from None
 
 
 def _kind(path: Path, file: BinaryIO, any_ending: bool) -> str:
@@ -186,11 +182,13 @@ def _content(path: Path, file: BinaryIO) -> str | None:
     return None
 
 
-def _check_raw(path: Path, size: int, depths: Sequence[int]) -> None:
+def _check_raw(path: Path, file: BinaryIO, depths: Sequence[int]) -> None:
+    size = file.seek(0, io.SEEK_END)
     if size != RAW_BYTES:
         raise InputError(
             f"{path}: {size} bytes where a raw JSRT film has {RAW_BYTES}: fetch it again"
         )
+    file.seek(0)
     check_depth(path, 16, depths)
 
 
@@ -298,8 +296,7 @@ def fit_mask(mask: U8, size: int, height: int | None = None, width: int | None =
     `height`, `width` are those of its film, by default the mask's own; a mask of another size is
     stretched over the whole film. `ValueError` if it has another aspect or other values.
     """
-    height = mask.shape[0] if height is None else height
-    width = mask.shape[1] if width is None else width
+    height, width = height or mask.shape[0], width or mask.shape[1]
     if not same_aspect(mask.shape[0], mask.shape[1], height, width):
         raise ValueError(f"mask of {mask.shape} cannot lie on a film of {(height, width)}")
     if ((mask > 1) & (mask != IGNORE)).any():

@@ -1,4 +1,4 @@
-"""Where one mask comes from: a grey file, several joined, a crop, an entry of a JSON file.
+"""Where one mask comes from: a grey file, several joined, a crop, boxes, an entry of a JSON file.
 
 A mask is read when the store is built, film by film; making one of these reads nothing.
 """
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dollkit.common.errors import InputError
-from dollkit.data.images import IGNORE, MAX_PIXELS, load_image, same_aspect
+from dollkit.data.images import IGNORE, MAX_PIXELS, fit_box, fit_mask, load_image, same_aspect
 
 U8 = npt.NDArray[np.uint8]
 
@@ -30,11 +30,6 @@ class Mask:
         return (self.path,)
 
     @property
-    def own_grid(self) -> bool:
-        """Whether it may have another size than its film, of the same aspect within 1 %."""
-        return False
-
-    @property
     def ignores(self) -> bool:
         """Whether it may hold pixels to ignore."""
         return False
@@ -43,6 +38,10 @@ class Mask:
         """(h, w) uint8 in {0, 1, 255 = ignore}, of a film of `height` x `width`."""
         raise NotImplementedError
 
+    def fit(self, size: int, height: int, width: int) -> U8:
+        """The mask on the square grid, (size, size) uint8, see `fit_mask`."""
+        return fit_mask(self.load(height, width), size, height, width)
+
 
 @dataclass(frozen=True)
 class MaskFile(Mask):
@@ -50,7 +49,8 @@ class MaskFile(Mask):
 
     Any other is an error, because a mask that was resized with smoothing or saved as JPEG is no
     longer the mask that was drawn. With `threshold` any grey is taken instead: inside is the one
-    value beside 0, or else all above 127.
+    value beside 0, or else all above 127. With `own_grid` it may have another size than its film,
+    of the same aspect within 1 %.
     """
 
     path: Path
@@ -110,7 +110,7 @@ def _inside(path: Path, grey: U8) -> U8:
 
 @dataclass(frozen=True)
 class Union(Mask):
-    """Several masks as one: inside where any is, ignored where any ignores and none is inside."""
+    """Several masks without pixels to ignore as one: inside where any is."""
 
     parts: tuple[Mask, ...]
 
@@ -118,23 +118,12 @@ class Union(Mask):
     def files(self) -> tuple[Path, ...]:
         return tuple(f for part in self.parts for f in part.files)
 
-    @property
-    def own_grid(self) -> bool:
-        return all(part.own_grid for part in self.parts)
-
-    @property
-    def ignores(self) -> bool:
-        return any(part.ignores for part in self.parts)
-
     def load(self, height: int, width: int) -> U8:
         loaded = [part.load(height, width) for part in self.parts]
         if len(shapes := {m.shape for m in loaded}) > 1:
             sizes = ", ".join(f"{w}x{h}" for h, w in sorted(shapes))
             raise InputError(f"{self.files[0]}: masks of one film differ in size ({sizes})")
-        stack = np.stack(loaded)
-        out: U8 = (stack == 1).any(0).astype(np.uint8)
-        out[(out == 0) & (stack == IGNORE).any(0)] = IGNORE
-        return out
+        return np.asarray(np.maximum.reduce(loaded), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -168,6 +157,18 @@ class Crop(Mask):
         return out
 
 
+@dataclass(frozen=True)
+class Boxes(Mask):
+    """Boxes x, y, w, h in pixels of the film's file, as one mask; see `fit_box`."""
+
+    boxes: tuple[tuple[float, float, float, float], ...]
+    files = ()
+
+    def fit(self, size: int, height: int, width: int) -> U8:
+        drawn = [fit_box(box, height, width, size) for box in self.boxes]
+        return np.asarray(np.maximum.reduce(drawn), np.uint8)
+
+
 def check_grid(
     name: Path | str, have: tuple[int, ...], want: tuple[int, int], own_grid: bool
 ) -> None:
@@ -190,7 +191,6 @@ class Runs(Mask):
     where: str
     size: tuple[int, int]
     counts: str
-    own_grid = True
 
     def check(self) -> list[int]:
         """The run lengths; `InputError` unless they fill a grid that a film may have."""

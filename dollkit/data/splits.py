@@ -14,8 +14,7 @@ import pandas as pd
 
 from dollkit.common.errors import InputError
 from dollkit.data.csvfile import read_csv
-from dollkit.data.dataset import STORES
-from dollkit.data.film_table import SPLITS, FilmTable, check_patients
+from dollkit.data.film_table import SPLITS, STORES, FilmTable
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +75,6 @@ def read_split(
     table = read_csv(path, ("image_id", "patient_id", column), hint=hint).frame
     for image_id in table["image_id"][table["image_id"].duplicated()]:
         raise InputError(f"{path}: image_id {image_id!r} stands there twice")
-    check_patients(table, column, str(path))
     if subset:
         table = table[table["image_id"].isin(list(patient_of))]
     for image_id, patient in zip(table["image_id"], table["patient_id"], strict=True):

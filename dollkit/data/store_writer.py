@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,10 +36,10 @@ class StoreWriter:
     With a key, each `note` of a finished step goes into ``journal.part``; the next writer with
     that key goes on behind the last step whose input and written bytes are still the same.
 
-    `n` films at most; `finish` may keep fewer, the first ones. `made_from` is a JSON-able account
-    of what they came from, without times: the same input must give the same store. `ignore`:
-    masks may hold pixels to ignore. `notes` has what was noted for each finished step, by an
-    interrupted writer too; `films` is the number of films of these steps.
+    `made_from` is a JSON-able account of what the films came from, without times: the same input
+    must give the same store. `ignore`: masks may hold pixels to ignore. `notes` has what was noted
+    for each finished step, by an interrupted writer too; `films` is the number of films of these
+    steps.
     """
 
     def __init__(
@@ -47,7 +47,6 @@ class StoreWriter:
         path: Path | str,
         size: int,
         mask_classes: Sequence[str],
-        n: int,
         made_from: Mapping[str, Any],
         *,
         ignore: bool = False,
@@ -55,21 +54,17 @@ class StoreWriter:
     ) -> None:
         if size < 8 or size % 8:
             raise InputError(f"parameter 'size' is {size}: use a positive multiple of 8")
-        self.path, self.size, self.n = Path(path), size, n
-        self.mask_classes = tuple(mask_classes)
-        self.made_from = dict(made_from)
+        self.path, self.size = Path(path), size
+        self.mask_classes, self.made_from = list(mask_classes), dict(made_from)
         self.notes: list[dict[str, Any]] = []
-        self.films = 0
+        self.films = self._written = 0
         self._key = key
-        self._written = 0
         self._arrays: dict[str, NpyRows] = {}
         self._done = False
-        try:
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._journal = _Journal(self.path, digest(key.rule) if key else "")
             self._go_on(ignore)
-        except OSError as error:
-            raise unwritable(self.path, error) from None
 
     def _go_on(self, ignore: bool) -> None:
         """Open the arrays, and find out how much of them an earlier writer left whole."""
@@ -88,9 +83,8 @@ class StoreWriter:
             if (step["input"], step["output"]) != (fingerprint, self._checksum(step["films"])):
                 break
             self.notes.append(step["note"])
-            self.films = step["films"]
+            self.films = self._written = step["films"]
         self._journal.keep(len(self.notes))
-        self._written = self.films
 
     def _checksum(self, stop: int) -> str:
         """SHA-256 of the bytes that lie in the arrays behind the last noted film."""
@@ -100,13 +94,9 @@ class StoreWriter:
         return taken.hexdigest()
 
     def write(
-        self,
-        start: int,
-        images: U8,
-        masks: U8 | Bools | None = None,
-        mask_valid: Bools | None = None,
+        self, images: U8, masks: U8 | Bools | None = None, mask_valid: Bools | None = None
     ) -> None:
-        """Write films (k, S, S) uint8 from `start` on, which is behind the last one written.
+        """Write films (k, S, S) uint8 behind the last one written.
 
         `masks` are (k, C, S, S) bool or uint8 in {0, 1, 255 = ignore}; `mask_valid` (k, C) bool,
         all if it is None and `masks` are given. Masks that are not valid are written as 0.
@@ -116,23 +106,17 @@ class StoreWriter:
             mask_valid = np.full((k, c), masks is not None)
         if masks is None:
             masks = np.zeros((k, c, self.size, self.size), np.uint8)
-        self.write_bits(start, images, *pack(masks, mask_valid), mask_valid)
+        self.write_bits(images, *pack(masks, mask_valid), mask_valid)
 
-    def write_bits(
-        self, start: int, images: U8, inside: U8, ignored: U8 | None, mask_valid: Bools
-    ) -> None:
+    def write_bits(self, images: U8, inside: U8, ignored: U8, mask_valid: Bools) -> None:
         """As `write`, of masks that are packed, see `pack`."""
-        if start != self._written or start + len(images) > self.n:
-            raise ValueError(f"film {start} comes where {self._written} of {self.n} are written")
-        if ignored is not None and "ignore.npy" not in self._arrays:
-            raise ValueError("masks with pixels to ignore need a writer with ignore=True")
         rows = {"images.npy": images, "masks.npy": inside, "mask_valid.npy": mask_valid}
-        rows["ignore.npy"] = np.zeros_like(inside) if ignored is None else ignored
-        try:
+        rows["ignore.npy"] = ignored
+        if ignored.any() and "ignore.npy" not in self._arrays:
+            raise ValueError("masks with pixels to ignore need a writer with ignore=True")
+        with writing(self.path):
             for name, array in self._arrays.items():
-                array.write(start, rows[name])
-        except OSError as error:
-            raise unwritable(self.path, error) from None
+                array.write(self._written, rows[name])
         self._written += len(images)
 
     def note(self, what: Mapping[str, Any]) -> None:
@@ -145,10 +129,8 @@ class StoreWriter:
             "output": self._checksum(self._written),
             "note": dict(what),
         }
-        try:
+        with writing(self.path):
             self._journal.add(step)
-        except OSError as error:
-            raise unwritable(self.path, error) from None
         self.notes.append(dict(what))
         self.films = self._written
 
@@ -158,16 +140,16 @@ class StoreWriter:
         if not 1 <= n <= self._written:
             raise ValueError(f"{n} films in the table, {self._written} written")
         check_films(films, str(self.path / "films.csv"))
-        table = films.loc[:, list(COLUMNS)].copy()
-        table[list(FINDINGS)] = table[list(FINDINGS)].astype("float64").astype("Int8")
-        try:
+        table = films[list(COLUMNS)].astype(dict.fromkeys(FINDINGS, "float64"))
+        table = table.astype(dict.fromkeys(FINDINGS, "Int8"))
+        names = [*self._arrays, "films.csv"]
+        with writing(self.path):
             for array in self._arrays.values():
                 array.close(n)
             table.to_csv(self.path / "films.csv.part", index=False, lineterminator="\n")
-            names = [*self._arrays, "films.csv"]
             meta = {
                 "size": self.size,
-                "mask_classes": list(self.mask_classes),
+                "mask_classes": self.mask_classes,
                 "n": n,
                 "left_out": left_out,
                 "made_from": self.made_from,
@@ -183,8 +165,6 @@ class StoreWriter:
                     (self.path / name).unlink(missing_ok=True)
             for name in (*names, *texts):
                 (self.path / f"{name}.part").replace(self.path / name)
-        except OSError as error:
-            raise unwritable(self.path, error) from None
         self._done = True
         for part in self.path.glob("*.part"):  # what other writers left
             if part.name != JOURNAL:
@@ -195,11 +175,9 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._done:
-            self._leave()
-
-    def _leave(self) -> None:
-        """Close the files; without anything noted they are of no use."""
+        if self._done:
+            return
+        # Without anything noted the files are of no use.
         for array in self._arrays.values():
             with contextlib.suppress(OSError):
                 array.file.close()
@@ -298,15 +276,23 @@ class NpyRows:
         self.file.close()
 
 
-def pack(masks: U8 | Bools, mask_valid: Bools) -> tuple[U8, U8 | None]:
-    """Bits of masks (..., S, S), (..., S/8) each: pixels inside, and those to ignore, if any.
+def pack(masks: U8 | Bools, mask_valid: Bools) -> tuple[U8, U8]:
+    """Bits of masks (..., S, S), (..., S, S/8) uint8 each: pixels inside, and those to ignore.
 
     Masks that are not valid, (...) bool, become 0.
     """
     known = mask_valid[..., None, None]
-    inside = np.packbits((masks == 1) & known, axis=-1)
-    ignored = (masks == IGNORE) & known
-    return inside, np.packbits(ignored, axis=-1) if ignored.any() else None
+    inside, ignored = ((masks == value) & known for value in (1, IGNORE))
+    return np.packbits(inside, axis=-1), np.packbits(ignored, axis=-1)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says of an output folder that it cannot write into an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def unwritable(path: Path, error: OSError) -> InputError:

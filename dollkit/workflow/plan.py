@@ -23,8 +23,7 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.common.machine import cores
 from dollkit.data import PHANTOM
-from dollkit.data.dataset import STORES
-from dollkit.data.film_table import SPLITS, check_files, states_of
+from dollkit.data.film_table import SPLITS, STORES, check_files, states_of
 from dollkit.data.sets.phantom import CLASSES, PhantomPlan, phantom_films
 from dollkit.finetuning import grid, run
 from dollkit.training import imagenet
@@ -77,11 +76,7 @@ def stores_of(params: Params) -> dict[str, Films]:
         for store, table in tables.items():
             if not params["skip_bad"]:
                 check_files(table)
-            masks = table.masks.notna()
-            for finding in table.mask_classes[masks.shape[1] :]:
-                boxed = table.boxes.loc[table.boxes["finding"] == finding, "image_id"]
-                masks[finding] = table.films["image_id"].isin(boxed).to_numpy()
-            out[store] = Films(table.source, table.films, masks)
+            out[store] = Films(table.source, table.films, table.masks.notna())
     rendered = {store for store, name in wanted.items() if name == PHANTOM}
     if PHANTOM in (source, params["fill_from"]):
         rendered = set(STORES)

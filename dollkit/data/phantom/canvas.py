@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -29,31 +27,24 @@ LUNG_DENSITY = 0.27
 """Density of aerated lung relative to soft tissue."""
 
 
-@dataclass
 class Canvas:
-    """Fields of one film; thicknesses in dm, all (size, size) float32."""
+    """Fields of one film; thicknesses in dm, all (size, size) float32.
 
-    grid: Grid
-    anatomy: Anatomy
-    soft: Floats  # added to the body, as bone and metal; negative for air (trachea)
-    bone: Floats
-    metal: Floats
-    air: Floats  # of both lungs
-    water: Floats  # share of the lung's air space filled by something of soft-tissue density
-    gas: Floats  # share of the lung replaced by pure gas (pneumothorax)
-    vessels: Floats  # in the lungs, drawn before their borders are applied
-    lung: dict[int, npt.NDArray[np.bool_]]  # by side, its silhouette above the diaphragm
-    lung_air: dict[int, Floats]
-    masks: Mask  # (13, size, size)
-    infection: Mask  # (size, size)
+    Masks, (13, size, size) and (size, size), are drawn into the arrays given.
+    """
 
-    @staticmethod
-    def blank(grid: Grid, anatomy: Anatomy, masks: Mask, infection: Mask) -> Canvas:
-        """Empty fields; masks are drawn into the arrays given."""
-        z = np.zeros((7, grid.size, grid.size), np.float32)
-        return Canvas(
-            grid, anatomy, z[0], z[1], z[2], z[3], z[4], z[5], z[6], {}, {}, masks, infection
-        )
+    def __init__(self, grid: Grid, anatomy: Anatomy, masks: Mask, infection: Mask) -> None:
+        self.grid, self.anatomy, self.masks, self.infection = grid, anatomy, masks, infection
+        zero = np.zeros((7, grid.size, grid.size), np.float32)
+        # Added to the body; negative for air (trachea).
+        self.soft, self.bone, self.metal = zero[:3]
+        self.air = zero[3]  # of both lungs
+        self.water = zero[4]  # share of the lung's air filled by something of soft-tissue density
+        self.gas = zero[5]  # share of the lung replaced by pure gas (pneumothorax)
+        self.vessels = zero[6]  # in the lungs, drawn before their borders are applied
+        # By side: silhouette above the diaphragm, and air.
+        self.lung: dict[int, npt.NDArray[np.bool_]] = {}
+        self.lung_air: dict[int, Floats] = {}
 
     def mask(self, finding: str) -> Mask:
         """The (size, size) mask of a pathology, to draw into."""
@@ -192,7 +183,7 @@ def draw_bones(c: Canvas, fractures: dict[tuple[int, int], tuple[float, float, f
                     wr, thick = graph_tube(g, side, curve, radius, (start, lateral), 0.8)
                     c.bone[wr] += np.float32(4.5) * thick
         turn = side * 0.25
-        x0 = side * (a.scapula["x"] + 0.06)
+        x0 = side * (a.scapula_x + 0.06)
         ws, plate = ellipsoid(g, (x0, -0.13), (0.075, 0.16), 0.5, turn)
         rim = (plate > 0) & (plate < 0.35)
         c.bone[ws] += np.float32(0.035) * np.minimum(plate * 3, 1) + np.float32(0.045) * rim
@@ -203,13 +194,8 @@ def draw_clavicles(c: Canvas) -> dict[int, npt.NDArray[np.bool_]]:
     a, out = c.anatomy, {}
     for side in SIDES:
         v = (AXIS - 0.03) / (a.width - 0.03)
-        curve = (
-            a.clavicle["y"]
-            + side * a.clavicle["skew"]
-            + 0.035
-            - a.clavicle["tilt"] * v
-            - 0.016 * np.sin(2 * np.pi * np.clip(v, 0, 1))
-        ).astype(np.float32)
+        y = a.clavicle_y + side * a.clavicle_skew + 0.035 - a.clavicle_tilt * v
+        curve = (y - 0.016 * np.sin(2 * np.pi * np.clip(v, 0, 1))).astype(np.float32)
         radius = np.interp(v, [0, 0.12, 0.5, 0.9, 1], [0.017, 0.0145, 0.0125, 0.014, 0.012])
         span = (0.03, a.width)
         w, thick = graph_tube(c.grid, side, curve, radius.astype(np.float32), span, 0.7)
@@ -237,16 +223,16 @@ def draw_soft(c: Canvas, rng: np.random.Generator) -> Floats:
     below = ramp((g.y - dome) * 26)
     c.soft += below * np.where(right, np.float32(0.26), np.float32(0.14)) * (chord > 0)
 
-    s = a.stomach
-    if s["on"] > 0.2:
-        y = float(a.lungs[LEFT].dome[int(np.searchsorted(AXIS, s["x"]))]) + 0.9 * s["r"] + 0.015
-        w, thick = ellipsoid(g, (s["x"], y), (1.5 * s["r"], s["r"]), 0.22)
+    if a.stomach_shows:
+        x, r = a.stomach_x, a.stomach_r
+        y = float(a.lungs[LEFT].dome[int(np.searchsorted(AXIS, x))]) + 0.9 * r + 0.015
+        w, thick = ellipsoid(g, (x, y), (1.5 * r, r), 0.22)
         c.soft[w] -= thick
-    if a.breast["size"]:
-        r = 0.11 + 0.03 * a.breast["size"]
+    if a.bust:
+        r = 0.11 + 0.03 * a.bust
         for side in SIDES:
-            centre = (side * (0.185 + 0.01 * a.breast["size"]), 0.10 + 0.03 * a.breast["size"])
-            w, thick = ellipsoid(g, centre, (r, 0.95 * r), 0.10 * a.breast["size"])
+            centre = (side * (0.185 + 0.01 * a.bust), 0.10 + 0.03 * a.bust)
+            w, thick = ellipsoid(g, centre, (r, 0.95 * r), 0.10 * a.bust)
             lower = ramp((g.y[w] - np.float32(centre[1] - r)) * np.float32(0.7 / r))
             c.soft[w] += np.minimum(thick * 1.2, 0.2) * lower
 

@@ -50,7 +50,7 @@ def central_line(c: Canvas, rng: np.random.Generator, k: float) -> None:
     if kind < 0.4:  # jugular
         start = [(side * 0.10, -0.5), (side * 0.085, -0.38), (side * 0.05, -0.28)]
     elif kind < 0.75:  # subclavian
-        y = a.clavicle["y"]
+        y = a.clavicle_y
         start = [(side * 0.33, y + 0.10), (side * 0.22, y + 0.03), (side * 0.07, y + 0.03)]
     else:  # arm
         start = [(side * 0.46, -0.12), (side * 0.33, -0.22), (side * 0.08, -0.25)]

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -48,35 +46,24 @@ def entry(v: float) -> int:
     return min(max(int((v + LIMIT) * (TABLE - 1) / 2 / LIMIT + 0.5), 0), TABLE - 1)
 
 
-@lru_cache(maxsize=8)
-def _unit(size: int) -> tuple[Floats, Floats]:
-    centres = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
-    v, u = np.meshgrid(centres, centres, indexing="ij")
-    return u, v
-
-
-@dataclass(frozen=True)
 class Grid:
-    """Body coordinates of the pixel centres of one film."""
+    """Pixel centres of one film: body coordinates `x` and `y`, (size, size) float32, and the table
+    indices `ix` and `iy` of these.
 
-    size: int
-    turn: float  # radians
-    scale: float
-    shift: tuple[float, float]  # of the chest's centre, film units
-    x: Floats  # (size, size) body coordinates
-    y: Floats
-    ix: npt.NDArray[np.intp]  # their table indices
-    iy: npt.NDArray[np.intp]
+    `turn` is in radians, `shift` that of the chest's centre in film units.
+    """
 
-    @staticmethod
-    def make(
-        size: int, turn: float = 0.0, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)
-    ) -> Grid:
-        u, v = _unit(size)
+    def __init__(
+        self, size: int, turn: float = 0.0, scale: float = 1.0,
+        shift: tuple[float, float] = (0.0, 0.0),
+    ) -> None:  # fmt: skip
+        self.size, self.turn, self.scale, self.shift = size, turn, scale, shift
+        centres = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
+        u, v = centres - np.float32(shift[0]), (centres - np.float32(shift[1]))[:, None]
         c, s = np.float32(np.cos(turn) / scale), np.float32(np.sin(turn) / scale)
-        du, dv = u - np.float32(shift[0]), v - np.float32(shift[1])
-        x, y = c * du + s * dv, c * dv - s * du
-        return Grid(size, turn, scale, shift, x, y, table_index(x), table_index(y))
+        self.x: Floats = c * u + s * v
+        self.y: Floats = c * v - s * u
+        self.ix, self.iy = table_index(self.x), table_index(self.y)
 
     def pixels(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats]:
         """Pixel coordinates (column, row; centre of the first pixel is 0) of body points."""
@@ -165,9 +152,8 @@ def resample(points: npt.ArrayLike, step: float) -> Floats:
     lengths = np.hypot(*np.diff(p, axis=0).T)
     at = np.concatenate([[0.0], np.cumsum(lengths)])
     want = np.linspace(0, at[-1], max(2, int(np.ceil(at[-1] / step)) + 1))
-    return np.stack([np.interp(want, at, p[:, 0]), np.interp(want, at, p[:, 1])], 1).astype(
-        np.float32
-    )
+    along = np.stack([np.interp(want, at, p[:, 0]), np.interp(want, at, p[:, 1])], 1)
+    return along.astype(np.float32)
 
 
 def splat(
@@ -179,8 +165,6 @@ def splat(
     structures fade instead of aliasing.
     """
     n = len(points)
-    if n == 0:
-        return
     column, row = grid.pixels(points[:, 0], points[:, 1])
     true = np.broadcast_to(np.asarray(sigma, np.float32) * np.float32(grid.scale * grid.size), n)
     s = np.maximum(true, np.float32(0.5))
@@ -196,17 +180,13 @@ def splat(
     inverse = (np.float32(-0.5) / (s * s))[:, None]
     gx = np.exp((cc - column[:, None]) ** 2 * inverse)
     gy = np.exp((rr - row[:, None]) ** 2 * inverse) * np.broadcast_to(peak, len(s))[:, None]
-    pad = grid.size + 2 * half + 2
     # A padded target lets blobs hang over the border without a mask per sample.
-    flat = ((rr + half)[:, :, None] * pad + (cc + half)[:, None, :]).ravel()
-    if flat.size == 0:
-        return
+    pad, start = grid.size + 4 * half, 2 * half
+    flat = ((rr + start)[:, :, None] * pad + (cc + start)[:, None, :]).ravel()
     values = (gy[:, :, None] * gx[:, None, :]).ravel()
-    ok = (flat >= 0) & (flat < pad * pad)
-    if not ok.all():
-        flat, values = flat[ok], values[ok]
-    total = np.bincount(flat, values, minlength=pad * pad)[: pad * pad].reshape(pad, pad)
-    field += total[half : half + grid.size, half : half + grid.size].astype(np.float32)
+    total = np.bincount(flat, values, minlength=pad * pad).reshape(pad, pad)
+    inner = slice(start, start + grid.size)
+    field += total[inner, inner].astype(np.float32)
 
 
 def gaussian_tube(
@@ -230,9 +210,8 @@ def stamp(mask: npt.NDArray[np.uint8], grid: Grid, points: npt.ArrayLike, radius
     offset = np.arange(-half, half + 1)
     cc = np.rint(column).astype(np.intp)[:, None] + offset
     rr = np.rint(row).astype(np.intp)[:, None] + offset
-    hit = ((cc - column[:, None]) ** 2)[:, None, :] + ((rr - row[:, None]) ** 2)[
-        :, :, None
-    ] <= r * r
+    x, y = ((cc - column[:, None]) ** 2)[:, None, :], ((rr - row[:, None]) ** 2)[:, :, None]
+    hit = x + y <= r * r
     hit &= ((cc >= 0) & (cc < grid.size))[:, None, :] & ((rr >= 0) & (rr < grid.size))[:, :, None]
     k, i, j = np.nonzero(hit)
     mask[rr[k, i], cc[k, j]] = 1

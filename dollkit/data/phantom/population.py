@@ -23,31 +23,29 @@ from dollkit.common.findings import (
     PATHOLOGIES,
     UNCERTAIN,
 )
+from dollkit.data.film_table import catalogue
 from dollkit.data.phantom.geometry import generator
 
 COHORTS = ("ward", "organs", "lungs", "covid")
 
 
-def _prevalence() -> dict[str, float]:
-    return {
-        "Enlarged Cardiomediastinum": 0.10,
-        "Cardiomegaly": 0.20,
-        "Lung Opacity": 0.12,
-        "Lung Lesion": 0.16,
-        "Edema": 0.19,
-        "Consolidation": 0.15,
-        "Pneumonia": 0.15,
-        "Atelectasis": 0.19,
-        "Pneumothorax": 0.15,
-        "Pleural Effusion": 0.26,
-        "Pleural Other": 0.14,
-        "Fracture": 0.15,
-        "Support Devices": 0.36,
-    }
-
-
-def _ones() -> dict[str, float]:
-    return dict.fromkeys(PATHOLOGIES, 1.0)
+PREVALENCE: dict[str, float] = {
+    "Enlarged Cardiomediastinum": 0.10,
+    "Cardiomegaly": 0.20,
+    "Lung Opacity": 0.12,
+    "Lung Lesion": 0.16,
+    "Edema": 0.19,
+    "Consolidation": 0.15,
+    "Pneumonia": 0.15,
+    "Atelectasis": 0.19,
+    "Pneumothorax": 0.15,
+    "Pleural Effusion": 0.26,
+    "Pleural Other": 0.14,
+    "Fracture": 0.15,
+    "Support Devices": 0.36,
+}
+_ONES = dict.fromkeys(PATHOLOGIES, 1.0)
+_NOT_NEGATIVE = ("turn", "zoom", "shift", "scatter", "blur", "window_jitter", "unevenness")
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,9 @@ class Protocol:
     Cardiomegaly) comes on top. A finding that is left out keeps its default.
     """
 
-    prevalence: dict[str, float] = field(default_factory=_prevalence)
-    contrast: dict[str, float] = field(default_factory=_ones)  # factor on a finding's attenuation
-    extent: dict[str, float] = field(default_factory=_ones)  # factor on a finding's size
+    prevalence: dict[str, float] = field(default_factory=dict)
+    contrast: dict[str, float] = field(default_factory=dict)  # factor on a finding's attenuation
+    extent: dict[str, float] = field(default_factory=dict)  # factor on a finding's size
     healthy: float = 0.06  # share of ward films forced to be without pathology
     label_noise: float = 0.0  # 1: CheXpert's rates of uncertain and not mentioned; 0: clean
     turn: float = 4.0  # SD of rotation, degrees
@@ -74,16 +72,14 @@ class Protocol:
     unevenness: float = 0.14  # SD of broad shadows (skin, clothes, heel effect), dm of soft tissue
 
     def __post_init__(self) -> None:
-        for name, default in (
-            ("prevalence", _prevalence()), ("contrast", _ones()), ("extent", _ones()),
-        ):  # fmt: skip
-            given: dict[str, float] = getattr(self, name)
-            for finding in sorted(set(given) - set(PATHOLOGIES)):
+        for name, default in (("prevalence", PREVALENCE), ("contrast", _ONES), ("extent", _ONES)):
+            values: dict[str, float] = getattr(self, name)
+            for finding in sorted(set(values) - set(PATHOLOGIES)):
                 raise InputError(
                     f"protocol {name!r} names unknown finding {finding!r}: "
                     f"use {', '.join(PATHOLOGIES)}"
                 )
-            object.__setattr__(self, name, {**default, **given})
+            object.__setattr__(self, name, default | values)
         for finding, p in self.prevalence.items():
             if not 0 <= p < 1:
                 raise InputError(
@@ -92,7 +88,7 @@ class Protocol:
         for name in ("healthy", "label_noise"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise InputError(f"protocol {name!r} is {value}: use a value from 0 to 1")
-        for name in ("turn", "zoom", "shift", "scatter", "blur", "window_jitter", "unevenness"):
+        for name in _NOT_NEGATIVE:
             if (value := getattr(self, name)) < 0:
                 raise InputError(f"protocol {name!r} is {value}: use 0 or more")
         if self.photons <= 0:
@@ -158,10 +154,6 @@ def sample_population(
     CheXpert-like, "organs" mostly healthy (JSRT-like), "lungs" half tuberculosis-like
     (Montgomery-like), "covid" all infected.
     """
-    if n < 0:
-        raise InputError(f"parameter 'n' is {n}: use 0 or more films")
-    if seed < 0:
-        raise InputError(f"parameter 'seed' is {seed}: use 0 or more")
     if cohort not in COHORTS:
         raise InputError(f"unknown cohort {cohort!r}: use one of {', '.join(COHORTS)}")
     protocol = protocol or Protocol()
@@ -208,12 +200,11 @@ def sample_population(
                     "view": "AP" if present[-1] else "PA",
                     "sex": sex,
                     "age": round(min(90.0, age0 + study - 1)),
-                    "cohort": cohort,
                     "infection": int(cohort == "covid"),
                     **{f: state[f] for f in FINDINGS},
                 }
             )
-    columns = ["image_id", "patient_id", "study_id", "view", "sex", "age", "cohort", "infection"]
+    columns = ["image_id", "patient_id", "study_id", "view", "sex", "age", "infection"]
     return pd.DataFrame(rows[:n], columns=[*columns, *FINDINGS])
 
 
@@ -226,28 +217,8 @@ def _logic(state: dict[str, int]) -> None:
     state["No Finding"] = int(not any(state[f] for f in PATHOLOGIES if f != "Support Devices"))
 
 
-CHEXPERT_ROWS = 223_414
-CHEXPERT_COUNTS: dict[str, tuple[int, int, int]] = {
-    "Enlarged Cardiomediastinum": (10798, 21638, 12403),
-    "Cardiomegaly": (27000, 11116, 8087),
-    "Lung Opacity": (105581, 6599, 5598),
-    "Lung Lesion": (9186, 1270, 1488),
-    "Edema": (52246, 20726, 12984),
-    "Consolidation": (14783, 28097, 27742),
-    "Pneumonia": (6039, 2799, 18770),
-    "Atelectasis": (33376, 1328, 33739),
-    "Pneumothorax": (19448, 56341, 3145),
-    "Pleural Effusion": (86187, 35396, 11628),
-    "Pleural Other": (3523, 316, 2653),
-    "Fracture": (9040, 2512, 642),
-    "Support Devices": (116001, 6137, 1079),
-}
-"""Rows of CheXpert's own train.csv (Irvin et al. 2019) that hold 1.0, 0.0, -1.0; the rest is blank.
-"""
-
-
 def rates(finding: str) -> tuple[float, float]:
-    """CheXpert's rates (uncertain, blank) of a finding.
+    """Rates (uncertain, blank) of a finding in CheXpert's own ``train.csv``.
 
     Uncertain are ``n(-1) / N`` of all rows; blank ``n(blank) / (n(blank) + n(0))`` of those that
     are neither positive nor uncertain: a report that does not mention a finding is read as its
@@ -255,9 +226,11 @@ def rates(finding: str) -> tuple[float, float]:
     """
     if finding == "No Finding":
         return 0.0, 1.0
-    positive, negative, uncertain = CHEXPERT_COUNTS[finding]
-    blank = CHEXPERT_ROWS - positive - negative - uncertain
-    return uncertain / CHEXPERT_ROWS, blank / (blank + negative)
+    counts = catalogue()["chexpert"]["documented"]
+    states = ("positive", "negative", "uncertain")
+    positive, negative, uncertain = (counts[f"{finding} {state}"] for state in states)
+    blank = counts["rows"] - positive - negative - uncertain
+    return uncertain / counts["rows"], blank / (blank + negative)
 
 
 def observe_labels(

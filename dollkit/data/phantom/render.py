@@ -19,7 +19,7 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import OPACITY_CHILDREN, PATHOLOGIES
 from dollkit.data.phantom import canvas
 from dollkit.data.phantom import findings as disease
-from dollkit.data.phantom.anatomy import LEFT, RIGHT, build
+from dollkit.data.phantom.anatomy import LEFT, RIGHT, Anatomy
 from dollkit.data.phantom.canvas import LUNG_DENSITY, MU_BONE, MU_METAL, MU_SOFT, Canvas, Mask
 from dollkit.data.phantom.devices import devices, side_marker
 from dollkit.data.phantom.findings import fracture, plan_fractures
@@ -137,8 +137,8 @@ def _film(
     ap = row["view"] == "AP"
     rng = generator(seed, "film", image_id)
     patient = generator(seed, "patient", row["patient_id"])
-    a = build(patient, rng, str(row["sex"]), str(row["view"]), state)
-    grid = Grid.make(
+    a = Anatomy(patient, rng, str(row["sex"]), str(row["view"]), state)
+    grid = Grid(
         size,
         float(np.deg2rad(np.clip(rng.normal(0, protocol.turn), -12, 12))),
         float(np.clip(1 + rng.normal(0, protocol.zoom), 0.86, 1.12)),
@@ -147,7 +147,7 @@ def _film(
             float(np.clip(rng.normal(0.02, protocol.shift), -0.05, 0.08)),
         ),
     )
-    c = Canvas.blank(grid, a, masks, infected)
+    c = Canvas(grid, a, masks, infected)
     canvas.draw_lungs(c)
     body = canvas.draw_soft(c, rng)
     heart, centre = canvas.cardiac(c)

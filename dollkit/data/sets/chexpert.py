@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, NEGATIVE, PATHOLOGIES, POSITIVE, UNCERTAIN
-from dollkit.data.csvfile import AGAIN, BadRows, CsvTable, clean, is_inside, read_csv, reject
-from dollkit.data.dataset import first_with
+from dollkit.data.csvfile import AGAIN, STRICT, BadRows, CsvTable, clean, is_inside, read_csv
 from dollkit.data.film_table import FilmTable, states_of
 from dollkit.data.masks import Mask, MaskFile, Runs
 from dollkit.data.sets import common_steps as steps
@@ -36,14 +35,13 @@ TRUTH = "gt_segmentations_{}.json"
 _OTHER_NAMES = {"Airspace Opacity": "Lung Opacity"}
 _KEY = re.compile(r"[a-z]+\d+_study\d+_view\d+_[a-z]+")
 _PATH = re.compile(
-    r"(?P<lead>(?:.*/)?)(?P<patient>[a-z]+\d+)/(?P<study>study\d+)/"
-    r"(?P<file>(?P<view>view\d+_(?P<side>frontal|lateral))\.\w+)"
+    r"\A(?P<lead>(?:.*/)?)(?P<patient>[a-z]+\d+)/(?P<study>study\d+)/"
+    r"(?P<file>(?P<view>view\d+_(?P<side>frontal|lateral))\.\w+)\Z"
 )
-_PARTS = list(_PATH.groupindex)
 
 
 def read_rows(
-    path: Path, folder: Path, part: str = "", bad: BadRows | None = None, plain: bool = False
+    path: Path, folder: Path, bad: BadRows, part: str = "", plain: bool = False
 ) -> pd.DataFrame:
     """All rows of a CSV file with CheXpert's header: films, with columns frontal and position.
 
@@ -51,50 +49,40 @@ def read_rows(
     anything may). `plain`: only ``Path`` and the findings need be there.
     """
     needed = ("Path", *FINDINGS) if plain else HEADER
-    table = read_csv(path, needed, bad, hint="use the CSV file as CheXpert released it")
-    for column in HEADER:
-        if column not in table.frame:
-            table.frame[column] = ""
+    hint = "use the CSV file as CheXpert released it"
+    table = read_csv(path, needed, bad, hint=hint, optional=HEADER)
     _check(table, part, plain)
-    frame = table.frame
-    study = frame["patient"] + "_" + frame["study"]
-    inner = frame["patient"] + "/" + frame["study"] + "/" + frame["file"]
-    position, kind = frame["AP/PA"], frame["Frontal/Lateral"]
-    films = steps.films_of(
+    rows = table.frame
+    study = rows["patient"] + "_" + rows["study"]
+    position, kind = rows["AP/PA"], rows["Frontal/Lateral"]
+    return steps.films_of(
         "chexpert",
-        study + "_" + frame["view"],
-        f"{folder}/" + inner,
+        study + "_" + rows["view"],
+        f"{folder}/" + rows["patient"] + "/" + rows["study"] + "/" + rows["file"],
         table.where(),
-        patient_id=frame["patient"],
+        patient_id=rows["patient"],
         study_id=study,
         view=position.where(position.isin(["AP", "PA"]), ""),
-        sex=frame["Sex"].map(SEXES),
-        age=frame["Age"],
+        sex=rows["Sex"].map(SEXES),
+        age=rows["Age"],
         position=position,
-        frontal=kind.eq("Frontal") | (kind.eq("") & frame["side"].eq("frontal")),
+        frontal=kind.eq("Frontal") | (kind.eq("") & rows["side"].eq("frontal")),
+        **{finding: rows[finding] for finding in FINDINGS},
     )
-    for finding in FINDINGS:
-        films[finding] = frame[finding]
-    return films
 
 
 def _check(table: CsvTable, part: str, plain: bool) -> None:
     """Drop or refuse wrong rows; states and ages become numbers, the parts of ``Path`` columns."""
     for column in ("Path", "Sex", "Frontal/Lateral", "AP/PA"):
         table.frame[column] = table.column(column)
-    kinds = ["Frontal", "Lateral", *([""] if plain else [])]
-    for column, allowed, known in (
-        ("Frontal/Lateral", kinds, "Frontal, Lateral"),
-        ("AP/PA", [*POSITIONS, ""], f"{', '.join(POSITIONS)} or blank"),
-        ("Sex", list(SEXES), "Male, Female, Unknown or blank"),
-    ):
-        table.require(table.frame[column].isin(allowed), column, known)
+    table.among("Frontal/Lateral", ("Frontal", "Lateral", *([""] if plain else [])))
+    table.among("AP/PA", (*POSITIONS, ""))
+    table.among("Sex", tuple(SEXES))
     for column in FINDINGS:
         table.frame[column] = table.states(column)
     table.frame["Age"] = table.numbers("Age")
-    found = [_PATH.fullmatch(path.replace("\\", "/")) for path in table.frame["Path"]]
-    parts = [match.groups() if match else ("",) * len(_PARTS) for match in found]
-    table.frame[_PARTS] = pd.DataFrame(parts, columns=_PARTS, dtype=str)
+    parts = table.frame["Path"].str.replace("\\", "/").str.extract(_PATH).fillna("")
+    table.frame[parts.columns] = parts
     leads = {lead: _leads(lead, part) for lead in table.frame["lead"].unique()}
     good = table.frame["lead"].map(leads).astype(bool) & table.frame["file"].ne("")
     table.require(
@@ -112,66 +100,55 @@ def _leads(lead: str, part: str) -> bool:
 
 
 def _apart(
-    rows: pd.DataFrame, path: Path, others: pd.DataFrame, other: Path, bad: BadRows | None
+    rows: pd.DataFrame, path: Path, others: pd.DataFrame, other: Path, bad: BadRows
 ) -> pd.DataFrame:
     """`rows` (of `path`) without patients who stand in `others` too: those are rejected."""
     both = rows["patient_id"].isin(others["patient_id"])
     for patient, where in rows.loc[both, ["patient_id", "where"]].itertuples(index=False):
         fault = f"patient {patient!r} stands in {path.name} and in {other.name}"
-        reject(bad, path, str(where), f"{fault}: remove all its rows from one of them")
-    return rows[~both].reset_index(drop=True)
+        bad.reject(path, str(where), f"{fault}: remove all its rows from one of them")
+    return rows[~both]
 
 
-def _frontal(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows["frontal"]].drop(columns=["frontal", "position"])
-
-
-def _laterals(*parts: pd.DataFrame) -> tuple[Path, ...]:
-    return tuple(Path(path) for rows in parts for path in rows["path"][~rows["frontal"]])
+def _parted(rows: Sequence[pd.DataFrame], where: str) -> tuple[pd.DataFrame, list[Path]]:
+    """Frontal films, a table, and the files of the others; `where` is for the message."""
+    table = pd.concat(rows, ignore_index=True)
+    films = table[table["frontal"]].drop(columns=["frontal", "position"]).reset_index(drop=True)
+    if films.empty:
+        raise InputError(f"{where} list no frontal film")
+    return films, [Path(path) for path in table["path"][~table["frontal"]]]
 
 
 def read_chexpert(
-    data_dir: Path | str, valid_fraction: float = 0.1, skip_bad: bool = False
-) -> FilmTable:
-    """Frontal films of ``train.csv``, then of ``valid.csv``, which is the test split here.
+    root: Path, bad: BadRows = STRICT, *, valid_fraction: float = 0.1
+) -> dict[str, FilmTable]:
+    """``films``: frontal ones of ``train.csv``, then of ``valid.csv``, the test split here.
 
     A share `valid_fraction` of the training patients validates. Masks come from files beside the
     films, as the phantom writes them, and from CheXlocalize's truth, where it lies in or beside
-    the root, on the films of ``valid.csv`` that it holds. With `skip_bad` a patient of both files
-    stays in ``valid.csv``.
+    the root, on the films of ``valid.csv`` that it holds. Of a patient of both files the rows in
+    ``train.csv`` are wrong.
     """
-    steps.check_fraction(valid_fraction)
-    # One table is enough here, so that the message names the other.
-    root = first_with(Path(data_dir), ("train.csv",), ROOTS)
-    if root is None:
-        raise InputError(
-            f"{data_dir}: no train.csv here or in {' or '.join(ROOTS)}: give the folder that holds "
-            "CheXpert's train.csv and valid.csv"
-        )
-    bad = BadRows()
-    notes = bad if skip_bad else None
     of_train, of_valid = root / "train.csv", root / "valid.csv"
-    train = read_rows(of_train, root / "train", "train", notes)
-    valid = read_rows(of_valid, root / "valid", "valid", notes)
+    train = read_rows(of_train, root / "train", bad, "train")
+    valid = read_rows(of_valid, root / "valid", bad, "valid").assign(split="test")
     facts = _facts(train, valid)
-    train = _apart(train, of_train, valid, of_valid, notes)
-    train["split"] = steps.hold_out(train["patient_id"], valid_fraction)
-    valid["split"] = "test"
-    films = pd.concat([_frontal(train), _frontal(valid)], ignore_index=True)
-    if films.empty:
-        raise InputError(f"{root}: train.csv and valid.csv list no frontal film")
+    train = _apart(train, of_train, valid, of_valid, bad)
+    train = train.assign(split=steps.hold_out(train["patient_id"], valid_fraction))
+    films, others = _parted([train, valid], f"{root}: train.csv and valid.csv")
     file = find_truth(root)
     drawn = pd.DataFrame()
     if file:
-        truth = load_truth(file, notes)
-        drawn = truth_masks(films, truth, file, set(valid["image_id"]), notes)
-        facts["valid films with truth"] = int(films["image_id"].isin(list(truth)).sum())
+        truth = load_truth(file, bad)
+        listed = _listed(truth, valid, file, bad)
+        drawn = truth_masks(films, listed)
+        facts["valid films with truth"] = int(films["image_id"].isin(list(listed)).sum())
     masks = _with_masks_beside(films["path"].tolist(), drawn)
-    others = _laterals(train, valid)
     beside = (file,) if file and root not in file.parents else ()
-    return steps.make_table(
+    table = steps.make_table(
         "chexpert", films, root, masks, others=others, facts=facts, bad=bad, beside=beside
     )
+    return {"films": table}
 
 
 def _facts(train: pd.DataFrame, valid: pd.DataFrame) -> dict[str, int]:
@@ -210,17 +187,8 @@ def _with_masks_beside(paths: Sequence[str], drawn: pd.DataFrame) -> pd.DataFram
     return pd.DataFrame(columns, dtype=object)
 
 
-def _read_chexpert(
-    root: Path, *, skip_bad: bool = False, valid_fraction: float = 0.1
-) -> dict[str, FilmTable]:
-    return {"films": read_chexpert(root, valid_fraction, skip_bad)}
-
-
 DATASET = steps.data_set(
-    "chexpert",
-    ("films",),
-    lambda folder: first_with(folder, ("train.csv", "valid.csv"), ROOTS),
-    _read_chexpert,
+    "chexpert", ("films",), steps.marked(("train.csv", "valid.csv"), ROOTS), read_chexpert
 )
 
 
@@ -236,7 +204,7 @@ def find_truth(root: Path) -> Path | None:
     return None
 
 
-def load_truth(path: Path, bad: BadRows | None = None) -> dict[str, dict[str, Mask]]:
+def load_truth(path: Path, bad: BadRows = STRICT) -> dict[str, dict[str, Mask]]:
     """Masks by image key (``patient64541_study1_view1_frontal``) and finding.
 
     A finding that an entry lacks is unknown.
@@ -249,26 +217,26 @@ def load_truth(path: Path, bad: BadRows | None = None) -> dict[str, dict[str, Ma
         try:
             out[key] = _entry(path, key, entry)
         except InputError as error:
-            if bad is None:
+            if not bad.skip:
                 raise
             bad.append((str(path), f"{path}, key {key!r}", str(error)))
     return out
 
 
-def truth_masks(
-    films: pd.DataFrame,
-    truth: Mapping[str, Mapping[str, Mask]],
-    path: Path,
-    listed: Collection[str],
-    bad: BadRows | None = None,
-) -> pd.DataFrame:
-    """Masks of the `LOCALIZED` findings, one row per film; None where `truth` has none.
-
-    `listed` are all image ids that `path` may name, those of films that were left out included.
-    """
-    if truth and not any(key in listed for key in truth):
+def _listed(
+    truth: Mapping[str, Mapping[str, Mask]], rows: pd.DataFrame, path: Path, bad: BadRows
+) -> dict[str, Mapping[str, Mask]]:
+    """What the truth of `path` holds of `rows`; if nothing, it is the truth of other films."""
+    ids = set(rows["image_id"])
+    listed = {key: masks for key, masks in truth.items() if key in ids}
+    if truth and not listed:
         fault = f"none of its {len(truth)} keys is a listed film (first: {next(iter(truth))!r})"
-        reject(bad, path, str(path), f"{fault}: put the truth file of these films there")
+        bad.reject(path, str(path), f"{fault}: put the truth file of these films there")
+    return listed
+
+
+def truth_masks(films: pd.DataFrame, truth: Mapping[str, Mapping[str, Mask]]) -> pd.DataFrame:
+    """Masks of the `LOCALIZED` findings, one row per film; None where `truth` has none."""
     columns = {
         finding: [truth.get(i, {}).get(finding) for i in films["image_id"]] for finding in LOCALIZED
     }
@@ -299,51 +267,45 @@ def _entry(path: Path, key: str, entry: object) -> dict[str, Mask]:
     return {finding: masks[finding] for finding in FINDINGS if finding in masks}
 
 
-def read_chexlocalize(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
+def read_chexlocalize(root: Path, bad: BadRows = STRICT) -> dict[str, FilmTable]:
     """``films``: frontal ones of val (the valid split), then of test; nothing to train on.
 
     A film that the truth file holds has a mask of each of the ten findings, empty where the
     finding is not there; any other film has no masks. Masks are on the grid of the full-size
     films.
     """
-    bad = BadRows()
-    notes = bad if skip_bad else None
-    table_of = {part: root / "CheXpert" / f"{part}_labels.csv" for part in ("val", "test")}
-    rows = {
-        part: read_rows(path, root / "CheXpert" / part, bad=notes, plain=True)
-        for part, path in table_of.items()
-    }
-    rows["val"] = _apart(rows["val"], table_of["val"], rows["test"], table_of["test"], notes)
-    facts: dict[str, int] = {}
-    films, masks = [], []
-    for part, split in (("val", "valid"), ("test", "test")):
-        file = root / "CheXlocalize" / TRUTH.format(part)
-        drawn = load_truth(file, notes)
-        listed = set(rows[part]["image_id"])
-        facts |= {
-            f"{part} rows": len(rows[part]),
-            f"{part} patients": rows[part]["patient_id"].nunique(),
-            f"{part} films with truth": len(listed & set(drawn)),
-            f"{part} truth without a film": len(set(drawn) - listed),
-        }
-        films.append(_frontal(rows[part]).assign(split=split))
-        masks.append(truth_masks(films[-1], drawn, file, listed, notes))
-    table = pd.concat(films, ignore_index=True)
-    if table.empty:
-        raise InputError(f"{root}: val_labels.csv and test_labels.csv list no frontal film")
-    drawings = pd.concat(masks, ignore_index=True)
-    others = _laterals(*rows.values())
-    out = steps.make_table(
-        "chexlocalize", table, root, drawings, others=others, facts=facts, bad=bad
+    tables = {part: root / "CheXpert" / f"{part}_labels.csv" for part in ("val", "test")}
+    val, test = (
+        read_rows(path, root / "CheXpert" / part, bad, plain=True) for part, path in tables.items()
     )
-    return {"films": out}
+    val = _apart(val, tables["val"], test, tables["test"], bad)
+    facts: dict[str, int] = {}
+    truth: dict[str, Mapping[str, Mask]] = {}
+    for part, rows in (("val", val), ("test", test)):
+        file = root / "CheXlocalize" / TRUTH.format(part)
+        drawn = load_truth(file, bad)
+        listed = _listed(drawn, rows, file, bad)
+        truth |= listed
+        facts |= {
+            f"{part} rows": len(rows),
+            f"{part} patients": rows["patient_id"].nunique(),
+            f"{part} films with truth": len(listed),
+            f"{part} truth without a film": len(drawn) - len(listed),
+        }
+    films, others = _parted(
+        [val.assign(split="valid"), test.assign(split="test")],
+        f"{root}: val_labels.csv and test_labels.csv",
+    )
+    masks = truth_masks(films, truth)
+    table = steps.make_table(
+        "chexlocalize", films, root, masks, others=others, facts=facts, bad=bad
+    )
+    return {"films": table}
 
 
 CHEXLOCALIZE = steps.data_set(
     "chexlocalize",
     ("films",),
-    lambda folder: first_with(
-        folder, ("CheXpert/val_labels.csv", "CheXlocalize"), ("cheXlocalize", "chexlocalize")
-    ),
+    steps.marked(("CheXpert/val_labels.csv", "CheXlocalize"), ("cheXlocalize", "chexlocalize")),
     read_chexlocalize,
 )

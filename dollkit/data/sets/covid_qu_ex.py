@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from dollkit.common.errors import InputError
-from dollkit.data.csvfile import BadRows, reject
-from dollkit.data.dataset import child, descend, files_of
+from dollkit.data.csvfile import STRICT, BadRows
 from dollkit.data.film_table import FilmTable
 from dollkit.data.masks import MaskFile
 from dollkit.data.sets import common_steps as steps
+from dollkit.data.sets.common_steps import child, descend, files_of
 
 TREES = {"lungs": "Lung Segmentation Data", "infection": "Infection Segmentation Data"}
 """Folder of the tree that each store is read from."""
@@ -28,7 +28,7 @@ _FILES = ["image", "lungs", "infection"]
 
 
 def read_covid_qu_ex(
-    root: Path, *, skip_bad: bool = False, population: str = "covid"
+    root: Path, bad: BadRows = STRICT, *, population: str = "covid"
 ) -> dict[str, FilmTable]:
     """``lungs`` and, if its tree is there, ``infection``; splits as released, no patient ids.
 
@@ -37,14 +37,8 @@ def read_covid_qu_ex(
     reason. films["source"] holds the class. ``image_id`` is the stem, with the class before it
     where two classes share the stem. Without the lung tree, lungs come from the infection tree.
     """
-    if population not in POPULATIONS:
-        raise InputError(f"option population={population!r}: use {' or '.join(POPULATIONS)}")
-    bad = BadRows()
-    notes = bad if skip_bad else None
-    folders = {store: _tree_folder(root, store) for store in TREES}
-    trees = {store: _read_tree(f, notes) for store, f in folders.items() if f is not None}
-    if not trees:
-        raise InputError(f"{root}: no COVID-QU-Ex films: expected {DATASET.tree}")
+    folders = {store: _tree_folder(root, name) for store, name in TREES.items()}
+    trees = {store: _read_tree(f, bad) for store, f in folders.items() if f is not None}
     facts = _facts(trees)
     chosen = {"lungs": next(iter(trees.values()))} | trees
     tables = {}
@@ -55,8 +49,6 @@ def read_covid_qu_ex(
             if films.empty:
                 where = f"{root}: no COVID-19 film in {TREES[store]}"
                 raise InputError(f"{where}: add them, or use population=all")
-        read = {*films["image"], *films[store]}
-        others = [f for row in tree[_FILES].to_numpy() for f in row if f and f not in read]
         masks = {store: [MaskFile(file) if file else None for file in films[store]]}
         table = steps.films_of(
             "covid_qu_ex",
@@ -65,9 +57,10 @@ def read_covid_qu_ex(
             [f"film {name}" for name in films["name"]],
             split=films["split"].tolist(),
             fold=0,
+            source=[f"covid_qu_ex-{kind}" for kind in films["kind"]],
             **{"No Finding": np.where(films["kind"] == "Normal", 1.0, np.nan)},
         )
-        table["source"] = [f"covid_qu_ex-{kind}" for kind in films["kind"]]
+        others = [file for file in tree[_FILES].to_numpy().ravel() if file]
         tables[store] = steps.make_table(
             "covid_qu_ex", table, root, masks, others=others, facts=facts, bad=bad
         )
@@ -81,24 +74,22 @@ def find_covid_qu_ex(folder: Path) -> Path | None:
     return steps.first_folder(folder, places, lambda root: any(child(root, t) for t in trees))
 
 
-def _tree_folder(root: Path, store: str) -> Path | None:
-    """Folder of Train, Val and Test of a tree, doubled or not."""
-    name = TREES[store]
-    places = [descend(root, names) for names in ((name,), (name, name))]
-    found = [p for p in places if p is not None and any(child(p, split) for split in SPLITS)]
-    if len(found) > 1:
-        both = f"{found[0]} and in {found[1]}"
-        raise InputError(f"{root}: Train, Val and Test lie in {both}: keep one")
-    if not found and places[0] is not None:
+def _tree_folder(root: Path, name: str) -> Path | None:
+    """Folder of Train, Val and Test of a tree, doubled or not; None if it is not there."""
+    places = [descend(root, below) for below in (name, f"{name}/{name}")]
+    good = [p for p in places if p is not None and any(child(p, split) for split in SPLITS)]
+    if len(good) > 1:
+        raise InputError(f"{root}: Train, Val and Test lie in {good[0]} and in {good[1]}: keep one")
+    if not good and places[0] is not None:
         raise InputError(f"{places[0]}: neither Train, Val nor Test in it: expected {FORM}")
-    return found[0] if found else None
+    return good[0] if good else None
 
 
-def _read_tree(folder: Path, bad: BadRows | None) -> pd.DataFrame:
+def _read_tree(folder: Path, bad: BadRows) -> pd.DataFrame:
     """Films as rows: split, kind, stem, name, twice (to be left out), and `_FILES` or None."""
     rows = []
     for split, kind in ((s, k) for s in SPLITS for k in CLASSES):
-        if (here := descend(folder, (split, kind))) is None:
+        if (here := descend(folder, f"{split}/{kind}")) is None:
             continue
         lungs, infection = (
             {match[1]: file for match, file in files_of(child(here, f"{organ} masks"), _PNG)}
@@ -114,8 +105,7 @@ def _read_tree(folder: Path, bad: BadRows | None) -> pd.DataFrame:
     for (_, stem), films in tree[tree["twice"]].groupby(["kind", "stem"], sort=False):
         splits, files = films["split"].tolist(), films["image"].tolist()
         what = f"splits {splits[0]} and {splits[1]}" if splits[0] != splits[1] else "there twice"
-        reason = f"{what}, {files[0]} and {files[1]}: keep one"
-        reject(bad, files[1], f"film {stem}", reason)
+        bad.reject(files[1], f"film {stem}", f"{what}, {files[0]} and {files[1]}: keep one")
     if tree["twice"].all():
         raise InputError(f"{folder}: no film is left: every one is there twice")
     # The class goes before stems of two classes, and before one that looks like such a name.

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from dollkit.common import paths
 from dollkit.common.errors import InputError
-from dollkit.data.csvfile import BadRows, read_text, reject
-from dollkit.data.dataset import child, descend, files_of, holds
+from dollkit.data.csvfile import STRICT, BadRows, read_text
 from dollkit.data.film_table import FilmTable
 from dollkit.data.masks import Mask, MaskFile
 from dollkit.data.sets import common_steps as steps
+from dollkit.data.sets.common_steps import child, descend, files_of, holds
 from dollkit.data.splits import read_split
 
 NAMES: tuple[str, ...] = (
@@ -43,7 +41,6 @@ SPLITS: dict[str, tuple[str, str]] = {
 }
 """File in ``data/splits`` and its column, by the option ``split``."""
 
-
 _FILM = re.compile(r"(JPC[LN]N\d{3})\.(IMG|PNG)", re.IGNORECASE)
 _MASK = re.compile(r"(JPC[LN]N\d{3})\.(?:GIF|PNG)", re.IGNORECASE)
 _CLINICAL = re.compile(r"C[LN]NDAT_EN\.TXT", re.IGNORECASE)
@@ -55,15 +52,8 @@ _FILM_FOLDERS = ("", "All247images", "All247images/All247images", "images", "ima
 _ABOVE_MASKS = ("", "scratch", "scr", "scr/scratch")
 
 
-class Masks(NamedTuple):
-    """SCR's masks in a tree: `of` film and organ; `folds` of films (0, 1) where folders tell it.
-
-    `wrong` holds the files of films that are left out.
-    """
-
-    of: dict[str, dict[str, Path]]
-    folds: dict[str, int]
-    wrong: dict[str, list[Path]]
+Drawn = dict[str, list[tuple[int, str, Path]]]
+"""SCR's masks by film: fold (0, 1), organ and file of each."""
 
 
 def parity_fold(film: str) -> int:
@@ -72,88 +62,96 @@ def parity_fold(film: str) -> int:
 
 
 def read_jsrt(
-    root: Path,
-    *,
-    skip_bad: bool = False,
-    organs: str = "merged",
-    split: str = "172_25_50",
-    splits: Path | None = None,
+    root: Path, bad: BadRows = STRICT, *, organs: str = "merged", split: str = "172_25_50"
 ) -> dict[str, FilmTable]:
     """``organs`` and ``lungs`` (both lungs as one class) of the same films, in `NAMES`' order.
 
     Masks are on a grid of their own (1024 pixels). A class of which one half is missing is unknown
-    on that film. `organs` and `split` are as in `CLASSES` and `SPLITS`, whose CSV files lie in the
-    folder `splits` (None: the repository's).
+    on that film. `organs` and `split` are as in `CLASSES` and `SPLITS`.
     """
-    bad = BadRows()
-    notes = bad if skip_bad else None
-    files, others = _list_films(root, notes)
-    scr = _list_masks(root, notes)
-    if not scr.of and not scr.wrong:
-        raise InputError(
-            f"{root}: no SCR mask with the films: expected scratch/fold1/masks/<organ>/"
-            "JPCLN001.gif and fold2; data/README.md shows the tree"
-        )
-    part = _parts(scr, files, split, splits or paths.SPLITS, notes)
-    for name in set(files) - set(part):
-        others += [files[name], *scr.wrong.get(name, scr.of.get(name, {}).values())]
-    if not part:
+    files, others = _list_films(root, bad)
+    scr, wrong = _list_masks(root, bad)
+    part = _parts(scr, wrong, list(files), split, bad)
+    names = list(part)
+    if not names:
         raise InputError(f"{root}: no film of JSRT is left, of those that are sound")
-    films = _films(part, files, _list_patients(root, notes), SPLITS[split][1])
-    for need in CLASSES[organs].values():
-        there = [[f for o in need if (f := scr.of.get(name, {}).get(o))] for name in part]
-        others += [f for halves in there if len(halves) < len(need) for f in halves]
-    facts = _facts(list(part), scr)
+    patients = _list_patients(root, bad)
+    known = [patients.get(name, ("", np.nan)) for name in names]
+    nodule = np.array([name[3] == "L" for name in names])
+    whole = SPLITS[split][1] == "split"
+    films = steps.films_of(
+        "jsrt",
+        names,
+        [files[name] for name in names],
+        [f"film {name}" for name in names],
+        view="PA",
+        sex=[sex for sex, _ in known],
+        age=[age for _, age in known],
+        split=list(part.values()) if whole else "train",
+        fold=0 if whole else [int(fold) for fold in part.values()],
+        **{"Lung Lesion": nodule.astype(float), "No Finding": np.where(nodule, np.nan, 1.0)},
+    )
+    drawn = {name: {organ: file for _, organ, file in scr.get(name, [])} for name in names}
+    folds = [scr[name][0][0] for name in names if name in scr]
+    facts = {
+        "films": len(names),
+        "films with a nodule": int(nodule.sum()),
+        "films without": int((~nodule).sum()),
+        **{f"{organ} masks": sum(organ in drawn[name] for name in names) for organ in ORGANS},
+        **{f"films of fold{fold + 1}": folds.count(fold) for fold in (0, 1)},
+    }
+    others += [file for name in files for _, _, file in scr.get(name, [])]
     out = {}
     for store, classes in (("lungs", {"lungs": LUNGS}), ("organs", CLASSES[organs])):
-        masks = {c: [_mask(scr, name, need) for name in part] for c, need in classes.items()}
+        masks = {cls: [_mask(drawn[name], need) for name in names] for cls, need in classes.items()}
         out[store] = steps.make_table(
             "jsrt", films, root, masks, others=others, facts=facts, bad=bad
         )
     return out
 
 
-def _list_films(root: Path, bad: BadRows | None) -> tuple[dict[str, Path], list[Path]]:
-    """Film files by name, in the order of `NAMES`, and conversions that have their raw film."""
-    kinds: dict[str, dict[str, list[Path]]] = defaultdict(lambda: {"IMG": [], "PNG": []})
+def _mask(drawn: Mapping[str, Path], need: Sequence[str]) -> Mask | None:
+    files = [drawn.get(organ) for organ in need]
+    return steps.joined([MaskFile(file, own_grid=True) if file else None for file in files])
+
+
+def _list_films(root: Path, bad: BadRows) -> tuple[dict[str, Path], list[Path]]:
+    """Film files by name, in the order of `NAMES`, the raw one where there is one; all files."""
+    raw: dict[str, list[Path]] = defaultdict(list)
+    converted: dict[str, list[Path]] = defaultdict(list)
     for folder in _film_folders(root):
         for match, file in files_of(folder, _FILM):
-            kinds[match[1].upper()][match[2].upper()].append(file)
-    listed: dict[str, list[Path]] = {}
-    others: list[Path] = []
-    for name, of in sorted(kinds.items()):
-        listed[name] = of["IMG"] or of["PNG"]
-        others += of["PNG"] if of["IMG"] else []
-        if name not in NAMES:
-            files = listed.pop(name)
-            known = "JPCLN001 to JPCLN154, JPCNN001 to JPCNN093"
-            reject(bad, files[0], str(files[0]), f"no film of JSRT: names run {known}; remove it")
-            others += files
-    films, several = steps.keep_single(listed, bad)
-    return films, others + several
+            (raw if match[2].upper() == "IMG" else converted)[match[1].upper()].append(file)
+    names = sorted({*raw, *converted})
+    listed = {name: raw.get(name, converted[name]) for name in names}
+    for name in sorted(set(names) - set(NAMES)):
+        file, known = listed.pop(name)[0], "JPCLN001 to JPCLN154, JPCNN001 to JPCNN093"
+        bad.reject(file, str(file), f"no film of JSRT: names run {known}; remove it")
+    files = [file for kind in (raw, converted) for same in kind.values() for file in same]
+    return steps.keep_single(listed, bad), files
 
 
 def _film_folders(root: Path) -> list[Path]:
-    found = [descend(root, names.split("/")) for names in _FILM_FOLDERS]
+    places = [descend(root, below) for below in _FILM_FOLDERS]
     # Films in JSRT/ are this folder's only where the masks lie beside it: else JSRT/ is the root.
     beside = child(root, "JSRT")
     if beside is not None and holds(beside, _FILM) and _mask_folders(root):
-        found.append(beside)
-    return list(dict.fromkeys(f for f in found if f is not None))
+        places.append(beside)
+    return list(dict.fromkeys(place for place in places if place is not None))
 
 
 def _mask_folders(root: Path) -> list[tuple[int | None, Path]]:
     """Folders of the organs' folders, with their fold; those with folds before merged ones."""
-    bases = [b for names in _ABOVE_MASKS if (b := descend(root, names.split("/"))) is not None]
+    bases = [base for below in _ABOVE_MASKS if (base := descend(root, below)) is not None]
     for base in bases:
-        found: list[tuple[int | None, Path]] = [
+        places: list[tuple[int | None, Path]] = [
             (fold - 1, folder)
             for fold in (1, 2)
-            for names in ((f"fold{fold}", "masks"), (f"fold{fold}",))
-            if (folder := _with_organs(descend(base, names))) is not None
+            for below in (f"fold{fold}/masks", f"fold{fold}")
+            if (folder := _with_organs(descend(base, below))) is not None
         ]
-        if found:
-            return found
+        if places:
+            return places
     merged = (_with_organs(child(base, "masks")) for base in bases)
     first = next((folder for folder in merged if folder is not None), None)
     return [(None, first)] if first is not None else []
@@ -163,35 +161,36 @@ def _with_organs(folder: Path | None) -> Path | None:
     return folder if folder and any(child(folder, organ) for organ in ORGANS) else None
 
 
-def _list_masks(root: Path, bad: BadRows | None) -> Masks:
-    """Masks by film and organ; a film with masks in both folds or twice in one is wrong."""
-    listed: dict[str, list[tuple[int | None, str, Path]]] = defaultdict(list)
+def _list_masks(root: Path, bad: BadRows) -> tuple[Drawn, set[str]]:
+    """SCR's masks; and films that are wrong, for masks in both folds or twice in one."""
+    scr: Drawn = {}
     for fold, folder in _mask_folders(root):
         for organ in ORGANS:
             for match, file in files_of(child(folder, organ), _MASK):
-                listed[match[1].upper()].append((fold, organ, file))
-    scr = Masks({}, {}, {})
-    for name, rows in listed.items():
-        pairs = combinations(rows, 2)
-        clash = next(((a, b) for a, b in pairs if a[0] != b[0] or a[1] == b[1]), None)
-        if clash:
-            one, other = clash
+                name = match[1].upper()
+                of = parity_fold(name) if fold is None else fold
+                scr.setdefault(name, []).append((of, organ, file))
+    if not scr:
+        raise InputError(
+            f"{root}: no SCR mask with the films: expected scratch/fold1/masks/<organ>/"
+            "JPCLN001.gif and fold2; data/README.md shows the tree"
+        )
+    wrong = set()
+    for name, masks in scr.items():
+        pairs = combinations(masks, 2)
+        for one, other in (p for p in pairs if p[0][0] != p[1][0] or p[0][1] == p[1][1]):
             what = "mask twice" if one[0] == other[0] else "masks in both folds"
-            reason = f"{what} ({one[2]} and {other[2]}): keep one"
-            reject(bad, other[2], f"film {name}", reason)
-            scr.wrong[name] = [file for _, _, file in rows]
-            continue
-        scr.of[name] = {organ: file for _, organ, file in rows}
-        if rows[0][0] is not None:
-            scr.folds[name] = rows[0][0]
-    return scr
+            bad.reject(other[2], f"film {name}", f"{what} ({one[2]} and {other[2]}): keep one")
+            wrong.add(name)
+            break
+    return scr, wrong
 
 
-def _list_patients(root: Path, bad: BadRows | None) -> dict[str, tuple[str, float]]:
+def _list_patients(root: Path, bad: BadRows) -> dict[str, tuple[str, float]]:
     """Sex (M, F) and age (years, NaN: unknown) by film, from the clinical files that are there."""
     places = [root, child(root, "Clinical Information"), *_film_folders(root)]
     files: dict[str, Path] = {}
-    for _, file in (found for place in places for found in files_of(place, _CLINICAL)):
+    for _, file in (pair for place in places for pair in files_of(place, _CLINICAL)):
         files.setdefault(file.name.casefold(), file)
     out: dict[str, tuple[str, float]] = {}
     for file in files.values():
@@ -202,68 +201,26 @@ def _list_patients(root: Path, bad: BadRows | None) -> dict[str, tuple[str, floa
                 out[match[1].upper()] = (match[3][0].upper(), age)
             elif line.strip():
                 why = "film twice" if match else "no film name, age and 'male' or 'female'"
-                reject(bad, file, f"{file}, row {row}", f"{why}: mend the line or drop the file")
+                bad.reject(file, f"{file}, row {row}", f"{why}: mend the line or drop the file")
     return out
 
 
 def _parts(
-    scr: Masks, films: Iterable[str], split: str, folder: Path, bad: BadRows | None
+    scr: Drawn, wrong: set[str], films: Sequence[str], split: str, bad: BadRows
 ) -> dict[str, str]:
     """Split or fold of each film that is right, in the order of `NAMES`."""
     file, column = SPLITS[split]
-    parts = read_split(folder / file, {name: name for name in films}, column, subset=True)
-    out: dict[str, str] = {}
-    for name in sorted(set(films) - set(scr.wrong)):
-        if column == "fold" and str(scr.folds.get(name, parts[name])) != parts[name]:
-            at = next(iter(scr.of[name].values()))
-            reason = (
-                f"its mask {at} is in fold{scr.folds[name] + 1}, {file} has it in "
-                f"fold{int(parts[name]) + 1}: put it there, or use split=172_25_50"
-            )
-            reject(bad, at, f"film {name}", reason)
-        else:
-            out[name] = parts[name]
-    return out
-
-
-def _films(
-    part: Mapping[str, str],
-    files: Mapping[str, Path],
-    patients: Mapping[str, tuple[str, float]],
-    column: str,
-) -> pd.DataFrame:
-    names = list(part)
-    known = [patients.get(name, ("", np.nan)) for name in names]
-    nodule = np.array([name[3] == "L" for name in names])
-    return steps.films_of(
-        "jsrt",
-        names,
-        [files[name] for name in names],
-        [f"film {name}" for name in names],
-        view="PA",
-        sex=[sex for sex, _ in known],
-        age=[age for _, age in known],
-        split=list(part.values()) if column == "split" else "train",
-        fold=0 if column == "split" else [int(fold) for fold in part.values()],
-        **{"Lung Lesion": nodule.astype(float), "No Finding": np.where(nodule, np.nan, 1.0)},
-    )
-
-
-def _mask(scr: Masks, name: str, need: Sequence[str]) -> Mask | None:
-    files = [scr.of.get(name, {}).get(organ) for organ in need]
-    return steps.joined([MaskFile(file, own_grid=True) if file else None for file in files])
-
-
-def _facts(names: list[str], scr: Masks) -> dict[str, int]:
-    folds = [scr.folds.get(name, parity_fold(name)) for name in names if name in scr.of]
-    return {
-        "films": len(names),
-        "films with a nodule": sum(name[3] == "L" for name in names),
-        "films without": sum(name[3] == "N" for name in names),
-        **{f"{o} masks": sum(o in scr.of.get(name, {}) for name in names) for o in ORGANS},
-        "films of fold1": folds.count(0),
-        "films of fold2": folds.count(1),
-    }
+    parts = read_split(paths.SPLITS / file, {name: name for name in films}, column, subset=True)
+    for name in sorted(set(films) - wrong) if column == "fold" else ():
+        for fold, _, mask in scr.get(name, [])[:1]:
+            if str(fold) != parts[name]:
+                reason = (
+                    f"its mask {mask} is in fold{fold + 1}, {file} has it in "
+                    f"fold{int(parts[name]) + 1}: put it there, or use split=172_25_50"
+                )
+                bad.reject(mask, f"film {name}", reason)
+                wrong.add(name)
+    return {name: parts[name] for name in sorted(set(films) - wrong)}
 
 
 def find_root(folder: Path) -> Path | None:

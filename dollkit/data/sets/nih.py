@@ -11,8 +11,8 @@ import pandas as pd
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
-from dollkit.data.csvfile import BadRows, CsvTable, read_csv, read_text, reject
-from dollkit.data.film_table import BOX_COLUMNS, FilmTable
+from dollkit.data.csvfile import STRICT, BadRows, CsvTable, read_csv, read_text
+from dollkit.data.film_table import FilmTable
 from dollkit.data.images import probe
 from dollkit.data.sets import common_steps as steps
 
@@ -76,7 +76,7 @@ def finding_boxes(
     allowed: Mapping[str, str] = BOX_LABELS,
     limit: float = np.inf,
 ) -> pd.DataFrame:
-    """Boxes of a table with columns x, y, w, h: `BOX_COLUMNS`, and label as the table has it.
+    """Boxes of a table: image_id, finding, x, y, w, h, and label as the table has it.
 
     Refused are labels not `allowed`, boxes without area, and those that leave a square frame of
     side `limit` by more than 1 %.
@@ -88,13 +88,12 @@ def finding_boxes(
         table.numbers(side, blank=False)
     for start, length in ("xw", "yh"):
         table.require(table.numbers(start) >= 0, start, inside)
-        table.require(table.numbers(length) > 0, length, inside)
-        end = table.numbers(start) + table.numbers(length)
-        table.require(end <= 1.01 * limit, length, inside)
+        size = table.numbers(length)
+        within = (size > 0) & (table.numbers(start) + size <= 1.01 * limit)
+        table.require(within, length, inside)
     labels = table.column(label)
-    sides = {side: table.numbers(side) for side in "xywh"}
-    boxes = {"image_id": table.column(image), "finding": labels.map(allowed), **sides}
-    return pd.DataFrame({**boxes, "label": labels})
+    boxes = {"image_id": table.column(image), "finding": labels.map(allowed)}
+    return pd.DataFrame(boxes | {s: table.numbers(s) for s in "xywh"} | {"label": labels})
 
 
 ENTRIES: tuple[str, ...] = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
@@ -117,11 +116,11 @@ FRAME = 1024
 LISTS: tuple[str, str] = ("train_val_list.txt", "test_list.txt")
 HINT = "use the files as NIH released them"
 OLDEST = 120
-BELOW = ("", "nih_chestxray14", "ChestX-ray14", "CXR8", "NIH", "nih")
+BELOW = ("", "nih_chestxray14", "ChestX-ray14", "CXR8", "NIH")
 
 
 def read_nih(
-    root: Path, *, valid_fraction: float = 0.1, skip_bad: bool = False
+    root: Path, bad: BadRows = STRICT, *, valid_fraction: float = 0.1
 ) -> dict[str, FilmTable]:
     """``films`` in the order of the table; ``image_id`` is ``00000001_000``.
 
@@ -129,38 +128,28 @@ def read_nih(
     ``train_val_list.txt`` validates. Boxes are unions per finding, in pixels of the film's file.
     Ages above `OLDEST` are typing errors: unknown.
     """
-    steps.check_fraction(valid_fraction)
-    bad = BadRows()
-    notes = bad if skip_bad else None
-    table, listed = _read_entries(root, notes)
-    lists = {
-        name: {line.strip() for line in read_text(root / name, HINT).splitlines()} for name in LISTS
-    }
-    _check_lists(table, lists)
-    numbered = sorted(p / "images" for p in root.glob("images_*") if (p / "images").is_dir())
-    folders = [*numbered, *([root / "images"] if (root / "images").is_dir() else [])]
-    places = _places(folders, notes)
-    states = nih_states(_findings(table))
-    names = table.column("Image Index")
+    table, listed = _read_entries(root, bad)
+    tested = _check_lists(table, root)
+    folders = [p for p in (*sorted(root.glob("images_*/images")), root / "images") if p.is_dir()]
+    places = _places(folders, bad)
+    names, age = table.column("Image Index"), table.numbers("Patient Age")
+    split = steps.hold_out(names.str[:8], valid_fraction).mask(names.isin(tested), "test")
     absent = folders[0] if folders else root / "images"
-    age = table.numbers("Patient Age")
-    train = steps.hold_out(names.str[:8], valid_fraction)
-    ids = names.str.removesuffix(".png")
     films = steps.films_of(
         "nih",
-        ids,
+        names.str.removesuffix(".png"),
         [places.get(name, absent / name) for name in names],
         table.where(),
         patient_id=names.str[:8],
         view=table.column("View Position"),
         sex=table.column("Patient Gender"),
         age=age.where(age <= OLDEST),
-        split=train.mask(names.isin(lists[LISTS[1]]), "test"),
+        split=split,
+        **nih_states(_findings(table)),
     )
-    films[list(FINDINGS)] = states
     if films.empty:
         raise InputError(f"{table.path}: lists no film: {HINT}")
-    boxes = _read_boxes(root, films, listed, notes)
+    boxes = _read_boxes(root, films, listed, bad)
     boxed, test = films["image_id"].isin(boxes["image_id"]), films["split"] == "test"
     facts = {
         "films": len(films),
@@ -172,11 +161,11 @@ def read_nih(
         "boxed labels": boxes["label"].nunique(),
         "boxed films outside test": int((boxed & ~test).sum()),
     }
-    of_findings = boxes[list(BOX_COLUMNS)]
-    return {"films": steps.make_table("nih", films, root, boxes=of_findings, facts=facts, bad=bad)}
+    masks = steps.boxed(films, boxes)
+    return {"films": steps.make_table("nih", films, root, masks, facts=facts, bad=bad)}
 
 
-def _read_entries(root: Path, bad: BadRows | None) -> tuple[CsvTable, set[str]]:
+def _read_entries(root: Path, bad: BadRows) -> tuple[CsvTable, set[str]]:
     """Sound rows of the table of findings, and the names of all its films, of wrong rows too."""
     path = next((root / n for n in ENTRIES if (root / n).is_file()), root / ENTRIES[0])
     table = _read_by_place(path, COLUMNS, (COLUMNS,), bad)
@@ -188,10 +177,8 @@ def _read_entries(root: Path, bad: BadRows | None) -> tuple[CsvTable, set[str]]:
     patient = table.column("Image Index").str[:8].str.lstrip("0")
     same = patient == table.column("Patient ID").str.lstrip("0")
     table.require(same, "Patient ID", "the number in the film's name")
-    sex = table.column("Patient Gender")
-    table.require(sex.isin(["M", "F"]), "Patient Gender", "M or F")
-    view = table.column("View Position")
-    table.require(view.isin(["PA", "AP"]), "View Position", "PA or AP")
+    table.among("Patient Gender", ("M", "F"))
+    table.among("View Position", ("PA", "AP"))
     # 058Y in the first release.
     table.frame["Patient Age"] = table.column("Patient Age").str.removesuffix("Y")
     table.numbers("Patient Age")
@@ -221,7 +208,7 @@ def _names(cell: str) -> Collection[str]:
 
 
 def _read_by_place(
-    path: Path, names: Sequence[str], headers: Sequence[tuple[str, ...]], bad: BadRows | None
+    path: Path, names: Sequence[str], headers: Sequence[tuple[str, ...]], bad: BadRows
 ) -> CsvTable:
     """A CSV file under `names`, if its own header is one of `headers` (blank cells aside)."""
     first, second = [*read_text(path, HINT, "replace").splitlines()[:2], "", ""][:2]
@@ -234,35 +221,38 @@ def _read_by_place(
     return read_csv(path, names, bad, hint=HINT, names=(*names, *blanks))
 
 
-def _check_lists(table: CsvTable, lists: Mapping[str, set[str]]) -> None:
-    """Each film in one list, each patient in one list."""
+def _check_lists(table: CsvTable, root: Path) -> set[str]:
+    """Each film in one list, each patient in one list; returns the list of the test split."""
     one, other = LISTS
+    train, test = (
+        {line.strip() for line in read_text(root / name, HINT).splitlines()} for name in LISTS
+    )
     name = table.column("Image Index")
     known = f"a film that is in one of {one} and {other}"
-    table.require(name.isin(lists[one]) != name.isin(lists[other]), "Image Index", known)
+    table.require(name.isin(train) != name.isin(test), "Image Index", known)
     name = table.column("Image Index")
-    tested = name.str[:8].isin(name.str[:8][name.isin(lists[other])])
-    known = f"films of other patients in {one} than in {other}"
-    table.require(~(name.isin(lists[one]) & tested), "Image Index", known)
+    both = name.isin(train) & name.str[:8].isin(name.str[:8][name.isin(test)])
+    table.require(~both, "Image Index", f"films of other patients in {one} than in {other}")
+    return test
 
 
-def _places(folders: Sequence[Path], bad: BadRows | None) -> dict[str, Path]:
+def _places(folders: Sequence[Path], bad: BadRows) -> dict[str, Path]:
     """Where each film lies; the first place counts where there are two."""
     places: dict[str, Path] = {}
     for folder in folders:
         for file in sorted(folder.iterdir()):
             if file.name in places:
                 fault = f"lies in {places[file.name].parent} too: remove one of the two"
-                reject(bad, file, str(file), fault)
+                bad.reject(file, str(file), fault)
             else:
                 places[file.name] = file
     return places
 
 
 def _read_boxes(
-    root: Path, films: pd.DataFrame, listed: Collection[str], bad: BadRows | None
+    root: Path, films: pd.DataFrame, listed: Collection[str], bad: BadRows
 ) -> pd.DataFrame:
-    """Boxes of `films` in pixels of their files: `BOX_COLUMNS` and label (NIH's own).
+    """Boxes of `films` in pixels of their files, as of `finding_boxes`.
 
     Boxes on `listed` films that are not among `films` (of wrong rows) are left out silently.
     """
@@ -280,7 +270,7 @@ def _read_boxes(
         of_film = boxes["image_id"] == film
         if height != width:
             fault = f"is {width}x{height}, but NIH's boxes count on square films: fetch it again"
-            reject(bad, path_of[film], path_of[film], fault)
+            bad.reject(path_of[film], path_of[film], fault)
             boxes = boxes[~of_film]
         elif width != FRAME:
             boxes.loc[of_film, list("xywh")] *= width / FRAME
@@ -290,8 +280,8 @@ def _read_boxes(
 DATASET = steps.data_set(
     "nih",
     ("films",),
-    lambda folder: next(
-        (folder / b for b in BELOW if any((folder / b / name).is_file() for name in ENTRIES)), None
+    lambda folder: steps.first_folder(
+        folder, BELOW, lambda root: any((root / name).is_file() for name in ENTRIES)
     ),
     read_nih,
 )

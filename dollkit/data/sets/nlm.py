@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from dollkit.common.errors import InputError
-from dollkit.data.csvfile import BadRows
-from dollkit.data.dataset import child, files_of, holds
+from dollkit.data.csvfile import STRICT, BadRows
 from dollkit.data.film_table import FilmTable
 from dollkit.data.masks import Mask, MaskFile
 from dollkit.data.sets import common_steps as steps
+from dollkit.data.sets.common_steps import child, files_of, first_folder, holds
 from dollkit.data.splits import split_by_share
 
 PREFIXES = {"montgomery": "MCUCXR", "shenzhen": "CHNCXR"}
@@ -48,29 +46,30 @@ _AGE = re.compile(
 _YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
-def locate_montgomery(folder: Path) -> Path | None:
+def find_montgomery(folder: Path) -> Path | None:
     """The folder of ``CXR_png`` and ``ManualMask``, at or below `folder`."""
-    return steps.first_folder(
+    return first_folder(
         folder, _MONTGOMERY, lambda root: child(root, "CXR_png") and child(root, "ManualMask")
     )
 
 
-def locate_shenzhen(folder: Path) -> Path | None:
+def find_shenzhen(folder: Path) -> Path | None:
     """The folder of ``CXR_png`` with Shenzhen's films alone, at or below `folder`."""
-    return steps.first_folder(folder, _SHENZHEN, lambda root: _sets_in(root) == ["shenzhen"])
 
+    def alone(root: Path) -> bool:
+        films = child(root, "CXR_png")
+        return [name for name, form in _FILM.items() if holds(films, form)] == ["shenzhen"]
 
-def _sets_in(root: Path) -> list[str]:
-    return [name for name, form in _FILM.items() if holds(child(root, "CXR_png"), form)]
+    return first_folder(folder, _SHENZHEN, alone)
 
 
 def find_nlm(folder: Path) -> Path | None:
     """The folder above both sets."""
-    return folder if locate_montgomery(folder) and locate_shenzhen(folder) else None
+    return folder if find_montgomery(folder) and find_shenzhen(folder) else None
 
 
 def read_nlm(
-    root: Path, *, skip_bad: bool = False, sets: Sequence[str] = tuple(PREFIXES)
+    root: Path, bad: BadRows = STRICT, *, sets: Sequence[str] = tuple(PREFIXES)
 ) -> dict[str, FilmTable]:
     """``lungs``: both sets or one of them; films["source"] tells them apart, Montgomery's first.
 
@@ -78,43 +77,44 @@ def read_nlm(
     whichever `sets` are read. A film with the mask of one lung only has no mask (unknown, not half
     of it).
     """
-    bad = BadRows()
-    notes = bad if skip_bad else None
-    both = len(sets) > 1
-    name = "nlm" if both else sets[0]
-    parts, places = [], []
+    tables, others, places = [], [], []
+    facts: dict[str, int] = {}
     for source in sets:
-        locate = locate_montgomery if source == "montgomery" else locate_shenzhen
-        here = locate(root)
-        if here is None:
-            expected = {"montgomery": MONTGOMERY, "shenzhen": SHENZHEN, "nlm": DATASET}[name].tree
-            raise InputError(f"{root}: no {source.title()} films: expected {expected}")
+        here = (find_montgomery if source == "montgomery" else find_shenzhen)(root) or root
         folders = _mask_folders(source, here)
-        parts.append(_read_set(source, here, folders, notes))
+        films, files, counts = _read_set(source, here, folders, bad)
+        tables.append(films)
+        others += files
+        facts |= counts
         places += [here, *(folder for folder in folders if folder is not None)]
-    side = _neighbours(root, places) if both else ()
-    root = root if both else places[0]
-    tables = [films for films, _, _ in parts if len(films)]
-    if not tables:
-        raise InputError(f"{root}: no film is left: every one is there twice")
     films = pd.concat(tables, ignore_index=True)
+    if films.empty:
+        raise InputError(f"{root}: no film is left: every one is there twice")
     masks = films.pop("mask").tolist()
     if not any(masks):
         raise InputError(
             f"{root}: {len(films)} films, but no whole lung mask of any: expected mask/ with "
             "CHNCXR_0001_0_mask.png, or ManualMask/ with both lungs; data/README.md shows the tree"
         )
-    files = [file for mask in masks if mask is not None for file in mask.files]
+    both = len(sets) > 1
+    root = root if both else places[0]
     table = steps.make_table(
-        name,
+        "nlm" if both else sets[0],
         films,
         root,
         {"lungs": masks},
-        others=(file for _, others, _ in parts for file in others),
-        side=side,
-        facts={what: count for _, _, facts in parts for what, count in facts.items()},
+        others=others,
+        facts=facts,
         bad=bad,
-        beside=tuple(file for file in files if root not in file.parents),
+        beside=tuple(
+            file for mask in masks if mask for file in mask.files if root not in file.parents
+        ),
+        # What lies beside the sets' own folders is of other data sets.
+        folders=tuple(
+            root / place.relative_to(root).parts[0]
+            for place in places
+            if both and root in place.parents
+        ),
     )
     return {"lungs": table}
 
@@ -126,21 +126,20 @@ def _mask_folders(source: str, root: Path) -> list[Path | None]:
         return [child(manual, "leftMask"), child(manual, "rightMask")]
     doubled = root.parent.name.casefold() == root.name.casefold()
     bases = (root, root.parent, *([root.parent.parent] if doubled else []))
-    found = (steps.first_folder(base, _MASK_FOLDERS, _has_masks) for base in bases)
-    return [next((folder for folder in found if folder is not None), None)]
-
-
-def _has_masks(folder: Path) -> bool:
-    return holds(folder, _MASK["shenzhen"])
+    places = (
+        first_folder(base, _MASK_FOLDERS, lambda folder: holds(folder, _MASK["shenzhen"]))
+        for base in bases
+    )
+    return [next((place for place in places if place is not None), None)]
 
 
 def _read_set(
-    source: str, root: Path, folders: Sequence[Path | None], bad: BadRows | None
+    source: str, root: Path, folders: Sequence[Path | None], bad: BadRows
 ) -> tuple[pd.DataFrame, list[Path], dict[str, int]]:
-    """Films of a set with the column ``mask``, files that are not read, and counts."""
+    """Films of a set with the column ``mask``, all its files, and counts."""
     files, others = _list_films(source, root, bad)
-    names, title = list(files), source.title()
     sides = [_list_masks(source, folder, bad) for folder in folders]
+    names, title = list(files), source.title()
     inside = (255,) if source == "montgomery" else (1, 255)
     masks: list[Mask | None] = []
     halves = 0
@@ -148,9 +147,8 @@ def _read_set(
         drawn = [side[name] for side in sides if name in side]
         whole = len(drawn) == len(sides)
         masks.append(steps.joined([MaskFile(f, inside) for f in drawn]) if whole else None)
-        if drawn and not whole:
-            halves += 1
-            others += drawn
+        halves += bool(drawn) and not whole
+        others += drawn
     readings = child(root, "ClinicalReadings")
     patients = [_patient(readings, name) for name in names]
     films = steps.films_of(
@@ -178,7 +176,8 @@ def _read_set(
     return films, others, facts
 
 
-def _list_films(source: str, root: Path, bad: BadRows | None) -> tuple[dict[str, Path], list[Path]]:
+def _list_films(source: str, root: Path, bad: BadRows) -> tuple[dict[str, Path], list[Path]]:
+    """The file of each film, and all files."""
     by_number: dict[str, list[Path]] = defaultdict(list)
     images = child(root, "CXR_png")
     for match, file in files_of(images, _FILM[source]):
@@ -193,15 +192,15 @@ def _list_films(source: str, root: Path, bad: BadRows | None) -> tuple[dict[str,
         return "there both as normal (_0) and as tuberculosis (_1)" if both else "there twice"
 
     listed = {files[0].stem.upper(): files for files in by_number.values()}
-    return steps.keep_single(listed, bad, fault)
+    return steps.keep_single(listed, bad, fault), [f for files in listed.values() for f in files]
 
 
-def _list_masks(source: str, folder: Path | None, bad: BadRows | None) -> dict[str, Path]:
+def _list_masks(source: str, folder: Path | None, bad: BadRows) -> dict[str, Path]:
     """Mask files by film; the film's name alone or with ``_mask``."""
     listed: dict[str, list[Path]] = defaultdict(list)
     for match, file in files_of(folder, _MASK[source]):
         listed[match[1].upper()].append(file)
-    return steps.keep_single(listed, bad, lambda one, other: "mask twice")[0]
+    return steps.keep_single(listed, bad, lambda one, other: "mask twice")
 
 
 def parse_reading(text: str) -> tuple[str, float]:
@@ -223,22 +222,10 @@ def _patient(readings: Path | None, name: str) -> tuple[str, float]:
     return parse_reading(text.decode("utf-8-sig", errors="replace"))
 
 
-def _neighbours(root: Path, places: Sequence[Path]) -> tuple[str, ...]:
-    """Patterns of what lies in `root` beside a set's own folders: it is of other data sets."""
-    kept = {folder.relative_to(root).parts[0] for folder in places if root in folder.parents}
-    patterns = []
-    with os.scandir(root) as entries:
-        beside = sorted((e.name, e.is_dir()) for e in entries if e.name not in kept)
-    for name, is_folder in beside:
-        plain = glob.escape(name)
-        patterns += [plain + "/*" * k for k in range(1, 9)] if is_folder else [plain]
-    return tuple(patterns)
-
-
 MONTGOMERY = steps.data_set(
-    "montgomery", ("lungs",), locate_montgomery, partial(read_nlm, sets=("montgomery",))
+    "montgomery", ("lungs",), find_montgomery, partial(read_nlm, sets=("montgomery",))
 )
 SHENZHEN = steps.data_set(
-    "shenzhen", ("lungs",), locate_shenzhen, partial(read_nlm, sets=("shenzhen",))
+    "shenzhen", ("lungs",), find_shenzhen, partial(read_nlm, sets=("shenzhen",))
 )
 DATASET = steps.data_set("nlm", ("lungs",), find_nlm, read_nlm)

@@ -12,10 +12,11 @@ import pandas as pd
 
 from dollkit.common.errors import InputError, near
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
-from dollkit.data.csvfile import BadRows, CsvTable, clean, read_csv, reject, words
-from dollkit.data.film_table import SPLITS, FilmTable, is_there
+from dollkit.data.csvfile import STRICT, BadRows, CsvTable, clean, read_csv, words
+from dollkit.data.film_table import SPLITS, FilmTable
 from dollkit.data.masks import MaskFile
 from dollkit.data.sets import common_steps as steps
+from dollkit.data.sets.common_steps import is_litter
 from dollkit.data.splits import draw_task_split, split_by_share
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ KNOWN_COLUMNS = {name.lower(): name for name in (*FIELDS, *FINDINGS)}
 _KNOWN_CLASSES = {name.lower(): name for name in CLASSES} | {"lung": "lungs"}
 
 
-def read_own(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
+def read_own(root: Path, bad: BadRows = STRICT) -> dict[str, FilmTable]:
     """``films``, and ``lungs``, ``infection``, ``organs`` if at least one film has such a mask.
 
     The layout is in data/README.md. ``image_id`` is the path without its ending, ``__`` for
@@ -51,8 +52,7 @@ def read_own(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
     nothing is there. Without a column ``split`` patients are drawn by the hash of their id, and
     films with masks for each task again.
     """
-    bad = BadRows()
-    table = read_csv(root / "films.csv", (), bad if skip_bad else None, hint=HINT)
+    table = read_csv(root / "films.csv", (), bad, hint=HINT)
     passed = name_columns(table)
     if "image" not in table.frame:
         raise InputError(f"{table.path}: column 'image' is missing: {HINT}")
@@ -65,7 +65,7 @@ def read_own(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
             table.path,
         )
     films = read_films(table, root / "images", root)
-    masks, loose = _read_masks(root, [stem(n) for n in table.frame["name"]], table.bad)
+    masks, loose = _read_masks(root, [stem(n) for n in table.frame["name"]], bad)
     facts = {
         "films": len(films),
         "patients": films["patient_id"].nunique(),
@@ -129,9 +129,21 @@ def read_films(table: CsvTable, images: Path, root: Path | None = None) -> pd.Da
     lacking = {*FIELDS, *FINDINGS} - {*table.frame, "patient", "split"}
     table.frame = table.frame.assign(**dict.fromkeys(lacking, ""))
     _check_values(table, images, root)
-    films = _films(table)
-    if films.empty:
+    if not len(table):
         raise InputError(f"{table.path}: no film is left: {HINT}")
+    names = [image_id(name) for name in table.frame["name"]]
+    films = steps.films_of("folder", names, table.frame["path"], table.where())
+    if "patient" in table.frame:
+        films["patient_id"] = table.column("patient")
+    study = table.column("study")
+    films["study_id"] = study.where(study != "", films["image_id"])
+    films["split"] = split_by_share(films["patient_id"])
+    for column, (codes, _) in _CODES.items():
+        if column in table.frame:
+            films[column] = table.column(column).str.upper().map(codes)
+    films["age"] = table.numbers("age")
+    for finding in FINDINGS:
+        films[finding] = table.states(finding)
     return films
 
 
@@ -148,9 +160,9 @@ def _check_values(table: CsvTable, images: Path, root: Path | None) -> None:
     for finding in FINDINGS:
         table.states(finding)
     placed = [_place(images, root, clean(text)) for text in table.frame["image"]]
-    table.frame["name"] = [str(rel) for rel, _ in placed]
+    table.frame["name"] = [str(name) for name, _ in placed]
     table.frame["path"] = [str(path) for _, path in placed]
-    ids = table.frame["name"].map(_image_id)
+    ids = table.frame["name"].map(image_id)
     table.require(~ids.duplicated(), "image", "each film once (endings do not count, / is __)")
     if {"split", "patient"} <= {*table.frame}:
         split = table.column("split").str.lower()
@@ -158,14 +170,15 @@ def _check_values(table: CsvTable, images: Path, root: Path | None) -> None:
         table.require(split == first, "split", "one split per patient, that of its first row")
 
 
-def _place(images: Path, root: Path | None, rel: PurePosixPath) -> tuple[PurePosixPath, Path]:
+def _place(images: Path, root: Path | None, name: PurePosixPath) -> tuple[PurePosixPath, Path]:
     """Path of an image below ``images/`` or below the folder itself, and the file."""
-    if not is_there(images / rel):
-        if rel.parts[0] == "images" and len(rel.parts) > 1:
-            rel = rel.relative_to("images")
-        elif root is not None and (is_there(root / rel) or not images.is_dir()):
-            return rel, root / rel
-    return rel, images / rel
+    # os.path: where nobody may look nothing is found, and `film_table.placing` tells why.
+    if not os.path.isfile(images / name):  # noqa: PTH113
+        if name.parts[0] == "images" and len(name.parts) > 1:
+            name = name.relative_to("images")
+        elif root and (os.path.isfile(root / name) or not images.is_dir()):  # noqa: PTH113
+            return name, root / name
+    return name, images / name
 
 
 def stem(name: str) -> str:
@@ -174,62 +187,43 @@ def stem(name: str) -> str:
     return name.removesuffix(ending) if ending.lower() in ENDINGS else name
 
 
-def _image_id(name: str) -> str:
+def image_id(name: str) -> str:
+    """A film's id: its name without the ending of an image, ``__`` for ``/``."""
     return stem(name).replace("/", "__")
 
 
-def _films(table: CsvTable) -> pd.DataFrame:
-    ids = [_image_id(name) for name in table.frame["name"]]
-    films = steps.films_of("folder", ids, table.frame["path"], table.where())
-    if "patient" in table.frame:
-        films["patient_id"] = table.column("patient")
-    study = table.column("study")
-    films["study_id"] = study.where(study != "", films["image_id"])
-    films["split"] = split_by_share(films["patient_id"])
-    for column, (codes, _) in _CODES.items():
-        if column in table.frame:
-            films[column] = table.column(column).str.upper().map(codes)
-    films["age"] = table.numbers("age")
-    for finding in FINDINGS:
-        films[finding] = table.states(finding)
-    return films
-
-
-def _read_masks(root: Path, names: Sequence[str], bad: BadRows | None) -> tuple[pd.DataFrame, int]:
+def _read_masks(root: Path, names: Sequence[str], bad: BadRows) -> tuple[pd.DataFrame, int]:
     """Masks below ``masks/``: a column per class that a film of `names` has, a row per film.
 
     Also the number of files there that belong to no film.
     """
     folder = root / "masks"
-    found: dict[str, dict[str, Path]] = {}
+    drawn: dict[str, list[MaskFile | None]] = {}
     loose: list[Path] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        name = _KNOWN_CLASSES.get(words(path.name))
-        if _is_litter(path.name):
+        cls = _KNOWN_CLASSES.get(words(path.name))
+        if is_litter(path.name):
             continue
         if not path.is_dir():
             loose.append(path)
-        elif name is None or name in found:
-            twice = f"a second folder of the class {name!r}: keep one"
+        elif cls is None:
             known = f"no class of masks{near(path.name.lower(), CLASSES) or ';'} use one of "
-            reject(bad, path, str(path), twice if name else known + ", ".join(CLASSES))
+            bad.reject(path, str(path), known + ", ".join(CLASSES))
+        elif cls in drawn:
+            bad.reject(path, str(path), f"a second folder of the class {cls!r}: keep one")
         else:
             paths = (PurePosixPath(file) for file in list_files(path))
             files = {str(p.with_suffix(p.suffix.lower())): path / p for p in paths}
-            found[name] = {n: f for n in names if (f := files.get(f"{n}.png")) is not None}
-            used = set(found[name].values())
-            loose += [f for f in files.values() if f not in used]
+            of_films = [files.pop(f"{name}.png", None) for name in names]
+            drawn[cls] = [MaskFile(file, threshold=True) if file else None for file in of_films]
+            loose += files.values()
     if loose:
         log.warning(
             "%s: %d files belong to no film of films.csv (first: %s); a mask has the name and "
             "sub-folders of its film, ending .png",
             folder, len(loose), loose[0].relative_to(folder),
         )  # fmt: skip
-    columns = {
-        name: [MaskFile(f, threshold=True) if (f := found[name].get(n)) else None for n in names]
-        for name in CLASSES
-        if found.get(name)
-    }
+    columns = {name: drawn[name] for name in CLASSES if any(drawn.get(name, ()))}
     return pd.DataFrame(columns, index=range(len(names)), dtype=object), len(loose)
 
 
@@ -257,17 +251,13 @@ def list_files(folder: Path) -> list[str]:
 
     names = []
     for here, below, files in os.walk(folder, onerror=closed):
-        below[:] = [name for name in below if not _is_litter(name)]
+        below[:] = [name for name in below if not is_litter(name)]
         for name in below:
             if (link := Path(here, name)).is_symlink():
                 raise InputError(f"{link}: links to folders are not followed: put the folder there")
         inside = Path(here).relative_to(folder)
-        names += [(inside / name).as_posix() for name in files if not _is_litter(name)]
+        names += [(inside / name).as_posix() for name in files if not is_litter(name)]
     return sorted(names)
-
-
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def _find(folder: Path) -> Path | None:

@@ -21,7 +21,7 @@ from dollkit.common.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES
 from dollkit.common.machine import cores, versions
 from dollkit.data.film_table import blank_films
 from dollkit.data.phantom.population import Protocol, observe_labels, sample_population
-from dollkit.data.phantom.render import ORGANS, check_size, render
+from dollkit.data.phantom.render import ORGANS, render
 from dollkit.data.store import standing
 from dollkit.data.store_builder import map_ahead
 from dollkit.data.store_writer import StoreWriter
@@ -66,6 +66,7 @@ class PhantomPlan:
             value = getattr(self, name)
             if not 0 < value < 1:
                 raise InputError(f"parameter {name!r} is {value}: use a share between 0 and 1")
+        Protocol.from_json(dict(self.protocol))  # a wrong knob is told before films are decoded
         if min(self.quotas("films").values()) < 1:
             raise InputError(
                 f"parameter 'n_films' is {self.n_films}: too few for its train, valid and test "
@@ -136,9 +137,6 @@ def build_phantom(
     The store is the same whatever `workers` (rendering processes; None: one per core, 1: none).
     More than one needs a main module that can be imported. `size` is in pixels.
     """
-    if store not in COHORT_OF:
-        raise InputError(f"unknown store {store!r}: use one of {', '.join(COHORT_OF)}")
-    check_size(size)
     plan = plan or PhantomPlan()
     protocol = Protocol.from_json(dict(plan.protocol))
     films, population = phantom_films(store, plan, seed)
@@ -162,13 +160,13 @@ def build_phantom(
     path = Path(path)
     if standing(path, key):
         return path
-    with StoreWriter(path, size, CLASSES[store], n, account, key=key) as writer:
+    with StoreWriter(path, size, CLASSES[store], account, key=key) as writer:
         start = writer.films
         chunks = [population.iloc[i : i + CHUNK] for i in starts if i >= start]
         count = min(workers or cores(), len(chunks))
         with tqdm(total=n, initial=start, desc=path.name, unit="film") as bar:
             for images, masks in _render_all(chunks, store, size, seed, protocol, count):
-                writer.write(start, images, masks)
+                writer.write(images, masks)
                 writer.note({})
                 start += len(images)
                 bar.update(len(images))

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dollkit.common.errors import InputError
-from dollkit.data.csvfile import BadRows, clean, is_inside, reject
-from dollkit.data.dataset import first_with
+from dollkit.data.csvfile import STRICT, BadRows, clean, is_inside
 from dollkit.data.film_table import FilmTable
 from dollkit.data.masks import MaskFile
 from dollkit.data.sets import common_steps as steps
@@ -28,7 +27,7 @@ _TAG = re.compile(rf"({'|'.join(TAGS)})\s*[/:]\s*(.+)", re.IGNORECASE)
 _NAMED_PATIENT = re.compile(r"(person|IM-|(?:BACTERIA|VIRUS|NORMAL)-)(\d+)")
 
 
-def read_v7(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
+def read_v7(root: Path, bad: BadRows = STRICT) -> dict[str, FilmTable]:
     """``lungs``: masks whose film is there, frontal, with a lung; 127 in the file is ignored.
 
     ``image_id`` is the number of the annotation file. The export holds no films: they are looked
@@ -37,10 +36,9 @@ def read_v7(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
     number in a name of Kermany's (``person12_virus_3``), else the film itself. No split was
     released: patients are drawn by the hash of their id.
     """
-    bad = BadRows()
     masks = sorted((root / MASKS).glob("*.png"))
     near = _ieee8023_beside(root)
-    notes = _read_notes(root, masks, bad if skip_bad else None)
+    notes = _read_notes(root, masks, bad)
     notes["film"] = pd.Series(_find_films(notes, root, near), dtype=object)
     frontal = notes["view"].isin(list(FRONTAL)) | (notes["view"].eq("") & ~notes["ct"])
     conditions = [~frontal, notes["lungs"].eq(0), notes["film"].isna()]
@@ -51,7 +49,25 @@ def read_v7(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
             f"{root}: none of {len(masks)} masks has its film: put the images into "
             f"{root / 'images'} under their original names"
         )
-    films = _films(kept, _patients_of(near))
+    listed = _patients_of(near)
+    names = [mask.stem for mask in kept["mask"]]
+    keys = zip(names, kept["name"], kept["patientid"], strict=True)
+    patients = [_patient(*key, listed) for key in keys]
+    films = steps.films_of(
+        "v7",
+        names,
+        kept["film"],
+        kept["where"],
+        patient_id=patients,
+        split=split_by_share(patients),
+        fold=0,
+        view=kept["view"].map(FRONTAL).fillna(""),
+        sex=sexes(kept["sex"]),
+        age=pd.to_numeric(kept["age"], errors="coerce").astype("float64"),
+        Pneumonia=np.where(kept["pneumonia"], 1.0, np.nan),
+        height=kept["height"],
+        width=kept["width"],
+    )
     facts = {
         "masks": len(masks),
         "films": len(films),
@@ -60,22 +76,21 @@ def read_v7(root: Path, *, skip_bad: bool = False) -> dict[str, FilmTable]:
         "masks without lung": int((reason == "lungs").sum()),
         "masks without film": int((reason == "film").sum()),
     }
-    unread = notes.loc[reason != "", ["mask", "film"]].to_numpy().ravel()
-    drawn = [MaskFile(mask, ignore=(127,)) for mask in kept["mask"]]
+    found = [film for film in notes["film"] if film]
     table = steps.make_table(
         "v7",
         films,
         root,
-        {"lungs": drawn},
-        others=[file for file in unread if file and root in file.parents],
+        {"lungs": [MaskFile(mask, ignore=(127,)) for mask in kept["mask"]]},
+        others=[*notes["mask"], *(film for film in found if root in film.parents)],
         facts=facts,
         bad=bad,
-        beside=tuple(film for film in kept["film"] if root not in film.parents),
+        beside=tuple(film for film in found if root not in film.parents),
     )
     return {"lungs": table}
 
 
-def _read_notes(root: Path, masks: Sequence[Path], bad: BadRows | None) -> pd.DataFrame:
+def _read_notes(root: Path, masks: Sequence[Path], bad: BadRows) -> pd.DataFrame:
     """What the annotation files say, a row for each mask."""
     rows = []
     for mask in masks:
@@ -83,7 +98,7 @@ def _read_notes(root: Path, masks: Sequence[Path], bad: BadRows | None) -> pd.Da
         try:
             rows.append({"mask": mask, "where": str(path), **_read_note(path)})
         except InputError as error:
-            reject(bad, path, str(mask), str(error))
+            bad.reject(path, str(mask), str(error))
     columns = ("mask", "where", "name", "height", "width", "lungs", "ct", "pneumonia", *TAGS)
     return pd.DataFrame(rows, columns=list(columns))
 
@@ -152,28 +167,6 @@ def _find_films(notes: pd.DataFrame, root: Path, near: Path | None) -> list[Path
     return films
 
 
-def _films(notes: pd.DataFrame, listed: Mapping[str, str]) -> pd.DataFrame:
-    """Films table; `listed` holds patients by ieee8023's file names."""
-    names = [mask.stem for mask in notes["mask"]]
-    keys = zip(names, notes["name"], notes["patientid"], strict=True)
-    patients = [_patient(*key, listed) for key in keys]
-    return steps.films_of(
-        "v7",
-        names,
-        notes["film"],
-        notes["where"],
-        patient_id=patients,
-        split=split_by_share(patients),
-        fold=0,
-        view=notes["view"].map(FRONTAL).fillna(""),
-        sex=sexes(notes["sex"]),
-        age=pd.to_numeric(notes["age"], errors="coerce").astype("float64"),
-        Pneumonia=np.where(notes["pneumonia"], 1.0, np.nan),
-        height=notes["height"],
-        width=notes["width"],
-    )
-
-
 def _patient(film: str, name: str, tag: str, listed: Mapping[str, str]) -> str:
     if tag:
         return f"ieee_{SAME_PATIENT.get(tag, tag)}"
@@ -187,8 +180,6 @@ def _patient(film: str, name: str, tag: str, listed: Mapping[str, str]) -> str:
 DATASET = steps.data_set(
     "v7",
     ("lungs",),
-    lambda folder: first_with(
-        folder, (str(MASKS),), ("covid-19-xray-dataset", "covid-19-xray-dataset-master")
-    ),
+    steps.marked((str(MASKS),), ("covid-19-xray-dataset", "covid-19-xray-dataset-master")),
     read_v7,
 )

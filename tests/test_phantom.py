@@ -1,0 +1,301 @@
+"""The phantom: primitives against closed forms, CheXpert's label logic, films and their masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dollkit.common.errors import InputError
+from dollkit.common.findings import (
+    FINDINGS,
+    MOBILE,
+    NOT_MENTIONED,
+    OPACITY_CHILDREN,
+    PATHOLOGIES,
+    UNCERTAIN,
+)
+from dollkit.data.phantom.canvas import MU_BONE, MU_SOFT
+from dollkit.data.phantom.geometry import (
+    AXIS,
+    Grid,
+    ellipsoid,
+    gaussian_tube,
+    generator,
+    graph_tube,
+)
+from dollkit.data.phantom.population import (
+    COHORTS,
+    Protocol,
+    observe_labels,
+    rates,
+    sample_population,
+)
+from dollkit.data.phantom.render import ORGANS, Films, render, transmit
+
+
+def test_ellipsoid_is_the_closed_form_chord() -> None:
+    grid = Grid(256)
+    centre, (a, b, c) = (0.05, -0.1), (0.2, 0.12, 0.3)
+    window, thick = ellipsoid(grid, centre, (a, b), c)
+    full = np.zeros((256, 256))
+    full[window] = thick
+    i = (np.arange(256) + 0.5) / 256 - 0.5
+    y, x = np.meshgrid(i, i, indexing="ij")
+    q = ((x - centre[0]) / a) ** 2 + ((y - centre[1]) / b) ** 2
+    np.testing.assert_allclose(full, 2 * c * np.sqrt(np.clip(1 - q, 0, None)), atol=2e-4)
+    # The integral over the film is the volume.
+    assert full.sum() / 256**2 == pytest.approx(4 / 3 * np.pi * a * b * c, rel=2e-3)
+
+
+def test_straight_tube_is_the_chord_of_a_cylinder() -> None:
+    grid, slope, r = Grid(256), 0.5, 0.05
+    curve = (slope * AXIS).astype(np.float32)
+    radius = np.full(AXIS.shape, r, np.float32)
+    window, thick = graph_tube(grid, 1, curve, radius, (-0.3, 0.3))
+    full = np.zeros((256, 256), np.float32)
+    full[window] = thick
+    inside = np.abs(grid.x) < 0.29
+    distance = (grid.y - slope * grid.x) / np.sqrt(1 + slope**2)
+    chord = 2 * np.sqrt(np.clip(r**2 - distance**2, 0, None))
+    # The axis comes from a table with steps of 0.8e-3; away from the rim that is below 2 %.
+    middle = inside & (np.abs(distance) < 0.8 * r)
+    np.testing.assert_allclose(full[middle], chord[middle], rtol=0.03)
+    assert full[np.abs(grid.x) > 0.31].max() == 0
+    assert full[inside & (np.abs(distance) > 1.03 * r)].max() == 0
+
+
+def test_gaussian_tube_has_its_peak_and_mass() -> None:
+    grid, sigma = Grid(256), 0.02
+    field = np.zeros((256, 256), np.float32)
+    gaussian_tube(field, grid, [(-0.3, 0.0), (0.3, 0.0)], sigma, 0.7)
+    assert field[127:129, 128].mean() == pytest.approx(0.7, rel=0.01)
+    cut = field[:, 128].sum() / 256
+    assert cut == pytest.approx(0.7 * sigma * np.sqrt(2 * np.pi), rel=0.02)
+
+
+def test_grid_and_pixels_are_inverse() -> None:
+    grid = Grid(64, turn=-0.15, scale=0.9, shift=(0.03, -0.02))
+    column, row = grid.pixels(grid.x, grid.y)
+    np.testing.assert_allclose(column, np.broadcast_to(np.arange(64), (64, 64)), atol=1e-3)
+    np.testing.assert_allclose(row.T, np.broadcast_to(np.arange(64), (64, 64)), atol=1e-3)
+
+
+def test_slab_follows_beer_and_lambert() -> None:
+    t = np.linspace(0, 3, 50, dtype=np.float32).reshape(5, 10)
+    zero = np.zeros_like(t)
+    np.testing.assert_allclose(transmit(t, zero, zero), np.exp(-MU_SOFT * t), rtol=1e-5)
+    both = transmit(t, 0.1 * t, zero)
+    np.testing.assert_allclose(both, np.exp(-(MU_SOFT + 0.1 * MU_BONE) * t), rtol=1e-5)
+    np.testing.assert_allclose(
+        transmit(t + 1, zero, zero), transmit(t, zero, zero) * np.exp(-MU_SOFT), rtol=1e-5
+    )
+
+
+def test_streams_depend_on_the_whole_key() -> None:
+    def draw(*key: object) -> float:
+        return float(generator(*key).random())
+
+    assert draw(0, "a", 12) == draw(0, "a", 12)
+    assert len({draw(0, "a", 12), draw(0, "a1", 2), draw(1, "a", 12), draw(0, "a", 13)}) == 4
+
+
+# Who is filmed.
+
+
+@pytest.fixture(scope="module")
+def crowd() -> pd.DataFrame:
+    return sample_population(6000, 3)
+
+
+@pytest.mark.parametrize("cohort", COHORTS)
+def test_logic_holds_in_every_row(cohort: str) -> None:
+    rows = sample_population(800, 1, cohort)
+    assert set(np.unique(rows[list(FINDINGS)])) <= {0, 1}
+    child = rows[list(OPACITY_CHILDREN)].any(axis=1)
+    assert rows.loc[child, "Lung Opacity"].all()
+    assert rows.loc[rows["Cardiomegaly"] == 1, "Enlarged Cardiomediastinum"].all()
+    ill = rows[[f for f in PATHOLOGIES if f != "Support Devices"]].any(axis=1)
+    assert ((rows["No Finding"] == 1) == ~ill).all()
+    assert rows["image_id"].is_unique
+    assert (rows["infection"] == int(cohort == "covid")).all()
+    if cohort == "covid":
+        assert rows["Pneumonia"].all()
+
+
+def test_ward_is_like_a_ward(crowd: pd.DataFrame) -> None:
+    share = crowd[list(FINDINGS)].mean()
+    assert share.min() > 0.11
+    assert 0.13 < share["No Finding"] < 0.25
+    assert 2.4 < crowd[list(FINDINGS)].to_numpy().sum(1).mean() < 3.5
+    for f, p in Protocol().prevalence.items():
+        if f not in ("Enlarged Cardiomediastinum", "Lung Opacity"):
+            assert share[f] == pytest.approx(p, abs=0.04), f
+    sick = crowd["Edema"] == 1
+    # Devices go with edema and with the AP view, neither perfectly.
+    for one, other in ((sick, crowd["Support Devices"]), (crowd["view"] == "AP", sick)):
+        with_, without = other[one].mean(), other[~one].mean()
+        assert without + 0.05 < with_ < 0.9
+        assert without > 0.05
+    assert (crowd.groupby("patient_id")["sex"].nunique() == 1).all()
+    assert crowd.groupby("patient_id").size().between(1, 5).all()
+    assert crowd.groupby("patient_id").size().mean() > 1.5
+
+
+def test_populations_are_nested_and_cohorts_disjoint(crowd: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(sample_population(50, 3), crowd.head(50))
+    assert not sample_population(50, 4)[list(FINDINGS)].equals(crowd.head(50)[list(FINDINGS)])
+    ids = [set(sample_population(60, 3, c)["patient_id"]) for c in COHORTS]
+    assert sum(map(len, ids)) == len(set.union(*ids))
+    assert len(sample_population(0, 3)) == 0
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0])
+def test_noise_comes_at_the_rates_of_the_counts(crowd: pd.DataFrame, noise: float) -> None:
+    true = crowd[list(FINDINGS)].to_numpy()
+    states = observe_labels(true, 5, Protocol(label_noise=noise))
+    np.testing.assert_array_equal(states, observe_labels(true, 5, Protocol(label_noise=noise)))
+
+    def near(hits: np.ndarray, p: float) -> None:
+        # Four standard deviations of the binomial; exact where p is 0 or 1.
+        assert abs(hits.mean() - p) <= 4 * np.sqrt(p * (1 - p) / len(hits)) + 1e-12
+
+    for k, finding in enumerate(FINDINGS):
+        uncertain, blank = rates(finding)
+        near(states[:, k] == UNCERTAIN, noise * uncertain)
+        sure = states[:, k] != UNCERTAIN
+        near(states[sure & (true[:, k] == 0), k] == NOT_MENTIONED, noise * blank)
+        positive = sure & (true[:, k] == 1)
+        assert (states[positive, k] == 1).all()
+    assert set(np.unique(states[:, 0])) <= {1, 0, NOT_MENTIONED}
+
+
+def test_rates_follow_from_the_counts() -> None:
+    assert rates("Pneumonia")[0] == pytest.approx(18770 / 223414)
+    blank = 223414 - 19448 - 56341 - 3145
+    assert rates("Pneumothorax")[1] == pytest.approx(blank / (blank + 56341))
+    assert rates("No Finding") == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: sample_population(1, 0, "zoo"), "zoo"),
+        (lambda: Protocol(label_noise=1.5), "label_noise"),
+        (lambda: Protocol(contrast={"Cough": 1.0}), "Cough"),
+        (lambda: Protocol.from_json({"contrst": 1}), "contrst"),
+        (lambda: observe_labels(np.zeros((3, 13)), 0), "13"),
+    ],
+)
+def test_bad_input_is_one_line(call, words) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+# Films.
+
+
+@pytest.fixture(scope="module")
+def ward() -> pd.DataFrame:
+    return sample_population(420, 11)
+
+
+@pytest.fixture(scope="module")
+def films(ward: pd.DataFrame) -> Films:
+    return render(ward, 64, 11)
+
+
+def test_a_film_does_not_depend_on_batch_or_order(ward: pd.DataFrame, films: Films) -> None:
+    order = [5, 0, 17, 3]
+    some = render(ward.iloc[order], 64, 11)
+    for i, k in enumerate(order):
+        alone = render(ward.iloc[[k]], 64, 11)
+        np.testing.assert_array_equal(alone.images[0], films.images[k])
+        np.testing.assert_array_equal(some.images[i], films.images[k])
+        np.testing.assert_array_equal(some.findings[i], films.findings[k])
+        np.testing.assert_array_equal(some.organs[i], films.organs[k])
+    assert (render(ward.head(1), 64, 12).images[0] != films.images[0]).mean() > 0.5
+
+
+def test_masks_are_there_exactly_where_labels_are_positive(
+    ward: pd.DataFrame, films: Films
+) -> None:
+    present = films.findings.any((2, 3))
+    np.testing.assert_array_equal(present, ward[list(PATHOLOGIES)].to_numpy() == 1)
+    assert set(np.unique(films.findings)) == {0, 1}
+    assert films.organs.any((2, 3)).all()
+    assert not films.infection.any()
+
+
+@pytest.mark.parametrize("cohort", COHORTS[1:])
+def test_other_cohorts_keep_the_same_promise(cohort: str) -> None:
+    rows = sample_population(40, 2, cohort)
+    out = render(rows, 64, 2)
+    np.testing.assert_array_equal(out.findings.any((2, 3)), rows[list(PATHOLOGIES)].to_numpy() == 1)
+    np.testing.assert_array_equal(out.infection.any((1, 2)), rows["infection"] == 1)
+
+
+def test_lung_opacity_is_the_union_of_its_children(ward: pd.DataFrame, films: Films) -> None:
+    union = np.zeros_like(films.infection)
+    for child in OPACITY_CHILDREN:
+        union |= films.findings[:, PATHOLOGIES.index(child)]
+    own = films.findings[:, PATHOLOGIES.index("Lung Opacity")]
+    assert (own >= union).all()
+    has_child = ward[list(OPACITY_CHILDREN)].any(axis=1).to_numpy()
+    np.testing.assert_array_equal(own[has_child], union[has_child])
+
+
+def test_organs_lie_where_they_belong(ward: pd.DataFrame, films: Films) -> None:
+    column = np.arange(64)
+    centre = (films.organs * column).sum((2, 3)) / films.organs.sum((2, 3))
+    at = dict(zip(ORGANS, centre.T, strict=True))
+    # The patient's left is on the right of the picture.
+    assert (at["left lung"] > at["heart"]).all()
+    assert (at["heart"] > at["right lung"]).all()
+    assert (at["left clavicle"] > at["right clavicle"]).all()
+    lungs, heart = films.organs[:, :2].any(1), films.organs[:, 2].astype(bool)
+    assert not (lungs & heart).any()
+    # Lungs dark, heart bright, as displayed, on films without pathology.
+    well = (ward["No Finding"] == 1).to_numpy()
+    for image, lung, h in zip(films.images[well], lungs[well], heart[well], strict=True):
+        assert image[lung].mean() + 20 < image[h].mean()
+
+
+def test_cardiothoracic_ratio_tells_cardiomegaly(ward: pd.DataFrame) -> None:
+    still = Protocol(turn=0.0)
+    rows = ward.head(120)
+    out = render(rows, 128, 11, still)
+
+    def width(mask: np.ndarray) -> np.ndarray:
+        some = mask.any(1)
+        return some.shape[1] - some.argmax(1) - some[:, ::-1].argmax(1)
+
+    ratio = width(out.organs[:, 2]) / width(out.organs[:, :2].any(1))
+    large = (rows["Cardiomegaly"] == 1).to_numpy()
+    assert ratio[large].min() > 0.53
+    assert ratio[~large].max() < 0.54
+    assert np.median(ratio[large]) > 0.58
+    assert np.median(ratio[~large]) < 0.5
+
+
+def test_mean_mask_prior_fails_on_mobile_findings(ward: pd.DataFrame, films: Films) -> None:
+    patients = ward["patient_id"].to_numpy()
+    train = np.isin(patients, np.unique(patients)[::2])
+    for finding in MOBILE:
+        k = PATHOLOGIES.index(finding)
+        masks = films.findings[:, k].reshape(len(ward), -1).astype(bool)
+        positive = (ward[finding] == 1).to_numpy()
+        order = np.argsort(-masks[train & positive].mean(0), kind="stable")
+        iou = []
+        for truth in masks[~train & positive]:
+            guess = np.zeros_like(truth)
+            guess[order[: truth.sum()]] = True
+            iou.append((guess & truth).sum() / (guess | truth).sum())
+        assert np.mean(iou) <= 0.35, finding
+
+
+@pytest.mark.parametrize("size", [65, 1032])
+def test_bad_sizes_are_refused(ward: pd.DataFrame, size: int) -> None:
+    with pytest.raises(InputError, match="'size'"):
+        render(ward.head(1), size, 0)
