@@ -130,6 +130,11 @@ def test_a_film_that_is_added_changes_the_state_of_a_folder(tmp_path: Path) -> N
         ("data: [1]", "section 'data' must be a mapping"),
         ("data: {profile: x}", "'profile' is set by the run"),
         ("needs_data: 1", "needs_data is 1"),
+        ("data:\n\tn_films: 3", "cannot be read as YAML"),
+        ("? [data]\n: 64\n? [data]\n: 96", "key ['data'] stands twice"),
+        ("data: 2026-13-01", "cannot be read as YAML"),
+        ("data: " + "[" * 5000, "cannot be read as YAML"),
+        ("data: !!python/object/apply:os.getcwd []", "cannot be read as YAML"),
     ],
 )
 def test_bad_profile_files(toy: Path, text: str, message: str) -> None:
@@ -147,6 +152,10 @@ def test_bad_profile_files(toy: Path, text: str, message: str) -> None:
         ("{architectures: [a, a], arms: [], tasks: [], encoder: a}", "twice"),
         ("{architectures: a, arms: [], tasks: [], encoder: a}", "valid list"),
         ("{architecture: [a], encoder: a}", "did you mean 'architectures'?"),
+        ("{architectures: [../../etc], encoder: ../../etc}", "should match pattern"),
+        ("all", "section 'matrix' must be a mapping"),
+        ("\n- data\n- labels", "section 'matrix' must be a mapping"),
+        ("", "'encoder' is ''"),
     ],
 )
 def test_bad_matrix(toy: Path, matrix: str, message: str) -> None:

@@ -117,7 +117,12 @@ class RunningStage:
             _within(f, paths.figures()): _describe(f)
             for f in sorted(Path(f).resolve() for f in outputs)
         }
-        self._delete_stale(report)
+        written = self.path / WRITTEN
+        earlier = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else []
+        for name in set(earlier) - set(report):
+            if not name.startswith(("/", "..")):
+                (paths.figures() / name).unlink(missing_ok=True)
+        _write(written, json.dumps(list(report)))
         files = sorted(
             f
             for f in self.path.rglob("*")
@@ -145,19 +150,8 @@ class RunningStage:
             "peak_mb": machine.peak_mb(),
             "notes": dict(notes or {}),
         }
-        target = self.path / MANIFEST
         text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        _write(target, text)
-        return target
-
-    def _delete_stale(self, report: Iterable[str]) -> None:
-        """Delete tables and figures that the stage wrote before and no longer writes."""
-        note = self.path / WRITTEN
-        earlier = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else []
-        for name in set(earlier) - set(report):
-            if not name.startswith(("/", "..")):
-                (paths.figures() / name).unlink(missing_ok=True)
-        _write(note, json.dumps(list(report)))
+        return _write(self.path / MANIFEST, text)
 
 
 def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
@@ -233,11 +227,11 @@ def make_writable(folder: Path) -> None:
         ) from None
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, text: str) -> Path:
     """Write a file whole or not at all."""
     partial = file.with_suffix(".tmp")
     partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    return partial.replace(file)
 
 
 def _describe(file: Path) -> dict[str, Json]:

@@ -219,20 +219,16 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
                 raise InputError(f"{path}: {section}: '{key}' is set by the run; drop it here")
             values |= parameters.check(model, given, f"{path}: {section}")
         values |= parameters.check(model, fixed, f"{notebook}: parameters cell")
-        files = (*files_of(stage), *_named(values))
+        # Files of the user's: one put in another's place makes the stage run again.
+        texts = (values.get("imagenet_weights"), values.get("threshold"))
+        named = (paths.ROOT / text for text in texts if isinstance(text, str) and text)
+        files = (*files_of(stage), *(file for file in named if file.is_file()))
         planned.append(Instance(name, stage, notebook, values, instances.inputs_of(name), files))
     for key in content.get("common", {}).keys() - seen:
         raise InputError(f"{path}: common: no notebook declares '{key}'; {nearest(key, seen)}")
     if extra and not extra.keys() <= seen:
         raise InputError(f"{path}: needs_data, but no notebook declares 'data_dir'")
     return planned
-
-
-def _named(values: Mapping[str, Json]) -> tuple[Path, ...]:
-    """Files of the user's that a stage reads: one put in another's place makes it run again."""
-    named = [values.get("imagenet_weights"), values.get("threshold")]
-    files = [paths.ROOT / text for text in named if isinstance(text, str) and text]
-    return tuple(file for file in files if file.is_file())
 
 
 def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -> dict[str, str]:

@@ -107,9 +107,9 @@ def encode(
                 pixel_array=np.stack(masks, axis=-1)[None],
                 segmentation_type="BINARY",
                 segment_descriptions=_segments(classes, concepts),
-                series_instance_uid=_uid(film.SeriesInstanceUID, *about),
+                series_instance_uid=generate_uid(entropy_srcs=[film.SeriesInstanceUID, *about]),
                 series_number=9000 + int(film.get("SeriesNumber") or 0) % 10**6,
-                sop_instance_uid=_uid(film.SOPInstanceUID, *about, *hashes),
+                sop_instance_uid=generate_uid(entropy_srcs=[film.SOPInstanceUID, *about, *hashes]),
                 instance_number=1,
                 manufacturer=NAME,
                 manufacturer_model_name=NAME,
@@ -164,7 +164,3 @@ def _read_header(source: Path) -> Dataset:
         # grid is that of the film that the segments refer to, and so is its spacing.
         del film.PixelSpacing
     return film
-
-
-def _uid(*about: str) -> str:
-    return str(generate_uid(entropy_srcs=[str(text) for text in about]))

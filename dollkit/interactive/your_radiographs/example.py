@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 from pydicom import Dataset
@@ -14,10 +13,10 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
+from dollkit.data.images import U8
 from dollkit.data.phantom.population import sample_population
 from dollkit.data.phantom.render import ORGANS, render
 
-U8 = npt.NDArray[np.uint8]
 COLUMNS = {"Effusion": "Pleural Effusion"}
 """What the table calls otherwise, as parameter 'columns' has it."""
 
@@ -77,15 +76,12 @@ def _save_dicom(path: Path, film: U8, inverted: bool) -> None:
     about.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     about.SOPClassUID = ComputedRadiographyImageStorage
     about.SOPInstanceUID, about.StudyInstanceUID, about.SeriesInstanceUID = (
-        str(generate_uid(entropy_srcs=[kind, path.stem])) for kind in ("film", "study", "series")
+        str(generate_uid(entropy_srcs=[level, path.stem])) for level in ("film", "study", "series")
     )
     about.Modality, about.PatientName, about.PatientID = "CR", "Phantom^Chest", path.stem
     about.PatientBirthDate = about.PatientSex = about.StudyDate = about.StudyTime = ""
     about.AccessionNumber = about.StudyID = about.ReferringPhysicianName = ""
-    about.Rows, about.Columns = film.shape
-    about.SamplesPerPixel, about.PixelRepresentation = 1, 0
-    about.BitsAllocated, about.BitsStored, about.HighBit = 16, 12, 11
-    about.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
     about.PixelSpacing = [4.0, 4.0]  # mm: 64 of them cover a chest
-    about.PixelData = (4080 - grey if inverted else grey).astype("<u2").tobytes()
+    shown = (4080 - grey, "MONOCHROME1") if inverted else (grey, "MONOCHROME2")
+    about.set_pixel_data(*shown, bits_stored=12, generate_instance_uid=False)
     about.save_as(path, enforce_file_format=True)

@@ -268,13 +268,6 @@ def compare_starts(
     return frames
 
 
-def best_rate(selection: pd.DataFrame, arm: str) -> float:
-    """The rate with the best validation mIoU over the folds, with the most masks."""
-    part = selection[(selection["arm"] == arm) & (selection["tuning"] == "full")]
-    part = part[part["n_train"] == part["n_train"].max()]
-    return float(part.groupby("lr")["val_miou"].mean().fillna(-1.0).idxmax())
-
-
 def final_network(
     setup: Setup, folder: Path, arm: str, selection: pd.DataFrame | None, seed: int
 ) -> tuple[Path, list[str]]:
@@ -289,7 +282,11 @@ def final_network(
         held = run.split(data.films, setup.folds[0], 0, setup.n_valid, 0).valid
     train = np.setdiff1d(np.arange(len(data.films)), held)
     seen = data.films["image_id"].to_numpy()[np.concatenate([train, held])].tolist()
-    lrs = list(setup.lrs) if selection is None else [best_rate(selection, arm)]
+    lrs = list(setup.lrs)
+    if selection is not None:  # the best over the folds with the most masks
+        tried = selection[(selection["arm"] == arm) & (selection["tuning"] == "full")]
+        tried = tried[tried["n_train"] == tried["n_train"].max()]
+        lrs = [float(tried.groupby("lr")["val_miou"].mean().fillna(-1.0).idxmax())]
     key = fingerprint(setup.key, start.key, arm, lrs, seed, train.tolist())
     if _is_done(folder, key):
         return folder, seen
