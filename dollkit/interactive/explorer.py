@@ -10,7 +10,7 @@ import functools
 import html
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,8 @@ class Run:
         if (films, explainer) not in self._explained:
             x = compute.to_input(self.sets[films].images, compute.device())
             settings = replace(self.explain, explainer=explainer)
-            made = explain_all(self._models, x, self.sets[films].targets(), settings)
-            self._explained[films, explainer] = made
+            explained = explain_all(self._models, x, self.sets[films].targets(), settings)
+            self._explained[films, explainer] = explained
         return self._explained[films, explainer]
 
 
@@ -218,11 +218,11 @@ def look(
     if pair is not None:
         use = [list(run.classifiers).index(classifier)] if classifier != CONSENSUS else slice(None)
         parts = run.explained(films, explainer)
-        made = Explained._make(part[use][:, [pair]] for part in parts)
+        film = Explained._make(part[use][:, [pair]] for part in parts)
         image = film_set.images[[at]]
-        maps, labels, levels = distil(made.maps, made.probability, cut, [finding], image)
+        maps, labels, levels = distil(film.maps, film.probability, cut, [finding], image)
         if run.explain.unsettled == "ignore":
-            labels[~pair_settled(made, cut.trust)] = IGNORE
+            labels[~pair_settled(film, cut.trust)] = IGNORE
         the_map, label, threshold = maps[0], labels[0], float(levels[0])
         scores["label area"] = float((label == 1).mean())
         scores["ignored area"] = float((label == IGNORE).mean())
@@ -335,23 +335,19 @@ class Explorer:
             lines.append(ipywidgets.HBox(widgets, layout=ipywidgets.Layout(flex_flow="row wrap")))
         self.box = ipywidgets.VBox(lines).add_class("dollkit-explorer")
         self._still = False  # while one event sets other widgets, they raise none
-        self.films.observe(self._event(self._enter_set), names="value")
-        self.finding.observe(self._event(self._enter_finding), names="value")
-        for name in ("film", "explainer", "classifier", "smooth", "rule", "hi", "ignore"):
-            getattr(self, name).observe(self._event(self._show), names="value")
-        self.reset.on_click(self._event(self._reset))
-        self._event(self._enter_set)(None)
+        for widget in self.box.children[0].children + self.box.children[1].children:
+            widget.observe(lambda change: self._react(change["owner"]), names="value")
+        self.reset.on_click(self._react)
+        self._react(self.films)
 
-    def _event(self, react: Callable[[], None]) -> Callable[[object], None]:
-        def handle(_: object) -> None:
-            if not self._still:
-                self._still = True
-                try:
-                    react()
-                finally:
-                    self._still = False
-
-        return handle
+    def _react(self, moved: Any) -> None:
+        enter = {self.films: self._enter_set, self.finding: self._enter_finding}
+        if not self._still:
+            self._still = True
+            try:
+                enter.get(moved, self._reset if moved is self.reset else self._show)()
+            finally:
+                self._still = False
 
     @property
     def cut(self) -> LabelSettings:
@@ -359,11 +355,11 @@ class Explorer:
 
         A slider shows no value between two steps, and sends the nearer one back.
         """
-        settings, finding, kind = self.run.distil, self.finding.value, self.rule.value
-        rule = settings.rule(finding)
-        value = _read(self.hi, rule.value if rule.kind == kind else np.nan)
+        settings, finding, rule = self.run.distil, self.finding.value, self.rule.value
+        theirs = settings.rule(finding)
+        value = _read(self.hi, theirs.value if theirs.kind == rule else np.nan)
         return cut_of(
-            settings, finding, rule=Rule(kind, 0.0 if kind == "otsu" else value),
+            settings, finding, rule=Rule(rule, 0.0 if rule == "otsu" else value),
             smooth=_read(self.smooth, settings.sigma(finding)),
             ignore=_read(self.ignore, settings.ignore),
         )  # fmt: skip

@@ -100,14 +100,14 @@ def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
         raise InputError(f"parameter 'finding': no test film has {finding}; use more films")
     images, names = few.images[rows], [finding] * len(rows)
     targets = [[index(finding)]] * len(rows)
-    x, kind = compute.to_input(images, CPU), ensemble.baseline_of(finding)
-    made = integrated_gradients(model, x, targets, kind=kind, steps=STEPS)
-    signed, ones = made.maps.numpy(), np.ones((1, len(rows)), np.float32)
+    x, baseline = compute.to_input(images, CPU), ensemble.baseline_of(finding)
+    explained = integrated_gradients(model, x, targets, kind=baseline, steps=STEPS)
+    signed, ones = explained.maps.numpy(), np.ones((1, len(rows)), np.float32)
     boosted, label, _ = distil(signed[None], ones, LabelSettings(), names, images)
     truth = few.masks[rows, PATHOLOGIES.index(finding)]
     overlap, chance = metrics.iou_matched(boosted, truth), metrics.iou_chance(truth)
     i = int(np.argsort(overlap)[len(rows) // 2])
-    raw, error = scale(signed[i], "positive", 99.5), float(made.error[i])
+    raw, error = scale(signed[i], "positive", 99.5), float(explained.error[i])
     return Case(
         images[i], raw, boosted[i], label[i], truth[i], error, float(overlap[i]), float(chance[i])
     )

@@ -67,12 +67,12 @@ class Films:
 
 def stores_of(params: Params) -> dict[str, Films]:
     """Stores that a run with these parameters of notebook 01 will have."""
-    source, wanted = params["source"], params["stores"]
+    source, asked = params["source"], params["stores"]
     out: dict[str, Films] = {}
     if source != PHANTOM:
         tables = data.read(
             source, params["data_dir"], params["valid_fraction"],
-            skip_bad=params["skip_bad"], options=params["options"], stores=wanted,
+            skip_bad=params["skip_bad"], options=params["options"], stores=asked,
         )  # fmt: skip
         for store, table in tables.items():
             if not params["skip_bad"]:
@@ -82,7 +82,7 @@ def stores_of(params: Params) -> dict[str, Films]:
                 boxed = table.boxes.loc[table.boxes["finding"] == finding, "image_id"]
                 masks[finding] = table.films["image_id"].isin(boxed).to_numpy()
             out[store] = Films(table.source, table.films, masks)
-    rendered = {store for store, name in wanted.items() if name == PHANTOM}
+    rendered = {store for store, name in asked.items() if name == PHANTOM}
     if PHANTOM in (source, params["fill_from"]):
         rendered = set(STORES)
     quotas = PhantomPlan(**{name: params[name] for name in PhantomPlan.__dataclass_fields__})
@@ -223,9 +223,9 @@ def pixels_per_second() -> float:
 def _time(run: dict[str, dict[str, Any]], todo: list[str], stores: Mapping[str, Films]) -> str:
     run["labels"]["n_label"] = min(run["labels"]["n_label"], stores["films"].to_label["train"])
     seconds = work(run, todo) / pixels_per_second() / cores()
-    told = f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
+    time = f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
     return (
-        f"Time: at most about {told} on {cores()} cores like the two of {BASE} with networks of "
+        f"Time: at most about {time} on {cores()} cores like the two of {BASE} with networks of "
         "that size; half with bfloat16 in the processor; a GPU was not measured"
     )
 

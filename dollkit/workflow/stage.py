@@ -160,8 +160,8 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
     `namespace` is the notebook's ``globals()``, which hold the parameters. Those that the profile's
     matrix varies (``architecture``, ...) say which instance it is.
     """
-    kind = stages.family_of(stage)
-    notebook = parameters.notebooks() / kind.notebook
+    family = stages.family_of(stage)
+    notebook = parameters.notebooks() / family.notebook
     model = parameters.declared(notebook)
     for name in model.model_fields:
         if name not in namespace:
@@ -171,17 +171,17 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
     profile = values.get("profile")
     if not isinstance(profile, str):
         raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
-    for parameter in kind.over:
+    for parameter in family.over:
         if not values.get(parameter):
             raise InputError(f"{notebook}: say which of {parameter}s by '{parameter}'")
-    name = stages.name_of(kind, {p: str(values[p]) for p in kind.over})
+    name = stages.name_of(family, {p: str(values[p]) for p in family.over})
     matrix = stages.matrix(profile)
     hashes = {i: check_artefact(i, profile, needed_by=name) for i in matrix.inputs_of(name)}
     path = paths.runs() / profile / name
     make_writable(path)
     (path / MANIFEST).unlink(missing_ok=True)
     # Now, not at the end: the modules may be edited while the stage runs.
-    code = {_within(f, paths.ROOT): sha256(f) for f in stages.files_of(kind)}
+    code = {_within(f, paths.ROOT): sha256(f) for f in stages.files_of(family)}
     return RunningStage(name, path, values, notebook, profile, matrix, hashes, code)
 
 

@@ -170,13 +170,13 @@ def matrix(profile: str) -> Matrix:
     place = f"{parameters.profile_file(profile)}: matrix"
     section = parameters.read_profile(profile).get("matrix", {})
     lists: dict[str, Any] = parameters.check(Matrix, section, place)
-    found = Matrix(**lists)
-    if found.encoder not in found.architectures:
+    checked = Matrix(**lists)
+    if checked.encoder not in checked.architectures:
         raise InputError(
-            f"{place}: 'encoder' is {found.encoder!r}; "
-            f"it must be one of architectures: {', '.join(found.architectures)}"
+            f"{place}: 'encoder' is {checked.encoder!r}; "
+            f"it must be one of architectures: {', '.join(checked.architectures)}"
         )
-    return found
+    return checked
 
 
 def files_of(stage: Stage) -> tuple[Path, ...]:
@@ -214,10 +214,10 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
         common = {key: value for key, value in content.get("common", {}).items() if key in values}
         values |= parameters.check(model, common, f"{path}: common")
         for section in instances.sections_of(name):
-            given = content.get(section, {})
-            for key in fixed.keys() & given.keys():
+            settings = content.get(section, {})
+            for key in fixed.keys() & settings.keys():
                 raise InputError(f"{path}: {section}: '{key}' is set by the run; drop it here")
-            values |= parameters.check(model, given, f"{path}: {section}")
+            values |= parameters.check(model, settings, f"{path}: {section}")
         values |= parameters.check(model, fixed, f"{notebook}: parameters cell")
         # Files of the user's: one put in another's place makes the stage run again.
         texts = (values.get("imagenet_weights"), values.get("threshold"))
@@ -272,8 +272,8 @@ def tree_state(folder: Path) -> str:
         inner = os.path.relpath(top, folder)
         for name in sorted(n for n in names if not n.startswith(".")):
             try:
-                found = os.stat(os.path.join(top, name))  # noqa: PTH116, PTH118
+                file = os.stat(os.path.join(top, name))  # noqa: PTH116, PTH118
             except OSError:  # a dangling link: the readers name it
                 continue
-            state.update(f"{inner}/{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+            state.update(f"{inner}/{name}\0{file.st_size}\0{file.st_mtime_ns}\n".encode())
     return state.hexdigest()[:16]

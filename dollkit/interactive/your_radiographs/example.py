@@ -41,7 +41,7 @@ def write_example(
     mark.unlink(missing_ok=True)
     people = sample_population(n, seed)
     first = people["patient_id"].iloc[n - masked]
-    made = render(people, size, seed)
+    rendered = render(people, size, seed)
     rows, names = [], {ours: theirs for theirs, ours in COLUMNS.items()}
     for i, person in enumerate(people.to_dict("records")):
         box = slice(size - i % 3 * 8), slice(size - i % 4 * 8)
@@ -51,12 +51,12 @@ def write_example(
         film = Path(out["films"], inner.with_suffix(".dcm" if as_dicom else ".png"))
         film.parent.mkdir(parents=True, exist_ok=True)
         if as_dicom:
-            _save_dicom(film, made.images[i][box], inverted=i == n - 1)
+            _save_dicom(film, rendered.images[i][box], inverted=i == n - 1)
         else:
-            Image.fromarray(made.images[i][box]).save(film)
+            Image.fromarray(rendered.images[i][box]).save(film)
         if has_masks:
             for name, organs in CLASSES.items():
-                mask = made.organs[i][[ORGANS.index(o) for o in organs]].any(axis=0)[box]
+                mask = rendered.organs[i][[ORGANS.index(o) for o in organs]].any(axis=0)[box]
                 path = Path(out["masks"], name, inner.with_suffix(".png"))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(mask.astype(np.uint8) * 255).save(path)

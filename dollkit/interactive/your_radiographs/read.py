@@ -174,8 +174,9 @@ def read_masks(
     # `predict` leaves its index beside the folders of classes.
     files = [f for f in list_files(masks) if not f.startswith("predictions.")]
     folders = [words(PurePosixPath(file).parts[0]) for file in files]
-    wanted = dict.fromkeys(map(words, classes or folders))
-    columns: dict[str, list[MaskFile | None]] = {name: [None] * len(names) for name in wanted}
+    columns: dict[str, list[MaskFile | None]] = {
+        name: [None] * len(names) for name in dict.fromkeys(map(words, classes or folders))
+    }
     if len(columns) < len(classes):
         raise InputError(f"parameter 'classes' is {list(classes)}: each class once")
     for file, folder in zip(files, folders, strict=True):

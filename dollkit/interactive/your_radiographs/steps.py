@@ -102,8 +102,8 @@ def train_classifiers(
 def trained_classifiers(folder: Path, first: str = "") -> dict[str, Path]:
     """Classifiers below a folder such as ``runs/laptop/classifiers``; `first`, if it is there,
     foremost, since its backbone is the networks'."""
-    found = find_classifiers([folder])
-    return {name: found[name] for name in sorted(found, key=lambda name: name != first)}
+    folders = find_classifiers([folder])
+    return {name: folders[name] for name in sorted(folders, key=lambda name: name != first)}
 
 
 def score_classifiers(
@@ -127,10 +127,10 @@ def label_films(
     most_steps: int, precision: str = "float32",
 ) -> LabelStore:  # fmt: skip
     """DoLL labels of films of splits ``train`` and ``valid``, each map cut by Otsu's threshold."""
-    how = ExplainerSettings(most_steps=most_steps, precision=precision, unsettled="keep")
+    explain = ExplainerSettings(most_steps=most_steps, precision=precision, unsettled="keep")
     models = load_classifiers(folders, compute.device())
     rows = rows_to_label(store, n_label, n_hold)
-    return make_labels(models, store, rows, how, LabelSettings(), folder, _hashes(folders))
+    return make_labels(models, store, rows, explain, LabelSettings(), folder, _hashes(folders))
 
 
 def _hashes(folders: Mapping[str, Path]) -> dict[str, str]:
@@ -239,11 +239,11 @@ def set_up(
 ) -> Setup:  # fmt: skip
     """Starts and settings of all fine-tuning runs."""
     config, encoder = _encoder_of(folders)
-    made = starts(arms, encoder, pretrained, network, config)
-    about = {k: v for k, v in vars(recipe).items() if k not in ("lr", "seed")}
+    initial = starts(arms, encoder, pretrained, network, config)
+    same = {k: v for k, v in vars(recipe).items() if k not in ("lr", "seed")}
     code = _code_of(grid.__name__, starts.__module__)
-    key = fingerprint(masked.digest, network, config, about, n_valid, code)
-    return Setup(run.load_films(masked), made, network, config, recipe, lrs, n_valid, key)
+    key = fingerprint(masked.digest, network, config, same, n_valid, code)
+    return Setup(run.load_films(masked), initial, network, config, recipe, lrs, n_valid, key)
 
 
 def compare_starts(
@@ -294,16 +294,16 @@ def final_network(
     files = {job: folder / f"{job.name}.tuned.safetensors" for job in jobs}
     scores: dict[Job, float] = {}
     for job, file in files.items():
-        made = run.run(
+        result = run.run(
             job, data, Split(train, held, held, train), setup.config, start, setup.recipe,
             Augmentation(), compute.device(), keep=file,
         )  # fmt: skip
-        scores[job] = float(np.nan_to_num(made["run"]["best_val_miou"], nan=-1.0))
+        scores[job] = float(np.nan_to_num(result["run"]["best_val_miou"], nan=-1.0))
     best = max(jobs, key=scores.__getitem__)
     net = run.restored(files[best], best, setup.config, len(data.classes), start)
     weights.save(net, folder, networks.config_of(net))
-    about = {"arm": arm, "masks": len(train), "lr": best.lr, "valid_miou": scores[best]}
-    predict.save_note(folder, data.classes, data.images.shape[-1], **about)
+    chosen = {"masks": len(train), "lr": best.lr, "valid_miou": scores[best]}
+    predict.save_note(folder, data.classes, data.images.shape[-1], arm=arm, **chosen)
     for file in files.values():
         file.unlink()
     _finish(folder, key)
