@@ -27,21 +27,11 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.data.images import IGNORE, U8
 from dollkit.data.store import Store, open_store
-from dollkit.explanations import EXPLAINERS
-from dollkit.explanations.ensemble import (
-    Explained,
-    ExplainerSettings,
-    explain_all,
-    pair_settled,
-    positives,
-)
-from dollkit.labels import LabelSettings, distil
-from dollkit.labels.judge import judged_rows
-from dollkit.labels.make import rows_to_label
+from dollkit.explanations import EXPLAINERS, ensemble
+from dollkit.explanations.ensemble import Explained, ExplainerSettings
+from dollkit.labels import LabelSettings, distil, judge, make
 from dollkit.labels.threshold_rules import Rule
-from dollkit.report import style
-from dollkit.report.rows import TASK_ARRAYS, load_examples
-from dollkit.report.style import ARM_LOOKS, CLASS_COLORS, GREEN, context
+from dollkit.report import rows, style
 from dollkit.training import metrics
 from dollkit.workflow.stage import MANIFEST, check_artefact, read_manifest
 
@@ -66,7 +56,7 @@ class FilmSet:
 
     def targets(self) -> list[list[int]]:
         """Positive findings of each film that have a place: what is explained."""
-        return [[t for t in film if t > 0] for film in positives(self.states)]
+        return [[t for t in film if t > 0] for film in ensemble.positives(self.states)]
 
     def pair_of(self, at: int, finding: str) -> int | None:
         """Which of all pairs of the set a film and a finding are; None if it has it not."""
@@ -104,7 +94,7 @@ class Run:
         if (films, explainer) not in self._explained:
             x = compute.to_input(self.sets[films].images, compute.device())
             settings = replace(self.explain, explainer=explainer)
-            explained = explain_all(self._models, x, self.sets[films].targets(), settings)
+            explained = ensemble.explain_all(self._models, x, self.sets[films].targets(), settings)
             self._explained[films, explainer] = explained
         return self._explained[films, explainer]
 
@@ -143,8 +133,8 @@ def open_run(profile: str, n_films: int) -> Run:
         check_artefact(f"classifiers/{name}", profile, needed_by="10_explorer")
     params = (read_manifest(run / "labels") or {})["parameters"]
     store = open_store(run / "data" / "films")
-    judged = judged_rows(store, params["judge_split"], params["n_judge"])
-    labelled = rows_to_label(store, params["n_label"], params["n_hold"])
+    judged = judge.judged_rows(store, params["judge_split"], params["n_judge"])
+    labelled = make.rows_to_label(store, params["n_label"], params["n_hold"])
     sets = {
         "judged": _films("judged test films", store, judged[:n_films], {}),
         "labelled": _films("labelled training films", store, labelled[:n_films], {}),
@@ -168,17 +158,19 @@ def _films(
 
 def _task_films(path: Path, data: Path, n_films: int) -> FilmSet:
     """Test films kept with their predictions, and what the task's store knows of their findings."""
-    kept = load_examples(path, [name for name in TASK_ARRAYS if name not in ("task", "network")])
+    kept = rows.load_examples(
+        path, [name for name in rows.TASK_ARRAYS if name not in ("task", "network")]
+    )
     name = path.parent.name
     store = open_store(data / (str(kept["task"]) if "task" in kept else name.split("-")[-1]))
-    rows = {str(image_id): i for i, image_id in enumerate(store.films["image_id"])}
+    row_of = {str(image_id): i for i, image_id in enumerate(store.films["image_id"])}
     ids = [str(image_id) for image_id in kept["image_id"][:n_films]]
-    if missing := [image_id for image_id in ids if image_id not in rows]:
+    if missing := [image_id for image_id in ids if image_id not in row_of]:
         raise InputError(f"{path}: film {missing[0]!r} is not in {store.path}: run its stage again")
     arms = zip(map(str, kept["arms"]), kept["prediction"], strict=True)
     drawn = {"truth": kept["truth"][:n_films], **{arm: p[:n_films] for arm, p in arms}}
     title = f"test films of {name.replace('-', ' ')}"
-    return _films(title, store, np.array([rows[i] for i in ids]), drawn)
+    return _films(title, store, np.array([row_of[i] for i in ids]), drawn)
 
 
 def cut_of(settings: LabelSettings, finding: str, **changed: Any) -> LabelSettings:
@@ -222,7 +214,7 @@ def look(
         image = film_set.images[[at]]
         maps, labels, levels = distil(film.maps, film.probability, cut, [finding], image)
         if run.explain.unsettled == "ignore":
-            labels[~pair_settled(film, cut.trust)] = IGNORE
+            labels[~ensemble.pair_settled(film, cut.trust)] = IGNORE
         the_map, label, threshold = maps[0], labels[0], float(levels[0])
         scores["label area"] = float((label == 1).mean())
         scores["ignored area"] = float((label == IGNORE).mean())
@@ -245,7 +237,7 @@ Outlines = Sequence[tuple[U8, str]]
 
 def picture(view: View, finding: str) -> bytes:
     """The view as PNG: film, map, label, truth; below them what each network drew."""
-    truth: Outlines = [] if view.truth is None else [(view.truth, GREEN)]
+    truth: Outlines = [] if view.truth is None else [(view.truth, style.GREEN)]
     panels: list[tuple[str, Outlines]] = [
         (view.image_id, []),
         ("map" if view.map is not None else "map: not explained", []),
@@ -253,12 +245,12 @@ def picture(view: View, finding: str) -> bytes:
         ("truth" if truth else "truth: unknown", truth),
     ]
     for arm, masks in view.drawn.items():
-        name = "truth of the task" if arm == "truth" else ARM_LOOKS[arm].label
+        name = "truth of the task" if arm == "truth" else style.ARM_LOOKS[arm].label
         value = view.scores.get(f"IoU {arm}", np.nan)
         title = name if np.isnan(value) else f"{name}: IoU {value:.2f}"
-        panels.append((title, list(zip(masks, CLASS_COLORS, strict=False))))
+        panels.append((title, list(zip(masks, style.CLASS_COLORS, strict=False))))
     rows = -(-len(panels) // 4)
-    with context():
+    with style.context():
         figure = Figure(figsize=(8, 2.25 * rows), dpi=96)
         for i, (title, outlines) in enumerate(panels):
             place = (i % 4 + 0.01) / 4, 1 - (i // 4 + 0.99) / rows, 0.98 / 4, 0.88 / rows

@@ -22,7 +22,6 @@ from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.common.machine import cores
-from dollkit.data import PHANTOM
 from dollkit.data.dataset import STORES
 from dollkit.data.film_table import SPLITS, check_files, states_of
 from dollkit.data.sets.phantom import CLASSES, PhantomPlan, phantom_films
@@ -69,7 +68,7 @@ def stores_of(params: Params) -> dict[str, Films]:
     """Stores that a run with these parameters of notebook 01 will have."""
     source, asked = params["source"], params["stores"]
     out: dict[str, Films] = {}
-    if source != PHANTOM:
+    if source != data.PHANTOM:
         tables = data.read(
             source, params["data_dir"], params["valid_fraction"],
             skip_bad=params["skip_bad"], options=params["options"], stores=asked,
@@ -82,13 +81,13 @@ def stores_of(params: Params) -> dict[str, Films]:
                 boxed = table.boxes.loc[table.boxes["finding"] == finding, "image_id"]
                 masks[finding] = table.films["image_id"].isin(boxed).to_numpy()
             out[store] = Films(table.source, table.films, masks)
-    rendered = {store for store, name in asked.items() if name == PHANTOM}
-    if PHANTOM in (source, params["fill_from"]):
+    rendered = {store for store, name in asked.items() if name == data.PHANTOM}
+    if data.PHANTOM in (source, params["fill_from"]):
         rendered = set(STORES)
     quotas = PhantomPlan(**{name: params[name] for name in PhantomPlan.__dataclass_fields__})
     for store in rendered - out.keys():
         films, _ = phantom_films(store, quotas, params["seed"])
-        out[store] = Films(PHANTOM, films, pd.DataFrame(True, films.index, CLASSES[store]))
+        out[store] = Films(data.PHANTOM, films, pd.DataFrame(True, films.index, CLASSES[store]))
     return {store: out[store] for store in STORES if store in out}
 
 
@@ -143,7 +142,7 @@ def _notes(run: Mapping[str, Params], stores: Mapping[str, Films]) -> Iterator[s
     if count["train"] < labels["n_label"]:
         yield f"n_label is {labels['n_label']}: {count['train']} training films have a finding"
     for name, store in stores.items():
-        if store.source == PHANTOM != run["data"]["stores"].get(name, run["data"]["source"]):
+        if store.source == data.PHANTOM != run["data"]["stores"].get(name, run["data"]["source"]):
             yield f"{name} come from the phantom: no data set in the folder gives them"
     classes = [finding for finding in PATHOLOGIES if finding in films.masks]
     usable = (films.masks[classes].to_numpy() & positive[classes].to_numpy()).any(axis=1)
@@ -172,8 +171,8 @@ def _tuning_lines(name: str, params: dict[str, Any], stores: Mapping[str, Films]
         parts = [run.split(table, fold, *sizes, 0) for fold in params["folds"]]
     except InputError as error:
         raise InputError(
-            f"{name}: {error}; or take the phantom's films: 'stores: {{{task}: {PHANTOM}}}' in "
-            "section 'data' of the profile"
+            f"{name}: {error}; or take the phantom's films: "
+            f"'stores: {{{task}: {data.PHANTOM}}}' in section 'data' of the profile"
         ) from None
     most = min(len(part.pool) for part in parts)
     if lost := [size for size in params["sizes"] if size > most and params["size_arms"]]:

@@ -18,7 +18,6 @@ import pandas as pd
 
 from dollkit import pretraining
 from dollkit.classifiers import model as classifiers
-from dollkit.classifiers.model import load_classifier, load_classifiers
 from dollkit.common import build_key, compute
 from dollkit.common.arm_names import ARMS, PRETRAINED
 from dollkit.common.errors import InputError
@@ -27,7 +26,7 @@ from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import build_store
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.finetuning import grid, run
-from dollkit.finetuning.run import Films, Initialisation, Job, Split
+from dollkit.finetuning.run import Job
 from dollkit.finetuning.starts import starts
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.read import Radiographs
@@ -114,7 +113,7 @@ def score_classifiers(
     for name, digest in _hashes(folders).items():
         key = fingerprint(store.digest, digest, split, precision, code)
         if not _is_done(folder / name, key):
-            model = load_classifier(folders[name], compute.device())
+            model = classifiers.load_classifier(folders[name], compute.device())
             table = classifiers.evaluate(model, store, split, precision=precision)
             table.assign(classifier=name).to_csv(folder / name / "metrics.csv", index=False)
             _finish(folder / name, key)
@@ -128,7 +127,7 @@ def label_films(
 ) -> LabelStore:  # fmt: skip
     """DoLL labels of films of splits ``train`` and ``valid``, each map cut by Otsu's threshold."""
     explain = ExplainerSettings(most_steps=most_steps, precision=precision, unsettled="keep")
-    models = load_classifiers(folders, compute.device())
+    models = classifiers.load_classifiers(folders, compute.device())
     rows = rows_to_label(store, n_label, n_hold)
     return make_labels(models, store, rows, explain, LabelSettings(), folder, _hashes(folders))
 
@@ -217,8 +216,8 @@ def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
 class Setup:
     """What the comparison and the final network share."""
 
-    data: Films
-    starts: Mapping[str, Initialisation]
+    data: run.Films
+    starts: Mapping[str, run.Initialisation]
     network: str
     config: Mapping[str, Any]
     recipe: Recipe
@@ -295,7 +294,7 @@ def final_network(
     scores: dict[Job, float] = {}
     for job, file in files.items():
         result = run.run(
-            job, data, Split(train, held, held, train), setup.config, start, setup.recipe,
+            job, data, run.Split(train, held, held, train), setup.config, start, setup.recipe,
             Augmentation(), compute.device(), keep=file,
         )  # fmt: skip
         scores[job] = float(np.nan_to_num(result["run"]["best_val_miou"], nan=-1.0))
