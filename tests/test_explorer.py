@@ -1,4 +1,6 @@
-"""The explorer without a browser: what is shown of a run, and what moving a control changes."""
+"""The explorer without a browser: what is shown of a run, and what moving a control changes; and
+the steps of the quickstart, on a network that has learned nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,12 @@ import pytest
 import torch
 
 from dollkit import labels
-from dollkit.classifiers.model import load_classifiers
+from dollkit.classifiers.model import create, load_classifiers
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
 from dollkit.explanations.ensemble import ExplainerSettings
+from dollkit.interactive import quickstart
 from dollkit.interactive.explorer import CONSENSUS, Explorer, Run, View, cut_of, look, open_run
 from dollkit.labels import LabelSettings, make
 from dollkit.labels.threshold_rules import Rule
@@ -224,3 +227,20 @@ def test_unknown_explainers_are_named(run: Run) -> None:
     for names, message in ((["captum"], "names 'captum': use some of ig"), ([], "names ''")):
         with pytest.raises(InputError, match=message):
             Explorer(run, names)
+
+
+def test_the_median_film_is_explained() -> None:
+    few = quickstart.phantom_films(96, 64, 7)
+    model = create("tu-test_resnet", 3, "silu", "avg", 0, torch.device("cpu")).eval()
+    for finding in ("Pleural Effusion", "Pneumothorax"):
+        case = quickstart.explain(model, few, finding)
+        parts = (case.image, case.map, case.label, case.truth)
+        assert [part.shape for part in parts] == [(64, 64)] * 4
+        assert set(case.label.ravel().tolist()) <= {0, 1, 255}
+        assert (case.label == 1).any()
+        assert case.map.max() == 1
+        assert case.truth.any()
+        assert 0 <= case.iou <= 1
+        assert 0 < case.chance < 1
+    with pytest.raises(InputError, match="has no place in the film"):
+        quickstart.explain(model, few, "No Finding")
