@@ -1,7 +1,10 @@
-"""The explorer without a browser: what is shown of a run, and what moving a control changes."""
+"""The explorer without a browser: what is shown of a run, and what moving a control changes; and
+the steps of the quickstart, on a network that has learned nothing.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,16 +15,66 @@ import pytest
 import torch
 
 from dollkit.common.errors import InputError
+from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
-from dollkit.interactive.explorer import CONSENSUS, Cut, Explorer, View, cut_of, look
-from dollkit.interactive.finished_run import Run, open_run
+from dollkit.explanations.ensemble import ExplainerSettings
+from dollkit.interactive import quickstart
+from dollkit.interactive.explorer import CONSENSUS, Explorer, Run, View, cut_of, look, open_run
+from dollkit.labels import make
 from dollkit.labels.steps import LabelSettings, Rule
 from dollkit.labels.store import open_labels
-from tests import explorer_run
-from tests.explorer_run import HOW, SIDE
+from dollkit.training import weights
+from dollkit.training.classifiers import create, load_classifiers
+from tests.label_films import noise, write_films, write_models
 
-PROFILE = "tiny"
-LESION = "Lung Lesion"
+PROFILE, LESION = "tiny", "Lung Lesion"
+SIDE, N = 32, 16
+EXPLAIN = ExplainerSettings(steps=2, unsettled="keep")
+
+
+def finish(folder: Path, parameters: dict[str, object] | None = None) -> None:
+    text = json.dumps({"outputs": {}, "parameters": parameters or {}})
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def make_run(folder: Path) -> None:
+    """Lung Lesion, which alone has masks, and Fracture in turns, every fourth pair without either;
+    of the task four films, of which arm doll drew film 0 exactly and random none.
+    """
+    which = np.arange(N) // 2 % 4
+    states = {LESION: which % 2 == 0, "Fracture": which == 1}
+    marks = np.zeros((N, SIDE, SIDE), np.uint8)
+    for i, (top, left) in enumerate(np.random.default_rng(0).integers(2, 20, (N, 2))):
+        marks[i, top : top + 8, left : left + 8] = 1
+    store = write_films(
+        folder / "data" / "films", noise(N, SIDE) // 2 + 100 * marks, states,
+        ["train", "test"] * (N // 2), {LESION: marks * states[LESION][:, None, None]},
+    )  # fmt: skip
+    task = write_films(folder / "data" / "lungs", noise(N, SIDE, 1), states)
+    finish(folder / "data")
+    classifiers = write_models(folder / "classifiers")
+    folders = {name: classifiers / name for name in "ab"}
+    for place in folders.values():
+        finish(place)
+    hashes = {name: sha256(place / weights.FILE) for name, place in folders.items()}
+    models = load_classifiers(folders, torch.device("cpu"))
+    rows, out = make.rows_to_label(store, 6, 2), folder / "labels"
+    make.make_labels(models, store, rows, EXPLAIN, LabelSettings(), out, hashes)
+    finish(out, {"judge_split": "test", "n_judge": 8, "n_label": 6, "n_hold": 2})
+    truth = np.zeros((4, 2, SIDE, SIDE), np.uint8)
+    truth[:3, 0, 4:12, 4:20] = truth[:3, 1, 20:28, 4:12] = 1  # film 3 has no truth at all
+    prediction = np.stack([np.zeros_like(truth), truth])
+    prediction[1, 1, 0, :8] = 0
+    prediction[1, 2, :, :22] = 0
+    tuned = folder / "finetune" / "pspnet-lungs"
+    tuned.mkdir(parents=True)
+    np.savez(
+        tuned / "examples.npz", task="lungs", network="pspnet", image=task.images[:4],
+        image_id=task.films["image_id"].to_numpy()[:4].astype("U"), truth=truth,
+        classes=["lung", "heart"], arms=["random", "doll"], prediction=prediction,
+        iou=np.zeros((2, 4)),
+    )  # fmt: skip
+    finish(tuned)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +85,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOLLKIT_DEVICE", "cpu")
         patch.setenv("DOLLKIT_RUNS", str(root))
-        explorer_run.run(root, PROFILE)
+        make_run(root / PROFILE)
         yield root
     torch.set_num_threads(threads)
 
@@ -48,19 +101,17 @@ def explorer(run: Run) -> Explorer:
 
 
 def view(run: Run, films: str, at: int, finding: str = LESION, **cut: object) -> View:
-    own = replace(cut_of(run.label_settings, finding), **cut)
-    return look(run, films, at, finding, "ig", CONSENSUS, own)
+    settings = cut_of(run.label_settings, finding, **cut)
+    return look(run, films, at, finding, "ig", CONSENSUS, settings)
 
 
 def test_a_run_has_its_film_sets(run: Run) -> None:
     assert run.name == PROFILE
     assert list(run.sets) == ["judged", "labelled", "pspnet-lungs"]
     # Rows 3 and 11 have no mask, 7 and 15 no finding.
-    assert run.sets["judged"].image_ids == ("film01", "film05", "film09", "film13")
-    labelled = run.sets["labelled"].image_ids
-    assert labelled == ("film00", "film02", "film04", "film08", "film10", "film12")
-    assert run.label_settings == LabelSettings()
-    assert run.explain == HOW
+    assert run.sets["judged"].image_ids == tuple(f"film {i}" for i in (1, 5, 9, 13))
+    assert run.sets["labelled"].image_ids == tuple(f"film {i}" for i in (0, 2, 4, 8, 10, 12))
+    assert (run.label_settings, run.explain) == (LabelSettings(), EXPLAIN)
     assert len(open_run(PROFILE, 1).sets["labelled"].images) == 1
 
 
@@ -164,15 +215,32 @@ def test_every_control_changes_the_picture(explorer: Explorer) -> None:
 def test_a_value_between_two_steps_stays_as_it_is(run: Run) -> None:
     own = LabelSettings(threshold="peak", level=0.303, smooth=0.012, ignore=0.631)
     explorer = Explorer(replace(run, label_settings=own))
-    before = Cut(Rule("peak", 0.303), 0.012, 0.631)
+    before = cut_of(own, LESION, rule=Rule("peak", 0.303), smooth=0.012, ignore=0.631)
     # A page sends the nearest step back for a value that it cannot show.
     explorer.hi.value, explorer.smooth.value, explorer.ignore.value = 0.3025, 0.0125, 0.63
     assert explorer.cut == before
     explorer.hi.value = 0.31
-    assert explorer.cut == replace(before, rule=Rule("peak", 0.31))
+    assert explorer.cut == cut_of(before, LESION, rule=Rule("peak", 0.31))
 
 
 def test_unknown_explainers_are_named(run: Run) -> None:
     for names, message in ((["captum"], "names 'captum': use some of ig"), ([], "names ''")):
         with pytest.raises(InputError, match=message):
             Explorer(run, names)
+
+
+def test_the_median_film_is_explained() -> None:
+    few = quickstart.phantom_films(96, 64, 7)
+    model = create("tu-test_resnet", 3, "silu", "avg", 0, torch.device("cpu")).eval()
+    for finding in ("Pleural Effusion", "Pneumothorax"):
+        case = quickstart.explain(model, few, finding)
+        parts = (case.image, case.map, case.label, case.truth)
+        assert [part.shape for part in parts] == [(64, 64)] * 4
+        assert set(case.label.ravel().tolist()) <= {0, 1, 255}
+        assert (case.label == 1).any()
+        assert case.map.max() == 1
+        assert case.truth.any()
+        assert 0 <= case.iou <= 1
+        assert 0 < case.chance < 1
+    with pytest.raises(InputError, match="has no place in the film"):
+        quickstart.explain(model, few, "No Finding")

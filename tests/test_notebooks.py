@@ -113,25 +113,22 @@ def test_nothing_else_is_stored(name: str, tmp_path: Path) -> None:
 
 
 def test_a_stored_output_that_a_run_does_not_print_is_found(tmp_path: Path) -> None:
-    cell = "# NBVAL_CHECK_OUTPUT\nprint(3)\n4"
     printed = {"output_type": "stream", "name": "stdout", "text": ["3\n"]}
     warned = {"output_type": "stream", "name": "stderr", "text": ["slow\n"]}
     returned = {"output_type": "execute_result", "data": {"text/plain": ["4"]}}
 
-    def book(name: str, outputs: list[dict[str, Any]], more: str = "") -> Path:
-        path = write_notebook(tmp_path / name, cell + more, "print(9)")
+    def book(name: str, *outputs: dict[str, Any], more: str = "") -> Path:
+        cell = f"# NBVAL_CHECK_OUTPUT\nprint(3)\n4{more}"
+        path = write_notebook(tmp_path / name, cell, "print(9)")
         content = json.loads(path.read_text())
         content["cells"][1]["outputs"] = outputs
         content["cells"][2]["outputs"] = [printed]
         path.write_text(json.dumps(content))
         return path
 
-    stored = book("stored.ipynb", [printed, returned])
-    same = book("same.ipynb", [warned, printed, returned])
-    assert stored_outputs.differences(stored, same) == []
-    other = book("other.ipynb", [printed, {**returned, "data": {"text/plain": ["5"]}}])
+    stored = book("stored.ipynb", printed, returned)
+    assert stored_outputs.differences(stored, book("same.ipynb", warned, printed, returned)) == []
+    other = book("other.ipynb", printed, {**returned, "data": {"text/plain": ["5"]}})
     assert stored_outputs.differences(stored, other)[-1] == "+5"
-    nothing = book("nothing.ipynb", [])
-    assert stored_outputs.differences(stored, nothing)
-    edited = book("edited.ipynb", [printed, returned], "\n5")
+    edited = book("edited.ipynb", printed, returned, more="\n5")
     assert "is no copy of" in stored_outputs.differences(stored, edited)[0]

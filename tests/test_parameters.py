@@ -81,6 +81,15 @@ def test_a_notebook_needs_exactly_one_parameters_cell(tmp_path: Path) -> None:
         declared(path)
 
 
+@pytest.mark.parametrize("content", [None, "", '{"cells": [{', "\x00\xff", "[]"])
+def test_damaged_notebooks(notebook: Path, content: str | None) -> None:
+    notebook.unlink()
+    if content is not None:
+        notebook.write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=r"01_data\.ipynb: (not a readable|no such) notebook"):
+        declared(notebook)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -203,7 +212,7 @@ def test_a_profile_is_checked_before_anything_runs(
     (params / "smoke.yaml").write_text(f"{smoke}pretraining:\n  dice: 2.0\n")
     monkeypatch.setenv("DOLLKIT_NOTEBOOKS", str(book))
     with pytest.raises(InputError, match=r"^pretrain/pspnet-doll: parameter 'dice' is 2\.0"):
-        reproduce.reproduce("smoke", "", "1", "cpu")
+        reproduce.reproduce("smoke", None, "1", "cpu")
     assert not list((toy / "runs").rglob("*.npy"))
 
 

@@ -83,15 +83,12 @@ def test_refers_to_its_film(film: Path, tmp_path: Path) -> None:
     (instance,) = series.ReferencedInstanceSequence
     assert instance.ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert instance.ReferencedSOPClassUID == source.SOPClassUID
-    assert series.SeriesInstanceUID == source.SeriesInstanceUID
-    assert seg.StudyInstanceUID == source.StudyInstanceUID
-    assert seg.PatientID == source.PatientID
-    assert seg.PatientName == source.PatientName
-    assert seg.FrameOfReferenceUID == "1.2.3.4.5"
-    assert seg.SeriesInstanceUID != source.SeriesInstanceUID
+    assert series.SeriesInstanceUID == source.SeriesInstanceUID != seg.SeriesInstanceUID
+    for name in ("StudyInstanceUID", "PatientID", "PatientName", "FrameOfReferenceUID"):
+        assert seg[name] == source[name]
     again = dcmread(write(film, tmp_path / "b.dcm"))
-    assert again.SOPInstanceUID == seg.SOPInstanceUID
-    assert again.SeriesInstanceUID == seg.SeriesInstanceUID
+    for name in ("SOPInstanceUID", "SeriesInstanceUID"):
+        assert again[name] == seg[name]
 
 
 def test_codes(film: Path, tmp_path: Path) -> None:

@@ -163,14 +163,12 @@ def test_nothing_is_written_over(
     assert content(out) == before
     with caplog.at_level("INFO"):
         predict.predict(other, films, out, overwrite=True)
-    assert content(tmp_path / "out.1") == before
     assert "what was there is in" in caplog.text
     plain_films(films, "c")
     predict.predict(other, films, out, overwrite=True)
     assert content(tmp_path / "out.1") == before
-    assert (out / "lungs" / "c.png").is_file()
     assert not (tmp_path / "out.2" / "lungs" / "c.png").exists()
-    (out / "lungs" / "a.png").unlink()
+    (out / "lungs" / "c.png").unlink()
     with pytest.raises(InputError, match="out: is not empty"):
         predict.predict(other, films, out)
 
@@ -178,16 +176,15 @@ def test_nothing_is_written_over(
 def test_bad_calls_are_refused_first(
     world: Path, segmenter: predict.Segmenter, tmp_path: Path
 ) -> None:
-    films = world / "example" / "films"
-    with pytest.raises(InputError, match="'to' is 'nifti'"):
-        predict.predict(segmenter, films, tmp_path, to="nifti")
-    with pytest.raises(InputError, match="lies in the folder of the films"):
-        predict.predict(segmenter, films, films / "out")
-    with pytest.raises(InputError, match="no DICOM film, which a segmentation refers to"):
-        predict.predict(
-            segmenter, plain_films(tmp_path / "png", "a"), tmp_path / "seg", to="dicom-seg"
-        )
-    assert not (tmp_path / "seg").exists()
+    films, png = world / "example" / "films", plain_films(tmp_path / "png", "a")
+    for folder, out, to, message in (
+        (films, tmp_path / "out", "nifti", "'to' is 'nifti'"),
+        (films, films / "out", "png", "lies in the folder of the films"),
+        (png, tmp_path / "out", "dicom-seg", "no DICOM film, which a segmentation refers to"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict.predict(segmenter, folder, out, to=to)
+        assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -17,69 +17,68 @@ MARGIN = 0.01
 
 def cases(
     arms: Mapping[str, Mapping[int, float]], patients: int = 40, seeds: int = 3,
-    noise: float = 0.004, films: int = 1,
+    noise: float = 0.004,
 ) -> pd.DataFrame:  # fmt: skip
     """Rows whose mean IoU per arm and number of masks is given, but for noise of runs and films."""
     rng = np.random.default_rng(1)
-    base = rng.normal(0, 0.05, (patients, films))
-    rows = []
-    for arm, means in arms.items():
-        for n, mean in means.items():
-            for seed in range(seeds):
-                drawn = mean + base + rng.normal(0, noise, (patients, films))
-                rows += [
-                    {"task": "own", "network": "pspnet", "arm": arm, "tuning": "full",
-                     "n_train": n, "seed": seed, "fold": p % 2, "image_id": f"{p}-{f}",
-                     "patient_id": str(p), "class": "lungs", "tp": 1, "fp": 0, "fn": 0,
-                     "iou": drawn[p, f], "dice": drawn[p, f]}
-                    for p in range(patients) for f in range(films)
-                ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def sentences(table: pd.DataFrame) -> str:
-    return " ".join(report.sentences(table))
+    base, names = rng.normal(0, 0.05, patients), [str(p) for p in range(patients)]
+    parts = []
+    for arm, n, mean in (
+        (arm, n, mean) for arm, means in arms.items() for n, mean in means.items()
+    ):
+        for seed in range(seeds):
+            drawn = mean + base + rng.normal(0, noise, patients)
+            parts.append(pd.DataFrame(
+                {"task": "own", "network": "pspnet", "arm": arm, "tuning": "full", "n_train": n,
+                 "seed": seed, "fold": np.arange(patients) % 2, "image_id": names,
+                 "patient_id": names, "class": "lungs", "tp": 1, "fp": 0, "fn": 0, "iou": drawn,
+                 "dice": drawn}
+            ))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
 
 
 def flat(**means: float) -> dict[str, dict[int, float]]:
     return {arm: {8: mean} for arm, mean in means.items()}
 
 
-def words(table: pd.DataFrame) -> dict[str, str]:
-    return dict(zip(table["against"], table["verdict"], strict=True))
+def told(rows: pd.DataFrame) -> tuple[dict[str, str], str, pd.DataFrame]:
+    """Verdict by start, what is said, and the contrasts by start."""
+    table = report.contrasts(rows, MARGIN)
+    said = " ".join(report.sentences(table))
+    return (
+        dict(zip(table["against"], table["verdict"], strict=True)),
+        said,
+        table.set_index("against"),
+    )
 
 
 def test_paid() -> None:
-    table = report.contrasts(cases(flat(random=0.5, classifier=0.53, doll=0.56)), MARGIN)
-    assert words(table) == {"random": report.PAID, "classifier": report.PAID}
-    row = table.set_index("against").loc["random"]
+    verdicts, said, table = told(cases(flat(random=0.5, classifier=0.53, doll=0.56)))
+    assert verdicts == {"random": report.PAID, "classifier": report.PAID}
+    row = table.loc["random"]
     assert row["effect"] == pytest.approx(0.06, abs=0.003)
     assert row["lo"] < 0.06 < row["hi"]
     assert (row["n_cases"], row["n_patients"], row["n_seeds"]) == (40, 40, 3)
-    assert "DoLL paid" in sentences(table)
+    assert "DoLL paid" in said
 
 
 def test_did_not_pay() -> None:
     """No difference, and seen well enough to exclude one that would matter."""
-    table = report.contrasts(cases(flat(random=0.55, classifier=0.56, doll=0.55)), MARGIN)
-    assert words(table) == {"random": report.NOT, "classifier": report.NOT}
-    assert "worse beyond chance" in table.set_index("against").loc["classifier", "why"]
-    assert "against the random start: DoLL did not pay (" in sentences(table)
-    alone = report.contrasts(cases(flat(random=0.55, doll=0.55)), MARGIN)
-    assert "classifier" not in sentences(alone)
+    verdicts, said, table = told(cases(flat(random=0.55, classifier=0.56, doll=0.55)))
+    assert verdicts == {"random": report.NOT, "classifier": report.NOT}
+    assert "worse beyond chance" in table.loc["classifier", "why"]
+    assert "against the random start: DoLL did not pay (" in said
 
 
 def test_cannot_be_told() -> None:
     """The same means under far more noise: the interval holds both nothing and a gain."""
-    table = report.contrasts(cases(flat(random=0.5, doll=0.52), patients=12, noise=0.2), MARGIN)
-    assert words(table) == {"random": report.UNKNOWN}
-    assert table["lo"].iloc[0] < 0 < MARGIN < table["hi"].iloc[0]
-    assert "12 films of 12 patients and 3 seeds leave room" in table["why"].iloc[0]
-    assert f"{table['mde'].iloc[0]:.3f}" in table["why"].iloc[0]
-    said = sentences(table)
-    assert said.startswith(
-        "With 8 masks, against the random start: whether DoLL paid cannot be told (+"
-    )
+    verdicts, said, table = told(cases(flat(random=0.5, doll=0.52), patients=12, noise=0.2))
+    assert verdicts == {"random": report.UNKNOWN}
+    row = table.loc["random"]
+    assert row["lo"] < 0 < MARGIN < row["hi"]
+    assert "12 films of 12 patients and 3 seeds leave room" in row["why"]
+    assert f"{row['mde']:.3f}" in row["why"]
+    assert said.startswith("With 8 masks, against the random start: whether DoLL paid cannot be")
 
 
 @pytest.mark.parametrize(
@@ -97,8 +96,8 @@ def test_cannot_be_told() -> None:
 def test_verdicts_on_one_contrast(change: dict[str, float], verdict: str, words: str) -> None:
     row = {"n_cases": 30, "n_patients": 30, "n_seeds": 3, "effect": 0.02, "lo": 0.002, "hi": 0.038,
            "p_holm": 0.03, "mde": 0.025, "df": 20, "best": 0.5}  # fmt: skip
-    told, why = report.verdict(row | change, MARGIN)
-    assert told == verdict
+    found, why = report.verdict(row | change, MARGIN)
+    assert found == verdict
     assert words in why
 
 
@@ -107,9 +106,8 @@ def test_seeds_that_differ_are_named_as_what_limits() -> None:
     rows = cases(flat(random=0.5, doll=0.53), patients=60, seeds=3)
     shift = rows["seed"].map({0: 0.1, 1: -0.1, 2: 0.0}).where(rows["arm"] == "doll", 0.0)
     for known, spread in ((True, 1.0), (False, 0.0)):
-        moved = rows.assign(iou=rows["iou"] + spread * shift)
-        why = report.contrasts(moved, MARGIN)["why"].iloc[0]
-        assert ("more seeds tell more" in why) is known
+        _, _, table = told(rows.assign(iou=rows["iou"] + spread * shift))
+        assert ("more seeds tell more" in table.loc["random", "why"]) is known
 
 
 def test_a_class_of_one_patient_decides_nothing(tmp_path: Path) -> None:
@@ -118,17 +116,15 @@ def test_a_class_of_one_patient_decides_nothing(tmp_path: Path) -> None:
     device = lungs[lungs["patient_id"] == "3"].assign(**{"class": "device"})
     device["iou"] += 0.1 * (device["arm"] == "doll")
     rows = pd.concat([lungs, device], ignore_index=True)
-    table = report.contrasts(rows, MARGIN)
-    assert words(table) == {"random": report.NOT}
-    pd.testing.assert_frame_equal(table, report.contrasts(lungs, MARGIN))
-    assert report.rare_classes(rows) == ["device"]
-    page = write(tmp_path, rows)
-    assert "fewer than 6 patients have them: device." in page
+    verdicts, _, table = told(rows)
+    assert verdicts == {"random": report.NOT}
+    pd.testing.assert_frame_equal(table, told(lungs)[2])
+    assert "fewer than 6 patients have them: device." in write(tmp_path, rows)
 
 
 def test_backbone_and_shuffled_are_named() -> None:
     means = flat(random=0.5, classifier=0.56, shuffled=0.56, doll=0.56)
-    said = sentences(report.contrasts(cases(means, patients=80), MARGIN))
+    _, said, _ = told(cases(means, patients=80))
     assert "backbone alone gives as much" in said
     assert "diagnosis in the labels is not shown" in said
 
@@ -169,9 +165,9 @@ def test_the_report_tells_what_its_rows_tell(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["report.md"]
     (tmp_path / "mine.csv").touch()
     rows = cases(CURVES)
-    page, table = write(tmp_path, rows), report.contrasts(rows, MARGIN)
+    page, (_, said, table) = write(tmp_path, rows), told(rows)
     assert page == (tmp_path / "report.md").read_text(encoding="utf-8")
-    for text in (sentences(table), "- films: 7", "- a note", "`size`: 64", "Not a medical device"):
+    for text in (said, "- films: 7", "- a note", "`size`: 64", "Not a medical device"):
         assert text in page
     stored = pd.read_csv(tmp_path / "contrasts.csv")
     np.testing.assert_allclose(stored["effect"], table["effect"], rtol=1e-5)

@@ -51,15 +51,11 @@ class Walk:
         return frames["cases"]
 
 
-def stamps(root: Path) -> dict[str, int]:
+def stamps(root: Path) -> dict[Path, int]:
     """When each file of weights, labels and jobs was written."""
     kinds = ("weights.safetensors", "history.csv", "*.npz", "images.npy")
-    return {
-        f.relative_to(root).as_posix(): f.stat().st_mtime_ns
-        for kind in kinds
-        for f in root.rglob(kind)
-        if "store" not in f.parts
-    }
+    files = (f for kind in kinds for f in root.rglob(kind) if "store" not in f.parts)
+    return {f: f.stat().st_mtime_ns for f in files}
 
 
 @pytest.fixture(scope="module")
@@ -133,56 +129,45 @@ def test_classifiers_given_trained_are_scored_on_the_films(
     walked: tuple[Walk, pd.DataFrame],
 ) -> None:
     walk, _ = walked
-    given = steps.trained_classifiers(walk.root / "classifiers", ENCODER)
-    assert list(given) == [ENCODER]
+    trained = steps.trained_classifiers(walk.root / "classifiers", ENCODER)
+    assert list(trained) == [ENCODER]
     with pytest.raises(InputError, match="no weights"):
         steps.trained_classifiers(walk.root / "stores")
-    table = steps.score_classifiers(walk.store, given, walk.root / "aurocs", "train")
+
+    def score() -> pd.DataFrame:
+        return steps.score_classifiers(walk.store, trained, walk.root / "aurocs", "train")
+
+    table, file = score(), walk.root / "aurocs" / ENCODER / "metrics.csv"
     n = int((walk.store.films["split"] == "train").sum())
     assert table.loc[table["finding"] == "macro", "n"].tolist() == [n]
-    (walk.root / "aurocs" / ENCODER / "metrics.csv").write_text("kept\n1\n")
-    table = steps.score_classifiers(walk.store, given, walk.root / "aurocs", "train")
-    assert table["kept"].tolist() == [1]
-    (walk.root / "aurocs" / ENCODER / "metrics.csv").unlink()  # a step whose files are gone
-    table = steps.score_classifiers(walk.store, given, walk.root / "aurocs", "train")
-    assert "auroc" in table
+    file.write_text("kept\n1\n")
+    assert score()["kept"].tolist() == [1]
+    file.unlink()  # a step whose files are gone
+    assert "auroc" in score()
 
 
 @pytest.mark.parametrize(
-    ("patients", "films", "folds", "compare", "n_valid", "message"),
+    ("fold", "split", "compare", "n_valid", "message"),
     [
-        (5, 1, 2, True, 1, "masks of 5 patients: 6 are the least to hold some out"),
-        (1, 2, 2, False, 1, "masks of 1 patients: .*2 to fine-tune"),
-        (6, 1, 2, True, 1, ""),
-        (6, 1, 4, True, 2, ""),
-        (6, 1, 4, True, 4, r"'n_valid' \(4\) and 'folds' \(4\)"),
+        ("01010", "", True, 1, "masks of 5 patients: 6 are the least to hold some out"),
+        ("0", "train", False, 1, "split.*put some into each of train, valid"),
+        ("01", "", False, 1, ""),
+        ("010101", "", True, 1, ""),
+        ("012301", "", True, 2, ""),
+        ("012301", "", True, 4, r"'n_valid' \(4\) and 'folds' \(4\)"),
+        ("0" * 8, "test", True, 1, "put some into each of test, train, valid"),
+        ("0" * 8, "valid", True, 1, "{'train': 5, 'valid': 3}"),
+        ("0" * 8, "valid", False, 1, ""),
     ],
 )
 def test_masks_must_suffice(
-    patients: int, films: int, folds: int, compare: bool, n_valid: int, message: str
+    fold: str, split: str, compare: bool, n_valid: int, message: str
 ) -> None:
-    rows = [(str(p), (p + f) % folds if patients == 1 else p % folds) for p in range(patients)
-            for f in range(films)]  # fmt: skip
-    check_masks(pd.DataFrame(rows, columns=["patient_id", "fold"]), compare, n_valid, message)
-
-
-def check_masks(films: pd.DataFrame, compare: bool, n_valid: int, message: str) -> None:
-    if message:
-        with pytest.raises(InputError, match=message):
-            steps.check_masks(films, compare, n_valid)
-    else:
+    """A film of each patient; with a split of the table five are to train on."""
+    films = pd.DataFrame({"patient_id": range(len(fold)), "fold": list(map(int, fold))})
+    films["split"] = [split if i > 4 else "train" for i in range(len(fold))]
+    if not message:
         assert steps.check_masks(films, compare, n_valid)
-
-
-@pytest.mark.parametrize(
-    ("others", "compare", "message"),
-    [
-        ("test", True, "put some into each of test, train, valid"),
-        ("valid", True, "{'train': 5, 'valid': 3}"),
-        ("valid", False, ""),
-    ],
-)
-def test_a_split_of_the_table_needs_its_parts(others: str, compare: bool, message: str) -> None:
-    split = ["train"] * 5 + [others] * 3
-    films = pd.DataFrame({"patient_id": list("abcdefgh"), "fold": 0, "split": split})
-    check_masks(films, compare, 1, message)
+        return
+    with pytest.raises(InputError, match=message):
+        steps.check_masks(films, compare, n_valid)

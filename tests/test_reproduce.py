@@ -117,7 +117,7 @@ def test_a_runs_folder_that_cannot_be_written(toy: Path, monkeypatch: pytest.Mon
     (toy / "blocked").write_text("")
     monkeypatch.setenv("DOLLKIT_RUNS", str(toy / "blocked"))
     with pytest.raises(InputError, match="cannot be written to"):
-        reproduce.reproduce("toy", "", "1", "cpu")
+        reproduce.reproduce("toy", None, "1", "cpu")
 
 
 def test_an_artefact_whose_table_is_gone_is_made_again(toy: Path) -> None:

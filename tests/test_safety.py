@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,9 @@ from dollkit.common import paths
 from dollkit.data.sets.own_folder import read_own
 from dollkit.data.store_builder import build_store
 from dollkit.interactive.your_radiographs import read
+from dollkit.labels import store as labels
+from dollkit.training import imagenet
+from tests.small_files import error_of
 from tests.test_dicom import film, save
 
 PLANTED = "XANTHOPOULOS"
@@ -40,6 +45,25 @@ def test_no_module_runs_or_unpacks_what_a_file_says() -> None:
     """Pickles, eval, unsafe YAML and shells are refused by ruff (S102 to S605); the rest here."""
     for path in (paths.ROOT / "dollkit").rglob("*.py"):
         assert not UNSAFE.search(path.read_text(encoding="utf-8")), path
+
+
+class Harm:
+    """Unpickling it would leave a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_files_run_no_code(tmp_path: Path) -> None:
+    mark, file, shard = tmp_path / "harmed", tmp_path / "w.pth", tmp_path / "a.npz"
+    file.write_bytes(pickle.dumps(Harm(mark)))
+    np.savez(shard, pairs=np.array([Harm(mark)], dtype=object))
+    assert "w.pth" in error_of(imagenet.read, file, "resnet18")
+    assert "a.npz" in error_of(labels.merge, [shard], tmp_path / "store", {"size": 16})
+    assert not mark.exists()
 
 
 def test_no_secret_in_the_repository() -> None:

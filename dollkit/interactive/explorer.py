@@ -6,45 +6,181 @@ without any network.
 
 from __future__ import annotations
 
+import functools
 import html
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
-from dollkit.common.findings import PATHOLOGIES
+from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.data.images import IGNORE, U8
-from dollkit.explanations.ensemble import EXPLAINERS, Explained, pair_settled
-from dollkit.interactive.finished_run import Run
+from dollkit.data.store import Store, open_store
+from dollkit.explanations import ensemble
+from dollkit.explanations.ensemble import EXPLAINERS, Explained, ExplainerSettings
+from dollkit.labels import judge, make
 from dollkit.labels.steps import LabelSettings, Rule, maps_to_labels
-from dollkit.report import style
-from dollkit.report.style import ARM_LOOKS, CLASS_COLORS, GREEN, context
+from dollkit.report import rows, style
 from dollkit.training import metrics
+from dollkit.training.classifiers import Classifier, load_classifiers
+from dollkit.workflow.stage import MANIFEST, check_artefact, read_manifest
 
 CONSENSUS = "consensus"
 _RULES = {"Otsu": "otsu", "share of the maximum": "peak", "share of the pixels": "quantile"}
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How a map becomes a label: `hi` by `rule`, ``lo = ignore * hi``, after `smooth`."""
+class FilmSet:
+    """Some films with all that a run knows of them.
 
-    rule: Rule
-    smooth: float
-    ignore: float
+    `truth` (n, 13, S, S) in {0, 1, 255 = unknown} are masks of the findings that have a place;
+    `drawn` maps an initialisation, or ``truth``, to (n, C, S, S).
+    """
+
+    title: str
+    image_ids: tuple[str, ...]
+    images: U8
+    states: npt.NDArray[np.int8]
+    truth: U8
+    drawn: Mapping[str, U8]
+
+    def targets(self) -> list[list[int]]:
+        """Positive findings of each film that have a place: what is explained."""
+        return [[t for t in film if t > 0] for film in ensemble.positives(self.states)]
+
+    def pair_of(self, at: int, finding: str) -> int | None:
+        """Which of all pairs of the set a film and a finding are; None if it has it not."""
+        pairs = [(i, t) for i, film in enumerate(self.targets()) for t in film]
+        pair = at, FINDINGS.index(finding)
+        return pairs.index(pair) if pair in pairs else None
+
+    def with_finding(self, finding: str) -> npt.NDArray[np.int64]:
+        """Places of the films that have the finding."""
+        return np.flatnonzero(self.states[:, FINDINGS.index(finding)] == POSITIVE)
+
+    def truth_of(self, at: int, finding: str) -> U8 | None:
+        """(S, S) uint8 in {0, 1}; None if the film has no mask of the finding."""
+        mask = self.truth[at, PATHOLOGIES.index(finding)]
+        return None if (mask == IGNORE).all() else np.asarray(mask == 1, np.uint8)
 
 
-def cut_of(settings: LabelSettings, finding: str) -> Cut:
-    """The cut that a run's settings make for a finding."""
-    return Cut(settings.rule(finding), settings.sigma(finding), settings.ignore)
+@dataclass(frozen=True)
+class Run:
+    """Film sets by name, the classifiers that explain them, and the settings that labels had."""
+
+    name: str
+    sets: Mapping[str, FilmSet]
+    classifiers: Mapping[str, Path]
+    explain: ExplainerSettings
+    label_settings: LabelSettings
+    _explained: dict[tuple[str, str], Explained] = field(default_factory=dict, init=False)
+
+    @functools.cached_property
+    def _models(self) -> dict[str, Classifier]:
+        return load_classifiers(self.classifiers, compute.device())
+
+    def explained(self, films: str, explainer: str) -> Explained:
+        """Maps of all pairs of a film set, by all classifiers; computed when first asked for."""
+        if (films, explainer) not in self._explained:
+            x = compute.to_input(self.sets[films].images, compute.device())
+            settings = replace(self.explain, explainer=explainer)
+            explained = ensemble.explain_all(self._models, x, self.sets[films].targets(), settings)
+            self._explained[films, explainer] = explained
+        return self._explained[films, explainer]
+
+
+def open_run(profile: str, n_films: int) -> Run:
+    """A finished run; "": the one whose labels were made last.
+
+    Its film sets are ``judged`` (test films that labels were judged on), ``labelled`` (films that
+    networks were pre-trained on), and one per fine-tuning task, named as its folder; each has at
+    most `n_films`.
+    """
+    if n_films < 1:
+        raise InputError(f"parameter 'n_films' is {n_films}: use 1 or more")
+    if not profile:
+        manifests = [
+            m for m in paths.runs().glob(f"*/labels/{MANIFEST}")
+            if (m.parent.parent / "data" / MANIFEST).is_file()
+        ]  # fmt: skip
+        if not manifests:
+            raise InputError(f"{paths.runs()}: no run here has labels: `make reproduce` makes one")
+        profile = max(manifests, key=lambda m: m.stat().st_mtime_ns).parent.parent.name
+    run = paths.runs() / profile
+    for instance in ("data", "labels"):
+        check_artefact(instance, profile, needed_by="10_explorer")
+    made_by = run / "labels" / "store" / "labels.json"
+    try:
+        stored = json.loads(made_by.read_text(encoding="utf-8"))
+        folders = {name: run / "classifiers" / name for name in stored["classifiers"]}
+        explain = ExplainerSettings(**stored["explain"])
+        label_settings = LabelSettings(**stored["distil"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{made_by}: cannot be read ({error}); run 03_labels.ipynb again"
+        ) from None
+    for name in folders:
+        check_artefact(f"classifiers/{name}", profile, needed_by="10_explorer")
+    params = (read_manifest(run / "labels") or {})["parameters"]
+    store = open_store(run / "data" / "films")
+    judged = judge.judged_rows(store, params["judge_split"], params["n_judge"])
+    labelled = make.rows_to_label(store, params["n_label"], params["n_hold"])
+    sets = {
+        "judged": _films("judged test films", store, judged[:n_films], {}),
+        "labelled": _films("labelled training films", store, labelled[:n_films], {}),
+    }
+    for path in sorted((run / "finetune").glob("*/examples.npz")):
+        if read_manifest(path.parent) is not None:
+            sets[path.parent.name] = _task_films(path, run / "data", n_films)
+    sets = {name: films for name, films in sets.items() if len(films.images)}
+    return Run(profile, sets, folders, explain, label_settings)
+
+
+def _films(
+    title: str, store: Store, rows: npt.NDArray[np.int64], drawn: Mapping[str, U8]
+) -> FilmSet:
+    truth = np.full((len(rows), len(PATHOLOGIES), store.size, store.size), IGNORE, np.uint8)
+    masked = [finding for finding in PATHOLOGIES if finding in store.mask_classes]
+    truth[:, [PATHOLOGIES.index(finding) for finding in masked]] = store.targets(rows, masked)
+    names = tuple(str(name) for name in store.films["image_id"].to_numpy()[rows])
+    return FilmSet(title, names, np.asarray(store.images[rows]), store.states[rows], truth, drawn)
+
+
+def _task_films(path: Path, data: Path, n_films: int) -> FilmSet:
+    """Test films kept with their predictions, and what the task's store knows of their findings."""
+    kept = rows.load_examples(
+        path, [name for name in rows.TASK_ARRAYS if name not in ("task", "network")]
+    )
+    name = path.parent.name
+    store = open_store(data / (str(kept["task"]) if "task" in kept else name.split("-")[-1]))
+    row_of = {str(image_id): i for i, image_id in enumerate(store.films["image_id"])}
+    ids = [str(image_id) for image_id in kept["image_id"][:n_films]]
+    if missing := [image_id for image_id in ids if image_id not in row_of]:
+        raise InputError(f"{path}: film {missing[0]!r} is not in {store.path}: run its stage again")
+    arms = zip(map(str, kept["arms"]), kept["prediction"], strict=True)
+    drawn = {"truth": kept["truth"][:n_films], **{arm: p[:n_films] for arm, p in arms}}
+    title = f"test films of {name.replace('-', ' ')}"
+    return _films(title, store, np.array([row_of[i] for i in ids]), drawn)
+
+
+def cut_of(settings: LabelSettings, finding: str, **changed: Any) -> LabelSettings:
+    """The settings of one finding; `changed` are its `rule`, `smooth` and `ignore`, if others."""
+    rule, smooth = settings.rule(finding), settings.sigma(finding)
+    cut: dict[str, Any] = {"rule": rule, "smooth": smooth, "ignore": settings.ignore} | changed
+    return replace(
+        settings, threshold="tuned", thresholds={finding: str(cut["rule"])},
+        smooths={finding: cut["smooth"]}, ignore=cut["ignore"],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,30 +199,22 @@ class View:
 
 
 def look(
-    run: Run, films: str, at: int, finding: str, explainer: str, classifier: str, cut: Cut
+    run: Run, films: str, at: int, finding: str, explainer: str, classifier: str, cut: LabelSettings
 ) -> View:
     """Map, label and scores of a film, made as the labels stage makes them."""
     film_set = run.sets[films]
-    truth = film_set.truth_of(at, finding)
+    truth, pair = film_set.truth_of(at, finding), film_set.pair_of(at, finding)
     drawn = {arm: masks[at] for arm, masks in film_set.drawn.items()}
     scores: dict[str, float] = {}
-    pair = film_set.pair_of(at, finding)
-    the_map = label = None
-    threshold = float("nan")
+    the_map, label, threshold = None, None, np.nan
     if pair is not None:
         use = [list(run.classifiers).index(classifier)] if classifier != CONSENSUS else slice(None)
         parts = run.explained(films, explainer)
-        made = Explained._make(part[use][:, [pair]] for part in parts)
-        settings = replace(
-            run.label_settings, threshold="tuned", thresholds={finding: str(cut.rule)},
-            smooths={finding: cut.smooth}, ignore=cut.ignore,
-        )  # fmt: skip
+        film = Explained._make(part[use][:, [pair]] for part in parts)
         image = film_set.images[[at]]
-        maps, labels, levels = maps_to_labels(
-            made.maps, made.probability, settings, [finding], image
-        )
+        maps, labels, levels = maps_to_labels(film.maps, film.probability, cut, [finding], image)
         if run.explain.unsettled == "ignore":
-            labels[~pair_settled(made, settings.trust)] = IGNORE
+            labels[~ensemble.pair_settled(film, cut.trust)] = IGNORE
         the_map, label, threshold = maps[0], labels[0], float(levels[0])
         scores["label area"] = float((label == 1).mean())
         scores["ignored area"] = float((label == IGNORE).mean())
@@ -97,15 +225,11 @@ def look(
             scores["IoU by chance"] = float(metrics.iou_chance(truth[None])[0])
     for arm, prediction in drawn.items():
         if arm != "truth":
-            scores[f"IoU {arm}"] = _mean_iou(prediction, drawn["truth"])
+            values = metrics.iou_of_masks(prediction, drawn["truth"])
+            known = values[np.isfinite(values)]  # of the classes that either draws
+            scores[f"IoU {arm}"] = float(known.mean()) if len(known) else np.nan
     names = film_set.image_ids[at], film_set.images[at]
     return View(*names, the_map, label, threshold, truth, drawn, scores)
-
-
-def _mean_iou(one: U8, other: U8) -> float:
-    """Over the classes that either draws; NaN if neither draws any."""
-    values = metrics.iou_of_masks(one, other)
-    return float(np.mean(values[np.isfinite(values)])) if np.isfinite(values).any() else np.nan
 
 
 Outlines = Sequence[tuple[U8, str]]
@@ -113,7 +237,7 @@ Outlines = Sequence[tuple[U8, str]]
 
 def picture(view: View, finding: str) -> bytes:
     """The view as PNG: film, map, label, truth; below them what each network drew."""
-    truth: Outlines = [] if view.truth is None else [(view.truth, GREEN)]
+    truth: Outlines = [] if view.truth is None else [(view.truth, style.GREEN)]
     panels: list[tuple[str, Outlines]] = [
         (view.image_id, []),
         ("map" if view.map is not None else "map: not explained", []),
@@ -121,14 +245,13 @@ def picture(view: View, finding: str) -> bytes:
         ("truth" if truth else "truth: unknown", truth),
     ]
     for arm, masks in view.drawn.items():
-        name = "truth of the task" if arm == "truth" else ARM_LOOKS[arm].label
+        name = "truth of the task" if arm == "truth" else style.ARM_LOOKS[arm].label
         value = view.scores.get(f"IoU {arm}", np.nan)
         title = name if np.isnan(value) else f"{name}: IoU {value:.2f}"
-        panels.append((title, list(zip(masks, CLASS_COLORS, strict=False))))
+        panels.append((title, list(zip(masks, style.CLASS_COLORS, strict=False))))
     rows = -(-len(panels) // 4)
-    with context():
+    with style.context():
         figure = Figure(figsize=(8, 2.25 * rows), dpi=96)
-        canvas: Any = FigureCanvasAgg(figure)
         for i, (title, outlines) in enumerate(panels):
             place = (i % 4 + 0.01) / 4, 1 - (i // 4 + 0.99) / rows, 0.98 / 4, 0.88 / rows
             axis = figure.add_axes(place)
@@ -149,7 +272,8 @@ def picture(view: View, finding: str) -> bytes:
                 box: Any = {"va": "top", "fontsize": 8, "color": "w", "backgroundcolor": "k"}
                 axis.text(2, 2, f"IoU {iou:.2f}", **box)
         out = io.BytesIO()
-        canvas.print_png(out, pil_kwargs={"compress_level": 1})  # a slider waits for it
+        fast = {"compress_level": 1}  # a slider waits for it
+        figure.savefig(out, format="png", dpi="figure", pil_kwargs=fast)
     return out.getvalue()
 
 
@@ -203,34 +327,34 @@ class Explorer:
             lines.append(ipywidgets.HBox(widgets, layout=ipywidgets.Layout(flex_flow="row wrap")))
         self.box = ipywidgets.VBox(lines).add_class("dollkit-explorer")
         self._still = False  # while one event sets other widgets, they raise none
-        self.films.observe(self._event(self._enter_set), names="value")
-        self.finding.observe(self._event(self._enter_finding), names="value")
-        for name in ("film", "explainer", "classifier", "smooth", "rule", "hi", "ignore"):
-            getattr(self, name).observe(self._event(self._show), names="value")
-        self.reset.on_click(self._event(self._reset))
-        self._event(self._enter_set)(None)
+        for widget in self.box.children[0].children + self.box.children[1].children:
+            widget.observe(lambda change: self._react(change["owner"]), names="value")
+        self.reset.on_click(self._react)
+        self._react(self.films)
 
-    def _event(self, react: Callable[[], None]) -> Callable[[object], None]:
-        def handle(_: object) -> None:
-            if not self._still:
-                self._still = True
-                try:
-                    react()
-                finally:
-                    self._still = False
-
-        return handle
+    def _react(self, moved: Any) -> None:
+        enter = {self.films: self._enter_set, self.finding: self._enter_finding}
+        if not self._still:
+            self._still = True
+            try:
+                enter.get(moved, self._reset if moved is self.reset else self._show)()
+            finally:
+                self._still = False
 
     @property
-    def cut(self) -> Cut:
+    def cut(self) -> LabelSettings:
         """The cut that the sliders say; the run's own values where they are untouched.
 
         A slider shows no value between two steps, and sends the nearer one back.
         """
-        run, kind = cut_of(self.run.label_settings, self.finding.value), self.rule.value
-        value = run.rule.value if run.rule.kind == kind else np.nan
-        rule = Rule(kind) if kind == "otsu" else Rule(kind, _read(self.hi, value))
-        return Cut(rule, _read(self.smooth, run.smooth), _read(self.ignore, run.ignore))
+        settings, finding, rule = self.run.label_settings, self.finding.value, self.rule.value
+        theirs = settings.rule(finding)
+        value = _read(self.hi, theirs.value if theirs.kind == rule else np.nan)
+        return cut_of(
+            settings, finding, rule=Rule(rule, 0.0 if rule == "otsu" else value),
+            smooth=_read(self.smooth, settings.sigma(finding)),
+            ignore=_read(self.ignore, settings.ignore),
+        )  # fmt: skip
 
     def _enter_set(self) -> None:
         films = self.run.sets[self.films.value]
@@ -250,11 +374,11 @@ class Explorer:
         self._reset()
 
     def _reset(self) -> None:
-        cut = cut_of(self.run.label_settings, self.finding.value)
-        self.smooth.max = max(0.1, cut.smooth)
-        self.smooth.value, self.ignore.value = cut.smooth, cut.ignore
-        self.rule.value = cut.rule.kind
-        self.hi.value = cut.rule.value or 0.5
+        settings, finding = self.run.label_settings, self.finding.value
+        rule, smooth = settings.rule(finding), settings.sigma(finding)
+        self.smooth.max = max(0.1, smooth)
+        self.smooth.value, self.ignore.value = smooth, settings.ignore
+        self.rule.value, self.hi.value = rule.kind, rule.value or 0.5
         self._show()
 
     def _show(self) -> None:

@@ -100,13 +100,13 @@ def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
     images, names = few.images[rows], [finding] * len(rows)
     targets = [[index(finding)]] * len(rows)
     x, baseline = compute.to_input(images, CPU), ensemble.baseline_of(finding)
-    made = integrated_gradients(model, x, targets, baseline=baseline, steps=STEPS)
-    signed, ones = made.maps.numpy(), np.ones((1, len(rows)), np.float32)
+    explained = integrated_gradients(model, x, targets, baseline=baseline, steps=STEPS)
+    signed, ones = explained.maps.numpy(), np.ones((1, len(rows)), np.float32)
     maps, label, _ = maps_to_labels(signed[None], ones, LabelSettings(), names, images)
     truth = few.masks[rows, PATHOLOGIES.index(finding)]
     overlap, chance = metrics.iou_matched(maps, truth), metrics.iou_chance(truth)
     i = int(np.argsort(overlap)[len(rows) // 2])
-    raw, error = scale(signed[i], "positive", 99.5), float(made.error[i])
+    raw, error = scale(signed[i], "positive", 99.5), float(explained.error[i])
     return Case(
         images[i], raw, maps[i], label[i], truth[i], error, float(overlap[i]), float(chance[i])
     )

@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         add = commands.add_parser(name, help=text)
         add.set_defaults(command=run)
         add.add_argument("--profile", default="smoke", help="file of notebooks/params")
-        add.add_argument("--data", default="", help="folder of data sets")
+        add.add_argument(
+            "--data", type=lambda d: Path(d) if d else None, help="folder of data sets"
+        )
         return add
 
     add = stage_command("reproduce", _reproduce, "run a profile from data to claims")
@@ -106,16 +108,12 @@ def _reproduce(options: argparse.Namespace) -> int:
     )  # fmt: skip
 
 
-def _folder(options: argparse.Namespace) -> Path | None:
-    return Path(options.data) if options.data else None
-
-
 def _plan(options: argparse.Namespace) -> int:
     from dollkit.workflow import plan
 
     logging.disable(logging.INFO)  # readers tell what they read; the plan tells it in order
     try:
-        for line in plan.lines(options.profile, _folder(options)):
+        for line in plan.lines(options.profile, options.data):
             print(line, flush=True)
     except InputError as error:
         raise InputError(f"cannot run: {error}") from None
@@ -136,5 +134,5 @@ def _run(options: argparse.Namespace) -> int:
         processes.end_with_parent()
     part = Part.parse(options.part) if options.part else None
     with processes.handling(processes.terminate):
-        run.run(options.instance, options.profile, _folder(options), options.log, part)
+        run.run(options.instance, options.profile, options.data, options.log, part)
     return 0

@@ -57,7 +57,9 @@ SHARE = Annotated[float, Field(gt=0, lt=1)]
 SIDE = Annotated[int, Field(gt=0, multiple_of=32)]  # pixels
 
 PRECISION = {"precision": among(compute.PRECISIONS)}
-TRAINING = {**PRECISION, "steps": COUNT, "batch": COUNT, "evaluate_every": COUNT}
+COUNTS = dict.fromkeys(("steps", "batch", "evaluate_every"), COUNT)
+TRAINING = {**PRECISION, **COUNTS, "weight_decay": DECAY}
+ONE_RATE = {**TRAINING, "lr": POSITIVE, "seed": NATURAL}
 NETWORK = {"network": among(networks.NETWORKS), "activation": among(("relu", "silu"))}
 
 RANGES: dict[str, dict[str, Any]] = {
@@ -69,17 +71,14 @@ RANGES: dict[str, dict[str, Any]] = {
         "seed": NATURAL,
     },
     "classifiers": {
-        **TRAINING,
+        **ONE_RATE,
         "init": among(("random", "imagenet")),
         "depth": Annotated[int, Field(ge=1, le=5)],
         "activation": NETWORK["activation"],
         "pooling": among(("avg", "lse")),
         "policy": among(POLICIES),
-        "lr": POSITIVE,
-        "weight_decay": DECAY,
         "small": Annotated[int, Field(ge=0, multiple_of=32)],
         "draws": COUNT,
-        "seed": NATURAL,
     },
     "labels": {
         **PRECISION,
@@ -88,16 +87,13 @@ RANGES: dict[str, dict[str, Any]] = {
         "judge_split": among(SPLITS),
     },
     "pretrain": {
-        **TRAINING,
+        **ONE_RATE,
         **NETWORK,
         "arm": among(PRETRAINED),
         "start": among(pretraining.STARTS),
-        "lr": POSITIVE,
-        "weight_decay": DECAY,
         "background": Annotated[float, Field(gt=0, le=1)],
         "dice": Annotated[float, Field(ge=0, lt=1)],  # alone it teaches nothing on empty channels
         "repeats": COUNT,
-        "seed": NATURAL,
     },
     "finetune": {
         **TRAINING,
@@ -109,7 +105,6 @@ RANGES: dict[str, dict[str, Any]] = {
         "sizes": several(NATURAL, 0),
         "transfer": among(networks.PARTS),
         "lrs": dict[str, list[POSITIVE]],
-        "weight_decay": DECAY,
     },
     "figures": {"arm": among(ARMS), "columns": COUNT},
     "cost": {
@@ -144,14 +139,13 @@ def _classifiers(settings: SimpleNamespace) -> None:
 
 
 def _labels(settings: SimpleNamespace) -> None:
+    path = (settings.steps, settings.rule)
+    ends = (settings.max_error, settings.most_steps)
     ExplainerSettings(
-        settings.explainer, settings.baseline, settings.steps, settings.rule, settings.precision,
-        max_error=settings.max_error, most_steps=settings.most_steps,
-        budget_mb=settings.budget_mb, unsettled=settings.unsettled, mode=settings.mode,
+        settings.explainer, settings.baseline, *path, settings.precision, *ends,
+        settings.budget_mb, settings.unsettled, settings.mode,
     )  # fmt: skip
-    engine.check(
-        settings.steps, settings.rule, settings.max_error, settings.most_steps, settings.mode
-    )
+    engine.check(*path, *ends, settings.mode)
     names = ("part", "percentile", "trust", "smooth", "guide", "ignore")
     cut: dict[str, Any] = {**threshold_settings(settings.threshold)}
     LabelSettings(**cut, **{name: vars(settings)[name] for name in names})

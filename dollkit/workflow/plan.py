@@ -66,24 +66,24 @@ class Films:
 
 def stores_of(params: Params) -> dict[str, Films]:
     """Stores that a run with these parameters of notebook 01 will have."""
-    source, wanted = params["source"], params["stores"]
+    source, asked = params["source"], params["stores"]
     out: dict[str, Films] = {}
-    if source != PHANTOM:
+    if source != data.PHANTOM:
         tables = data.read(
             source, params["data_dir"], params["valid_fraction"],
-            skip_bad=params["skip_bad"], options=params["options"], stores=wanted,
+            skip_bad=params["skip_bad"], options=params["options"], stores=asked,
         )  # fmt: skip
         for store, table in tables.items():
             if not params["skip_bad"]:
                 check_files(table)
             out[store] = Films(table.source, table.films, table.masks.notna())
-    rendered = {store for store, name in wanted.items() if name == PHANTOM}
+    rendered = {store for store, name in asked.items() if name == PHANTOM}
     if PHANTOM in (source, params["fill_from"]):
         rendered = set(STORES)
     quotas = PhantomPlan(**{name: params[name] for name in PhantomPlan.__dataclass_fields__})
     for store in rendered - out.keys():
         films, _ = phantom_films(store, quotas, params["seed"])
-        out[store] = Films(PHANTOM, films, pd.DataFrame(True, films.index, CLASSES[store]))
+        out[store] = Films(data.PHANTOM, films, pd.DataFrame(True, films.index, CLASSES[store]))
     return {store: out[store] for store in STORES if store in out}
 
 
@@ -138,7 +138,7 @@ def _notes(run: Mapping[str, Params], stores: Mapping[str, Films]) -> Iterator[s
     if count["train"] < labels["n_label"]:
         yield f"n_label is {labels['n_label']}: {count['train']} training films have a finding"
     for name, store in stores.items():
-        if store.source == PHANTOM != run["data"]["stores"].get(name, run["data"]["source"]):
+        if store.source == data.PHANTOM != run["data"]["stores"].get(name, run["data"]["source"]):
             yield f"{name} come from the phantom: no data set in the folder gives them"
     classes = [finding for finding in PATHOLOGIES if finding in films.masks]
     usable = (films.masks[classes].to_numpy() & positive[classes].to_numpy()).any(axis=1)
@@ -167,8 +167,8 @@ def _tuning_lines(name: str, params: dict[str, Any], stores: Mapping[str, Films]
         parts = [run.split(table, fold, *sizes, 0) for fold in params["folds"]]
     except InputError as error:
         raise InputError(
-            f"{name}: {error}; or take the phantom's films: 'stores: {{{task}: {PHANTOM}}}' in "
-            "section 'data' of the profile"
+            f"{name}: {error}; or take the phantom's films: "
+            f"'stores: {{{task}: {data.PHANTOM}}}' in section 'data' of the profile"
         ) from None
     most = min(len(part.pool) for part in parts)
     if lost := [size for size in params["sizes"] if size > most and params["size_arms"]]:
@@ -218,9 +218,9 @@ def pixels_per_second() -> float:
 def _time(run: dict[str, dict[str, Any]], todo: list[str], stores: Mapping[str, Films]) -> str:
     run["labels"]["n_label"] = min(run["labels"]["n_label"], stores["films"].to_label["train"])
     seconds = work(run, todo) / pixels_per_second() / cores()
-    told = f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
+    time = f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
     return (
-        f"Time: at most about {told} on {cores()} cores like the two of {BASE} with networks of "
+        f"Time: at most about {time} on {cores()} cores like the two of {BASE} with networks of "
         "that size; half with bfloat16 in the processor; a GPU was not measured"
     )
 

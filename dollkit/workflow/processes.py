@@ -60,22 +60,18 @@ def hold(folder: Path) -> Iterator[None]:
     except Timeout:
         raise InputError(f"another run works in {folder}: wait for it or stop it") from None
     with lock:
+        at_work = [
+            process
+            for process in psutil.process_iter(["cmdline", "cwd"])
+            if process.info["cwd"] == str(folder)
+            and any(word in " ".join(process.info["cmdline"] or ()) for word in OURS)
+        ]
         # What a killed run has left ends by itself within seconds.
-        alive = psutil.wait_procs(_at_work(folder), timeout=GRACE)[1]
-        if alive:
+        if alive := psutil.wait_procs(at_work, timeout=GRACE)[1]:
             raise InputError(
                 f"process {alive[0].pid} of an earlier run still works in {folder}: stop it"
             )
         yield
-
-
-def _at_work(folder: Path) -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.process_iter(["cmdline", "cwd"])
-        if process.info["cwd"] == str(folder)
-        and any(word in " ".join(process.info["cmdline"] or ()) for word in OURS)
-    ]
 
 
 @contextlib.contextmanager

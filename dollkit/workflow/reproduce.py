@@ -18,7 +18,7 @@ from typing import Any
 from dollkit.common import paths
 from dollkit.common.errors import InputError, brief, brief_stderr
 from dollkit.common.machine import cores
-from dollkit.workflow import parameters, processes, stage, stages
+from dollkit.workflow import processes, stage, stages
 
 DEVICES = ("auto", "cpu", "cuda")
 EXECUTORS = ("local", "slurm")
@@ -27,23 +27,18 @@ TRIGGERS = ("mtime", "params")
 ``input``: what a stage reads is among its params, and the shares of a stage are no result."""
 
 
-def check_knobs(
-    profile: str, data: str, jobs: str, device: str, executor: str = "local"
-) -> tuple[Path | None, int]:
-    """Data folder and number of jobs from the knobs of the Makefile, where "" means unset."""
-    parameters.profile_file(profile)
+def check_knobs(jobs: str, device: str, executor: str) -> None:
+    """Refuse knobs of the Makefile that cannot be meant."""
     if not jobs.isdecimal() or int(jobs) < 1:
         raise InputError(f"JOBS={jobs}: give the number of stages to run at once, 1 or more")
-    if device not in DEVICES:
-        raise InputError(f"DEVICE={device}: use one of {', '.join(DEVICES)}")
-    if executor not in EXECUTORS:
-        raise InputError(f"EXECUTOR={executor}: use one of {', '.join(EXECUTORS)}")
+    for knob, value, known in (("DEVICE", device, DEVICES), ("EXECUTOR", executor, EXECUTORS)):
+        if value not in known:
+            raise InputError(f"{knob}={value}: use one of {', '.join(known)}")
     if device == "cuda" and executor == "local":  # a cluster's GPUs are not seen from here
         from dollkit.common import compute  # it imports torch
 
         if not compute.cuda_devices():
             raise InputError("DEVICE=cuda: torch sees no CUDA device here; use DEVICE=cpu or auto")
-    return (Path(data).resolve() if data else None), int(jobs)
 
 
 def drop_damaged(names: Sequence[str], profile: str) -> list[str]:
@@ -66,15 +61,6 @@ def check_parameters(profile: str, data: Path | None) -> None:
     from dollkit.workflow import limits
 
     limits.check_plan(stages.plan(profile, data))
-
-
-def check_apart(profile: str, data: Path | None) -> None:
-    """`check_parameters` in a process of its own: who waits for a run need not hold torch."""
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        try:
-            pool.submit(check_parameters, profile, data).result()
-        except BrokenProcessPool as error:
-            raise ChildProcessError(brief(error)) from None
 
 
 def snakemake(
@@ -128,15 +114,6 @@ def slurm_jobs(folder: Path) -> list[str]:
     return [number for number, name in jobs if name.startswith(job_prefix(folder))]
 
 
-def end_slurm_jobs(folder: Path) -> None:
-    """End what a killed call left running, so that no two jobs write to one folder."""
-    if left := slurm_jobs(folder):
-        print(f"{len(left)} jobs of an earlier call are ended; they keep what they have done")
-        subprocess.run(["scancel", *left], check=False)
-    while slurm_jobs(folder):
-        time.sleep(2)
-
-
 def _since(file: Path, started: int) -> bool:
     return file.is_file() and file.stat().st_mtime_ns >= started
 
@@ -173,28 +150,40 @@ def failures(names: Sequence[str], profile: str, started: int) -> list[str]:
 
 
 def reproduce(
-    profile: str, data: str, jobs: str, device: str, *more: str,
+    profile: str, data: Path | None, jobs: str, device: str, *more: str,
     executor: str = "local", threads: int = 0, parts: int = 1,
 ) -> int:  # fmt: skip
     """Run a profile; returns the exit status. Bad knobs or parameters raise `InputError`."""
-    folder, workers = check_knobs(profile, data, jobs, device, executor)
-    names = [instance.name for instance in stages.plan(profile, folder)]
+    check_knobs(jobs, device, executor)
+    data = data.resolve() if data else None
+    names = [instance.name for instance in stages.plan(profile, data)]
     run_folder = paths.runs() / profile
     stage.make_writable(run_folder)
     stage.make_writable(paths.figures() / profile)
     with processes.hold(run_folder):
         if executor == "slurm":
-            end_slurm_jobs(run_folder)
+            if left := slurm_jobs(run_folder):  # of a killed call: no two may write to one folder
+                print(
+                    f"{len(left)} jobs of an earlier call are ended; they keep what they have done"
+                )
+                subprocess.run(["scancel", *left], check=False)
+            while slurm_jobs(run_folder):
+                time.sleep(2)
         for line in drop_damaged(names, profile):
             print(line)
         if not all((run_folder / name / stage.MANIFEST).is_file() for name in names):
-            check_apart(profile, folder)
+            # In a process of its own: who waits for a run need not hold torch.
+            with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+                try:
+                    pool.submit(check_parameters, profile, data).result()
+                except BrokenProcessPool as error:
+                    raise ChildProcessError(brief(error)) from None
         mark = run_folder / ".started"
         mark.touch()
         started = mark.stat().st_mtime_ns
         sys.stdout.flush()
         status = snakemake(
-            profile, folder, workers, device, *more,
+            profile, data, int(jobs), device, *more,
             executor=executor, threads=threads, parts=1 if executor == "local" else parts,
         )  # fmt: skip
         if status:

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dollkit.common import errors, machine, paths
-from dollkit.common.errors import ANSI, InputError, one_line
-from dollkit.common.machine import Part
+from dollkit.common import paths
+from dollkit.common.errors import ANSI, InputError, nearest, one_line
+from dollkit.common.machine import VARIABLE, Part
 from dollkit.workflow import parameters, stage, stages
 from dollkit.workflow.processes import KEPT, shortage
 
@@ -61,7 +61,7 @@ def run(
     """
     planned = {i.name: i for i in stages.plan(profile, data)}
     if name not in planned:
-        raise InputError(f"profile {profile} has no {name!r}; {errors.nearest(name, planned)}")
+        raise InputError(f"profile {profile} has no {name!r}; {nearest(name, planned)}")
     instance = planned[name]
     if part is not None and not instance.stage.shared:
         raise InputError(f"--part: {name} is done in one piece")
@@ -105,7 +105,7 @@ def execute(
         with tempfile.TemporaryDirectory(prefix="dollkit-", dir=place) as private:
             _prepare_kernel(Path(private))
             _log_to(instance.name, log)
-            os.environ[machine.VARIABLE] = "" if part is None else str(part)
+            os.environ[VARIABLE] = "" if part is None else str(part)
             # Sockets in our own folder: no ports to clash, and nothing readable by others. Without
             # `ip` their names are relative, and two kernels in one folder take each other's.
             sockets = {"transport": "ipc", "ip": f"{private}/socket"}

@@ -117,7 +117,12 @@ class RunningStage:
             _within(f, paths.figures()): _describe(f)
             for f in sorted(Path(f).resolve() for f in outputs)
         }
-        self._delete_stale(report)
+        written = self.path / WRITTEN
+        earlier = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else []
+        for name in set(earlier) - set(report):
+            if not name.startswith(("/", "..")):
+                (paths.figures() / name).unlink(missing_ok=True)
+        _write(written, json.dumps(list(report)))
         files = sorted(
             f
             for f in self.path.rglob("*")
@@ -145,19 +150,8 @@ class RunningStage:
             "peak_mb": machine.peak_mb(),
             "notes": dict(notes or {}),
         }
-        target = self.path / MANIFEST
         text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        _write(target, text)
-        return target
-
-    def _delete_stale(self, report: Iterable[str]) -> None:
-        """Delete tables and figures that the stage wrote before and no longer writes."""
-        note = self.path / WRITTEN
-        earlier = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else []
-        for name in set(earlier) - set(report):
-            if not name.startswith(("/", "..")):
-                (paths.figures() / name).unlink(missing_ok=True)
-        _write(note, json.dumps(list(report)))
+        return _write(self.path / MANIFEST, text)
 
 
 def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
@@ -166,8 +160,8 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
     `namespace` is the notebook's ``globals()``, which hold the parameters. Those that the profile's
     matrix varies (``architecture``, ...) say which instance it is.
     """
-    kind = stages.family_of(stage)
-    notebook = parameters.notebooks() / kind.notebook
+    family = stages.family_of(stage)
+    notebook = parameters.notebooks() / family.notebook
     model = parameters.declared(notebook)
     for name in model.model_fields:
         if name not in namespace:
@@ -177,17 +171,17 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
     profile = values.get("profile")
     if not isinstance(profile, str):
         raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
-    for parameter in kind.over:
+    for parameter in family.over:
         if not values.get(parameter):
             raise InputError(f"{notebook}: say which of {parameter}s by '{parameter}'")
-    name = stages.name_of(kind, {p: str(values[p]) for p in kind.over})
+    name = stages.name_of(family, {p: str(values[p]) for p in family.over})
     matrix = stages.matrix(profile)
     hashes = {i: check_artefact(i, profile, needed_by=name) for i in matrix.inputs_of(name)}
     path = paths.runs() / profile / name
     make_writable(path)
     (path / MANIFEST).unlink(missing_ok=True)
     # Now, not at the end: the modules may be edited while the stage runs.
-    code = {_within(f, paths.ROOT): sha256(f) for f in stages.files_of(kind)}
+    code = {_within(f, paths.ROOT): sha256(f) for f in stages.files_of(family)}
     return RunningStage(name, path, values, notebook, profile, matrix, hashes, code)
 
 
@@ -233,11 +227,11 @@ def make_writable(folder: Path) -> None:
         ) from None
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, text: str) -> Path:
     """Write a file whole or not at all."""
     partial = file.with_suffix(".tmp")
     partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    return partial.replace(file)
 
 
 def _describe(file: Path) -> dict[str, Json]:

@@ -170,13 +170,13 @@ def matrix(profile: str) -> Matrix:
     place = f"{parameters.profile_file(profile)}: matrix"
     section = parameters.read_profile(profile).get("matrix", {})
     lists: dict[str, Any] = parameters.check(Matrix, section, place)
-    found = Matrix(**lists)
-    if found.encoder not in found.architectures:
+    checked = Matrix(**lists)
+    if checked.encoder not in checked.architectures:
         raise InputError(
-            f"{place}: 'encoder' is {found.encoder!r}; "
-            f"it must be one of architectures: {', '.join(found.architectures)}"
+            f"{place}: 'encoder' is {checked.encoder!r}; "
+            f"it must be one of architectures: {', '.join(checked.architectures)}"
         )
-    return found
+    return checked
 
 
 def files_of(stage: Stage) -> tuple[Path, ...]:
@@ -214,25 +214,21 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
         common = {key: value for key, value in content.get("common", {}).items() if key in values}
         values |= parameters.check(model, common, f"{path}: common")
         for section in instances.sections_of(name):
-            given = content.get(section, {})
-            for key in fixed.keys() & given.keys():
+            settings = content.get(section, {})
+            for key in fixed.keys() & settings.keys():
                 raise InputError(f"{path}: {section}: '{key}' is set by the run; drop it here")
-            values |= parameters.check(model, given, f"{path}: {section}")
+            values |= parameters.check(model, settings, f"{path}: {section}")
         values |= parameters.check(model, fixed, f"{notebook}: parameters cell")
-        files = (*files_of(stage), *_named(values))
+        # Files of the user's: one put in another's place makes the stage run again.
+        texts = (values.get("imagenet_weights"), values.get("threshold"))
+        named = (paths.ROOT / text for text in texts if isinstance(text, str) and text)
+        files = (*files_of(stage), *(file for file in named if file.is_file()))
         planned.append(Instance(name, stage, notebook, values, instances.inputs_of(name), files))
     for key in content.get("common", {}).keys() - seen:
         raise InputError(f"{path}: common: no notebook declares '{key}'; {nearest(key, seen)}")
     if extra and not extra.keys() <= seen:
         raise InputError(f"{path}: needs_data, but no notebook declares 'data_dir'")
     return planned
-
-
-def _named(values: Mapping[str, Json]) -> tuple[Path, ...]:
-    """Files of the user's that a stage reads: one put in another's place makes it run again."""
-    named = [values.get("imagenet_weights"), values.get("threshold")]
-    files = [paths.ROOT / text for text in named if isinstance(text, str) and text]
-    return tuple(file for file in files if file.is_file())
 
 
 def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -> dict[str, str]:
@@ -276,8 +272,8 @@ def tree_state(folder: Path) -> str:
         inner = os.path.relpath(top, folder)
         for name in sorted(n for n in names if not n.startswith(".")):
             try:
-                found = os.stat(os.path.join(top, name))  # noqa: PTH116, PTH118
+                file = os.stat(os.path.join(top, name))  # noqa: PTH116, PTH118
             except OSError:  # a dangling link: the readers name it
                 continue
-            state.update(f"{inner}/{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+            state.update(f"{inner}/{name}\0{file.st_size}\0{file.st_mtime_ns}\n".encode())
     return state.hexdigest()[:16]

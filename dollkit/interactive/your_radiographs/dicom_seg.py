@@ -49,14 +49,14 @@ class Concept(NamedTuple):
     modifier: Code | None = None
 
 
-def find_concept(name: str, given: Mapping[str, Sequence[str]] | None = None) -> Concept:
+def find_concept(name: str, chosen: Mapping[str, Sequence[str]] | None = None) -> Concept:
     """SNOMED CT codes of a mask class, such as ``left lung``, from pydicom's dictionary.
 
-    `given` come first: class to coding scheme, value and meaning, such as ``{"aortic arch":
+    `chosen` come first: class to coding scheme, value and meaning, such as ``{"aortic arch":
     ["SCT", "57034009", "Aortic arch"]}``.
     """
     plain = words(name)
-    code = {words(k): v for k, v in (given or {}).items()}.get(plain)
+    code = {words(k): v for k, v in (chosen or {}).items()}.get(plain)
     if code is not None:
         if len(code) != 3 or not all(isinstance(part, str) and part.strip() for part in code):
             raise InputError(
@@ -102,14 +102,14 @@ def encode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote the file
             film = _read_header(source)
-            made = hd.seg.Segmentation(
+            segmentation = hd.seg.Segmentation(
                 source_images=[film],
                 pixel_array=np.stack(masks, axis=-1)[None],
                 segmentation_type="BINARY",
                 segment_descriptions=_segments(classes, concepts),
-                series_instance_uid=_uid(film.SeriesInstanceUID, *about),
+                series_instance_uid=generate_uid(entropy_srcs=[film.SeriesInstanceUID, *about]),
                 series_number=9000 + int(film.get("SeriesNumber") or 0) % 10**6,
-                sop_instance_uid=_uid(film.SOPInstanceUID, *about, *hashes),
+                sop_instance_uid=generate_uid(entropy_srcs=[film.SOPInstanceUID, *about, *hashes]),
                 instance_number=1,
                 manufacturer=NAME,
                 manufacturer_model_name=NAME,
@@ -121,9 +121,9 @@ def encode(
                 omit_empty_frames=False,
             )
             if not "".join(classes).isascii():  # the film's own character set need not have them
-                made.SpecificCharacterSet = "ISO_IR 192"
+                segmentation.SpecificCharacterSet = "ISO_IR 192"
             file = io.BytesIO()
-            made.save_as(file)
+            segmentation.save_as(file)
     except Exception as error:  # pydicom may raise anything over damaged bytes, and quotes them
         raise InputError(
             f"{source}: no DICOM segmentation can refer to it ({type(error).__name__}: damaged, or "
@@ -164,7 +164,3 @@ def _read_header(source: Path) -> Dataset:
         # grid is that of the film that the segments refer to, and so is its spacing.
         del film.PixelSpacing
     return film
-
-
-def _uid(*about: str) -> str:
-    return str(generate_uid(entropy_srcs=[str(text) for text in about]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 from pydicom import Dataset
@@ -14,10 +13,10 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
+from dollkit.data.images import U8
 from dollkit.data.phantom.population import sample_population
 from dollkit.data.phantom.render import ORGANS, render
 
-U8 = npt.NDArray[np.uint8]
 COLUMNS = {"Effusion": "Pleural Effusion"}
 """What the table calls otherwise, as parameter 'columns' has it."""
 
@@ -42,7 +41,7 @@ def write_example(
     mark.unlink(missing_ok=True)
     people = sample_population(n, seed)
     first = people["patient_id"].iloc[n - masked]
-    made = render(people, size, seed)
+    rendered = render(people, size, seed)
     rows, names = [], {ours: theirs for theirs, ours in COLUMNS.items()}
     for i, person in enumerate(people.to_dict("records")):
         box = slice(size - i % 3 * 8), slice(size - i % 4 * 8)
@@ -52,12 +51,12 @@ def write_example(
         film = Path(out["films"], inner.with_suffix(".dcm" if as_dicom else ".png"))
         film.parent.mkdir(parents=True, exist_ok=True)
         if as_dicom:
-            _save_dicom(film, made.images[i][box], inverted=i == n - 1)
+            _save_dicom(film, rendered.images[i][box], inverted=i == n - 1)
         else:
-            Image.fromarray(made.images[i][box]).save(film)
+            Image.fromarray(rendered.images[i][box]).save(film)
         if has_masks:
             for name, organs in CLASSES.items():
-                mask = made.organs[i][[ORGANS.index(o) for o in organs]].any(axis=0)[box]
+                mask = rendered.organs[i][[ORGANS.index(o) for o in organs]].any(axis=0)[box]
                 path = Path(out["masks"], name, inner.with_suffix(".png"))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(mask.astype(np.uint8) * 255).save(path)
@@ -77,15 +76,12 @@ def _save_dicom(path: Path, film: U8, inverted: bool) -> None:
     about.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     about.SOPClassUID = ComputedRadiographyImageStorage
     about.SOPInstanceUID, about.StudyInstanceUID, about.SeriesInstanceUID = (
-        str(generate_uid(entropy_srcs=[kind, path.stem])) for kind in ("film", "study", "series")
+        str(generate_uid(entropy_srcs=[level, path.stem])) for level in ("film", "study", "series")
     )
     about.Modality, about.PatientName, about.PatientID = "CR", "Phantom^Chest", path.stem
     about.PatientBirthDate = about.PatientSex = about.StudyDate = about.StudyTime = ""
     about.AccessionNumber = about.StudyID = about.ReferringPhysicianName = ""
-    about.Rows, about.Columns = film.shape
-    about.SamplesPerPixel, about.PixelRepresentation = 1, 0
-    about.BitsAllocated, about.BitsStored, about.HighBit = 16, 12, 11
-    about.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
     about.PixelSpacing = [4.0, 4.0]  # mm: 64 of them cover a chest
-    about.PixelData = (4080 - grey if inverted else grey).astype("<u2").tobytes()
+    shown = (4080 - grey, "MONOCHROME1") if inverted else (grey, "MONOCHROME2")
+    about.set_pixel_data(*shown, bits_stored=12, generate_instance_uid=False)
     about.save_as(path, enforce_file_format=True)

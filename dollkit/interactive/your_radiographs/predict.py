@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -167,7 +168,10 @@ def predict(
         table.to_csv(part / "predictions.csv", index=False, lineterminator="\n")
         (part / LOG).unlink()
         if out.exists():
-            _set_aside(out)
+            kept = (out.with_name(f"{out.name}.{number}") for number in itertools.count(1))
+            aside = next(folder for folder in kept if not folder.exists())
+            out.rename(aside)
+            log.info("%s: what was there is in %s now", out, aside)
         part.rename(out)
     except OSError as error:
         raise unwritable(out, error) from None
@@ -192,14 +196,6 @@ def _read_log(path: Path) -> dict[str, dict[str, Any]]:
     whole = text[: text.rfind("\n") + 1]  # its last line may be cut off
     path.write_text(whole, encoding="utf-8")
     return {line["film"]: line for line in map(json.loads, whole.splitlines())}
-
-
-def _set_aside(out: Path) -> None:
-    number = 1
-    while (kept := out.with_name(f"{out.name}.{number}")).exists():
-        number += 1
-    out.rename(kept)
-    log.info("%s: what was there is in %s now", out, kept)
 
 
 def _write_masks(

@@ -17,15 +17,8 @@ from dollkit.data import images
 from dollkit.data.csvfile import CsvTable, read_csv, words
 from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.masks import MaskFile, check_grid
-from dollkit.data.sets.own_folder import (
-    ENDINGS,
-    HINT,
-    KNOWN_COLUMNS,
-    list_files,
-    name_columns,
-    read_films,
-    stem,
-)
+from dollkit.data.sets import own_folder
+from dollkit.data.sets.own_folder import ENDINGS, list_files, stem
 from dollkit.data.splits import draw_parts, draw_task_split
 
 PLACED = [name for name in FINDINGS if name != "No Finding"]
@@ -72,7 +65,7 @@ def read_radiographs(
     in_folder = list_films(films)
     findings_table, passed = _read_findings(findings, columns or {})
     split, has_patient = ({name} <= {*findings_table.frame} for name in ("split", "patient"))
-    table = FilmTable("folder", read_films(findings_table, films), films)
+    table = FilmTable("folder", own_folder.read_films(findings_table, films), films)
     check_files(
         table, f"column 'image' holds paths below {films}: put the film there or mend the row"
     )
@@ -137,19 +130,19 @@ def list_films(folder: Path) -> list[str]:
 
 def _read_findings(path: Path, columns: Mapping[str, str]) -> tuple[CsvTable, list[str]]:
     """The table under the names that `read_films` knows, and the columns that it does not."""
-    table = read_csv(path, hint=HINT)
+    table = read_csv(path, hint=own_folder.HINT)
     header = [str(c) for c in table.frame if c not in ("row", "")]
-    known = KNOWN_COLUMNS.values()
+    known = own_folder.KNOWN_COLUMNS.values()
     for theirs, ours in columns.items():
         if theirs not in header:
             raise InputError(f"{path}: no column {theirs!r}, parameter 'columns' names it"
                              f"{near(theirs, header)}")  # fmt: skip
-        if ours and words(ours) not in KNOWN_COLUMNS:
+        if ours and words(ours) not in own_folder.KNOWN_COLUMNS:
             raise InputError(
                 f"parameter 'columns' takes {theirs!r} for {ours!r}{near(ours, known)}: "
                 f"use one of {', '.join(known)}, or '' to leave it out"
             )
-    passed = [c for c in name_columns(table, columns) if not words(c).startswith("note")]
+    passed = [c for c in own_folder.name_columns(table, columns) if not words(c).startswith("note")]
     for needed, what in ((["image"], "'image' (path of the film)"), (FINDINGS, "of a finding")):
         if not set(table.frame) & set(needed):
             raise InputError(
@@ -174,8 +167,9 @@ def read_masks(
     # `predict` leaves its index beside the folders of classes.
     files = [f for f in list_files(masks) if not f.startswith("predictions.")]
     folders = [words(PurePosixPath(file).parts[0]) for file in files]
-    wanted = dict.fromkeys(map(words, classes or folders))
-    columns: dict[str, list[MaskFile | None]] = {name: [None] * len(names) for name in wanted}
+    columns: dict[str, list[MaskFile | None]] = {
+        name: [None] * len(names) for name in dict.fromkeys(map(words, classes or folders))
+    }
     if len(columns) < len(classes):
         raise InputError(f"parameter 'classes' is {list(classes)}: each class once")
     for file, folder in zip(files, folders, strict=True):

@@ -16,7 +16,7 @@ from dollkit.interactive.your_radiographs.read import Radiographs
 from dollkit.interactive.your_radiographs.steps import LEAST
 from dollkit.report import in_notebook
 from dollkit.report.claims import ALPHA, MIN_SEEDS
-from dollkit.report.render import display, markdown
+from dollkit.report.render import HEADS, display, markdown
 from dollkit.report.rows import aligned, difference, write_csv
 from dollkit.report.tables import at_the_edge, masks_needed, summarise
 
@@ -24,11 +24,11 @@ PAID, NOT, UNKNOWN = "paid", "did not pay", "cannot be told"
 MARGIN = 0.01
 """Gain in mIoU below which nobody would pre-train a network; a parameter."""
 
+SPAN = "{effect:+.3f} mIoU [{lo:+.3f}, {hi:+.3f}]"
 WARNING = "Research software. Not a medical device, not for clinical use."
-NAMES = {
+NAMES = HEADS | {
     "n_train": "masks", "against": "DoLL minus", "p_holm": "p (Holm)", "mde": "smallest visible",
-    "n_cases": "films", "n_patients": "patients", "n_seeds": "seeds", "arm": "start",
-    "miou": "mIoU", "dice": "Dice",
+    "arm": "start", "dice": "Dice",
 }  # fmt: skip
 
 
@@ -48,15 +48,18 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     in four of five cases, ``best`` the mean IoU of the better of the two. Classes that are rare do
     not count, unless all are: they would weigh as much as the others.
     """
-    tables = []
     rare = rare_classes(cases)
     if set(rare) < set(cases["class"]):
         cases = cases[~cases["class"].isin(rare)]
+    tables = []
     for n, part in cases.groupby("n_train", sort=True):
         arms = dict(list(part.groupby("arm", sort=False)))
+        doll = arms.pop("doll", None)
+        if doll is None or not arms:
+            continue
         rows = []
-        for arm in (a for a in arms if a != "doll" and "doll" in arms):
-            (a, b), counts = aligned([arms["doll"], arms[arm]])
+        for arm, other in arms.items():
+            (a, b), counts = aligned([doll, other])
             effect = crossed_effect(a - b)
             rows.append({
                 "n_train": n, "against": arm, "effect": effect.estimate, "lo": effect.lo,
@@ -64,11 +67,10 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
                 "mde": smallest_effect(effect.se, effect.df), **counts,
                 "best": max(a.mean(), b.mean()),
             })  # fmt: skip
-        if rows:
-            table = pd.DataFrame(rows)
-            table.insert(6, "p_holm", holm(table["p"]))
-            words = [verdict(row, margin) for row in table.to_dict("records")]
-            tables.append(table.assign(verdict=[v for v, _ in words], why=[w for _, w in words]))
+        table = pd.DataFrame(rows)
+        table.insert(6, "p_holm", holm(table["p"]))
+        table[["verdict", "why"]] = [verdict(row, margin) for row in table.to_dict("records")]
+        tables.append(table)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
@@ -111,10 +113,11 @@ def sentences(table: pd.DataFrame) -> list[str]:
     main = table[table["n_train"] == table["n_train"].max()]
     said = []
     for row in main.to_dict("records"):
-        told = f"DoLL {row['verdict']}".replace(f"DoLL {UNKNOWN}", f"whether DoLL paid {UNKNOWN}")
-        span = _span(row["effect"], row["lo"], row["hi"])
+        verdict = f"DoLL {row['verdict']}"
+        if row["verdict"] == UNKNOWN:
+            verdict = f"whether DoLL paid {UNKNOWN}"
         start = f"With {row['n_train']} masks, against the {row['against']} start"
-        said.append(f"{start}: {told} ({span}): {row['why']}.")
+        said.append(f"{start}: {verdict} ({SPAN.format_map(row)}): {row['why']}.")
     word = dict(zip(main["against"], main["verdict"], strict=True))
     if word.get("random") == PAID and word.get("classifier") == NOT:
         said.append(
@@ -127,10 +130,6 @@ def sentences(table: pd.DataFrame) -> list[str]:
             "the diagnosis in the labels is not shown."
         )
     return said
-
-
-def _span(effect: float, lo: float, hi: float) -> str:
-    return f"{effect:+.3f} mIoU [{lo:+.3f}, {hi:+.3f}]"
 
 
 def advice(cases: pd.DataFrame, table: pd.DataFrame, margin: float = MARGIN) -> list[str]:
@@ -155,7 +154,7 @@ def advice(cases: pd.DataFrame, table: pd.DataFrame, margin: float = MARGIN) -> 
         )
     doll = cases[cases["arm"] == "doll"]
     gain = difference(*(doll[doll["n_train"] == n] for n in (sizes[-1], sizes[-2])))
-    span = _span(gain.estimate, gain.lo, gain.hi)
+    span = SPAN.format(effect=gain.estimate, lo=gain.lo, hi=gain.hi)
     return [*said, f"From {sizes[-2]} to {sizes[-1]} masks the DoLL start gained {span}."]
 
 
@@ -243,14 +242,12 @@ def show_predictions(films: Path, out: Path, table: pd.DataFrame, n: int = 8) ->
     side, classes = 256, list(table["class"].unique())
     order = table.sort_values("trained_on", kind="stable")["file"].unique()
     names = order[np.linspace(0, len(order) - 1, min(n, len(order))).astype(int)]
-    images, masks = [], []
-    for name in names:
-        film = load_image(films / name)
-        rows = table[table["file"] == name].set_index("class").loc[classes]
-        drawn = [(load_image(out / mask) == 255).astype(np.uint8) for mask in rows["mask"]]
-        images.append(fit(film, side))
-        masks.append([fit_mask(mask, side) for mask in drawn])
+    rows = table.set_index(["file", "class"])["mask"]
+    masks = [
+        [fit_mask((load_image(out / rows[name, one]) == 255).astype(np.uint8), side)
+         for one in classes]
+        for name in names
+    ]  # fmt: skip
+    images = np.stack([fit(load_image(films / name), side) for name in names])
     titles = [name if len(name) <= 28 else f"…{name[-27:]}" for name in names]
-    return in_notebook.films(
-        np.stack(images), titles, np.array(masks), classes, columns=4, side=2.3
-    )
+    return in_notebook.films(images, titles, np.array(masks), classes, columns=4, side=2.3)

@@ -155,8 +155,8 @@ def _run(options: argparse.Namespace) -> None:
     settings = read_settings(options.settings)
     work = work_folder(settings["run"])
     executed = work / "executed.ipynb"
-    kind = stages.Stage("own", "own", NOTEBOOK)
-    instance = stages.Instance("own", kind, parameters.notebooks() / NOTEBOOK, settings, (), ())
+    notebook, alone = parameters.notebooks() / NOTEBOOK, stages.Stage("own", "own", NOTEBOOK)
+    instance = stages.Instance("own", alone, notebook, settings, (), ())
     with processes.handling(processes.terminate), processes.hold(work):
         run.execute(instance, executed, work / "log.txt")
     print(f"{work / 'report' / 'report.md'}\n{executed}")

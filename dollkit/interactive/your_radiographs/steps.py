@@ -24,7 +24,7 @@ from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import build_store
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.finetuning import grid, run
-from dollkit.finetuning.run import Initialisation, Job, Split, TaskData
+from dollkit.finetuning.run import Job
 from dollkit.finetuning.starts import starts
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.read import Radiographs
@@ -33,7 +33,6 @@ from dollkit.labels.steps import LabelSettings
 from dollkit.labels.store import LabelStore
 from dollkit.training import classifiers, networks, weights
 from dollkit.training.augment import Augmentation
-from dollkit.training.classifiers import load_classifier, load_classifiers
 from dollkit.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -100,8 +99,8 @@ def train_classifiers(
 def trained_classifiers(folder: Path, first: str = "") -> dict[str, Path]:
     """Classifiers below a folder such as ``runs/laptop/classifiers``; `first`, if it is there,
     foremost, since its backbone is the networks'."""
-    found = find_classifiers([folder])
-    return {name: found[name] for name in sorted(found, key=lambda name: name != first)}
+    folders = find_classifiers([folder])
+    return {name: folders[name] for name in sorted(folders, key=lambda name: name != first)}
 
 
 def score_classifiers(
@@ -112,7 +111,7 @@ def score_classifiers(
     for name, digest in _hashes(folders).items():
         key = fingerprint(store.digest, digest, split, precision, code)
         if not _is_done(folder / name, key):
-            model = load_classifier(folders[name], compute.device())
+            model = classifiers.load_classifier(folders[name], compute.device())
             table = classifiers.evaluate(model, store, split, precision=precision)
             table.assign(classifier=name).to_csv(folder / name / "metrics.csv", index=False)
             _finish(folder / name, key)
@@ -125,10 +124,10 @@ def label_films(
     most_steps: int, precision: str = "float32",
 ) -> LabelStore:  # fmt: skip
     """DoLL labels of films of splits ``train`` and ``valid``, each map cut by Otsu's threshold."""
-    how = ExplainerSettings(most_steps=most_steps, precision=precision, unsettled="keep")
-    models = load_classifiers(folders, compute.device())
+    explain = ExplainerSettings(most_steps=most_steps, precision=precision, unsettled="keep")
+    models = classifiers.load_classifiers(folders, compute.device())
     rows = rows_to_label(store, n_label, n_hold)
-    return make_labels(models, store, rows, how, LabelSettings(), folder, _hashes(folders))
+    return make_labels(models, store, rows, explain, LabelSettings(), folder, _hashes(folders))
 
 
 def _hashes(folders: Mapping[str, Path]) -> dict[str, str]:
@@ -215,8 +214,8 @@ def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
 class Setup:
     """What the comparison and the final network share."""
 
-    data: TaskData
-    starts: Mapping[str, Initialisation]
+    data: run.TaskData
+    starts: Mapping[str, run.Initialisation]
     network: str
     config: Mapping[str, Any]
     recipe: Recipe
@@ -237,11 +236,11 @@ def set_up(
 ) -> Setup:  # fmt: skip
     """Starts and settings of all fine-tuning runs."""
     config, encoder = _encoder_of(folders)
-    made = starts(arms, encoder, pretrained, network, config)
-    about = {k: v for k, v in vars(recipe).items() if k not in ("lr", "seed")}
+    initial = starts(arms, encoder, pretrained, network, config)
+    same = {k: v for k, v in vars(recipe).items() if k not in ("lr", "seed")}
     code = _code_of(grid.__name__, starts.__module__)
-    key = fingerprint(masked.digest, network, config, about, n_valid, code)
-    return Setup(run.load_films(masked), made, network, config, recipe, lrs, n_valid, key)
+    key = fingerprint(masked.digest, network, config, same, n_valid, code)
+    return Setup(run.load_films(masked), initial, network, config, recipe, lrs, n_valid, key)
 
 
 def compare_starts(
@@ -266,13 +265,6 @@ def compare_starts(
     return frames
 
 
-def best_rate(selection: pd.DataFrame, arm: str) -> float:
-    """The rate with the best validation mIoU over the folds, with the most masks."""
-    part = selection[(selection["arm"] == arm) & (selection["tuning"] == "full")]
-    part = part[part["n_train"] == part["n_train"].max()]
-    return float(part.groupby("lr")["val_miou"].mean().fillna(-1.0).idxmax())
-
-
 def final_network(
     setup: Setup, folder: Path, arm: str, selection: pd.DataFrame | None, seed: int
 ) -> tuple[Path, list[str]]:
@@ -287,7 +279,11 @@ def final_network(
         held = run.split(data.films, setup.folds[0], 0, setup.n_valid, 0).valid
     train = np.setdiff1d(np.arange(len(data.films)), held)
     seen = data.films["image_id"].to_numpy()[np.concatenate([train, held])].tolist()
-    lrs = list(setup.lrs) if selection is None else [best_rate(selection, arm)]
+    lrs = list(setup.lrs)
+    if selection is not None:  # the best over the folds with the most masks
+        tried = selection[(selection["arm"] == arm) & (selection["tuning"] == "full")]
+        tried = tried[tried["n_train"] == tried["n_train"].max()]
+        lrs = [float(tried.groupby("lr")["val_miou"].mean().fillna(-1.0).idxmax())]
     key = fingerprint(setup.key, start.key, arm, lrs, seed, train.tolist())
     if _is_done(folder, key):
         return folder, seen
@@ -295,16 +291,16 @@ def final_network(
     files = {job: folder / f"{job.name}.tuned.safetensors" for job in jobs}
     scores: dict[Job, float] = {}
     for job, file in files.items():
-        made = run.run(
-            job, data, Split(train, held, held, train), setup.config, start, setup.recipe,
+        result = run.run(
+            job, data, run.Split(train, held, held, train), setup.config, start, setup.recipe,
             Augmentation(), compute.device(), keep=file,
         )  # fmt: skip
-        scores[job] = float(np.nan_to_num(made["run"]["best_val_miou"], nan=-1.0))
+        scores[job] = float(np.nan_to_num(result["run"]["best_val_miou"], nan=-1.0))
     best = max(jobs, key=scores.__getitem__)
     net = run.restored(files[best], best, setup.config, len(data.classes), start)
     weights.save(net, folder, networks.config_of(net))
-    about = {"arm": arm, "masks": len(train), "lr": best.lr, "valid_miou": scores[best]}
-    predict.save_note(folder, data.classes, data.images.shape[-1], **about)
+    chosen = {"masks": len(train), "lr": best.lr, "valid_miou": scores[best]}
+    predict.save_note(folder, data.classes, data.images.shape[-1], arm=arm, **chosen)
     for file in files.values():
         file.unlink()
     _finish(folder, key)
