@@ -67,7 +67,7 @@ def read_radiographs(
     split, has_patient = ({name} <= {*findings_table.frame} for name in ("split", "patient"))
     table = FilmTable("folder", own_folder.read_films(findings_table, films), films)
     check_files(
-        table, f"column 'image' holds paths below {films}: put the film there or mend the row"
+        table, cure=f"column 'image' holds paths below {films}: put the film there or mend the row"
     )
     names = [Path(p).relative_to(films).as_posix() for p in table.films["path"]]
     masked = read_masks(masks, films, names, classes)
