@@ -177,8 +177,9 @@ def check(
     seeds: Sequence[int], folds: Sequence[int],
 ) -> None:  # fmt: skip
     """Whether the parameters of a grid go together, before there is anything to run."""
-    used = [("tunings", tuned, f" under {tuning!r}") for tuning, (tuned, _) in tunings.items()]
-    used += [("size_arms", tuned, "") for tuned in sizes.values()]
+    used = [("size_arms", tuned, "") for tuned in sizes.values()]
+    for tuning, (tuned, _) in tunings.items():
+        used.append(("arms" if tuning == "full" else "tunings", tuned, f" under {tuning!r}"))
     for parameter, tuned, place in used:
         for arm in tuned:
             if arm not in arms:

@@ -85,18 +85,13 @@ def build(
     smooth(net, activation)
     config = {
         "network": network, "encoder": encoder, "classes": classes,
-        "depth": depth_of(network, depth), "activation": activation,
+        "depth": depth if network == "pspnet" else 5, "activation": activation,
     }  # fmt: skip
     idle = _cut(net, _unused(net, encoder, depth)) if network == "pspnet" else []
     for name in idle:
         net.get_parameter(name).requires_grad_(False)
     net.config_, net.unused_ = config, frozenset(idle)  # type: ignore[assignment]
     return net
-
-
-def depth_of(network: str, depth: int) -> int:
-    """Encoder stages of a network: as asked for in PSPNet, five in the others."""
-    return depth if network == "pspnet" else 5
 
 
 _known_unused: dict[tuple[str, int], list[str]] = {}

@@ -39,9 +39,9 @@ def check_knobs(
     if executor not in EXECUTORS:
         raise InputError(f"EXECUTOR={executor}: use one of {', '.join(EXECUTORS)}")
     if device == "cuda" and executor == "local":  # a cluster's GPUs are not seen from here
-        from dollkit.common import compute  # it imports torch
+        import torch  # it takes seconds
 
-        if not compute.cuda_devices():
+        if not torch.cuda.is_available():
             raise InputError("DEVICE=cuda: torch sees no CUDA device here; use DEVICE=cpu or auto")
     return (Path(data).resolve() if data else None), int(jobs)
 
