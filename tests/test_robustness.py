@@ -75,26 +75,19 @@ def test_contrast_and_window_by_hand() -> None:
     assert films[0, 0].tolist() == np.rint(255 * stored / 65535).astype(int).tolist()
 
 
-def test_noise_has_its_standard_deviation() -> None:
-    level, side = KINDS["noise"].levels[1], 256
-    images = np.full((1, side, side), 128, np.uint8)
-    films, _ = perturb(images, images[None], "noise", level, [4])
+def test_noise_has_its_standard_deviation_and_is_keyed_by_row_and_level_alone() -> None:
+    images, targets = np.full((3, 256, 256), 128, np.uint8), np.zeros((3, 1, 256, 256), np.uint8)
+    both, _ = perturb(images, targets, "noise", 20.0, [7, 8, 7])
     # Rounding adds 1/12 to the variance; four standard errors of mean and spread.
-    noise, wanted = films.astype(float) - 128, math.sqrt(level**2 + 1 / 12)
-    assert abs(noise.mean()) < 4 * wanted / side
-    assert abs(noise.std() / wanted - 1) < 4 / math.sqrt(2 * side**2)
-
-
-def test_noise_is_keyed_by_row_and_level_alone() -> None:
-    images = np.full((3, 64, 64), 128, np.uint8)
-    targets = np.zeros((3, 1, 64, 64), np.uint8)
-    both, _ = perturb(images, targets, "noise", 10.0, [7, 8, 7])
+    noise, spread = both[0].astype(float) - 128, math.sqrt(20.0**2 + 1 / 12)
+    assert abs(noise.mean()) < 4 * spread / 256
+    assert abs(noise.std() / spread - 1) < 4 / math.sqrt(2 * 256**2)
     np.testing.assert_array_equal(both[0], both[2])
-    alone, _ = perturb(images[:1], targets[:1], "noise", 10, [8])
+    alone, _ = perturb(images[:1], targets[:1], "noise", 20, [8])
     np.testing.assert_array_equal(alone[0], both[1])
-    stronger, _ = perturb(images, targets, "noise", 20.0, [7, 8, 7])
+    stronger, _ = perturb(images, targets, "noise", 40.0, [7, 8, 7])
     for other in (both[1], stronger[0]):
-        assert abs(np.corrcoef(both[0].ravel(), other.ravel())[0, 1]) < 5 / 64
+        assert abs(np.corrcoef(both[0].ravel(), other.ravel())[0, 1]) < 5 / 256
 
 
 def test_cells_keep_their_order_and_bad_ones_are_named() -> None:
