@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -123,6 +123,8 @@ def test_a_killed_run_ends_in_the_same_bits(
     assert same(done.best_state, again.best_state)
     for key in ("step", "train_loss", "score"):
         assert [r[key] for r in done.history] == [r[key] for r in again.history]
+    assert pd.read_csv(tmp_path / "cut" / "history.csv").to_dict("records") == again.history
+    assert all(0 < r["wait_share"] <= 1 and r["images_per_s"] > 0 for r in again.history)
     assert (again.best_step, again.at_once) == (done.best_step, done.at_once)
     # The films at once stand in the checkpoint: they are not found out a second time.
     assert ("out of memory" in caplog.text) is (most < 6 and killed_at < 3)
@@ -191,14 +193,6 @@ def test_errors_that_say_that_memory_ran_out() -> None:
         assert compute.out_of_memory(error)
     assert not compute.out_of_memory(RuntimeError("shapes differ"))
     assert not compute.out_of_memory(ValueError("out of memory"))
-
-
-def test_history_csv_holds_the_history(tmp_path: Path) -> None:
-    done = go(small(), tmp_path)
-    with (tmp_path / "history.csv").open() as f:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
-    assert rows == done.history
-    assert all(0 < r["wait_share"] <= 1 and r["images_per_s"] > 0 for r in rows)
 
 
 def test_batches_drawn_ahead_are_the_same() -> None:

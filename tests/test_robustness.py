@@ -12,7 +12,7 @@ import pytest
 from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.finetuning import robustness
-from dollkit.finetuning.robustness import KINDS, cells, judge, perturb
+from dollkit.finetuning.robustness import KINDS, judge, pairs_of, perturb
 from dollkit.report import rows as cases
 
 U8 = npt.NDArray[np.uint8]
@@ -91,7 +91,7 @@ def test_noise_has_its_standard_deviation_and_is_keyed_by_row_and_level_alone() 
 
 
 def test_cells_keep_their_order_and_bad_ones_are_named() -> None:
-    asked = cells({"window": [0.5], "noise": [5, 2.5]})
+    asked = pairs_of({"window": [0.5], "noise": [5, 2.5]})
     assert asked == [("window", 0.5), ("noise", 5.0), ("noise", 2.5)]
     for given, message in (
         ({"nois": [5.0]}, "names 'nois': did you mean 'noise'"),
@@ -101,7 +101,7 @@ def test_cells_keep_their_order_and_bad_ones_are_named() -> None:
         ({"rotation": [5, 10, 5.0]}, "'rotation': level 5.0 is named twice"),
     ):
         with pytest.raises(InputError, match="parameter 'robustness'") as caught:
-            cells(given)  # type: ignore[arg-type]
+            pairs_of(given)  # type: ignore[arg-type]
         assert message in str(caught.value)
 
 
@@ -137,7 +137,7 @@ def test_rows_name_every_count_whatever_the_batch(monkeypatch: pytest.MonkeyPatc
     frame = robustness.frame(plain, counts, given)
     assert list(frame) == [*cases.CASE_COLUMNS, "perturbation", "level"]
     keyed = frame.set_index(["perturbation", "level", "image_id", "class"])
-    for k, (name, level) in enumerate(cells(given)):
+    for k, (name, level) in enumerate(pairs_of(given)):
         for film, c in np.ndindex(3, 2):
             row = keyed.loc[(name, level, "abc"[film], ["bright", "dark"][c])]
             tp, fp, fn = counts[k, :, film, c]

@@ -83,7 +83,7 @@ class Grid:
     changes: Mapping[str, Sequence[float]] = field(default_factory=dict)  # see `changes_of`
 
     def __post_init__(self) -> None:
-        robustness.cells(self.changes)
+        robustness.pairs_of(self.changes)
         check(list(self.starts), self.tunings, self.sizes, self.seeds, self.folds)
         for fold in self.folds:
             for n_train in (self.n_train, *self.sizes):  # too few films are an error at once

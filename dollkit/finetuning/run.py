@@ -57,11 +57,6 @@ class TaskData:
     films: pd.DataFrame
     classes: tuple[str, ...]
 
-    @property
-    def masks(self) -> U8:
-        """Pixels inside: (N, C, S, S) uint8 in {0, 1}."""
-        return np.asarray(self.targets == 1, np.uint8)
-
 
 def load_films(store: Store) -> TaskData:
     """All films of a task store whose masks are known, in memory."""

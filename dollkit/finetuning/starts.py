@@ -71,15 +71,15 @@ def _classifier(folder: Path) -> Initialisation:
 
 
 def _pretrained(folder: Path, settings: Mapping[str, Any], transfer: str) -> Initialisation:
-    made, state = weights.read(folder)
+    config, state = weights.read(folder)
     # What no tensor tells must agree too: the activation above all.
     names = {"encoder": "encoder", "activation": "activation"}
     if transfer == "all":
         names = {"network": "network", "depth": "encoder_depth", **names}
     for key, parameter in names.items():
-        if made.get(key) != settings[key]:
+        if config.get(key) != settings[key]:
             raise InputError(
-                f"{folder}: pre-trained with {parameter} {made.get(key)!r}, parameter "
+                f"{folder}: pre-trained with {parameter} {config.get(key)!r}, parameter "
                 f"{parameter!r} here is {settings[key]!r}; use the same in both"
             )
     key = sha256(folder / weights.FILE)

@@ -73,11 +73,11 @@ def build(
     """
     if network not in NETWORKS:
         raise InputError(f"parameter 'network' is {network!r}: use one of {', '.join(NETWORKS)}")
-    how: dict[str, Any] = {"encoder_weights": None, "in_channels": 1, "classes": classes}
+    arguments: dict[str, Any] = {"encoder_weights": None, "in_channels": 1, "classes": classes}
     if network == "pspnet":
-        how |= {"encoder_depth": depth, "upsampling": 2**depth, "psp_dropout": 0.1}
+        arguments |= {"encoder_depth": depth, "upsampling": 2**depth, "psp_dropout": 0.1}
     try:
-        net: nn.Module = NETWORKS[network](encoder, **how)
+        net: nn.Module = NETWORKS[network](encoder, **arguments)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"parameter 'encoder': no {network} on {encoder!r} ({brief(error)})"

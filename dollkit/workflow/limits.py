@@ -164,7 +164,7 @@ def _finetuning(given: SimpleNamespace) -> None:
     tried = grid.tunings_of(given.arms, given.tunings, given.lrs)
     sizes = dict.fromkeys(given.sizes, given.size_arms)
     grid.check(given.arms, tried, sizes, given.seeds, given.folds)
-    robustness.cells(given.robustness)
+    robustness.pairs_of(given.robustness)
     for rate in (rate for _, rates in tried.values() for rate in rates):
         Recipe(
             steps=given.steps, batch=given.batch, lr=rate, weight_decay=given.weight_decay,
