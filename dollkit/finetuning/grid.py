@@ -305,7 +305,7 @@ def _cases(grid: Grid, job: Job, counts: npt.NDArray[np.int64]) -> pd.DataFrame:
     """One row per test film and class."""
     films = grid.data.films.iloc[grid.split(job.fold, job.n_train, job.seed).test]
     ids, classes = films[["image_id", "patient_id"]], np.array(grid.data.classes)
-    cases = {
+    cases: dict[str, Any] = {
         **{name: value for name, value in asdict(job).items() if name != "lr"},
         **{name: np.repeat(ids[name].to_numpy(), len(classes)) for name in ids},
         "class": np.tile(classes, len(ids)),

@@ -79,9 +79,8 @@ def build(
     try:
         net: nn.Module = NETWORKS[network](encoder, **arguments)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"parameter 'encoder': no {network} on {encoder!r} ({brief(error)})"
-        ) from error
+        why = brief(error)
+        raise InputError(f"parameter 'encoder': no {network} on {encoder!r} ({why})") from error
     smooth(net, activation)
     config = {
         "network": network, "encoder": encoder, "classes": classes,
@@ -143,14 +142,12 @@ def transfer(
     if part not in PARTS:
         raise InputError(f"parameter 'transfer' is {part!r}: use one of {', '.join(PARTS)}")
     prefix = ENCODER if part == "encoder" else ""
-    needed = {
-        k: v
-        for k, v in target.state_dict().items()
-        if k.startswith(prefix) and not k.startswith(HEAD)
-    }
-    state = {
-        k: v for k, v in source.items() if k in needed or (part == "all" and not k.startswith(HEAD))
-    }
+    here, there = (
+        {k: v for k, v in state.items() if not k.startswith(HEAD)}
+        for state in (target.state_dict(), source)
+    )
+    needed = {k: v for k, v in here.items() if k.startswith(prefix)}
+    state = {k: v for k, v in there.items() if k in needed or part == "all"}
     check_tensors(origin, state, needed)
     target.load_state_dict(state, strict=False)
     return list(needed)
