@@ -56,28 +56,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", help="ig, loop: run whose classifiers and films are taken")
     parser.add_argument("--relu-twin", action="store_true", help="ig: train a member with ReLU too")
     parser.add_argument("--out", type=Path, default=paths.figures() / "bench.json")
-    given = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s")
     logging.getLogger(cost.__name__).setLevel(logging.INFO)  # a line to stderr for each classifier
     try:
-        if given.films < phantom.CHUNK or given.workers < 1:
+        if args.films < phantom.CHUNK or args.workers < 1:
             raise InputError(f"--films must be at least {phantom.CHUNK}, --workers at least 1")
-        parts = (given.only,) if given.only else PARTS
-        record = _old(given.out) if given.only else {}
+        parts = (args.only,) if args.only else PARTS
+        record = _old(args.out) if args.only else {}
         if "phantom" in parts:
-            record |= phantom.run(given.workers, given.films)
-            record["films"] = given.films
+            record |= phantom.run(args.workers, args.films)
+            record["films"] = args.films
         if "store" in parts:
-            sizes = stores.QUICK if given.quick else stores.Sizes()
-            if given.scratch is not None:
-                given.scratch.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
-                record |= stores.run(given.workers, sizes, Path(scratch))
-        record |= _trained(parts, given)
+            sizes = stores.QUICK if args.quick else stores.Sizes()
+            if args.scratch is not None:
+                args.scratch.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+                record |= stores.run(args.workers, sizes, Path(scratch))
+        record |= _trained(parts, args)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    record["workers"] = given.workers
+    record["workers"] = args.workers
     record["machine"] = {
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -87,27 +87,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     record["python"] = platform.python_version()
     record["numpy"] = np.__version__
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(record, indent=1))
     return 0
 
 
-def _trained(parts: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
+def _trained(parts: Sequence[str], args: argparse.Namespace) -> dict[str, Any]:
     """Parts that need a run; without one they are left out, unless they were asked for by name."""
     if not set(parts) & set(TRAINED):
         return {}
     try:
-        run = attribution.find_run(given.run)
+        run = attribution.find_run(args.run)
     except InputError as error:
-        if given.only or given.run:
+        if args.only or args.run:
             raise
         print(f"{', '.join(TRAINED)} left out: {error}", file=sys.stderr)
         return {"left_out": list(TRAINED)}
     record: dict[str, Any] = {}
     if "ig" in parts:
         record |= attribution.run(
-            run, attribution.QUICK if given.quick else attribution.Sizes(), given.relu_twin
+            run, attribution.QUICK if args.quick else attribution.Sizes(), args.relu_twin
         )
     if "loop" in parts:
         record |= loops.run(run)

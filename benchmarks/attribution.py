@@ -73,8 +73,8 @@ def find_run(name: str | None = None) -> TrainedRun:
     """The named run, or the first of `RUNS` that has trained classifiers."""
     for candidate in RUNS if name is None else (name,):
         folder = paths.runs() / candidate
-        made = sorted((folder / "classifiers").glob("*/manifest.json"))
-        manifests = {f.parent.name: read_manifest(f.parent) for f in made}
+        files = sorted((folder / "classifiers").glob("*/manifest.json"))
+        manifests = {f.parent.name: read_manifest(f.parent) for f in files}
         finished = {k: m for k, m in manifests.items() if m is not None}
         if finished and read_manifest(folder / "data") is not None:
             folders = {k: folder / "classifiers" / k for k in finished}
@@ -199,8 +199,8 @@ def _far(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return far
 
 
-def _gaps(found: Sequence[dict[str, torch.Tensor]]) -> dict[str, dict[str, float]]:
-    joined = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+def _gaps(gaps: Sequence[dict[str, torch.Tensor]]) -> dict[str, dict[str, float]]:
+    joined = {name: torch.cat([one[name] for one in gaps]) for name in gaps[0]}
     return {
         name: {"median": float(f"{v.median().item():.2g}"), "largest": float(f"{v.max():.2g}")}
         for name, v in joined.items()

@@ -71,12 +71,12 @@ def run(
     fits: dict[str, list[TrainingResult]] = {}
 
     def fitting(
-        name: str, net: nn.Module, draw: Callable[[int], Batch], how: Recipe = recipe
+        name: str, net: nn.Module, draw: Callable[[int], Batch], recipe: Recipe = recipe
     ) -> Callable[[], int]:
         def once() -> int:
-            # The last step is always evaluated: by nothing.
+            score = {"none": 0.0}  # the last step is always evaluated: by nothing
             done = fit.fit(
-                net, draw, loss, how, evaluate=lambda net: {"none": 0.0}, score="none", quiet=True
+                net, draw, loss, recipe, evaluate=lambda net: score, score="none", quiet=True
             )
             fits.setdefault(name, []).append(done)
             return steps * recipe.batch
@@ -97,12 +97,12 @@ def run(
         compute.synchronize(device)
         return steps * recipe.batch
 
-    own, half, full = (copy.deepcopy(model) for _ in range(3))
+    plain, half, full = (copy.deepcopy(model) for _ in range(3))
     full.to(memory_format=torch.contiguous_format)
     first = held[0].contiguous(), held[1]
     tasks = {
-        "loop": fitting("loop", own, sample),
-        "augmented": fitting("augmented", own, augmented),
+        "loop": fitting("loop", plain, sample),
+        "augmented": fitting("augmented", plain, augmented),
         "bare": stepping,
     }
     both = compute.computes_bfloat16(device)

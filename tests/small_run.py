@@ -1,4 +1,4 @@
-"""Small films, labels, classifiers and a grid of fine-tuning runs, for tests of training."""
+"""Small films, labels and networks, for tests of training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ import torch
 from dollkit.common import compute
 from dollkit.common.findings import FINDINGS
 from dollkit.data.store import Store
-from dollkit.finetuning import grid
-from dollkit.finetuning.run import Initialisation
 from dollkit.labels import store as labelstore
 from dollkit.training import networks, weights
-from dollkit.training.augment import NONE
-from dollkit.training.recipe import Recipe
 from tests.label_films import write_films
 
 CPU = torch.device("cpu")
@@ -68,24 +64,3 @@ def save_network(folder: Path, seed: int = 3, **changed: object) -> Path:
         net = networks.build("pspnet", **{**CONFIG, "classes": 14, **changed})  # type: ignore[arg-type]
     weights.save(net, folder, networks.config_of(net))
     return folder
-
-
-def short(steps: int = 2) -> Recipe:
-    return Recipe(steps=steps, batch=2, lr=1.0, evaluate_every=steps, precision="float32")
-
-
-def make_grid(place: Path, **more: object) -> grid.Grid:
-    """Lungs, one arm without weights and one random one, two rates, two seeds, two steps."""
-    starts = {
-        "random": Initialisation(),
-        "imagenet": Initialisation(reason="no weights"),
-    }
-    settings: dict[str, object] = {
-        "task": "lungs", "network": "pspnet", "config": CONFIG, "starts": starts,
-        "tunings": {"full": (["random", "imagenet"], [1e-4, 3e-3])}, "recipe": short(),
-        "augmentation": NONE, "n_train": 6, "n_valid": 4, "seeds": [0, 1], "folds": [0],
-        "folder": place / "out", "key": "k", "device": CPU,
-    }  # fmt: skip
-    made = grid.Grid(**{**settings, **more})  # type: ignore[arg-type]
-    made.folder.mkdir(exist_ok=True)
-    return made

@@ -24,18 +24,39 @@ from dollkit.finetuning import starts as starting
 from dollkit.finetuning.run import Initialisation, Job, TaskData
 from dollkit.pretraining import folders_of
 from dollkit.training import adapters, weights
+from dollkit.training.augment import NONE
 from dollkit.training.classifiers import create
 from dollkit.training.recipe import Recipe
 from tests import same
-from tests.small_run import CONFIG, CPU, ENCODER, make_grid, make_store, save_network, short
+from tests.small_run import CONFIG, CPU, ENCODER, make_store, save_network
 
 RANDOM = Initialisation()
 FULL = {"tunings": {"full": (["random"], [1e-3])}, "seeds": [0]}
+FIRST = "encoder.model.conv1.0.weight"
+Make = Callable[..., grid.Grid]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TaskData:
     return run.load_films(make_store(tmp_path_factory.mktemp("task") / "s", 40, ("lungs",)))
+
+
+@pytest.fixture
+def make(tmp_path: Path, data: TaskData) -> Make:
+    """Lungs, one arm without weights and one random one, two rates, two seeds, two steps."""
+
+    def made(**more: Any) -> grid.Grid:
+        recipe = Recipe(steps=2, batch=2, lr=1.0, evaluate_every=2, precision="float32")
+        settings = {
+            "task": "lungs", "network": "pspnet", "config": CONFIG, "data": data,
+            "starts": {"random": RANDOM, "imagenet": Initialisation(reason="no weights")},
+            "tunings": {"full": (["random", "imagenet"], [1e-4, 3e-3])}, "recipe": recipe,
+            "augmentation": NONE, "n_train": 6, "n_valid": 4, "seeds": [0, 1], "folds": [0],
+            "folder": tmp_path / "out", "key": "k", "device": CPU,
+        }  # fmt: skip
+        return grid.Grid(**{**settings, **more})
+
+    return made
 
 
 def starts(*names: str, **more: Any) -> dict[str, Initialisation]:
@@ -61,25 +82,20 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 def test_parts_share_no_patient_and_training_sets_are_nested(data: TaskData) -> None:
     films = data.films
     who = films["patient_id"].to_numpy()
-    for folds in (1, 3):
+    for folds, fold in ((1, 0), (3, 0), (3, 1), (3, 2)):
         table = films.assign(fold=(films.index // 2) % folds)
-        for fold in range(folds):
-            big, small, other = (
-                run.split(table, fold, n, 5, seed) for n, seed in ((8, 3), (4, 3), (8, 4))
-            )
-            groups = [set(who[p]) for p in (big.train, big.valid, big.test)]
-            assert sum(map(len, groups)) == len(set.union(*groups))
-            assert small.train.tolist() == big.train[:4].tolist()
-            assert other.train.tolist() != big.train.tolist()
-            assert small.test.tolist() == other.test.tolist() == big.test.tolist()
-            assert small.valid.tolist() == other.valid.tolist() == big.valid.tolist()
-    with pytest.raises(InputError, match="n_train"):
-        run.split(films, 0, 500, 5, 0)
+        big, small, other = (
+            run.split(table, fold, n, 5, seed) for n, seed in ((8, 3), (4, 3), (8, 4))
+        )
+        groups = [set(who[p]) for p in (big.train, big.valid, big.test)]
+        assert sum(map(len, groups)) == len(set.union(*groups))
+        assert small.train.tolist() == big.train[:4].tolist()
+        assert other.train.tolist() != big.train.tolist()
+        assert small.test.tolist() == other.test.tolist() == big.test.tolist()
+        assert small.valid.tolist() == other.valid.tolist() == big.valid.tolist()
 
 
 def test_starts_name_what_they_lack(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="each arm once"):
-        starts("random", "random")
     made = {"doll": save_network(tmp_path / "doll", activation="relu")}
     # No tensor tells the activation: only the configuration does.
     with pytest.raises(InputError, match="'activation' here is 'silu'"):
@@ -90,21 +106,19 @@ def test_starts_name_what_they_lack(tmp_path: Path) -> None:
 
 
 def test_files_tell_what_is_copied_and_what_is_trained(
-    device: torch.device, tmp_path: Path, data: TaskData
+    device: torch.device, tmp_path: Path, make: Make
 ) -> None:
-    made = save_network(tmp_path / "doll")
     model = create(ENCODER, 5, "silu", "lse", 0, CPU)
     (tmp_path / "c").mkdir()
     weights.save(model, tmp_path / "c", model.config)
     given = starts(
-        "random", "imagenet", "classifier", "doll",
-        classifiers={ENCODER: tmp_path / "c"}, pretrained={"doll": made}, imagenet_weights="",
+        "random", "imagenet", "classifier", "doll", imagenet_weights="",
+        classifiers={ENCODER: tmp_path / "c"}, pretrained={"doll": save_network(tmp_path / "doll")},
     )  # fmt: skip
-    some = {tuning: ["doll"] for tuning in adapters.TUNINGS[1:]}
-    rates = {"full": [1e-3], "other": [1e-2]}
-    tunings = grid.tunings_of(["doll"], some, rates)
-    more: Any = {"rank": 2, "seeds": [0], "device": device}
-    whole = make_grid(tmp_path, data=data, starts=given, tunings=tunings, **more)
+    tunings = grid.tunings_of(
+        ["doll"], dict.fromkeys(adapters.TUNINGS[1:], ("doll",)), {"full": [1e-3], "other": [1e-2]}
+    )
+    whole = make(starts=given, tunings=tunings, rank=2, seeds=[0], device=device)
     copied, trained = starting.write(tmp_path, whole)
     assert json.loads((tmp_path / "transfer.json").read_text()) == copied
     assert json.loads((tmp_path / "trainable.json").read_text()) == trained
@@ -120,30 +134,23 @@ def test_files_tell_what_is_copied_and_what_is_trained(
     assert counts.to_dict() == {t: v["trainable"] for t, v in trained.items()}
 
 
-def test_an_arm_that_copies_more_than_it_says_is_caught(tmp_path: Path, data: TaskData) -> None:
+def test_what_moves_more_than_it_says_is_caught(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def sly(net: nn.Module) -> list[str]:
         nn.init.ones_(net.segmentation_head[0].bias)  # type: ignore[index, arg-type]
         return []
 
     with pytest.raises(AssertionError, match="segmentation_head"):
-        starting.transferred(
-            make_grid(tmp_path, data=data, starts={"random": Initialisation(sly)}, **FULL)
-        )
-
-
-def test_a_run_that_moves_what_is_frozen_is_caught(
-    tmp_path: Path, data: TaskData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = make_grid(tmp_path, data=data, tunings={"bn": (["random"], [1e-3])})
-    monkeypatch.setattr(adapters, "train_mode", lambda net, tuning: net.train())
+        starting.transferred(make(starts={"random": Initialisation(sly)}, **FULL))
+    fit, always = run.fit, {"train_mode": nn.Module.train}
+    monkeypatch.setattr(run, "fit", lambda *args, **more: fit(*args, **{**more, **always}))
     with pytest.raises(AssertionError, match="running_mean should have stayed"):
-        grid.execute(whole)
+        grid.execute(make(tunings={"bn": (["random"], [1e-3])}))
 
 
-def test_grid_chooses_by_validation_and_resumes(
-    tmp_path: Path, data: TaskData, ran: list[Job]
-) -> None:
-    whole = make_grid(tmp_path, data=data)
+def test_grid_chooses_by_validation_and_resumes(make: Make, ran: list[Job]) -> None:
+    whole = make()
     frames = grid.execute(whole)
     chosen = frames["selection"]
     assert len(chosen) == 2
@@ -155,31 +162,30 @@ def test_grid_chooses_by_validation_and_resumes(
     assert len(cases) == 2 * len(whole.split(0, 6, 0).test)
     assert (cases[["tp", "fn"]].sum(axis=1) == 64).all()  # every truth is a square of 8 x 8
     assert len(ran) == 3  # the chosen run of the first seed is not run again
-    again = grid.execute(make_grid(tmp_path, data=data))
-    pd.testing.assert_frame_equal(again["cases"], cases)
+    pd.testing.assert_frame_equal(grid.execute(make())["cases"], cases)
     assert len(ran) == 3
-    grid.execute(make_grid(tmp_path, data=data, key="other"))
+    grid.execute(make(key="other"))
     assert len(ran) == 6
 
 
 def test_parts_of_a_grid_leave_nothing_to_the_whole(
-    tmp_path: Path, data: TaskData, ran: list[Job]
+    tmp_path: Path, make: Make, ran: list[Job]
 ) -> None:
     asked = {
-        "starts": {"random": RANDOM, "other": RANDOM}, "data": data,
+        "starts": {"random": RANDOM, "other": RANDOM},
         "tunings": {"full": (["random", "other"], [1e-4, 3e-3]), "head": (["other"], [1e-3])},
-    }  # fmt: skip
-    alone = grid.execute(make_grid(tmp_path, folder=tmp_path / "alone", **asked))
+    }
+    alone = grid.execute(make(folder=tmp_path / "alone", **asked))
     ran.clear()
-    made = []
+    done = []
     for number in (1, 2):
         with pytest.raises(PartDone, match=f"part {number}/2"):
-            grid.execute(make_grid(tmp_path, **asked), Part(number, 2))
-        made.append(len(ran))
-    # Of a cell: each rate, and the chosen one with the other seed.
-    assert made == [3 + 2, 3 + 3 + 2]
-    whole = grid.execute(make_grid(tmp_path, **asked))
-    assert len(ran) == made[1]
+            grid.execute(make(**asked), Part(number, 2))
+        done.append(len(ran))
+    # Of a setting: each rate, and the chosen one with the other seed.
+    assert done == [3 + 2, 3 + 3 + 2]
+    whole = grid.execute(make(**asked))
+    assert len(ran) == done[1]
     for name in ("cases", "curves", "selection"):
         frames = (f[name].drop(columns="seconds", errors="ignore") for f in (whole, alone))
         pd.testing.assert_frame_equal(*frames)
@@ -189,33 +195,33 @@ def test_parts_of_a_grid_leave_nothing_to_the_whole(
 
 
 def test_every_run_starts_from_the_pretraining_of_its_turn(
-    tmp_path: Path, data: TaskData, ran: list[Job], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make: Make, ran: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [save_network(f, seed) for seed, f in enumerate(folders_of(tmp_path / "doll", 2))]
-    sums = [float(weights.read(f)[1]["encoder.model.conv1.0.weight"].sum()) for f in made]
+    first, second = (float(weights.read(folder)[1][FIRST].sum()) for folder in made)
     seen: list[float] = []
-    real = run.fit
+    fit = run.fit
 
     def watched(net: nn.Module, *args: Any, **given: Any) -> Any:
-        seen.append(float(net.state_dict()["encoder.model.conv1.0.weight"].sum()))
-        return real(net, *args, **given)
+        seen.append(float(net.state_dict()[FIRST].sum()))
+        return fit(net, *args, **given)
 
     monkeypatch.setattr(run, "fit", watched)
-    more: Any = {"data": data, "tunings": {"full": (["doll"], [1e-3])}, "seeds": [0, 1, 2]}
+    more: Any = {"tunings": {"full": (["doll"], [1e-3])}, "seeds": [0, 1, 2]}
     given = starts("doll", pretrained={"doll": made[0]})
-    grid.execute(whole := make_grid(tmp_path, starts=given, **more))
-    assert seen == [sums[0], sums[1], sums[0]]
+    grid.execute(whole := make(starts=given, **more))
+    assert seen == [first, second, first]
     # The kept network tells which of them it started from.
     (kept,) = (tmp_path / "out" / "networks").iterdir()
     run.restored(kept, ran[0], whole.config, 1, given["doll"])
     # Another second network repeats the runs from it, and no others.
     save_network(made[1], seed=9)
     ran.clear()
-    grid.execute(make_grid(tmp_path, starts=starts("doll", pretrained={"doll": made[0]}), **more))
+    grid.execute(make(starts=starts("doll", pretrained={"doll": made[0]}), **more))
     assert [job.seed for job in ran] == [1]
 
 
-def test_ignored_pixels_are_neither_taught_nor_scored(tmp_path: Path, data: TaskData) -> None:
+def test_ignored_pixels_are_neither_taught_nor_scored(make: Make, data: TaskData) -> None:
     """Squares ignored in their left half; in every fourth film a class is ignored."""
     targets = np.repeat(data.targets, 2, 1)
     for lungs in targets[:, 0]:
@@ -223,8 +229,7 @@ def test_ignored_pixels_are_neither_taught_nor_scored(tmp_path: Path, data: Task
         lungs[:, left] *= IGNORE
     targets[::4, 1] = IGNORE
     data = replace(data, targets=targets, classes=("lungs", "heart"))
-    assert np.unique(data.masks).tolist() == [0, 1]
-    whole = make_grid(tmp_path, data=data, **FULL)
+    whole = make(data=data, **FULL)
     frames = grid.execute(whole)
     cases = frames["cases"].assign(pixels=lambda c: c["tp"] + c["fn"])
     assert (cases.loc[cases["class"] == "lungs", "pixels"] == 32).all()
@@ -238,9 +243,7 @@ def test_ignored_pixels_are_neither_taught_nor_scored(tmp_path: Path, data: Task
     assert np.unique(shown["truth"]).tolist() == [0, 1]
 
 
-def test_a_rate_that_diverges_is_not_chosen(
-    tmp_path: Path, data: TaskData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rate_that_diverges_is_not_chosen(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     true = grid.run
 
     def diverging(job: Job, *more: Any) -> dict[str, Any]:
@@ -249,26 +252,25 @@ def test_a_rate_that_diverges_is_not_chosen(
         return true(job, *more)
 
     monkeypatch.setattr(grid, "run", diverging)
-    frames = grid.execute(make_grid(tmp_path, data=data, seeds=[0]))
+    frames = grid.execute(make(seeds=[0]))
     assert frames["selection"].set_index("lr")["selected"].to_dict() == {1e-4: True, 3e-3: False}
     assert set(frames["runs"]["lr"]) == {1e-4}
 
 
-def test_validation_films_without_a_pixel_to_judge_by(tmp_path: Path, data: TaskData) -> None:
+def test_validation_films_without_a_pixel_to_judge_by(make: Make, data: TaskData) -> None:
     targets = data.targets.copy()
     targets[run.split(data.films, 0, 6, 4, 0).valid] = IGNORE
-    frames = grid.execute(make_grid(tmp_path, data=replace(data, targets=targets), seeds=[0]))
+    frames = grid.execute(make(data=replace(data, targets=targets), seeds=[0]))
     assert frames["selection"]["val_miou"].isna().all()
     assert frames["selection"]["selected"].tolist() == [True, False]
     assert (frames["cases"][["tp", "fn"]].sum(axis=1) == 64).all()
 
 
-def test_other_sizes_and_perturbed_films(
-    device: torch.device, tmp_path: Path, data: TaskData
-) -> None:
-    more: Any = {"changes": {"noise": [5.0], "contrast": [0.0]}, "sizes": {4: ["random"]}}
-    tunings = {"full": (["random"], [1e-3]), "bn": (["random"], [1e-3])}
-    whole = make_grid(tmp_path, data=data, tunings=tunings, seeds=[0], device=device, **more)
+def test_other_sizes_and_perturbed_films(device: torch.device, tmp_path: Path, make: Make) -> None:
+    whole = make(
+        tunings={"full": (["random"], [1e-3]), "bn": (["random"], [1e-3])}, seeds=[0],
+        changes={"noise": [5.0], "contrast": [0.0]}, sizes={4: ["random"]}, device=device,
+    )  # fmt: skip
     frames = grid.execute(whole)
     runs = frames["runs"].set_index(["tuning", "n_train"])
     assert list(runs.index) == [("full", 6), ("bn", 6), ("full", 4)]
@@ -290,14 +292,13 @@ def test_other_sizes_and_perturbed_films(
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_a_kept_network_predicts_as_it_did(tmp_path: Path, data: TaskData, tuning: str) -> None:
-    more: Any = {"tunings": {tuning: (["random"], [1e-4, 3e-2])}, "recipe": short(20)}
-    whole = make_grid(tmp_path, data=data, seeds=[0], **more)
+def test_a_kept_network_predicts_as_it_did(make: Make, data: TaskData, tuning: str) -> None:
+    recipe = Recipe(steps=20, batch=2, lr=1.0, evaluate_every=20, precision="float32")
+    whole = make(tunings={tuning: (["random"], [1e-4, 3e-2])}, recipe=recipe, seeds=[0])
     frames = grid.execute(whole)
     job = Job(*frames["runs"].iloc[0][list(Job.__dataclass_fields__)])
-    (path,) = (tmp_path / "out" / "networks").iterdir()
+    (path,) = (whole.folder / "networks").iterdir()
     assert path.stem == job.name
-    assert not list((tmp_path / "out" / "jobs").glob("*.safetensors"))
     shown = grid.examples(whole, frames["runs"], tuning, 4)["prediction"][0]
     net = run.restored(path, job, whole.config, 1, RANDOM)
     x = compute.to_input(data.images[whole.split(0, 6, 0).test[:4]], CPU)
@@ -313,14 +314,12 @@ def test_a_kept_network_predicts_as_it_did(tmp_path: Path, data: TaskData, tunin
         run.restored(path, job, whole.config, 1, replace(RANDOM, key="other weights"))
 
 
-def test_what_does_not_decide_a_job_does_not_stale_it(
-    tmp_path: Path, data: TaskData, ran: list[Job]
-) -> None:
+def test_what_does_not_decide_a_job_does_not_stale_it(make: Make, ran: list[Job]) -> None:
     """`NO_MATTER` and the key of a job: sizes swapped, perturbations added."""
-    more: Any = {"data": data, "changes": {"noise": [5.0]}, **FULL}
-    grid.execute(make_grid(tmp_path, n_train=6, sizes={4: ["random"]}, **more))
+    more: Any = {"changes": {"noise": [5.0]}, **FULL}
+    grid.execute(make(n_train=6, sizes={4: ["random"]}, **more))
     assert [job.n_train for job in ran] == [6, 4]
-    swapped = make_grid(tmp_path, n_train=4, sizes={6: ["random"]}, **more)
+    swapped = make(n_train=4, sizes={6: ["random"]}, **more)
     frames = grid.execute(swapped)
     # Perturbed films are counted for the main size alone: now it is the other one.
     assert sorted(job.n_train for job in ran[2:]) == [4, 6]
@@ -329,61 +328,48 @@ def test_what_does_not_decide_a_job_does_not_stale_it(
     assert len(ran) == 4
 
 
-def test_grid_refuses_what_cannot_run(tmp_path: Path, data: TaskData) -> None:
-    changes: list[tuple[dict[str, Any], str]] = [
+def test_grid_refuses_what_cannot_run(make: Make) -> None:
+    for change, said in (
         ({"seeds": [0, 0]}, r"'seeds' is .0, 0.: one or more, each once"),
         ({"folds": [0, 1]}, "'folds' has 1: these films have a split"),
         ({"tunings": {"bn": (["random"] * 2, [1e-3])}}, "'tunings' is .*: one or more, each once"),
         ({"tunings": {"full": (["random"], [])}}, "'lrs' has no rate for 'full'"),
         ({"sizes": {4: ["doll"]}}, "'size_arms' names 'doll'"),
         ({"sizes": {500: ["random"]}}, "n_train"),
-    ]
-    for change, said in changes:
+    ):
         with pytest.raises(InputError, match=said):
-            make_grid(tmp_path, data=data, **change)
+            make(**change)
     for tunings, lrs, said in (({"full": ["a"]}, {}, "'tunings' names 'full'"),
                                ({}, {"lor": [1.0]}, "'lrs' names 'lor'")):  # fmt: skip
         with pytest.raises(InputError, match=said):
             grid.tunings_of(["a"], tunings, lrs)
 
 
-N, IN, MID = 4, 8, 16
-WEIGHTS = IN * MID + MID + MID + 1
-X, TANH = N * IN, N * MID  # the first layer keeps its input; tanh its output, which the next shares
+def test_memory_of_a_step_by_hand() -> None:
+    films, side, middle = 4, 8, 16
+    # The first layer keeps its input; tanh its output, which the next shares.
+    held, tanh = films * side, films * middle
+    weights = side * middle + middle + middle + 1
+    net = nn.Sequential(nn.Linear(side, middle), nn.Tanh(), nn.Linear(middle, 1))
+    recipe = Recipe(steps=1, batch=films, lr=0.1, precision="float32")
 
+    def numbers() -> float:
+        return run.tensors_of_step(net, lambda m: m(torch.zeros(films, side)).sum(), recipe) / 4
 
-@pytest.mark.parametrize(
-    ("freeze", "numbers"),
-    [
-        (lambda net: None, WEIGHTS + 3 * WEIGHTS + X + TANH),
-        # The head needs what lies behind it alone.
-        (lambda net: net[0].requires_grad_(False), WEIGHTS + 3 * (MID + 1) + TANH),
-    ],
-)
-def test_memory_of_a_step_by_hand(freeze: Callable[[Any], object], numbers: int) -> None:
-    net = nn.Sequential(nn.Linear(IN, MID), nn.Tanh(), nn.Linear(MID, 1))
-    freeze(net)
-    recipe = Recipe(steps=1, batch=N, lr=0.1, precision="float32")
-    assert run.tensors_of_step(net, lambda m: m(torch.zeros(N, IN)).sum(), recipe) == 4 * numbers
-
-
-SIXTEEN = pd.DataFrame(
-    {
-        "patient_id": [f"p{i}" for i in range(16)],
-        "split": ["train"] * 10 + ["valid"] * 2 + ["test"] * 4,
-        "fold": 0,
-    }
-)
+    assert numbers() == weights + 3 * weights + held + tanh
+    net[0].requires_grad_(False)  # the head needs what lies behind it alone
+    assert numbers() == weights + 3 * (middle + 1) + tanh
 
 
 def test_sizes_are_sorted_zero_is_all_and_what_there_is_not_is_left_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    split = ["train"] * 10 + ["valid"] * 2 + ["test"] * 4
+    films = pd.DataFrame({"patient_id": [f"p{i}" for i in range(16)], "split": split, "fold": 0})
     with caplog.at_level("INFO"):
-        assert grid.sizes_of([8, 11, 0, 4, 2], 8, SIXTEEN, [0], 2) == [2, 4, 10]
+        assert grid.sizes_of([8, 11, 0, 4, 2], 8, films, [0], 2) == [2, 4, 10]
     assert "no run with 11 training films: there are 10" in caplog.text
-    folded = SIXTEEN.assign(fold=[0, 1] * 8)
     # Eight films outside a fold, of which two validate: every fold has six.
-    assert grid.sizes_of([0], 2, folded, [0, 1], 2) == [6]
+    assert grid.sizes_of([0], 2, films.assign(fold=[0, 1] * 8), [0, 1], 2) == [6]
     with pytest.raises(InputError, match="'sizes' has -1"):
-        grid.sizes_of([-1], 8, SIXTEEN, [0], 2)
+        grid.sizes_of([-1], 8, films, [0], 2)

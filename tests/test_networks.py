@@ -14,7 +14,6 @@ from torch import nn
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.training import networks, weights
-from dollkit.training.networks import encoder
 from tests import far, same
 from tests.small_run import CPU, ENCODER
 
@@ -25,11 +24,9 @@ PAIRS = [
 ]
 
 
-def build(
-    classes: int = 2, network: str = "pspnet", encoder: str = ENCODER, activation: str = "silu"
-) -> nn.Module:
+def build(classes: int = 2, network: str = "pspnet", encoder: str = ENCODER) -> nn.Module:
     with compute.seeded(classes):
-        return networks.build(network, encoder, classes, activation=activation)
+        return networks.build(network, encoder, classes)
 
 
 @pytest.mark.parametrize(("network", "encoder"), PAIRS)
@@ -44,6 +41,9 @@ def test_shapes_gradients_saved_and_loaded(network: str, encoder: str, tmp_path:
         else:  # a stage beyond the network's depth
             assert name in networks.unused(net), name
             assert name.startswith("encoder."), name
+    trained, total = networks.trainable(net)
+    assert trained == total == sum(p.numel() for p in net.parameters() if p.requires_grad)
+    assert not any(isinstance(m, nn.ReLU) for m in net.modules())
     weights.save(net, tmp_path, networks.config_of(net))
     again = weights.load(tmp_path, networks.build, CPU)
     (tmp_path / "weights.safetensors").unlink()  # up to 150 MB, and pytest keeps folders
@@ -56,40 +56,24 @@ def test_shapes_gradients_saved_and_loaded(network: str, encoder: str, tmp_path:
             assert far(again(x), out) < 1e-4  # another memory format: sums in another order
 
 
-@pytest.mark.parametrize(("activation", "kept"), [("relu", True), ("silu", False)])
-def test_activation_is_as_asked(activation: str, kept: bool) -> None:
-    net = build(activation=activation)
-    assert any(isinstance(m, nn.ReLU) for m in net.modules()) is kept
-
-
-def test_stages_beyond_its_depth_are_not_trained() -> None:
-    net = build(encoder="resnet18")
-    idle = {n for n, p in net.named_parameters() if not p.requires_grad}
-    late = ("encoder.layer3", "encoder.layer4")
-    assert idle == {n for n, _ in net.named_parameters() if n.startswith(late)}
-    assert networks.unused(net) == idle
-    trained, total = networks.trainable(net)
-    assert trained == total == sum(p.numel() for p in net.parameters() if p.requires_grad)
-
-
 def test_stages_that_timm_would_run_for_nothing_are_removed() -> None:
     net = build(encoder="tu-tf_efficientnet_lite0")
-    whole = encoder("tu-tf_efficientnet_lite0", 5, "silu").eval()
-    own = net.get_submodule("encoder").eval()
-    own.load_state_dict({k: v for k, v in whole.state_dict().items() if k in own.state_dict()})
-    x = torch.rand(2, 1, 64, 64)
     assert not networks.unused(net)
-    assert own(x)[-1].equal(whole(x)[3])
+    whole = networks.encoder("tu-tf_efficientnet_lite0", 5, "silu").eval()
+    cut = net.get_submodule("encoder").eval()
+    cut.load_state_dict({k: v for k, v in whole.state_dict().items() if k in cut.state_dict()})
+    x = torch.rand(2, 1, 64, 64)
+    assert cut(x)[-1].equal(whole(x)[3])
 
 
-@pytest.mark.parametrize(
-    ("network", "encoder"),
-    [("segnet", "resnet18"), ("unet", "tu-nothing"), ("deeplabv3plus", "densenet121")],
-)
-def test_what_cannot_be_built_is_named(network: str, encoder: str) -> None:
-    said = "'network' is 'segnet'" if network == "segnet" else f"no {network} on '{encoder}'"
-    with pytest.raises(InputError, match=said):
-        networks.build(network, encoder, 2)
+def test_what_cannot_be_built_is_named() -> None:
+    for network, encoder, said in (
+        ("segnet", "resnet18", "'network' is 'segnet'"),
+        ("unet", "tu-nothing", "no unet on 'tu-nothing'"),
+        ("deeplabv3plus", "densenet121", "no deeplabv3plus on 'densenet121'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            networks.build(network, encoder, 2)
 
 
 def test_transfer_copies_all_but_the_output_layer() -> None:

@@ -12,7 +12,7 @@ import pytest
 from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.finetuning import robustness
-from dollkit.finetuning.robustness import KINDS, cells, judge, perturb
+from dollkit.finetuning.robustness import KINDS, judge, pairs_of, perturb
 from dollkit.report import rows as cases
 
 U8 = npt.NDArray[np.uint8]
@@ -75,30 +75,23 @@ def test_contrast_and_window_by_hand() -> None:
     assert films[0, 0].tolist() == np.rint(255 * stored / 65535).astype(int).tolist()
 
 
-def test_noise_has_its_standard_deviation() -> None:
-    level, side = KINDS["noise"].levels[1], 256
-    images = np.full((1, side, side), 128, np.uint8)
-    films, _ = perturb(images, images[None], "noise", level, [4])
+def test_noise_has_its_standard_deviation_and_is_keyed_by_row_and_level_alone() -> None:
+    images, targets = np.full((3, 256, 256), 128, np.uint8), np.zeros((3, 1, 256, 256), np.uint8)
+    both, _ = perturb(images, targets, "noise", 20.0, [7, 8, 7])
     # Rounding adds 1/12 to the variance; four standard errors of mean and spread.
-    noise, wanted = films.astype(float) - 128, math.sqrt(level**2 + 1 / 12)
-    assert abs(noise.mean()) < 4 * wanted / side
-    assert abs(noise.std() / wanted - 1) < 4 / math.sqrt(2 * side**2)
-
-
-def test_noise_is_keyed_by_row_and_level_alone() -> None:
-    images = np.full((3, 64, 64), 128, np.uint8)
-    targets = np.zeros((3, 1, 64, 64), np.uint8)
-    both, _ = perturb(images, targets, "noise", 10.0, [7, 8, 7])
+    noise, spread = both[0].astype(float) - 128, math.sqrt(20.0**2 + 1 / 12)
+    assert abs(noise.mean()) < 4 * spread / 256
+    assert abs(noise.std() / spread - 1) < 4 / math.sqrt(2 * 256**2)
     np.testing.assert_array_equal(both[0], both[2])
-    alone, _ = perturb(images[:1], targets[:1], "noise", 10, [8])
+    alone, _ = perturb(images[:1], targets[:1], "noise", 20, [8])
     np.testing.assert_array_equal(alone[0], both[1])
-    stronger, _ = perturb(images, targets, "noise", 20.0, [7, 8, 7])
+    stronger, _ = perturb(images, targets, "noise", 40.0, [7, 8, 7])
     for other in (both[1], stronger[0]):
-        assert abs(np.corrcoef(both[0].ravel(), other.ravel())[0, 1]) < 5 / 64
+        assert abs(np.corrcoef(both[0].ravel(), other.ravel())[0, 1]) < 5 / 256
 
 
 def test_cells_keep_their_order_and_bad_ones_are_named() -> None:
-    asked = cells({"window": [0.5], "noise": [5, 2.5]})
+    asked = pairs_of({"window": [0.5], "noise": [5, 2.5]})
     assert asked == [("window", 0.5), ("noise", 5.0), ("noise", 2.5)]
     for given, message in (
         ({"nois": [5.0]}, "names 'nois': did you mean 'noise'"),
@@ -108,7 +101,7 @@ def test_cells_keep_their_order_and_bad_ones_are_named() -> None:
         ({"rotation": [5, 10, 5.0]}, "'rotation': level 5.0 is named twice"),
     ):
         with pytest.raises(InputError, match="parameter 'robustness'") as caught:
-            cells(given)  # type: ignore[arg-type]
+            pairs_of(given)  # type: ignore[arg-type]
         assert message in str(caught.value)
 
 
@@ -144,7 +137,7 @@ def test_rows_name_every_count_whatever_the_batch(monkeypatch: pytest.MonkeyPatc
     frame = robustness.frame(plain, counts, given)
     assert list(frame) == [*cases.CASE_COLUMNS, "perturbation", "level"]
     keyed = frame.set_index(["perturbation", "level", "image_id", "class"])
-    for k, (name, level) in enumerate(cells(given)):
+    for k, (name, level) in enumerate(pairs_of(given)):
         for film, c in np.ndindex(3, 2):
             row = keyed.loc[(name, level, "abc"[film], ["bright", "dark"][c])]
             tp, fp, fn = counts[k, :, film, c]

@@ -61,7 +61,7 @@ def test_files_run_no_code(tmp_path: Path) -> None:
     mark, file, shard = tmp_path / "harmed", tmp_path / "w.pth", tmp_path / "a.npz"
     file.write_bytes(pickle.dumps(Harm(mark)))
     np.savez(shard, pairs=np.array([Harm(mark)], dtype=object))
-    assert "w.pth" in error_of(imagenet.read, file, "resnet18")
+    assert "w.pth" in error_of(imagenet.find, str(file), "resnet18")
     assert "a.npz" in error_of(labels.merge, [shard], tmp_path / "store", {"size": 16})
     assert not mark.exists()
 

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from dollkit.common import compute
 from dollkit.data.images import IGNORE
 from dollkit.training import metrics
-from dollkit.training.augment import NONE, Augmentation, augment
+from dollkit.training.augment import NONE, Augmentation, _nearest, augment
 from dollkit.training.recipe import weighted_bce_dice
 
 
@@ -86,22 +86,13 @@ def test_a_film_and_its_mask_are_moved_as_torchvision_moves_them() -> None:
 
 
 def test_masks_are_those_of_grid_sample_to_the_bit() -> None:
-    channels, side, fill = 14, 45, 255
-    rng = torch.Generator().manual_seed(side)
-    masks = torch.randint(0, 256, (6, channels, side, side), generator=rng, dtype=torch.uint8)
-    x = torch.zeros(6, 1, side, side)
-    how = Augmentation(40.0, 0.3, 0.3, 0.0, 0.0)
-    _, warped = augment(x, masks, how, compute.generator(1), fill_mask=fill)
-    u = torch.rand(6, 6, generator=compute.generator(1)) * 2 - 1
-    zoom, angle = 1 + u[1] * 0.3, u[0] * math.radians(40)
-    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    rows = [[cos, -sin, u[2] * 2 * 0.3], [sin, cos, u[3] * 2 * 0.3]]
-    theta = torch.stack([torch.stack(row, 1) for row in rows], 1)
-    grid = F.affine_grid(theta, [6, 1, side, side], align_corners=False)
-    whole = F.grid_sample(masks.float() - fill, grid, mode="nearest", align_corners=False) + fill
-    assert warped is not None
-    assert torch.equal(warped, whole.to(torch.uint8))
-    assert (warped == fill).float().mean() > 0.1
+    rng = torch.Generator().manual_seed(45)
+    masks = torch.randint(0, 256, (6, 14, 45, 45), generator=rng, dtype=torch.uint8)
+    theta = torch.eye(2, 3) + 0.4 * (torch.rand(6, 2, 3, generator=rng) - 0.5)
+    grid = F.affine_grid(theta, [6, 1, 45, 45], align_corners=False)
+    whole = F.grid_sample(masks.float() - 255, grid, mode="nearest", align_corners=False) + 255
+    assert torch.equal(_nearest(masks, grid, 255), whole.to(torch.uint8))
+    assert (whole == 255).float().mean() > 0.05
 
 
 def test_augmentation_off_is_the_identity_and_the_seed_decides() -> None:
@@ -118,13 +109,11 @@ def test_augmentation_off_is_the_identity_and_the_seed_decides() -> None:
 
 def test_auroc_agrees_with_scikit_learn_ties_and_weights() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(5):
-        truth = rng.random(60) > 0.6
-        scores = np.round(rng.normal(size=60) + truth, 1)
-        weights = rng.integers(0, 4, (3, 60)).astype(float)
-        ours = metrics.weighted_auroc(truth, scores, weights)
-        theirs = [roc_auc_score(truth, scores, sample_weight=w) for w in weights]
-        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    truth = rng.random(60) > 0.6
+    scores = np.round(rng.normal(size=60) + truth, 1)
+    weights = rng.integers(0, 4, (15, 60)).astype(float)
+    theirs = [roc_auc_score(truth, scores, sample_weight=w) for w in weights]
+    np.testing.assert_allclose(metrics.weighted_auroc(truth, scores, weights), theirs, rtol=1e-12)
 
 
 def test_auroc_interval_holds_the_value_and_needs_both_classes() -> None:
@@ -134,7 +123,6 @@ def test_auroc_interval_holds_the_value_and_needs_both_classes() -> None:
     lo, hi = metrics.interval(values)
     assert lo < area < hi
     assert 0.03 < hi - lo < 0.2
-    assert len(values) == 500
     assert np.isnan(metrics.auroc(np.ones(5), np.arange(5), np.arange(5))[0])
 
 
@@ -147,11 +135,10 @@ def test_overlap_agrees_with_scikit_learn() -> None:
 
 
 def test_empty_masks_do_not_count_and_one_sided_ones_are_zero() -> None:
-    empty, full = np.zeros((1, 4, 4), np.uint8), np.ones((1, 4, 4), np.uint8)
-    assert np.isnan(metrics.iou(*metrics.counts(empty, empty))[0])
-    assert metrics.iou(*metrics.counts(empty, full))[0] == 0
-    values = np.array([[1.0, np.nan], [0.5, np.nan]])
-    assert metrics.mean_iou(values) == 0.75
+    masks = np.zeros((2, 4, 4), np.uint8)
+    values = metrics.iou(*metrics.counts(masks, np.stack([masks[0], masks[0] + 1])))
+    np.testing.assert_array_equal(values, [np.nan, 0])
+    assert metrics.mean_iou(np.array([[1.0, np.nan], [0.5, np.nan]])) == 0.75
     assert np.isnan(metrics.mean_iou(np.full((2, 2), np.nan)))
 
 

@@ -36,7 +36,7 @@ def train(net: nn.Module, tuning: str) -> None:
     """Some steps as `fit` takes them."""
     moving = [p for p in net.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(moving, lr=0.01)
-    adapters.train_mode(net, tuning)
+    net.train(tuning == "full")
     for _ in range(3):
         optimiser.zero_grad()
         net(films()).sub(1).square().mean().backward()

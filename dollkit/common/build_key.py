@@ -58,8 +58,8 @@ def code_of(modules: Iterable[str]) -> dict[str, str]:
     """
     roots = (paths.ROOT,)
     start = [files_of_import(name, roots) for name in modules if name.startswith("dollkit.")]
-    found = follow(start, roots, running=True)
-    return {file.relative_to(paths.ROOT).as_posix(): found[file] for file in sorted(found)}
+    hashes = follow(start, roots, running=True)
+    return {file.relative_to(paths.ROOT).as_posix(): hashes[file] for file in sorted(hashes)}
 
 
 _first_seen = functools.cache(lambda path: path.stat().st_mtime_ns)
@@ -76,16 +76,16 @@ def follow(
     Modules below `roots` are ours, and the packages that they lie in, but of `running` code. There
     a file counts as it was when first asked for, since that is what runs.
     """
-    found: dict[Path, str] = {}
+    hashes: dict[Path, str] = {}
     todo = list(imports)
     while todo:
         files = todo.pop()
         for file, package in files[-1:] if running else files:
-            if file not in found:
+            if file not in hashes:
                 changed = _first_seen(file) if running else file.stat().st_mtime_ns
-                found[file], others = _read(file, changed, package, roots)
+                hashes[file], others = _read(file, changed, package, roots)
                 todo += others
-    return found
+    return hashes
 
 
 @functools.cache

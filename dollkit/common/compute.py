@@ -150,11 +150,6 @@ _NO_MEMORY = (
 """What a `RuntimeError` says, in small letters, when an allocator, cuBLAS or cuDNN has no room."""
 
 
-def cuda_devices() -> int:
-    """Number of CUDA devices that torch sees."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
 def synchronize(device: torch.device) -> None:
     """Wait until `device` has done what it was given: a clock read before counts launches alone."""
     if device.type == "cuda":

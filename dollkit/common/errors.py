@@ -67,8 +67,8 @@ def brief_stderr(text: str) -> str:
 
 def near(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the end of a message, "" if nothing is alike."""
-    found = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    alike = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {alike[0]!r}?" if alike else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -75,9 +75,10 @@ def device() -> str:
     """Device of the stage; one without `compute` cannot have used another than the CPU."""
     # Not imported: every stage's code would count it as its own.
     compute = sys.modules.get("dollkit.common.compute")
-    if compute is None or os.environ.get("DOLLKIT_DEVICE") == "cpu" or not compute.cuda_devices():
+    if compute is None or os.environ.get("DOLLKIT_DEVICE") == "cpu":
         return "cpu"
-    return f"cuda ({compute.torch.cuda.get_device_name()})"
+    cuda = compute.torch.cuda
+    return f"cuda ({cuda.get_device_name()})" if cuda.is_available() else "cpu"
 
 
 def sha256(path: Path) -> str:
@@ -114,11 +115,6 @@ class Part:
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
-
-    @property
-    def name(self) -> str:
-        """As in a file name."""
-        return f"{self.number}-of-{self.count}"
 
     def takes(self, index: int) -> bool:
         """Whether it does piece `index` (from 0): every `count`-th one, so that all are alike."""

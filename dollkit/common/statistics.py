@@ -171,10 +171,9 @@ def crossed(matrix: npt.ArrayLike) -> dict[str, Floats]:
     d = np.asarray(matrix, dtype=np.float64)
     s, u = d.shape[-2:]
     nan = np.full(d.shape[:-2], np.nan)
+    mean = d.mean((-1, -2)) if s * u else nan
     if s * u < 2:
-        mean = d.mean((-1, -2)) if s * u else nan
         return {"estimate": mean, "lo": nan, "hi": nan, "p": nan, "se": nan, "df": nan}
-    mean = d.mean((-1, -2))
     rows = d.mean(-1) - mean[..., None]
     columns = d.mean(-2) - mean[..., None]
     if s == 1 or u == 1:
@@ -202,7 +201,7 @@ def crossed(matrix: npt.ArrayLike) -> dict[str, Floats]:
 def crossed_effect(matrix: npt.ArrayLike) -> Effect:
     """`crossed` for one (S, U) matrix, as an `Effect`."""
     out = crossed(matrix)
-    return Effect(*(float(out[k]) for k in ("estimate", "lo", "hi", "p", "se", "df")))
+    return Effect(*(float(out[name]) for name in Effect._fields))
 
 
 def holm(p: npt.ArrayLike) -> Floats:

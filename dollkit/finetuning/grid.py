@@ -83,7 +83,7 @@ class Grid:
     changes: Mapping[str, Sequence[float]] = field(default_factory=dict)  # see `changes_of`
 
     def __post_init__(self) -> None:
-        robustness.cells(self.changes)
+        robustness.pairs_of(self.changes)
         check(list(self.starts), self.tunings, self.sizes, self.seeds, self.folds)
         for fold in self.folds:
             for n_train in (self.n_train, *self.sizes):  # too few films are an error at once
@@ -177,8 +177,9 @@ def check(
     seeds: Sequence[int], folds: Sequence[int],
 ) -> None:  # fmt: skip
     """Whether the parameters of a grid go together, before there is anything to run."""
-    used = [("tunings", tuned, f" under {tuning!r}") for tuning, (tuned, _) in tunings.items()]
-    used += [("size_arms", tuned, "") for tuned in sizes.values()]
+    used = [("size_arms", tuned, "") for tuned in sizes.values()]
+    for tuning, (tuned, _) in tunings.items():
+        used.append(("arms" if tuning == "full" else "tunings", tuned, f" under {tuning!r}"))
     for parameter, tuned, place in used:
         for arm in tuned:
             if arm not in arms:
@@ -304,7 +305,7 @@ def _cases(grid: Grid, job: Job, counts: npt.NDArray[np.int64]) -> pd.DataFrame:
     """One row per test film and class."""
     films = grid.data.films.iloc[grid.split(job.fold, job.n_train, job.seed).test]
     ids, classes = films[["image_id", "patient_id"]], np.array(grid.data.classes)
-    cases = {
+    cases: dict[str, Any] = {
         **{name: value for name, value in asdict(job).items() if name != "lr"},
         **{name: np.repeat(ids[name].to_numpy(), len(classes)) for name in ids},
         "class": np.tile(classes, len(ids)),

@@ -30,7 +30,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Kind:
+class Perturbation:
     """One kind of perturbation."""
 
     levels: tuple[float, ...]  # weakest first
@@ -41,20 +41,20 @@ class Kind:
     meaning: str  # as a caption says it
 
 
-KINDS: dict[str, Kind] = {
-    "contrast": Kind(
+KINDS: dict[str, Perturbation] = {
+    "contrast": Perturbation(
         (0.75, 0.5, 0.25), 1.0, 0.0, 4.0, "gain",
         "greys drawn towards mid-grey by a gain",
     ),
-    "noise": Kind(
+    "noise": Perturbation(
         (10.0, 20.0, 40.0), 0.0, 0.0, 128.0, "SD, grey levels",
         "white Gaussian noise, its standard deviation in grey levels of 255",
     ),
-    "rotation": Kind(
+    "rotation": Perturbation(
         (5.0, 10.0, 20.0), 0.0, -180.0, 180.0, "degrees",
         "film and masks turned about the centre, counter-clockwise, in degrees",
     ),
-    "window": Kind(
+    "window": Perturbation(
         (0.75, 0.5, 0.25), 1.0, 1 / 256, 1.0, "share of the range",
         "no display window: the film's greys fill this share of the range, from black",
     ),
@@ -71,7 +71,7 @@ KINDS: dict[str, Kind] = {
 """
 
 
-def cells(levels: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
+def pairs_of(levels: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
     """The (name, level) pairs of a parameter `robustness`: names in `KINDS` to levels; in order."""
     pairs = [(name, float(level)) for name in levels for level in levels[name]]
     for name in levels:
@@ -149,9 +149,9 @@ def judge(
 ) -> I64:  # fmt: skip
     """Pixel counts of a network's masks on perturbed films.
 
-    (K, 3, n, C) int64: tp, fp, fn of film and class, for each of the K pairs of `cells`.
+    (K, 3, n, C) int64: tp, fp, fn of film and class, for each of the K pairs of `pairs_of`.
     """
-    pairs, numbers = cells(levels), np.asarray(rows, np.int64)
+    pairs, numbers = pairs_of(levels), np.asarray(rows, np.int64)
     n, channels = targets.shape[:2]
     out = np.empty((len(pairs), 3, n, channels), np.int64)
     for k, (name, level) in enumerate(pairs):
@@ -177,6 +177,6 @@ def frame(plain: pd.DataFrame, counts: I64, levels: Mapping[str, Sequence[float]
     """
     blocks = [
         scored(plain, each).assign(perturbation=name, level=level)
-        for (name, level), each in zip(cells(levels), counts, strict=True)
+        for (name, level), each in zip(pairs_of(levels), counts, strict=True)
     ]
     return pd.concat(blocks, ignore_index=True)

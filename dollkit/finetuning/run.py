@@ -57,11 +57,6 @@ class TaskData:
     films: pd.DataFrame
     classes: tuple[str, ...]
 
-    @property
-    def masks(self) -> U8:
-        """Pixels inside: (N, C, S, S) uint8 in {0, 1}."""
-        return np.asarray(self.targets == 1, np.uint8)
-
 
 def load_films(store: Store) -> TaskData:
     """All films of a task store whose masks are known, in memory."""
@@ -195,7 +190,7 @@ def run(
 
     done = fit(
         net, sample, loss, recipe, evaluate=evaluate, score="val_miou", quiet=True,
-        train_mode=lambda net: adapters.train_mode(net, job.tuning), label=job.name,
+        train_mode=lambda net: net.train(job.tuning == "full"), label=job.name,
     )  # fmt: skip
     state = net.state_dict()
     for name, tensor in frozen.items():
@@ -256,7 +251,7 @@ def step_mb(
     """
     net, _, _ = network(job, config, len(data.classes), Initialisation(), rank)
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    adapters.train_mode(net, job.tuning)
+    net.train(job.tuning == "full")
     picked = np.resize(np.arange(len(data.images)), recipe.batch)
     x = compute.to_input(data.images[picked], device)
     y = torch.from_numpy(data.targets[picked]).to(device)

@@ -32,20 +32,19 @@ def starts(
     classifier; the pre-trained arms (folders by arm, see `pretraining.made_in`) copy every tensor
     but the output layer, or with `transfer` ``encoder`` that alone, or fail.
     """
-    if len(set(arms)) != len(arms):
-        raise InputError(f"parameter 'arms' is {list(arms)}: each arm once")
-    wanted = {"network": network, **config}
-    wanted["depth"] = networks.depth_of(network, int(wanted["depth"]))
+    settings = {"network": network, **config}
+    if network != "pspnet":
+        settings["depth"] = 5  # see `networks.build`
     out: dict[str, Initialisation] = {}
     for arm in arms:
         if arm == "random":
             out[arm] = Initialisation()
         elif arm == "imagenet":
-            out[arm] = _imagenet(imagenet_weights, wanted)
+            out[arm] = _imagenet(imagenet_weights, settings)
         elif arm == "classifier":
             out[arm] = _classifier(next(iter(classifiers.values())))
         elif arm in pretrained:
-            first, *others = (_pretrained(f, wanted, transfer) for f in made_in(pretrained[arm]))
+            first, *others = (_pretrained(f, settings, transfer) for f in made_in(pretrained[arm]))
             out[arm] = replace(first, others=tuple(others))
         elif arm in PRETRAINED:
             raise InputError(
@@ -57,34 +56,31 @@ def starts(
     return out
 
 
-def _imagenet(source: str, wanted: Mapping[str, Any]) -> Initialisation:
+def _imagenet(source: str, settings: Mapping[str, Any]) -> Initialisation:
     try:
-        found = imagenet.find(source, str(wanted["encoder"]))
+        state = imagenet.find(source, settings["encoder"])
     except imagenet.Unavailable as error:
         return Initialisation(reason=str(error))
-    return Initialisation(
-        found.into, key=found.digest(), note=found.note(str(wanted["activation"]))
-    )
+    return Initialisation(state.into, key=state.digest(), note=state.note(settings["activation"]))
 
 
 def _classifier(folder: Path) -> Initialisation:
     model = load_classifier(folder, torch.device("cpu"))
-    return Initialisation(
-        lambda net: transfer_encoder(net, model), key=sha256(folder / weights.FILE)
-    )
+    key = sha256(folder / weights.FILE)
+    return Initialisation(lambda net: transfer_encoder(net, model), key=key)
 
 
-def _pretrained(folder: Path, wanted: Mapping[str, Any], transfer: str) -> Initialisation:
-    made, state = weights.read(folder)
+def _pretrained(folder: Path, settings: Mapping[str, Any], transfer: str) -> Initialisation:
+    config, state = weights.read(folder)
     # What no tensor tells must agree too: the activation above all.
     names = {"encoder": "encoder", "activation": "activation"}
     if transfer == "all":
         names = {"network": "network", "depth": "encoder_depth", **names}
     for key, parameter in names.items():
-        if made.get(key) != wanted[key]:
+        if config.get(key) != settings[key]:
             raise InputError(
-                f"{folder}: pre-trained with {parameter} {made.get(key)!r}, parameter "
-                f"{parameter!r} here is {wanted[key]!r}; use the same in both"
+                f"{folder}: pre-trained with {parameter} {config.get(key)!r}, parameter "
+                f"{parameter!r} here is {settings[key]!r}; use the same in both"
             )
     key = sha256(folder / weights.FILE)
     return Initialisation(lambda net: networks.transfer(net, state, transfer), key=key)

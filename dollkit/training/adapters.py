@@ -106,7 +106,8 @@ class ResidualHead(nn.Module):
 def prepare(net: nn.Module, tuning: str, rank: int = RANK) -> list[str]:
     """Freeze what a tuning freezes and add what it adds to a pre-trained network, in place.
 
-    Names of the trainable parameters are returned, in order; nothing else will move.
+    Names of the trainable parameters are returned, in order. All tunings but ``full`` train in eval
+    mode: ``requires_grad = False`` alone lets batch-norm statistics and dropout move on.
     """
     if tuning not in TUNINGS:
         raise InputError(f"parameter 'tuning' is {tuning!r}: use one of {', '.join(TUNINGS)}")
@@ -145,11 +146,3 @@ def prepare(net: nn.Module, tuning: str, rank: int = RANK) -> list[str]:
         for name, p in net.named_parameters():
             p.requires_grad_(name in trained or name.startswith(HEAD))
     return [name for name, p in net.named_parameters() if p.requires_grad]
-
-
-def train_mode(net: nn.Module, tuning: str) -> None:
-    """Training mode for a tuning: all but ``full`` leave the whole network in eval mode.
-
-    ``requires_grad = False`` alone would let batch-norm statistics and dropout move on.
-    """
-    net.train(tuning == "full")

@@ -29,7 +29,7 @@ NONE = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def augment(
-    x: torch.Tensor, masks: torch.Tensor | None, how: Augmentation, rng: torch.Generator,
+    x: torch.Tensor, masks: torch.Tensor | None, settings: Augmentation, rng: torch.Generator,
     fill: float = -2.0, fill_mask: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
     """Augment normalised films (n, 1, S, S) and, with the same map, their masks (n, C, S, S).
@@ -37,20 +37,20 @@ def augment(
     The CPU generator `rng` decides everything. Masks move by nearest neighbour, so that no label
     value is invented; `fill` (black) and `fill_mask` are the values outside the original frame.
     """
-    if how == NONE:
+    if settings == NONE:
         return x, masks
     n = x.shape[0]
     u = (torch.rand(6, n, generator=rng) * 2 - 1).to(x.device)
-    angle = u[0] * math.radians(how.degrees)
-    zoom = 1 + u[1] * how.scale
+    angle = u[0] * math.radians(settings.degrees)
+    zoom = 1 + u[1] * settings.scale
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    rows = [[cos, -sin, u[2] * 2 * how.shift], [sin, cos, u[3] * 2 * how.shift]]
+    rows = [[cos, -sin, u[2] * 2 * settings.shift], [sin, cos, u[3] * 2 * settings.shift]]
     theta = torch.stack([torch.stack(row, 1) for row in rows], 1)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     # Sample value minus fill: grid_sample pads with zeros only.
     out = F.grid_sample(x - fill, grid, align_corners=False) + fill
-    out = out * (1 + u[4] * how.contrast).view(-1, 1, 1, 1)
-    out = out + (u[5] * how.brightness * 4).view(-1, 1, 1, 1)
+    out = out * (1 + u[4] * settings.contrast).view(-1, 1, 1, 1)
+    out = out + (u[5] * settings.brightness * 4).view(-1, 1, 1, 1)
     out = out.contiguous(memory_format=torch.channels_last)
     return out, None if masks is None else _nearest(masks, grid, fill_mask)
 

@@ -240,9 +240,8 @@ def resume(
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         same, step = state["recipe"] == made_by, int(state["fit"]["history"][-1]["step"])
     except Exception as error:
-        raise InputError(
-            f"{path}: not a readable checkpoint ({brief(error)}); delete it"
-        ) from error
+        why = brief(error)
+        raise InputError(f"{path}: not a readable checkpoint ({why}); delete it") from error
     if not same:
         log.info("%s was made by other settings, data or code: starting afresh", path)
         return 0

@@ -28,14 +28,13 @@ def weighted_auroc(
 
 
 def auroc(
-    truth: npt.ArrayLike, scores: npt.ArrayLike, patients: npt.ArrayLike,
-    draws: int = 500, seed: int = 0,
-) -> tuple[float, FloatArray]:  # fmt: skip
+    truth: npt.ArrayLike, scores: npt.ArrayLike, patients: npt.ArrayLike, draws: int = 500
+) -> tuple[float, FloatArray]:
     """AUROC, and (draws,) values of a bootstrap over patients; NaN where one class is absent.
 
     Patients, not films, are drawn with replacement: films of one patient are not independent.
-    The same `seed` draws the same patients, so values of different findings can be averaged
-    draw by draw (macro AUROC). For their interval see `interval`.
+    The same ones each time, so values of different findings can be averaged draw by draw (macro
+    AUROC). For their interval see `interval`.
     """
     from sklearn.metrics import roc_auc_score  # seconds, and most stages need neither
 
@@ -43,7 +42,7 @@ def auroc(
     s = np.asarray(scores, dtype=np.float64)
     _, who = np.unique(np.asarray(patients), return_inverse=True)
     n = int(who.max()) + 1
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
     point = float(roc_auc_score(t, s)) if 0 < t.sum() < len(t) else float("nan")
     return point, weighted_auroc(t, s, counts[:, who])
@@ -108,7 +107,6 @@ def mean_iou(values: FloatArray) -> float:
 # mask has, so that a threshold cannot help or hurt. The same rule is applied to the mean mask of
 # *other* patients (the anatomy prior: what one would draw without looking at the film) and, in
 # closed form, to a random map (chance).
-
 
 Masks = npt.NDArray[np.uint8]
 Maps = npt.NDArray[np.float32]

@@ -73,30 +73,24 @@ def build(
     """
     if network not in NETWORKS:
         raise InputError(f"parameter 'network' is {network!r}: use one of {', '.join(NETWORKS)}")
-    how: dict[str, Any] = {"encoder_weights": None, "in_channels": 1, "classes": classes}
+    arguments: dict[str, Any] = {"encoder_weights": None, "in_channels": 1, "classes": classes}
     if network == "pspnet":
-        how |= {"encoder_depth": depth, "upsampling": 2**depth, "psp_dropout": 0.1}
+        arguments |= {"encoder_depth": depth, "upsampling": 2**depth, "psp_dropout": 0.1}
     try:
-        net: nn.Module = NETWORKS[network](encoder, **how)
+        net: nn.Module = NETWORKS[network](encoder, **arguments)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"parameter 'encoder': no {network} on {encoder!r} ({brief(error)})"
-        ) from error
+        why = brief(error)
+        raise InputError(f"parameter 'encoder': no {network} on {encoder!r} ({why})") from error
     smooth(net, activation)
     config = {
         "network": network, "encoder": encoder, "classes": classes,
-        "depth": depth_of(network, depth), "activation": activation,
+        "depth": depth if network == "pspnet" else 5, "activation": activation,
     }  # fmt: skip
     idle = _cut(net, _unused(net, encoder, depth)) if network == "pspnet" else []
     for name in idle:
         net.get_parameter(name).requires_grad_(False)
     net.config_, net.unused_ = config, frozenset(idle)  # type: ignore[assignment]
     return net
-
-
-def depth_of(network: str, depth: int) -> int:
-    """Encoder stages of a network: as asked for in PSPNet, five in the others."""
-    return depth if network == "pspnet" else 5
 
 
 _known_unused: dict[tuple[str, int], list[str]] = {}
@@ -148,14 +142,12 @@ def transfer(
     if part not in PARTS:
         raise InputError(f"parameter 'transfer' is {part!r}: use one of {', '.join(PARTS)}")
     prefix = ENCODER if part == "encoder" else ""
-    needed = {
-        k: v
-        for k, v in target.state_dict().items()
-        if k.startswith(prefix) and not k.startswith(HEAD)
-    }
-    state = {
-        k: v for k, v in source.items() if k in needed or (part == "all" and not k.startswith(HEAD))
-    }
+    here, there = (
+        {k: v for k, v in state.items() if not k.startswith(HEAD)}
+        for state in (target.state_dict(), source)
+    )
+    needed = {k: v for k, v in here.items() if k.startswith(prefix)}
+    state = {k: v for k, v in there.items() if k in needed or part == "all"}
     check_tensors(origin, state, needed)
     target.load_state_dict(state, strict=False)
     return list(needed)

@@ -38,13 +38,9 @@ def save(net: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Config and tensors of a folder written by `save`."""
     try:
-        config = json.loads((folder / "model.json").read_text())
-        state = load_file(folder / FILE)
+        return dict(json.loads((folder / "model.json").read_text())), load_file(folder / FILE)
     except Exception as error:  # safetensors raises its own types
         raise InputError(f"{folder}: no readable network there ({brief(error)})") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{folder}/model.json: not the description of a network: train it again")
-    return config, state
 
 
 def load(folder: Path, build: Callable[..., Net], device: torch.device) -> Net:

@@ -155,7 +155,7 @@ def _finetuning(settings: SimpleNamespace) -> None:
     tried = grid.tunings_of(settings.arms, settings.tunings, settings.lrs)
     sizes = dict.fromkeys(settings.sizes, settings.size_arms)
     grid.check(settings.arms, tried, sizes, settings.seeds, settings.folds)
-    robustness.cells(settings.robustness)
+    robustness.pairs_of(settings.robustness)
     if "imagenet" in settings.arms and settings.imagenet_weights != imagenet.DOWNLOAD:
         with contextlib.suppress(imagenet.Unavailable):  # the arm is shown as not run
             imagenet.find(settings.imagenet_weights, settings.encoder)

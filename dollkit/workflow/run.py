@@ -68,7 +68,9 @@ def run(
     for artefact in instance.inputs:
         stage.check_artefact(artefact, profile, needed_by=name)
     folder = paths.runs() / profile
-    label = instance.slug if part is None else f"parts/{instance.slug}-{part.name}"
+    label = (
+        instance.slug if part is None else f"parts/{instance.slug}-{part.number}-of-{part.count}"
+    )
     executed = folder / "notebooks" / f"{label}.ipynb"
     stage.make_writable(executed.parent)
     stage.make_writable(folder / name)

@@ -35,7 +35,7 @@ NAMES = (
 )  # fmt: skip
 SHARED = """\
 if stage.part:
-    (stage.path / stage.part.name).touch()
+    (stage.path / f"{stage.part.number}-of-{stage.part.count}").touch()
     stage.part.end()
 parts = sorted(f.name for f in stage.path.glob("*-of-*"))
 """
