@@ -48,7 +48,7 @@ def make_run(folder: Path) -> None:
         marks[i, top : top + 8, left : left + 8] = 1
     store = write_films(
         folder / "data" / "films", noise(N, SIDE) // 2 + 100 * marks, states,
-        ["train", "test"] * (N // 2), {LESION: marks * states[LESION][:, None, None]},
+        {LESION: marks * states[LESION][:, None, None]}, split=["train", "test"] * (N // 2),
     )  # fmt: skip
     task = write_films(folder / "data" / "lungs", noise(N, SIDE, 1), states)
     finish(folder / "data")

@@ -62,7 +62,7 @@ def test_files_run_no_code(tmp_path: Path) -> None:
     file.write_bytes(pickle.dumps(Harm(mark)))
     np.savez(shard, pairs=np.array([Harm(mark)], dtype=object))
     assert "w.pth" in error_of(imagenet.find, str(file), "resnet18")
-    assert "a.npz" in error_of(labels.merge, [shard], tmp_path / "store", {"size": 16})
+    assert "a.npz" in error_of(labels.merge, {shard: "key"}, tmp_path / "store", {"size": 16})
     assert not mark.exists()
 
 
