@@ -307,7 +307,7 @@ def _cases(grid: Grid, job: Job, counts: npt.NDArray[np.int64]) -> pd.DataFrame:
     ids, classes = films[["image_id", "patient_id"]], np.array(grid.data.classes)
     cases: dict[str, Any] = {
         **{name: value for name, value in asdict(job).items() if name != "lr"},
-        **{name: np.repeat(ids[name].to_numpy(), len(classes)) for name in ids},
+        **{str(name): np.repeat(ids[name].to_numpy(), len(classes)) for name in ids},
         "class": np.tile(classes, len(ids)),
     }
     return robustness.scored(pd.DataFrame(cases), counts)

@@ -270,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if len(names) not in (0, 2) or not there:
             raise InputError(f"name two profiles, or none; {paths.figures()} has {there}")
-        made = write_pair(*names, folder) if names else write_c2(there, folder)
+        made = write_pair(names[0], names[1], folder) if names else write_c2(there, folder)
     except (InputError, OSError) as error:
         print(f"error: {brief(error)}", file=sys.stderr)
         return 2

@@ -96,10 +96,10 @@ def label_rows(labels: pd.DataFrame) -> list[Row]:
     enough = single[seen_enough(single["patient_id"], single["finding"])]
     means = enough.groupby(["classifiers", "finding"])["iou_matched"].mean()
     best = means.groupby("classifiers").mean().idxmax() if len(means) else ""
-    for name, part in single.groupby("classifiers", sort=True):
-        kind = "best single" if name == best else "single"
-        contrast = f"{shipped['n_classifiers'].iloc[0]} classifiers - {kind} ({name})"
-        both, decides = shipped.merge(part, on=case, suffixes=pair), name == best
+    for classifier, part in single.groupby("classifiers", sort=True):
+        kind = "best single" if classifier == best else "single"
+        contrast = f"{shipped['n_classifiers'].iloc[0]} classifiers - {kind} ({classifier})"
+        both, decides = shipped.merge(part, on=case, suffixes=pair), classifier == best
         rows.append(_label_row(contrast, both, "iou_matched_other", "labels", "C5", decides))
     return rows
 

@@ -96,7 +96,8 @@ def shipped_quality(rows: Rows) -> pd.DataFrame:
     cases, labels = rows.label_cases, rows.labels
     explainers = cases.loc[cases["variant"] == "shipped", "explainer"]
     labels = labels[labels["explainer"].isin(explainers)]
-    return labels[labels["n_classifiers"] == labels["n_classifiers"].max()]
+    whole: pd.DataFrame = labels[labels["n_classifiers"] == labels["n_classifiers"].max()]
+    return whole
 
 
 def repeats(pretraining: pd.DataFrame) -> int:

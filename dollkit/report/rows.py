@@ -363,7 +363,7 @@ def blocks(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
     arms = cases.groupby(["task", "network", "n_train"])["arm"].nunique()
     ranked = sorted(
         (TASKS.index(task), -count, network.lower() != "pspnet", network, int(size))
-        for (task, network, size), count in arms.items()
+        for task, network, size, count in arms.reset_index().itertuples(index=False)
     )
     return [(TASKS[task], network, size) for task, _, _, network, size in ranked]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def bounds(*names: str) -> list[str]:
     return [f"{n}{s}" for n in names for s in ("", "_lo", "_hi")]
 
 
-def interval(name: str, values: Sequence[float]) -> dict[str, object]:
+def interval(name: str, values: Sequence[float]) -> dict[Hashable, Any]:
     """A number and the ends of its interval, the first three values, by these columns."""
     return dict(zip(bounds(name), values, strict=False))
 
@@ -218,7 +218,7 @@ def table_sizes(cases: pd.DataFrame, profile: str) -> Table:
     """
     cases = several_sizes(cases)
     means = summarise(cases)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[Hashable, Any]] = []
     for row in in_order(means[means["arm"] == "doll"], *SETTING).to_dict("records"):
         block = (cases["task"] == row["task"]) & (cases["network"] == row["network"])
         arms = dict(list(cases[block & (cases["n_train"] == row["n_train"])].groupby("arm")))
