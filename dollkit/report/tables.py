@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def bounds(*names: str) -> list[str]:
     return [f"{n}{s}" for n in names for s in ("", "_lo", "_hi")]
 
 
-def interval(name: str, values: Sequence[float]) -> dict[Hashable, Any]:
+def interval(name: str, values: Sequence[float]) -> dict[str, object]:
     """A number and the ends of its interval, the first three values, by these columns."""
     return dict(zip(bounds(name), values, strict=False))
 
@@ -218,8 +218,9 @@ def table_sizes(cases: pd.DataFrame, profile: str) -> Table:
     """
     cases = several_sizes(cases)
     means = summarise(cases)
-    rows: list[dict[Hashable, Any]] = []
-    for row in in_order(means[means["arm"] == "doll"], *SETTING).to_dict("records"):
+    rows: list[dict[str, object]] = []
+    doll: Any = in_order(means[means["arm"] == "doll"], *SETTING).to_dict("records")
+    for row in doll:
         block = (cases["task"] == row["task"]) & (cases["network"] == row["network"])
         arms = dict(list(cases[block & (cases["n_train"] == row["n_train"])].groupby("arm")))
         for arm in [arm for arm in AGAINST if arm in arms]:
