@@ -76,7 +76,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add every page, and every file that a page shows or names."""
     root = paths.ROOT
     found = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("data/*.md")]
-    found += [*root.glob("docs/*.png"), *root.glob("figures/bench.json")]
+    found += [*root.glob("docs/*.png"), *root.glob("figures/bench*.json")]
     found += [f for folder in _folders() for f in folder.iterdir() if _shareable(f)]
     for path in sorted([*found, *paths.NOTEBOOKS.glob("*.ipynb")]):
         files.append(File.generated(config, _place(path), abs_src_path=str(path)))
