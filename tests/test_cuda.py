@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dollkit.common import compute
+from dollkit.common import compute, paths
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
@@ -60,3 +60,8 @@ def test_a_film_is_labelled(device: torch.device, store: Store, tmp_path: Path) 
     assert sorted(made.pairs["finding"]) == sorted(FINDINGS[t] for t in there)
     assert set(np.unique(made.label(0))) <= {0, 1, IGNORE}
     assert (made.label(0) == 1).any()
+
+
+def test_one_module_asks_for_cuda() -> None:
+    asking = [p for p in paths.ROOT.glob("dollkit/**/*.py") if "torch.cuda" in p.read_text("utf-8")]
+    assert [p.name for p in asking] == ["compute.py"]

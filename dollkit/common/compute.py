@@ -143,11 +143,33 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels - MEAN) / STD
 
 
+# All that is asked of CUDA is asked in this module.
+
 _NO_MEMORY = (
     "out of memory", "not enough memory", "to allocate", "allocate memory", "alloc_failed",
     "bad_alloc", "cudnn_status_not_supported",
 )  # fmt: skip
 """What a `RuntimeError` says, in small letters, when an allocator, cuBLAS or cuDNN has no room."""
+
+
+def has_cuda() -> bool:
+    """Whether torch sees a CUDA device."""
+    return torch.cuda.is_available()
+
+
+def device_name() -> str:
+    """Name of the current CUDA device, such as ``NVIDIA A100-SXM4-40GB``."""
+    return torch.cuda.get_device_name()
+
+
+def cuda_peak_mb(work: Callable[[], Any], device: torch.device) -> float:
+    """Most memory of a CUDA device held while `work` runs, above what was held before, in MiB."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    held = torch.cuda.memory_allocated(device)
+    work()
+    torch.cuda.synchronize(device)
+    return float(torch.cuda.max_memory_allocated(device) - held) / 2**20
 
 
 def synchronize(device: torch.device) -> None:

@@ -75,10 +75,9 @@ def device() -> str:
     """Device of the stage; one without `compute` cannot have used another than the CPU."""
     # Not imported: every stage's code would count it as its own.
     compute = sys.modules.get("dollkit.common.compute")
-    if compute is None or os.environ.get("DOLLKIT_DEVICE") == "cpu":
+    if compute is None or os.environ.get("DOLLKIT_DEVICE") == "cpu" or not compute.has_cuda():
         return "cpu"
-    cuda = compute.torch.cuda
-    return f"cuda ({cuda.get_device_name()})" if cuda.is_available() else "cpu"
+    return f"cuda ({compute.device_name()})"
 
 
 def sha256(path: Path) -> str:

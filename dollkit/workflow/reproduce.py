@@ -35,9 +35,9 @@ def check_knobs(jobs: str, device: str, executor: str) -> None:
         if value not in known:
             raise InputError(f"{knob}={value}: use one of {', '.join(known)}")
     if device == "cuda" and executor == "local":  # a cluster's GPUs are not seen from here
-        import torch  # it takes seconds
+        from dollkit.common import compute  # torch takes seconds
 
-        if not torch.cuda.is_available():
+        if not compute.has_cuda():
             raise InputError("DEVICE=cuda: torch sees no CUDA device here; use DEVICE=cpu or auto")
 
 

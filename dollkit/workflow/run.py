@@ -17,7 +17,7 @@ from typing import Any
 
 from dollkit.common import paths
 from dollkit.common.errors import ANSI, InputError, nearest, one_line
-from dollkit.common.machine import VARIABLE, Part
+from dollkit.common.machine import VARIABLE, Part, PartDone
 from dollkit.workflow import parameters, stage, stages
 from dollkit.workflow.processes import KEPT, shortage
 
@@ -119,7 +119,7 @@ def execute(
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(error.evalue) from None
-        if part is not None and error.ename == "Done":
+        if part is not None and error.ename == PartDone.__name__:
             return
         said = shortage(f"{error.ename}: {error.evalue}") or (
             f"{one_line(error.ename, error.evalue)} (cell {error.exec_count} of {executed})"
