@@ -193,17 +193,17 @@ def pretrain(
         return weighted_bce_dice(model(batch[0]), batch[1], background, dice)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        losses, own, true = [], [], []
+        losses, taught, true = [], [], []
         for part in _parts(held_out):
             x, y = load(part)
             logits = model(x).float()
             losses.append(float(weighted_bce_dice(logits, y, background, dice)))
             drawn = (logits > 0).cpu().numpy()
-            own.append(_overlap(drawn, y.cpu().numpy()))
+            taught.append(_overlap(drawn, y.cpu().numpy()))
             if truth is not None:
                 true.append(_overlap(drawn, truth(part)))
         row = {"valid_loss": float(np.mean(losses))}
-        for name, values in (("valid_iou", own), ("valid_true_iou", true)):
+        for name, values in (("valid_iou", taught), ("valid_true_iou", true)):
             if values:
                 row[name] = metrics.mean_iou(np.concatenate(values))
         return row
@@ -252,20 +252,20 @@ def labels_of(
                 f"arm {arm!r}: {labels.path} was made by classifier {name!r}, which is missing "
                 "or has changed; make the labels again"
             )
-    how = ExplainerSettings(**labels.meta["explain"])
+    explain = ExplainerSettings(**labels.meta["explain"])
     settings = LabelSettings(**labels.meta["distil"])
     if arm == "gradcam":
-        how = replace(how, explainer="gradcam")
+        explain = replace(explain, explainer="gradcam")
     elif arm == "single":
         best = max(hashes, key=lambda name: validation_auroc(classifiers[name]))
         hashes = {best: hashes[best]}
     else:
-        how, settings = replace(how, kind="black"), PLAIN
+        explain, settings = replace(explain, kind="black"), PLAIN
     models = load_classifiers({name: classifiers[name] for name in hashes}, device)
-    made = make_labels(models, store, labels.rows, how, settings, folder, hashes)
-    if not np.array_equal(made.rows, labels.rows):
+    own_labels = make_labels(models, store, labels.rows, explain, settings, folder, hashes)
+    if not np.array_equal(own_labels.rows, labels.rows):
         raise AssertionError(f"arm {arm!r} labelled other films than the label set holds")
-    return made
+    return own_labels
 
 
 def validation_auroc(folder: Path) -> float:

@@ -98,9 +98,9 @@ def measure(
         dice: list[torch.Tensor] = []
         for turn in range(rounds):
             films = sorted({(turn * captum_films + i) % len(x) for i in range(captum_films)})
-            wanted = [targets[i] for i in films]
-            took, maps = timed(partial(captum_maps, model, x[films], wanted, baseline), x.device)
-            seconds["captum"].append(took / sum(map(len, wanted)))
+            channels = [targets[i] for i in films]
+            took, maps = timed(partial(captum_maps, model, x[films], channels, baseline), x.device)
+            seconds["captum"].append(took / sum(map(len, channels)))
             same = torch.cat([reference[first[i] : first[i + 1]] for i in films])
             dice.append(mask_dice(maps, same))
             for mode, run in walks.items():
@@ -120,8 +120,8 @@ def measure(
                 "peak_mb": peaks[mode],
             }
         table[name] = row
-        told = ", ".join(f"{mode} {row[mode]['ratio']:.1f}" for mode in modes)
-        log.info("%s: %s times captum (%.0f s)", name, told, time.perf_counter() - began)
+        text = ", ".join(f"{mode} {row[mode]['ratio']:.1f}" for mode in modes)
+        log.info("%s: %s times captum (%.0f s)", name, text, time.perf_counter() - began)
     overall = {
         mode: {
             "ratio": statistics.geometric_mean(row[mode]["ratio"] for row in table.values()),
@@ -284,14 +284,13 @@ def chexpert(
     exponent: float,
     gflop_pair: Sequence[float],
     gpu_tflops: float,
-    to: int = 224,
     measured_on: str = "this machine",
 ) -> pd.DataFrame:
     """Hours to explain all positive findings of CheXpert's frontal films; labels are not in it.
 
     `seconds` and `gflop_pair` are per pair, of each classifier, at side `size` in pixels;
     `exponent` is that of seconds against pixels; `gpu_tflops`, the sustained rate of another
-    machine, is assumed. Columns where, size (also `to`), classifiers (those of the run, and
+    machine, is assumed. Columns where, size (also 224), classifiers (those of the run, and
     `GOAL_CLASSIFIERS` of their mean), hours, basis (``measured``: seconds per pair times pairs;
     ``scaled``: by the exponent; ``assumed rate``: from operations alone, which grow with pixels).
     """
@@ -301,7 +300,7 @@ def chexpert(
     assumed = 1e9 * statistics.fmean(gflop_pair) / (gpu_tflops * 1e12)
     rows = []
     for k in dict.fromkeys((len(seconds), GOAL_CLASSIFIERS)):
-        for side in dict.fromkeys((size, to)):
+        for side in dict.fromkeys((size, 224)):
             basis = "measured" if side == size else "scaled"
             pairs, pixels = k * CHEXPERT_PAIRS, (side / size) ** 2
             rows.append((measured_on, side, k, each * pixels**exponent * pairs / 3600, basis))

@@ -166,12 +166,12 @@ def _columns(n: int, rule: str) -> tuple[Floats, float]:
     whole = path_rule(rule, n)[1]
     index = np.arange(n)
     if rule == "midpoint" and n % 3 == 0:
-        first, asked = index % 3 == 1, DICE_N_VS_3N
+        first, dice = index % 3 == 1, DICE_N_VS_3N
     elif rule == "midpoint" and n == 4:
-        first, asked = (index == 1) | (index == 2), DICE_FIRST_ROUND
+        first, dice = (index == 1) | (index == 2), DICE_FIRST_ROUND
     else:
         return whole[:, None], 0.0
-    return np.stack([whole * first, whole * ~first], 1), asked
+    return np.stack([whole * first, whole * ~first], 1), dice
 
 
 def _error(maps: torch.Tensor, change: torch.Tensor, floor: float = 1e-6) -> torch.Tensor:
@@ -222,16 +222,16 @@ class Walker:
         while work:
             films, part = work.popleft()
             try:
-                made = self._pass(films, targets, nodes[part], columns[part])
+                maps = self._pass(films, targets, nodes[part], columns[part])
             except (MemoryError, RuntimeError) as problem:
                 if not compute.out_of_memory(problem):
                     raise
-                made = None
-            if made is None:  # outside the handler: it would keep the failed pass alive
+                maps = None
+            if maps is None:  # outside the handler: it would keep the failed pass alive
                 work.extendleft(reversed(self._halves(films, part)))
                 continue
-            for film, maps in zip(films, made, strict=True):
-                out[film] += maps
+            for film, of_film in zip(films, maps, strict=True):
+                out[film] += of_film
         return out
 
     def _plan(self, targets: Targets, k: int) -> deque[tuple[list[int], slice]]:

@@ -102,7 +102,7 @@ class Explained(NamedTuple):
 
 
 def explain_all(
-    models: Mapping[str, nn.Module], x: torch.Tensor, targets: Targets, how: ExplainerSettings
+    models: Mapping[str, nn.Module], x: torch.Tensor, targets: Targets, settings: ExplainerSettings
 ) -> Explained:
     """What every classifier says about the targets of (n, 1, S, S) films of `compute.to_input`."""
     _check_films(x)
@@ -118,31 +118,33 @@ def explain_all(
     def explain_part(job: tuple[slice, str]) -> Explained:
         part, name = job
         with _named(name), free[name]:
-            return _explain(models[name], x[part], targets[part], how)
+            return _explain(models[name], x[part], targets[part], settings)
 
-    made = compute.side_by_side(explain_part, list(product(parts, models)), x.device)
-    whole = [_joined(made[i :: len(models)]) for i in range(len(models))]
+    explained = compute.side_by_side(explain_part, list(product(parts, models)), x.device)
+    whole = [_joined(explained[i :: len(models)]) for i in range(len(models))]
     return Explained._make(np.stack(field) for field in zip(*whole, strict=True))
 
 
 def _explain(
-    model: nn.Module, x: torch.Tensor, targets: Targets, how: ExplainerSettings
+    model: nn.Module, x: torch.Tensor, targets: Targets, settings: ExplainerSettings
 ) -> Explained:
     """What one classifier says: `Explained` without the first axis."""
     if not any(targets):
         none = np.zeros(0, np.float32)
         return Explained(none.reshape(0, *x.shape[2:]), none, none, none.astype(int), none > 0)
-    if how.explainer == "ig" and how.kind == BY_FINDING:
+    if settings.explainer == "ig" and settings.kind == BY_FINDING:
         baselines = [baseline_of(FINDINGS[t]) for channels in targets for t in channels]
         parts, places = [], []
         for baseline in sorted(set(baselines)):
-            own = [[t for t in w if baseline_of(FINDINGS[t]) == baseline] for w in targets]
-            parts.append(_explain(model, x, own, replace(how, kind=baseline)))
+            channels = [[t for t in w if baseline_of(FINDINGS[t]) == baseline] for w in targets]
+            parts.append(_explain(model, x, channels, replace(settings, kind=baseline)))
             places.append(np.flatnonzero(np.array(baselines) == baseline))
         order = np.argsort(np.concatenate(places))
         return Explained._make(field[order] for field in _joined(parts))
-    options = {k: v for k, v in asdict(how).items() if k not in ("explainer", "kind", "unsettled")}
-    a = EXPLAINERS[how.explainer](model, x, targets, baseline=how.kind, **options)
+    options = {
+        k: v for k, v in asdict(settings).items() if k not in ("explainer", "kind", "unsettled")
+    }
+    a = EXPLAINERS[settings.explainer](model, x, targets, baseline=settings.kind, **options)
     fields = (a.maps.float(), torch.sigmoid(a.logit), a.error, a.steps, a.settled)
     return Explained._make(field.cpu().numpy() for field in fields)
 
@@ -173,10 +175,10 @@ def _check_films(x: torch.Tensor) -> None:
         )
 
 
-def pair_settled(made: Explained, trust: str) -> npt.NDArray[np.bool_]:
+def pair_settled(explained: Explained, trust: str) -> npt.NDArray[np.bool_]:
     """Whether all maps that a label is made of have settled (`trust`, `LabelSettings`): (n,)."""
-    counts = made.probability >= 0.5
+    counts = explained.probability >= 0.5
     if trust != "agree":
         counts = np.ones_like(counts)
     counts |= ~counts.any(0)
-    return np.asarray((made.settled | ~counts).all(0))
+    return np.asarray((explained.settled | ~counts).all(0))

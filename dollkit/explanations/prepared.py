@@ -160,8 +160,8 @@ class _Call(NamedTuple):
 
     name: str
     module: nn.Module
-    given: object
-    made: object
+    input: object
+    output: object
 
 
 def _trace(model: nn.Module, films: torch.Tensor) -> list[_Call]:
@@ -204,7 +204,7 @@ def _rewrite(model: nn.Module, films: torch.Tensor) -> tuple[nn.Module | None, n
         log.info("BatchNorm is not folded: the logits would change")
         folded, body = 0, plain
     calls = _trace(body, films)
-    first = next((c for c in calls if c.given is films and type(c.module) in CONVOLUTIONS), None)
+    first = next((c for c in calls if c.input is films and type(c.module) in CONVOLUTIONS), None)
     if first is None:
         return None, body, folded
     rest = copy.deepcopy(body)
@@ -230,14 +230,14 @@ def _fold(model: nn.Module, films: torch.Tensor) -> int:
     """Fold, in place, every BatchNorm that directly follows a convolution of its own."""
     calls = _trace(model, films)
     times = Counter(c.name for c in calls)
-    made_by = {id(c.made): c for c in calls if type(c.module) in CONVOLUTIONS}
-    readers = Counter(id(c.given) for c in calls)
+    made_by = {id(c.output): c for c in calls if type(c.module) in CONVOLUTIONS}
+    readers = Counter(id(c.input) for c in calls)
     folded = 0
     for call in calls:
-        conv, norm = made_by.get(id(call.given)), call.module
+        conv, norm = made_by.get(id(call.input)), call.module
         if conv is None or type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
             continue
-        once = times[call.name] == times[conv.name] == 1 and readers[id(call.given)] == 1
+        once = times[call.name] == times[conv.name] == 1 and readers[id(call.input)] == 1
         if not once or norm.running_mean is None:
             continue
         fused = fuse_conv_bn_eval(conv.module, norm)  # type: ignore[type-var, arg-type]

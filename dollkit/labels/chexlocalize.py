@@ -142,11 +142,12 @@ def _score_films(
     ]
     settings, maps = LabelSettings(), {}
     if any(targets):
-        made = explain_all(models, x, targets, ExplainerSettings())
+        explained = explain_all(models, x, targets, ExplainerSettings())
         pairs = [(i, FINDINGS[c]) for i, channels in enumerate(targets) for c in channels]
         film, names = [i for i, _ in pairs], [f for _, f in pairs]
-        given = made.maps, made.probability, settings, names, images[film]
-        maps = dict(zip(pairs, maps_to_labels(*given)[0], strict=True))
+        signed = explained.maps, explained.probability
+        refined, _, _ = maps_to_labels(*signed, settings, names, images[film])
+        maps = dict(zip(pairs, refined, strict=True))
     rows = []
     for i, of_film in enumerate(masks):
         about = {c: str(films[c].iloc[i]) for c in ("image_id", "patient_id")}

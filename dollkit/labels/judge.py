@@ -80,7 +80,7 @@ class Variant:
 
 def variants(
     names: Sequence[str],
-    how: ExplainerSettings,
+    explain: ExplainerSettings,
     settings: LabelSettings,
     occluded: int = 0,
     few: int = 0,
@@ -92,23 +92,23 @@ def variants(
     anew, on `few` films (0: all); and each step of `LabelSettings` switched.
     """
     every = tuple(names)
-    out = [Variant("shipped", "shipped", every, how, settings)]
+    out = [Variant("shipped", "shipped", every, explain, settings)]
     out += [
-        Variant("classifiers", "+".join(some), some, how, settings)
+        Variant("classifiers", "+".join(subset), subset, explain, settings)
         for k in range(1, len(every))
-        for some in itertools.combinations(every, k)
+        for subset in itertools.combinations(every, k)
     ]
-    others = [e for e in EXPLAINERS if e not in (how.explainer, OCCLUSION)]
-    anew = [("explainer", e, replace(how, explainer=e), 0) for e in others]
+    others = [e for e in EXPLAINERS if e not in (explain.explainer, OCCLUSION)]
+    anew = [("explainer", e, replace(explain, explainer=e), 0) for e in others]
     if occluded:
-        anew.append(("explainer", OCCLUSION, replace(how, explainer=OCCLUSION), occluded))
-    if how.explainer == "ig":  # the others have no path
-        steps = [n for n in (1, 4, 16) if n != how.steps]
-        anew += [("steps", str(n), replace(how, steps=n), few) for n in steps]
-        kinds = [k for k in (BY_FINDING, "black", "white", "blur") if k != how.kind]
-        anew += [("baseline", k, replace(how, kind=k), few) for k in kinds]
+        anew.append(("explainer", OCCLUSION, replace(explain, explainer=OCCLUSION), occluded))
+    if explain.explainer == "ig":  # the others have no path
+        steps = [n for n in (1, 4, 16) if n != explain.steps]
+        anew += [("steps", str(n), replace(explain, steps=n), few) for n in steps]
+        baselines = [b for b in (BY_FINDING, "black", "white", "blur") if b != explain.kind]
+        anew += [("baseline", b, replace(explain, kind=b), few) for b in baselines]
     out += [Variant(f, value, every, e, settings, films) for f, value, e, films in anew]
-    out += [Variant(f, value, every, how, changed) for f, value, changed in _switched(settings)]
+    out += [Variant(f, value, every, explain, changed) for f, value, changed in _switched(settings)]
     return out
 
 
@@ -169,11 +169,11 @@ def judge(
     bar, films = tqdm(total=len(rows), desc="judge", unit="film", disable=None), 0
     for batch in _batches(models, store, rows, known):
         if batch.names:
-            here = [v for v in tried if not v.films or films < v.films] if known else tried[:1]
-            asked = dict.fromkeys(v.explain for v in here)
-            explained = {e: explain_all(models, batch.x, batch.targets, e) for e in asked}
+            used = [v for v in tried if not v.films or films < v.films] if known else tried[:1]
+            anew = dict.fromkeys(v.explain for v in used)
+            explained = {e: explain_all(models, batch.x, batch.targets, e) for e in anew}
             judged = batch.truth.any((1, 2)) if known else np.full(len(batch.names), True)
-            for v in here:
+            for v in used:
                 frame, arrays = _score(store, v, list(models), explained[v.explain], batch)
                 if known:
                     frames.append(frame.iloc[np.flatnonzero(judged)])
@@ -199,7 +199,7 @@ def tuned(
     models: Mapping[str, Classifier],
     store: Store,
     rows: Rows,
-    how: ExplainerSettings,
+    explain: ExplainerSettings,
     settings: LabelSettings,
 ) -> pd.DataFrame | None:
     """Table of `tune` for films that are not judged later, such as `judged_rows` of ``valid``.
@@ -209,8 +209,8 @@ def tuned(
     parts = []
     for batch in _batches(models, store, rows, _known(store)):
         if batch.truth.any():
-            made = explain_all(models, batch.x, batch.targets, how)
-            maps, probability = made.maps.swapaxes(0, 1), made.probability.T
+            explained = explain_all(models, batch.x, batch.targets, explain)
+            maps, probability = explained.maps.swapaxes(0, 1), explained.probability.T
             parts.append((maps, probability, batch.names, store.images[batch.row], batch.truth))
     if not parts:
         return None
@@ -306,7 +306,7 @@ def _batches(
 
 
 def _score(
-    store: Store, v: Variant, models: Sequence[str], made: Explained, batch: _Batch
+    store: Store, v: Variant, models: Sequence[str], explained: Explained, batch: _Batch
 ) -> tuple[pd.DataFrame, Arrays]:
     """Cases of a batch, and of the shipped variant the arrays behind them.
 
@@ -314,7 +314,9 @@ def _score(
     """
     use, settings = [models.index(name) for name in v.classifiers], v.label_settings
     row, names, truth, films = batch.row, batch.names, batch.truth, store.images[batch.row]
-    maps, label, _ = maps_to_labels(made.maps[use], made.probability[use], settings, names, films)
+    maps, label, _ = maps_to_labels(
+        explained.maps[use], explained.probability[use], settings, names, films
+    )
     precision, recall = metrics.precision_recall(label, truth)
     overlap = metrics.iou_matched(maps, truth)
     frame = pd.DataFrame(
@@ -340,7 +342,7 @@ def _score(
     )
     if v.factor != "shipped":
         return frame, {}
-    scaled = [scale(m, settings.part, settings.percentile) for m in made.maps]
+    scaled = [scale(m, settings.part, settings.percentile) for m in explained.maps]
     single = [smooth_and_refine(m, settings, names, films) for m in scaled]
     arrays: Arrays = {
         "image": films,
@@ -351,7 +353,7 @@ def _score(
         "truth": truth,
         "iou": overlap,
         "maps": np.stack(single, 1).astype(np.float16),
-        "probability": made.probability.T,
+        "probability": explained.probability.T,
     }
     return frame, arrays
 
@@ -366,11 +368,11 @@ def _prior(
     rows = np.flatnonzero(store.films["split"] == "train")
     rows = rows[store.mask_valid(rows, _known(store)).all(1)]
     for f in np.unique(finding):
-        own = finding == f
+        of_finding = finding == f
         masks = None
         if len(rows):
             positive = rows[store.states[rows, FINDINGS.index(f)] == POSITIVE][:400]
             masks = store.masks(positive, [f])[:, 0]
-        maps = metrics.prior_maps(truth[own], patients[own], masks)
-        out[own] = metrics.iou_matched(maps, truth[own])
+        maps = metrics.prior_maps(truth[of_finding], patients[of_finding], masks)
+        out[of_finding] = metrics.iou_matched(maps, truth[of_finding])
     return out

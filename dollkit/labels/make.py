@@ -91,7 +91,7 @@ def make_labels(
     models: Mapping[str, Classifier],
     store: Store,
     rows: Rows,
-    how: ExplainerSettings,
+    explain: ExplainerSettings,
     settings: LabelSettings,
     folder: Path,
     weights: Mapping[str, str],
@@ -108,7 +108,7 @@ def make_labels(
     positive = rows[(store.states[rows] == POSITIVE).any(1)]
     if not len(positive):
         raise InputError(f"{store.path}: none of the {len(rows)} films has a positive finding")
-    made_by, code = _made_by(store, how, settings, weights), code_of([__name__])
+    made_by, code = _made_by(store, explain, settings, weights), code_of([__name__])
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     shards = {}
     bar = tqdm(total=len(positive), desc="labels", unit="film", disable=None)
@@ -119,7 +119,7 @@ def make_labels(
             key = fingerprint(made_by, code, films.tolist(), store.states[films].tolist())
             shards[path] = key
             if labelstore.shard_key(path) != key:
-                labelstore.write_shard(path, *_label(models, store, films, how, settings), key)
+                labelstore.write_shard(path, *_label(models, store, films, explain, settings), key)
             bar.update(len(films))
     bar.close()
     if part is not None:
@@ -128,10 +128,10 @@ def make_labels(
 
 
 def _made_by(
-    store: Store, how: ExplainerSettings, settings: LabelSettings, weights: Mapping[str, str]
+    store: Store, explain: ExplainerSettings, settings: LabelSettings, weights: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
-        "explain": asdict(how),
+        "explain": asdict(explain),
         "distil": asdict(settings),
         "classifiers": dict(weights),
         "films": store.digest,
@@ -143,34 +143,34 @@ def _label(
     models: Mapping[str, Classifier],
     store: Store,
     rows: Rows,
-    how: ExplainerSettings,
+    explain: ExplainerSettings,
     settings: LabelSettings,
 ) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:
     # Few enough films that their maps are small beside the passes' own memory.
     batch = max(4, min(64, (1 << 22) // store.size**2))
     tables, labels = [], []
     for chosen, x, targets in batches(models, store, rows, batch):
-        made = explain_all(models, x, targets, how)
+        explained = explain_all(models, x, targets, explain)
         row = np.repeat(chosen, [len(t) for t in targets])
         names = [FINDINGS[t] for channels in targets for t in channels]
         _, label, thresholds = maps_to_labels(
-            made.maps, made.probability, settings, names, store.images[row]
+            explained.maps, explained.probability, settings, names, store.images[row]
         )
-        settled = pair_settled(made, settings.trust)
-        if how.unsettled == "ignore":
+        settled = pair_settled(explained, settings.trust)
+        if explain.unsettled == "ignore":
             label[~settled] = IGNORE
         pairs = {
             "row": row,
             "image_id": store.films["image_id"].to_numpy()[row],
             "finding": names,
             "threshold": thresholds,
-            "error": made.error.max(0),  # of error and steps the largest over classifiers
-            "probability": made.probability.mean(0),
-            "steps": made.steps.max(0),
+            "error": explained.error.max(0),  # of error and steps the largest over classifiers
+            "probability": explained.probability.mean(0),
+            "steps": explained.steps.max(0),
             "settled": settled,
         }
         for column in ("error", "probability"):
-            for name, values in zip(models, getattr(made, column), strict=True):
+            for name, values in zip(models, getattr(explained, column), strict=True):
                 pairs[f"{column}:{name}"] = values
         tables.append(pd.DataFrame(pairs))
         labels.append(label)
@@ -179,7 +179,7 @@ def _label(
 
 def find_classifiers(folders: Sequence[Path]) -> dict[str, Path]:
     """Folders of trained classifiers by name: those given, or all just below one given."""
-    found: dict[str, Path] = {}
+    classifiers: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder: give folders with weights.safetensors")
@@ -188,12 +188,12 @@ def find_classifiers(folders: Sequence[Path]) -> dict[str, Path]:
         ]
         if not trained:
             raise InputError(f"{folder}: no weights.safetensors here: train a classifier first")
-        for one in trained[:1] if trained[0] == folder else trained:
-            name = one.resolve().name
-            if name in found:
-                raise InputError(f"{one}: a second classifier named {name!r}: rename its folder")
-            found[name] = one
-    return found
+        for place in trained[:1] if trained[0] == folder else trained:
+            name = place.resolve().name
+            if name in classifiers:
+                raise InputError(f"{place}: a second classifier named {name!r}: rename its folder")
+            classifiers[name] = place
+    return classifiers
 
 
 def make(
@@ -214,12 +214,12 @@ def make(
     store = open_films(films, out / "films", size)
     models = load_classifiers(folders, compute.device())
     weights = {name: sha256(folder / "weights.safetensors") for name, folder in folders.items()}
-    how, settings = ExplainerSettings(), LabelSettings()
+    explain, settings = ExplainerSettings(), LabelSettings()
     code = code_of([__name__])
     if (out / "labels.json").is_file():
         labels = open_labels(out)
         # As JSON, where tuples are lists.
-        key = json.loads(json.dumps({**_made_by(store, how, settings, weights), "code": code}))
+        key = json.loads(json.dumps({**_made_by(store, explain, settings, weights), "code": code}))
         if other := [name for name in key if labels.meta.get(name) != key[name]]:
             raise InputError(
                 f"{out}: labels made with other {', '.join(other)} are there: choose another "
@@ -240,7 +240,7 @@ def make(
         raise InputError(f"{films}: no film has a positive finding: give findings in films.csv")
     log.info("%d of %d films have a positive finding", len(rows), len(store))
     labels = make_labels(
-        models, store, rows, how, settings, out, weights, out=out, code=code,
+        models, store, rows, explain, settings, out, weights, out=out, code=code,
         positives=positive, source=store.made_from.get("source", "unknown"),
     )  # fmt: skip
     shutil.rmtree(out / "shards", ignore_errors=True)

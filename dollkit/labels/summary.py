@@ -301,7 +301,7 @@ def by_finding(store: LabelStore) -> pd.DataFrame:
 
 
 def lines(store: LabelStore) -> list[str]:
-    """What ``python -m dollkit.labels show`` prints."""
+    """What ``python -m dollkit labels show`` prints."""
     size = sum(f.stat().st_size for f in store.path.glob("*.npy")) / len(store)
     made_by = {name: value for name, value in store.meta.items() if name not in ("sha256", "code")}
     return [

@@ -115,9 +115,11 @@ def train(
         )
         value = F.binary_cross_entropy_with_logits(scores, target, weight)
         scored = [c for c in known if FINDINGS[c] in PATHOLOGIES]
-        own = valid_weights.T.astype(float)
+        film_weights = valid_weights.T.astype(float)
         areas = [
-            metrics.weighted_auroc(truth[:, c] > 0.5, logits[:, c].astype(float), own[[c]])[0]
+            metrics.weighted_auroc(
+                truth[:, c] > 0.5, logits[:, c].astype(float), film_weights[[c]]
+            )[0]
             for c in scored
         ]
         area = float(np.nanmean(areas)) if np.isfinite(areas).any() else 0.5
@@ -206,11 +208,11 @@ def transfer_encoder(target: nn.Module, classifier: Classifier) -> list[str]:
     Stages of the classifier beyond the network's encoder depth stay behind.
     """
     # No tensor tells the activation: weights of one would load into the other without a word.
-    theirs, here = classifier.config["activation"], networks.config_of(target)["activation"]
-    if theirs != here:
+    theirs, ours = classifier.config["activation"], networks.config_of(target)["activation"]
+    if theirs != ours:
         raise InputError(
             f"transfer: the classifier's activation is {theirs!r} and parameter 'activation' here "
-            f"is {here!r}; use the same for both"
+            f"is {ours!r}; use the same for both"
         )
     origin = f"the classifier ({classifier.config['architecture']})"
     return networks.transfer(target, classifier.state_dict(), "encoder", origin)
