@@ -71,26 +71,6 @@ def test_parameters_are_declared_and_explained(name: str) -> None:
         assert found["profile"].default == "smoke"
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_checks_its_inputs_in_its_first_cell_and_finishes(name: str) -> None:
-    code = [c for c in cells(name) if c["cell_type"] == "code"]
-    first = next(c for c in code if "parameters" not in c["metadata"].get("tags", []))
-    assert "begin(" in first["source"]
-    assert sum(".finish(" in c["source"] for c in code) == 1
-
-
-def test_defaults_are_the_smoke_size() -> None:
-    """nbval cannot inject parameters: it runs a notebook with its defaults."""
-    wrong = []
-    for instance in stages.plan("smoke"):
-        varied = instance.stage.over
-        for name, parameter in declared(instance.notebook).model_fields.items():
-            value = instance.parameters[name]
-            if name not in varied and value != parameter.default:
-                wrong.append(f"{instance.name}: {name} is {value!r}, default {parameter.default!r}")
-    assert wrong == []
-
-
 def test_no_other_notebook() -> None:
     assert sorted(f.name for f in paths.NOTEBOOKS.glob("*.ipynb")) == sorted(NAMES)
 

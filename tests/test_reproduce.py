@@ -17,7 +17,8 @@ import pytest
 
 from dollkit.common import paths
 from dollkit.common.errors import InputError
-from dollkit.workflow import cli, processes, reproduce
+from dollkit.workflow import cli, reproduce
+from dollkit.workflow import run as processes
 from tests.toys import BODY, END, write_notebook
 
 SMALL = "matrix: {architectures: [a], networks: [pspnet], arms: [], tasks: [], encoder: a}\n"
@@ -139,7 +140,7 @@ def test_an_artefact_whose_table_is_gone_is_made_again(toy: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from dollkit.workflow.processes import hold
+from dollkit.workflow.run import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

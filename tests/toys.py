@@ -46,15 +46,6 @@ def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Pat
     return path
 
 
-def stage_notebook(
-    folder: Path, file: str, stage: str, result: str = "size", extra: str = "", imports: str = ""
-) -> Path:
-    """The notebook of one toy stage."""
-    begin = BODY.format(stage=stage, imports=imports)
-    parameters = PARAMETERS + extra
-    return write_notebook(folder / file, begin, END.format(result=result), parameters=parameters)
-
-
 def make_toy(root: Path) -> None:
     """Nine notebooks, ``params/toy.yaml`` and the package ``toykit`` under `root`."""
     kit = root / "toykit"
@@ -81,6 +72,8 @@ def make_toy(root: Path) -> None:
     ):  # fmt: skip
         stage = file[3:].replace("pretraining", "pretrain").replace("finetuning", "finetune")
         result, imports = more.get(stage, ("size", ""))
-        stage_notebook(folder, f"{file}.ipynb", stage, result, extra.get(stage, ""), imports)
+        begin, end = BODY.format(stage=stage, imports=imports), END.format(result=result)
+        own = PARAMETERS + extra.get(stage, "")
+        write_notebook(folder / f"{file}.ipynb", begin, end, parameters=own)
     (folder / "params").mkdir()
     (folder / "params" / "toy.yaml").write_text(PROFILE)

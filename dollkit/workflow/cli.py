@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dollkit.common.errors import InputError
-from dollkit.workflow.processes import KEPT, shortage
+from dollkit.common.machine import Part
+from dollkit.workflow import run
+from dollkit.workflow.run import KEPT, StageError, shortage
 
 ROOMS = {
     "data": ("dollkit.data.__main__", "data sets on disk: list, find, check, build"),
@@ -32,8 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. What stops it is one line, at the end of a stage's
     log too.
     """
-    from dollkit.workflow.run import StageError
-
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = argparse.Namespace()
     try:
@@ -70,9 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dollkit", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def stage_command(name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
+    def stage_command(name: str, call: Callable[..., int], text: str) -> argparse.ArgumentParser:
         add = commands.add_parser(name, help=text)
-        add.set_defaults(command=run)
+        add.set_defaults(command=call)
         add.add_argument("--profile", default="smoke", help="file of notebooks/params")
         add.add_argument(
             "--data", type=lambda d: Path(d) if d else None, help="folder of data sets"
@@ -123,16 +123,13 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from dollkit.common.machine import Part
-    from dollkit.workflow import processes, run
-
     if options.threads:
         os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     # Idle threads sleep: spinning ones cost the other stages several times their share.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if options.with_parent:
-        processes.end_with_parent()
+        run.end_with_parent()
     part = Part.parse(options.part) if options.part else None
-    with processes.handling(processes.terminate):
+    with run.handling(run.terminate):
         run.run(options.instance, options.profile, options.data, options.log, part)
     return 0

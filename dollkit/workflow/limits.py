@@ -10,14 +10,14 @@ import contextlib
 from collections.abc import Iterable
 from functools import cache
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from dollkit import pretraining
 from dollkit.common import ARMS, PRETRAINED, compute
-from dollkit.common.errors import InputError, nearest
+from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, POLICIES
 from dollkit.data import PHANTOM, check_stores, named
 from dollkit.data.film_table import SPLITS
@@ -33,15 +33,8 @@ from dollkit.workflow.stages import Instance
 
 
 def among(names: Iterable[str]) -> Any:
-    """A text that is one of these; the message about another names the nearest."""
-    known = tuple(names)
-
-    def check(text: str) -> str:
-        if text not in known:
-            raise ValueError(nearest(text, known))
-        return text
-
-    return Annotated[str, AfterValidator(check)]
+    """A text that is one of these."""
+    return Literal[tuple(names)]  # type: ignore[misc]
 
 
 def several(element: Any, fewest: int = 1) -> Any:

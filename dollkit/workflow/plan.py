@@ -221,7 +221,7 @@ def _time(run: dict[str, dict[str, Any]], todo: list[str], stores: Mapping[str, 
     time = f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
     return (
         f"Time: at most about {time} on {cores()} cores like the two of {BASE} with networks of "
-        "that size; half with bfloat16 in the processor; a GPU was not measured"
+        "that size; less with bfloat16 in the processor; a GPU was not measured"
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from dollkit.common import paths
 from dollkit.common.errors import InputError, brief, brief_stderr
 from dollkit.common.machine import cores
-from dollkit.workflow import processes, stage, stages
+from dollkit.workflow import run, stage, stages
 
 DEVICES = ("auto", "cpu", "cuda")
 EXECUTORS = ("local", "slurm")
@@ -69,12 +69,9 @@ def snakemake(
 ) -> int:  # fmt: skip
     """Run Snakemake over a profile; returns its exit status, or 128 + a signal's number.
 
-    Args:
-        jobs: stages at once; on this machine they share the cores.
-        more: further arguments of Snakemake.
-        executor: ``local``, or a folder of ``cluster/`` with a workflow profile of Snakemake.
-        threads: of each stage; 0: its share of the cores.
-        parts: jobs that share the work of a stage, where it can be shared.
+    `jobs` stages run at once, on this machine sharing the cores, with `threads` each (0: its share
+    of them); `more` goes to Snakemake. `executor` is ``local`` or a folder of ``cluster/`` with a
+    workflow profile, where `parts` jobs share the work of a stage that can be shared.
     """
     threads = threads or max(1, cores() // jobs)
     folder = paths.runs() / profile
@@ -82,7 +79,7 @@ def snakemake(
     config += [f"executor={executor}", *([f"data={data}"] if data else [])]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
     command += ["--directory", str(folder), "--config", *config]
-    # `processes.hold` keeps other runs out; Snakemake's lock would outlive a killed one.
+    # `run.hold` keeps other runs out; Snakemake's lock would outlive a killed one.
     command += ["--nolock", "--rerun-triggers", *TRIGGERS, "--rerun-incomplete", "--quiet", "host"]
     if executor == "local":
         command += ["--cores", str(jobs * threads)]
@@ -92,7 +89,7 @@ def snakemake(
     environment = os.environ | {"DOLLKIT_DEVICE": device, "PYTHONPATH": paths.python_path()}
     # On Ctrl-C it cancels a cluster's jobs; on SIGTERM it would wait for them.
     end = signal.SIGTERM if executor == "local" else signal.SIGINT
-    return processes.run_group([*command, *more], environment, end)
+    return run.run_group([*command, *more], environment, end)
 
 
 def job_prefix(folder: Path) -> str:
@@ -160,7 +157,7 @@ def reproduce(
     run_folder = paths.runs() / profile
     stage.make_writable(run_folder)
     stage.make_writable(paths.figures() / profile)
-    with processes.hold(run_folder):
+    with run.hold(run_folder):
         if executor == "slurm":
             if left := slurm_jobs(run_folder):  # of a killed call: no two may write to one folder
                 print(
@@ -190,7 +187,7 @@ def reproduce(
             for line in failures(names, profile, started):
                 print(line, file=sys.stderr)
             if status > 128:
-                print(f"stopped: {processes.KEPT}", file=sys.stderr)
+                print(f"stopped: {run.KEPT}", file=sys.stderr)
             return status
         print("\n".join(summary(names, profile, started)), flush=True)
     from dollkit.report import compare  # pandas: bad knobs need not wait for it

@@ -106,15 +106,9 @@ def formats_for(
 
 
 def predict(
-    segmenter: Segmenter,
-    films: Path,
-    out: Path,
-    *,
-    to: str = "png",
-    trained_on: Collection[str] = (),
-    codes: Codes | None = None,
-    overwrite: bool = False,
-) -> tuple[pd.DataFrame, dict[str, str]]:
+    segmenter: Segmenter, films: Path, out: Path, *, to: str = "png",
+    trained_on: Collection[str] = (), codes: Codes | None = None, overwrite: bool = False,
+) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
     """Draw masks on the films of a folder; the same call again draws nothing.
 
     Nothing in `out` is ever changed, be it a mask corrected by hand: a folder that holds anything

@@ -45,13 +45,9 @@ class Radiographs:
 
 
 def read_radiographs(
-    films: Path,
-    findings: Path,
-    masks: Path,
-    columns: Mapping[str, str] | None = None,
-    classes: Sequence[str] = (),
-    folds: int = 4,
-) -> Radiographs:
+    films: Path, findings: Path, masks: Path, columns: Mapping[str, str] | None = None,
+    classes: Sequence[str] = (), folds: int = 4,
+) -> Radiographs:  # fmt: skip
     """Read films, findings and masks, and check that they go together; decodes nothing.
 
     Films of patients with masks are kept out of what classifiers and pre-training learn from

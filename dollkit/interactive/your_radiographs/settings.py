@@ -17,7 +17,7 @@ from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.interactive.your_radiographs import predict, read, steps
 from dollkit.training import networks
-from dollkit.workflow import limits, parameters, processes, run, stage, stages
+from dollkit.workflow import limits, parameters, run, stage, stages
 
 NOTEBOOK = "11_your_radiographs.ipynb"
 ACTIVATION = "silu"
@@ -157,7 +157,7 @@ def _run(options: argparse.Namespace) -> None:
     executed = work / "executed.ipynb"
     notebook, alone = parameters.notebooks() / NOTEBOOK, stages.Stage("own", "own", NOTEBOOK)
     instance = stages.Instance("own", alone, notebook, settings, (), ())
-    with processes.handling(processes.terminate), processes.hold(work):
+    with run.handling(run.terminate), run.hold(work):
         run.execute(instance, executed, work / "log.txt")
     print(f"{work / 'report' / 'report.md'}\n{executed}")
 
