@@ -35,8 +35,7 @@ GOALS = {
     "relu": {"speedup": 8.0, "dice": 0.96},
 }
 TWIN = "tu-resnet10t"
-AT_ONCE = 4
-"""Pairs that captum explains in a call where its seconds do not count."""
+AT_ONCE = 4  # pairs that captum explains in a call where its seconds do not count
 SAME_PASSES = {"same": {"precision": "float32", "steps": 6}}
 
 

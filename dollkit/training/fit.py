@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -76,13 +75,12 @@ def fit(
     made_by = {"key": key, **asdict(recipe)}
     start = resume(folder, made_by, model, optimiser, done) if folder is not None else 0
     began = time.perf_counter() - done.seconds
-    # A bar for people; one line per evaluation in logs.
-    plain = quiet or not sys.stderr.isatty()
-    bar = tqdm(range(start, recipe.steps), label, recipe.steps, initial=start, disable=plain)
+    steps = range(start, recipe.steps)
+    # A bar for people at a terminal; one line per evaluation in logs.
+    bar = tqdm(steps, label, recipe.steps, initial=start, disable=quiet or None)
     running = waited = trained = 0.0
     train_mode(model)
-    ahead = device.type == "cuda"
-    with contextlib.closing(batches(sample, start, recipe.steps, ahead)) as feed:
+    with contextlib.closing(batches(sample, steps, ahead=device.type == "cuda")) as feed:
         for step in bar:
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(step)
@@ -125,19 +123,16 @@ def fit(
     return done
 
 
-def batches(sample: Callable[[int], Batch], first: int, stop: int, ahead: bool) -> Generator[Batch]:
-    """Batches of the steps from `first` to `stop` in order.
-
-    With `ahead` a thread prepares the next batch while the device works on this one.
-    """
+def batches(sample: Callable[[int], Batch], steps: range, ahead: bool) -> Generator[Batch]:
+    """Batches of some steps; `ahead`: a thread prepares the next while the device works on one."""
     if not ahead:
-        yield from map(sample, range(first, stop))
+        yield from map(sample, steps)
         return
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(sample, first)
-        for step in range(first, stop):
+        following = pool.submit(sample, steps[0])
+        for step in steps:
             batch = following.result()
-            if step + 1 < stop:
+            if step + 1 in steps:
                 following = pool.submit(sample, step + 1)
             yield batch
 
