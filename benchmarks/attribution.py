@@ -102,7 +102,7 @@ def relu_network(
     policy, small = settings["policy"], settings["small"]
     key = json.dumps([run.store.digest, model.config, policy, small])
     classifiers.train(
-        model, run.store, policy, recipe, Augmentation(), folder, quiet=True, small=small, key=key
+        model, run.store, policy, recipe, Augmentation(), folder, small=small, key=key
     )
     weights.save(model, folder, model.config)
     table = classifiers.evaluate(model, run.store, "test", 20, recipe.precision)

@@ -71,7 +71,7 @@ def go(
     whole = X.to(device), Y.to(device)
     return fit(
         net, sample or draw(how, device), loss, how, score="score", folder=folder, label="small",
-        evaluate=lambda m: {"score": -float(loss(m, whole))}, quiet=True, key=key,
+        evaluate=lambda m: {"score": -float(loss(m, whole))}, key=key,
     )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def fit(
     model: nn.Module, sample: Callable[[int], Batch], loss: Loss, recipe: Recipe, *,
     evaluate: Callable[[nn.Module], dict[str, float]], score: str, folder: Path | None = None,
     train_mode: Callable[[nn.Module], object] = nn.Module.train, label: str = "training",
-    quiet: bool = False, key: str = "",
+    key: str = "",
 ) -> TrainingResult:  # fmt: skip
     """Train `model` in place; it ends with the *last* weights, `best_state` holds the best.
 
@@ -64,7 +64,8 @@ def fit(
         evaluate: scores of the model in eval mode, under the recipe's autocast, without gradients.
         score: which of them is to be high.
         folder: where ``history.csv`` and the checkpoint go; a checkpoint found there is resumed
-            from if the same recipe and `key` made it, else the run starts afresh.
+            from if the same recipe and `key` made it, else the run starts afresh. Without a folder
+            the run is quiet, too.
         train_mode: puts the model in training mode: frozen batch norms must stay in eval mode.
         key: fingerprint of all else that decides the result: data, code, the loss's settings.
     """
@@ -77,7 +78,7 @@ def fit(
     began = time.perf_counter() - done.seconds
     steps = range(start, recipe.steps)
     # A bar for people at a terminal; one line per evaluation in logs.
-    bar = tqdm(steps, label, recipe.steps, initial=start, disable=quiet or None)
+    bar = tqdm(steps, label, recipe.steps, initial=start, disable=True if folder is None else None)
     running = waited = trained = 0.0
     train_mode(model)
     with contextlib.closing(batches(sample, steps, ahead=device.type == "cuda")) as feed:
@@ -114,10 +115,9 @@ def fit(
                 "images_per_s": round((step + 1 - start) * recipe.batch / trained, 1),
             }
             done.history.append(row)
-            if not quiet:
+            if folder is not None:
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "films")
                 log.info("%s  %s / %d", label, shown, recipe.steps)
-            if folder is not None:
                 save_checkpoint(folder, made_by, model, optimiser, done)
             running, waited, trained, start = 0.0, 0.0, 0.0, step + 1
     return done
