@@ -35,8 +35,7 @@ GOALS = {
     "relu": {"speedup": 8.0, "dice": 0.96},
 }
 TWIN = "tu-resnet10t"
-AT_ONCE = 4
-"""Pairs that captum explains in a call where its seconds do not count."""
+AT_ONCE = 4  # pairs that captum explains in a call where its seconds do not count
 SAME_PASSES = {"same": {"precision": "float32", "steps": 6}}
 
 
@@ -103,7 +102,7 @@ def relu_network(
     policy, small = settings["policy"], settings["small"]
     key = json.dumps([run.store.digest, model.config, policy, small])
     classifiers.train(
-        model, run.store, policy, recipe, Augmentation(), folder, quiet=True, small=small, key=key
+        model, run.store, policy, recipe, Augmentation(), folder, small=small, key=key
     )
     weights.save(model, folder, model.config)
     table = classifiers.evaluate(model, run.store, "test", 20, recipe.precision)

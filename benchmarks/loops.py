@@ -75,9 +75,7 @@ def run(
     ) -> Callable[[], int]:
         def once() -> int:
             score = {"none": 0.0}  # the last step is always evaluated: by nothing
-            done = fit.fit(
-                net, draw, loss, recipe, evaluate=lambda net: score, score="none", quiet=True
-            )
+            done = fit.fit(net, draw, loss, recipe, evaluate=lambda net: score, score="none")
             fits.setdefault(name, []).append(done)
             return steps * recipe.batch
 

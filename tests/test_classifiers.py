@@ -31,7 +31,7 @@ def test_classifier_learns_and_scores(device: torch.device, tmp_path: Path) -> N
     store = make_store(tmp_path / "films", 80, PATHOLOGIES)
     model = create(ENCODER, 3, "silu", "lse", 0, device)
     recipe = Recipe(steps=50, batch=16, lr=3e-3, evaluate_every=25, precision="float32")
-    train(model, store, "U-Ones", recipe, NONE, None, quiet=True)
+    train(model, store, "U-Ones", recipe, NONE, None)
     table = evaluate(model, store, "test", 50).set_index("finding")
     assert table.loc["Edema", "auroc"] > 0.95  # the square is Edema, the other labels are coins
     assert table.loc["Fracture", "auroc"] < 0.9

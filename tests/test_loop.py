@@ -71,7 +71,7 @@ def go(
     whole = X.to(device), Y.to(device)
     return fit(
         net, sample or draw(how, device), loss, how, score="score", folder=folder, label="small",
-        evaluate=lambda m: {"score": -float(loss(m, whole))}, quiet=True, key=key,
+        evaluate=lambda m: {"score": -float(loss(m, whole))}, key=key,
     )  # fmt: skip
 
 
@@ -202,10 +202,10 @@ def test_batches_drawn_ahead_are_the_same() -> None:
         asked.append(step)
         return (torch.tensor([step]),)
 
-    assert [int(batch) for (batch,) in batches(sample, 2, 6, True)] == asked == [2, 3, 4, 5]
+    assert [int(batch) for (batch,) in batches(sample, range(2, 6), True)] == asked == [2, 3, 4, 5]
 
     with pytest.raises(ZeroDivisionError):
-        next(batches(lambda step: (X[step // 0],), 0, 1, True))
+        next(batches(lambda step: (X[step // 0],), range(1), True))
 
 
 def test_every_film_is_drawn_once_in_each_pass() -> None:

@@ -76,28 +76,20 @@ def test_what_cannot_be_built_is_named() -> None:
             networks.build(network, encoder, 2)
 
 
-def test_transfer_copies_all_but_the_output_layer() -> None:
-    source, target = build(14), build(2)
-    head = target.state_dict()["segmentation_head.0.weight"].clone()
-    copied = networks.transfer(target, source.state_dict())
-    state = target.state_dict()
-    assert set(state) - set(copied) == {"segmentation_head.0.weight", "segmentation_head.0.bias"}
-    assert all(torch.equal(state[k], source.state_dict()[k]) for k in copied)
-    assert torch.equal(state["segmentation_head.0.weight"], head)
-
-
-def test_the_encoder_alone_moves_into_another_network() -> None:
-    source, target = build(14, "unet"), build(2, "deeplabv3plus")
+@pytest.mark.parametrize(
+    ("start", "end", "part"), [("pspnet", "pspnet", "all"), ("unet", "deeplabv3plus", "encoder")]
+)
+def test_transfer_copies_all_but_the_output_layer_or_the_encoder(
+    start: str, end: str, part: str
+) -> None:
+    source, target = build(14, start).state_dict(), build(2, end)
     before = {k: v.clone() for k, v in target.state_dict().items()}
-    copied = networks.transfer(target, source.state_dict(), "encoder")
+    copied = set(networks.transfer(target, source, part))
     state = target.state_dict()
-    assert set(copied) == {k for k in state if k.startswith("encoder.")}
-    assert all(torch.equal(state[k], source.state_dict()[k]) for k in copied)
-    assert all(torch.equal(state[k], before[k]) for k in state if k not in set(copied))
-    with pytest.raises(InputError, match="decoder"):
-        networks.transfer(target, source.state_dict())
-    with pytest.raises(InputError, match="'transfer' is 'head'"):
-        networks.transfer(target, source.state_dict(), "head")
+    kept = {k for k in state if not k.startswith("encoder.")}
+    head = {"segmentation_head.0.weight", "segmentation_head.0.bias"}
+    assert set(state) - copied == (head if part == "all" else kept)
+    assert all(torch.equal(v, (source if k in copied else before)[k]) for k, v in state.items())
 
 
 def test_transfer_fails_on_the_first_mismatch() -> None:
@@ -110,6 +102,10 @@ def test_transfer_fails_on_the_first_mismatch() -> None:
     ):
         with pytest.raises(InputError, match=said):
             networks.transfer(target, state)
+    with pytest.raises(InputError, match="decoder"):
+        networks.transfer(build(2, "unet"), source)
+    with pytest.raises(InputError, match="'transfer' is 'head'"):
+        networks.transfer(target, source, "head")
 
 
 @pytest.mark.slow

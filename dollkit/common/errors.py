@@ -19,13 +19,9 @@ class InputError(ValueError):
         super().__init__(" ".join(str(message).split()))
 
 
-ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-"""Colours and movements of a terminal."""
-
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours and movements of a terminal
 LONGEST = 300
 """Characters of a foreign message that are shown: PyTorch's first lines may have thousands."""
-
-_TRACEBACK = "Traceback (most recent call last):"
 
 
 def brief(error: BaseException) -> str:
@@ -54,7 +50,7 @@ def brief_stderr(text: str) -> str:
     Of a Python traceback: the exception at its end, as `brief` shows it. Otherwise the last line.
     """
     lines = ANSI.sub("", text).rstrip().splitlines()
-    starts = [i for i, line in enumerate(lines) if line == _TRACEBACK]
+    starts = [i for i, line in enumerate(lines) if line == "Traceback (most recent call last):"]
     if starts:
         # Stack frames are indented; what follows them is the exception and, in lines of any shape,
         # the rest of its message.

@@ -18,8 +18,7 @@ from scipy import stats as sps
 
 Floats = npt.NDArray[np.float64]
 
-LEVEL = 0.95
-"""Of every interval."""
+LEVEL = 0.95  # of every interval
 N_BOOT = 2000
 N_FLIPS = 9999
 FEWEST = 5

@@ -43,8 +43,7 @@ NO_MATTER = (
 its start's key or `Grid.changes_of`."""
 ARRAYS = ("counts", "robust", "prediction")
 """What a job's file holds beside its text, see `finetuning.run`."""
-OTHER = "other"
-"""Learning rates of every tuning that has none of its own."""
+OTHER = "other"  # learning rates of every tuning that has none of its own
 
 Tunings = Mapping[str, tuple[Sequence[str], Sequence[float]]]
 """Tuning to its arms and its learning-rate grid, the same for each of them."""

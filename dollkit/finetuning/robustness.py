@@ -25,8 +25,7 @@ I64 = npt.NDArray[np.int64]
 Predict = Callable[[U8], U8]
 """Films (n, S, S) uint8 to masks (n, C, S, S) uint8, non-zero inside."""
 
-BATCH = 64
-"""Films perturbed and judged at once."""
+BATCH = 64  # films perturbed and judged at once
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ def run(
         return {"val_miou": metrics.mean_iou(metrics.iou(*counts))}
 
     done = fit(
-        net, sample, loss, recipe, evaluate=evaluate, score="val_miou", quiet=True,
+        net, sample, loss, recipe, evaluate=evaluate, score="val_miou",
         train_mode=lambda net: net.train(job.tuning == "full"), label=job.name,
     )  # fmt: skip
     state = net.state_dict()

@@ -66,7 +66,7 @@ def train(few: Few, finding: str, passes: int, seed: int) -> tuple[classifiers.C
         steps=max(1, passes * len(few.rows("train")) // 16), batch=16, lr=2e-3, weight_decay=0.05,
         evaluate_every=10**6, precision="float32", seed=seed,
     )  # fmt: skip
-    classifiers.train(model, few, "U-Ones", recipe, Augmentation(), None, quiet=True)  # type: ignore[arg-type]
+    classifiers.train(model, few, "U-Ones", recipe, Augmentation(), None)  # type: ignore[arg-type]
     rows = few.rows("test")
     with torch.inference_mode():
         logits = classifiers.predict(model, few.images, rows, CPU)[:, index(finding)]

@@ -66,7 +66,7 @@ def create(
 
 def train(
     model: Classifier, store: Store, policy: str, recipe: Recipe, augmentation: Augmentation,
-    folder: Path | None, quiet: bool = False, small: int = 0, key: str = "",
+    folder: Path | None, small: int = 0, key: str = "",
 ) -> TrainingResult:  # fmt: skip
     """Train on split ``train``; `model` ends with the weights that are best on split ``valid``.
 
@@ -115,11 +115,9 @@ def train(
         )
         value = F.binary_cross_entropy_with_logits(scores, target, weight)
         scored = [c for c in known if FINDINGS[c] in PATHOLOGIES]
-        film_weights = valid_weights.T.astype(float)
+        ranked, film_weights = logits.astype(float), valid_weights.T.astype(float)
         areas = [
-            metrics.weighted_auroc(
-                truth[:, c] > 0.5, logits[:, c].astype(float), film_weights[[c]]
-            )[0]
+            metrics.weighted_auroc(truth[:, c] > 0.5, ranked[:, c], film_weights[[c]])[0]
             for c in scored
         ]
         area = float(np.nanmean(areas)) if np.isfinite(areas).any() else 0.5
@@ -127,7 +125,7 @@ def train(
 
     done = fit(
         model, sample, loss, recipe, evaluate=evaluate, score="valid_auroc", folder=folder,
-        label=str(model.config["architecture"]), quiet=quiet, key=key,
+        label=str(model.config["architecture"]), key=key,
     )  # fmt: skip
     model.load_state_dict(done.best_state)
     model.eval()

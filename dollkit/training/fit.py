@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +51,7 @@ def fit(
     model: nn.Module, sample: Callable[[int], Batch], loss: Loss, recipe: Recipe, *,
     evaluate: Callable[[nn.Module], dict[str, float]], score: str, folder: Path | None = None,
     train_mode: Callable[[nn.Module], object] = nn.Module.train, label: str = "training",
-    quiet: bool = False, key: str = "",
+    key: str = "",
 ) -> TrainingResult:  # fmt: skip
     """Train `model` in place; it ends with the *last* weights, `best_state` holds the best.
 
@@ -65,7 +64,8 @@ def fit(
         evaluate: scores of the model in eval mode, under the recipe's autocast, without gradients.
         score: which of them is to be high.
         folder: where ``history.csv`` and the checkpoint go; a checkpoint found there is resumed
-            from if the same recipe and `key` made it, else the run starts afresh.
+            from if the same recipe and `key` made it, else the run starts afresh. Without a folder
+            the run is quiet, too.
         train_mode: puts the model in training mode: frozen batch norms must stay in eval mode.
         key: fingerprint of all else that decides the result: data, code, the loss's settings.
     """
@@ -76,13 +76,12 @@ def fit(
     made_by = {"key": key, **asdict(recipe)}
     start = resume(folder, made_by, model, optimiser, done) if folder is not None else 0
     began = time.perf_counter() - done.seconds
-    # A bar for people; one line per evaluation in logs.
-    plain = quiet or not sys.stderr.isatty()
-    bar = tqdm(range(start, recipe.steps), label, recipe.steps, initial=start, disable=plain)
+    steps = range(start, recipe.steps)
+    # A bar for people at a terminal; one line per evaluation in logs.
+    bar = tqdm(steps, label, recipe.steps, initial=start, disable=True if folder is None else None)
     running = waited = trained = 0.0
     train_mode(model)
-    ahead = device.type == "cuda"
-    with contextlib.closing(batches(sample, start, recipe.steps, ahead)) as feed:
+    with contextlib.closing(batches(sample, steps, ahead=device.type == "cuda")) as feed:
         for step in bar:
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(step)
@@ -116,28 +115,24 @@ def fit(
                 "images_per_s": round((step + 1 - start) * recipe.batch / trained, 1),
             }
             done.history.append(row)
-            if not quiet:
+            if folder is not None:
                 shown = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "films")
                 log.info("%s  %s / %d", label, shown, recipe.steps)
-            if folder is not None:
                 save_checkpoint(folder, made_by, model, optimiser, done)
             running, waited, trained, start = 0.0, 0.0, 0.0, step + 1
     return done
 
 
-def batches(sample: Callable[[int], Batch], first: int, stop: int, ahead: bool) -> Generator[Batch]:
-    """Batches of the steps from `first` to `stop` in order.
-
-    With `ahead` a thread prepares the next batch while the device works on this one.
-    """
+def batches(sample: Callable[[int], Batch], steps: range, ahead: bool) -> Generator[Batch]:
+    """Batches of some steps; `ahead`: a thread prepares the next while the device works on one."""
     if not ahead:
-        yield from map(sample, range(first, stop))
+        yield from map(sample, steps)
         return
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(sample, first)
-        for step in range(first, stop):
+        following = pool.submit(sample, steps[0])
+        for step in steps:
             batch = following.result()
-            if step + 1 < stop:
+            if step + 1 in steps:
                 following = pool.submit(sample, step + 1)
             yield batch
 

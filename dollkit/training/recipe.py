@@ -16,8 +16,7 @@ from dollkit.data.images import IGNORE
 
 Batch = tuple[torch.Tensor, ...]
 """Films and targets of a step; films come first in every tensor."""
-WARMUP = 0.15
-"""Share of the steps with rising rate."""
+WARMUP = 0.15  # share of the steps with rising rate
 MAX_GRADIENT_NORM = 1.0
 
 
