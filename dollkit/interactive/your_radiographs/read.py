@@ -73,10 +73,10 @@ def read_radiographs(
     listed, passed = _read_findings(findings, columns or {})
     split, has_patient = ("split" in listed.frame), ("patient" in listed.frame)
     table = FilmTable("folder", read_films(listed, films), films)
-    if len(lost := lost_files(table)):
+    if lost := lost_files(table):
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
         raise InputError(
-            f"{lost.iloc[0]['reason']}{more}: column 'image' holds paths below {films}: put the "
+            f"{lost[0].reason}{more}: column 'image' holds paths below {films}: put the "
             "film there or mend the row"
         )
     names = [Path(p).relative_to(films).as_posix() for p in table.films["path"]]
