@@ -43,7 +43,7 @@ def write_film(path: Path, height: int = 40, width: int = 32, grey: int = 100) -
     Image.fromarray(np.full((height, width), grey, np.uint8)).save(path)
 
 
-def write_chexpert(root: Path, prefix: str = "CheXpert-v1.0-small/", **changed: str) -> Path:
+def write_chexpert(root: Path, **changed: str) -> Path:
     """Six patients in train.csv (the first with a lateral film, too), two in valid.csv.
 
     `changed` replaces values of row 4 of train.csv, the film of patient 2.
@@ -53,12 +53,12 @@ def write_chexpert(root: Path, prefix: str = "CheXpert-v1.0-small/", **changed: 
         for k in patients:
             path = f"{part}/patient{k:05d}/study1/view1_frontal.jpg"
             write_film(root / path, grey=20 * k)
-            rows.append(film_row(prefix + path))
+            rows.append(film_row(f"CheXpert-v1.0-small/{path}"))
         if part == "train":
             lateral = "train/patient00001/study1/view2_lateral.jpg"
             kind = {"Frontal/Lateral": "Lateral", "AP/PA": ""}
             write_film(root / lateral)
-            rows.insert(1, film_row(prefix + lateral, **kind))
+            rows.insert(1, film_row(f"CheXpert-v1.0-small/{lateral}", **kind))
             rows[2] |= changed
         write_csv(root / f"{part}.csv", rows)
     return root

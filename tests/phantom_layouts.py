@@ -23,16 +23,13 @@ from PIL import Image
 from dollkit.common.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES
 from dollkit.data.phantom.population import Protocol, observe_labels, sample_population
 from dollkit.data.phantom.render import ORGANS, Films, render
+from dollkit.data.sets.chexpert import mask_path
+from dollkit.data.sets.jsrt import NAMES
 
 U8 = npt.NDArray[np.uint8]
 
 JSRT_SIDE, SCR_SIDE, COVID_SIDE = 2048, 1024, 256
 """Sides in pixels of a JSRT film, an SCR mask and a COVID-QU-Ex film."""
-JSRT_NAMES: tuple[str, ...] = (
-    *(f"JPCLN{i:03d}" for i in range(1, 155)),
-    *(f"JPCNN{i:03d}" for i in range(1, 94)),
-)
-"""Films of JSRT: 154 with a nodule, then 93 without."""
 AGE_UNKNOWN = ("JPCLN106", "JPCLN117")
 """Films whose age is "?" in the released ``CLNDAT_EN.txt``."""
 MONTGOMERY_SIDES = (4020, 4892)
@@ -98,7 +95,7 @@ def truth(layout: str, n: int, seed: int) -> pd.DataFrame:
 
 
 def _jsrt_rows(n: int, seed: int) -> pd.DataFrame:
-    names = JSRT_NAMES[:n]
+    names = NAMES[:n]
     numbers = [int(name[5:]) for name in names]
     sick = [name.startswith("JPCLN") for name in names]
     count = 64
@@ -272,8 +269,7 @@ def write_tree(
         masks = {name: mask for name, mask in masks.items() if mask.any()}
         masks |= dict(zip(ORGANS, films.organs[i], strict=True))
         for name, mask in masks.items():
-            beside = f"view1_frontal_mask_{name.replace(' ', '_')}.png"
-            _put(out / folder / beside, mask * FULL)
+            _put(mask_path(out / folder / "view1_frontal.jpg", name), mask * FULL)
     table[~valid].to_csv(out / "train.csv", index=False)
     table[valid].to_csv(out / "valid.csv", index=False)
 

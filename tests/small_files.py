@@ -22,11 +22,6 @@ def save(path: Path, values: npt.ArrayLike, mode: str | None = None) -> Path:
     return path
 
 
-def touch(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-
-
 def write_lines(path: Path, lines: Sequence[str]) -> None:
     path.write_text("\n".join(lines) + "\n")
 

@@ -92,7 +92,7 @@ def test_skip_bad_leaves_wrong_rows_and_keys_out(root: Path) -> None:
     assert table.films["patient_id"].tolist() == ["patient64541", "patient64741", "patient64542"]
     assert not table.masks.iloc[1].notna().any()
     wrong = [str(root / "CheXpert" / "val_labels.csv"), str(truth)]
-    assert table.bad.frame()["file"].tolist() == wrong
+    assert [file for file, _, _ in table.bad] == wrong
     assert table.facts["test films with truth"] == 1
 
 
@@ -183,4 +183,4 @@ def test_wrong_entries(tmp_path: Path, entry: dict[str, Any], words: str) -> Non
     truth = load_truth(path, bad)
     # A finding that an entry of run lengths lacks is unknown.
     assert {key: list(masks) for key, masks in truth.items()} == {good: ["Edema"]}
-    assert bad.frame()["reason"].tolist() == [str(caught.value)]
+    assert [reason for _, _, reason in bad] == [str(caught.value)]

@@ -159,7 +159,7 @@ def test_truth_of_other_films(tree: Tree) -> None:
     path = write_truth(root / "gt_segmentations_val.json", entries)
     assert f"{path}: none of its 1 keys is a listed film" in error_of(read, root)
     table = read(root, skip_bad=True)
-    assert table.bad.frame()["file"].tolist() == [str(path)]
+    assert [file for file, _, _ in table.bad] == [str(path)]
     assert not table.masks.notna().any(axis=None)
 
 

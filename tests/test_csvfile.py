@@ -74,7 +74,7 @@ def test_wrong_rows_stop_or_are_noted_and_dropped(tmp_path: Path) -> None:
     table = read_csv(path, bad=bad)
     np.testing.assert_array_equal(table.numbers("n"), [1.0, np.nan])
     assert table.frame["id"].tolist() == ["x", "z"]
-    assert [(r.file, r.row.split(", ")[1]) for r in bad.frame().itertuples()] == [
+    assert [(file, row.split(", ")[1]) for file, row, _ in bad] == [
         (str(path), "row 3"),
         (str(path), "row 5"),
     ]

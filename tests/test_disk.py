@@ -16,6 +16,7 @@ from dollkit.data.film_table import STORES
 from dollkit.data.phantom.render import ORGANS, render
 from dollkit.data.store import Store, open_store
 from tests.phantom_layouts import truth, write_all, write_layout
+from tests.small_files import error_of
 
 SIZE, N = 64, 12
 FEW = {"n_films": 24, "n_train_pool": 2, "n_valid": 1, "n_test": 1}
@@ -117,14 +118,14 @@ def test_what_the_phantom_cannot_do_is_told_before_films_are_decoded(
 
 
 def test_a_folder_without_a_known_tree_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no known data set here"):
-        read("auto", tmp_path)
-    with pytest.raises(InputError, match=r"no JSRT.* here: expected"):
-        read("jsrt", tmp_path)
-    with pytest.raises(InputError, match="unknown data set 'jsrd'"):
-        read("jsrd", tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
-        read("auto", tmp_path / "none")
+    assert "no known data set here" in error_of(read, "auto", tmp_path)
+    for data_set in DATASETS.values():
+        assert data_set.find(tmp_path) is None
+        words = f"no {data_set.title} here: expected {data_set.tree}"
+        assert words in error_of(data_set.tables, tmp_path)
+    assert "unknown data set 'jsrd': use one of chexpert" in error_of(read, "jsrd", tmp_path)
+    for folder in (tmp_path / "none", ""):
+        assert f"'data_dir' is '{folder}': no such folder" in error_of(read, "auto", folder)
 
 
 def test_two_copies_of_one_set_are_ambiguous(trees: Path, tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
-import pydicom
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -14,11 +15,15 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.__main__ import survey
 from dollkit.data.csvfile import BadRows
+from dollkit.data.film_table import lost_files
+from dollkit.data.sets.common_steps import child, files_of, holds
 from dollkit.data.sets.own_folder import DATASET, HEADER, read_own
 from dollkit.data.store import open_store
 from dollkit.data.store_builder import build_store
 from tests.small_files import error_of
+from tests.test_dicom import NAME, bytes_of, film
 
+FORM = re.compile(r"(a\d)\.PNG", re.IGNORECASE)
 SQUARE = np.array([[0, 255], [0, 255], [255, 0]], np.uint8)
 TABLE = """\
 image,Patient,study,view,SEX,age,split,cardiomegaly,Pleural_Effusion,No Finding,notes,scanner
@@ -168,6 +173,7 @@ def test_wrong_headers(tmp_path: Path, header: str, words: str) -> None:
         (",Test,", ",,", "row 4, column 'split': value '': use train, valid or test", "abd"),
         ("AP,F", "AP,X", "row 2, column 'sex': value 'X': use M, F or blank", "bcd"),
         ("-1.0", "0.5", "row 3, column 'Cardiomegaly': value '0.5': use 1, 0, -1 or", "acd"),
+        ("train,-1", "valid,-1", "row 3, column 'split': value 'valid': use one split per", "acd"),
         ("deep/c.tif", "a.png", "row 4, column 'image': value 'a.png': use each film once", "abd"),
         (
             "deep/c.tif",
@@ -184,17 +190,7 @@ def test_wrong_rows(tmp_path: Path, old: str, new: str, words: str, left: str) -
     table = read_own(root, BadRows())["films"]
     assert [i[-1] for i in table.films["image_id"]] == list(left)
     assert len(table.bad) == 1
-    assert words in table.bad.frame()["reason"][0]
-
-
-def test_a_patient_in_two_splits(tmp_path: Path) -> None:
-    rows = ["a.png,p1,train", "b.png,p2,valid", "c.png,p1,test", "d.png,p1,train"]
-    root = write(tmp_path, "\n".join(["image,patient,split", *rows]))
-    words = "row 4, column 'split': value 'test': use one split per patient, that of its first row"
-    assert words in error_of(read_own, root)
-    table = read_own(root, BadRows())["films"]
-    assert table.films["image_id"].tolist() == ["a", "b", "d"]
-    assert words in table.bad.frame()["reason"][0]
+    assert words in table.bad[0][2]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +207,7 @@ def test_wrong_mask_folders(tmp_path: Path, folder: str, words: str) -> None:
     mask(root, folder, "a")
     assert words in error_of(read_own, root)
     tables = read_own(root, BadRows())
-    assert words in tables["films"].bad.frame()["reason"][0]
+    assert words in tables["films"].bad[0][2]
     assert tables["films"].facts["masks of heart"] == 1
 
 
@@ -227,20 +223,8 @@ def test_where_it_is_found(tmp_path: Path) -> None:
 
 
 def write_dicom(path: Path, grey: np.ndarray) -> None:
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
-    film = pydicom.dataset.Dataset()
-    film.file_meta = meta
-    film.SOPClassUID, film.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3"
-    film.PatientName, film.PatientID, film.PatientAge = "Secret^Name", "secret-7", "077Y"
-    film.PatientSex, film.ViewPosition, film.Modality = "F", "PA", "DX"
-    film.Rows, film.Columns = grey.shape
-    film.SamplesPerPixel, film.PhotometricInterpretation = 1, "MONOCHROME2"
-    film.BitsAllocated, film.BitsStored, film.HighBit, film.PixelRepresentation = 16, 12, 11, 0
-    film.PixelData = grey.astype("<u2").tobytes()
-    film.save_as(path, enforce_file_format=True)
+    details = {"PatientAge": "077Y", "PatientSex": "F", "ViewPosition": "PA"}
+    path.write_bytes(bytes_of(film(grey, 12, **details)))
 
 
 def test_every_kind_of_picture_builds(tmp_path: Path) -> None:
@@ -262,7 +246,7 @@ def test_every_kind_of_picture_builds(tmp_path: Path) -> None:
     tables = read_own(root)
     # Only pixels of a DICOM file are read.
     films = tables["films"].films
-    assert "secret" not in films.to_csv().lower()
+    assert NAME.lower() not in films.to_csv().lower()
     assert films["age"].isna().all()
     assert (films[["sex", "view"]] == "").all(axis=None)
     for name, made in tables.items():
@@ -272,3 +256,83 @@ def test_every_kind_of_picture_builds(tmp_path: Path) -> None:
         assert greys.max() > 150
         assert np.abs(greys - greys[:1]).max() <= 1
     np.testing.assert_array_equal(store.masks(slice(None))[:, 0, 8:56], [half // 255] * 4)
+
+
+# Files of any data set: by the form of their names, elsewhere, or leading out of it.
+
+
+def test_a_folder_is_found_in_any_case_and_with_underscores(tmp_path: Path) -> None:
+    (tmp_path / "Left_Lung").mkdir()
+    (tmp_path / "file").touch()
+    assert child(tmp_path, "left lung") == tmp_path / "Left_Lung"
+    assert child(tmp_path, "right lung") is None
+    assert child(tmp_path, "FILE") is None
+    (tmp_path / "left lung").mkdir()
+    assert child(tmp_path, "left lung") == tmp_path / "left lung"
+    assert child(tmp_path / "none", "left lung") is None
+
+
+def test_files_have_the_form_and_broken_links_count(tmp_path: Path) -> None:
+    for name in ("a2.png", "a1.PNG", "._a1.png", "a1.png.txt", "Thumbs.db"):
+        (tmp_path / name).touch()
+    (tmp_path / "a3").mkdir()
+    (tmp_path / "a4.png").symlink_to(tmp_path / "nowhere")
+    found = files_of(tmp_path, FORM)
+    assert [(match[1], file.name) for match, file in found] == [
+        ("a1", "a1.PNG"),
+        ("a2", "a2.png"),
+        ("a4", "a4.png"),
+    ]
+    assert holds(tmp_path, FORM)
+    assert not holds(tmp_path / "a3", FORM)
+    assert files_of(None, FORM) == files_of(tmp_path / "none", FORM) == []
+    (tmp_path / "a5.png").mkdir()
+    with pytest.raises(InputError, match=r"a5\.png: a folder with the name of a file"):
+        files_of(tmp_path, FORM)
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Path:
+    """Four films; another folder lies beside the data set."""
+    folder = tmp_path / "set"
+    names = ["a.png", "b.png", "c.png", "deep/d.png"]
+    folder.mkdir()
+    (folder / "films.csv").write_text("image,patient\n" + "".join(f"{n},{n[0]}\n" for n in names))
+    for name in names:
+        image(folder / "images" / name)
+    image(tmp_path / "elsewhere" / "d.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["a.png", "deep"])
+def test_links_that_lead_out_are_never_followed(four: Path, tmp_path: Path, name: str) -> None:
+    place = four / "images" / name
+    if place.is_dir():
+        (place / "d.png").unlink()
+        place.rmdir()
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.unlink()
+        place.symlink_to(tmp_path / "elsewhere" / "d.png")
+    table = DATASET.tables(four)["films"]
+    with pytest.raises(InputError, match=r"films\.csv, row \d: .*leads out of .*set"):
+        build_store(table, tmp_path / "out", 8)
+    build_store(table, tmp_path / "out", 8, skip_bad=True)
+    assert len(open_store(tmp_path / "out")) == 3
+    left = pd.read_csv(tmp_path / "out" / "skipped.csv")
+    assert left["reason"].str.contains("leads out").tolist() == [True]
+
+
+def test_what_stands_in_the_place_of_a_film_is_told(four: Path) -> None:
+    films = four / "images"
+    (films / "a.png").rename(films / "A.PNG")
+    (films / "b.png").unlink()
+    (films / "b.png").mkdir()
+    (films / "c.png").unlink()
+    (films / "c.png").symlink_to(films / "c.png")  # a loop
+    reasons = [fault.reason for fault in lost_files(DATASET.tables(four)["films"])]
+    assert [r.split("films.csv, ")[1][:5] for r in reasons] == ["row 2", "row 3", "row 4"]
+    assert "is a folder, not a file" in reasons[1]
+    for reason, name in ((reasons[0], "a.png"), (reasons[2], "c.png")):
+        assert "no such file" in reason
+        assert reason.endswith(name)

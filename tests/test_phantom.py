@@ -16,14 +16,7 @@ from dollkit.common.findings import (
     UNCERTAIN,
 )
 from dollkit.data.phantom.canvas import MU_BONE, MU_SOFT
-from dollkit.data.phantom.geometry import (
-    AXIS,
-    Grid,
-    ellipsoid,
-    gaussian_tube,
-    generator,
-    graph_tube,
-)
+from dollkit.data.phantom.geometry import AXIS, Grid, generator
 from dollkit.data.phantom.population import (
     COHORTS,
     Protocol,
@@ -37,7 +30,7 @@ from dollkit.data.phantom.render import ORGANS, Films, render, transmit
 def test_ellipsoid_is_the_closed_form_chord() -> None:
     grid = Grid(256)
     centre, (a, b, c) = (0.05, -0.1), (0.2, 0.12, 0.3)
-    window, thick = ellipsoid(grid, centre, (a, b), c)
+    window, thick = grid.ellipsoid(centre, (a, b), c)
     full = np.zeros((256, 256))
     full[window] = thick
     i = (np.arange(256) + 0.5) / 256 - 0.5
@@ -52,7 +45,7 @@ def test_straight_tube_is_the_chord_of_a_cylinder() -> None:
     grid, slope, r = Grid(256), 0.5, 0.05
     curve = (slope * AXIS).astype(np.float32)
     radius = np.full(AXIS.shape, r, np.float32)
-    window, thick = graph_tube(grid, 1, curve, radius, (-0.3, 0.3))
+    window, thick = grid.graph_tube(1, curve, radius, (-0.3, 0.3))
     full = np.zeros((256, 256), np.float32)
     full[window] = thick
     inside = np.abs(grid.x) < 0.29
@@ -67,8 +60,7 @@ def test_straight_tube_is_the_chord_of_a_cylinder() -> None:
 
 def test_gaussian_tube_has_its_peak_and_mass() -> None:
     grid, sigma = Grid(256), 0.02
-    field = np.zeros((256, 256), np.float32)
-    gaussian_tube(field, grid, [(-0.3, 0.0), (0.3, 0.0)], sigma, 0.7)
+    field = grid.gaussian_tube([(-0.3, 0.0), (0.3, 0.0)], sigma, 0.7)
     assert field[127:129, 128].mean() == pytest.approx(0.7, rel=0.01)
     cut = field[:, 128].sum() / 256
     assert cut == pytest.approx(0.7 * sigma * np.sqrt(2 * np.pi), rel=0.02)

@@ -163,7 +163,7 @@ def test_wrong_annotation_files(tree: Tree, content: Any, words: str) -> None:
     assert "11.json" in message
     table = read_v7(tree.root, BadRows())["lungs"]
     assert table.films["image_id"].tolist() == ["10", "12", "13", "14"]
-    assert words in table.bad.frame()["reason"][0]
+    assert words in table.bad[0][2]
 
 
 def test_no_films(tree: Tree, tmp_path: Path) -> None:

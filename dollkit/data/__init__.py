@@ -41,9 +41,6 @@ DATASETS: dict[str, DataSet] = {
 PHANTOM = "phantom"
 """Stands where a data set's name may, for films that are rendered and lie in no folder."""
 
-SOURCES = (PHANTOM, "auto", *DATASETS)
-"""What ``source`` may be; names of data sets may be joined by ``+``."""
-
 PREFERRED: dict[str, tuple[str, ...]] = {
     "films": ("chexpert", "nih", "open", "folder", "ieee8023"),
     "lungs": ("nlm", "montgomery", "shenzhen", "v7", "open", "folder", "covid_qu_ex", "jsrt"),
@@ -60,28 +57,11 @@ def named(name: str) -> DataSet:
     return DATASETS[name]
 
 
-def place(folder: Path, name: str) -> Path | None:
-    """Root of one data set in a folder or else in one of its sub-folders; None if not there."""
-    data_set = DATASETS[name]
-    here = data_set.find(folder)
-    if here is not None:
-        return here
-    places = sorted(p for p in folder.iterdir() if p.is_dir())
-    roots = {root.resolve(): root for p in places if (root := data_set.find(p))}
-    if len(roots) > 1:
-        one, other = list(roots.values())[:2]
-        raise InputError(
-            f"{folder}: {data_set.title} lies there twice ({one} and {other}): name one of them "
-            "as the folder"
-        )
-    return next(iter(roots.values()), None)
-
-
 def found(folder: Path) -> dict[str, Path]:
     """Data sets in a folder or in one of its sub-folders: name -> where it was found."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; data/README.md shows the expected trees")
-    places = {name: root for name in DATASETS if (root := place(folder, name))}
+    places = {name: root for name, one in DATASETS.items() if (root := one.place(folder))}
     if not places:
         raise InputError(f"{folder}: no known data set here; data/README.md shows the trees")
     return places
@@ -109,26 +89,19 @@ def candidates(
     """
     ranked: dict[str, list[str]] = {}
     for store in STORES:
-        spare = [name for name in available if others and store in DATASETS[name].stores]
-        preferred = dict.fromkeys((*PREFERRED[store], *spare))
-        ranked[store] = [name for name in preferred if name in available]
-    for store, name in (wanted or {}).items():
-        if name == PHANTOM:
-            del ranked[store]
-        elif name not in available:
+        name = (wanted or {}).get(store)
+        if name is None:
+            spare = [other for other in available if others and store in DATASETS[other].stores]
+            preferred = dict.fromkeys((*PREFERRED[store], *spare))
+            ranked[store] = [other for other in preferred if other in available]
+        elif name in available:
+            ranked[store] = [name]
+        elif name != PHANTOM:
             known = ", ".join(available) or "none"
             raise InputError(
                 f"parameter 'stores': no {name!r} for {store} here; found: {known}; or say phantom"
             )
-        elif store not in DATASETS[name].stores:
-            raise _gives_no(name, store)
-        else:
-            ranked[store] = [name]
     return ranked
-
-
-def _gives_no(name: str, store: str) -> InputError:
-    return InputError(f"parameter 'stores': data set {name!r} has no {store}")
 
 
 def read(
@@ -161,7 +134,7 @@ def read(
         places = found(root)
     else:
         sets = [named(name) for name in source.split("+")]
-        places = {s.name: place(root, s.name) or s.locate(root) for s in sets}
+        places = {one.name: one.locate(root) for one in sets}
     chosen_options = _options(options or {}, places)
     tables: dict[str, dict[str, FilmTable]] = {}
     out: dict[str, FilmTable] = {}
@@ -178,7 +151,7 @@ def read(
                 break
             # It may have the store in principle and not in this copy: the next one is asked.
             if store in (stores or {}):
-                raise _gives_no(name, store)
+                raise InputError(f"parameter 'stores': data set {name!r} has no {store}")
     if not out and PHANTOM in (stores or {}).values():
         raise InputError(
             f"parameter 'stores' leaves {source} nothing to give but the phantom's: say "
@@ -214,8 +187,6 @@ def build(
     in ``skipped.csv`` in the store. With `alone` a store of an earlier call, whose data set has
     gone since, is removed, so that nothing goes on learning from it.
     """
-    if size < 8 or size % 8:
-        raise InputError(f"parameter 'size' is {size}: use a positive multiple of 8")
     if fill_from not in ("", PHANTOM):
         raise InputError(f"parameter 'fill_from' is {fill_from!r}: use phantom, or leave it empty")
     plan = _plan(phantom or {})
@@ -232,17 +203,16 @@ def build(
         asked = set(STORES) - set(tables)
     if asked:
         check_size(size)
-    out = Path(out)
-    for name in STORES if alone else ():
-        if name not in tables and name not in asked and (out / name).is_dir():
-            shutil.rmtree(out / name)
-            log.info("%s: removed, no data set gives it now", out / name)
     built: dict[str, Path] = {}
     for name in STORES:
+        path = Path(out, name)
         if name in tables:
-            built[name] = build_store(tables[name], out / name, size, skip_bad, workers)
+            built[name] = build_store(tables[name], path, size, skip_bad, workers)
         elif name in asked:
-            built[name] = build_phantom(out / name, name, size, plan, seed, workers)
+            built[name] = build_phantom(path, name, size, plan, seed, workers)
+        elif alone and path.is_dir():
+            shutil.rmtree(path)
+            log.info("%s: removed, no data set gives it now", path)
     return built
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dollkit.common.errors import InputError
 from dollkit.common.machine import cores
-from dollkit.data import DATASETS, SOURCES, build, found, named
+from dollkit.data import DATASETS, build, found, named
 from dollkit.data.film_table import DataSet, FilmTable, lost_files, placing
 from dollkit.data.images import load_image
 from dollkit.data.sets.common_steps import is_litter
@@ -123,17 +123,17 @@ def surplus(tables: Mapping[str, FilmTable]) -> list[Path]:
 
 
 def _missing(tables: Mapping[str, FilmTable]) -> list[tuple[str, str]]:
-    lost = pd.concat([lost_files(table) for table in tables.values()])
-    read = set(lost["file"])
-    rows = list(zip(lost["file"], lost["reason"], strict=True))
+    lost = [fault for table in tables.values() for fault in lost_files(table)]
+    rows = [(fault.file, fault.reason) for fault in lost]
+    read = {Path(fault.file) for fault in lost}
     for table in tables.values():
-        fault_of, others = placing(table.root), {*table.others} - {*table.beside, *map(Path, read)}
+        fault_of, others = placing(table.root), {*table.others} - {*table.beside, *read}
         rows += [(str(file), why) for file in sorted(others) if (why := fault_of(file))]
     return rows
 
 
 def _broken(table: FilmTable, name: str) -> list[tuple[str, str]]:
-    absent = set(lost_files(table)["film"])
+    absent = {fault.film for fault in lost_files(table)}
     todo = [i for i in range(len(table)) if i not in absent]
     with ThreadPoolExecutor(cores()) as pool:
         faults = map_ahead(pool, lambda i: _faults(table, i), todo, 64)
@@ -158,12 +158,6 @@ def _faults(table: FilmTable, film: int) -> list[tuple[str, str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    given = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    return int(given.run(given) or 0)
-
-
-def _parser() -> argparse.ArgumentParser:
     names = ", ".join(DATASETS)
     parser = argparse.ArgumentParser(prog="python -m dollkit data", description="Data sets on disk")
     commands = parser.add_subparsers(required=True, metavar="list | find | check | build")
@@ -192,10 +186,13 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--option", action="append", default=[], metavar="SET.KEY=VALUE")
     add.add_argument("--workers", type=int, help="decoding workers (default: one per core)")
     add.set_defaults(run=_build)
-    return parser
+
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    return int(args.run(args) or 0)
 
 
-def _list(given: argparse.Namespace) -> None:
+def _list(args: argparse.Namespace) -> None:
     for data_set in DATASETS.values():
         print(f"{data_set.name}: {data_set.title}")
         facts = {
@@ -209,24 +206,16 @@ def _list(given: argparse.Namespace) -> None:
                 print(textwrap.fill(line, 100, subsequent_indent=" " * (len(label) + 4)))
 
 
-def _find(given: argparse.Namespace) -> None:
-    for name, root in found(given.folder).items():
+def _find(args: argparse.Namespace) -> None:
+    for name, root in found(args.folder).items():
         print(f"{name}: {root}")
 
 
-def _check(given: argparse.Namespace) -> int:
+def _check(args: argparse.Namespace) -> int:
+    options = _options(args.option)
     report = survey(
-        named(given.name),
-        given.folder,
-        options=_options(given.option),
-        decode=given.decode,
-        subset=given.subset,
+        named(args.name), args.folder, options=options, decode=args.decode, subset=args.subset
     )
-    _print(report)
-    return 0 if report.sound else 1
-
-
-def _print(report: Report) -> None:
     print(f"{report.root}")
     width = max((len(what) for what in report.counts["what"]), default=0)
     print(f"  {'':<{width}} {'here':>10} {'documented':>10}")
@@ -240,23 +229,17 @@ def _print(report: Report) -> None:
     off = ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "nothing"
     pixels = f"{report.decoded} films decoded" if report.decoded else "pixels not read"
     print(f"films per store: {films}; {pixels}; off: {off}")
+    return 0 if report.sound else 1
 
 
-def _build(given: argparse.Namespace) -> None:
-    if given.name not in SOURCES:
-        raise InputError(f"unknown data set {given.name!r}: use one of {', '.join(SOURCES)}")
-    options = _options(given.option)
-    if given.name in DATASETS:
-        options = {k if "." in k else f"{given.name}.{k}": v for k, v in options.items()}
+def _build(args: argparse.Namespace) -> None:
+    options = _options(args.option)
+    if args.name in DATASETS:
+        options = {k if "." in k else f"{args.name}.{k}": v for k, v in options.items()}
     built = build(
-        given.name,
-        given.folder,
-        given.out,
-        given.size,
-        skip_bad=given.skip_bad,
-        workers=given.workers,
-        options=options,
-    )
+        args.name, args.folder, args.out, args.size,
+        skip_bad=args.skip_bad, workers=args.workers, options=options,
+    )  # fmt: skip
     for name, path in built.items():
         print(f"{name}: {path}")
 

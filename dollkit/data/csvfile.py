@@ -15,11 +15,10 @@ import pandas as pd
 from dollkit.common.errors import InputError
 
 AGAIN = "fetch the file again"
-REPORT_COLUMNS: tuple[str, ...] = ("file", "row", "reason")
 
 
 class BadRows(list[tuple[str, str, str]]):
-    """Rows and files that a reader leaves out, as `REPORT_COLUMNS`: what ``skip_bad`` reports.
+    """Rows that a reader leaves out: file, row and reason of each, as ``skip_bad`` reports them.
 
     Without `skip` none is left out: the first is an error.
     """
@@ -33,10 +32,6 @@ class BadRows(list[tuple[str, str, str]]):
         if not self.skip:
             raise InputError(f"{where}: {reason}")
         self.append((str(file), where, f"{where}: {reason}"))
-
-    def frame(self) -> pd.DataFrame:
-        """Table of `REPORT_COLUMNS`, in the order of noting."""
-        return pd.DataFrame(self, columns=list(REPORT_COLUMNS))
 
 
 STRICT = BadRows(skip=False)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -143,31 +143,35 @@ class FilmTable:
         return any(mask.ignores for row in self.masks_of for _, mask in row)
 
 
-def lost_files(table: FilmTable) -> pd.DataFrame:
-    """Images and masks that are not there, or not the data set's own.
+class Fault(NamedTuple):
+    """Why a film cannot be read: its number, the file at fault, and a whole message."""
 
-    Columns file, row (what named it), reason (whole message), film (index).
-    """
+    film: int
+    file: str
+    reason: str
+
+
+def lost_files(table: FilmTable) -> list[Fault]:
+    """Images and masks that are not there, or not the data set's own."""
     fault_of = placing(table.root)
-    lost = [
-        (str(file), where, f"{where}: {fault}", i)
+    return [
+        Fault(i, str(file), f"{where}: {fault}")
         for i, (where, files) in enumerate(zip(table.films["where"], table.files(), strict=True))
         for file in dict.fromkeys(files)
         if file not in table.beside and (fault := fault_of(file))
     ]
-    return pd.DataFrame(lost, columns=["file", "row", "reason", "film"])
 
 
 def check_files(
     table: FilmTable,
     skip_bad: bool = False,
     cure: str = "fetch it, mend the row or use skip_bad",
-) -> pd.DataFrame:
+) -> list[Fault]:
     """`lost_files`; without `skip_bad` the first of them is an error."""
     lost = lost_files(table)
-    if len(lost) and not skip_bad:
+    if lost and not skip_bad:
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-        raise InputError(f"{lost.iloc[0]['reason']}{more}: {cure}")
+        raise InputError(f"{lost[0].reason}{more}: {cure}")
     return lost
 
 
@@ -223,11 +227,25 @@ class DataSet:
     cite: str
     size: str = ""
 
+    def place(self, folder: Path) -> Path | None:
+        """Its root in a folder or else in one of the sub-folders; None if it is not there."""
+        if (root := self.find(folder)) is not None:
+            return root
+        below = sorted(path for path in folder.iterdir() if path.is_dir())
+        roots = {root.resolve(): root for path in below if (root := self.find(path))}
+        if len(roots) > 1:
+            one, other = list(roots.values())[:2]
+            raise InputError(
+                f"{folder}: {self.title} lies there twice ({one} and {other}): name one of them "
+                "as the folder"
+            )
+        return next(iter(roots.values()), None)
+
     def locate(self, folder: Path) -> Path:
-        """Root of the data set at or below `folder`; `InputError` if it is not there."""
+        """As `place`; `InputError` if it is not there."""
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder: give the folder of the {self.title} data")
-        root = self.find(folder)
+        root = self.place(folder)
         if root is None:
             raise InputError(
                 f"{folder}: no {self.title} here: expected {self.tree}; data/README.md shows the "

@@ -14,11 +14,9 @@ import pandas as pd
 
 from dollkit.common.errors import InputError
 from dollkit.data.csvfile import read_csv
-from dollkit.data.film_table import SPLITS, STORES, FilmTable
+from dollkit.data.film_table import SPLITS, FilmTable
 
 log = logging.getLogger(__name__)
-
-FILMS = STORES[0]
 
 
 def draw_parts(
@@ -41,10 +39,7 @@ def draw_parts(
     counts = np.zeros((len(names), table.shape[1]))
     np.add.at(counts, inverse, table)
     want = np.asarray(shares, np.float64) / np.sum(shares)
-    order = sorted(
-        range(len(names)),
-        key=lambda i: (-counts[i].sum(), hashlib.sha256(names[i].encode()).hexdigest()),
-    )
+    order = sorted(range(len(names)), key=lambda i: (-counts[i].sum(), share(names[i])))
     have = np.zeros((len(want), table.shape[1]))
     part = np.zeros(len(names), np.int64)
     for i in order:
@@ -63,14 +58,13 @@ def share(patient_id: str) -> float:
 
 
 def read_split(
-    path: Path | str, patient_of: Mapping[str, str], column: str, *, subset: bool = False
+    path: Path, patient_of: Mapping[str, str], column: str, *, subset: bool = False
 ) -> pd.Series[str]:
     """Split or fold (str) by image_id, checked against the data set at hand.
 
     `patient_of` has the patient of each film that the file, with the columns image_id, patient_id
     and `column`, must cover. With `subset`, further films of the file are left out, and no error.
     """
-    path = Path(path)
     hint = "restore the file from the repository"
     table = read_csv(path, ("image_id", "patient_id", column), hint=hint).frame
     for image_id in table["image_id"][table["image_id"].duplicated()]:
@@ -90,18 +84,15 @@ def read_split(
     return table.set_index("image_id")[column]
 
 
-FILM_SHARES = (0.7, 0.1, 0.2)
-"""Train, valid, test shares where many patients are drawn one by one."""
+TRAIN, VALID = 0.7, 0.1
+"""Shares where many patients are drawn one by one; the rest are the test split."""
 
 
-def split_by_share(
-    patients: Iterable[str], shares: tuple[float, float, float] = FILM_SHARES
-) -> list[str]:
+def split_by_share(patients: Iterable[str]) -> list[str]:
     """Split of each film from the sha256 of its patient's id alone: the same in any copy."""
     names = list(patients)
     drawn = {name: share(name) for name in set(names)}
-    train, valid = shares[0], shares[0] + shares[1]
-    return [SPLITS[(drawn[n] >= train) + (drawn[n] >= valid)] for n in names]
+    return [SPLITS[(drawn[n] >= TRAIN) + (drawn[n] >= TRAIN + VALID)] for n in names]
 
 
 def draw_task_split(
@@ -119,10 +110,7 @@ def draw_task_split(
             sizes = [len(set(names[part == p])) for p in range(len(shares))]
             largest = set(names[part == int(np.argmax(sizes))])
             # The patient with fewest films: it changes the shares least.
-            moved = min(
-                largest,
-                key=lambda p: ((names == p).sum(), hashlib.sha256(str(p).encode()).hexdigest()),
-            )
+            moved = min(largest, key=lambda p: ((names == p).sum(), share(str(p))))
             part[names == moved] = empty
     return [SPLITS[p] for p in part]
 
@@ -135,32 +123,31 @@ def keep_apart(tables: Mapping[str, FilmTable]) -> dict[str, FilmTable]:
     have seen it, a random start would not. Held out are validation and test films of a task; of a
     task with folds all.
     """
-    out = dict(tables)
-    if FILMS not in out:
-        return out
     held: dict[str, str] = {}
-    for store, table in out.items():
+    for store, table in tables.items():
         films = table.films
-        if store != FILMS and len(films):
+        if store != "films" and len(films):
             folds = films["fold"].nunique() > 1
             judged = films if folds else films[films["split"] != "train"]
             held |= dict.fromkeys(judged["patient_id"], store)
-    films = out[FILMS].films
+    if "films" not in tables:
+        return dict(tables)
+    table = tables["films"]
+    films = table.films
     moved = films["patient_id"].isin(list(held)) & (films["split"] != "test")
     if not moved.any():
-        return out
+        return dict(tables)
     split = films["split"].mask(moved, "test")
     stores = ", ".join(sorted({held[p] for p in films.loc[moved, "patient_id"]}))
-    for kind in ("train", "valid"):
-        if not (split == kind).any():
+    for part in ("train", "valid"):
+        if not (split == part).any():
             raise InputError(
-                f"{out[FILMS].root}: every {kind} film with findings shows a patient whose masks "
-                f"judge {stores}: give films of other patients, or take {stores} from another set "
-                "by parameter 'stores'"
+                f"{table.root}: every {part} film with findings shows a patient whose masks judge "
+                f"{stores}: give films of other patients, or take {stores} from another set by "
+                "parameter 'stores'"
             )
     log.info(
         "%d of %d films to train and validate on are set aside: their patients judge %s",
         int(moved.sum()), int((films["split"] != "test").sum()), stores,
     )  # fmt: skip
-    out[FILMS] = replace(out[FILMS], films=films.assign(split=split))
-    return out
+    return {**tables, "films": replace(table, films=films.assign(split=split))}

@@ -21,8 +21,7 @@ from tqdm import tqdm
 from dollkit.common.build_key import Key, code_of, digest
 from dollkit.common.errors import InputError
 from dollkit.common.machine import cores, versions
-from dollkit.data.csvfile import REPORT_COLUMNS
-from dollkit.data.film_table import COLUMNS, FilmTable, check_files
+from dollkit.data.film_table import COLUMNS, Fault, FilmTable, check_files
 from dollkit.data.images import fit, load_image
 from dollkit.data.store import standing
 from dollkit.data.store_writer import StoreWriter, pack, writing
@@ -38,8 +37,6 @@ CHUNK = 32
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Fault = tuple[int, str, str]
-"""Position of a film that cannot be read, the file at fault, and the reason."""
 Lost = Mapping[int, tuple[str, str]]
 """Films that need not be tried: the file at fault, and the reason."""
 U8 = npt.NDArray[np.uint8]
@@ -54,6 +51,7 @@ class Rows(NamedTuple):
     valid: npt.NDArray[np.bool_]
     sizes: list[tuple[int, int]]
     bad: list[Fault]
+    """By their positions in the chunk."""
 
 
 def build_store(
@@ -73,8 +71,7 @@ def build_store(
     that the reader left out. The store is the same for any number of `workers`.
     """
     path, n = Path(path), len(table)
-    missing = check_files(table, skip_bad)
-    lost = {i: (file, reason) for file, _, reason, i in missing.itertuples(index=False)}
+    lost = {i: (file, reason) for i, file, reason in check_files(table, skip_bad)}
     key = Key(_rule_of(table, size), _fingerprints(table, lost))
     if standing(path, key, whole=not skip_bad):
         return path
@@ -88,10 +85,10 @@ def build_store(
             log.info("%s: going on after film %d of %d", path, done, n)
             bar.update(done)
         if not skip_bad:
-            _refuse(fault for note in writer.notes for fault in note["bad"])
+            _refuse(reason for note in writer.notes for _, _, reason in note["bad"])
         for part in _decode_all(_chunks(n, done), table, size, lost, workers or cores()):
             if not skip_bad:
-                _refuse(part.bad)
+                _refuse(fault.reason for fault in part.bad)
             writer.write_bits(part.images, part.inside, part.ignored, part.valid)
             writer.note({"sizes": part.sizes, "bad": part.bad})
             bar.update(len(part.sizes) + len(part.bad))
@@ -114,17 +111,16 @@ def _chunks(n: int, start: int = 0) -> list[range]:
     return [range(i, min(i + CHUNK, n)) for i in range(start, n, CHUNK)]
 
 
-def _refuse(faults: Iterable[Fault]) -> None:
-    for _, _, reason in faults:
+def _refuse(reasons: Iterable[str]) -> None:
+    for reason in reasons:
         raise InputError(reason)
 
 
 def _report(table: FilmTable, bad: Mapping[int, tuple[str, str]], path: Path) -> None:
-    """Write ``skipped.csv``, or remove it if there is nothing to tell."""
+    """Write ``skipped.csv`` (file, row, reason), or remove it if there is nothing to tell."""
     where = table.films["where"]
     films = [(file, where.iloc[i], why) for i, (file, why) in sorted(bad.items())]
-    rows = table.bad.frame()
-    frame = pd.concat([rows, pd.DataFrame(films, columns=list(REPORT_COLUMNS))])
+    frame = pd.DataFrame([*table.bad, *films], columns=["file", "row", "reason"])
     report = path / SKIPPED
     with writing(path):
         report.unlink(missing_ok=True)
@@ -132,7 +128,7 @@ def _report(table: FilmTable, bad: Mapping[int, tuple[str, str]], path: Path) ->
             frame.to_csv(report, index=False, lineterminator="\n")
     if len(frame):
         text = "%s: %d films and %d rows left out, see %s"
-        log.warning(text, path, len(films), len(rows), report)
+        log.warning(text, path, len(films), len(table.bad), report)
 
 
 def _decode_all(
@@ -174,7 +170,7 @@ def decode(films: Sequence[int], table: FilmTable, s: int, lost: Lost) -> Rows:
     rows = table.films[["path", "where"]].iloc[list(films)].itertuples(index=False)
     for position, (film, (path, where)) in enumerate(zip(films, rows, strict=True)):
         if film in lost:
-            bad.append((position, *lost[film]))
+            bad.append(Fault(position, *lost[film]))
             continue
         n, masks = len(sizes), np.zeros((c, s, s), np.uint8)
         try:
@@ -183,7 +179,7 @@ def decode(films: Sequence[int], table: FilmTable, s: int, lost: Lost) -> Rows:
             for channel, mask in table.masks_of[film]:
                 masks[channel] = mask.fit(s, height, width)
         except InputError as error:
-            bad.append((position, path, f"{where}: {error}"))
+            bad.append(Fault(position, path, f"{where}: {error}"))
             continue
         images[n] = fit(image, s)
         valid[n, [channel for channel, _ in table.masks_of[film]]] = True

@@ -4,15 +4,7 @@ A film is ``exp(-sum of attenuation x thickness)`` over analytic anatomy, with C
 observations placed in it, each with its exact mask.
 """
 
-from dollkit.data.phantom.population import COHORTS, Protocol, observe_labels, sample_population
-from dollkit.data.phantom.render import ORGANS, Films, render
+from dollkit.data.phantom.population import Protocol, sample_population
+from dollkit.data.phantom.render import ORGANS, render
 
-__all__ = [
-    "COHORTS",
-    "ORGANS",
-    "Films",
-    "Protocol",
-    "observe_labels",
-    "render",
-    "sample_population",
-]
+__all__ = ["ORGANS", "Protocol", "render", "sample_population"]

@@ -7,17 +7,7 @@ import numpy.typing as npt
 
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.data.phantom.anatomy import LEFT, RIGHT, SIDES, Anatomy
-from dollkit.data.phantom.geometry import (
-    AXIS,
-    TABLE,
-    Floats,
-    Grid,
-    Window,
-    ellipsoid,
-    graph_tube,
-    ramp,
-    splat,
-)
+from dollkit.data.phantom.geometry import AXIS, TABLE, Floats, Grid, Window, ramp
 
 Mask = npt.NDArray[np.uint8]
 
@@ -42,6 +32,12 @@ class Canvas:
         self.water = zero[4]  # share of the lung's air filled by something of soft-tissue density
         self.gas = zero[5]  # share of the lung replaced by pure gas (pneumothorax)
         self.vessels = zero[6]  # in the lungs, drawn before their borders are applied
+        # Height of the diaphragm above or below each pixel.
+        right, left = (
+            anatomy.lungs[RIGHT].dome[TABLE - 1 - grid.ix],
+            anatomy.lungs[LEFT].dome[grid.ix],
+        )
+        self.dome = np.where(grid.x < 0, right, left)
         # By side: silhouette above the diaphragm, and air.
         self.lung: dict[int, npt.NDArray[np.bool_]] = {}
         self.lung_air: dict[int, Floats] = {}
@@ -50,11 +46,6 @@ class Canvas:
         """The (size, size) mask of a pathology, to draw into."""
         mask: Mask = self.masks[PATHOLOGIES.index(finding)]
         return mask
-
-    def side_index(self, side: int, w: Window) -> npt.NDArray[np.intp]:
-        """Table index of mirrored x (lateral positive) in a window."""
-        ix = self.grid.ix[w]
-        return ix if side > 0 else TABLE - 1 - ix
 
     def side_window(self, side: int, y0: float = -0.45, y1: float = 0.5) -> Window:
         """Window of one half of the chest."""
@@ -73,7 +64,7 @@ def draw_lungs(c: Canvas) -> None:
         medial, lateral = lung.medial[iy], lung.lateral[iy]
         u = (x - medial) / np.maximum(lateral - medial, 1e-4)
         q = np.clip(5 * u * (1 - u), 0, 1)
-        depth = lung.dome[c.side_index(side, w)] - y
+        depth = c.dome[w] - y
         inside = (u > 0) & (u < 1) & (depth > 0) & (y > lung.apex)
         taper = np.clip(depth * 18, 0, 1) * np.clip((y - lung.apex) * 8 + 0.12, 0, 1)
         thick = np.float32(a.lung_depth) * np.sqrt(q * taper) * inside
@@ -106,8 +97,7 @@ def cardiac(c: Canvas) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     c.soft[w] += np.float32(0.68) * np.sqrt(np.clip(2 * q, 0, 1)) * ends
     both[w] |= (q > 0) & (g.y[w] > a.lungs[LEFT].apex)
     # Below the domes the heart's shadow merges with the abdomen's and has no border.
-    dome = np.where(g.x < 0, a.lungs[RIGHT].dome[TABLE - 1 - g.ix], a.lungs[LEFT].dome[g.ix])
-    above = g.y < dome + np.float32(0.02)
+    above = g.y < c.dome + np.float32(0.02)
     return heart & above, both & above
 
 
@@ -131,8 +121,8 @@ def draw_vessels(c: Canvas, rng: np.random.Generator, swell: float) -> None:
             weight = peak * (radius[:, None] / 0.0048) * (1 - 0.4 * t) * step / (sigma * 2.5066)
             if children == 4:  # the hilum itself is drawn below; do not sum all roots there
                 weight = weight * np.minimum(0.25 + 2.5 * t, 1)
-            points = np.stack([x.ravel(), y.ravel()], 1).astype(np.float32)
-            splat(c.vessels, c.grid, points, sigma.ravel(), weight.ravel().astype(np.float32))
+            points = np.stack([x.ravel(), y.ravel()], 1)
+            c.vessels += c.grid.splat(points, sigma.ravel(), weight.ravel())
             if not children:
                 break
             at = np.minimum(
@@ -147,7 +137,7 @@ def draw_vessels(c: Canvas, rng: np.random.Generator, swell: float) -> None:
             radius = (sigma[row, at] * rng.uniform(0.6, 0.85, at.shape)).ravel()
             length = np.repeat(length, children) * rng.uniform(0.35, 0.55, angle.size)
         spots = hilum + rng.normal(0, 1, (7, 2)) * (0.012, 0.028)
-        splat(c.soft, c.grid, spots.astype(np.float32), 0.013 * swell, 0.07 * swell)
+        c.soft += c.grid.splat(spots, 0.013 * swell, 0.07 * swell)
 
 
 def draw_bones(c: Canvas, fractures: dict[tuple[int, int], tuple[float, float, float]]) -> None:
@@ -173,18 +163,18 @@ def draw_bones(c: Canvas, fractures: dict[tuple[int, int], tuple[float, float, f
                 past = np.maximum(AXIS - at, 0)
                 curve = np.where(at < AXIS, curve + step + angle * past, curve)
                 radius = np.where(np.abs(AXIS - at) < 0.006, 0.002, radius)
-            wr, thick = graph_tube(g, side, curve, radius, (0.03, lateral), 0.75)
+            wr, thick = g.graph_tube(side, curve, radius, (0.03, lateral), 0.75)
             c.bone[wr] += np.float32(8.0 if k < 8 else 4.5) * thick
             if k < 8:
                 curve = a.rib_height(k, "front")
                 radius = np.full(TABLE, a.rib_radius * 1.1, np.float32)
                 start = 0.15 + 0.012 * k
                 if start < lateral:
-                    wr, thick = graph_tube(g, side, curve, radius, (start, lateral), 0.8)
+                    wr, thick = g.graph_tube(side, curve, radius, (start, lateral), 0.8)
                     c.bone[wr] += np.float32(4.5) * thick
         turn = side * 0.25
         x0 = side * (a.scapula_x + 0.06)
-        ws, plate = ellipsoid(g, (x0, -0.13), (0.075, 0.16), 0.5, turn)
+        ws, plate = g.ellipsoid((x0, -0.13), (0.075, 0.16), 0.5, turn)
         rim = (plate > 0) & (plate < 0.35)
         c.bone[ws] += np.float32(0.035) * np.minimum(plate * 3, 1) + np.float32(0.045) * rim
 
@@ -198,9 +188,9 @@ def draw_clavicles(c: Canvas) -> dict[int, npt.NDArray[np.bool_]]:
         curve = (y - 0.016 * np.sin(2 * np.pi * np.clip(v, 0, 1))).astype(np.float32)
         radius = np.interp(v, [0, 0.12, 0.5, 0.9, 1], [0.017, 0.0145, 0.0125, 0.014, 0.012])
         span = (0.03, a.width)
-        w, thick = graph_tube(c.grid, side, curve, radius.astype(np.float32), span, 0.7)
+        w, thick = c.grid.graph_tube(side, curve, radius.astype(np.float32), span, 0.7)
         c.bone[w] += np.float32(7.0) * thick
-        w, solid = graph_tube(c.grid, side, curve, radius.astype(np.float32), span)
+        w, solid = c.grid.graph_tube(side, curve, radius.astype(np.float32), span)
         silhouette = np.zeros(c.air.shape, bool)
         silhouette[w] = solid > 0
         out[side] = silhouette
@@ -218,21 +208,19 @@ def draw_soft(c: Canvas, rng: np.random.Generator) -> Floats:
     neck = np.interp(AXIS, [-0.6, -0.42, -0.25], [0.55, 0.62, 1.0]).astype(np.float32)
     body *= neck[g.iy]
 
-    right = g.x < 0
-    dome = np.where(right, a.lungs[RIGHT].dome[TABLE - 1 - g.ix], a.lungs[LEFT].dome[g.ix])
-    below = ramp((g.y - dome) * 26)
-    c.soft += below * np.where(right, np.float32(0.26), np.float32(0.14)) * (chord > 0)
+    below = ramp((g.y - c.dome) * 26)
+    c.soft += below * np.where(g.x < 0, np.float32(0.26), np.float32(0.14)) * (chord > 0)
 
     if a.stomach_shows:
         x, r = a.stomach_x, a.stomach_r
         y = float(a.lungs[LEFT].dome[int(np.searchsorted(AXIS, x))]) + 0.9 * r + 0.015
-        w, thick = ellipsoid(g, (x, y), (1.5 * r, r), 0.22)
+        w, thick = g.ellipsoid((x, y), (1.5 * r, r), 0.22)
         c.soft[w] -= thick
     if a.bust:
         r = 0.11 + 0.03 * a.bust
         for side in SIDES:
             centre = (side * (0.185 + 0.01 * a.bust), 0.10 + 0.03 * a.bust)
-            w, thick = ellipsoid(g, centre, (r, 0.95 * r), 0.10 * a.bust)
+            w, thick = g.ellipsoid(centre, (r, 0.95 * r), 0.10 * a.bust)
             lower = ramp((g.y[w] - np.float32(centre[1] - r)) * np.float32(0.7 / r))
             c.soft[w] += np.minimum(thick * 1.2, 0.2) * lower
 
@@ -243,5 +231,5 @@ def draw_soft(c: Canvas, rng: np.random.Generator) -> Floats:
     for side in SIDES:
         t = np.linspace(0, 1, 14)[:, None]
         end = (side * 0.065, 0.06 if side < 0 else 0.045)
-        splat(c.soft, g, (np.array(a.carina) + t * end).astype(np.float32), 0.0085, -0.05)
+        c.soft += g.splat(np.array(a.carina) + t * end, 0.0085, -0.05)
     return np.asarray(body * np.float32(1 + 0.02 * rng.normal()), np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 
 from dollkit.data.phantom.anatomy import LEFT, SIDES
 from dollkit.data.phantom.canvas import Canvas
-from dollkit.data.phantom.geometry import Floats, gaussian_tube, resample, splat, stamp, table_index
+from dollkit.data.phantom.geometry import Floats, resample, table_index
 
 
 def _curve(control: list[tuple[float, float]], n: int = 24) -> Floats:
@@ -22,14 +22,14 @@ def _curve(control: list[tuple[float, float]], n: int = 24) -> Floats:
     return np.concatenate(parts).astype(np.float32)
 
 
-def _tube(c: Canvas, points: Floats, width: float, metal: float) -> None:
-    """A line of given drawn width: attenuation and mask."""
-    gaussian_tube(c.metal, c.grid, points, 0.5 * width, 2.2 * metal)
-    stamp(c.mask("Support Devices"), c.grid, points, max(0.8 * width, 0.006))
-
-
-def _tip(c: Canvas, point: Floats, size: float, metal: float) -> None:
-    splat(c.metal, c.grid, np.asarray(point, np.float32).reshape(1, 2), size, metal)
+def _tube(
+    c: Canvas, points: Floats, width: float, metal: float, tip: tuple[float, float] = (0.0, 0.0)
+) -> None:
+    """A line of given drawn width, attenuation and mask, and the size and metal of its tip."""
+    c.metal += c.grid.gaussian_tube(points, 0.5 * width, 2.2 * metal)
+    c.grid.stamp(c.mask("Support Devices"), points, max(0.8 * width, 0.006))
+    if tip[0]:
+        c.metal += c.grid.splat(points[-1:], *tip)
 
 
 def endotracheal(c: Canvas, rng: np.random.Generator, k: float) -> None:
@@ -37,8 +37,7 @@ def endotracheal(c: Canvas, rng: np.random.Generator, k: float) -> None:
     x, y = c.anatomy.carina
     tip = y - float(rng.uniform(0.02, 0.08))
     points = _curve([(x + 0.01 * rng.normal(), -0.5), (x, -0.35), (x, tip)])
-    _tube(c, points, 0.0095, 0.019 * k)
-    _tip(c, points[-1], 0.007, 0.012 * k)
+    _tube(c, points, 0.0095, 0.019 * k, (0.007, 0.012 * k))
 
 
 def central_line(c: Canvas, rng: np.random.Generator, k: float) -> None:
@@ -55,8 +54,7 @@ def central_line(c: Canvas, rng: np.random.Generator, k: float) -> None:
     else:  # arm
         start = [(side * 0.46, -0.12), (side * 0.33, -0.22), (side * 0.08, -0.25)]
     points = _curve([*start, (-0.03, -0.20), end])
-    _tube(c, points, 0.0068, 0.017 * k)
-    _tip(c, points[-1], 0.007, 0.016 * k)
+    _tube(c, points, 0.0068, 0.017 * k, (0.007, 0.016 * k))
 
 
 def gastric(c: Canvas, rng: np.random.Generator, k: float) -> None:
@@ -67,8 +65,7 @@ def gastric(c: Canvas, rng: np.random.Generator, k: float) -> None:
     points = _curve(
         [(x, -0.5), (x - 0.004, -0.2), (x + 0.008, 0.05), (x + 0.02, dome), (turn, dome + 0.09)]
     )
-    _tube(c, points, 0.0075, 0.017 * k)
-    _tip(c, points[-1], 0.008, 0.014 * k)
+    _tube(c, points, 0.0075, 0.017 * k, (0.008, 0.014 * k))
 
 
 def chest_tube(c: Canvas, rng: np.random.Generator, k: float) -> None:
@@ -105,8 +102,7 @@ def pacemaker(c: Canvas, rng: np.random.Generator, k: float) -> None:
         points = _curve(
             [(x, y - 0.5 * ry), (side * 0.14, y - 0.06), (-0.02, -0.19), (-0.035, -0.02), end]
         )
-        _tube(c, points, 0.0062, 0.016 * k)
-        _tip(c, points[-1], 0.007, 0.02 * k)
+        _tube(c, points, 0.0062, 0.016 * k, (0.007, 0.02 * k))
 
 
 def sternal_wires(c: Canvas, rng: np.random.Generator, k: float) -> None:
@@ -131,8 +127,8 @@ def electrodes(c: Canvas, rng: np.random.Generator, k: float) -> None:
         r = 0.016
         ring = np.stack([x + r * np.cos(phi), y + r * np.sin(phi)], 1).astype(np.float32)
         _tube(c, ring, 0.006, 0.013 * k)
-        _tip(c, np.array([x, y]), 0.006, 0.03 * k)
-        stamp(c.mask("Support Devices"), c.grid, np.array([[x, y]]), r)
+        c.metal += c.grid.splat([(x, y)], 0.006, 0.03 * k)
+        c.grid.stamp(c.mask("Support Devices"), np.array([[x, y]]), r)
         far = (x + side * float(rng.uniform(0.05, 0.2)), float(rng.choice([-0.5, 0.5])))
         wire = _curve([(x, y), (0.5 * (x + far[0]) + 0.04 * rng.normal(), 0.5 * (y + far[1])), far])
         _tube(c, wire, 0.0055, 0.011 * k)
@@ -149,8 +145,8 @@ _KINDS = (
 )
 
 
-def devices(c: Canvas, rng: np.random.Generator, contrast: float) -> None:
-    """At least two devices (a pacemaker alone is enough) of fixed sizes, drawn independently."""
+def devices(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) -> None:
+    """At least two devices (a pacemaker alone is enough), drawn independently, of fixed sizes."""
     chosen = [draw for draw, p in _KINDS if rng.random() < p]
     while len(chosen) < 2 and chosen != [pacemaker]:
         extra = _KINDS[int(rng.integers(len(_KINDS)))][0]
@@ -175,4 +171,4 @@ def side_marker(c: Canvas, rng: np.random.Generator) -> None:
     x0, y0 = side * float(rng.uniform(0.40, 0.43)) - 0.01, float(rng.uniform(-0.43, -0.2))
     for stroke in _LETTERS[letter]:
         points = np.array(stroke, np.float32) * np.float32(0.034) + np.array([x0, y0], np.float32)
-        gaussian_tube(c.metal, c.grid, resample(points, 0.002), 0.0028, 0.04)
+        c.metal += c.grid.gaussian_tube(resample(points, 0.002), 0.0028, 0.04)

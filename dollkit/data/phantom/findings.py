@@ -11,20 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dollkit.common.findings import OPACITY_CHILDREN
 from dollkit.data.phantom.anatomy import SIDES, lung_borders
 from dollkit.data.phantom.canvas import Canvas
-from dollkit.data.phantom.geometry import (
-    AXIS,
-    Floats,
-    ellipsoid,
-    gaussian_tube,
-    ramp,
-    resample,
-    splat,
-    stamp,
-    table_index,
-)
+from dollkit.data.phantom.devices import devices
+from dollkit.data.phantom.geometry import AXIS, Floats, Window, ramp, resample, table_index
 
 FRACTION = 0.25
 """Share of a finding's peak above which a pixel belongs to its mask."""
@@ -45,7 +35,7 @@ def lesion(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) 
         _, x, y = c.anatomy.open_point(rng, (0.16, 0.84), (0.15, 0.85))
         r = extent * float(rng.uniform(0.034, 0.062) if i == 0 else rng.uniform(0.022, 0.040))
         aspect = float(rng.uniform(0.85, 1.15))
-        w, thick = ellipsoid(c.grid, (x, y), (r * aspect, r / aspect), 1.0, rng.uniform(0, 3))
+        w, thick = c.grid.ellipsoid((x, y), (r * aspect, r / aspect), 1.0, rng.uniform(0, 3))
         c.soft[w] += np.float32(contrast * (1.0 + 3.0 * r)) * np.sqrt(thick * 0.5)
         mask[w] |= (thick > 0).astype(np.uint8)
 
@@ -61,29 +51,29 @@ def edema(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) -
         w = g.window(x0 - 2 * rx, x0 + 2 * rx, y0 - 2 * ry, y0 + 2 * ry)
         q = ((g.x[w] - np.float32(x0)) / rx) ** 2 + ((g.y[w] - np.float32(y0)) / ry) ** 2
         alpha = np.exp(-(q**2)) * c.lung[side][w]
-        grain = np.zeros_like(c.water)
         n = 110
         at = np.stack([rng.normal(x0, rx * 0.55, n), rng.normal(y0, ry * 0.55, n)], 1)
-        splat(grain, g, at.astype(np.float32), rng.uniform(0.006, 0.011, n), 0.55)
+        grain = g.splat(at, rng.uniform(0.006, 0.011, n), 0.55)
         c.water[w] += np.float32(level) * alpha * (0.55 + grain[w])
         mask[w] |= (alpha > FRACTION).astype(np.uint8)
-        lines, zone, sigma = np.zeros_like(c.water), np.zeros_like(mask), 0.0030
-        samples = []
+        zone, sigma, samples = np.zeros_like(mask), 0.0030, []
         for t in np.sort(rng.uniform(0.6, 0.95, 9)):
             u = float(rng.uniform(0.80, 0.9))
             x, y = a.point(side, u, float(t))
             points = _line(x, y, rng.normal(0, 0.12), 0.055)
             samples.append(resample(points, 0.8 * sigma))
-            stamp(zone, g, points, 0.011)
-        splat(lines, g, np.concatenate(samples), sigma, 0.035 * contrast)
+            g.stamp(zone, points, 0.011)
+        lines = g.splat(np.concatenate(samples), sigma, 0.035 * contrast)
         mask |= zone & c.lung[side]
         c.soft += lines * c.lung[side]
 
 
 def _region(
-    c: Canvas, x: float, y: float, rx: float, ry: float, turn: float, wave: Floats
-) -> tuple[tuple[slice, slice], Floats]:
+    c: Canvas, rng: np.random.Generator, x: float, y: float, rx: float, ry: float
+) -> tuple[Window, Floats]:
     """Radial field of a wavy oval: 0 at its border, 1 at its centre, negative outside."""
+    turn = rng.uniform(0, 3)
+    wave = np.stack([rng.normal(0, 0.08, 3), rng.uniform(0, 6.28, 3)], 1).astype(np.float32)
     g = c.grid
     reach = 1.6 * max(rx, ry)
     w = g.window(x - reach, x + reach, y - reach, y + reach)
@@ -98,16 +88,12 @@ def _region(
     return w, (1 - r / border).astype(np.float32)
 
 
-def _wave(rng: np.random.Generator, size: float) -> Floats:
-    return np.stack([rng.normal(0, size, 3), rng.uniform(0, 6.28, 3)], 1).astype(np.float32)
-
-
 def consolidation(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) -> None:
     """Dense, homogeneous, cut off straight at a fissure, with dark branching air bronchograms."""
     mask, g = c.mask("Consolidation"), c.grid
     side, x, y = c.anatomy.open_point(rng, (0.35, 0.75), (0.2, 0.85))
     rx, ry = extent * rng.uniform(0.095, 0.14, 2)
-    w, q = _region(c, x, y, rx, ry, rng.uniform(0, 3), _wave(rng, 0.08))
+    w, q = _region(c, rng, x, y, rx, ry)
     up = float(rng.choice([-1, 1]))
     fissure = (
         (g.y[w] - np.float32(y)) * up
@@ -125,7 +111,7 @@ def consolidation(c: Canvas, rng: np.random.Generator, contrast: float, extent: 
         a = heading + turn + rng.normal(0, 0.08)
         end = root + 2.0 * rx * np.array([np.cos(a), np.sin(a)])
         mid = 0.5 * (root + end) + rng.normal(0, 0.006, 2)
-        gaussian_tube(bronchi, g, [root, mid, end], 0.0062, 1.0)
+        bronchi += g.gaussian_tube([root, mid, end], 0.0062, 1.0)
     dense = np.float32(0.85 * contrast) * alpha * (1 - 0.9 * np.clip(bronchi[w], 0, 1))
     c.water[w] = np.maximum(c.water[w], dense) + 0.3 * np.minimum(c.water[w], dense)
     mask[w] |= (alpha > FRACTION).astype(np.uint8)
@@ -133,40 +119,29 @@ def consolidation(c: Canvas, rng: np.random.Generator, contrast: float, extent: 
 
 def pneumonia(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) -> None:
     """Patchy segmental cluster of ill-defined acinar shadows."""
-    mask, g = c.mask("Pneumonia"), c.grid
     side, x, y = c.anatomy.open_point(rng, (0.3, 0.8), (0.15, 0.88))
     rx, ry = extent * rng.uniform(0.09, 0.14, 2)
     n = 36
     r, phi = np.sqrt(rng.random(n)), rng.uniform(0, 6.28, n)
-    at = np.stack([x + rx * r * np.cos(phi), y + ry * r * np.sin(phi)], 1).astype(np.float32)
-    patch = np.zeros_like(c.water)
-    sigma = rng.uniform(0.0075, 0.012, n)
-    splat(patch, g, at, sigma, rng.uniform(0.45, 0.95, n))
-    patch = np.minimum(patch, 1) * c.lung[side]
+    at = np.stack([x + rx * r * np.cos(phi), y + ry * r * np.sin(phi)], 1)
+    sigma, weight = rng.uniform(0.0075, 0.012, n), rng.uniform(0.45, 0.95, n)
+    patch = np.minimum(c.grid.splat(at, sigma, weight), 1) * c.lung[side]
     c.water += np.float32(0.95 * contrast) * patch
-    envelope = np.zeros_like(c.water)
-    splat(envelope, g, at, 0.020, 0.6)
-    mask |= ((envelope > FRACTION) & c.lung[side]).astype(np.uint8)
+    envelope = c.grid.splat(at, 0.020, 0.6)
+    c.mask("Pneumonia")[:] |= ((envelope > FRACTION) & c.lung[side]).astype(np.uint8)
 
 
 def infection(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) -> None:
     """COVID-like ground glass: bilateral, peripheral, lower zones; varying extent."""
-    g, amount = c.grid, float(rng.uniform(0.25, 1.0))
-    skew = float(rng.uniform(-0.35, 0.35))
+    amount, skew = float(rng.uniform(0.25, 1.0)), float(rng.uniform(-0.35, 0.35))
     for side in SIDES:
         n = max(3, round(16 * amount * (1 + side * skew)))
-        u, t = 1 - rng.beta(1.3, 3.0, n), rng.beta(3.2, 1.7, n)
-        at = np.array(
-            [c.anatomy.point(side, float(i), float(j)) for i, j in zip(u, t, strict=True)]
-        )
-        sigma = extent * rng.uniform(0.018, 0.036, n)
-        field = np.zeros_like(c.water)
-        splat(field, g, at.astype(np.float32), sigma, rng.uniform(0.5, 0.9, n))
-        speck = np.zeros_like(c.water)
-        m = 4 * n
-        near = at[rng.integers(0, n, m)] + rng.normal(0, 0.022, (m, 2))
-        splat(speck, g, near.astype(np.float32), 0.006, 0.4)
-        field = np.minimum(field, 1) * c.lung[side]
+        places = np.stack([1 - rng.beta(1.3, 3.0, n), rng.beta(3.2, 1.7, n)], 1).tolist()
+        at = np.array([c.anatomy.point(side, u, t) for u, t in places])
+        sigma, weight = extent * rng.uniform(0.018, 0.036, n), rng.uniform(0.5, 0.9, n)
+        near = at[rng.integers(0, n, 4 * n)] + rng.normal(0, 0.022, (4 * n, 2))
+        speck = c.grid.splat(near, 0.006, 0.4)
+        field = np.minimum(c.grid.splat(at, sigma, weight), 1) * c.lung[side]
         c.water += np.float32(0.6 * contrast) * field * (0.75 + speck)
         c.infection |= (field > FRACTION).astype(np.uint8)
     c.mask("Pneumonia")[:] |= c.infection
@@ -177,7 +152,7 @@ def opacity(c: Canvas, rng: np.random.Generator, contrast: float, extent: float)
     mask = c.mask("Lung Opacity")
     side, x, y = c.anatomy.open_point(rng, (0.3, 0.75), (0.15, 0.85))
     rx, ry = extent * rng.uniform(0.09, 0.15, 2)
-    w, q = _region(c, x, y, rx, ry, rng.uniform(0, 3), _wave(rng, 0.08))
+    w, q = _region(c, rng, x, y, rx, ry)
     alpha = ramp(q * 1.7) * c.lung[side][w]
     c.water[w] += np.float32(0.62 * contrast) * alpha
     mask[w] |= (alpha > FRACTION).astype(np.uint8)
@@ -185,8 +160,7 @@ def opacity(c: Canvas, rng: np.random.Generator, contrast: float, extent: float)
 
 def atelectasis(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) -> None:
     """Plate-like bands, with the raised dome that the anatomy already has on that side."""
-    mask, g = c.mask("Atelectasis"), c.grid
-    side = c.anatomy.atelectasis_side
+    mask, side = c.mask("Atelectasis"), c.anatomy.atelectasis_side
     count = int(rng.integers(2, 5))
     angle = float(rng.normal(0, 0.3))
     top = float(rng.uniform(0.35, 0.75))
@@ -195,9 +169,7 @@ def atelectasis(c: Canvas, rng: np.random.Generator, contrast: float, extent: fl
         x, y = c.anatomy.point(side, float(rng.uniform(0.4, 0.7)), t)
         points = _line(x, y, angle + rng.normal(0, 0.12), extent * rng.uniform(0.14, 0.24), 0.25)
         sigma = float(rng.uniform(0.0060, 0.0095))
-        band = np.zeros_like(c.water)
-        gaussian_tube(band, g, points, sigma, 1.0)
-        band *= c.lung[side]
+        band = c.grid.gaussian_tube(points, sigma, 1.0) * c.lung[side]
         c.soft += np.float32(0.60 * contrast) * band
         c.water += np.float32(0.15 * contrast) * band
         mask |= (band > FRACTION).astype(np.uint8)
@@ -231,9 +203,7 @@ def pneumothorax(c: Canvas, rng: np.random.Generator, contrast: float, extent: f
     line = np.stack([side * edge[along], AXIS[along]], 1)[::12]
     start = lung.medial[table_index(lung.apex + drop)]
     line = np.concatenate([[[side * float(start), lung.apex + drop]], line])
-    film = np.zeros_like(c.water)
-    gaussian_tube(film, g, line, 0.0042, 0.42 * contrast)
-    c.soft += film * c.lung[side]
+    c.soft += g.gaussian_tube(line, 0.0042, 0.42 * contrast) * c.lung[side]
 
 
 def effusion(c: Canvas, rng: np.random.Generator, contrast: float, extent: float) -> None:
@@ -277,43 +247,35 @@ def pleural_other(c: Canvas, rng: np.random.Generator, contrast: float, extent: 
         n = 16
         y = rng.uniform(y0 + 0.02, max(y0 + 0.04, y1 - 0.02), n)
         depth = rng.uniform(0.15, 0.9, n) * rim[table_index(y)]
-        x_at = s * (lung.lateral[table_index(y)] - depth)
-        flecks = np.zeros_like(c.water)
-        at = np.stack([x_at, y], 1).astype(np.float32)
-        splat(flecks, g, at, rng.uniform(0.0055, 0.0085, n), 0.24 * contrast)
+        at = np.stack([s * (lung.lateral[table_index(y)] - depth), y], 1)
+        flecks = g.splat(at, rng.uniform(0.0055, 0.0085, n), 0.24 * contrast)
         c.bone += flecks * c.lung[s]
 
 
-def plan_fractures(c: Canvas, rng: np.random.Generator) -> dict[tuple[int, int], Break]:
-    """Neighbouring ribs broken near one line: (side, rib) -> (x, step, angle)."""
+def fracture(
+    c: Canvas, rng: np.random.Generator, contrast: float, extent: float
+) -> dict[tuple[int, int], Break]:
+    """Neighbouring ribs broken near one line, by side and number, with bright callus over each.
+
+    The breaks themselves are drawn with the ribs.
+    """
     side = int(rng.choice(SIDES))
     count = int(rng.integers(3, 6))
     first = int(rng.integers(1, 9 - count))
     at = c.anatomy.width * float(rng.uniform(0.42, 0.82))
     step = float(rng.choice([-1, 1])) * float(rng.uniform(0.018, 0.028))
-    return {
-        (side, k): (
-            at + float(rng.normal(0, 0.012)),
-            step * float(rng.uniform(0.8, 1.2)),
-            float(rng.normal(0, 0.2)),
-        )
-        for k in range(first, first + count)
-    }
-
-
-def fracture(
-    c: Canvas, rng: np.random.Generator, contrast: float, extent: float,
-    breaks: dict[tuple[int, int], Break],
-) -> None:  # fmt: skip
-    """Bright callus over each break; the step itself is drawn with the ribs."""
-    mask = c.mask("Fracture")
-    for (side, k), (x, step, _) in breaks.items():
+    breaks: dict[tuple[int, int], Break] = {}
+    for k in range(first, first + count):
+        x = at + float(rng.normal(0, 0.012))
+        breaks[side, k] = x, step * float(rng.uniform(0.8, 1.2)), float(rng.normal(0, 0.2))
+    for (_, k), (x, step, _) in breaks.items():
         y = float(c.anatomy.rib_height(k, "back")[table_index(x)]) + 0.5 * step
         points = np.array([[side * x, y - 0.4 * step], [side * x, y + 0.4 * step]], np.float32)
-        gaussian_tube(c.bone, c.grid, points, 0.016 * extent, 0.48 * contrast)
+        c.bone += c.grid.gaussian_tube(points, 0.016 * extent, 0.48 * contrast)
         edge = rng.normal(0, 0.008, (4, 2)).astype(np.float32) + points[0]
-        splat(c.bone, c.grid, edge, 0.006 * extent, 0.10 * contrast)
-        stamp(mask, c.grid, points, 0.032 * extent)
+        c.bone += c.grid.splat(edge, 0.006 * extent, 0.10 * contrast)
+        c.grid.stamp(c.mask("Fracture"), points, 0.032 * extent)
+    return breaks
 
 
 Draw = Callable[[Canvas, np.random.Generator, float, float], None]
@@ -328,16 +290,10 @@ DRAW: dict[str, Draw] = {
     "Consolidation": consolidation,
     "Pleural Effusion": effusion,
     "Pleural Other": pleural_other,
+    "Support Devices": devices,
 }
 """In drawing order: what hides is drawn after what is hidden.
 
 Cardiomegaly and Enlarged Cardiomediastinum are part of the anatomy itself; fractures are drawn
-with the ribs, devices last.
+with the ribs.
 """
-
-
-def unite_opacity(c: Canvas) -> None:
-    """Lung Opacity's mask is the union of its children's masks and its own."""
-    mask = c.mask("Lung Opacity")
-    for child in OPACITY_CHILDREN:
-        mask |= c.mask(child)

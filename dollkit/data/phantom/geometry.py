@@ -85,65 +85,114 @@ class Grid:
         r0, r1 = max(0, math.floor(min(row) + at_y)), min(n, math.ceil(max(row) + at_y) + 1)
         return slice(r0, max(r0, r1)), slice(c0, max(c0, c1))
 
+    def ellipsoid(
+        self, centre: tuple[float, float], radii: tuple[float, float], depth: float,
+        turn: float = 0.0,
+    ) -> tuple[Window, Floats]:  # fmt: skip
+        """Window and thickness of an ellipsoid with half-axes `radii` and, along the ray, `depth`.
 
-def ellipsoid(
-    grid: Grid, centre: tuple[float, float], radii: tuple[float, float], depth: float,
-    turn: float = 0.0,
-) -> tuple[Window, Floats]:  # fmt: skip
-    """Window and thickness of an ellipsoid with half-axes `radii` and, along the ray, `depth`.
+        The chord is ``2 depth sqrt(1 - q)``, q the normalised squared distance from the centre.
+        """
+        reach = max(radii)
+        w = self.window(centre[0] - reach, centre[0] + reach, centre[1] - reach, centre[1] + reach)
+        dx, dy = self.x[w] - np.float32(centre[0]), self.y[w] - np.float32(centre[1])
+        if turn:
+            c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+            dx, dy = c * dx + s * dy, c * dy - s * dx
+        q = (dx * np.float32(1 / radii[0])) ** 2 + (dy * np.float32(1 / radii[1])) ** 2
+        return w, np.float32(2 * depth) * np.sqrt(np.maximum(np.float32(1) - q, 0))
 
-    The chord is ``2 depth sqrt(1 - q)``, q the normalised squared distance from the centre.
-    """
-    reach = max(radii)
-    w = grid.window(centre[0] - reach, centre[0] + reach, centre[1] - reach, centre[1] + reach)
-    dx, dy = grid.x[w] - np.float32(centre[0]), grid.y[w] - np.float32(centre[1])
-    if turn:
-        c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-        dx, dy = c * dx + s * dy, c * dy - s * dx
-    q = (dx * np.float32(1 / radii[0])) ** 2 + (dy * np.float32(1 / radii[1])) ** 2
-    return w, np.float32(2 * depth) * np.sqrt(np.maximum(np.float32(1) - q, 0))
+    def graph_tube(
+        self, side: int, curve: Floats, radius: Floats, span: tuple[float, float],
+        hollow: float = 0.0,
+    ) -> tuple[Window, Floats]:  # fmt: skip
+        """Window and thickness of a round tube whose axis is the graph ``y = curve(side * x)``.
+
+        `curve` and `radius` are tables over `AXIS`; the tube exists where ``side * x`` lies in
+        `span`, and `hollow` is the share of its radius that is a cavity (a bone's marrow). The
+        distance to the axis is taken as the vertical one times the cosine of the slope: exact for
+        straight tubes, good where the bend is much wider than the tube.
+        """
+        i0, i1 = entry(span[0]), entry(span[1])
+        part, rad = curve[i0 : i1 + 1].astype(np.float32), radius[i0 : i1 + 1].astype(np.float32)
+        reach = 1.5 * float(rad.max())
+        x0, x1 = sorted((side * span[0], side * span[1]))
+        w = self.window(x0, x1, float(part.min()) - reach, float(part.max()) + reach)
+        ix = self.ix[w] if side > 0 else TABLE - 1 - self.ix[w]
+        ix = np.clip(ix - i0 + 1, 0, len(part) + 1)
+        slope = np.empty_like(part)
+        slope[1:-1] = (part[2:] - part[:-2]) * np.float32(0.5 / (AXIS[1] - AXIS[0]))
+        slope[0], slope[-1] = slope[1], slope[-2]
+        # One entry on either side stands for "outside the span": radius and chord are 0 there.
+        square, axis, cosine = np.zeros((3, len(part) + 2), np.float32)
+        square[1:-1], axis[1:-1] = rad * rad, part
+        cosine[1:-1] = 1 / np.sqrt(1 + slope * slope)
+        r = square[ix]
+        d = (self.y[w] - axis[ix]) * cosine[ix]
+        d *= d
+        chord = np.sqrt(np.maximum(r - d, 0))
+        if hollow:
+            chord -= np.sqrt(np.maximum(r * np.float32(hollow * hollow) - d, 0))
+        return w, 2 * chord
+
+    def splat(self, points: npt.ArrayLike, sigma: npt.ArrayLike, weight: npt.ArrayLike) -> Floats:
+        """Sum of Gaussian blobs of width `sigma` and height `weight` at (n, 2) `points`.
+
+        Blobs narrower than half a pixel are widened to it with their mass kept, so that fine
+        structures fade instead of aliasing.
+        """
+        x, y = np.asarray(points, np.float32).T
+        n = len(x)
+        column, row = self.pixels(x, y)
+        true = np.asarray(sigma, np.float32) * np.float32(self.scale * self.size)
+        s = np.maximum(true, np.float32(0.5))
+        peak = np.broadcast_to(np.asarray(weight, np.float32) * (true / s) ** 2, n)
+        s = np.broadcast_to(s, n)
+        half = int(np.ceil(2.6 * float(s.max())))
+        offset = np.arange(-half, half + 1)
+        c0, r0 = np.rint(column).astype(np.intp), np.rint(row).astype(np.intp)
+        near = (c0 > -half) & (c0 < self.size + half) & (r0 > -half) & (r0 < self.size + half)
+        c0, r0, column, row, s, peak = (v[near] for v in (c0, r0, column, row, s, peak))
+        cc, rr = c0[:, None] + offset, r0[:, None] + offset
+        inverse = (np.float32(-0.5) / (s * s))[:, None]
+        gx = np.exp((cc - column[:, None]) ** 2 * inverse)
+        gy = np.exp((rr - row[:, None]) ** 2 * inverse) * peak[:, None]
+        # A padded target lets blobs hang over the border without a mask per sample.
+        pad, start = self.size + 4 * half, 2 * half
+        flat = ((rr + start)[:, :, None] * pad + (cc + start)[:, None, :]).ravel()
+        values = (gy[:, :, None] * gx[:, None, :]).ravel()
+        total = np.bincount(flat, values, minlength=pad * pad).reshape(pad, pad)
+        inner = slice(start, start + self.size)
+        return total[inner, inner].astype(np.float32)
+
+    def gaussian_tube(self, points: npt.ArrayLike, sigma: float, peak: float) -> Floats:
+        """A tube with Gaussian profile of width `sigma` and height `peak` along a polyline."""
+        p = resample(points, 0.9 * sigma)
+        step = float(np.hypot(*(p[1] - p[0])))
+        # Blobs every `step` add up to peak along the axis.
+        return self.splat(p, sigma, peak * step / (sigma * np.sqrt(2 * np.pi)))
+
+    def stamp(self, mask: npt.NDArray[np.uint8], points: npt.ArrayLike, radius: float) -> None:
+        """Set to 1 in place every pixel whose centre lies within `radius` of a polyline."""
+        p = np.asarray(points, np.float32)
+        if len(p) > 1:
+            p = resample(p, 0.5 * radius)
+        column, row = self.pixels(p[:, 0], p[:, 1])
+        r = radius * self.scale * self.size
+        half = int(np.ceil(r)) + 1
+        offset = np.arange(-half, half + 1)
+        cc = np.rint(column).astype(np.intp)[:, None] + offset
+        rr = np.rint(row).astype(np.intp)[:, None] + offset
+        x, y = ((cc - column[:, None]) ** 2)[:, None, :], ((rr - row[:, None]) ** 2)[:, :, None]
+        across, down = ((at >= 0) & (at < self.size) for at in (cc, rr))
+        k, i, j = np.nonzero((x + y <= r * r) & across[:, None, :] & down[:, :, None])
+        mask[rr[k, i], cc[k, j]] = 1
 
 
 def ramp(v: Floats) -> Floats:
     """Smooth step: 0 below 0, 1 above 1, ``3v^2 - 2v^3`` between."""
     v = np.clip(v, 0, 1)
     return v * v * (3 - 2 * v)
-
-
-def graph_tube(
-    grid: Grid, side: int, curve: Floats, radius: Floats, span: tuple[float, float],
-    hollow: float = 0.0,
-) -> tuple[Window, Floats]:  # fmt: skip
-    """Window and thickness of a round tube whose axis is the graph ``y = curve(side * x)``.
-
-    `curve` and `radius` are tables over `AXIS`; the tube exists where ``side * x`` lies in `span`,
-    and `hollow` is the share of its radius that is a cavity (a bone's marrow). The distance to the
-    axis is taken as the vertical one times the cosine of the slope: exact for straight tubes, good
-    where the bend is much wider than the tube.
-    """
-    i0, i1 = entry(span[0]), entry(span[1])
-    part, rad = curve[i0 : i1 + 1].astype(np.float32), radius[i0 : i1 + 1].astype(np.float32)
-    reach = 1.5 * float(rad.max())
-    x0, x1 = sorted((side * span[0], side * span[1]))
-    w = grid.window(x0, x1, float(part.min()) - reach, float(part.max()) + reach)
-    ix = grid.ix[w] if side > 0 else TABLE - 1 - grid.ix[w]
-    ix = np.clip(ix - i0 + 1, 0, len(part) + 1)
-    slope = np.empty_like(part)
-    slope[1:-1] = (part[2:] - part[:-2]) * np.float32(0.5 / (AXIS[1] - AXIS[0]))
-    slope[0], slope[-1] = slope[1], slope[-2]
-    # One entry on either side stands for "outside the span": radius 0.
-    square = np.zeros(len(part) + 2, np.float32)
-    square[1:-1] = rad * rad
-    axis, cosine = np.zeros_like(square), np.ones_like(square)
-    axis[1:-1], cosine[1:-1] = part, 1 / np.sqrt(1 + slope * slope)
-    r = square[ix]
-    d = (grid.y[w] - axis[ix]) * cosine[ix]
-    d *= d
-    # Outside, the distance is positive and the radius 0, so that the chord is 0 too.
-    chord = np.sqrt(np.maximum(r - d, 0))
-    if hollow:
-        chord -= np.sqrt(np.maximum(r * np.float32(hollow * hollow) - d, 0))
-    return w, 2 * chord
 
 
 def resample(points: npt.ArrayLike, step: float) -> Floats:
@@ -154,64 +203,3 @@ def resample(points: npt.ArrayLike, step: float) -> Floats:
     want = np.linspace(0, at[-1], max(2, int(np.ceil(at[-1] / step)) + 1))
     along = np.stack([np.interp(want, at, p[:, 0]), np.interp(want, at, p[:, 1])], 1)
     return along.astype(np.float32)
-
-
-def splat(
-    field: Floats, grid: Grid, points: Floats, sigma: npt.ArrayLike, weight: npt.ArrayLike
-) -> None:
-    """Add Gaussian blobs of width `sigma` and height `weight` at (n, 2) `points`, in place.
-
-    Blobs narrower than half a pixel are widened to it with their mass kept, so that fine
-    structures fade instead of aliasing.
-    """
-    n = len(points)
-    column, row = grid.pixels(points[:, 0], points[:, 1])
-    true = np.broadcast_to(np.asarray(sigma, np.float32) * np.float32(grid.scale * grid.size), n)
-    s = np.maximum(true, np.float32(0.5))
-    peak = np.asarray(weight, np.float32) * (true / s) ** 2
-    half = int(np.ceil(2.6 * float(s.max())))
-    offset = np.arange(-half, half + 1)
-    c0, r0 = np.rint(column).astype(np.intp), np.rint(row).astype(np.intp)
-    near = (c0 > -half) & (c0 < grid.size + half) & (r0 > -half) & (r0 < grid.size + half)
-    if not near.all():
-        c0, r0, column, row, s = c0[near], r0[near], column[near], row[near], s[near]
-        peak = np.broadcast_to(peak, n)[near]
-    cc, rr = c0[:, None] + offset, r0[:, None] + offset
-    inverse = (np.float32(-0.5) / (s * s))[:, None]
-    gx = np.exp((cc - column[:, None]) ** 2 * inverse)
-    gy = np.exp((rr - row[:, None]) ** 2 * inverse) * np.broadcast_to(peak, len(s))[:, None]
-    # A padded target lets blobs hang over the border without a mask per sample.
-    pad, start = grid.size + 4 * half, 2 * half
-    flat = ((rr + start)[:, :, None] * pad + (cc + start)[:, None, :]).ravel()
-    values = (gy[:, :, None] * gx[:, None, :]).ravel()
-    total = np.bincount(flat, values, minlength=pad * pad).reshape(pad, pad)
-    inner = slice(start, start + grid.size)
-    field += total[inner, inner].astype(np.float32)
-
-
-def gaussian_tube(
-    field: Floats, grid: Grid, points: npt.ArrayLike, sigma: float, peak: float
-) -> None:
-    """Add a tube with Gaussian profile of width `sigma` and height `peak` along a polyline."""
-    p = resample(points, 0.9 * sigma)
-    step = float(np.hypot(*(p[1] - p[0])))
-    # Blobs every `step` add up to peak along the axis.
-    splat(field, grid, p, sigma, peak * step / (sigma * np.sqrt(2 * np.pi)))
-
-
-def stamp(mask: npt.NDArray[np.uint8], grid: Grid, points: npt.ArrayLike, radius: float) -> None:
-    """Set to 1 in place every pixel whose centre lies within `radius` of a polyline."""
-    p = np.asarray(points, np.float32).reshape(-1, 2)
-    if len(p) > 1:
-        p = resample(p, 0.5 * radius)
-    column, row = grid.pixels(p[:, 0], p[:, 1])
-    r = radius * grid.scale * grid.size
-    half = int(np.ceil(r)) + 1
-    offset = np.arange(-half, half + 1)
-    cc = np.rint(column).astype(np.intp)[:, None] + offset
-    rr = np.rint(row).astype(np.intp)[:, None] + offset
-    x, y = ((cc - column[:, None]) ** 2)[:, None, :], ((rr - row[:, None]) ** 2)[:, :, None]
-    hit = x + y <= r * r
-    hit &= ((cc >= 0) & (cc < grid.size))[:, None, :] & ((rr >= 0) & (rr < grid.size))[:, :, None]
-    k, i, j = np.nonzero(hit)
-    mask[rr[k, i], cc[k, j]] = 1

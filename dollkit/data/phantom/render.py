@@ -7,7 +7,7 @@ logarithmic display window and the collimator follow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,7 @@ from dollkit.data.phantom import canvas
 from dollkit.data.phantom import findings as disease
 from dollkit.data.phantom.anatomy import LEFT, RIGHT, Anatomy
 from dollkit.data.phantom.canvas import LUNG_DENSITY, MU_BONE, MU_METAL, MU_SOFT, Canvas, Mask
-from dollkit.data.phantom.devices import devices, side_marker
-from dollkit.data.phantom.findings import fracture, plan_fractures
+from dollkit.data.phantom.devices import side_marker
 from dollkit.data.phantom.geometry import Floats, Grid, generator
 from dollkit.data.phantom.population import Protocol
 
@@ -121,14 +120,12 @@ def _collimate(image: Mask, rng: np.random.Generator) -> None:
         return
     n = image.shape[0]
     top, bottom, left, right = np.rint(margins * n).astype(int)
-    image[:top] = 0
-    image[n - bottom :] = 0
-    image[:, :left] = 0
-    image[:, n - right :] = 0
+    image[:top] = image[n - bottom :] = 0
+    image[:, :left] = image[:, n - right :] = 0
 
 
 def _film(
-    row: Mapping[str, Any], size: int, seed: int, protocol: Protocol,
+    row: Mapping[Hashable, Any], size: int, seed: int, protocol: Protocol,
     masks: Mask, organs: Mask, infected: Mask,
 ) -> Mask:  # fmt: skip
     """Draw one film into the mask arrays given and return its image."""
@@ -153,11 +150,11 @@ def _film(
     heart, centre = canvas.cardiac(c)
     canvas.draw_vessels(c, patient, 1.3 if state["Edema"] else 1.0)
 
-    breaks: dict[tuple[int, int], tuple[float, float, float]] = {}
+    breaks: dict[tuple[int, int], disease.Break] = {}
     if state["Fracture"]:
         stream = generator(seed, "Fracture", image_id)
-        breaks = plan_fractures(c, stream)
-        fracture(c, stream, protocol.contrast["Fracture"], protocol.extent["Fracture"], breaks)
+        contrast, extent = protocol.contrast["Fracture"], protocol.extent["Fracture"]
+        breaks = disease.fracture(c, stream, contrast, extent)
     canvas.draw_bones(c, breaks)
     clavicles = canvas.draw_clavicles(c)
 
@@ -170,14 +167,12 @@ def _film(
             place = disease.infection
         stream = generator(seed, finding, image_id)
         place(c, stream, protocol.contrast[finding], protocol.extent[finding])
-    if state["Support Devices"]:
-        stream = generator(seed, "Support Devices", image_id)
-        devices(c, stream, protocol.contrast["Support Devices"])
     if state["Cardiomegaly"]:
         c.mask("Cardiomegaly")[:] = heart
     if state["Enlarged Cardiomediastinum"]:
         c.mask("Enlarged Cardiomediastinum")[:] = centre
-    disease.unite_opacity(c)
+    for finding in OPACITY_CHILDREN:
+        c.mask("Lung Opacity")[:] |= c.mask(finding)
     side_marker(c, rng)
 
     fields = (c.lung[LEFT] & ~centre, c.lung[RIGHT] & ~centre)
@@ -212,5 +207,5 @@ def render(rows: pd.DataFrame, size: int, seed: int, protocol: Protocol | None =
     )
     for i, row in enumerate(rows.to_dict("records")):
         drawn = films.findings[i], films.organs[i], films.infection[i]
-        films.images[i] = _film({str(k): v for k, v in row.items()}, size, seed, protocol, *drawn)
+        films.images[i] = _film(row, size, seed, protocol, *drawn)
     return films

@@ -12,7 +12,7 @@ import pandas as pd
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, NEGATIVE, PATHOLOGIES, POSITIVE, UNCERTAIN
 from dollkit.data.csvfile import AGAIN, STRICT, BadRows, CsvTable, clean, is_inside, read_csv
-from dollkit.data.film_table import FilmTable, states_of
+from dollkit.data.film_table import FilmTable
 from dollkit.data.masks import Mask, MaskFile, Runs
 from dollkit.data.sets import common_steps as steps
 
@@ -161,10 +161,9 @@ def _facts(train: pd.DataFrame, valid: pd.DataFrame) -> dict[str, int]:
         "female": (train["sex"] == "F").sum(),
         "sex unknown": (train["sex"] == "").sum(),
     }
-    states = states_of(train)
-    for channel, finding in enumerate(FINDINGS):
-        for state, code in STATES.items():
-            counts[f"{finding} {state}"] = (states[:, channel] == code).sum()
+    for state, code in STATES.items():
+        here = (train[list(FINDINGS)] == code).sum()
+        counts |= {f"{finding} {state}": here[finding] for finding in FINDINGS}
     counts |= {"valid rows": len(valid), "valid patients": valid["patient_id"].nunique()}
     return {name: int(count) for name, count in counts.items()}
 

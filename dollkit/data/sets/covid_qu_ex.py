@@ -67,7 +67,7 @@ def read_covid_qu_ex(
     return tables
 
 
-def find_covid_qu_ex(folder: Path) -> Path | None:
+def _find(folder: Path) -> Path | None:
     """The folder of either tree: `folder`, its ``COVID-QU-Ex/`` or its ``covidqu/``."""
     trees = TREES.values()
     places = ("", "COVID-QU-Ex", "covidqu")
@@ -137,9 +137,5 @@ def _facts(trees: dict[str, pd.DataFrame]) -> dict[str, int]:
 
 
 DATASET = steps.data_set(
-    "covid_qu_ex",
-    ("lungs", "infection"),
-    find_covid_qu_ex,
-    read_covid_qu_ex,
-    population=POPULATIONS,
+    "covid_qu_ex", ("lungs", "infection"), _find, read_covid_qu_ex, population=POPULATIONS
 )

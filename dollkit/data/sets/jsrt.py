@@ -237,10 +237,5 @@ def find_root(folder: Path) -> Path | None:
 
 
 DATASET = steps.data_set(
-    "jsrt",
-    ("lungs", "organs"),
-    find_root,
-    read_jsrt,
-    organs=tuple(CLASSES),
-    split=tuple(SPLITS),
+    "jsrt", ("lungs", "organs"), find_root, read_jsrt, organs=tuple(CLASSES), split=tuple(SPLITS)
 )

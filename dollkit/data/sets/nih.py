@@ -188,23 +188,19 @@ def _read_entries(root: Path, bad: BadRows) -> tuple[CsvTable, set[str]]:
 
 def _findings(table: CsvTable) -> pd.DataFrame:
     """bool `NIH_FINDINGS` of the column ``A|B|C`` or ``No Finding``; any other form is wrong."""
-    column = "Finding Labels"
+    column, names = "Finding Labels", {}
     # By distinct cell: there are few among NIH's 112,120.
-    names = {cell: _names(cell) for cell in table.frame[column].unique()}
-    sound = [cell for cell, found in names.items() if found]
-    table.require(table.frame[column].isin(sound), column, "NIH's findings as A|B|C or No Finding")
+    for cell in table.frame[column].unique():
+        listed = [part.strip().replace(" ", "_") for part in cell.split("|")]
+        alone = "No_Finding" not in listed or len(listed) == 1
+        if alone and len(listed) == len(set(listed) & set(NIH_FINDINGS)):
+            names[cell] = listed
+    sound = table.frame[column].isin(list(names))
+    table.require(sound, column, "NIH's findings as A|B|C or No Finding")
     cells = table.frame[column]
     return pd.DataFrame(
-        {name: cells.isin([c for c in sound if name in names[c]]) for name in NIH_FINDINGS}
+        {name: cells.isin([c for c in names if name in names[c]]) for name in NIH_FINDINGS}
     )
-
-
-def _names(cell: str) -> Collection[str]:
-    """NIH findings in one cell; none if anything is wrong with it."""
-    listed = [part.strip().replace(" ", "_") for part in cell.split("|")]
-    found = set(listed)
-    alone = "No_Finding" not in found or len(found) == 1
-    return found if alone and len(found) == len(listed) and found <= set(NIH_FINDINGS) else ()
 
 
 def _read_by_place(

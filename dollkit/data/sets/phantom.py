@@ -161,14 +161,12 @@ def build_phantom(
     if standing(path, key):
         return path
     with StoreWriter(path, size, CLASSES[store], account, key=key) as writer:
-        start = writer.films
-        chunks = [population.iloc[i : i + CHUNK] for i in starts if i >= start]
+        chunks = [population.iloc[i : i + CHUNK] for i in starts if i >= writer.films]
         count = min(workers or cores(), len(chunks))
-        with tqdm(total=n, initial=start, desc=path.name, unit="film") as bar:
+        with tqdm(total=n, initial=writer.films, desc=path.name, unit="film") as bar:
             for images, masks in _render_all(chunks, store, size, seed, protocol, count):
                 writer.write(images, masks)
                 writer.note({})
-                start += len(images)
                 bar.update(len(images))
         writer.finish(films)
     return path
