@@ -34,7 +34,7 @@ from dollkit.workflow.stages import Instance
 
 def among(names: Iterable[str]) -> Any:
     """A text that is one of these."""
-    return Literal[tuple(names)]  # type: ignore[misc]
+    return Literal[tuple(names)]
 
 
 def several(element: Any, fewest: int = 1) -> Any:

@@ -152,7 +152,14 @@ class Grid:
         offset = np.arange(-half, half + 1)
         c0, r0 = np.rint(column).astype(np.intp), np.rint(row).astype(np.intp)
         near = (c0 > -half) & (c0 < self.size + half) & (r0 > -half) & (r0 < self.size + half)
-        c0, r0, column, row, s, peak = (v[near] for v in (c0, r0, column, row, s, peak))
+        c0, r0, column, row, s, peak = (
+            c0[near],
+            r0[near],
+            column[near],
+            row[near],
+            s[near],
+            peak[near],
+        )
         cc, rr = c0[:, None] + offset, r0[:, None] + offset
         inverse = (np.float32(-0.5) / (s * s))[:, None]
         gx = np.exp((cc - column[:, None]) ** 2 * inverse)
