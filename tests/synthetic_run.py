@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.labels import summary
 from dollkit.report import claims, page, results
 from dollkit.report.rows import (
+    CASE_COLUMNS,
     PRETRAINING_COLUMNS,
     SOURCES,
     Rows,
@@ -26,6 +28,7 @@ from dollkit.report.rows import (
     check_robust,
     write_csv,
 )
+from dollkit.training import metrics
 
 Arrays = dict[str, Any]
 CLASSES = {
@@ -33,6 +36,7 @@ CLASSES = {
     "infection": ["infection"],
     "organs": ["left lung", "right lung", "heart"],
 }
+TRAINED = CASE_COLUMNS[:7]
 GAIN = {"random": 0.0, "classifier": 0.02, "doll": 0.08, "shuffled": 0.03, "truth": 0.12}
 CLASSIFIERS = ("convnet", "mobilenet", "resnet18")
 
@@ -59,52 +63,41 @@ def segmentation_cases(
     """
     draw = np.random.default_rng(rng)
     kept = {"full": 1.0, "adapter": 0.9} if tunings is None else tunings
-    rows = []
+    frames = []
     for task in tasks:
         level = draw.normal(0, 0.05, (patients, films, len(CLASSES[task])))
-        for tuning, share in kept.items():
-            for arm, plus in gain.items():
-                for seed in range(seeds):
-                    run = draw.normal(0, seed_noise) if seed_noise else 0.0
-                    values = base + share * plus + run + level
-                    values = np.clip(values + draw.normal(0, noise, level.shape), 0.01, 0.99)
-                    for (p, f, c), iou in np.ndenumerate(values):
-                        rows.append((task, arm, tuning, seed, p, f, CLASSES[task][c], iou))
-    names = ["task", "arm", "tuning", "seed", "patient_id", "film", "class", "iou"]
-    frame = pd.DataFrame(rows, columns=names)
+        patient, film, channel = np.indices(level.shape).reshape(3, -1)
+        for tuning, arm, seed in product(kept, gain, range(seeds)):
+            run = draw.normal(0, seed_noise) if seed_noise else 0.0
+            values = base + kept[tuning] * gain[arm] + run + level
+            values = np.clip(values + draw.normal(0, noise, level.shape), 0.01, 0.99)
+            where = {
+                "task": task,
+                "arm": arm,
+                "tuning": tuning,
+                "seed": seed,
+                "iou": values.ravel(),
+            }
+            names = [f"{task}{p:04d}_{f}" for p, f in zip(patient, film, strict=True)]
+            where |= {"image_id": names, "patient_id": [f"{p:05d}" for p in patient]}
+            frames.append(pd.DataFrame(where | {"class": np.array(CLASSES[task])[channel]}))
+    frame = pd.concat(frames, ignore_index=True).assign(network="PSPNet", n_train=16, fold=0)
     union = 100_000
     tp = np.round(frame["iou"].to_numpy() * union).astype(int)
     frame["tp"], frame["fp"], frame["fn"] = tp, (union - tp) // 2, union - tp - (union - tp) // 2
-    frame["iou"] = tp / union
-    frame["dice"] = 2 * tp / (union + tp)
-    frame["network"], frame["n_train"], frame["fold"] = "PSPNet", 16, 0
-    frame["image_id"] = [
-        f"{t}{p:04d}_{f}"
-        for t, p, f in zip(frame["task"], frame["patient_id"], frame["film"], strict=True)
-    ]
-    frame["patient_id"] = [f"{p:05d}" for p in frame["patient_id"]]
-    order = [
-        "task", "network", "arm", "tuning", "n_train", "seed", "fold",
-        "image_id", "patient_id", "class", "tp", "fp", "fn", "iou", "dice",
-    ]  # fmt: skip
-    return frame[order]
+    return frame.assign(iou=tp / union, dice=2 * tp / (union + tp))[CASE_COLUMNS]
 
 
 def learning_curves(cases: pd.DataFrame, *, rng: int = 0, fast: float = 0.5) -> pd.DataFrame:
     """Saturating validation curves; doll rises ``1 / fast`` times as quickly."""
     draw = np.random.default_rng(rng)
-    key = ["task", "network", "arm", "tuning", "n_train", "seed", "fold"]
+    steps = np.arange(0, 201, 10)
     frames = []
-    for values, part in cases.groupby(key):
-        steps = np.arange(0, 201, 10)
+    for values, part in cases.groupby(TRAINED):
         tau = 25.0 * (fast if values[2] == "doll" else 1.0) * np.exp(draw.normal(0, 0.01))
-        top = float(part["iou"].mean())
-        frames.append(
-            pd.DataFrame(
-                {**dict(zip(key, values, strict=True)), "lr": 0.01, "step": steps}
-                | {"seconds": 0.1 * steps, "val_miou": top * (1 - np.exp(-(steps + 1) / tau))}
-            )
-        )
+        height = float(part["iou"].mean()) * (1 - np.exp(-(steps + 1) / tau))
+        curve = {"lr": 0.01, "step": steps, "seconds": 0.1 * steps, "val_miou": height}
+        frames.append(pd.DataFrame(dict(zip(TRAINED, values, strict=True)) | curve))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -122,23 +115,20 @@ def pretraining_rows() -> pd.DataFrame:
 
 def run_rows(curves: pd.DataFrame) -> pd.DataFrame:
     """One row per trained network, as runs.csv."""
-    key = ["task", "network", "arm", "tuning", "n_train", "seed", "fold", "lr"]
-    out = curves.groupby(key, as_index=False).agg(
+    out = curves.groupby([*TRAINED, "lr"], as_index=False).agg(
         steps=("step", "max"), best_step=("step", "max"), best_val_miou=("val_miou", "max"),
         seconds=("seconds", "max"),
     )  # fmt: skip
     adapter = out["tuning"] == "adapter"
-    out["trainable"] = np.where(adapter, 350_000, 10_000_000)
-    out["total"] = np.where(adapter, 10_350_000, 10_000_000)
-    out["memory_mb"] = np.where(adapter, 90.0, 160.0)
-    out["checkpoint_bytes"] = 4 * out["trainable"]
-    return out.assign(n_valid=16)
+    trainable = np.where(adapter, 350_000, 10_000_000)
+    memory, total = np.where(adapter, 90.0, 160.0), np.where(adapter, 10_350_000, 10_000_000)
+    out = out.assign(trainable=trainable, total=total, memory_mb=memory)
+    return out.assign(checkpoint_bytes=4 * trainable, n_valid=16)
 
 
 def selection_rows(runs: pd.DataFrame) -> pd.DataFrame:
     """Rates tried for each run, as selection.csv: the middle one is chosen, of doll the highest."""
-    key = ["task", "network", "arm", "tuning", "n_train", "seed", "fold", "steps"]
-    tried = [runs[key].assign(lr=0.01 * f, val_miou=0.5) for f in (0.25, 1, 4)]
+    tried = [runs[[*TRAINED, "steps"]].assign(lr=0.01 * f, val_miou=0.5) for f in (0.25, 1, 4)]
     out = pd.concat(tried, ignore_index=True)
     best = out["arm"].map(lambda a: 0.04 if a == "doll" else 0.01)
     return out.assign(selected=out["lr"] == best)
@@ -149,8 +139,8 @@ def perturbed(plain: pd.DataFrame) -> pd.DataFrame:
     lost = plain[plain["tuning"] == "full"].copy()
     gone = lost["tp"] // 20
     lost["tp"], lost["fn"] = lost["tp"] - gone, lost["fn"] + gone
-    lost["iou"] = lost["tp"] / (lost["tp"] + lost["fp"] + lost["fn"])
-    lost["dice"] = 2 * lost["tp"] / (2 * lost["tp"] + lost["fp"] + lost["fn"])
+    counts = [lost[c] for c in ("tp", "fp", "fn")]
+    lost["iou"], lost["dice"] = metrics.iou(*counts), metrics.dice(*counts)
     return check_robust(lost.assign(perturbation="noise", level=20.0), "made up")
 
 
@@ -162,9 +152,9 @@ def label_cases(
     draw = np.random.default_rng(rng)
     every = "+".join(CLASSIFIERS)
     setups = [("ig", every, 3, "shipped", 0.0)]
-    setups += [("ig", c, 1, f"classifiers={c}", -committee) for c in CLASSIFIERS]
-    pairs = [f"{a}+{b}" for i, a in enumerate(CLASSIFIERS) for b in CLASSIFIERS[i + 1 :]]
-    setups += [("ig", two, 2, f"classifiers={two}", -committee / 2) for two in pairs]
+    for n, loss in ((1, committee), (2, committee / 2)):
+        subsets = map("+".join, combinations(CLASSIFIERS, n))
+        setups += [("ig", names, n, f"classifiers={names}", -loss) for names in subsets]
     setups += [("gradcam", every, 3, "explainer=gradcam", cam)]
     setups += [("gradient", every, 3, "explainer=gradient", -0.05)]
     setups += [("ig", every, 3, "steps=4", -0.01), ("ig", every, 3, "smooth=0", -0.03)]
@@ -210,26 +200,24 @@ def _byte(x: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
 def label_examples(size: int = 64, n: int = 4, *, rng: int = 0) -> Arrays:
     """Arrays of labels/examples.npz, n films of each of six findings."""
     draw = np.random.default_rng(rng)
-    keys = ("image", "finding", "image_id", "map", "label", "truth", "iou", "maps")
-    out: dict[str, list[object]] = {k: [] for k in keys}
-    for finding in (FINDINGS[4], FINDINGS[6], FINDINGS[8], FINDINGS[9], FINDINGS[10], FINDINGS[12]):
-        for i in range(n):
-            x, y, r = draw.uniform(0.25, 0.75), draw.uniform(0.3, 0.7), draw.uniform(0.06, 0.14)
-            truth = _blob(size, x, y, r, 1.3 * r) < 1
-            single = [
-                np.exp(-_blob(size, x + draw.normal(0, 0.05), y + draw.normal(0, 0.05), r, r))
-                + 0.2 * draw.random((size, size))
-                for _ in CLASSIFIERS
-            ]
-            map_ = np.mean(single, 0) / np.max(single)
-            label = np.where(map_ > 0.5, 1, np.where(map_ > 0.3, 255, 0)).astype(np.uint8)
-            iou = ((label == 1) & truth).sum() / ((label == 1) | truth).sum()
-            shown = _film(size, draw) + 50 * truth
-            values = (_byte(shown), finding, f"{finding[:4]}{i}", map_.astype(np.float32), label,
-                      truth.astype(np.uint8), iou, np.stack(single).astype(np.float32))  # fmt: skip
-            for key, value in zip(keys, values, strict=True):
-                out[key].append(value)
-    arrays = {k: np.array(v) for k, v in out.items()}
+    cases: list[dict[str, object]] = []
+    for finding, i in product([FINDINGS[k] for k in (4, 6, 8, 9, 10, 12)], range(n)):
+        x, y, r = draw.uniform(0.25, 0.75), draw.uniform(0.3, 0.7), draw.uniform(0.06, 0.14)
+        truth = _blob(size, x, y, r, 1.3 * r) < 1
+        single = [
+            np.exp(-_blob(size, x + draw.normal(0, 0.05), y + draw.normal(0, 0.05), r, r))
+            + 0.2 * draw.random((size, size))
+            for _ in CLASSIFIERS
+        ]
+        map_ = np.mean(single, 0) / np.max(single)
+        label = np.where(map_ > 0.5, 1, np.where(map_ > 0.3, 255, 0)).astype(np.uint8)
+        cases.append({
+            "image": _byte(_film(size, draw) + 50 * truth), "finding": finding,
+            "image_id": f"{finding[:4]}{i}", "map": map_.astype(np.float32), "label": label,
+            "truth": truth.astype(np.uint8), "maps": np.stack(single).astype(np.float32),
+            "iou": ((label == 1) & truth).sum() / ((label == 1) | truth).sum(),
+        })  # fmt: skip
+    arrays = {key: np.array([case[key] for case in cases]) for key in cases[0]}
     arrays["classifiers"] = np.array(CLASSIFIERS)
     arrays["probability"] = draw.uniform(0.1, 0.99, arrays["maps"].shape[:2]).astype(np.float32)
     return arrays
@@ -300,15 +288,13 @@ def rows(patients: int = 6) -> Rows:
 
 def losses(cases: pd.DataFrame) -> pd.DataFrame:
     """A table of losses: what per-case rows of labels hold of it, made-up numbers for the rest."""
-    shipped = cases[cases["variant"] == "shipped"].groupby("finding")
-    frame = shipped.agg(
+    frame = cases[cases["variant"] == "shipped"].groupby("finding").agg(
         iou_label=("iou_label", "mean"), iou_area=("iou_matched", "mean"), n=("hit", "size")
-    )
-    names = ("iou_threshold", "iou_classifier", "iou_place", "iou_form")
-    frame = frame.assign(**{k: 0.5 + i / 70 for i, k in enumerate(names)})
-    mean = frame.mean().to_frame("mean").T.assign(n=frame["n"].sum())
-    out = pd.concat([frame, mean]).rename_axis("finding").reset_index()
-    return out.astype({"n": int})
+    )  # fmt: skip
+    for i, name in enumerate(("iou_threshold", "iou_classifier", "iou_place", "iou_form")):
+        frame[name] = 0.5 + i / 70
+    frame.loc["mean"] = {**frame.mean(), "n": frame["n"].sum()}
+    return frame.reset_index().astype({"n": int})
 
 
 def stored_profile(folder: Path) -> Path:
@@ -319,9 +305,7 @@ def stored_profile(folder: Path) -> Path:
     tables = results.tables_of(found, profile) | results.label_tables_of(found, lost, profile)
     for name, table in tables.items():
         table.save(folder / name)
-    verdicts = claims.evaluate(
-        found.label_cases, found.cases, found.curves, found.runs, found.not_run
-    )
+    verdicts = claims.evaluate(found)
     claims.write_claims(verdicts, folder, profile=profile, population="made-up films")
     drawn = results.figures_of(found, lost, profile)
     drawn["figure_s5"] = claims.figure_s5(verdicts, profile=profile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,23 @@ import pandas as pd
 import pytest
 
 from dollkit.common.errors import InputError
-from dollkit.report import claims, contrasts
+from dollkit.report import claims, compare, contrasts
 from tests import synthetic_run as synthetic
 
 ARMS = {"random": 0.0, "classifier": 0.0, "doll": 0.0, "shuffled": 0.0}
+NO_LABELS = pd.DataFrame()
 
 
-def _evaluate(cases: pd.DataFrame, labels: pd.DataFrame | None = None) -> pd.DataFrame:
+def _evaluate(cases: pd.DataFrame, labels: pd.DataFrame = NO_LABELS) -> pd.DataFrame:
     curves = synthetic.learning_curves(cases)
-    labels = pd.DataFrame() if labels is None else labels
-    return claims.evaluate(labels, cases, curves, synthetic.run_rows(curves), {})
+    runs = synthetic.run_rows(curves)
+    data: Any = SimpleNamespace(label_cases=labels, cases=cases, curves=curves, runs=runs)
+    data.not_run = {}
+    return claims.evaluate(data)
+
+
+def _overall(rows: pd.DataFrame, *keys: str) -> set[str]:
+    return {claims.overall(rows, key) for key in keys}
 
 
 @pytest.fixture(scope="module")
@@ -28,56 +36,45 @@ def true_effect() -> pd.DataFrame:
 
 
 def test_true_effects_are_confirmed(true_effect: pd.DataFrame) -> None:
-    assert [claims.overall(true_effect, c.key) for c in claims.CLAIMS] == [claims.CONFIRMED] * 5
-    cell = true_effect.set_index(["claim", "contrast", "task"])
-    assert cell.loc[("C1", "labels - mean-mask prior", "labels"), "effect"] == pytest.approx(
-        0.1, abs=0.01
-    )
-    assert cell.loc[("C2", "doll - random", "organs"), "effect"] == pytest.approx(0.08, abs=0.01)
-    assert cell.loc[("C3", "steps to 95 %: classifier / doll", "lungs"), "effect"] > np.log(2)
-    kept = cell.loc[("C4", "adapter keeps over half of the gain", "organs"), "effect"]
+    assert _overall(true_effect, *claims.KEYS) == {claims.CONFIRMED}
+    effect = true_effect.set_index(["claim", "contrast", "task"])["effect"]
+    assert effect["C1", "labels - mean-mask prior", "labels"] == pytest.approx(0.1, abs=0.01)
+    assert effect["C2", "doll - random", "organs"] == pytest.approx(0.08, abs=0.01)
+    assert effect["C3", "steps to 95 %: classifier / doll", "lungs"] > np.log(2)
+    kept = effect["C4", "adapter keeps over half of the gain", "organs"]
     assert kept == pytest.approx(0.4 * 0.08, abs=0.01)
 
 
 def test_a_missing_control_leaves_the_claim_undecided() -> None:
     gain = {k: v for k, v in synthetic.GAIN.items() if k != "shuffled"}
     rows = _evaluate(synthetic.segmentation_cases(gain))
-    assert claims.overall(rows, "C2") == claims.UNDECIDED
-    assert claims.overall(rows, "C1") == claims.UNDECIDED  # no label rows at all
+    assert _overall(rows, "C1", "C2") == {claims.UNDECIDED}  # no label rows at all
 
 
 def test_reversed_effects_are_contradicted() -> None:
-    gain = ARMS | {"random": 0.08, "classifier": 0.08, "shuffled": 0.08}
-    rows = _evaluate(
-        synthetic.segmentation_cases(gain), synthetic.label_cases(-0.1, committee=-0.05)
-    )
-    assert claims.overall(rows, "C1") == claims.CONTRADICTED
+    gain = dict.fromkeys(ARMS, 0.08) | {"doll": 0.0}
+    labels = synthetic.label_cases(-0.1, committee=-0.05)
+    rows = _evaluate(synthetic.segmentation_cases(gain), labels)
+    assert _overall(rows, "C1", "C2", "C5") == {claims.CONTRADICTED}
+
+
+def test_one_contradicted_control_contradicts_the_claim_an_arm_of_label_making_does_not() -> None:
+    gain = synthetic.GAIN | {"shuffled": 0.2, "single": 0.3}
+    rows = _evaluate(synthetic.segmentation_cases(gain))
+    verdict = rows.set_index("contrast")["verdict"]
+    assert (verdict.loc["doll - random"] == "confirmed").all()
+    assert (verdict.loc["doll - shuffled"] == "contradicted").all()
     assert claims.overall(rows, "C2") == claims.CONTRADICTED
-    assert claims.overall(rows, "C5") == claims.CONTRADICTED
-
-
-def test_one_contradicted_control_contradicts_the_claim() -> None:
-    rows = _evaluate(synthetic.segmentation_cases(synthetic.GAIN | {"shuffled": 0.2}))
-    assert claims.overall(rows, "C2") == claims.CONTRADICTED
-    part = rows[(rows["claim"] == "C2") & rows["decides"]].set_index("contrast")["verdict"]
-    assert (part.loc["doll - random"] == "confirmed").all()
-    assert (part.loc["doll - shuffled"] == "contradicted").all()
-
-
-def test_arms_that_speak_of_how_labels_are_made_do_not_decide_c2() -> None:
-    rows = _evaluate(synthetic.segmentation_cases(synthetic.GAIN | {"single": 0.3}))
     part = rows[rows["contrast"] == "doll - single"]
     assert len(part) == 3
-    assert (part["effect"] < -0.1).all()
-    assert not part["decides"].any()
     assert (part["verdict"] == "contradicted").all()
-    assert claims.overall(rows, "C2") != claims.CONTRADICTED
-    assert "doll - plain" not in set(rows["contrast"])  # nobody misses it
+    assert not part["decides"].any()
+    assert claims.overall(rows[rows["contrast"] != "doll - shuffled"], "C2") == claims.CONFIRMED
+    assert "doll - plain" not in verdict  # nobody misses it
 
 
 def test_no_gain_leaves_the_adapter_undecided_with_a_note() -> None:
-    rows = _evaluate(synthetic.segmentation_cases(ARMS))
-    row = rows[rows["claim"] == "C4"].iloc[0]
+    row = _evaluate(synthetic.segmentation_cases(ARMS)).query("claim == 'C4'").iloc[0]
     assert contrasts.NO_GAIN in row["note"]
     assert row["verdict"] == "undecided"
     assert row["note"].startswith("trains 3.4 %")
@@ -90,17 +87,18 @@ def test_too_few_cases_are_undecided() -> None:
     labels = rows[rows["claim"] == "C1"]
     assert labels["p"].isna().all()
     assert labels["note"].str.startswith("not run: fewer than 5 patients with ").all()
-    assert claims.overall(rows, "C1") == claims.UNDECIDED
-    assert claims.overall(rows, "C2") == claims.UNDECIDED
+    assert _overall(rows, "C1", "C2") == {claims.UNDECIDED}
 
 
 def test_a_finding_of_one_patient_decides_nothing() -> None:
     labels = synthetic.label_cases(patients=12)
-    one = labels["finding"] == labels["finding"].iloc[0]
-    lone = one & (labels["patient_id"] != labels.loc[one, "patient_id"].iloc[0])
     rare = str(labels["finding"].iloc[0])
-    rows = _evaluate(synthetic.segmentation_cases(), labels[~lone])
-    without = _evaluate(synthetic.segmentation_cases(), labels[~one])
+    one = labels["finding"] == rare
+    lone = one & (labels["patient_id"] != labels.loc[one, "patient_id"].iloc[0])
+    rows, without = (
+        _evaluate(synthetic.segmentation_cases(patients=2), labels[~left_out])
+        for left_out in (lone, one)
+    )
     for claim in ("C1", "C5"):
         ours, theirs = (r[(r["claim"] == claim) & r["decides"]] for r in (rows, without))
         np.testing.assert_array_equal(ours["effect"], theirs["effect"])
@@ -134,32 +132,45 @@ def test_family_wise_false_positives_stay_below_five_percent() -> None:
     assert false > 0  # it can fail, too
 
 
-def test_an_effect_below_relevance_is_not_confirmed() -> None:
-    rows = _null_rows(np.array([1e-6]), np.array([0.005]))
-    assert claims.judge(rows)["verdict"].iloc[0] == "undecided"
-    rows = _null_rows(np.array([1e-6]), np.array([0.02]))
-    assert claims.judge(rows)["verdict"].iloc[0] == "confirmed"
+@pytest.mark.parametrize(("effect", "verdict"), [(0.005, "undecided"), (0.02, "confirmed")])
+def test_an_effect_below_relevance_is_not_confirmed(effect: float, verdict: str) -> None:
+    rows = _null_rows(np.array([1e-6]), np.array([effect]))
+    assert claims.judge(rows)["verdict"].tolist() == [verdict]
 
 
-def test_claims_page_says_it_all(true_effect: pd.DataFrame, tmp_path: Path) -> None:
-    paths = claims.write_claims(true_effect, tmp_path, profile="smoke", population="made-up films")
-    text = paths[1].read_text()
+@pytest.mark.parametrize(
+    ("repeats", "counted", "covered"),
+    [
+        (0, "Seeds per trained network: 3. A", "each arm was pre-trained once"),
+        (1, "3; pre-training runs per arm: 1. A", "each arm was pre-trained once"),
+        (2, "3; pre-training runs per arm: 2. A", "included (2 pre-training runs of each arm, "),
+        (3, "3; pre-training runs per arm: 3. A", "training runs, pre-training included."),
+    ],
+)
+def test_claims_page_says_it_all(
+    true_effect: pd.DataFrame, repeats: int, counted: str, covered: str, tmp_path: Path
+) -> None:
+    about: dict[str, Any] = {"profile": "smoke", "population": "made-up films", "repeats": repeats}
+    csv, page = claims.write_claims(true_effect, tmp_path, **about)
+    text = page.read_text()
     for claim in claims.CLAIMS:
         assert f"## {claim.key}: confirmed" in text
         assert claim.statement in text
         assert claims.sentence(true_effect, claim.key) in text
-    assert "made-up films" in text
-    assert "Seeds per trained network: 3; pre-training runs per arm: 1." in text
-    back = pd.read_csv(paths[0])
-    first = ["claim", "contrast", "task", "effect", "lo", "hi"]
-    assert back.columns.tolist()[:6] == first
-    assert {"p_holm", "n_cases", "n_seeds", "verdict"} <= set(back.columns)
+    for words in ("made-up films", counted, covered):
+        assert words in text
+    assert pd.read_csv(csv).columns.tolist() == claims.COLUMNS
+
+
+def test_gathered_contrasts_tell_how_often_an_arm_was_pre_trained() -> None:
+    frame = compare.c2_contrasts(["laptop"])
+    assert set(frame["n_pretrained"]) == {1}
+    assert "pre-trained" in compare.c2_table(frame)
 
 
 def test_a_smaller_training_set_decides_and_others_are_details() -> None:
-    both = pd.concat(
-        [synthetic.segmentation_cases(), synthetic.segmentation_cases().assign(network="UNet")]
-    )
+    cases = synthetic.segmentation_cases(patients=5)
+    both = pd.concat([cases, cases.assign(network="UNet")])
     rows = _evaluate(both).query("contrast == 'doll - random'")
     assert rows.groupby("network")["decides"].first().to_dict() == {"PSPNet": True, "UNet": False}
 

@@ -114,27 +114,21 @@ def test_broken_rows_name_their_file(change: Change, message: str, tmp_path: Pat
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no classifiers/\*/metrics.csv"):
         rows.read_run(tmp_path)
-    path = tmp_path / "cases.csv.gz"
-    with pytest.raises(InputError, match="no such file"):
-        rows.read_table(path, ())
-    rows.write_csv(small(), path)
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(InputError, match="cannot be read"):
-        rows.read_table(path, ())
-
-
-def test_examples_that_are_missing_broken_or_empty(tmp_path: Path) -> None:
-    path = tmp_path / "examples.npz"
-    with pytest.raises(InputError, match="no such file"):
-        rows.load_examples(path, ())
-    path.write_bytes(b"PK\x03\x04 broken")
-    with pytest.raises(InputError, match="cannot be read"):
-        rows.load_examples(path, ())
-    np.savez(path, image=np.zeros((0, 8, 8)))
+    path, arrays = tmp_path / "cases.csv.gz", tmp_path / "examples.npz"
+    for read in (lambda: rows.read_table(path, ()), lambda: rows.load_examples(arrays, ())):
+        with pytest.raises(InputError, match="no such file"):
+            read()
+        rows.write_csv(small(), path)
+        path.write_bytes(path.read_bytes()[:60])
+        arrays.write_bytes(b"PK\x03\x04 broken")
+        with pytest.raises(InputError, match="cannot be read"):
+            read()
+        arrays.unlink()
+    np.savez(arrays, image=np.zeros((0, 8, 8)))
     with pytest.raises(InputError, match="array 'maps' is missing; run its stage again"):
-        rows.load_examples(path, ("maps",))
+        rows.load_examples(arrays, ("maps",))
     with pytest.raises(InputError, match="holds no example"):
-        rows.load_examples(path, ("image",))
+        rows.load_examples(arrays, ("image",))
 
 
 def test_the_main_size_and_network_have_most_settings() -> None:

@@ -13,6 +13,7 @@ from dollkit.common.errors import InputError
 from dollkit.finetuning.robustness import PERTURBATIONS
 from dollkit.report import robustness
 from dollkit.report.rows import UNTOUCHED
+from dollkit.training import metrics
 from tests import synthetic_run as synthetic
 
 UNION = 100_000
@@ -37,11 +38,14 @@ def _perturbed(
         for strength, level in enumerate(levels, start=1):
             drop = np.array([loss(arm, name, strength) for arm in plain["arm"]]) + jitter * sign
             gone = np.rint(drop * UNION).astype(int)
-            tp = plain["tp"] - gone
-            frame = plain.assign(tp=tp, fn=plain["fn"] + gone, iou=tp / UNION)
-            frame["dice"] = 2 * tp / (UNION + tp)
-            frames.append(frame.assign(perturbation=name, level=level))
-    return pd.concat(frames, ignore_index=True)
+            lost = plain.assign(tp=plain["tp"] - gone, fn=plain["fn"] + gone)
+            frames.append(lost.assign(perturbation=name, level=level))
+    return _judged(pd.concat(frames, ignore_index=True))
+
+
+def _judged(rows: pd.DataFrame) -> pd.DataFrame:
+    counts = [rows[c] for c in ("tp", "fp", "fn")]
+    return rows.assign(iou=metrics.iou(*counts), dice=metrics.dice(*counts))
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +108,9 @@ def test_a_case_that_becomes_empty_on_both_sides_counts_nowhere() -> None:
         {"doll": 0.0}, tasks=["lungs"], tunings={"full": 1.0}, patients=2, seeds=1
     )
     plain[["tp", "fp", "fn"]] = [[4, 0, 0], [2, 2, 0]]
-    plain["iou"], plain["dice"] = [1.0, 0.5], [1.0, 2 / 3]
     rows = plain.assign(perturbation="rotation", level=20.0)
     rows[["tp", "fp", "fn"]] = [[0, 0, 0], [1, 3, 0]]
-    rows["iou"], rows["dice"] = [np.nan, 0.25], [np.nan, 0.4]
-    made = robustness.table(rows, plain, "p").frame
+    made = robustness.table(_judged(rows), _judged(plain), "p").frame
     assert made["miou"].tolist() == pytest.approx([0.75, 0.25])
     assert made["drop"].iloc[1] == pytest.approx(0.5)
 
@@ -145,14 +147,9 @@ def test_the_figure_says_what_it_shows(plain: pd.DataFrame, rows: pd.DataFrame) 
         assert min(places, key=lambda k: places[k]) == "none"
 
 
-def test_a_run_without_perturbed_films(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
-    none = rows.iloc[:0]
+def test_rows_that_are_missing_are_told(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
     with pytest.raises(InputError, match="no perturbed film was judged"):
-        robustness.table(none, plain, "p")
-    with pytest.raises(InputError, match="no perturbed film was judged"):
-        robustness.figure_s4(none, plain, profile="p")
-
-
-def test_perturbed_rows_alone_are_refused(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
+        robustness.table(rows.iloc[:0], plain, "p")
+    less = plain[(plain["arm"] != "doll") | (plain["task"] != "lungs")]
     with pytest.raises(InputError, match="lungs, PSPNet, 16 training films, arm 'doll' has no"):
-        robustness.table(rows, plain[(plain["arm"] != "doll") | (plain["task"] != "lungs")], "p")
+        robustness.figure_s4(rows, less, profile="p")

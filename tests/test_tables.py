@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,11 @@ import pytest
 from dollkit.common import arm_names
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import crossed_effect
-from dollkit.report import convergence, curves, render, results, tables
-from dollkit.report.rows import TASKS, Rows, aligned
+from dollkit.labels import summary
+from dollkit.report import contrasts, convergence, curves, render, results, tables
+from dollkit.report.rows import TASKS, Rows, aligned, in_order
 from dollkit.training import adapters
 from tests import synthetic_run as synthetic
-
-
-@pytest.fixture(scope="module")
-def cases() -> pd.DataFrame:
-    return synthetic.segmentation_cases()
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +24,23 @@ def whole() -> Rows:
     return synthetic.rows()
 
 
-def test_table1_means_intervals_and_missing_arms(cases: pd.DataFrame) -> None:
-    runs = synthetic.run_rows(synthetic.learning_curves(cases))
-    made = tables.table1(cases, runs, {"imagenet": "no weights"}, "laptop")
+@pytest.fixture(scope="module")
+def given(whole: Rows) -> Rows:
+    """Forty patients, three tasks, five arms."""
+    cases = synthetic.segmentation_cases()
+    paces = synthetic.learning_curves(cases)
+    return replace(whole, cases=cases, curves=paces, runs=synthetic.run_rows(paces))
+
+
+def test_table1_means_intervals_and_missing_arms(given: Rows) -> None:
+    made = tables.table1(given, "laptop")
     table = made.frame
     always = [a for a in arm_names.ARMS if a not in arm_names.OPTIONAL]
     assert len(table) == len(TASKS) * len(always)
     assert table["task"].drop_duplicates().tolist() == list(TASKS)
     assert table["arm"].tolist()[: len(always)] == always
     cell = table.set_index(["task", "arm"])
-    part = cases.query("task == 'organs' and arm == 'doll' and tuning == 'full'")
+    part = given.cases.query("task == 'organs' and arm == 'doll' and tuning == 'full'")
     mean = part.groupby(["seed", "class"])["iou"].mean().groupby("seed").mean()
     doll = cell.loc[("organs", "doll")]
     assert doll["miou"] == pytest.approx(mean.mean(), abs=1e-12)
@@ -79,10 +83,8 @@ def test_permuted_rows_give_identical_tables(whole: Rows, tmp_path: Path) -> Non
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
 
-def test_table2_shares_and_steps(cases: pd.DataFrame) -> None:
-    paces = synthetic.learning_curves(cases)
-    table = tables.table2(cases, synthetic.run_rows(paces), paces, "p").frame
-    cell = table.set_index(["task", "tuning", "arm"])
+def test_table2_shares_and_steps(given: Rows) -> None:
+    cell = tables.table2(given, "p").frame.set_index(["task", "tuning", "arm"])
     assert cell.loc[("lungs", "adapter", "doll"), "trainable_share"] == pytest.approx(0.35 / 10.35)
     assert cell.loc[("lungs", "adapter", "doll"), "checkpoint_mb"] == pytest.approx(1.4)
     # Doll's time constant is half of random's.
@@ -91,14 +93,9 @@ def test_table2_shares_and_steps(cases: pd.DataFrame) -> None:
     assert cell.loc[("organs", "full", "doll"), "reached"] == "3/3"
 
 
-def test_table2_shows_every_tuning() -> None:
-    kept = dict.fromkeys(reversed(adapters.TUNINGS), 1.0)
-    cases = synthetic.segmentation_cases(
-        {"random": 0.0, "doll": 0.1}, tasks=["lungs"], tunings=kept, patients=5
-    )
-    paces = synthetic.learning_curves(cases)
-    table = tables.table2(cases, synthetic.run_rows(paces), paces, "p").frame
-    assert table["tuning"].drop_duplicates().tolist() == list(arm_names.TUNINGS)
+def test_every_tuning_has_its_place() -> None:
+    shuffled = pd.DataFrame({"tuning": list(reversed(adapters.TUNINGS))})
+    assert in_order(shuffled, "tuning")["tuning"].tolist() == list(arm_names.TUNINGS)
     assert set(arm_names.TUNINGS) == set(adapters.TUNINGS) == set(curves.TUNING_TITLES)
 
 
@@ -115,6 +112,26 @@ def test_table3_deltas_are_paired() -> None:
     assert not table.duplicated(["factor", "value"]).any()
     with pytest.raises(InputError, match="'shipped'"):
         tables.table3(labels[labels["variant"] != "shipped"], "p")
+
+
+def test_labels_may_be_made_by_grad_cam_in_the_place_of_integrated_gradients(whole: Rows) -> None:
+    usual = synthetic.label_cases(patients=8)
+    swapped = usual[usual["variant"] != "steps=4"].reset_index(drop=True)
+    swapped["explainer"] = swapped["explainer"].replace({"ig": "gradcam", "gradcam": "ig"})
+    swapped["variant"] = swapped["variant"].replace({"explainer=gradcam": "explainer=ig"})
+    swapped["value"] = swapped["value"].replace({"gradcam": "ig"})
+    gaps = []
+    for cases, name in ((usual, "ig"), (swapped, "gradcam")):
+        data = replace(whole, label_cases=cases, labels=summary.summarise(cases))
+        shown = results.shipped_quality(data)
+        assert (set(shown["explainer"]), set(shown["n_classifiers"])) == ({name}, {3})
+        gaps += [r for r in contrasts.label_rows(cases) if r["contrast"] == "IG - Grad-CAM"]
+    assert gaps[0]["effect"] == pytest.approx(-gaps[1]["effect"])  # type: ignore[operator]
+    table = tables.table3(swapped, "p").frame
+    assert table["explainer"].iloc[0] == "gradcam"
+    assert table.loc[table["factor"] == "explainer", "value"].tolist() == ["gradient", "ig"]
+    notes = {r["note"] for r in contrasts.label_rows(swapped[swapped["explainer"] != "ig"])}
+    assert "not run: no IG labels" in notes
 
 
 def test_first_reach_interpolates_and_never_takes_no_step() -> None:
@@ -191,20 +208,26 @@ def test_rates_at_the_edge_of_their_grid_are_told() -> None:
     assert high.endswith(": lungs full/random.")
 
 
-def test_each_labelled_arm_has_its_labels_its_network_and_its_distance(whole: Rows) -> None:
-    frame = results.worth_of_labels(whole.pretraining, whole.cases, "p").frame
+def test_each_labelled_arm_has_its_labels_its_networks_and_its_distance(whole: Rows) -> None:
+    one = whole.pretraining
+    two = pd.concat([one, one.assign(seed=1, label_iou=one["label_iou"] / 2)])
+    frame = results.worth_of_labels(two, whole.cases, "p").frame
     # Arms that were only pre-trained (truth), or only tuned (random), have no row.
     assert frame["arm"].tolist() == ["doll", "shuffled"] * 2
     assert frame["task"].tolist() == ["lungs"] * 2 + ["organs"] * 2
     cell = frame.set_index(["task", "arm"])
-    assert cell.loc[("lungs", "shuffled"), "label_iou"] == 0.11
+    assert cell.loc[("lungs", "shuffled"), "label_iou"] == pytest.approx(0.75 * 0.11)
     assert cell.loc[("organs", "doll"), "true_iou"] == 0.41
     full = whole.cases.query("task == 'organs' and tuning == 'full'")
     (a, b), _ = aligned([full[full["arm"] == k] for k in ("doll", "shuffled")])
     gap = cell.loc[("organs", "shuffled"), "gap"]
     assert gap == pytest.approx(crossed_effect(a - b).estimate)
     assert frame.loc[frame["arm"] == "doll", "gap"].isna().all()
-    assert results.worth_of_labels(whole.pretraining.iloc[:0], whole.cases, "p").frame.empty
+    assert results.worth_of_labels(one.iloc[:0], whole.cases, "p").frame.empty
+    # How often an arm was pre-trained; the truth's networks do not count.
+    assert (results.repeats(one), results.repeats(two), results.repeats(one.iloc[:0])) == (1, 2, 0)
+    assert results.repeats(two[(two["arm"] != "shuffled") | (two["seed"] == 0)]) == 1
+    assert results.repeats(two[(two["arm"] != "truth") | (two["seed"] == 0)]) == 2
 
 
 def test_latex_is_escaped_once_and_balanced() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,43 +66,41 @@ def altered(text: str, digits: int) -> str:
     return text[:at] + str((int(text[at]) + 5) % 10) + text[at + 1 :]
 
 
-@pytest.mark.parametrize("name", EVERY[:-1])
-def test_one_altered_digit_of_a_csv_is_found(
-    name: str, made: dict[str, Made], original: Path, folder: Path
+@pytest.mark.parametrize("name", EVERY)
+def test_one_altered_digit_or_letter_is_found(
+    name: str, made: dict[str, Made], folder: Path
 ) -> None:
-    path = folder / f"{name}.csv"
-    stored = pd.read_csv(original / path.name, dtype=str, keep_default_na=False)
     assert verify.differences(name, made[name], folder) == []
+    for path in sorted(folder.glob(f"{name}.*")):
+        text = path.read_text()
+        for wrong, place in (_numbers if path.suffix == ".csv" else _texts)(name, text):
+            path.write_text(wrong)
+            (found,) = verify.differences(name, made[name], folder)
+            assert found.startswith(f"{path.name}, line {place}: ")
+        path.write_text(text)
+
+
+def _numbers(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """A CSV with one number of each column altered, and its place."""
+    stored = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     draw = np.random.default_rng(len(name))
     numbers = [c for c in stored if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", stored[c].max())]
     for column in verify.SEEN if name == "label_losses" else numbers:
         at = int(draw.choice(np.flatnonzero(stored[column] != "")))
+        of_steps = column in verify.STEPS or (name == "claims" and stored["claim"][at] == "C3")
+        digits = 6 if name in verify.EXACT else 2 if of_steps else 4
         wrong = stored.copy()
-        digits = 2 if column in verify.STEPS else 4
-        if name == "claims" and stored["claim"][at] == "C3":
-            digits = 2
-        digits = 6 if name in verify.EXACT else digits
         wrong.loc[at, column] = altered(str(stored[column][at]), digits)
-        wrong.to_csv(path, index=False, lineterminator="\n")
-        (found,) = verify.differences(name, made[name], folder)
-        assert found.startswith(f"{path.name}, line {at + 2}, {column}: ")
+        yield wrong.to_csv(index=False, lineterminator="\n"), f"{at + 2}, {column}"
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_one_altered_digit_or_letter_of_a_text_is_found(
-    name: str, made: dict[str, Made], folder: Path
-) -> None:
-    for path in [p for p in sorted(folder.glob(f"{name}.*")) if p.suffix != ".csv"]:
-        text = path.read_text()
-        # Numbers with decimals are results; the last letter is one of a note or a caption.
-        results = [m for m in re.finditer(r"(?<=\d\.)\d+", text) if m.start() > 400]
-        letters = [m.start() for m in re.finditer("[a-z]", text)]
-        for at in [*(m.end() - 1 for m in results[:: len(results) // 3 + 1]), letters[-1]]:
-            other = "x" if text[at].isalpha() else str((int(text[at]) + 1) % 10)
-            path.write_text(text[:at] + other + text[at + 1 :])
-            (found,) = verify.differences(name, made[name], folder)
-            assert found.startswith(f"{path.name}, line {text[:at].count(chr(10)) + 1}: ")
-        path.write_text(text)
+def _texts(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """A text with one character altered: of three results, which have decimals, and of a word."""
+    results = [m for m in re.finditer(r"(?<=\d\.)\d+", text) if m.start() > 400]
+    letters = [m.start() for m in re.finditer("[a-z]", text)]
+    for at in [*(m.end() - 1 for m in results[:: len(results) // 3 + 1]), letters[-1]]:
+        other = "x" if text[at].isalpha() else str((int(text[at]) + 1) % 10)
+        yield text[:at] + other + text[at + 1 :], str(text[:at].count("\n") + 1)
 
 
 def test_lost_and_added_lines_are_found(made: dict[str, Made], folder: Path) -> None:

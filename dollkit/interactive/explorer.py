@@ -28,8 +28,7 @@ from dollkit.explanations.ensemble import Explained, pair_settled
 from dollkit.interactive.finished_run import Run
 from dollkit.labels import LabelSettings, distil
 from dollkit.labels.threshold_rules import Rule
-from dollkit.report import in_notebook
-from dollkit.report.style import ARM_LOOKS, CLASS_COLORS, GREEN, context
+from dollkit.report.style import ARM_LOOKS, CLASS_COLORS, GREEN, context, film
 from dollkit.training import metrics
 
 CONSENSUS = "consensus"
@@ -146,9 +145,7 @@ def _heat(axis: Any, view: View) -> None:
 
 
 def _labelled(axis: Any, view: View) -> None:
-    in_notebook.label(
-        axis, view.image, np.zeros_like(view.image) if view.label is None else view.label
-    )
+    film(axis, view.image, label=view.label)
     _outline(axis, view.truth, GREEN)
     iou = view.scores.get("IoU of the label", np.nan)
     if not np.isnan(iou):
