@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,23 @@ import pandas as pd
 import pytest
 
 from dollkit.common.errors import InputError
-from dollkit.report import claims, contrasts
+from dollkit.report import claims, compare, contrasts
 from tests import synthetic_run as synthetic
 
-ARMS = dict.fromkeys(("random", "classifier", "doll", "shuffled"), 0.0)
+ARMS = {"random": 0.0, "classifier": 0.0, "doll": 0.0, "shuffled": 0.0}
+NO_LABELS = pd.DataFrame()
 
 
-def _evaluate(cases: pd.DataFrame, labels: pd.DataFrame | None = None) -> pd.DataFrame:
+def _evaluate(cases: pd.DataFrame, labels: pd.DataFrame = NO_LABELS) -> pd.DataFrame:
     curves = synthetic.learning_curves(cases)
-    labels = pd.DataFrame() if labels is None else labels
-    return claims.evaluate(labels, cases, curves, synthetic.run_rows(curves), {})
+    runs = synthetic.run_rows(curves)
+    data: Any = SimpleNamespace(label_cases=labels, cases=cases, curves=curves, runs=runs)
+    data.not_run = {}
+    return claims.evaluate(data)
+
+
+def _overall(rows: pd.DataFrame, *keys: str) -> set[str]:
+    return {claims.overall(rows, key) for key in keys}
 
 
 @pytest.fixture(scope="module")
@@ -28,46 +36,45 @@ def true_effect() -> pd.DataFrame:
 
 
 def test_true_effects_are_confirmed(true_effect: pd.DataFrame) -> None:
-    assert [claims.overall(true_effect, c.key) for c in claims.CLAIMS] == [claims.CONFIRMED] * 5
-    cell = true_effect.set_index(["claim", "contrast", "task"])["effect"]
-    for contrast_of, effect in {
-        ("C1", "labels - mean-mask prior", "labels"): 0.1,
-        ("C2", "doll - random", "organs"): 0.08,
-        ("C4", "adapter keeps over half of the gain", "organs"): 0.4 * 0.08,
-    }.items():
-        assert cell[contrast_of] == pytest.approx(effect, abs=0.01)
-    assert cell["C3", "steps to 95 %: classifier / doll", "lungs"] > np.log(2)
+    assert _overall(true_effect, *claims.KEYS) == {claims.CONFIRMED}
+    effect = true_effect.set_index(["claim", "contrast", "task"])["effect"]
+    assert effect["C1", "labels - mean-mask prior", "labels"] == pytest.approx(0.1, abs=0.01)
+    assert effect["C2", "doll - random", "organs"] == pytest.approx(0.08, abs=0.01)
+    assert effect["C3", "steps to 95 %: classifier / doll", "lungs"] > np.log(2)
+    kept = effect["C4", "adapter keeps over half of the gain", "organs"]
+    assert kept == pytest.approx(0.4 * 0.08, abs=0.01)
 
 
-def test_missing_controls_are_undecided_and_reversed_effects_contradicted() -> None:
+def test_a_missing_control_leaves_the_claim_undecided() -> None:
     gain = {k: v for k, v in synthetic.GAIN.items() if k != "shuffled"}
     rows = _evaluate(synthetic.segmentation_cases(gain))
-    # C1: there are no label rows at all.
-    assert {claims.overall(rows, c) for c in ("C1", "C2")} == {claims.UNDECIDED}
+    assert _overall(rows, "C1", "C2") == {claims.UNDECIDED}  # no label rows at all
+
+
+def test_reversed_effects_are_contradicted() -> None:
     gain = dict.fromkeys(ARMS, 0.08) | {"doll": 0.0}
     labels = synthetic.label_cases(-0.1, committee=-0.05)
     rows = _evaluate(synthetic.segmentation_cases(gain), labels)
-    assert {claims.overall(rows, c) for c in ("C1", "C2", "C5")} == {claims.CONTRADICTED}
+    assert _overall(rows, "C1", "C2", "C5") == {claims.CONTRADICTED}
 
 
-def test_one_contradicted_control_contradicts_the_claim() -> None:
-    # Single: an arm that speaks of how labels are made, and does not decide.
+def test_one_contradicted_control_contradicts_the_claim_an_arm_of_label_making_does_not() -> None:
     gain = synthetic.GAIN | {"shuffled": 0.2, "single": 0.3}
     rows = _evaluate(synthetic.segmentation_cases(gain))
+    verdict = rows.set_index("contrast")["verdict"]
+    assert (verdict.loc["doll - random"] == "confirmed").all()
+    assert (verdict.loc["doll - shuffled"] == "contradicted").all()
     assert claims.overall(rows, "C2") == claims.CONTRADICTED
-    rest = rows[rows["contrast"] != "doll - shuffled"]
-    assert claims.overall(rest, "C2") != claims.CONTRADICTED
-    part = rows[rows["claim"] == "C2"].groupby("contrast")[["verdict", "decides"]]
-    verdicts = {str(k): set(v.itertuples(index=False, name=None)) for k, v in part}
-    assert verdicts["doll - random"] == {(claims.CONFIRMED, True)}
-    assert verdicts["doll - shuffled"] == {(claims.CONTRADICTED, True)}
-    assert verdicts["doll - single"] == {(claims.CONTRADICTED, False)}
-    assert "doll - plain" not in verdicts  # nobody misses it
+    part = rows[rows["contrast"] == "doll - single"]
+    assert len(part) == 3
+    assert (part["verdict"] == "contradicted").all()
+    assert not part["decides"].any()
+    assert claims.overall(rows[rows["contrast"] != "doll - shuffled"], "C2") == claims.CONFIRMED
+    assert "doll - plain" not in verdict  # nobody misses it
 
 
 def test_no_gain_leaves_the_adapter_undecided_with_a_note() -> None:
-    rows = _evaluate(synthetic.segmentation_cases(ARMS))
-    row = rows[rows["claim"] == "C4"].iloc[0]
+    row = _evaluate(synthetic.segmentation_cases(ARMS)).query("claim == 'C4'").iloc[0]
     assert contrasts.NO_GAIN in row["note"]
     assert row["verdict"] == "undecided"
     assert row["note"].startswith("trains 3.4 %")
@@ -80,16 +87,18 @@ def test_too_few_cases_are_undecided() -> None:
     labels = rows[rows["claim"] == "C1"]
     assert labels["p"].isna().all()
     assert labels["note"].str.startswith("not run: fewer than 5 patients with ").all()
-    assert {claims.overall(rows, c) for c in ("C1", "C2")} == {claims.UNDECIDED}
+    assert _overall(rows, "C1", "C2") == {claims.UNDECIDED}
 
 
 def test_a_finding_of_one_patient_decides_nothing() -> None:
     labels = synthetic.label_cases(patients=12)
-    one = labels["finding"] == labels["finding"].iloc[0]
-    lone = one & (labels["patient_id"] != labels.loc[one, "patient_id"].iloc[0])
     rare = str(labels["finding"].iloc[0])
-    rows = _evaluate(synthetic.segmentation_cases(), labels[~lone])
-    without = _evaluate(synthetic.segmentation_cases(), labels[~one])
+    one = labels["finding"] == rare
+    lone = one & (labels["patient_id"] != labels.loc[one, "patient_id"].iloc[0])
+    rows, without = (
+        _evaluate(synthetic.segmentation_cases(patients=2), labels[~left_out])
+        for left_out in (lone, one)
+    )
     for claim in ("C1", "C5"):
         ours, theirs = (r[(r["claim"] == claim) & r["decides"]] for r in (rows, without))
         np.testing.assert_array_equal(ours["effect"], theirs["effect"])
@@ -106,8 +115,9 @@ def test_two_seeds_are_undecided_however_clear() -> None:
 
 def _null_rows(p: np.ndarray, effect: np.ndarray) -> pd.DataFrame:
     frame = pd.DataFrame({"p": p, "effect": effect, "lo": effect, "hi": effect})
-    frame = frame.assign(n_cases=9, n_patients=9, n_seeds=9, n_train=1, mde=1.0, decides=True)
-    return frame.assign(claim="C1", contrast="x", task="labels", note="", network="")
+    frame["claim"], frame["contrast"], frame["task"], frame["note"] = "C1", "x", "labels", ""
+    frame["n_cases"] = frame["n_patients"] = frame["n_seeds"] = 9
+    return frame.assign(mde=1.0, decides=True, network="", n_train=1)
 
 
 @pytest.mark.slow
@@ -122,29 +132,46 @@ def test_family_wise_false_positives_stay_below_five_percent() -> None:
     assert false > 0  # it can fail, too
 
 
-def test_an_effect_below_relevance_is_not_confirmed() -> None:
-    for effect, verdict in ((0.005, claims.UNDECIDED), (0.02, claims.CONFIRMED)):
-        rows = _null_rows(np.array([1e-6]), np.array([effect]))
-        assert claims.judge(rows)["verdict"].iloc[0] == verdict
+@pytest.mark.parametrize(("effect", "verdict"), [(0.005, "undecided"), (0.02, "confirmed")])
+def test_an_effect_below_relevance_is_not_confirmed(effect: float, verdict: str) -> None:
+    rows = _null_rows(np.array([1e-6]), np.array([effect]))
+    assert claims.judge(rows)["verdict"].tolist() == [verdict]
 
 
-def test_claims_page_says_it_all(true_effect: pd.DataFrame, tmp_path: Path) -> None:
-    paths = claims.write_claims(true_effect, tmp_path, profile="smoke", population="made-up films")
-    text = paths[1].read_text()
+@pytest.mark.parametrize(
+    ("repeats", "counted", "covered"),
+    [
+        (0, "Seeds per trained network: 3. A", "each arm was pre-trained once"),
+        (1, "3; pre-training runs per arm: 1. A", "each arm was pre-trained once"),
+        (2, "3; pre-training runs per arm: 2. A", "included (2 pre-training runs of each arm, "),
+        (3, "3; pre-training runs per arm: 3. A", "training runs, pre-training included."),
+    ],
+)
+def test_claims_page_says_it_all(
+    true_effect: pd.DataFrame, repeats: int, counted: str, covered: str, tmp_path: Path
+) -> None:
+    about: dict[str, Any] = {"profile": "smoke", "population": "made-up films", "repeats": repeats}
+    csv, page = claims.write_claims(true_effect, tmp_path, **about)
+    text = page.read_text()
     for claim in claims.CLAIMS:
         assert f"## {claim.key}: confirmed" in text
         assert claim.statement in text
         assert claims.sentence(true_effect, claim.key) in text
-    assert "made-up films" in text
-    assert "Seeds per trained network: 3; pre-training runs per arm: 1." in text
-    assert pd.read_csv(paths[0]).columns.tolist() == claims.COLUMNS
+    for words in ("made-up films", counted, covered):
+        assert words in text
+    assert pd.read_csv(csv).columns.tolist() == claims.COLUMNS
 
 
-def test_one_network_decides_and_others_are_details() -> None:
-    cases = synthetic.segmentation_cases()
-    rows = _evaluate(pd.concat([cases, cases.assign(network="UNet")])).query(
-        "contrast == 'doll - random'"
-    )
+def test_gathered_contrasts_tell_how_often_an_arm_was_pre_trained() -> None:
+    frame = compare.c2_contrasts(["laptop"])
+    assert set(frame["n_pretrained"]) == {1}
+    assert "pre-trained" in compare.c2_table(frame)
+
+
+def test_a_smaller_training_set_decides_and_others_are_details() -> None:
+    cases = synthetic.segmentation_cases(patients=5)
+    both = pd.concat([cases, cases.assign(network="UNet")])
+    rows = _evaluate(both).query("contrast == 'doll - random'")
     assert rows.groupby("network")["decides"].first().to_dict() == {"PSPNet": True, "UNet": False}
 
 
@@ -177,7 +204,7 @@ def test_figure_s5_shows_deciding_contrasts_in_the_order_of_the_claims() -> None
     assert right == ["lungs: random / doll"]
     assert "2-5 seeds" in drawn.caption
     assert "40 patients" in drawn.caption
-    two = pd.concat([ROWS, ROWS.assign(network="unet")])
+    two = pd.concat([ROWS, ROWS.assign(network="unet")], ignore_index=True)
     ticks = claims.figure_s5(two, profile="p").figure.axes[0].get_yticklabels()
     assert ticks[0].get_text() == "lungs: pspnet, doll - random"
     with pytest.raises(InputError, match="'relevance' is missing"):
@@ -185,11 +212,16 @@ def test_figure_s5_shows_deciding_contrasts_in_the_order_of_the_claims() -> None
 
 
 def test_one_interval_without_end_hides_no_other() -> None:
-    wide = pd.DataFrame([contrast("C2", 0.0, -1e6, 1e6, task="infection")])
-    drawn = claims.figure_s5(pd.concat([ROWS, wide]), profile="p").figure
-    assert np.ptp(drawn.axes[0].get_xlim()) < 1
-    for rows in (ROWS[:1], ROWS[:0]):
-        assert len(claims.figure_s5(rows, profile="p").figure.axes) == len(rows)
+    wide = contrast("C2", 0.0, -1e6, 1e6, task="infection")
+    ax = claims.figure_s5(pd.DataFrame([*ROWS.to_dict("records"), wide]), profile="p").figure
+    assert np.ptp(ax.axes[0].get_xlim()) < 1
     same = pd.DataFrame([contrast("C2", 0.0, 0.0, 0.0), contrast("C2", 0.1, -9.0, 9.0)])
     low, high = claims.figure_s5(same, profile="p").figure.axes[0].get_xlim()
     assert -1 < low < 0 < 0.1 < high < 1
+
+
+def test_one_claim_alone_and_none_at_all(tmp_path: Path) -> None:
+    for rows in (ROWS[:1], ROWS[:0]):
+        drawn = claims.figure_s5(rows, profile="p")
+        assert len(drawn.figure.axes) == len(rows)
+        assert all(path.is_file() for path in drawn.save(tmp_path / "figure_s5"))

@@ -114,18 +114,21 @@ def test_broken_rows_name_their_file(change: Change, message: str, tmp_path: Pat
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no classifiers/\*/metrics.csv"):
         rows.read_run(tmp_path)
-    table, examples = tmp_path / "cases.csv.gz", tmp_path / "examples.npz"
-    for broken, message in ((None, "no such file"), (b"PK\x03\x04", "cannot be read")):
-        for path, read in ((table, rows.read_table), (examples, rows.load_examples)):
-            if broken:
-                path.write_bytes(gzip.compress(b"a,b\n1,2\n")[:12] if path is table else broken)
-            with pytest.raises(InputError, match=message):
-                read(path, ())
-    np.savez(examples, image=np.zeros((0, 8, 8)))
+    path, arrays = tmp_path / "cases.csv.gz", tmp_path / "examples.npz"
+    for read in (lambda: rows.read_table(path, ()), lambda: rows.load_examples(arrays, ())):
+        with pytest.raises(InputError, match="no such file"):
+            read()
+        rows.write_csv(small(), path)
+        path.write_bytes(path.read_bytes()[:60])
+        arrays.write_bytes(b"PK\x03\x04 broken")
+        with pytest.raises(InputError, match="cannot be read"):
+            read()
+        arrays.unlink()
+    np.savez(arrays, image=np.zeros((0, 8, 8)))
     with pytest.raises(InputError, match="array 'maps' is missing; run its stage again"):
-        rows.load_examples(examples, ("maps",))
+        rows.load_examples(arrays, ("maps",))
     with pytest.raises(InputError, match="holds no example"):
-        rows.load_examples(examples, ("image",))
+        rows.load_examples(arrays, ("image",))
 
 
 def test_the_main_size_and_network_have_most_settings() -> None:
@@ -134,18 +137,12 @@ def test_the_main_size_and_network_have_most_settings() -> None:
         frame = synthetic.segmentation_cases({"doll": 0.1}, **given)  # type: ignore[arg-type]
         return frame.assign(network=network, n_train=size)
 
-    few, many, unet = some("pspnet", 4), some("pspnet", 16), some("unet", 4)
-    head, bn = some("pspnet", 16, "head"), some("unet", 4, "bn")
-    for frames, sizes in (
-        ([many, few], {"pspnet": 4}),  # then the smallest
-        ([many, few, head], {"pspnet": 16}),
-        ([few, many, some("unet", 64)], {"pspnet": 4, "unet": 64}),
-    ):
-        kept = rows.main_size(pd.concat(frames))
-        assert set(zip(kept["network"], kept["n_train"], strict=True)) == set(sizes.items())
-    for frames, network in (
-        ([unet, few], "pspnet"),  # then the paper's
-        ([unet, bn, few], "unet"),
-        ([unet, some("fpn", 4)], "fpn"),  # then by name
-    ):
-        assert rows.main_network(pd.concat(frames)) == network
+    few, many, head = some("pspnet", 4), some("pspnet", 16), some("pspnet", 16, "head")
+    assert set(rows.main_size(pd.concat([many, few]))["n_train"]) == {4}  # then the smallest
+    assert set(rows.main_size(pd.concat([many, few, head]))["n_train"]) == {16}
+    apart = rows.main_size(pd.concat([few, many, some("unet", 64)]))
+    assert apart.groupby("network")["n_train"].first().to_dict() == {"pspnet": 4, "unet": 64}
+    unet = some("unet", 4)
+    assert rows.main_network(pd.concat([unet, few])) == "pspnet"  # then the paper's
+    assert rows.main_network(pd.concat([unet, some("unet", 4, "bn"), few])) == "unet"
+    assert rows.main_network(pd.concat([unet, some("fpn", 4)])) == "fpn"  # then by name

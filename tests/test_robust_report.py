@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats as sps
 
 from dollkit.common.errors import InputError
 from dollkit.finetuning.robustness import KINDS
 from dollkit.report import robustness
 from dollkit.report.rows import UNTOUCHED
+from dollkit.training import metrics
 from tests import synthetic_run as synthetic
 
 LEVELS = {name: kind.levels for name, kind in KINDS.items()}
+UNION = 100_000
+"""Pixels of truth or prediction in each synthetic row."""
 
 
 def _loss(arm: str, name: str, strength: int) -> float:
@@ -22,15 +26,27 @@ def _loss(arm: str, name: str, strength: int) -> float:
     return 0.04 * strength * (0.5 if (arm, name) == ("doll", "noise") else 1.0)
 
 
-def _perturbed(plain: pd.DataFrame, given: Mapping[str, Sequence[float]] = LEVELS) -> pd.DataFrame:
-    """Rows whose IoU is lower by a known amount."""
+def _perturbed(
+    plain: pd.DataFrame,
+    loss: Callable[[str, str, int], float] = _loss,
+    given: Mapping[str, Sequence[float]] = LEVELS,
+    jitter: float = 0.0,
+) -> pd.DataFrame:
+    """Rows whose IoU is lower by a known amount, plus and minus `jitter` in turn."""
     frames = []
+    sign = np.where(np.arange(len(plain)) % 2, 1, -1)
     for name, levels in given.items():
         for strength, level in enumerate(levels, start=1):
-            drop = plain["arm"].map(lambda arm, s=strength, n=name: _loss(arm, n, s))
-            frame = synthetic.moved(plain, -np.rint(drop * synthetic.UNION).astype(int))
-            frames.append(frame.assign(perturbation=name, level=level))
-    return pd.concat(frames, ignore_index=True)
+            drop = np.array([loss(arm, name, strength) for arm in plain["arm"]]) + jitter * sign
+            gone = np.rint(drop * UNION).astype(int)
+            lost = plain.assign(tp=plain["tp"] - gone, fn=plain["fn"] + gone)
+            frames.append(lost.assign(perturbation=name, level=level))
+    return _judged(pd.concat(frames, ignore_index=True))
+
+
+def _judged(rows: pd.DataFrame) -> pd.DataFrame:
+    counts = [rows[c] for c in ("tp", "fp", "fn")]
+    return rows.assign(iou=metrics.iou(*counts), dice=metrics.dice(*counts))
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +61,46 @@ def rows(plain: pd.DataFrame) -> pd.DataFrame:
     return _perturbed(plain)
 
 
-def test_the_table_has_the_drops_that_were_put_in(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
-    made = robustness.table(rows, plain, "p").frame
+@pytest.fixture(scope="module")
+def made(plain: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    return robustness.table(rows, plain, "p").frame
+
+
+def test_the_table_has_the_drops_that_were_put_in(made: pd.DataFrame) -> None:
     assert len(made) == 2 * 5 * (1 + 12)
-    got = made[made["perturbation"] != UNTOUCHED]
-    settings = list(zip(got["perturbation"], got["level"], strict=True))
-    steps = [(name, LEVELS[name].index(float(level)) + 1) for name, level in settings]
-    own = np.array([_loss(arm, *step) for arm, step in zip(got["arm"], steps, strict=True)])
-    other = np.array([_loss("random", *step) for step in steps])
-    gap = np.where(got["arm"] == "random", np.nan, own - other)
-    assert np.nanmin(gap) < -0.01
-    for end in ("", "_lo", "_hi"):  # equal in every row: the interval has no width
-        np.testing.assert_allclose(got[f"drop{end}"], own, atol=1e-12)
-        np.testing.assert_allclose(got[f"drop_vs_random{end}"], gap, atol=1e-12)
-    assert (got[["n_cases", "n_patients", "n_seeds"]] == [12, 12, 3]).all(axis=None)
+    perturbed = made[made["perturbation"] != UNTOUCHED]
+    for r in perturbed.to_dict("records"):
+        step = LEVELS[r["perturbation"]].index(float(r["level"])) + 1
+        own = _loss(r["arm"], r["perturbation"], step)
+        # Equal in every row: the interval has no width.
+        assert [r[f"drop{s}"] for s in ("", "_lo", "_hi")] == pytest.approx([own] * 3, abs=1e-12)
+        gap = [r[f"drop_vs_random{s}"] for s in ("", "_lo", "_hi")]
+        other = np.nan if r["arm"] == "random" else _loss("random", r["perturbation"], step)
+        assert gap == pytest.approx([own - other] * 3, abs=1e-12, nan_ok=True)
+        assert (r["n_cases"], r["n_patients"], r["n_seeds"]) == (12, 12, 3)
+    doll = perturbed[(perturbed["arm"] == "doll") & (perturbed["perturbation"] == "noise")]
+    assert (doll["drop_vs_random"] < -0.01).all()
+
+
+def test_the_interval_of_a_drop_is_the_paired_t_test() -> None:
+    """One seed, one class: drops of 0.1 +- 0.01 in turn, though patients differ by 0.05."""
+    plain = synthetic.segmentation_cases(
+        {"random": 0.0, "doll": 0.05}, tasks=["lungs"], tunings={"full": 1.0}, seeds=1
+    )
+    assert plain.groupby("arm").size().tolist() == [40, 40]
+
+    def loss(arm: str, name: str, strength: int) -> float:
+        return 0.1
+
+    made = robustness.table(
+        _perturbed(plain, loss, {"noise": [10.0]}, jitter=0.01), plain, "p"
+    ).frame
+    row = made[(made["arm"] == "random") & made["level"].notna()].iloc[0]
+    half = sps.t.ppf(0.975, 39) * 0.01 * np.sqrt(40 / 39) / np.sqrt(40)
+    assert row["drop"] == pytest.approx(0.1, abs=1e-12)
+    assert row["drop_lo"] == pytest.approx(0.1 - half, abs=1e-9)
+    assert row["drop_hi"] == pytest.approx(0.1 + half, abs=1e-9)
+    assert row["drop_hi"] - row["drop_lo"] < (row["miou_hi"] - row["miou_lo"]) / 2
 
 
 def test_a_case_that_becomes_empty_on_both_sides_counts_nowhere() -> None:
@@ -67,11 +109,9 @@ def test_a_case_that_becomes_empty_on_both_sides_counts_nowhere() -> None:
         {"doll": 0.0}, tasks=["lungs"], tunings={"full": 1.0}, patients=2, seeds=1
     )
     plain[["tp", "fp", "fn"]] = [[4, 0, 0], [2, 2, 0]]
-    plain["iou"], plain["dice"] = [1.0, 0.5], [1.0, 2 / 3]
     rows = plain.assign(perturbation="rotation", level=20.0)
     rows[["tp", "fp", "fn"]] = [[0, 0, 0], [1, 3, 0]]
-    rows["iou"], rows["dice"] = [np.nan, 0.25], [np.nan, 0.4]
-    made = robustness.table(rows, plain, "p").frame
+    made = robustness.table(_judged(rows), _judged(plain), "p").frame
     assert made["miou"].tolist() == pytest.approx([0.75, 0.25])
     assert made["drop"].iloc[1] == pytest.approx(0.5)
 
@@ -86,6 +126,9 @@ def test_two_networks_are_two_blocks_and_the_figure_shows_the_one_of_most_arms(
     assert made.groupby("network").size().to_dict() == {"deeplabv3plus": 20, "unet": 8}
     drawn = robustness.figure_s4(rows, both, profile="p")
     assert set(drawn.data["network"]) == {"deeplabv3plus"}
+    twice = pd.concat([plain, plain.assign(network="unet"), plain.assign(n_train=8)])
+    data = robustness.lines(_perturbed(twice, given={"contrast": [0.5]}), twice)
+    assert data[["network", "n_train"]].drop_duplicates().to_numpy().tolist() == [["PSPNet", 8]]
 
 
 def test_the_figure_says_what_it_shows(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
@@ -98,18 +141,16 @@ def test_the_figure_says_what_it_shows(plain: pd.DataFrame, rows: pd.DataFrame) 
     assert len(axes) == 8
     # Untouched on the left of every panel, whichever way the levels run.
     for ax in axes:
-        places = ax.transData.transform([(x, 0.5) for x in ax.get_xticks()])[:, 0]
-        assert ax.get_xticklabels()[int(places.argmin())].get_text() == "none"
+        ticks = dict(
+            zip([t.get_text() for t in ax.get_xticklabels()], ax.get_xticks(), strict=True)
+        )
+        places = {k: float(ax.transData.transform((v, 0.5))[0]) for k, v in ticks.items()}
+        assert min(places, key=lambda k: places[k]) == "none"
 
 
-def test_perturbed_films_without_plain_ones_or_none_at_all(
-    plain: pd.DataFrame, rows: pd.DataFrame
-) -> None:
-    none = rows.iloc[:0]
+def test_rows_that_are_missing_are_told(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
     with pytest.raises(InputError, match="no perturbed film was judged"):
-        robustness.table(none, plain, "p")
-    with pytest.raises(InputError, match="no perturbed film was judged"):
-        robustness.figure_s4(none, plain, profile="p")
-    some = plain[(plain["arm"] != "doll") | (plain["task"] != "lungs")]
+        robustness.table(rows.iloc[:0], plain, "p")
+    less = plain[(plain["arm"] != "doll") | (plain["task"] != "lungs")]
     with pytest.raises(InputError, match="lungs, PSPNet, 16 training films, arm 'doll' has no"):
-        robustness.table(rows, some, "p")
+        robustness.figure_s4(rows, less, profile="p")

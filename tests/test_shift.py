@@ -32,8 +32,8 @@ def _own_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
 @functools.cache  # a plan looks up what every notebook imports, which takes seconds
 def plan(profile: str) -> dict[str, dict[str, Any]]:
     """Parameters of every instance, without what names the run."""
-    found = stages.plan(profile, paths.ROOT if profile != "laptop" else None)
-    return {i.name: without(i.parameters, {"profile"}) for i in found}
+    instances = stages.plan(profile, paths.ROOT if profile != "laptop" else None)
+    return {i.name: without(i.parameters, {"profile"}) for i in instances}
 
 
 def without(parameters: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

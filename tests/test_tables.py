@@ -12,15 +12,11 @@ import pytest
 from dollkit import common
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import crossed_effect
-from dollkit.report import convergence, curves, render, results, tables
-from dollkit.report.rows import TASKS, Rows, aligned
+from dollkit.labels import summary
+from dollkit.report import contrasts, convergence, curves, render, results, tables
+from dollkit.report.rows import TASKS, Rows, aligned, in_order
 from dollkit.training import adapters
 from tests import synthetic_run as synthetic
-
-
-@pytest.fixture(scope="module")
-def cases() -> pd.DataFrame:
-    return synthetic.segmentation_cases()
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +24,23 @@ def whole() -> Rows:
     return synthetic.rows()
 
 
-def test_table1_means_intervals_and_missing_arms(cases: pd.DataFrame) -> None:
-    runs = synthetic.run_rows(synthetic.learning_curves(cases))
-    made = tables.table1(cases, runs, {"imagenet": "no weights"}, "laptop")
+@pytest.fixture(scope="module")
+def given(whole: Rows) -> Rows:
+    """Forty patients, three tasks, five arms."""
+    cases = synthetic.segmentation_cases()
+    paces = synthetic.learning_curves(cases)
+    return replace(whole, cases=cases, curves=paces, runs=synthetic.run_rows(paces))
+
+
+def test_table1_means_intervals_and_missing_arms(given: Rows) -> None:
+    made = tables.table1(given, "laptop")
     table = made.frame
     always = [a for a in common.ARMS if a not in common.OPTIONAL]
     assert len(table) == len(TASKS) * len(always)
     assert table["task"].drop_duplicates().tolist() == list(TASKS)
     assert table["arm"].tolist()[: len(always)] == always
     cell = table.set_index(["task", "arm"])
-    part = cases.query("task == 'organs' and arm == 'doll' and tuning == 'full'")
+    part = given.cases.query("task == 'organs' and arm == 'doll' and tuning == 'full'")
     mean = part.groupby(["seed", "class"])["iou"].mean().groupby("seed").mean()
     doll = cell.loc[("organs", "doll")]
     assert doll["miou"] == pytest.approx(mean.mean(), abs=1e-12)
@@ -65,9 +68,13 @@ def test_interval_of_table1_is_the_bootstrap_of_patients() -> None:
 
 
 def test_permuted_rows_give_identical_tables(whole: Rows, tmp_path: Path) -> None:
-    frames = {k: v for k, v in vars(whole).items() if k not in ("ablation", "not_run")}
-    mixed = {name: frame.sample(frac=1, random_state=1) for name, frame in frames.items()}
-    for name, found in (("a", whole), ("b", replace(whole, **mixed))):
+    mixed = {
+        name: frame.sample(frac=1, random_state=1)
+        for name, frame in vars(whole).items()
+        if isinstance(frame, pd.DataFrame) and name != "ablation"
+    }
+    other = Rows(**mixed, ablation=whole.ablation, not_run=whole.not_run)
+    for name, found in (("a", whole), ("b", other)):
         for stem, table in results.tables_of(found, "p").items():
             table.save(tmp_path / name / stem)
     files = sorted((tmp_path / "a").iterdir())
@@ -76,22 +83,20 @@ def test_permuted_rows_give_identical_tables(whole: Rows, tmp_path: Path) -> Non
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
 
-def test_table2_shares_and_steps_of_every_tuning() -> None:
-    kept = dict.fromkeys(reversed(adapters.TUNINGS), 1.0)
-    cases = synthetic.segmentation_cases(
-        {"random": 0.0, "doll": 0.1}, tasks=["lungs"], tunings=kept, patients=5
-    )
-    paces = synthetic.learning_curves(cases)
-    table = tables.table2(cases, synthetic.run_rows(paces), paces, "p").frame
-    assert table["tuning"].drop_duplicates().tolist() == list(common.TUNINGS)
-    assert set(common.TUNINGS) == set(adapters.TUNINGS) == set(curves.TUNING_TITLES)
-    cell = table.set_index(["tuning", "arm"])
-    assert cell.loc[("adapter", "doll"), "trainable_share"] == pytest.approx(0.35 / 10.35)
-    assert cell.loc[("adapter", "doll"), "checkpoint_mb"] == pytest.approx(1.4)
-    assert cell.loc[("full", "doll"), "reached"] == "3/3"
+def test_table2_shares_and_steps(given: Rows) -> None:
+    cell = tables.table2(given, "p").frame.set_index(["task", "tuning", "arm"])
+    assert cell.loc[("lungs", "adapter", "doll"), "trainable_share"] == pytest.approx(0.35 / 10.35)
+    assert cell.loc[("lungs", "adapter", "doll"), "checkpoint_mb"] == pytest.approx(1.4)
     # Doll's time constant is half of random's.
-    random, doll = (cell.loc[("full", a), "steps_own"] for a in ("random", "doll"))
+    random, doll = (cell.loc[("organs", "full", a), "steps_own"] for a in ("random", "doll"))
     assert random / doll == pytest.approx(2.0, rel=0.1)
+    assert cell.loc[("organs", "full", "doll"), "reached"] == "3/3"
+
+
+def test_every_tuning_has_its_place() -> None:
+    shuffled = pd.DataFrame({"tuning": list(reversed(adapters.TUNINGS))})
+    assert in_order(shuffled, "tuning")["tuning"].tolist() == list(common.TUNINGS)
+    assert set(common.TUNINGS) == set(adapters.TUNINGS) == set(curves.TUNING_TITLES)
 
 
 def test_table3_deltas_are_paired() -> None:
@@ -107,6 +112,26 @@ def test_table3_deltas_are_paired() -> None:
     assert not table.duplicated(["factor", "value"]).any()
     with pytest.raises(InputError, match="'shipped'"):
         tables.table3(labels[labels["variant"] != "shipped"], "p")
+
+
+def test_labels_may_be_made_by_grad_cam_in_the_place_of_integrated_gradients(whole: Rows) -> None:
+    usual = synthetic.label_cases(patients=8)
+    swapped = usual[usual["variant"] != "steps=4"].reset_index(drop=True)
+    swapped["explainer"] = swapped["explainer"].replace({"ig": "gradcam", "gradcam": "ig"})
+    swapped["variant"] = swapped["variant"].replace({"explainer=gradcam": "explainer=ig"})
+    swapped["value"] = swapped["value"].replace({"gradcam": "ig"})
+    gaps = []
+    for cases, name in ((usual, "ig"), (swapped, "gradcam")):
+        data = replace(whole, label_cases=cases, labels=summary.summarise(cases))
+        shown = results.shipped_quality(data)
+        assert (set(shown["explainer"]), set(shown["n_classifiers"])) == ({name}, {3})
+        gaps += [r for r in contrasts.label_rows(cases) if r["contrast"] == "IG - Grad-CAM"]
+    assert gaps[0]["effect"] == pytest.approx(-gaps[1]["effect"])  # type: ignore[operator]
+    table = tables.table3(swapped, "p").frame
+    assert table["explainer"].iloc[0] == "gradcam"
+    assert table.loc[table["factor"] == "explainer", "value"].tolist() == ["gradient", "ig"]
+    notes = {r["note"] for r in contrasts.label_rows(swapped[swapped["explainer"] != "ig"])}
+    assert "not run: no IG labels" in notes
 
 
 def test_first_reach_interpolates_and_never_takes_no_step() -> None:
@@ -132,19 +157,22 @@ def test_paired_speed_uses_a_target_that_both_reach() -> None:
 
 def level_rows(miou: dict[tuple[str, int], float]) -> pd.DataFrame:
     """Per-case rows whose mIoU is as given, in every seed and film alike but for a shared wave."""
-    films = pd.DataFrame({"film": range(6)}).merge(pd.DataFrame({"seed": range(3)}), how="cross")
-    levels = pd.DataFrame([(*k, v) for k, v in miou.items()], columns=["arm", "n_train", "dice"])
-    rows = levels.merge(films, how="cross")
-    rows["iou"] = rows["dice"] + 0.01 * (rows["film"] - 2.5) + 0.001 * (rows["seed"] - 1)
-    rows["image_id"] = rows["patient_id"] = rows["film"].astype(str)
-    fixed = {"task": "lungs", "network": "pspnet", "tuning": "full", "fold": 0, "class": "lung"}
-    return rows.assign(**fixed)
+    where = {"task": "lungs", "network": "pspnet", "tuning": "full", "fold": 0, "class": "lung"}
+    return pd.DataFrame(
+        where
+        | {"arm": arm, "n_train": n, "seed": seed, "image_id": f"f{film}", "patient_id": f"p{film}"}
+        | {"iou": level + 0.01 * (film - 2.5) + 0.001 * (seed - 1), "dice": level}
+        for (arm, n), level in miou.items()
+        for seed in range(3)
+        for film in range(6)
+    )
+
+
+CURVE = {("random", 4): 0.5, ("random", 16): 0.7, ("doll", 4): 0.6, ("doll", 16): 0.75}
 
 
 def test_label_efficiency_differences_and_masks_needed() -> None:
-    few = {("random", 4): 0.5, ("doll", 4): 0.6}
-    many = {("random", 16): 0.7, ("doll", 16): 0.75, ("truth", 4): 0.9}
-    made = tables.table_sizes(level_rows(few | many), "toy")
+    made = tables.table_sizes(level_rows(CURVE | {("truth", 4): 0.9}), "toy")
     table = made.frame
     assert table["n_train"].tolist() == [4, 16]
     np.testing.assert_allclose(table["miou"], [0.6, 0.75])
@@ -153,9 +181,10 @@ def test_label_efficiency_differences_and_masks_needed() -> None:
     # Half of the way from 4 to 16 is 8, on a logarithmic axis.
     assert table["masks"].tolist() == ["8", "> 16"]
     assert "3 seeds, 6 test films" in made.caption
-    assert tables.table_sizes(level_rows(few), "toy").frame.empty
+    one = level_rows({("random", 4): 0.5, ("doll", 4): 0.6})
+    assert tables.table_sizes(one, "toy").frame.empty
     with pytest.raises(InputError, match="one training size only"):
-        curves.figure5(level_rows(few), profile="toy")
+        curves.figure5(one, profile="toy")
 
 
 def test_masks_needed_beyond_the_curve() -> None:
@@ -172,40 +201,48 @@ def test_rates_at_the_edge_of_their_grid_are_told() -> None:
 
     inside = [tried("doll", 0.2), tried("truth", 0.1, (0.1,))]
     assert tables.at_the_edge(pd.concat(inside)) == []
-    beyond = [*inside, tried("random", 0.4), tried("classifier", 0.1)]
-    low, high = tables.at_the_edge(pd.concat(beyond))
+    beyond = [tried("random", 0.4), tried("classifier", 0.1)]
+    low, high = tables.at_the_edge(pd.concat([*inside, *beyond]))
     assert low.startswith("Chosen rate is the lowest")
-    assert (low + high).count(": lungs full/") == 2
-    assert low.endswith("/classifier.")
-    assert high.endswith("/random.")
+    assert low.endswith(": lungs full/classifier.")
+    assert high.endswith(": lungs full/random.")
 
 
-def test_each_labelled_arm_has_its_labels_its_network_and_its_distance(whole: Rows) -> None:
-    frame = results.worth_of_labels(whole.pretraining, whole.cases, "p").frame
+def test_each_labelled_arm_has_its_labels_its_networks_and_its_distance(whole: Rows) -> None:
+    one = whole.pretraining
+    two = pd.concat([one, one.assign(seed=1, label_iou=one["label_iou"] / 2)])
+    frame = results.worth_of_labels(two, whole.cases, "p").frame
     # Arms that were only pre-trained (truth), or only tuned (random), have no row.
     assert frame["arm"].tolist() == ["doll", "shuffled"] * 2
     assert frame["task"].tolist() == ["lungs"] * 2 + ["organs"] * 2
     cell = frame.set_index(["task", "arm"])
-    assert cell.loc[("lungs", "shuffled"), "label_iou"] == 0.11
+    assert cell.loc[("lungs", "shuffled"), "label_iou"] == pytest.approx(0.75 * 0.11)
     assert cell.loc[("organs", "doll"), "true_iou"] == 0.41
     full = whole.cases.query("task == 'organs' and tuning == 'full'")
     (a, b), _ = aligned([full[full["arm"] == k] for k in ("doll", "shuffled")])
     gap = cell.loc[("organs", "shuffled"), "gap"]
     assert gap == pytest.approx(crossed_effect(a - b).estimate)
     assert frame.loc[frame["arm"] == "doll", "gap"].isna().all()
-    assert results.worth_of_labels(whole.pretraining.iloc[:0], whole.cases, "p").frame.empty
+    assert results.worth_of_labels(one.iloc[:0], whole.cases, "p").frame.empty
+    # How often an arm was pre-trained; the truth's networks do not count.
+    assert (results.repeats(one), results.repeats(two), results.repeats(one.iloc[:0])) == (1, 2, 0)
+    assert results.repeats(two[(two["arm"] != "shuffled") | (two["seed"] == 0)]) == 1
+    assert results.repeats(two[(two["arm"] != "truth") | (two["seed"] == 0)]) == 2
 
 
 def test_latex_is_escaped_once_and_balanced() -> None:
-    escaped = (
+    nasty = "50% & $x_1$ #{a}~^\\ <b>"
+    escaped = render.escape_tex(nasty)
+    assert escaped == (
         r"50\% \& \$x\_1\$ \#\{a\}\textasciitilde{}\textasciicircum{}\textbackslash{} "
         r"\textless{}b\textgreater{}"
     )
-    frame = pd.DataFrame({"a_b": ["50% & $x_1$ #{a}~^\\ <b>", "y"], "c": ["1", "2"]})
-    lines = render.latex(frame).splitlines()
+    lines = render.latex(pd.DataFrame({"a_b": [nasty, "y"], "c": ["1", "2"]})).splitlines()
+    assert r"a\_b & c \\" in lines
     assert (lines[1], lines[-2]) == (r"\toprule", r"\bottomrule")
-    cells = [line.rstrip("\\").strip() for line in lines if line.endswith(r"\\")]
-    assert cells == [r"a\_b & c", f"{escaped} & 1", "y & 2"]
+    # Two cells per row: exactly one alignment mark that is not escaped.
+    rows = [line for line in lines if line.endswith(r"\\")]
+    assert all(row.replace(r"\&", "").count("&") == 1 for row in rows)
 
 
 def test_cells_as_they_are_printed() -> None:

@@ -263,7 +263,7 @@ def picture(view: View, finding: str) -> bytes:
                 colour = mpl.colormaps["magma"](view.map)[..., :3]
                 axis.imshow(alpha * colour + (1 - alpha) * view.image[..., None] / 255)
             if i == 2 and view.label is not None:
-                style.label(axis, view.label)
+                style.film(axis, view.image, label=view.label)
             for mask, line in outlines:
                 if 0 < mask.mean() < 1:
                     axis.contour(mask, [0.5], colors=[line], linewidths=1.2)

@@ -89,13 +89,15 @@ def figure6(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) ->
         ax.plot(x[known], prior[known], "o", zorder=3, **circle)
         ax.plot(x[sure], y[sure], "D", markersize=5, zorder=4, **blue)
         ax.plot(x[~sure], y[~sure], "D", markersize=5, zorder=4, **blue, **hollow)
-        ax.set_xlabel("classifiers: test AUROC, mean")
-        ax.set_ylabel("IoU with the truth at matched area")
         ax.grid(color="#ececec", linewidth=0.5)
-        ax.set_axisbelow(True)
         wide = max(float(right.max() - left.min()), 0.02)
-        ax.set_xlim(float(left.min()) - 0.03 * wide, float(right.max()) + 0.06 * wide)
-        ax.set_ylim(-0.02, min(1.02, float(np.nanmax([*high, *prior])) + 0.08))
+        ax.set(
+            xlabel="classifiers: test AUROC, mean",
+            ylabel="IoU with the truth at matched area",
+            xlim=(left.min() - 0.03 * wide, right.max() + 0.06 * wide),
+            ylim=(-0.02, min(1.02, float(np.nanmax([*high, *prior])) + 0.08)),
+            axisbelow=True,
+        )
         handles = [
             Line2D([], [], marker="D", markersize=5, linewidth=1.3, label="label, 95 % interval",
                    **blue),
@@ -103,7 +105,7 @@ def figure6(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) ->
             Line2D([], [], linewidth=0.8, color=style.GREY, linestyle=":", label="same finding"),
             Line2D([], [], linewidth=0.6, label="lowest to highest classifier", **blue),
         ]  # fmt: skip
-        fig.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+        style.key(fig, handles, 4)
         marks = np.vstack([np.column_stack([x, y]), np.column_stack([x, prior])[known]])
         ends = (
             (x, low, x, high),

@@ -13,14 +13,12 @@ seeds, and their intervals and tests cover runs as well as patients (`statistics
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -29,7 +27,7 @@ from dollkit.common.statistics import FEWEST, holm
 from dollkit.report import style
 from dollkit.report.contrasts import NO_GAIN, label_rows, segmentation_rows
 from dollkit.report.render import format_value, markdown, p_value, span
-from dollkit.report.rows import read_table, write_csv
+from dollkit.report.rows import Rows, read_table, write_csv
 
 ALPHA = 0.05
 CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "undecided"
@@ -134,22 +132,15 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
     return out[COLUMNS]
 
 
-def evaluate(
-    labels: pd.DataFrame,
-    cases: pd.DataFrame,
-    curves: pd.DataFrame,
-    runs: pd.DataFrame,
-    not_run: Mapping[str, str],
-) -> pd.DataFrame:
+def evaluate(rows: Rows) -> pd.DataFrame:
     """All contrasts of C1-C5 of one profile with effect, interval, Holm-adjusted p and verdict.
 
     `COLUMNS`; a positive effect speaks for the claim. ``mde`` is the smallest effect that this
     design finds with 80 % power at alpha 0.05 before correction. C3's n_cases counts pairs of runs.
-    Without a truth to judge labels by, `labels` are empty.
     """
-    rows = label_rows(labels) + segmentation_rows(cases, curves, runs, not_run)
-    rows.sort(key=lambda r: KEYS.index(str(r["claim"])))
-    return judge(pd.DataFrame(rows).astype({"decides": bool, "n_train": "Int64"}))
+    contrasts = label_rows(rows.label_cases) + segmentation_rows(rows)
+    contrasts.sort(key=lambda row: KEYS.index(str(row["claim"])))
+    return judge(pd.DataFrame(contrasts).astype({"decides": bool, "n_train": "Int64"}))
 
 
 def read_claims(folder: Path) -> pd.DataFrame:
@@ -326,7 +317,7 @@ def figure_s5(rows: pd.DataFrame, *, profile: str) -> style.Drawn:
     with style.context():
         heights = [[len(parts[k]) + 3 for k in half] for half in halves]
         tallest = max(map(sum, heights), default=3)
-        fig = Figure(figsize=(style.PAGE, 0.165 * tallest + 0.4), layout="constrained")
+        fig = style.canvas(style.PAGE, 0.165 * tallest + 0.4)
         outer = fig.add_gridspec(1, max(len(halves), 1))
         for side, half in enumerate(halves):
             rows_of = [*heights[side], *filter(None, [tallest - sum(heights[side])])]

@@ -49,12 +49,12 @@ def growth(
     points = []
     for factor, value in [(f, v) for f, values in lists.items() for v in values]:
         at = {name: values[0] for name, values in lists.items()} | {factor: value}
-        some = x[torch.arange(at["films"], device=x.device) % len(x)]
+        batch = x[torch.arange(at["films"], device=x.device) % len(x)]
         if factor == "pixels" and value != x.shape[-1]:
-            some = F.interpolate(some, size=(value, value), mode="bilinear", antialias=True)
-        wanted = [list(range(at["targets"]))] * at["films"]
+            batch = F.interpolate(batch, size=(value, value), mode="bilinear", antialias=True)
+        channels = [list(range(at["targets"]))] * at["films"]
         settings = {"precision": precision, "steps": at["steps"], "budget_mb": budget_mb}
-        walk = partial(walk_seconds, model, some, wanted, **settings)
+        walk = partial(walk_seconds, model, batch, channels, **settings)
         points.append((factor, value**2 if factor == "pixels" else value, walk))
     rounds_of = [[walk() for *_, walk in points] for _ in range(rounds + 1)][1:]  # one to warm up
     rows = [
@@ -73,8 +73,8 @@ def fits(table: pd.DataFrame) -> pd.DataFrame:
     largest value over that of the smallest; NaN where unknown).
     """
     rows = []
-    for factor, own in table.groupby("factor", sort=False):
-        n, t, peak = own.sort_values("value")[["value", "seconds", "peak_mb"]].to_numpy(float).T
+    for factor, points in table.groupby("factor", sort=False):
+        n, t, peak = points.sort_values("value")[["value", "seconds", "peak_mb"]].to_numpy(float).T
         each, first = np.polyfit(n, t, 1)
         exponent = np.polyfit(np.log(n), np.log(t), 1)[0]
         rows.append((factor, exponent, each, first, peak[-1] / peak[0] if peak[0] > 0 else np.nan))
@@ -87,19 +87,19 @@ def figure(table: pd.DataFrame) -> style.Drawn:
     with style.context():
         drawing = style.canvas(style.PAGE, 2.2)
         for ax, factor in zip(drawing.subplots(1, 4), FACTORS, strict=True):
-            own = table[table["factor"] == factor].sort_values("value")
-            ax.plot(own["value"], own["seconds"], "o-", color=style.BLUE)
+            points = table[table["factor"] == factor].sort_values("value")
+            ax.plot(points["value"], points["seconds"], "o-", color=style.BLUE)
             ax.set(xlabel=factor, title=f"exponent {exponents[factor]:.2f}")
-            ax.set_ylim(0, 1.15 * float(own["seconds"].max()))
-            if own["peak_mb"].notna().all():
-                other = ax.twinx()
-                other.plot(own["value"], own["peak_mb"], "s:", color=style.ORANGE)
-                other.set_ylim(0, 1.15 * max(float(table["peak_mb"].max()), 1.0))
-                other.spines["right"].set_visible(True)
+            ax.set_ylim(0, 1.15 * float(points["seconds"].max()))
+            if points["peak_mb"].notna().all():
+                memory = ax.twinx()
+                memory.plot(points["value"], points["peak_mb"], "s:", color=style.ORANGE)
+                memory.set_ylim(0, 1.15 * max(float(table["peak_mb"].max()), 1.0))
+                memory.spines["right"].set_visible(True)
                 if factor == FACTORS[-1]:
-                    other.set_ylabel("peak memory, MiB (squares)")
+                    memory.set_ylabel("peak memory, MiB (squares)")
                 else:
-                    other.set_yticklabels([])
+                    memory.set_yticklabels([])
             if factor == FACTORS[0]:
                 ax.set_ylabel("seconds (dots)")
     caption = (

@@ -32,28 +32,17 @@ def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
     Args:
         curves: rows of curves.csv of one network and training size.
     """
-    found: list[pd.DataFrame] = []
+    means: list[pd.DataFrame] = []
     for key, part in curves.dropna(subset=["val_miou"]).groupby(["task", "tuning", "arm"]):
-        runs = [g.sort_values("step") for _, g in part.groupby(["seed", "fold"])]
-        start = max(int(g["step"].iloc[0]) for g in runs)
-        stop = min(int(g["step"].iloc[-1]) for g in runs)
-        steps = np.unique(part["step"].to_numpy(np.float64))
-        steps = steps[(steps >= start) & (steps <= stop)]
-        if steps.size == 0:
-            continue
-        seeds = np.array([int(g["seed"].iloc[0]) for g in runs])
-        every = np.stack([np.interp(steps, g["step"], g["val_miou"]) for g in runs])
-        lines = np.stack([every[seeds == s].mean(0) for s in np.unique(seeds)])
-        found.append(
-            pd.DataFrame(
-                {"task": key[0], "tuning": key[1], "arm": key[2], "step": steps}
-                | {"mean": lines.mean(0), "lo": lines.min(0), "hi": lines.max(0)}
-                | {"n_seeds": len(lines)}
-            )
-        )
-    if not found:
+        runs = part.pivot(index="step", columns=["seed", "fold"], values="val_miou")
+        runs = runs.interpolate("index", limit_area="inside").dropna()
+        lines = np.stack([runs[seed].to_numpy().mean(1) for seed in runs.columns.unique("seed")])
+        steps = {**dict(zip(("task", "tuning", "arm"), key, strict=True)), "step": runs.index}
+        ends = {"mean": lines.mean(0), "lo": lines.min(0), "hi": lines.max(0)}
+        means.append(pd.DataFrame(steps | ends | {"n_seeds": len(lines)}))
+    if not sum(map(len, means)):
         raise InputError("figure 4: no curve with a validation mIoU; fine-tune a task first")
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(means, ignore_index=True)
 
 
 def figure4(curves: pd.DataFrame, *, profile: str) -> Drawn:
@@ -165,9 +154,8 @@ def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) 
                 ax.hlines(y, np.where(np.isnan(lo), x, lo), np.where(np.isnan(hi), x, hi),
                           color=color, linewidth=1.1)  # fmt: skip
                 ax.plot(x, y, linestyle="", marker=marker, color=color, label=name)
-            ax.set_title(title)
             ax.grid(axis="both", color="#e5e5e5", linewidth=0.5)
-            ax.set_axisbelow(True)
+            ax.set(title=title, axisbelow=True)
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
         axes[0].set_yticks(range(len(order)), order)
         axes[0].set_ylim(len(order) - 0.4, -0.6)
@@ -237,10 +225,8 @@ def _changes(ax: Axes, rows: pd.DataFrame, factor: npt.NDArray[np.str_]) -> None
     for start in np.flatnonzero(factor[1:] != factor[:-1]):
         ax.axhline(start + 0.5, color="#dddddd", linewidth=0.6)
     ax.set_yticks(y, rows["row"].tolist())
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_title("one change: difference in IoU")
     ax.grid(axis="x", color="#e5e5e5", linewidth=0.5)
-    ax.set_axisbelow(True)
+    ax.set(title="one change: difference in IoU", ylim=(len(rows) - 0.4, -0.6), axisbelow=True)
 
 
 def _stairs(ax: Axes, rows: pd.DataFrame) -> None:
@@ -253,6 +239,5 @@ def _stairs(ax: Axes, rows: pd.DataFrame) -> None:
         gain = f"  ({v - value[0]:+.2f})" if i else ""
         ax.text(v + 0.012, i, f"{v:.2f}{gain}", va="center", fontsize=7)
     ax.set_yticks(y, rows["row"].tolist())
-    ax.set_ylim(len(value) - 0.4, -0.6)
-    ax.set_xlim(0, 1.45 * float(value.max()))
+    ax.set(ylim=(len(value) - 0.4, -0.6), xlim=(0, 1.45 * value.max()))
     ax.set_title("which step loses what: IoU")

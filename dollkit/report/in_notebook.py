@@ -75,12 +75,6 @@ def films(
     return figure
 
 
-def label(axis: Axes, image: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> None:
-    """A label over its film: finding blue, ignore band yellow, background untouched."""
-    style.film(axis, image)
-    style.label(axis, target)
-
-
 def steps(
     image: np.ndarray[Any, Any],
     maps: Mapping[str, np.ndarray[Any, Any]],
@@ -95,12 +89,11 @@ def steps(
         maps: title to (S, S) map in [0, 1].
     """
     figure, axes = _axes(len(maps) + 2, len(maps) + 2, side)
-    for axis, title in zip(axes, ("film", *maps, "label (yellow: ignored)"), strict=True):
-        style.film(axis, image)
+    panels = [("film", {}), *((name, {"heat": m}) for name, m in maps.items())]
+    panels += [("label (yellow: ignored)", {"label": target})]
+    for axis, (title, over) in zip(axes, panels, strict=True):
+        style.film(axis, image, **over)
         axis.set_title(title, fontsize=8)
-    for axis, m in zip(axes[1:], maps.values(), strict=False):
-        style.heat(axis, m)
-    style.label(axes[-1], target)
     if truth is not None:
         for axis in (axes[0], axes[-1]):
             style.outline(axis, truth, style.ORANGE, 1)
@@ -114,8 +107,7 @@ def curves(history: pd.DataFrame, columns: Sequence[str], x: str = "step") -> Fi
     figure, grid = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), 2.4), squeeze=False)
     for axis, column in zip(grid.ravel(), shown, strict=True):
         axis.plot(history[x], history[column], marker="o", markersize=3, color=style.BLUE)
-        axis.set_xlabel(x)
-        axis.set_ylabel(column.replace("_", " "))
+        axis.set(xlabel=x, ylabel=column.replace("_", " "))
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure
@@ -138,8 +130,7 @@ def bars(
     figure, axis = plt.subplots(figsize=(6.2, 0.26 * len(table) + 0.9))
     place = np.arange(len(table))[::-1]
     colours = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE)
-    looks = zip(colours, "osD^v", values.items(), strict=False)
-    for colour, marker, (column, text) in looks:
+    for colour, marker, (column, text) in zip(colours, "osD^v", values.items(), strict=False):
         axis.plot(table[column], place, marker, color=colour, label=text, markersize=5)
     axis.set_yticks(place, [str(v) for v in table[name]], fontsize=8)
     if chance is not None:
@@ -182,13 +173,11 @@ def table(
     if not there:
         return Markdown(f"No table here: {otherwise}.")
     lines = path.read_text(encoding="utf-8").split("\n")
-    head = next((line for line in lines if line.startswith("| ")), "")
-    kept = [i for i, name in enumerate(head.split(" | ")) if name.strip("| ") not in without]
     if without:
-        lines = [_columns(line, kept) if line.startswith("| ") else line for line in lines]
+        head = next(line for line in lines if line.startswith("| "))
+        kept = [i for i, name in enumerate(head.split("|")) if name.strip() not in without]
+        lines = [
+            "|".join(line.split("|")[i] for i in kept) if line.startswith("| ") else line
+            for line in lines
+        ]
     return Markdown(_INTERVAL.sub("\\1\u00a0[\\2,\u00a0\\3]", "\n".join(lines)))
-
-
-def _columns(line: str, kept: Sequence[int]) -> str:
-    cells = line.removeprefix("| ").removesuffix(" |").split(" | ")
-    return f"| {' | '.join(cells[i] for i in kept)} |"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,15 @@ def page(folder: Path) -> str:
         if not (folder / name).is_file():
             raise InputError(f"{folder / name}: no such file; run the claims stage first")
     hidden = set(FILMS) if shows_real_films(record) else set()
-    placed = {"index", "claims", CONTRASTS, *(s for stems in SECTIONS.values() for s in stems)}
+    placed = {"index", "claims", CONTRASTS, *chain.from_iterable(SECTIONS.values())}
     rest = {p.stem for p in folder.iterdir() if p.suffix in {".md", ".png"}} - placed
     parts = [_head(record, folder), _verdicts(pd.read_csv(folder / "claims.csv"))]
     parts += filter(None, [_item(folder, CONTRASTS, hidden)])
     for title, stems in (SECTIONS | {"Further results": tuple(sorted(rest))}).items():
         shown = [item for stem in stems if (item := _item(folder, stem, hidden))]
         parts += [f"## {title}", *shown] if shown else []
-    found = [f"| [{n}]({n}) | {what} |" for n, what in ROWS.items() if (folder / n).is_file()]
-    parts.append("\n".join(["## Rows behind it", "", "| file | what |", "| --- | --- |", *found]))
+    files = [f"| [{n}]({n}) | {what} |" for n, what in ROWS.items() if (folder / n).is_file()]
+    parts.append("\n".join(["## Rows behind it", "", "| file | what |", "| --- | --- |", *files]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -111,55 +112,40 @@ def write_index(folder: Path) -> Path:
     return path
 
 
-def minutes(seconds: float) -> str:
-    """A duration as read by people: "48 s", "37 min", "5.2 h"."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def made_how(record: Mapping[str, Any]) -> dict[str, str]:
-    """Commit, machine, seeds and time of a run, each in a few words."""
-    shared = record.get("environment") or {}
-    stages: list[Mapping[str, Any]] = list(record["stages"].values())
-    own = [s.get("environment") or {} for s in stages]
-    codes = [shared["code"]] if "code" in shared else [e.get("code") or {} for e in own]
-    commits = {f"`{c.get('commit')}`{' modified' * bool(c.get('modified'))}" for c in codes}
-    starts = [str(s["started"]) for s in stages if s.get("started")]
-    seconds = float(record.get("seconds") or 0)
-    devices = sorted({str(e.get("device", shared.get("device"))) for e in own})
-    seeds = sorted({s for stage in stages for s in stage.get("seeds") or []})
-    versions = shared.get("versions") or {}
-    cpus = shared.get("cpus")
-    walked = {str(s["precision"]) for s in stages if "precision" in s["parameters"]}
-    return {
-        "commit": ", ".join(sorted(commits)),
-        "started": min(starts, default="–"),
-        "stages": f"{len(stages)}, {seconds:.0f} s in all ({minutes(seconds)}; some run side by "
-        "side)",
-        "seeds": ", ".join(map(str, seeds)) or "none",
-        "device": ", ".join(devices) + (f", {cpus} CPU cores" if cpus else ""),
-        "precision": ", ".join(sorted(walked)) or "float32",
-        "software": ", ".join(
-            [f"Python {shared.get('python', '–')}"]
-            + [f"{k} {versions[k]}" for k in ("torch", "timm", "captum") if k in versions]
-        ),
-    }
-
-
 def stated_population(folder: Path) -> str:
     """Whose films a profile's numbers are about, as its ``claims.md`` says."""
     text = (folder / "claims.md").read_text(encoding="utf-8")
-    found = re.search(r"^Population: (.*)$", text, re.MULTILINE)
-    return found[1] if found else ""
+    stated = re.search(r"^Population: (.*)$", text, re.MULTILINE)
+    return stated[1] if stated else ""
 
 
 def _head(record: Mapping[str, Any], folder: Path) -> str:
+    """Whom it is about, and commit, machine, seeds and time of the run, each in a few words."""
+    shared = record.get("environment") or {}
+    stages: list[Mapping[str, Any]] = list(record["stages"].values())
+    environments = [s.get("environment") or {} for s in stages]
+    codes = [shared["code"]] if "code" in shared else [e.get("code") or {} for e in environments]
+    commits = {f"`{c.get('commit')}`{' modified' * bool(c.get('modified'))}" for c in codes}
+    seconds = float(record.get("seconds") or 0)
+    time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    time = time if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    devices = sorted({str(e.get("device", shared.get("device"))) for e in environments})
+    versions, cpus = shared.get("versions") or {}, shared.get("cpus")
+    software = [f"{k} {versions[k]}" for k in ("torch", "timm", "captum") if k in versions]
+    made = {
+        "commit": sorted(commits),
+        "started": [min((str(s["started"]) for s in stages if s.get("started")), default="–")],
+        "stages": [len(stages), f"{seconds:.0f} s in all ({time}; some run side by side)"],
+        "seeds": sorted({s for stage in stages for s in stage.get("seeds") or []}) or ["none"],
+        "device": devices + ([f"{cpus} CPU cores"] if cpus else []),
+        "precision": sorted({str(s["precision"]) for s in stages if "precision" in s["parameters"]})
+        or ["float32"],
+        "software": [f"Python {shared.get('python', '–')}", *software],
+    }
     profile, about = record.get("profile", folder.name), stated_population(folder)
-    lines = [f"# Results, profile {profile}", ""]
-    lines += [f"**Whom it is about.** {about}" if about else ""]
+    lines = [f"# Results, profile {profile}", "", f"**Whom it is about.** {about}" if about else ""]
     lines += ["", "**How it was made.**", "", "| | |", "| --- | --- |"]
-    lines += [f"| {k} | {escape_md(v)} |" for k, v in made_how(record).items()]
+    lines += [f"| {k} | {escape_md(', '.join(map(str, v)))} |" for k, v in made.items()]
     lines += [f"| all of it | `make reproduce PROFILE={profile}`; [provenance](provenance.json) |"]
     return "\n".join(lines)
 
@@ -181,20 +167,17 @@ def _item(folder: Path, stem: str, hidden: Collection[str]) -> str:
             f"*{FILMS[stem]}*: not linked, since it shows real films, which are not passed on "
             f"with the results. A run writes it beside this page as `{stem}.png`."
         )
-    picture, table = folder / f"{stem}.png", folder / f"{stem}.md"
-    links = " · ".join(
-        f"[{name}]({stem}{suffix})"
-        for name, suffix in (("CSV", ".csv"), ("SVG", ".svg"), ("LaTeX", ".tex"))
-        if (folder / f"{stem}{suffix}").is_file()
-    )
-    if picture.is_file():
-        text = folder / f"{stem}.txt"
-        caption = text.read_text(encoding="utf-8").strip() if text.is_file() else stem
+    files = {end: folder / f"{stem}.{end}" for end in ("png", "txt", "md", "csv", "svg", "tex")}
+    has = {end for end, path in files.items() if path.is_file()}
+    names = {"csv": "CSV", "svg": "SVG", "tex": "LaTeX"}
+    links = " · ".join(f"[{name}]({stem}.{end})" for end, name in names.items() if end in has)
+    if "png" in has:
+        caption = files["txt"].read_text(encoding="utf-8").strip() if "txt" in has else stem
         name = caption.partition(" (")[0] if caption.startswith("Figure") else stem
         return "\n\n".join(filter(None, (f"![{name}]({stem}.png)", caption, links)))
-    if not table.is_file():
+    if "md" not in has:
         return ""
-    content = table.read_text(encoding="utf-8").strip()
+    content = files["md"].read_text(encoding="utf-8").strip()
     if content.count("\n| ") > LONG:
         name, _, rest = content.partition("\n")
         bold = name.strip("*")
@@ -221,46 +204,44 @@ def collect(run: Path, only: Collection[str] | None = None) -> dict[str, Any]:
     stages agree on); stages: instance -> `KEPT` and what differs from the environment; data and
     weights: file -> sha256; seconds (sum).
     """
-    found: dict[str, dict[str, Any]] = {}
+    manifests: dict[str, dict[str, Any]] = {}
     for path in sorted(run.rglob("manifest.json")):
         name = path.parent.relative_to(run).as_posix()
-        if only is not None and name not in only:
-            continue
-        manifest = read_json(path)
-        if "parameters" not in manifest:
-            raise InputError(f"{path}: no 'parameters' in it; run its stage again")
-        # Each stage hashes its own modules; what is common to all is the commit.
-        code = dict(manifest.get("code") or {})
-        found[name] = manifest | {"code_files": code.pop("files", {}), "code": code}
-    if not found:
+        if only is None or name in only:
+            manifest = read_json(path)
+            if "parameters" not in manifest:
+                raise InputError(f"{path}: no 'parameters' in it; run its stage again")
+            # Each stage hashes its own modules; what is common to all is the commit.
+            code = dict(manifest.get("code") or {})
+            manifests[name] = manifest | {"code_files": code.pop("files", {}), "code": code}
+    if not manifests:
         raise InputError(f"{run}: no manifest.json below it; run the profile first")
-    first = next(iter(found.values()))
+    every = list(manifests.values())
     shared = {
-        key: first.get(key)
+        key: every[0].get(key)
         for key in ENVIRONMENT
-        if all(m.get(key) == first.get(key) for m in found.values())
+        if all(m.get(key) == every[0].get(key) for m in every)
     }
     stages: dict[str, Any] = {}
     data: dict[str, str] = {}
     weights: dict[str, str] = {}
-    for name, manifest in found.items():
+    for name, manifest in manifests.items():
         stages[name] = {k: manifest[k] for k in KEPT if k in manifest}
-        given = manifest["parameters"]
-        if given.get("data_dir"):  # where the data lay is nobody's business
-            stages[name]["parameters"] = given | {"data_dir": Path(given["data_dir"]).name}
-        if own := {k: manifest[k] for k in ENVIRONMENT if k in manifest and k not in shared}:
-            stages[name]["environment"] = own
+        if folder := manifest["parameters"].get("data_dir"):  # where it lay is nobody's business
+            stages[name]["parameters"] = manifest["parameters"] | {"data_dir": Path(folder).name}
+        if differs := {k: manifest[k] for k in ENVIRONMENT if k in manifest and k not in shared}:
+            stages[name]["environment"] = differs
         for file, described in sorted((manifest.get("outputs") or {}).items()):
             if file.endswith((*WEIGHTS, "store.json")):
-                kind = weights if file.endswith(WEIGHTS) else data
-                kind[f"{name}/{file}"] = described["sha256"]
+                hashes = weights if file.endswith(WEIGHTS) else data
+                hashes[f"{name}/{file}"] = described["sha256"]
     return {
-        "profile": first.get("profile", run.name),
+        "profile": every[0].get("profile", run.name),
         "commit": (shared.get("code") or {}).get("commit"),
         "environment": shared,
         "data": data,
         "weights": weights,
-        "seconds": round(sum(float(m.get("seconds") or 0) for m in found.values()), 3),
+        "seconds": round(sum(float(m.get("seconds") or 0) for m in every), 3),
         "stages": stages,
     }
 

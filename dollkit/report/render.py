@@ -22,9 +22,17 @@ _TEX_PATTERN = re.compile("|".join(re.escape(k) for k in _TEX))
 
 HEADS = {
     "n_train": "n train", "miou": "mIoU", "n_cases": "films", "n_patients": "patients",
-    "n_seeds": "seeds",
+    "n_seeds": "seeds", "dice": "Dice", "lr": "learning rate", "memory_mb": "step, MB",
+    "checkpoint_mb": "checkpoint, MB", "trainable_share": "trained share",
+    "steps_own": "steps (own)", "seconds_own": "seconds (own)", "steps_random": "steps (random)",
+    "n_classifiers": "classifiers", "iou_matched": "IoU (matched area)",
 }  # fmt: skip
-"""Printed names of columns that many tables have."""
+"""Printed names of columns."""
+
+DIGITS = {
+    "steps_own": 0, "seconds_own": 1, "steps_random": 0, "memory_mb": 0, "checkpoint_mb": 2,
+}  # fmt: skip
+"""Decimals of columns where they are not 3."""
 
 PUBLISHED = (
     "Published reference numbers: other data, splits and metric definitions; they stand "
@@ -36,43 +44,40 @@ PUBLISHED = (
 class Table:
     """Rows in the order to print, and what is said about them.
 
-    `hide` names columns of the CSV that are not printed, `names` the printed names of others,
-    `digits` decimals where they are not 3; `notes` are lines under the table. `reference` has
-    published numbers: a block of their own below and a ``<stem>_reference.csv``, never joined to
-    ours.
+    `hide` names columns of the CSV that are not printed, `names` the printed names of others that
+    are not in `HEADS`; `notes` are lines under the table. `reference` has published numbers: a
+    block of their own below and a ``<stem>_reference.csv``, never joined to ours.
     """
 
     frame: pd.DataFrame
     caption: str
     hide: Collection[str] = ()
     names: Mapping[str, str] = field(default_factory=dict)
-    digits: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     reference: pd.DataFrame | None = None
 
     def save(self, stem: Path) -> list[Path]:
         """Write ``.csv`` (all columns), ``.md`` and ``.tex`` (needs only booktabs)."""
-        shown = display(self.frame, self.hide, {**HEADS, **self.names}, self.digits)
-        caption = escape_tex(self.caption)
+        shown = display(self.frame, self.hide, {**HEADS, **self.names})
         md = [f"**{escape_md(self.caption)}**", "", markdown(shown), ""]
-        tex = [r"\begin{table}", r"\centering\small", rf"\caption{{{caption}}}", latex(shown)]
+        md += [f"- {note}" for note in self.notes]
+        tex = [r"\begin{table}", r"\centering\small", rf"\caption{{{escape_tex(self.caption)}}}"]
+        tex += [latex(shown)]
         for note in self.notes:
-            md += [f"- {note}"]
             tex += ["", rf"\par\footnotesize {escape_tex(note)}"]
-        paths = [stem.with_name(stem.name + s) for s in (".csv", ".md", ".tex")]
-        write_csv(self.frame, paths[0])
-        published = stem.with_name(stem.name + "_reference.csv")
+        csv, page, source, published = (
+            stem.with_name(stem.name + end) for end in (".csv", ".md", ".tex", "_reference.csv")
+        )
+        write_csv(self.frame, csv)
         published.unlink(missing_ok=True)
         if self.reference is not None and len(self.reference):
             block = display(self.reference)
             md += ["", f"**{PUBLISHED}**", "", markdown(block), ""]
             tex += ["", rf"\par\medskip {escape_tex(PUBLISHED)}", "", latex(block)]
             write_csv(self.reference, published)
-            paths.append(published)
-        paths[1].write_text("\n".join(md).rstrip() + "\n", encoding="utf-8", newline="\n")
-        tex.append("\\end{table}\n")
-        paths[2].write_text("\n".join(tex), encoding="utf-8", newline="\n")
-        return paths
+        page.write_text("\n".join(md).rstrip() + "\n", encoding="utf-8", newline="\n")
+        source.write_text("\n".join([*tex, "\\end{table}\n"]), encoding="utf-8", newline="\n")
+        return [csv, page, source, *([published] if published.is_file() else [])]
 
 
 def escape_tex(text: str) -> str:
@@ -118,24 +123,17 @@ def constant(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
 
 
 def display(
-    frame: pd.DataFrame,
-    hide: Collection[str] = (),
-    names: Mapping[str, str] | None = None,
-    digits: Mapping[str, int] | None = None,
+    frame: pd.DataFrame, hide: Collection[str] = (), names: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
     """The printed form of a table: all cells str, ``x, x_lo, x_hi`` merged to "x [lo, hi]"."""
+    ranged = [c for c in frame if {f"{c}_lo", f"{c}_hi"} <= set(frame)]
+    skipped = {*hide, *(f"{c}_{end}" for c in ranged for end in ("lo", "hi"))}
     out: dict[str, list[str]] = {}
-    for column in frame.columns:
-        stem = column.removesuffix("_lo").removesuffix("_hi")
-        bound = stem != column and {stem, f"{stem}_lo", f"{stem}_hi"} <= set(frame)
-        if column in hide or bound:
-            continue
+    for column in (c for c in frame if c not in skipped):
+        cells = [format_value(v, DIGITS.get(column, 3)) for v in frame[column].tolist()]
         if column in ("p", "p_holm"):
             cells = [p_value(float(v)) for v in frame[column]]
-        else:
-            places = (digits or {}).get(column, 3)
-            cells = [format_value(v, places) for v in frame[column].tolist()]
-        if {f"{column}_lo", f"{column}_hi"} <= set(frame):
+        if column in ranged:
             bounds = zip(frame[f"{column}_lo"], frame[f"{column}_hi"], strict=True)
             cells = [
                 c if c == "–" or pd.isna(lo) else f"{c} [{format_value(lo)}, {format_value(hi)}]"

@@ -26,10 +26,9 @@ def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str,
     """
     cases, notes = rows.cases, tables.at_the_edge(rows.selection)
     published = tables.load_reference(sorted(cases["task"].unique())) if reference else None
-    more = {"notes": notes, "reference": published}
     found = {
-        "table1": tables.table1(cases, rows.runs, rows.not_run, profile, **more),
-        "table2": tables.table2(cases, rows.runs, rows.curves, profile, notes=notes),
+        "table1": tables.table1(rows, profile, notes=notes, reference=published),
+        "table2": tables.table2(rows, profile, notes=notes),
     }
     if len(rows.label_cases):
         found["table3"] = tables.table3(rows.label_cases, profile)

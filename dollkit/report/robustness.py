@@ -17,14 +17,7 @@ from dollkit.common.statistics import crossed_effect
 from dollkit.finetuning.robustness import KINDS
 from dollkit.report import style
 from dollkit.report.render import Table, constant, span
-from dollkit.report.rows import (
-    UNTOUCHED,
-    aligned,
-    blocks,
-    contributions,
-    difference,
-    in_order,
-)
+from dollkit.report.rows import UNTOUCHED, aligned, blocks, contributions, difference, in_order
 from dollkit.report.style import Drawn
 from dollkit.report.tables import bounds, interval, summarise
 

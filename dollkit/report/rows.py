@@ -371,11 +371,15 @@ def blocks(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
 # The arrays behind the pictures, and the rule that picks which of them are shown.
 
 
-LABEL_ARRAYS = ("image", "image_id", "finding", "map", "label", "truth", "iou")
+LABEL_ARRAYS = (
+    "image", "image_id", "finding", "map", "label", "truth", "iou", "maps", "probability",
+    "classifiers",
+)  # fmt: skip
+"""Of ``labels/examples.npz``: of n pairs and K classifiers, ``maps`` is (n, K, S, S)."""
+
 TASK_ARRAYS = (
     "task", "network", "image", "image_id", "truth", "classes", "arms", "prediction", "iou",
 )  # fmt: skip
-Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def load_examples(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:

@@ -19,7 +19,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyArrowPatch
 
 from dollkit.data.images import IGNORE
 from dollkit.report.rows import TASKS, write_csv
@@ -119,72 +118,53 @@ def canvas(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-Box = tuple[float, float, float, float]
-"""Left, bottom, width, height in figure coordinates."""
+def film(
+    ax: Axes,
+    image: npt.ArrayLike,
+    *,
+    heat: npt.ArrayLike | None = None,
+    label: npt.NDArray[Any] | None = None,
+    ignored: float = 0.35,
+    inside: float = 0.6,
+) -> None:
+    """A radiograph without axes, in its own grey values, and what is drawn over it.
 
-
-def strip(panels: int, gap: float = 0.26, head: float = 0.36) -> tuple[Figure, list[Box]]:
-    """A page-wide row of square panels with arrows between them; gaps and head in inches."""
-    side = (PAGE - gap * (panels - 1) - 0.04) / panels
-    height = side + head + 0.04
-    fig = Figure(figsize=(PAGE, height))
-    boxes: list[Box] = []
-    for k in range(panels):
-        left = 0.02 + k * (side + gap)
-        boxes.append((left / PAGE, 0.02 / height, side / PAGE, side / height))
-        if k:
-            ends = [((left - d) / PAGE, (0.02 + side / 2) / height) for d in (gap - 0.03, 0.03)]
-            fig.add_artist(
-                FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=9, color=GREY, lw=1.2)
-            )
-    return fig, boxes
-
-
-def film(ax: Axes, image: npt.ArrayLike) -> None:
-    """A radiograph without axes, in its own grey values."""
+    Args:
+        heat: a map, in [0, its 99.5 % quantile]; where it is low the film shows through.
+        label: in {0, 1, 255}: the ignored band yellow, the finding blue.
+        ignored, inside: how much the two colours cover.
+    """
     ax.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-
-
-def heat(ax: Axes, values: npt.ArrayLike) -> None:
-    """A map in [0, its 99.5 % quantile] over a film; where it is low the film shows through."""
-    x = np.asarray(values, dtype=np.float64)
-    top = float(np.quantile(x, 0.995))
-    unit = np.clip(x / top, 0, 1) if top > 0 else np.zeros_like(x)
-    ax.imshow(unit, cmap="magma", vmin=0, vmax=1, alpha=np.clip(0.15 + 1.2 * unit, 0, 0.85))
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    if heat is not None:
+        x = np.asarray(heat, dtype=np.float64)
+        top = float(np.quantile(x, 0.995))
+        unit = np.clip(x / top, 0, 1) if top > 0 else np.zeros_like(x)
+        ax.imshow(unit, cmap="magma", vmin=0, vmax=1, alpha=np.clip(0.15 + 1.2 * unit, 0, 0.85))
+    if label is not None:
+        wash(ax, label == IGNORE, YELLOW, ignored)
+        wash(ax, label == 1, BLUE, inside)
 
 
 def wash(ax: Axes, mask: npt.ArrayLike, color: str, alpha: float = 0.45) -> None:
     """A translucent fill where the (S, S) mask is true."""
     where = np.asarray(mask).astype(bool)
-    rgba = np.zeros((*where.shape, 4))
-    rgba[..., :3] = mpl.colors.to_rgb(color)
-    rgba[..., 3] = alpha * where
+    rgba = np.full((*where.shape, 4), mpl.colors.to_rgba(color, alpha))
+    rgba[..., 3] *= where
     ax.imshow(rgba)
 
 
-def label(ax: Axes, target: npt.NDArray[Any], ignored: float = 0.35, inside: float = 0.6) -> None:
-    """A label in {0, 1, 255} over its film: the ignored band yellow, the finding blue."""
-    wash(ax, target == IGNORE, YELLOW, ignored)
-    wash(ax, target == 1, BLUE, inside)
-
-
-def outline(ax: Axes, mask: npt.ArrayLike, color: str, width: float = 1.1, line: str = "-") -> None:
+def outline(ax: Axes, mask: npt.ArrayLike, color: str, width: float = 1.1) -> None:
     """The contour of an (S, S) mask, with a dark rim so that it reads on white and on black."""
     where = np.asarray(mask).astype(float)
     if not where.any():
         return
     # The pad closes contours that touch the border of the film.
-    padded = np.pad(where, 1)
     grid = np.arange(-1, where.shape[0] + 1)
-    if line == "-":
-        ax.contour(grid, grid, padded, levels=[0.5], colors=[BLACK], linewidths=width + 0.9)
-    ax.contour(grid, grid, padded, levels=[0.5], colors=[color], linewidths=width, linestyles=line)
-    ax.set_xlim(-0.5, where.shape[1] - 0.5)
-    ax.set_ylim(where.shape[0] - 0.5, -0.5)
+    for rim, wide in ((BLACK, width + 0.9), (color, width)):
+        ax.contour(grid, grid, np.pad(where, 1), levels=[0.5], colors=[rim], linewidths=wide)
+    ax.set(xlim=(-0.5, where.shape[1] - 0.5), ylim=(where.shape[0] - 0.5, -0.5))
 
 
 def tag(ax: Axes, text: str, size: float = 6.5) -> None:
@@ -202,7 +182,8 @@ def short(name: str) -> str:
 
 def arms_of(present: Iterable[str]) -> list[str]:
     """Arms in the fixed order of `ARM_LOOKS`."""
-    return [a for a in ARM_LOOKS if a in set(present)]
+    arms = set(present)
+    return [a for a in ARM_LOOKS if a in arms]
 
 
 def _line(arm: str) -> dict[str, Any]:
@@ -234,7 +215,7 @@ def panels(
         shared: which axes the panels share, for `Figure.subplots`.
     """
     tasks, arms = [t for t in TASKS if t in set(data["task"])], arms_of(data["arm"])
-    fig = Figure(figsize=(PAGE, height), layout="constrained")
+    fig = canvas(PAGE, height)
     axes = fig.subplots(len(rows), len(tasks), squeeze=False, **shared)
     for (r, c), ax in np.ndenumerate(axes):
         panel = data[data["task"] == tasks[c]]
@@ -260,8 +241,8 @@ def panels(
 
 def key(fig: Figure, handles: Sequence[Artist], columns: int, **more: Any) -> None:
     """A legend below the panels of a figure."""
-    more |= {"loc": "outside lower center", "ncols": columns, "frameon": False}
-    fig.legend(handles=handles, **more)
+    place: dict[str, Any] = {"loc": "outside lower center"}
+    fig.legend(handles=handles, ncols=columns, frameon=False, **(place | more))
 
 
 def networks(frame: pd.DataFrame) -> str:

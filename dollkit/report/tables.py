@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import (
     NOT_RUN,
     SETTING,
+    Rows,
     contributions,
     difference,
     in_order,
@@ -25,15 +26,6 @@ from dollkit.report.rows import (
 )
 
 UPPER_BOUND = "upper bound, phantom only"
-NAMES = {
-    "dice": "Dice", "lr": "learning rate", "memory_mb": "step, MB",
-    "checkpoint_mb": "checkpoint, MB", "trainable_share": "trained share",
-    "steps_own": "steps (own)", "seconds_own": "seconds (own)", "steps_random": "steps (random)",
-    "n_classifiers": "classifiers", "iou_matched": "IoU (matched area)", "n": "pairs",
-}  # fmt: skip
-DIGITS = {
-    "steps_own": 0, "seconds_own": 1, "steps_random": 0, "memory_mb": 0, "checkpoint_mb": 2,
-}  # fmt: skip
 INTERVAL = "brackets: 95 % bootstrap interval over patients"
 AGAINST = ("random", "classifier", "shuffled")
 """Starts that DoLL is compared with at each number of training masks."""
@@ -77,12 +69,10 @@ def _numbered(number: int, frame: pd.DataFrame, profile: str, words: str, **more
         where = f", {frame['network'].iloc[0]}, {frame['n_train'].iloc[0]} training films"
     caption = f"Table {number} (profile {profile}{where}). {words}"
     hide = ["miou_sd_seeds", "n_patients", "n_valid", *same]
-    return Table(frame, caption, hide, NAMES, DIGITS, **more)
+    return Table(frame, caption, hide, **more)
 
 
-def table1(
-    cases: pd.DataFrame, runs: pd.DataFrame, not_run: Mapping[str, str], profile: str, **more: Any
-) -> Table:
+def table1(rows: Rows, profile: str, **more: Any) -> Table:
     """Arms x (task, network, training size), all weights tuned: mIoU and Dice.
 
     Only tuning "full" and `main_size` are shown. `summarise`'s columns without tuning, then lr (of
@@ -91,11 +81,10 @@ def table1(
     `common.OPTIONAL` has a row in every block, run or not. `more` are notes and a reference of
     the `Table`.
     """
-    cases = main_size(cases)
-    full = cases[cases["tuning"] == "full"]
+    full = main_size(rows.cases).query("tuning == 'full'")
     if full.empty:
         raise InputError("table 1: no case has tuning 'full'; fine-tune with it")
-    grouped = runs.groupby(SETTING, sort=True)
+    grouped = rows.runs.groupby(SETTING, sort=True)
     rates = grouped["lr"].agg(lambda s: "/".join(f"{v:g}" for v in sorted(set(s))))
     chosen = pd.DataFrame({"lr": rates, "n_valid": grouped["n_valid"].max()}).reset_index()
     frame = summarise(full).merge(chosen, on=SETTING, how="left", validate="1:1")
@@ -104,7 +93,7 @@ def table1(
     always = pd.DataFrame({"arm": [arm for arm in ARMS if arm not in OPTIONAL]})
     always = frame[block].drop_duplicates().merge(always, how="cross")
     frame = frame.drop(columns="tuning").merge(always, on=[*block, "arm"], how="outer")
-    reasons = {"truth": f"no true masks ({UPPER_BOUND})"} | dict(not_run)
+    reasons = {"truth": f"no true masks ({UPPER_BOUND})"} | rows.not_run
     absent = NOT_RUN + frame["arm"].map(reasons).fillna("not part of this profile")
     frame["status"] = frame["status"].fillna(absent)
     counts = dict.fromkeys(("n_cases", "n_patients", "n_seeds", "n_valid"), "Int64")
@@ -120,9 +109,7 @@ def table1(
     return _numbered(1, frame, profile, words, **more)
 
 
-def table2(
-    cases: pd.DataFrame, runs: pd.DataFrame, curves: pd.DataFrame, profile: str, **more: Any
-) -> Table:
+def table2(rows: Rows, profile: str, **more: Any) -> Table:
     """Tuning x arm per task: what is trained, how long it takes, what it gives, what it weighs.
 
     `main_size` alone is shown. Columns: task, network, n_train, tuning, arm, trainable_share
@@ -132,17 +119,16 @@ def table2(
     (2^20 bytes that a training step holds, see `run.step_mb`), checkpoint_mb (10^6 bytes),
     n_cases, n_seeds.
     """
-    cost = runs.assign(
-        trainable_share=runs["trainable"] / runs["total"], checkpoint_mb=runs["checkpoint_bytes"]
-    )
+    share = rows.runs["trainable"] / rows.runs["total"]
+    cost = rows.runs.assign(trainable_share=share, checkpoint_mb=rows.runs["checkpoint_bytes"])
     cost = cost.groupby(SETTING)[["trainable_share", "memory_mb", "checkpoint_mb"]].mean()
     cost["checkpoint_mb"] /= 1e6
-    pace = speed(curves).groupby(SETTING)
+    pace = speed(rows.curves).groupby(SETTING)
     hits = pace["steps_random"].agg(["count", "size", "mean"])
     fast = pace[["steps_own", "seconds_own"]].mean()
     fast["steps_random"] = hits["mean"].where(hits["count"] == hits["size"])
     fast["reached"] = hits["count"].astype(str) + "/" + hits["size"].astype(str)
-    frame = summarise(main_size(cases)).join(cost, on=SETTING).join(fast, on=SETTING)
+    frame = summarise(main_size(rows.cases)).join(cost, on=SETTING).join(fast, on=SETTING)
     columns = [
         *SETTING, "trainable_share", "steps_own", "seconds_own", "steps_random", "reached",
         *bounds("miou"), "memory_mb", "checkpoint_mb", "n_cases", "n_seeds",
@@ -199,7 +185,7 @@ def table3(labels: pd.DataFrame, profile: str) -> Table:
         f"{span(frame['n'])} pairs of film and finding per row; delta: minus the shipped labels on "
         f"the same pairs; {INTERVAL}."
     )
-    return _numbered(3, frame, profile, words)
+    return _numbered(3, frame, profile, words, names={"n": "pairs"})
 
 
 def several_sizes(cases: pd.DataFrame) -> pd.DataFrame:
@@ -268,18 +254,17 @@ def at_the_edge(selection: pd.DataFrame) -> list[str]:
 
     A better rate may lie beyond it, so these rows may undersell their setting.
     """
-    found: dict[str, list[str]] = {"lowest": [], "highest": []}
-    for key, part in main_size(selection).groupby([*SETTING, "fold"], sort=True):
-        chosen = part.loc[part["selected"], "lr"]
-        name = f"{key[0]} {key[3]}/{key[4]}"
-        for side, last in (("lowest", part["lr"].min()), ("highest", part["lr"].max())):
-            if part["lr"].nunique() > 1 and (chosen == last).any() and name not in found[side]:
-                found[side].append(name)
+    tried = main_size(selection).sort_values([*SETTING, "fold"], kind="stable")
+    rates = tried.groupby([*SETTING, "fold"])["lr"]
+    ends = {"lowest": rates.transform("min"), "highest": rates.transform("max")}
+    chosen = tried["selected"] & (ends["lowest"] < ends["highest"])
+    names = tried["task"] + " " + tried["tuning"] + "/" + tried["arm"]
+    found = {side: names[chosen & (tried["lr"] == end)].unique() for side, end in ends.items()}
     return [
         f"Chosen rate is the {side} of its grid, so that a better one may lie beyond: "
-        f"{', '.join(names)}."
-        for side, names in found.items()
-        if names
+        f"{', '.join(settings)}."
+        for side, settings in found.items()
+        if len(settings)
     ]
 
 

@@ -81,7 +81,7 @@ def made_again(rows: Rows, folder: Path) -> dict[str, Made]:
     tables |= results.label_tables_of(rows, losses, profile)
     drawn = results.figures_of(rows, losses, profile)
     drawn["figure_s5"] = claims.figure_s5(claims.read_claims(folder), profile=profile)
-    verdicts = claims.evaluate(rows.label_cases, rows.cases, rows.curves, rows.runs, rows.not_run)
+    verdicts = claims.evaluate(rows)
     about: dict[str, Any] = {"profile": profile, "repeats": results.repeats(rows.pretraining)}
     about["population"] = page.stated_population(folder).partition(". Seeds per")[0]
 
