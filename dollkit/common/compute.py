@@ -143,8 +143,6 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels - MEAN) / STD
 
 
-# All that is asked of CUDA is asked in this module.
-
 _NO_MEMORY = (
     "out of memory", "not enough memory", "to allocate", "allocate memory", "alloc_failed",
     "bad_alloc", "cudnn_status_not_supported",
@@ -152,14 +150,9 @@ _NO_MEMORY = (
 """What a `RuntimeError` says, in small letters, when an allocator, cuBLAS or cuDNN has no room."""
 
 
-def has_cuda() -> bool:
-    """Whether torch sees a CUDA device."""
-    return torch.cuda.is_available()
-
-
-def device_name() -> str:
-    """Name of the current CUDA device, such as ``NVIDIA A100-SXM4-40GB``."""
-    return torch.cuda.get_device_name()
+def cuda_name() -> str:
+    """Name of the current CUDA device, such as ``NVIDIA A100-SXM4-40GB``; "" without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
 def cuda_peak_mb(work: Callable[[], Any], device: torch.device) -> float:

@@ -75,9 +75,9 @@ def device() -> str:
     """Device of the stage; one without `compute` cannot have used another than the CPU."""
     # Not imported: every stage's code would count it as its own.
     compute = sys.modules.get("dollkit.common.compute")
-    if compute is None or os.environ.get("DOLLKIT_DEVICE") == "cpu" or not compute.has_cuda():
+    if compute is None or os.environ.get("DOLLKIT_DEVICE") == "cpu" or not compute.cuda_name():
         return "cpu"
-    return f"cuda ({compute.device_name()})"
+    return f"cuda ({compute.cuda_name()})"
 
 
 def sha256(path: Path) -> str:

@@ -77,13 +77,8 @@ def survey(
         problems += [("broken", *row) for row in _broken(table, name)]
     stores = {name: len(table) for name, table in tables.items()}
     frame = pd.DataFrame(problems, columns=["kind", "file", "reason"])
-    return Report(
-        root=next(iter(tables.values())).root,
-        counts=counts,
-        problems=frame.drop_duplicates(ignore_index=True),
-        stores=stores,
-        decoded=sum(stores.values()) if decode else 0,
-    )
+    root, decoded = next(iter(tables.values())).root, sum(stores.values()) if decode else 0
+    return Report(root, counts, frame.drop_duplicates(ignore_index=True), stores, decoded)
 
 
 def compare(

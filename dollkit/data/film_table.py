@@ -162,11 +162,10 @@ def lost_files(table: FilmTable) -> list[Fault]:
     ]
 
 
-def check_files(
-    table: FilmTable,
-    skip_bad: bool = False,
-    cure: str = "fetch it, mend the row or use skip_bad",
-) -> list[Fault]:
+CURE = "fetch it, mend the row or use skip_bad"
+
+
+def check_files(table: FilmTable, skip_bad: bool = False, cure: str = CURE) -> list[Fault]:
     """`lost_files`; without `skip_bad` the first of them is an error."""
     lost = lost_files(table)
     if lost and not skip_bad:

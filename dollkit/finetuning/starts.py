@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def starts(
         elif arm == "imagenet":
             out[arm] = _imagenet(imagenet_weights, settings)
         elif arm == "classifier":
-            out[arm] = _classifier(next(iter(classifiers.values())))
+            folder, cpu = next(iter(classifiers.values())), torch.device("cpu")
+            load = partial(transfer_encoder, classifier=load_classifier(folder, cpu))
+            out[arm] = Initialisation(load, key=sha256(folder / weights.FILE))
         elif arm in pretrained:
             first, *others = (_pretrained(f, settings, transfer) for f in made_in(pretrained[arm]))
             out[arm] = replace(first, others=tuple(others))
@@ -62,12 +65,6 @@ def _imagenet(source: str, settings: Mapping[str, Any]) -> Initialisation:
     except imagenet.Unavailable as error:
         return Initialisation(reason=str(error))
     return Initialisation(state.into, key=state.digest(), note=state.note(settings["activation"]))
-
-
-def _classifier(folder: Path) -> Initialisation:
-    model = load_classifier(folder, torch.device("cpu"))
-    key = sha256(folder / weights.FILE)
-    return Initialisation(lambda net: transfer_encoder(net, model), key=key)
 
 
 def _pretrained(folder: Path, settings: Mapping[str, Any], transfer: str) -> Initialisation:

@@ -89,7 +89,10 @@ def steps(
         maps: title to (S, S) map in [0, 1].
     """
     figure, axes = _axes(len(maps) + 2, len(maps) + 2, side)
-    panels = [("film", {}), *((name, {"heat": m}) for name, m in maps.items())]
+    panels: list[tuple[str, Any]] = [
+        ("film", {}),
+        *((name, {"heat": m}) for name, m in maps.items()),
+    ]
     panels += [("label (yellow: ignored)", {"label": target})]
     for axis, (title, over) in zip(axes, panels, strict=True):
         style.film(axis, image, **over)

@@ -132,7 +132,7 @@ def _head(record: Mapping[str, Any], folder: Path) -> str:
     devices = sorted({str(e.get("device", shared.get("device"))) for e in environments})
     versions, cpus = shared.get("versions") or {}, shared.get("cpus")
     software = [f"{k} {versions[k]}" for k in ("torch", "timm", "captum") if k in versions]
-    made = {
+    made: dict[str, Any] = {
         "commit": sorted(commits),
         "started": [min((str(s["started"]) for s in stages if s.get("started")), default="–")],
         "stages": [len(stages), f"{seconds:.0f} s in all ({time}; some run side by side)"],

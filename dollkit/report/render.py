@@ -129,7 +129,7 @@ def display(
     ranged = [c for c in frame if {f"{c}_lo", f"{c}_hi"} <= set(frame)]
     skipped = {*hide, *(f"{c}_{end}" for c in ranged for end in ("lo", "hi"))}
     out: dict[str, list[str]] = {}
-    for column in (c for c in frame if c not in skipped):
+    for column in (str(c) for c in frame if c not in skipped):
         cells = [format_value(v, DIGITS.get(column, 3)) for v in frame[column].tolist()]
         if column in ("p", "p_holm"):
             cells = [p_value(float(v)) for v in frame[column]]

@@ -162,6 +162,8 @@ def evaluate(
     per finding with both classes, then ``macro``: the mean over the pathologies among them. Columns
     classifier, finding, auroc, auroc_lo, auroc_hi, ap, n_pos, n.
     """
+    from sklearn.metrics import average_precision_score
+
     device = next(model.parameters()).device
     rows = split_rows(store, split)
     with torch.inference_mode(), compute.autocast(device, precision):
@@ -175,7 +177,7 @@ def evaluate(
         if not 0 < positive.sum() < len(positive):
             continue
         area, values = metrics.auroc(positive, scores, patients[sure], draws)
-        ap = metrics.average_precision(positive, scores)
+        ap = float(average_precision_score(positive, scores))
         table.append((finding, area, *metrics.interval(values), ap, positive.sum(), len(positive)))
         if finding in PATHOLOGIES:
             bootstraps.append(values)

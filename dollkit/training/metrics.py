@@ -57,14 +57,6 @@ def interval(values: FloatArray) -> tuple[float, float]:
     return float(lo), float(hi)
 
 
-def average_precision(truth: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Average precision (scikit-learn), NaN without positives."""
-    from sklearn.metrics import average_precision_score
-
-    t = np.asarray(truth, dtype=bool)
-    return float(average_precision_score(t, scores)) if t.any() else float("nan")
-
-
 def counts(
     prediction: npt.NDArray[np.uint8 | np.bool_], truth: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:

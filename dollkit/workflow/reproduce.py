@@ -37,7 +37,7 @@ def check_knobs(jobs: str, device: str, executor: str) -> None:
     if device == "cuda" and executor == "local":  # a cluster's GPUs are not seen from here
         from dollkit.common import compute  # torch takes seconds
 
-        if not compute.has_cuda():
+        if not compute.cuda_name():
             raise InputError("DEVICE=cuda: torch sees no CUDA device here; use DEVICE=cpu or auto")
 
 

@@ -63,11 +63,6 @@ def find_shenzhen(folder: Path) -> Path | None:
     return first_folder(folder, _SHENZHEN, alone)
 
 
-def find_nlm(folder: Path) -> Path | None:
-    """The folder above both sets."""
-    return folder if find_montgomery(folder) and find_shenzhen(folder) else None
-
-
 def read_nlm(
     root: Path, bad: BadRows = STRICT, *, sets: Sequence[str] = tuple(PREFIXES)
 ) -> dict[str, FilmTable]:
@@ -228,4 +223,6 @@ MONTGOMERY = steps.data_set(
 SHENZHEN = steps.data_set(
     "shenzhen", ("lungs",), find_shenzhen, partial(read_nlm, sets=("shenzhen",))
 )
-DATASET = steps.data_set("nlm", ("lungs",), find_nlm, read_nlm)
+DATASET = steps.data_set(
+    "nlm", ("lungs",), lambda f: f if find_montgomery(f) and find_shenzhen(f) else None, read_nlm
+)
