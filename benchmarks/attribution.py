@@ -20,11 +20,11 @@ from dollkit.common.machine import sha256
 from dollkit.data.store import Store, open_store
 from dollkit.explanations.attribution import Targets
 from dollkit.explanations.cost import CAPTUM_STEPS, captum_maps, films_of, measure
-from dollkit.explanations.engine import integrated_gradients
+from dollkit.explanations.integrated_gradients import integrated_gradients
 from dollkit.training import classifiers, weights
 from dollkit.training.augment import Augmentation
 from dollkit.training.classifiers import Classifier, load_classifier, load_classifiers
-from dollkit.training.recipe import Recipe
+from dollkit.training.loss_and_optimiser import Recipe
 from dollkit.workflow.stage import read_manifest
 
 RUNS = ("laptop", "smoke")

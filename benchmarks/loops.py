@@ -19,7 +19,7 @@ from dollkit.common.findings import apply_policy
 from dollkit.training import classifiers, fit
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.fit import TrainingResult
-from dollkit.training.recipe import Batch, Recipe, batch_indices, optimiser_of
+from dollkit.training.loss_and_optimiser import Batch, Recipe, batch_indices, optimiser_of
 
 
 def run(

@@ -27,7 +27,7 @@ from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.classifiers import load_classifier, load_classifiers, transfer_encoder
 from dollkit.training.fit import TrainingResult, fit
-from dollkit.training.recipe import Batch, Recipe, batch_indices, weighted_bce_dice
+from dollkit.training.loss_and_optimiser import Batch, Recipe, batch_indices, weighted_bce_dice
 
 STARTS = ("classifier", "random")
 LR, BACKGROUND, DICE = 2e-3, 0.1, 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import captum.attr
 import numpy as np
@@ -13,7 +14,11 @@ from torch import nn
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.explanations.attribution import gradcam, gradient, occlusion
-from dollkit.explanations.engine import BASELINES, baseline_films, integrated_gradients
+from dollkit.explanations.integrated_gradients import (
+    BASELINES,
+    baseline_films,
+    integrated_gradients,
+)
 from dollkit.training.classifiers import Classifier
 from tests import far
 
@@ -137,3 +142,15 @@ def test_bad_settings_are_named(
     settings: dict[str, object] = {"targets": TARGETS, **change}
     with pytest.raises(InputError, match=said):
         integrated_gradients(network, films, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("explainer", [integrated_gradients, gradient, gradcam, occlusion])
+def test_every_explainer_refuses_targets_and_films_that_it_would_misread(
+    network: Classifier, films: torch.Tensor, explainer: Callable[..., object]
+) -> None:
+    with pytest.raises(InputError, match="film 1: target -1"):  # an index from the end, to torch
+        explainer(network, films, [[1], [-1], [], []])
+    films = films.clone()
+    films[2, 0, 3, 3] = torch.nan
+    with pytest.raises(InputError, match="row 2"):
+        explainer(network, films, TARGETS)

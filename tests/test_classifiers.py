@@ -21,7 +21,7 @@ from dollkit.training.classifiers import (
     train,
     transfer_encoder,
 )
-from dollkit.training.recipe import Recipe
+from dollkit.training.loss_and_optimiser import Recipe
 from tests import far, same
 from tests.label_films import write_films
 from tests.small_run import CONFIG, CPU, ENCODER, make_store

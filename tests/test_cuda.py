@@ -15,8 +15,8 @@ from dollkit.common import compute, paths
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
-from dollkit.explanations.engine import integrated_gradients
 from dollkit.explanations.ensemble import ExplainerSettings
+from dollkit.explanations.integrated_gradients import integrated_gradients
 from dollkit.labels.make import make_labels
 from dollkit.labels.steps import LabelSettings
 from dollkit.training.classifiers import Classifier, create

@@ -26,7 +26,7 @@ from dollkit.pretraining import folders_of
 from dollkit.training import adapters, weights
 from dollkit.training.augment import NONE
 from dollkit.training.classifiers import create
-from dollkit.training.recipe import Recipe
+from dollkit.training.loss_and_optimiser import Recipe
 from tests import same
 from tests.small_run import CONFIG, CPU, ENCODER, make_store, save_network
 

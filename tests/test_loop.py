@@ -15,7 +15,7 @@ from torch import nn
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.training.fit import TrainingResult, batches, fit
-from dollkit.training.recipe import Batch, Recipe, batch_indices
+from dollkit.training.loss_and_optimiser import Batch, Recipe, batch_indices
 from tests import same
 
 X = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ import pytest
 
 from dollkit.common import paths
 from dollkit.common.errors import InputError
-from dollkit.workflow import limits, reproduce, stages
+from dollkit.workflow import parameter_ranges, reproduce, stages
 from dollkit.workflow.parameters import check, declared
 from dollkit.workflow.stages import Instance
 from tests.toys import write_notebook
@@ -134,7 +134,7 @@ NOT_IN_RANGES = {
 def test_every_number_has_a_range() -> None:
     for family, stage in stages.STAGES.items():
         known = declared(paths.NOTEBOOKS / stage.notebook).model_fields
-        ranges = limits.RANGES.get(family, {}).keys()
+        ranges = parameter_ranges.RANGES.get(family, {}).keys()
         assert ranges <= known.keys(), f"{family}: a range of no parameter"
         numbers = {n for n, p in known.items() if p.annotation in (int, float, list[int])}
         assert numbers - ranges == NOT_IN_RANGES.get(family, set())
@@ -148,7 +148,7 @@ OTHERS = ("laptop", "open", "desk", "scratch", "gpu")
     "profile", ["smoke", "paper", *(pytest.param(p, marks=pytest.mark.slow) for p in OTHERS)]
 )
 def test_shipped_profiles_pass(profile: str) -> None:
-    limits.check_plan(planned(profile))
+    parameter_ranges.check_plan(planned(profile))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_shipped_profiles_pass(profile: str) -> None:
 )  # fmt: skip
 def test_what_cannot_work_is_named(name: str, more: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
-        limits.check_plan(changed(name, **more))
+        parameter_ranges.check_plan(changed(name, **more))
     assert message in str(error.value)
 
 

@@ -11,8 +11,8 @@ import torch
 
 from dollkit.common import compute
 from dollkit.explanations.ensemble import ExplainerSettings
-from dollkit.explanations.prepared import prepare
-from dollkit.training.recipe import Recipe
+from dollkit.explanations.prepared_classifier import prepare
+from dollkit.training.loss_and_optimiser import Recipe
 from dollkit.workflow.stage import begin
 
 

@@ -22,7 +22,7 @@ from dollkit.labels.steps import LabelSettings
 from dollkit.labels.store import LabelStore
 from dollkit.training.augment import NONE
 from dollkit.training.classifiers import load_classifiers
-from dollkit.training.recipe import Recipe
+from dollkit.training.loss_and_optimiser import Recipe
 from tests.label_films import write_models
 from tests.small_run import CPU, ENCODER, label_some, make_store, save_network
 

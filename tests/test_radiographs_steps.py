@@ -15,7 +15,7 @@ from dollkit.common.errors import InputError
 from dollkit.finetuning import run as finetuning
 from dollkit.interactive.your_radiographs import predict, read, steps
 from dollkit.interactive.your_radiographs.example import COLUMNS, write_example
-from dollkit.training.recipe import Recipe
+from dollkit.training.loss_and_optimiser import Recipe
 
 ENCODER = "tu-test_resnet"
 ARMS = ["random", "doll"]

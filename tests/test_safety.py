@@ -22,7 +22,7 @@ from dollkit.data.sets.own_folder import read_own
 from dollkit.data.store_builder import build_store
 from dollkit.interactive.your_radiographs import read
 from dollkit.labels import store as labels
-from dollkit.training import imagenet
+from dollkit.training import published_weights
 from tests.small_files import error_of
 from tests.test_dicom import film, save
 
@@ -61,7 +61,7 @@ def test_files_run_no_code(tmp_path: Path) -> None:
     mark, file, shard = tmp_path / "harmed", tmp_path / "w.pth", tmp_path / "a.npz"
     file.write_bytes(pickle.dumps(Harm(mark)))
     np.savez(shard, pairs=np.array([Harm(mark)], dtype=object))
-    assert "w.pth" in error_of(imagenet.find, str(file), "resnet18")
+    assert "w.pth" in error_of(published_weights.find, str(file), "resnet18")
     assert "a.npz" in error_of(labels.merge, {shard: "key"}, tmp_path / "store", {"size": 16})
     assert not mark.exists()
 

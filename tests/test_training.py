@@ -17,7 +17,7 @@ from dollkit.common import compute
 from dollkit.data.images import IGNORE
 from dollkit.training import metrics
 from dollkit.training.augment import NONE, Augmentation, _nearest, augment
-from dollkit.training.recipe import weighted_bce_dice
+from dollkit.training.loss_and_optimiser import weighted_bce_dice
 
 
 def random_case() -> tuple[torch.Tensor, torch.Tensor]:

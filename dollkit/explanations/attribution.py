@@ -1,6 +1,6 @@
 """What every explainer gives back, and the explainers that walk no path.
 
-Plain gradient, Grad-CAM and occlusion stand beside Integrated Gradients (engine.py).
+Plain gradient, Grad-CAM and occlusion stand beside Integrated Gradients (integrated_gradients.py).
 """
 
 from __future__ import annotations
@@ -72,10 +72,17 @@ def check_logits(logits: torch.Tensor, n: int, what: str = "the films") -> torch
         raise InputError(
             f"the classifier gives {tuple(logits.shape)} for {n} films: it must give (n, outputs)"
         )
-    if not torch.isfinite(logits).all():
+    wrong = (~torch.isfinite(logits)).any(1).nonzero()[:, 0].tolist()
+    if wrong:
         raise InputError(
-            f"the classifier's logits of {what} hold NaN or infinity: check its weights"
+            f"the classifier's logits of {what}, row {wrong[0]}, hold NaN or infinity: check its "
+            "weights, and that film's values"
         )
+    return logits
+
+
+def _checked(logits: torch.Tensor, x: torch.Tensor, targets: Targets) -> torch.Tensor:
+    check_targets(x, targets, check_logits(logits, len(x)).shape[1])
     return logits
 
 
@@ -104,7 +111,7 @@ def gradient(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -
     """Plain input gradient of each target's logit (Simonyan et al. 2013), signed."""
     points = x.detach().clone().requires_grad_()
     with torch.enable_grad():
-        logits = model(points).float()
+        logits = _checked(model(points).float(), x, targets)
     maps = [grad.sum(1) for grad in _gradients(logits, points, targets)]
     return without_path(_of_pairs(maps, targets), logits, targets)
 
@@ -121,7 +128,7 @@ def gradcam(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) ->
     hook = model.encoder.register_forward_hook(lambda _m, _i, out: kept.append(out))
     try:
         with torch.enable_grad():
-            logits = model(x.detach().clone().requires_grad_()).float()
+            logits = _checked(model(x.detach().clone().requires_grad_()).float(), x, targets)
     finally:
         hook.remove()
     fewest = min(CAM_PLACES, x.shape[-1] // 2)
@@ -144,7 +151,7 @@ def occlusion(
     passes, each of which serves all outputs of a batch; it is slow all the same.
     """
     with torch.no_grad():
-        logits = model(x).float()
+        logits = _checked(model(x).float(), x, targets)
     side = x.shape[-1]
     window, stride = max(1, side // WINDOW), max(1, side // STRIDE)
 

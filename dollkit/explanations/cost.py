@@ -28,14 +28,14 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.store import Store
 from dollkit.explanations.attribution import Targets, film_and_channel
-from dollkit.explanations.engine import (
+from dollkit.explanations.ensemble import positives
+from dollkit.explanations.integrated_gradients import (
     BUDGET_MB,
     baseline_films,
     integrated_gradients,
     mask_dice,
 )
-from dollkit.explanations.ensemble import positives
-from dollkit.explanations.prepared import PRECISIONS, prepare
+from dollkit.explanations.prepared_classifier import PRECISIONS, prepare
 from dollkit.training.classifiers import split_rows
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def measure(
     budget_mb: int = BUDGET_MB,
     modes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The engine beside captum's defaults, one target at a time in float32, all ways in turns.
+    """Ours beside captum's defaults, one target at a time in float32, all ways in turns.
 
     After a warm-up, captum explains other `captum_films` in each round. Labels are held against
     those of `reference_steps` midpoint steps in float32. `modes` None: ``fast`` in what the device

@@ -17,7 +17,6 @@ from torch import nn
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, POSITIVE
-from dollkit.explanations import engine
 from dollkit.explanations.attribution import (
     Attribution,
     Targets,
@@ -26,12 +25,19 @@ from dollkit.explanations.attribution import (
     gradient,
     occlusion,
 )
-from dollkit.explanations.engine import BASELINES, BUDGET_MB, MAX_ERROR, MOST_STEPS
+from dollkit.explanations.integrated_gradients import (
+    BASELINES,
+    BUDGET_MB,
+    MAX_ERROR,
+    MOST_STEPS,
+    check_path,
+    integrated_gradients,
+)
 
 FloatMaps = npt.NDArray[np.float32]
 
 EXPLAINERS: dict[str, Callable[..., Attribution]] = {
-    "ig": engine.integrated_gradients,
+    "ig": integrated_gradients,
     "gradient": gradient,
     "gradcam": gradcam,
     "occlusion": occlusion,
@@ -80,7 +86,7 @@ class ExplainerSettings:
             if value not in known:
                 names = ", ".join(known)
                 raise InputError(f"parameter {name!r} is {value!r}: use one of {names}")
-        engine.check(self.steps, self.rule, self.max_error, self.most_steps, self.mode)
+        check_path(self.steps, self.rule, self.max_error, self.most_steps, self.mode)
         object.__setattr__(self, "max_error", self.max_error or MAX_ERROR[self.mode])
         if self.precision != "float64":  # to check against
             object.__setattr__(self, "precision", compute.resolve_precision(self.precision))

@@ -30,7 +30,7 @@ from dollkit.finetuning import robustness
 from dollkit.finetuning.run import Initialisation, Job, Split, TaskData, run, split, step_mb
 from dollkit.training import adapters, metrics
 from dollkit.training.augment import Augmentation
-from dollkit.training.recipe import Recipe
+from dollkit.training.loss_and_optimiser import Recipe
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from dollkit.finetuning import robustness
 from dollkit.training import adapters, metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.fit import fit
-from dollkit.training.recipe import Batch, Recipe, batch_indices, weighted_bce_dice
+from dollkit.training.loss_and_optimiser import Batch, Recipe, batch_indices, weighted_bce_dice
 
 Rows = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]

@@ -17,21 +17,21 @@ from dollkit.common.machine import sha256
 from dollkit.finetuning.grid import Grid
 from dollkit.finetuning.run import Initialisation, bytes_of, network
 from dollkit.pretraining import made_in
-from dollkit.training import imagenet, networks, weights
+from dollkit.training import networks, published_weights, weights
 from dollkit.training.classifiers import load_classifier, transfer_encoder
 
 
 def starts(
     arms: Sequence[str], classifiers: Mapping[str, Path], pretrained: Mapping[str, Path],
     network: str, config: Mapping[str, Any], *,
-    transfer: str = "all", imagenet_weights: str = imagenet.PACKAGED,
+    transfer: str = "all", imagenet_weights: str = published_weights.PACKAGED,
 ) -> dict[str, Initialisation]:  # fmt: skip
     """How each arm fills a fresh network of kind `network` with `config`.
 
-    ``random`` leaves it as drawn; ``imagenet`` copies published weights into the encoder
-    (`imagenet.find`) or says why it is not run; ``classifier`` copies the backbone of the encoder's
-    classifier; the pre-trained arms (folders by arm, see `pretraining.made_in`) copy every tensor
-    but the output layer, or with `transfer` ``encoder`` that alone, or fail.
+    ``random`` leaves it as drawn; ``imagenet`` copies published weights into the encoder or says
+    why it is not run; ``classifier`` copies the backbone of the encoder's classifier; the
+    pre-trained arms (folders by arm, see `pretraining.made_in`) copy every tensor but the output
+    layer, or with `transfer` ``encoder`` that alone, or fail.
     """
     settings = {"network": network, **config}
     if network != "pspnet":
@@ -61,8 +61,8 @@ def starts(
 
 def _imagenet(source: str, settings: Mapping[str, Any]) -> Initialisation:
     try:
-        state = imagenet.find(source, settings["encoder"])
-    except imagenet.Unavailable as error:
+        state = published_weights.find(source, settings["encoder"])
+    except published_weights.Unavailable as error:
         return Initialisation(reason=str(error))
     return Initialisation(state.into, key=state.digest(), note=state.note(settings["activation"]))
 

@@ -16,11 +16,11 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, index
 from dollkit.data import phantom
 from dollkit.explanations import ensemble
-from dollkit.explanations.engine import integrated_gradients
+from dollkit.explanations.integrated_gradients import integrated_gradients
 from dollkit.labels.steps import LabelSettings, maps_to_labels, scale
 from dollkit.training import classifiers, metrics
 from dollkit.training.augment import Augmentation
-from dollkit.training.recipe import Recipe
+from dollkit.training.loss_and_optimiser import Recipe
 
 STEPS = 8
 CPU = torch.device("cpu")

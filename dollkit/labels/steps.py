@@ -32,7 +32,7 @@ from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.csvfile import read_csv
 from dollkit.data.images import IGNORE
-from dollkit.explanations.engine import gaussian
+from dollkit.explanations.integrated_gradients import gaussian
 
 FloatMaps = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

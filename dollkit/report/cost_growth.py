@@ -15,7 +15,7 @@ from torch import nn
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.explanations.cost import peak_mb, walk_seconds
-from dollkit.explanations.engine import BUDGET_MB
+from dollkit.explanations.integrated_gradients import BUDGET_MB
 from dollkit.report import style
 
 FACTORS = ("films", "targets", "steps", "pixels")

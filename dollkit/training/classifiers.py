@@ -23,8 +23,8 @@ from dollkit.data.store import Store
 from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.fit import TrainingResult, fit
+from dollkit.training.loss_and_optimiser import Batch, Recipe, batch_indices
 from dollkit.training.networks import encoder
-from dollkit.training.recipe import Batch, Recipe, batch_indices
 
 THUMB = 16
 """Places a side that the linear probe sees."""

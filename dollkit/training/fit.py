@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError, brief
-from dollkit.training.recipe import MAX_GRADIENT_NORM, Batch, Recipe, optimiser_of
+from dollkit.training.loss_and_optimiser import MAX_GRADIENT_NORM, Batch, Recipe, optimiser_of
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from dollkit.data import PHANTOM
 from dollkit.data.film_table import SPLITS, STORES, check_files, states_of
 from dollkit.data.sets.phantom import CLASSES, PhantomPlan, phantom_films
 from dollkit.finetuning import grid, run
-from dollkit.training import imagenet
-from dollkit.workflow import limits, stage, stages
+from dollkit.training import published_weights
+from dollkit.workflow import parameter_ranges, stage, stages
 
 BASE = "figures/laptop/provenance.json"
 """The run that the rate comes from: it makes its own films, so its work is known."""
@@ -90,7 +90,7 @@ def stores_of(params: Params) -> dict[str, Films]:
 def lines(profile: str, folder: Path | None) -> Iterator[str]:
     """Lines about a run; `InputError` at the first thing that it cannot work with."""
     plan = stages.plan(profile, folder)
-    limits.check_plan(plan)
+    parameter_ranges.check_plan(plan)
     run: dict[str, dict[str, Any]] = {i.name: dict(i.parameters) for i in plan}
     yield f"profile {profile}, data: {folder or 'none, the phantom alone'}"
     stores = stores_of(run["data"])
@@ -174,10 +174,10 @@ def _tuning_lines(name: str, params: dict[str, Any], stores: Mapping[str, Films]
     if lost := [size for size in params["sizes"] if size > most and params["size_arms"]]:
         yield f"  note: too few masks for sizes {lost}: left out"
     params["sizes"] = [size for size in params["sizes"] if size <= most]
-    if "imagenet" in params["arms"] and params["imagenet_weights"] != imagenet.DOWNLOAD:
+    if "imagenet" in params["arms"] and params["imagenet_weights"] != published_weights.DOWNLOAD:
         try:
-            imagenet.find(params["imagenet_weights"], params["encoder"])
-        except imagenet.Unavailable as error:
+            published_weights.find(params["imagenet_weights"], params["encoder"])
+        except published_weights.Unavailable as error:
             yield f"  note: arm imagenet is not run: {error}"
     yield f"{name}: {trainings(params)} trainings; {most} films with masks to train on"
 

@@ -57,10 +57,10 @@ def drop_damaged(names: Sequence[str], profile: str) -> list[str]:
 
 
 def check_parameters(profile: str, data: Path | None) -> None:
-    """`limits.check_plan`, which imports torch."""
-    from dollkit.workflow import limits
+    """`parameter_ranges.check_plan`, which imports torch."""
+    from dollkit.workflow import parameter_ranges
 
-    limits.check_plan(stages.plan(profile, data))
+    parameter_ranges.check_plan(stages.plan(profile, data))
 
 
 def snakemake(

@@ -17,26 +17,37 @@ from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.interactive.your_radiographs import predict, read, steps
 from dollkit.training import networks
-from dollkit.workflow import limits, parameters, run, stage, stages
+from dollkit.workflow import parameters, run, stage, stages
+from dollkit.workflow.parameter_ranges import (
+    COUNT,
+    DECAY,
+    NATURAL,
+    POSITIVE,
+    SIDE,
+    among,
+    build_classifier,
+    build_network,
+    several,
+)
 
 NOTEBOOK = "11_your_radiographs.ipynb"
 ACTIVATION = "silu"
 """Of classifiers that are trained here, and of the networks on them."""
 
 RANGES: dict[str, Any] = {
-    "network": limits.among(networks.NETWORKS),
-    "size": limits.SIDE,
-    "arms": limits.several(limits.among(steps.STARTS)),
-    "sizes": limits.several(limits.COUNT, 0),
-    "n_valid": limits.COUNT,
-    "lrs": limits.several(limits.POSITIVE),
-    "seeds": limits.several(limits.NATURAL),
-    "precision": limits.among(compute.PRECISIONS),
-    "margin": limits.DECAY,
-    "device": limits.among(("", "auto", "cpu", "cuda")),
-    "to": limits.several(limits.among(predict.FORMATS)),
+    "network": among(networks.NETWORKS),
+    "size": SIDE,
+    "arms": several(among(steps.STARTS)),
+    "sizes": several(COUNT, 0),
+    "n_valid": COUNT,
+    "lrs": several(POSITIVE),
+    "seeds": several(NATURAL),
+    "precision": among(compute.PRECISIONS),
+    "margin": DECAY,
+    "device": among(("", "auto", "cpu", "cuda")),
+    "to": several(among(predict.FORMATS)),
 }
-"""What the type of a parameter cannot say, as in `dollkit.workflow.limits`."""
+"""What the type of a parameter cannot say, as in `dollkit.workflow.parameter_ranges`."""
 
 NUMBERS = {"steps": {"classifier", "pretrain", "finetune"}, "doll": {"train", "valid", "steps"}}
 
@@ -65,8 +76,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise InputError("parameter 'architectures' is empty: name at least one")
     # Each is built once: no other way tells whether an encoder exists and fits.
     for name in architectures:
-        limits.build_classifier(name, 5, ACTIVATION, "lse")
-    limits.build_network(settings["network"], architectures[0], steps.DEPTH, ACTIVATION)
+        build_classifier(name, 5, ACTIVATION, "lse")
+    build_network(settings["network"], architectures[0], steps.DEPTH, ACTIVATION)
 
 
 def places(settings: Mapping[str, Any]) -> list[Path]:

@@ -33,7 +33,7 @@ from dollkit.labels.steps import LabelSettings
 from dollkit.labels.store import LabelStore
 from dollkit.training import classifiers, networks, weights
 from dollkit.training.augment import Augmentation
-from dollkit.training.recipe import Recipe
+from dollkit.training.loss_and_optimiser import Recipe
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError
-from dollkit.training import imagenet, networks
+from dollkit.training import networks, published_weights
 from dollkit.training.classifiers import Classifier
 from dollkit.training.networks import encoder
 from tests.small_run import ENCODER
@@ -59,7 +59,7 @@ def assert_file_fits(
     path: Path, architecture: str, colour: nn.Module, film: torch.Tensor
 ) -> tuple[str, ...]:
     """A film is answered as its three equal channels are; what was ignored."""
-    found = imagenet.find(str(path), architecture)
+    found = published_weights.find(str(path), architecture)
     model = Classifier(architecture, 5, "relu", "avg")
     assert len(found.into(model)) >= len(list(model.encoder.parameters()))
     assert_same_features(model.encoder, film, colour, film.expand(-1, 3, -1, -1))
@@ -68,7 +68,7 @@ def assert_file_fits(
 
 def test_packaged_weights_know_a_cat_and_an_espresso() -> None:
     net = timm.create_model("tf_efficientnet_lite0").eval()
-    net.load_state_dict(imagenet.packaged(LITE)[0])
+    net.load_state_dict(published_weights.packaged(LITE)[0])
     for name, classes, least in (("chelsea", [285, 282, 281], 0.85), ("coffee", [967], 0.9)):
         with torch.inference_mode():
             share = net((square(name) - 0.5) / 0.5).softmax(1)[0]
@@ -77,18 +77,18 @@ def test_packaged_weights_know_a_cat_and_an_espresso() -> None:
 
 
 def test_a_film_is_answered_as_by_the_packaged_network_in_its_own_scale() -> None:
-    tensors, _ = imagenet.packaged(LITE)
+    tensors, _ = published_weights.packaged(LITE)
     colour = encoder(LITE, 5, "relu", 3)
     colour.load_state_dict({k: tensors[k.removeprefix("model.")] for k in colour.state_dict()})
     model = Classifier(LITE, 5, "relu", "avg")
-    imagenet.find("packaged", LITE).into(model)
+    published_weights.find("packaged", LITE).into(model)
     film = square("camera")[:, :1]
     three = ((film - 0.5) / 0.5).expand(-1, 3, -1, -1)
     assert_same_features(model.encoder, compute.normalise(film), colour, three)
 
 
 def test_packaged_weights_fit_classifiers_and_networks() -> None:
-    found = imagenet.find("packaged", LITE)
+    found = published_weights.find("packaged", LITE)
     for net in (Classifier(LITE, 3, "silu", "lse"), networks.build("unet", LITE, 2)):
         assert set(found.into(net)) == {k for k in net.state_dict() if k.startswith("encoder.")}
     assert found.note("silu") == (
@@ -101,13 +101,15 @@ def test_packaged_weights_fit_classifiers_and_networks() -> None:
 
 
 def test_where_no_package_or_another_one_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(imagenet.Unavailable, match=f"no weights: no package ships {ENCODER}"):
-        imagenet.find("packaged", ENCODER)
-    with pytest.raises(imagenet.Unavailable, match=r"^no weights$"):
-        imagenet.find("", LITE)
-    monkeypatch.setitem(imagenet.PACKAGES, LITE, ("no-such-package", ""))
+    with pytest.raises(
+        published_weights.Unavailable, match=f"no weights: no package ships {ENCODER}"
+    ):
+        published_weights.find("packaged", ENCODER)
+    with pytest.raises(published_weights.Unavailable, match=r"^no weights$"):
+        published_weights.find("", LITE)
+    monkeypatch.setitem(published_weights.PACKAGES, LITE, ("no-such-package", ""))
     with pytest.raises(InputError, match="package no-such-package is not installed"):
-        imagenet.find("packaged", LITE)
+        published_weights.find("packaged", LITE)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,10 @@ def test_wrappers_do_not_matter(wrap: Callable[[State], dict[str, Any]], tmp_pat
     torch.save(state, tmp_path / "plain.pth")
     torch.save(wrap(state), tmp_path / "wrapped.pth")
     plain, wrapped = (str(tmp_path / f"{name}.pth") for name in ("plain", "wrapped"))
-    assert imagenet.find(wrapped, ENCODER).digest() == imagenet.find(plain, ENCODER).digest()
+    assert (
+        published_weights.find(wrapped, ENCODER).digest()
+        == published_weights.find(plain, ENCODER).digest()
+    )
 
 
 def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
@@ -181,20 +186,20 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     ):
         torch.save({k: v for k, v in {**state, **change}.items() if k != drop}, path)
         with pytest.raises(InputError) as error:
-            imagenet.find(str(path), ENCODER)
+            published_weights.find(str(path), ENCODER)
         assert said in str(error.value)
     with pytest.raises(InputError, match="no such file; use a file's path, packaged or download"):
-        imagenet.find(str(tmp_path / "none.pth"), ENCODER)
+        published_weights.find(str(tmp_path / "none.pth"), ENCODER)
 
 
 def test_a_download_or_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     real = smp.encoders.get_encoder
     hub = Mock(side_effect=lambda *args, weights, **more: real(*args, weights=None, **more))
     monkeypatch.setattr(smp.encoders, "get_encoder", hub)
-    assert imagenet.find("download", ENCODER).source == f"smp's {ENCODER}"
+    assert published_weights.find("download", ENCODER).source == f"smp's {ENCODER}"
     hub.assert_any_call(ENCODER, in_channels=3, depth=5, weights="imagenet")
     hub.side_effect = FileNotFoundError("cannot reach the hub\nand more")
     with pytest.raises(
-        imagenet.Unavailable, match=r"^no weights: .* \(FileNotFoundError: .* hub\)"
+        published_weights.Unavailable, match=r"^no weights: .* \(FileNotFoundError: .* hub\)"
     ):
-        imagenet.find("download", ENCODER)
+        published_weights.find("download", ENCODER)

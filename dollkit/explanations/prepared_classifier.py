@@ -78,8 +78,7 @@ _known = weakref.WeakKeyDictionary()
 def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
     """The classifier made ready; done once for each classifier, its weights and film shape.
 
-    `precision` of the walk is one of `PRECISIONS`; the first two films are traced with. Whoever
-    changes a weight behind autograd's back (``weight.data``) must make a new classifier.
+    `precision` of the walk is one of `PRECISIONS`; the first two films are traced with.
     """
     if precision not in PRECISIONS:
         raise InputError(f"parameter 'precision' is {precision!r}: use one of {sorted(PRECISIONS)}")
@@ -88,13 +87,22 @@ def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
         if mixes and module.training:
             raise InputError(f"the classifier's layer {name!r} is in training mode: call eval()")
     key: _Key = (precision, str(films.device), *films.shape[1:])
-    # Changes when a layer is exchanged, or a weight by anything that autograd sees.
-    tensors = (*model.parameters(), *model.buffers())
-    state = (*map(id, model.modules()), *((t.data_ptr(), t._version) for t in tensors))
+    state = (*map(id, model.modules()), _values(model))
     kept = _known.setdefault(model, {})
     if key not in kept or kept[key][0] != state:
         kept[key] = (state, _prepare(model, precision, films[:2].detach()))
     return kept[key][1]
+
+
+def _values(model: nn.Module) -> bytes:
+    """Changes when a weight does, by whatever means: ``weight.data`` leaves no other trace."""
+    sums = [torch.zeros(2, dtype=torch.float64)]
+    for tensor in (*model.parameters(), *model.buffers()):
+        flat = tensor.detach().double().flatten()
+        # By place too: rows of a head that change places leave the plain sum as it is.
+        place = torch.arange(1, len(flat) + 1, dtype=flat.dtype, device=flat.device)
+        sums.append(torch.stack([flat.sum(), flat @ place]).cpu())
+    return torch.stack(sums).numpy().tobytes()
 
 
 def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:

@@ -43,7 +43,7 @@ from dollkit.explanations.attribution import (
     check_targets,
     film_and_channel,
 )
-from dollkit.explanations.prepared import Prepared, prepare
+from dollkit.explanations.prepared_classifier import Prepared, prepare
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def integrated_gradients(
     not finite or constant, or if its logit changes less than `MIN_LOGIT_CHANGE` from baseline to
     film; such a pair is not refined.
     """
-    check(steps, rule, max_error, most_steps, mode)
+    check_path(steps, rule, max_error, most_steps, mode)
     base = baseline_films(x, baseline)
     prepared = prepare(model, precision, x)
     x, base = x.detach().to(prepared.wide), base.detach().to(prepared.wide)
@@ -179,7 +179,9 @@ def _error(maps: torch.Tensor, change: torch.Tensor, floor: float = 1e-6) -> tor
     return (gap / change.abs().clamp_min(floor)).float()
 
 
-def check(steps: int, rule: str, max_error: float, most_steps: int, mode: str = "exact") -> None:
+def check_path(
+    steps: int, rule: str, max_error: float, most_steps: int, mode: str = "exact"
+) -> None:
     """Refuse settings of a path that cannot be walked."""
     for name, value, known in (("mode", mode, tuple(FIRST_STEPS)), ("rule", rule, RULES)):
         if value not in known:

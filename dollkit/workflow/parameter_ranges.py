@@ -22,11 +22,11 @@ from dollkit.common.findings import FINDINGS, POLICIES
 from dollkit.data import PHANTOM, check_stores, named
 from dollkit.data.film_table import SPLITS
 from dollkit.data.phantom.population import Protocol
-from dollkit.explanations import engine
 from dollkit.explanations.ensemble import ExplainerSettings
+from dollkit.explanations.integrated_gradients import BASELINES
 from dollkit.finetuning import grid, robustness
 from dollkit.labels.steps import LabelSettings, threshold_settings
-from dollkit.training import imagenet, networks
+from dollkit.training import networks, published_weights
 from dollkit.training.classifiers import Classifier
 from dollkit.workflow import parameters
 from dollkit.workflow.stages import Instance
@@ -107,7 +107,7 @@ RANGES: dict[str, dict[str, Any]] = {
         "grow_targets": several(Annotated[int, Field(ge=1, le=len(FINDINGS))], 2),
         "grow_sides": several(SIDE, 2),
         "matmul_sides": several(COUNT),
-        "kind": among(engine.BASELINES),
+        "kind": among(BASELINES),
         "budget_mb": COUNT,
         "gpu_tflops": POSITIVE,
     },
@@ -124,10 +124,10 @@ def _data(settings: SimpleNamespace) -> None:
 
 def _classifiers(settings: SimpleNamespace) -> None:
     build_classifier(settings.architecture, settings.depth, settings.activation, settings.pooling)
-    if settings.init == "imagenet" and settings.imagenet_weights != imagenet.DOWNLOAD:
+    if settings.init == "imagenet" and settings.imagenet_weights != published_weights.DOWNLOAD:
         try:
-            imagenet.find(settings.imagenet_weights, settings.architecture)
-        except imagenet.Unavailable as error:
+            published_weights.find(settings.imagenet_weights, settings.architecture)
+        except published_weights.Unavailable as error:
             raise InputError(f"parameter 'init' is 'imagenet', and there are {error}") from None
 
 
@@ -138,7 +138,6 @@ def _labels(settings: SimpleNamespace) -> None:
         settings.explainer, settings.baseline, *path, settings.precision, *ends,
         settings.budget_mb, settings.unsettled, settings.mode,
     )  # fmt: skip
-    engine.check(*path, *ends, settings.mode)
     names = ("part", "percentile", "trust", "smooth", "guide", "ignore")
     cut: dict[str, Any] = {**threshold_settings(settings.threshold)}
     LabelSettings(**cut, **{name: vars(settings)[name] for name in names})
@@ -149,9 +148,9 @@ def _finetuning(settings: SimpleNamespace) -> None:
     sizes = dict.fromkeys(settings.sizes, settings.size_arms)
     grid.check(settings.arms, tried, sizes, settings.seeds, settings.folds)
     robustness.pairs_of(settings.robustness)
-    if "imagenet" in settings.arms and settings.imagenet_weights != imagenet.DOWNLOAD:
-        with contextlib.suppress(imagenet.Unavailable):  # the arm is shown as not run
-            imagenet.find(settings.imagenet_weights, settings.encoder)
+    if "imagenet" in settings.arms and settings.imagenet_weights != published_weights.DOWNLOAD:
+        with contextlib.suppress(published_weights.Unavailable):  # the arm is shown as not run
+            published_weights.find(settings.imagenet_weights, settings.encoder)
 
 
 @cache
