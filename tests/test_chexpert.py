@@ -172,6 +172,29 @@ def test_row_without_a_file_stops_before_decoding(tree: Tree, tmp_path: Path) ->
     assert not (tmp_path / "out" / "films").exists()
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_full_size_archives_as_they_unpack(tree: Tree, tmp_path: Path, beside: bool) -> None:
+    small = tree()
+    wanted = read(small).films.drop(columns=["path", "where"])
+    top = tmp_path / "full"
+    root = top / "CheXpert-v1.0 batch 1 (validate & csv)"
+    root.mkdir(parents=True)
+    for name in ("valid", "train.csv", "valid.csv"):
+        (small / name).rename(root / name)
+    edit(root / "train.csv", "CheXpert-v1.0-small/train", "CheXpert-v1.0/train")
+    for k in range(1, 7):
+        batch = ("batch 2 (train 1)", "CheXpert-v1.0 batch 3 (train 2)", "batch 4 (train 3)")[k % 3]
+        place = (top if beside else root) / batch / f"patient{k:05d}"
+        place.parent.mkdir(exist_ok=True)
+        (small / "train" / place.name).rename(place)
+    (top / "other.txt").touch()  # of somebody else, where the batches lie beside
+    table = read(top)
+    check_files(table)
+    pd.testing.assert_frame_equal(table.films.drop(columns=["path", "where"]), wanted)
+    assert surplus({"films": table}) == []
+    assert len(build_store(table, tmp_path / "store", 32).name) > 0
+
+
 def test_mock_chexpert_of_real_films(shared_dir: Path, tmp_path: Path) -> None:
     folder = layout(shared_dir, "MOCK_chexpert_shape_with_NIH_pixels")
     table = read(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import struct
 from pathlib import Path
@@ -198,19 +199,88 @@ def test_bits_above_those_stored_are_left_out(tmp_path: Path) -> None:
     assert grey(film([[0x0800, 0x07FF]], signed=True), tmp_path) == [[0, 255]]
 
 
+def test_a_voi_lut_after_a_negative_intercept_starts_below_zero(tmp_path: Path) -> None:
+    # Read with the sign of the stored values, its first value is 64512 in place of -1024.
+    item = lut(64512, 12, list(range(4096)))
+    data = film([[0, 819, 4095]], RescaleSlope="1", RescaleIntercept="-1024", VOILUTSequence=[item])
+    assert grey(data, tmp_path) == [[0, 51, 255]]
+
+
+def test_a_lut_with_its_bytes_changed_round_is_a_curve_again(tmp_path: Path) -> None:
+    data = film([[0, 819, 4095]], VOILUTSequence=[lut(0, 16, list(range(0, 65536, 16)))])
+    wanted = grey(data, tmp_path)
+    data.VOILUTSequence[0].add_new("LUTData", "OW", struct.pack(">4096H", *range(0, 65536, 16)))
+    assert grey(data, tmp_path) == wanted == [[0, 51, 255]]
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(12, False), (12, True), (10, False)])
+def test_fewer_bits_than_declared(tmp_path: Path, bits: int, signed: bool) -> None:
+    top = 2**bits - 1
+    values = np.array([[0, top, top // 5]]) - signed * 2 ** (bits - 1)
+    assert grey(film(values, 16, signed), tmp_path) == [[0, 255, 51]]
+    rescaled = film(values, 16, signed, "MONOCHROME1", RescaleSlope="2", RescaleIntercept="7")
+    assert grey(rescaled, tmp_path) == [[255, 0, 204]]
+    # Padding is no value of the film.
+    padded = film([[*values[0], 32767]], 16, signed, PixelPaddingValue=32767)
+    assert grey(padded, tmp_path) == [[0, 255, 51, 0]]
+
+
 def bundled(name: str) -> np.ndarray:
     data = dcmread(BUNDLED / name)
     data.Modality = "DX"
     return dicom.load_dicom(Path(name), io.BytesIO(bytes_of(data)), (16,))
 
 
-@pytest.mark.parametrize("name", ["CT_small", "693_J2KI", "J2K_pixelrep_mismatch"])
-def test_chain_agrees_with_pydicom_on_its_own_files(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    # 16 bits with sign, of which the first takes up 12 without.
+    [
+        ("CT_small", (0, 4095)),
+        ("693_J2KI", (-8192, 8191)),
+        ("J2K_pixelrep_mismatch", (-4096, 4095)),
+    ],
+)
+def test_chain_agrees_with_pydicom_on_its_own_files(name: str, ends: tuple[int, int]) -> None:
     data, got = dcmread(BUNDLED / f"{name}.dcm"), bundled(f"{name}.dcm")
     wanted = apply_voi_lut(apply_modality_lut(pixel_array(data), data), data).astype(float)
-    ends = np.array([0, 2**data.BitsStored - 1])
-    low, high = apply_modality_lut(ends - data.PixelRepresentation * (ends[1] + 1) // 2, data)
+    low, high = apply_modality_lut(np.array(ends), data)
     assert np.abs(got - (wanted - low) / (high - low) * 255).max() <= 0.5 + 1e-9
+
+
+MODALITIES = {
+    "rescale": {"RescaleSlope": "2", "RescaleIntercept": "-1024"},
+    "modality LUT": {"ModalityLUTSequence": [lut(-2048, 16, [16 * i for i in range(4096)], True)]},
+}
+
+
+@pytest.mark.parametrize("meaning", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("modality", list(MODALITIES))
+@pytest.mark.parametrize("voi", ["", "LINEAR", "LINEAR_EXACT", "SIGMOID", "VOI LUT"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_every_chain_agrees_with_pydicom_in_every_syntax(
+    tmp_path: Path, meaning: str, modality: str, voi: str, signed: bool
+) -> None:
+    values = ramp(4095).astype(int) - 2048 * signed
+    data = film(values, 12, signed, meaning, **MODALITIES[modality])
+    if modality == "modality LUT" and not signed:
+        data.ModalityLUTSequence = [lut(0, 16, [16 * i for i in range(4096)])]
+    low, high = (0, 65535) if modality == "modality LUT" else 2 * values[[0, -1], [0, -1]] - 1024
+    centre = (low + high) // 2
+    if voi == "VOI LUT":  # its first value is below zero after a rescale with negative intercept
+        first = centre - 2000
+        entries = [i**2 // 4096 for i in range(4096)]
+        data.VOILUTSequence = [lut(first, 12, entries, signed=first < 0)]
+        low, high = 0, 4095
+    elif voi:
+        data.WindowCenter, data.WindowWidth, data.VOILUTFunction = centre, 3000, voi
+    shown = apply_voi_lut(apply_modality_lut(values.astype("i2" if signed else "u2"), data), data)
+    wanted = (shown.astype(float) - low) / (high - low) * 255
+    wanted = 255 - wanted if meaning == "MONOCHROME1" else wanted
+    plain = grey(data, tmp_path)
+    assert np.abs(np.array(plain) - wanted).max() <= 0.5 + 1e-6
+    assert grey(compressed(copy.deepcopy(data), uid.RLELossless, values), tmp_path) == plain
+    for syntax in (uid.JPEGLSLossless, uid.JPEG2000Lossless):
+        assert grey(through_gdcm(data, syntax, tmp_path), tmp_path) == plain
 
 
 def test_colour_is_luma(tmp_path: Path) -> None:
@@ -338,6 +408,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"RescaleSlope": "0"}, "DICOM RescaleSlope 0: "),
     ({"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": CODE}, f"{WINDOW}9.0, or"),
     ({"VOILUTSequence": [lut(0, 8, [256])]}, "DICOM look-up table does not fit "),
+    ({"VOILUTSequence": [Dataset()]}, "DICOM look-up table does not fit "),
     ({"Rows": 1}, f"{SYNTAX}8 bytes where the image has 4: "),
     ({"Rows": 60000, "Columns": 60000}, "60000x60000 pixels, more than 89478485: "),
     ({"PixelData": None}, "DICOM file without pixel data: "),
@@ -350,6 +421,15 @@ def test_refusals(tmp_path: Path, more: dict[str, object], message: str) -> None
     if data.PixelData is None:
         del data.PixelData
     assert refusal(data, tmp_path).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["NumberOfFrames", "RescaleSlope", "WindowWidth"])
+def test_a_text_is_no_number(tmp_path: Path, name: str) -> None:
+    data = film([[0, 1]], **{name: 1234, **({"WindowCenter": 5} if "Window" in name else {})})
+    path = tmp_path / "film.dcm"
+    path.write_bytes(bytes_of(data).replace(b"1234", b"1,5x"))
+    assert error_of(path).startswith(f"DICOM {name}")
+    assert "is no number: mend it or leave it out" in error_of(path)
 
 
 # Damage
@@ -368,7 +448,7 @@ def test_frame_cut_off_inside_a_whole_file(tmp_path: Path, syntax: str) -> None:
         data.PixelData = encapsulate([code[: int(keep * len(code))]])
         message = refusal(data, tmp_path)
         assert message.startswith(f"DICOM pixels in {syntax.name} ({syntax}): c")
-        assert "cut off: fetch it again" in message
+        assert "cut off: put an intact copy there" in message
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEG2000Lossless])

@@ -21,10 +21,12 @@ from dollkit.data.images import (
     frame,
     load_image,
     probe,
+    range_note,
     same_aspect,
     unfit,
 )
 from tests import small_files
+from tests.test_dicom import film, lut, save
 
 
 def ramp(height: int = 24, width: int = 32) -> np.ndarray:
@@ -188,6 +190,42 @@ def test_16_bit_colour_is_refused(tmp_path: Path, colour: int, samples: int) -> 
     assert error_of(path).startswith("16-bit image of mode ")
     path.write_bytes(png(8, colour, bytes([200] * 4 * samples), 2, 2))
     assert load_image(path).tolist() == [[200, 200], [200, 200]]
+
+
+@pytest.mark.parametrize(("kind", "words"), [(np.int8, "TIFF whose values"), (np.int16, "mode I")])
+def test_values_with_a_sign_are_refused(tmp_path: Path, kind: type, words: str) -> None:
+    path, width = tmp_path / "f.tif", np.dtype(kind).itemsize
+    entries = {256: 3, 257: 2, 258: 8 * width, 259: 1, 262: 1, 273: 8, 277: 1, 278: 2,
+               279: 6 * width, 339: 2}  # fmt: skip
+    data = np.array([[-5, 0, 5], [1, 2, 3]], kind).astype(f"<i{width}").tobytes()
+    data += b"\0" * (-len(data) % 2)
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    path.write_bytes(head + data + struct.pack("<H", len(entries)) + table + b"\0" * 4)
+    assert words in error_of(path)
+
+
+def test_greys_that_look_wrong_are_told_with_the_likely_element(tmp_path: Path) -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert range_note(tmp_path / "f.png", ramp) == ""
+    for grey, words in (
+        (ramp // 16, "greys 0 to 15 of 0 to 255 alone"),
+        (0 * ramp, "one grey (0)"),
+    ):
+        path = tmp_path / "f.png"
+        Image.fromarray(grey).save(path)
+        assert (
+            range_note(path, load_image(path))
+            == f"{path}: the film has {words}: look at its pixels"
+        )
+    # A window far from every value of the film; a table that uses 4 of 12 bits.
+    path = save(film(ramp, 8, WindowCenter=9000, WindowWidth=10), tmp_path / "f.dcm")
+    note = range_note(path, load_image(path))
+    assert note.endswith("one grey (0): look at WindowCenter and WindowWidth")
+    path = save(film(ramp, 8, VOILUTSequence=[lut(0, 12, [4095, *[16] * 255])]), tmp_path / "f.dcm")
+    assert range_note(path, load_image(path)) == ""
+    path = save(film(ramp[:, 1:], 8, VOILUTSequence=[lut(0, 12, [7, 4095])]), tmp_path / "f.dcm")
+    assert range_note(path, load_image(path)).endswith("look at VOILUTSequence")
 
 
 def test_flipped_bytes_in_a_png(tmp_path: Path) -> None:

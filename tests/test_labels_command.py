@@ -158,7 +158,7 @@ def test_what_cannot_be_labelled_is_one_line(
     films, models, out = work / "films", work / "models", tmp_path / "out"
     wrong: dict[str, tuple[Path, list[Path], list[str]]] = {
         "no such folder: give a folder of images": (tmp_path / "none", [models], []),
-        "no image here": (tmp_path / "empty", [models], []),
+        "no film here": (tmp_path / "empty", [models], []),
         "no such folder: give folders with weights": (films, [tmp_path / "none"], []),
         "no weights.safetensors here": (films, [tmp_path / "empty"], []),
         "a second classifier named 'a'": (films, [models, twin], []),

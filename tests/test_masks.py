@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from dollkit.common.errors import InputError
+from dollkit.data.drawn_masks import drawn_masks
 from dollkit.data.masks import Crop, MaskFile, Runs, Union, check_grid
 
 
@@ -29,48 +35,147 @@ def test_a_value_nobody_documents_is_an_error(tmp_path: Path) -> None:
     path = save(tmp_path / "m.png", [[0, 254], [255, 0]])
     with pytest.raises(InputError, match=r"m\.png: mask value 254: use only 0, 255"):
         MaskFile(path).load(2, 2)
-    assert MaskFile(path, threshold=True).load(2, 2).tolist() == [[0, 1], [1, 0]]
 
 
-@pytest.mark.parametrize(("outside", "inside"), [(10, 255), (100, 128), (0, 1)])
-def test_what_is_outside_need_not_be_zero(tmp_path: Path, outside: int, inside: int) -> None:
-    grey = np.full((8, 6), outside, np.uint8)
-    grey[2:4, 1:3] = inside
-    Image.fromarray(grey).save(tmp_path / "m.png")
-    found = MaskFile(tmp_path / "m.png", threshold=True).load(8, 6)
-    np.testing.assert_array_equal(found, grey == inside)
+# Masks that somebody drew
+
+BLOB = np.zeros((24, 20), bool)
+BLOB[5:15, 4:12] = True
+RIM = np.zeros_like(BLOB)
+RIM[4:16, 3:13] = ~BLOB[4:16, 3:13]
+WORD = "(several labels|several colours|one way|one value for all|pixel outside|throughout)"
+
+
+def picture(outside: object, inside: object, rim: object = None) -> np.ndarray:
+    """A blob on a page, of grey values or of colours."""
+    pixels = np.empty((*BLOB.shape, np.size(outside)), np.uint8)
+    pixels[:], pixels[BLOB] = outside, inside
+    if rim is not None:
+        pixels[RIM] = rim
+    return pixels.squeeze()
+
+
+def smoothed(sigma: float) -> np.ndarray:
+    return np.rint(gaussian_filter(255.0 * BLOB, sigma)).astype(np.uint8)
+
+
+def indexed(inside: int, rim: int, colours: dict[int, tuple[int, int, int]]) -> Image.Image:
+    image = Image.fromarray(picture(0, inside, rim), "P")
+    palette = np.zeros((256, 3), np.uint8)
+    for index, colour in colours.items():
+        palette[index] = colour
+    image.putpalette(palette.ravel().tolist())
+    return image
+
+
+GLASS, INK, RED, WHITE = (255, 255, 255, 0), (0, 0, 0, 255), (255, 0, 0), (255, 255, 255)
+VOC = indexed(1, 255, {1: (128, 0, 0), 255: (224, 224, 192)})
+DRAWN = {
+    "0 and 255": picture(0, 255),
+    "0 and 1": picture(0, 1),
+    "one bit": Image.fromarray(BLOB),
+    "0 and any one value": picture(0, 77),
+    "grey as colour": picture((0, 0, 0), WHITE),
+    "not quite black, not quite white": picture(10, 251),
+    "smoothed": smoothed(0.8),
+    "smoothed widely": np.asarray(Image.fromarray(picture(0, 255)).resize((24, 20))
+                                  .resize((20, 24), Image.Resampling.BICUBIC)),
+    "opaque": picture(INK, (255, 255, 255, 255)),
+    "dark on glass": picture(GLASS, INK),
+    "white on glass": picture((0, 0, 0, 0), (255, 255, 255, 255)),
+    "red on white": picture(WHITE, RED),
+    "red on black": picture((0, 0, 0), RED),
+    "green in a palette": indexed(3, 0, {3: (0, 200, 0)}),
+    "red on white in a palette": Image.fromarray(picture(WHITE, RED)).quantize(2),
+}  # fmt: skip
+
+
+def written(folder: Path, pictures: Sequence[object]) -> list[Path]:
+    paths = [folder / f"{i}.png" for i in range(len(pictures))]
+    for path, drawn in zip(paths, pictures, strict=True):
+        (drawn if isinstance(drawn, Image.Image) else Image.fromarray(drawn)).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("how", list(DRAWN))
+def test_a_drawn_mask_is_inside_where_it_is_drawn(tmp_path: Path, how: str) -> None:
+    mask, _ = drawn_masks([*written(tmp_path, [DRAWN[how]]), None])
+    inside = mask.load(*BLOB.shape)
+    assert not mask.ignores
+    if how == "smoothed widely":
+        assert (inside != BLOB).sum() <= RIM.sum()
+    else:
+        np.testing.assert_array_equal(inside, BLOB)
+    with pytest.raises(InputError, match="its image is 9x24"):
+        mask.load(24, 9)
+
+
+@pytest.mark.parametrize("drawn", [picture(0, 1, 255), VOC], ids=["grey", "VOC's palette"])
+def test_255_beside_1_is_ignored(tmp_path: Path, drawn: object) -> None:
+    # Also of a mask that has nothing but the rim, or nothing: the folder decides.
+    pictures = [drawn, picture(0, 0, 255), picture(0, 1), picture(0, 0)]
+    if isinstance(drawn, Image.Image):
+        pictures[1:] = [Image.fromarray(np.asarray(p), "P") for p in pictures[1:]]
+        for other in pictures[1:]:
+            other.putpalette(VOC.getpalette())
+    whole, rim, plain, empty = (
+        m.load(*BLOB.shape) for m in drawn_masks(written(tmp_path, pictures))
+    )
+    np.testing.assert_array_equal(whole, BLOB + 255 * RIM)
+    np.testing.assert_array_equal(rim, 255 * RIM)
+    np.testing.assert_array_equal(plain, BLOB)
+    assert not empty.any()
+
+
+def test_a_page_without_a_stroke_is_empty(tmp_path: Path) -> None:
+    blank = np.full((24, 20, 3), 255, np.uint8)
+    drawn, none = drawn_masks(written(tmp_path, [picture(WHITE, RED), blank]))
+    assert drawn.load(24, 20).sum() == BLOB.sum()
+    assert not none.load(24, 20).any()
 
 
 @pytest.mark.parametrize(
-    ("outside", "inside", "message"),
+    "pictures",
     [
-        ((1,), (2,), "several labels in one file"),
-        ((128,), (255,), "without a pixel outside"),
-        ((255, 0), (255, 255), "with transparency"),
-        ((255, 255, 255, 0), (0, 0, 0, 255), "with transparency"),
-        ((255, 255, 255), (255, 0, 0), "drawn in colour"),
+        [picture(0, 100, 200)],
+        [picture(0, 1, 2)],
+        [picture(0, 1), picture(0, 2)],
+        [picture(0, 127, 255)],  # a contour that v7 ignores, and others draw
+        [picture(0, 1, 255) + 2 * np.eye(24, 20, dtype=np.uint8)],
+        [picture(0, 50) + 50 * np.repeat(np.arange(5, dtype=np.uint8), 4)],
+        [indexed(1, 2, {1: (128, 0, 0), 2: (0, 128, 0)})],
+        [picture(0, 1), picture(0, 255)],
+        [picture(0, 255), picture(WHITE, RED)],
+        [picture(WHITE, RED, (0, 0, 255))],
+        [picture(GLASS, INK, (255, 0, 0, 255))],
+        [picture(128, 255)],
+        [picture(200, 200)],
     ],
 )
-def test_masks_that_may_mean_anything_are_refused(
-    tmp_path: Path, outside: tuple[int, ...], inside: tuple[int, ...], message: str
-) -> None:
-    pixels = np.full((8, 6, len(outside)), outside, np.uint8)
-    pixels[2:4, 1:3] = inside
-    Image.fromarray(pixels.squeeze()).save(tmp_path / "m.png")
-    with pytest.raises(InputError, match=rf"m\.png: .*{message}"):
-        MaskFile(tmp_path / "m.png", threshold=True).load(8, 6)
+def test_masks_that_may_mean_anything_are_refused(tmp_path: Path, pictures: list[object]) -> None:
+    with pytest.raises(InputError, match=r"\.png: .*" + WORD):
+        [mask.load(*BLOB.shape) for mask in drawn_masks(written(tmp_path, pictures))]
 
 
-@pytest.mark.parametrize("values", [(0, 100, 200), (0, 1, 2), (0, 1, 255)])
-def test_several_labels_in_one_file_are_refused(tmp_path: Path, values: tuple[int, ...]) -> None:
-    path = save(tmp_path / "m.png", np.tile(values, (2, 1)))
-    with pytest.raises(InputError, match=r"m\.png: mask of values 0, .*: several labels in one"):
-        MaskFile(path, threshold=True).load(2, 3)
-
-
-def test_a_smoothed_edge_is_cut_in_the_middle(tmp_path: Path) -> None:
-    path = save(tmp_path / "m.png", [[0, 60, 120, 130, 190, 255]])
-    assert MaskFile(path, threshold=True).load(1, 6).tolist() == [[0, 0, 0, 1, 1, 1]]
+@given(st.sets(st.integers(0, 255), min_size=2, max_size=6), st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_no_value_is_dropped_in_silence(values: set[int], width: int) -> None:
+    """A picture of a few labels, side by side in bars, is read as two values or refused."""
+    bars = np.repeat(np.array(sorted(values), np.uint8), 4 * width)
+    with tempfile.TemporaryDirectory() as folder:
+        (path,) = written(Path(folder), [np.tile(bars, (16, 1))])
+        try:
+            (mask,) = drawn_masks([path])
+            read = mask.load(16, len(bars))
+        except InputError:
+            return
+    if len(values) == 2:
+        np.testing.assert_array_equal(read[0], bars == max(values))
+    elif values == {0, 1, 255}:
+        np.testing.assert_array_equal(read[0], np.where(bars == 1, 1, bars))
+    else:  # black and white, not quite: all that is dark against all that is light
+        assert all(v <= 32 or v > 222 for v in values)
+        np.testing.assert_array_equal(read[0], bars > 127)
 
 
 def test_a_mask_lies_on_its_films_grid_or_on_one_of_the_same_aspect(tmp_path: Path) -> None:

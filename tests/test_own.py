@@ -13,6 +13,7 @@ from PIL import Image
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
+from dollkit.data import build
 from dollkit.data.__main__ import survey
 from dollkit.data.csvfile import BadRows
 from dollkit.data.film_table import lost_files
@@ -209,6 +210,32 @@ def test_wrong_mask_folders(tmp_path: Path, folder: str, words: str) -> None:
     tables = read_own(root, BadRows())
     assert words in tables["films"].bad[0][2]
     assert tables["films"].facts["masks of heart"] == 1
+
+
+def test_patients_that_a_spreadsheet_wrote_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = "image,patient,Edema\n" + "".join(
+        f"{i}.png,{'00' * (i % 2)}{i // 2},{i % 2}\n" for i in range(8)
+    )
+    root = write(tmp_path, table, " ".join(f"{i}.png" for i in range(8)))
+    films = read_own(root)["films"].films
+    assert films["patient_id"].tolist() == ["0", "0", "1", "1", "2", "2", "3", "3"]
+    assert films.groupby("patient_id")["split"].nunique().eq(1).all()
+    assert "('0' and '000', '1' and '001'): they count as one patient" in caplog.text
+    kept = DATASET.tables(root, {"patient_id": "keep"})["films"].films
+    assert kept["patient_id"].nunique() == 8
+
+
+def test_masks_alone_are_their_tasks(tmp_path: Path) -> None:
+    root = write(tmp_path, "image,patient\n" + "".join(f"{i}.png,{i}\n" for i in range(6)),
+                 " ".join(f"{i}.png" for i in range(6)))  # fmt: skip
+    for i in range(6):
+        mask(root, "lungs", str(i))
+    assert list(build("folder", root, tmp_path / "out", 8)) == ["lungs"]
+    few = {"n_films": 40, "n_train_pool": 4, "n_valid": 2, "n_test": 2}
+    filled = build("folder", root, tmp_path / "out", 64, fill_from="phantom", phantom=few)
+    assert list(filled) == ["films", "lungs", "infection", "organs"]
 
 
 def test_where_it_is_found(tmp_path: Path) -> None:

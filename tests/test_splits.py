@@ -8,18 +8,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from dollkit import data
 from dollkit.common.errors import InputError
 from dollkit.data.film_table import COLUMNS, FilmTable
-from dollkit.data.splits import draw_parts, keep_apart, read_split
+from dollkit.data.splits import draw_parts, keep_apart, read_split, unify_patients
 
 
 def table(patients: list[str], splits: list[str], folds: list[int] | None = None) -> FilmTable:
     ids = [f"{i}-{p}" for i, p in enumerate(patients)]
     films = pd.DataFrame({"image_id": ids, "patient_id": patients, "split": splits})
-    films = films.reindex(columns=[*COLUMNS, "path", "where"]).assign(fold=folds or 0, path="a.png")
+    films = films.reindex(columns=[*COLUMNS, "path", "where"]).assign(
+        fold=folds or 0, path="a.png", Edema=1.0
+    )
     return FilmTable("toy", films, Path("toys"))
 
 
@@ -80,6 +84,32 @@ def test_a_store_whose_data_set_has_gone_is_not_learnt_from(tmp_path: Path) -> N
     assert (out / "lungs").is_dir()  # a folder of stores from several calls
     assert list(data.build("folder", root, out, 8, workers=1, alone=True)) == ["films"]
     assert sorted(f.name for f in out.iterdir()) == ["films"]
+
+
+def test_ids_that_differ_in_writing_alone_are_one_patient() -> None:
+    ids = pd.Series(["0012", "12", "12.0", "P 7", "p07", "1.05", "1.5", "12a", "120"])
+    merged, note = unify_patients(ids, "merge")
+    assert merged.tolist() == ["0012"] * 3 + ["P 7"] * 2 + ["1.05", "1.5", "12a", "120"]
+    assert note.startswith("3 ids of patients differ from another one only in leading zeros")
+    assert "('0012' and '12', '0012' and '12.0')" in note
+    kept, note = unify_patients(ids, "keep")
+    assert kept.equals(ids)
+    assert "are kept apart" in note
+    assert unify_patients(merged[3:], "merge")[1] == ""
+    with pytest.raises(InputError, match="'patient_id' is 'ask': use merge or keep"):
+        unify_patients(ids, "ask")
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
+def test_no_writing_of_a_number_makes_a_second_patient(numbers: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    forms = ("{}", "{:03}", " {}", "{}.0", "0{}.00", "{} ")
+    ids = pd.Series([forms[rng.integers(len(forms))].format(n) for n in numbers])
+    merged, _ = unify_patients(ids, "merge")
+    pd.testing.assert_series_equal(
+        merged.groupby(numbers).nunique(), pd.Series(1, sorted(set(numbers))), check_names=False
+    )
+    assert merged.nunique() == len(set(numbers))
 
 
 def test_parts_are_balanced_and_patient_disjoint() -> None:

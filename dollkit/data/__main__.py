@@ -23,9 +23,12 @@ from dollkit.common.errors import InputError
 from dollkit.common.machine import cores
 from dollkit.data import DATASETS, build, found, named
 from dollkit.data.film_table import DataSet, FilmTable, lost_files, placing
-from dollkit.data.images import load_image
+from dollkit.data.images import IGNORE, load_image, range_note
 from dollkit.data.sets.common_steps import is_litter
 from dollkit.data.store_builder import map_ahead
+
+SIDE = 64
+"""Of the grid on which masks are measured, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Report:
     """What `survey` says: counts (what, here, documented or NaN, ok), problems, films per store.
 
     Problems have a kind (count, row, missing, surplus or broken), a file and a reason; `decoded`
-    counts the films whose pixels were read.
+    counts the films whose pixels were read; `masks`, of decoded ones, has a row per store and class
+    and the mean shares of the film that are inside and ignored.
     """
 
     root: Path
@@ -41,6 +45,7 @@ class Report:
     problems: pd.DataFrame
     stores: Mapping[str, int]
     decoded: int
+    masks: pd.DataFrame
 
     @property
     def sound(self) -> bool:
@@ -73,12 +78,15 @@ def survey(
         problems += [("row", file, reason) for file, _, reason in table.bad]
     problems += [("missing", *row) for row in _missing(tables)]
     problems += [("surplus", str(f), "no table or folder rule names it") for f in surplus(tables)]
+    shares: list[tuple[str, str, float, float]] = []
     for name, table in tables.items() if decode else ():
-        problems += [("broken", *row) for row in _broken(table, name)]
+        problems += [("broken", *row) for row in _broken(table, name, shares)]
     stores = {name: len(table) for name, table in tables.items()}
     frame = pd.DataFrame(problems, columns=["kind", "file", "reason"])
     root, decoded = next(iter(tables.values())).root, sum(stores.values()) if decode else 0
-    return Report(root, counts, frame.drop_duplicates(ignore_index=True), stores, decoded)
+    masks = pd.DataFrame(shares, columns=["store", "class", "inside", "ignored"])
+    masks = masks.groupby(["store", "class"], sort=False).mean().reset_index()
+    return Report(root, counts, frame.drop_duplicates(ignore_index=True), stores, decoded, masks)
 
 
 def compare(
@@ -127,28 +135,39 @@ def _missing(tables: Mapping[str, FilmTable]) -> list[tuple[str, str]]:
     return rows
 
 
-def _broken(table: FilmTable, name: str) -> list[tuple[str, str]]:
+def _broken(
+    table: FilmTable, name: str, shares: list[tuple[str, str, float, float]]
+) -> list[tuple[str, str]]:
+    """Files that cannot be read, or look wrong; `shares` gets what each mask covers."""
     absent = {fault.film for fault in lost_files(table)}
     todo = [i for i in range(len(table)) if i not in absent]
     with ThreadPoolExecutor(cores()) as pool:
         faults = map_ahead(pool, lambda i: _faults(table, i), todo, 64)
         bar = tqdm(faults, desc=name, total=len(todo), unit="film")
-        return [fault for film in bar for fault in film]
+        found = list(bar)
+    shares += [(name, *row) for _, rows in found for row in rows]
+    return [fault for faults, _ in found for fault in faults]
 
 
-def _faults(table: FilmTable, film: int) -> list[tuple[str, str]]:
+def _faults(
+    table: FilmTable, film: int
+) -> tuple[list[tuple[str, str]], list[tuple[str, float, float]]]:
     path = Path(str(table.films["path"].iloc[film]))
     try:
-        height, width = load_image(path, table.depths, table.any_ending).shape
+        image = load_image(path, table.depths, table.any_ending)
     except InputError as error:
-        return [(str(path), str(error))]
-    out = []
-    for _, mask in table.masks_of[film]:
+        return [(str(path), str(error))], []
+    shares = []
+    out = [(str(path), note)] if (note := range_note(path, image)) else []
+    for channel, mask in table.masks_of[film]:
         try:
-            mask.fit(8, height, width)
+            drawn = mask.fit(SIDE, *image.shape)
+            shares.append(
+                (table.mask_classes[channel], (drawn == 1).mean(), (drawn == IGNORE).mean())
+            )
         except InputError as error:
             out.append((str(mask.files[0]), str(error)))
-    return out
+    return out, shares
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -219,6 +238,11 @@ def _check(args: argparse.Namespace) -> int:
         print(f"  {what:<{width}} {here:>10,} {beside} {'' if ok else '  <- off'}".rstrip())
     for _, file, reason in report.problems.itertuples(index=False):
         print(reason if file in reason else f"{file}: {reason}" if file else reason)
+    for store, mask, inside, ignored in report.masks.itertuples(index=False):
+        print(
+            f"masks of {mask} ({store}): {inside:.1%} inside, {ignored:.1%} ignored, "
+            f"{1 - inside - ignored:.1%} outside"
+        )
     films = ", ".join(f"{name} {n}" for name, n in report.stores.items())
     kinds = report.problems["kind"].value_counts()
     off = ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "nothing"

@@ -14,7 +14,7 @@ import pandas as pd
 
 from dollkit.common.errors import InputError
 
-AGAIN = "fetch the file again"
+AGAIN = "mend it, or put an intact copy there"
 
 
 class BadRows(list[tuple[str, str, str]]):

@@ -60,8 +60,8 @@ def load_dicom(path: Path, file: BinaryIO, depths: Sequence[int]) -> U8:
     """One film, (Rows, Columns) uint8.
 
     - A window is the one that the file lists first. Without one the full range of BitsStored is
-      taken, so a file that stores 12 bits and declares 16 is dark; of a JPEG 2000 frame its own
-      precision counts if it is less.
+      taken, or of the precision of a JPEG 2000 frame if that is less; where the film takes up less
+      than an eighth of it, that of the smallest of 8, 10, 12, 14, 16 bits which hold its values.
     - Padding pixels (PixelPaddingValue, with PixelPaddingRangeLimit) are black and change nothing
       else. Bits above BitsStored are left out. 8-bit RGB and YBR are luma.
     - Read: uncompressed of both byte orders, RLE, 8-bit JPEG, JPEG 2000, JPEG lossless and JPEG-LS.
@@ -75,8 +75,22 @@ def load_dicom(path: Path, file: BinaryIO, depths: Sequence[int]) -> U8:
     if film.SamplesPerPixel == 3:
         return values.astype(np.uint8)
     low = -(1 << (bits - 1)) if film.PixelRepresentation else 0
-    table = _grey(path, film, np.arange(low, low + (1 << bits)))
+    stored = np.arange(low, low + (1 << bits))
+    padding = _is_padding(film, stored)
+    there = np.unique(values)
+    there = there[~padding[there - low]]
+    table = _grey(path, film, stored, _range_of(there, int(stored[0]), int(stored[-1])))
+    table[padding] = 0
     return np.asarray(table[values - low], np.uint8)
+
+
+def range_element(path: Path) -> str:
+    """The elements of a film that decide which of its values are black and white."""
+    film = dcmread(path, stop_before_pixels=True, force=True)
+    for names in (("VOILUTSequence",), ("WindowCenter", "WindowWidth"), ("ModalityLUTSequence",)):
+        if film.get(names[0]):
+            return " and ".join(names)
+    return "BitsStored"
 
 
 def dicom_size(path: Path, file: BinaryIO, depths: Sequence[int]) -> tuple[int, int]:
@@ -108,15 +122,17 @@ def _check_header(path: Path, film: Dataset, depths: Sequence[int]) -> None:
         raise _refused(path, "floating-point image")
     if not film.get("Rows") or not film.get("Columns"):
         raise InputError(f"{path}: DICOM file without an image: leave it out")
-    frames = int(film.get("NumberOfFrames") or 1)
+    frames = _number(path, film, "NumberOfFrames") or 1
     if frames != 1 or "SharedFunctionalGroupsSequence" in film:
-        kind = f"{frames} frames" if frames != 1 else "the multi-frame kind"
+        kind = f"{frames:g} frames" if frames != 1 else "the multi-frame kind"
         raise InputError(f"{path}: DICOM of {kind}: keep the film alone in a file")
     for name in _NEEDED:
         if film.get(name) in (None, ""):
             raise InputError(
                 f"{path}: DICOM without {name}: write it into the file, or leave it out"
             )
+        if name != "PhotometricInterpretation" and not isinstance(film.get(name), int):
+            raise InputError(f"{path}: DICOM {name} is no number: mend it or leave it out")
     check_pixels(path, film.Rows, film.Columns)
     stored, allocated, samples = film.BitsStored, film.BitsAllocated, film.SamplesPerPixel
     if allocated not in (8, 16):
@@ -219,34 +235,52 @@ def _start_of_frame(code: bytes) -> bytes:
     raise _FrameError("damaged")
 
 
-def _grey(path: Path, film: Dataset, stored: npt.NDArray[Any]) -> U8:
-    """Grey of each stored value."""
-    values, low, high = _modality(path, film, stored)
+def _range_of(there: npt.NDArray[Any], low: int, high: int) -> tuple[int, int]:
+    """Stored values that are black and white, from those that occur and those that could."""
+    if not len(there) or there[-1] - there[0] >= (high + 1 - low) / 8:
+        return low, high
+    if there[0] >= 0:
+        return 0, min(high, full_range(int(there[-1])))
+    half = (full_range(2 * int(max(-there[0], there[-1] + 1)) - 1) + 1) // 2
+    return max(low, -half), min(high, half - 1)
+
+
+def _is_padding(film: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which stored values pad the film."""
+    names = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    ends = [_as_16_bits(v, stored[0] < 0) for v in map(film.get, names) if isinstance(v, int)]
+    if not isinstance(film.get(names[0]), int):
+        return np.zeros(len(stored), bool)
+    return (stored >= min(ends)) & (stored <= max(ends))
+
+
+def _grey(path: Path, film: Dataset, stored: npt.NDArray[Any], ends: tuple[int, int]) -> U8:
+    """Grey of each stored value; without window or LUT `ends` are black and white."""
+    values, low, high = _modality(path, film, stored, ends)
     if film.get("VOILUTSequence"):
-        values, low, high = _look_up(path, film, film.VOILUTSequence[0], values)
+        values, low, high = _look_up(path, film.VOILUTSequence[0], values, film)
         unit = None
     else:
         unit = _windowed(path, film, values)
     if unit is None:
-        unit = (values - low) / (high - low)
+        unit = np.clip((values - low) / (high - low), 0, 1)
     if film.PhotometricInterpretation == "MONOCHROME1":
         unit = 1 - unit
-    if isinstance(padding := film.get("PixelPaddingValue"), int):
-        limit = film.get("PixelPaddingRangeLimit")
-        ends = [_as_stored(film, v) for v in (padding, limit) if isinstance(v, int)]
-        unit[(stored >= min(ends)) & (stored <= max(ends))] = 0
     return np.rint(255 * unit).astype(np.uint8)
 
 
-def _modality(path: Path, film: Dataset, stored: npt.NDArray[Any]) -> tuple[F64, float, float]:
+def _modality(
+    path: Path, film: Dataset, stored: npt.NDArray[Any], ends: tuple[int, int]
+) -> tuple[F64, float, float]:
     """Values that the modality LUT gives, and the range that they can have."""
     if film.get("ModalityLUTSequence"):
-        return _look_up(path, film, film.ModalityLUTSequence[0], stored)
+        return _look_up(path, film.ModalityLUTSequence[0], stored, film)
     slope, intercept = _number(path, film, "RescaleSlope"), _number(path, film, "RescaleIntercept")
     if slope == 0:
         raise InputError(f"{path}: DICOM RescaleSlope 0: the film has no values; leave it out")
-    values = stored * (1.0 if slope is None else slope) + (intercept or 0.0)
-    return values, float(values.min()), float(values.max())
+    slope = 1.0 if slope is None else slope
+    low, high = sorted(end * slope + (intercept or 0.0) for end in ends)
+    return stored * slope + (intercept or 0.0), low, high
 
 
 def _windowed(path: Path, film: Dataset, values: F64) -> F64 | None:
@@ -271,41 +305,57 @@ def _windowed(path: Path, film: Dataset, values: F64) -> F64 | None:
 
 
 def _look_up(
-    path: Path, film: Dataset, item: Dataset, values: npt.NDArray[Any]
+    path: Path, item: Dataset, values: npt.NDArray[Any], film: Dataset
 ) -> tuple[F64, float, float]:
     """Values through one LUT, and the range of its entries.
 
     pydicom's own look-ups wrap round where a table of 8-bit entries has more than 256, and know
     modality LUTs of 8 and 16 bits alone. The range is that of the bits which the entries take up:
-    some files declare 16 and use 12.
+    some files declare 16 and use 12. A table whose bytes have changed places is a curve once they
+    are back.
     """
-    count, first, bits = (int(v) for v in item.LUTDescriptor)
-    count = count or 1 << 16
-    data = item.LUTData
+    wrong = InputError(f"{path}: DICOM look-up table does not fit its description: leave it out")
+    try:
+        count, first, bits = (int(v) for v in item.LUTDescriptor)
+        data, count = item.LUTData, count % 65536 or 1 << 16
+    except (AttributeError, TypeError, ValueError):
+        raise wrong from None
     if isinstance(data, bytes):
         order = "<" if film.original_encoding[1] is not False else ">"
         # Entries of a byte may be packed.
         data = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * count else np.uint8)
     entries = np.atleast_1d(np.asarray(data, np.int64))[:count]
+    turned = (entries & 255) << 8 | entries >> 8
+    if bits > 8 and _is_curve(turned) and not _is_curve(entries):
+        entries = turned
     if not 8 <= bits <= 16 or len(entries) < count or entries.max() >= 1 << bits:
-        raise InputError(f"{path}: DICOM look-up table does not fit its description")
-    index = np.clip(np.rint(values - _as_stored(film, first)), 0, count - 1).astype(np.int64)
+        raise wrong
+    # The first value may have been written with the other sign.
+    first = _as_16_bits(first, bool(values.min() < 0))
+    index = np.clip(np.rint(values - first), 0, count - 1).astype(np.int64)
     return entries[index].astype(np.float64), 0.0, full_range(int(entries.max()))
 
 
-def _as_stored(film: Dataset, value: int) -> int:
+def _is_curve(entries: npt.NDArray[Any]) -> bool:
+    """Whether a table rises throughout, or falls."""
+    steps = np.diff(entries)
+    return bool((steps >= 0).all() or (steps <= 0).all())
+
+
+def _as_16_bits(value: int, signed: bool) -> int:
     """A 16-bit value that may have been read with the wrong sign."""
-    return (value + 32768) % 65536 - 32768 if film.PixelRepresentation else value % 65536
+    return (value + 32768) % 65536 - 32768 if signed else value % 65536
 
 
 def _number(path: Path, film: Dataset, name: str) -> float | None:
     """First value of an element, None if it is missing or blank."""
-    value: Any = film.get(name)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = value[0] if len(value) else None
-    if value is None or value == "":
-        return None
+    value: Any = ""
     try:
+        value = film.get(name)  # of a text that is no number pydicom makes an error, or a text
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = value[0] if len(value) else None
+        if value is None or value == "":
+            return None
         number = float(value)
     except ValueError:
         number = math.nan

@@ -46,7 +46,7 @@ MAX_PIXELS = 89_478_485
 MAX_BYTES = 8 * MAX_PIXELS
 """Largest file opened: the largest image without compression, and room for its header."""
 
-AGAIN = "fetch it again or use skip_bad"
+AGAIN = "put an intact copy there, or leave it out (skip_bad)"
 
 _MARKS = {
     b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF87a": "GIF", b"GIF89a": "GIF",
@@ -55,7 +55,7 @@ _MARKS = {
 _KINDS = (b"UL", b"UI", b"OB", b"CS", b"DA", b"TM", b"SH", b"LO", b"ST", b"DT")
 _FORMATS = ("PNG", "JPEG", "GIF", "TIFF")
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr"}
-_BITS, _PHOTOMETRIC, _ORIENTATION = 0x0102, 0x0106, 0x0112
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 0x0102, 0x0106, 0x0112, 0x0153
 
 
 def load_image(path: Path | str, depths: Sequence[int] = (8, 16), any_ending: bool = False) -> U8:
@@ -117,6 +117,23 @@ def probe(
         return image.height, image.width
 
 
+def range_note(path: Path, image: U8) -> str:
+    """What looks wrong with the greys of a film: there is one, or less than an eighth of the range.
+
+    "" if nothing does; a line with the file, and the elements of a DICOM film that are likely.
+    """
+    low, high = int(image.min()), int(image.max())
+    if high - low >= 256 / 8:
+        return ""
+    greys = f"one grey ({low})" if low == high else f"greys {low} to {high} of 0 to 255 alone"
+    likely = "its pixels"
+    if is_dicom(path):
+        from dollkit.data.dicom import range_element
+
+        likely = range_element(path)
+    return f"{path}: the film has {greys}: look at {likely}"
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is read as DICOM, with or without preamble; OSError if it is unreadable."""
     with path.open("rb") as file:
@@ -158,7 +175,7 @@ def _kind(path: Path, file: BinaryIO, any_ending: bool) -> str:
     if named not in (None, content) and not any_ending:
         raise InputError(
             f"{path}: {content} content under the ending {path.suffix} ({named}): "
-            "rename it or fetch it again"
+            "rename it, or put an intact copy there"
         )
     return content
 
@@ -185,9 +202,7 @@ def _content(path: Path, file: BinaryIO) -> str | None:
 def _check_raw(path: Path, file: BinaryIO, depths: Sequence[int]) -> None:
     size = file.seek(0, io.SEEK_END)
     if size != RAW_BYTES:
-        raise InputError(
-            f"{path}: {size} bytes where a raw JSRT film has {RAW_BYTES}: fetch it again"
-        )
+        raise InputError(f"{path}: {size} bytes where a raw JSRT film has {RAW_BYTES}: {AGAIN}")
     file.seek(0)
     check_depth(path, 16, depths)
 
@@ -195,9 +210,7 @@ def _check_raw(path: Path, file: BinaryIO, depths: Sequence[int]) -> None:
 def _raw_grey(path: Path, data: bytes) -> U8:
     values = np.frombuffer(data, ">u2").reshape(RAW_SIDE, RAW_SIDE)
     if (high := int(values.max())) > RAW_TOP:
-        raise InputError(
-            f"{path}: raw value {high} where a JSRT film has 0..{RAW_TOP}: fetch it again"
-        )
+        raise InputError(f"{path}: raw value {high} where a JSRT film has 0..{RAW_TOP}: {AGAIN}")
     table = np.rint(255 * (1 - np.arange(RAW_TOP + 1) / RAW_TOP)).astype(np.uint8)
     return np.asarray(table[values], np.uint8)
 
@@ -217,6 +230,8 @@ def _picture(path: Path, file: BinaryIO, depths: Sequence[int]) -> Any:
         # Pillow takes white for zero unless told, and turns only 8 bits or fewer round.
         if zero is None or (zero == 0 and bits > 8):
             refused = "TIFF of more than 8 bits with white at zero, or that does not say"
+        if set(image.tag_v2.get(_SAMPLE_FORMAT, (1,))) != {1}:  # Pillow takes -1 for 255
+            refused = "TIFF whose values have a sign, or a fraction"
     if bits > 8 and not image.mode.startswith("I;16"):
         # Of 16-bit colour Pillow would keep the upper byte of each: near black.
         refused = f"{bits}-bit image of mode {image.mode}"

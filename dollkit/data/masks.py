@@ -11,10 +11,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from dollkit.common.errors import InputError
-from dollkit.data.images import IGNORE, MAX_PIXELS, fit_box, fit_mask, load_image, same_aspect
+from dollkit.data.images import (
+    AGAIN,
+    IGNORE,
+    MAX_PIXELS,
+    fit_box,
+    fit_mask,
+    load_image,
+    same_aspect,
+)
 
 U8 = npt.NDArray[np.uint8]
 
@@ -48,16 +55,14 @@ class MaskFile(Mask):
     """A grey picture whose values mean inside, outside or ignore.
 
     Any other is an error, because a mask that was resized with smoothing or saved as JPEG is no
-    longer the mask that was drawn. With `threshold` any grey is taken instead: inside is the one
-    value beside 0, or else all above 127. With `own_grid` it may have another size than its film,
-    of the same aspect within 1 %.
+    longer the mask that was drawn. With `own_grid` it may have another size than its film, of the
+    same aspect within 1 %. What somebody drew without saying how is a `drawn_masks.DrawnMask`.
     """
 
     path: Path
     inside: tuple[int, ...] = (255,)
     outside: tuple[int, ...] = (0,)
     ignore: tuple[int, ...] = ()
-    threshold: bool = False
     own_grid: bool = False
 
     @property
@@ -67,8 +72,6 @@ class MaskFile(Mask):
     def load(self, height: int, width: int) -> U8:
         grey = load_image(self.path, depths=(8,))
         check_grid(self.path, grey.shape, (height, width), self.own_grid)
-        if self.threshold:
-            return _inside(self.path, grey)
         meaning = np.full(256, 2, np.uint8)
         for values, code in ((self.outside, 0), (self.inside, 1), (self.ignore, IGNORE)):
             meaning[list(values)] = code
@@ -80,32 +83,6 @@ class MaskFile(Mask):
                 "as it was released, not resized or saved as JPEG"
             )
         return mask
-
-
-def _inside(path: Path, grey: U8) -> U8:
-    """Pixels inside of a mask drawn anyhow: the one value beside 0, or else all above 127."""
-    values = np.unique(grey).astype(int)
-    with Image.open(path) as picture:
-        alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
-        if alpha is not None and len(set(alpha.getextrema())) > 1:
-            raise InputError(f"{path}: mask with transparency: save it as grey, 255 inside")
-        if len(values) == 1 or (len(values) == 2 and values[0] == 0):
-            return (grey > 0).astype(np.uint8)
-        rgb = np.asarray(picture.convert("RGB"))
-    if (rgb != rgb[..., :1]).any():
-        raise InputError(f"{path}: mask drawn in colour: save it as grey, 255 inside and 0 outside")
-    if values[0] > 127:
-        raise InputError(f"{path}: mask without a pixel outside (none below 128): use 0 outside")
-    # The greys between are those of a smoothed edge, unless they are one or two; 1 beside 255 is
-    # a label, and 255 what to ignore.
-    between = values[(values > 32) & (values < values.max() - 32)]
-    if values.max() <= 127 or 0 < len(between) < 3 or values.tolist() == [0, 1, 255]:
-        shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
-        raise InputError(
-            f"{path}: mask of values {shown}: several labels in one file are not read; write a "
-            "file for each class, 255 (or 1) inside and 0 outside"
-        )
-    return (grey > 127).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -150,7 +127,7 @@ class Crop(Mask):
         if box.shape != (self.height, self.width):
             raise InputError(
                 f"{self.path}: crop is {box.shape[1]}x{box.shape[0]}, its row says "
-                f"{self.width}x{self.height}: fetch it again"
+                f"{self.width}x{self.height}: {AGAIN}"
             )
         out = np.zeros((height, width), np.uint8)
         out[self.top : self.top + self.height, self.left : self.left + self.width] = box > 0
@@ -202,7 +179,7 @@ class Runs(Mask):
         if sum(runs) != size[0] * size[1]:
             raise InputError(
                 f"{self.path}, {self.where}: run lengths do not fill {size[1]}x{size[0]} pixels: "
-                "fetch the file again"
+                f"{AGAIN}"
             )
         return runs
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from dollkit.common.errors import InputError
+from dollkit.common.findings import FINDINGS
 from dollkit.data.csvfile import read_csv
 from dollkit.data.film_table import SPLITS, FilmTable
 
@@ -52,6 +55,38 @@ def draw_parts(
     return part[inverse]
 
 
+PATIENT_ID = ("merge", "keep")
+"""What becomes of ids that differ in writing alone: they are one patient, or as many as ids."""
+
+
+def unify_patients(
+    ids: pd.Series[str], decision: str = PATIENT_ID[0]
+) -> tuple[pd.Series[str], str]:
+    """Ids of patients by film, and what to tell of those that differ in writing alone.
+
+    Spreadsheets take leading zeros away and write ``12`` as ``12.0``: of one patient's films some
+    would train what the others judge.
+    """
+    if decision not in PATIENT_ID:
+        raise InputError(f"parameter 'patient_id' is {decision!r}: use {' or '.join(PATIENT_ID)}")
+    first = ids.groupby(ids.map(_plain_id)).transform("first")
+    others = dict(zip(ids[ids != first], first[ids != first], strict=True))
+    if not others:
+        return ids, ""
+    shown = ", ".join(f"{one!r} and {other!r}" for other, one in list(others.items())[:2])
+    merged = "count as one patient" if decision == "merge" else "are kept apart"
+    note = (
+        f"{len(others)} ids of patients differ from another one only in leading zeros, blanks, "
+        f"case or '.0' ({shown}): they {merged}; parameter 'patient_id' decides, merge or keep"
+    )
+    return (first if decision == "merge" else ids), note
+
+
+def _plain_id(patient: str) -> str:
+    plain = "".join(unicodedata.normalize("NFKC", patient).casefold().split())
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"(?<=\d)\.0+$", "", plain))
+
+
 def share(patient_id: str) -> float:
     """A patient's place in [0, 1), from the sha256 of its id alone: the same everywhere."""
     return int.from_bytes(hashlib.sha256(patient_id.encode()).digest()[:8]) / 2.0**64
@@ -73,7 +108,7 @@ def read_split(
         table = table[table["image_id"].isin(list(patient_of))]
     for image_id, patient in zip(table["image_id"], table["patient_id"], strict=True):
         if image_id not in patient_of:
-            raise InputError(f"{path}: film {image_id!r} is not in the data set: fetch it again")
+            raise InputError(f"{path}: film {image_id!r} is not in the data set: {hint}")
         if patient_of[image_id] != patient:
             raise InputError(
                 f"{path}: film {image_id!r} is of patient {patient!r} there, of "
@@ -134,6 +169,9 @@ def keep_apart(tables: Mapping[str, FilmTable]) -> dict[str, FilmTable]:
         return dict(tables)
     table = tables["films"]
     films = table.films
+    if len(tables) > 1 and films[list(FINDINGS)].isna().all(axis=None):
+        log.info("%s: no film has a finding, masks alone are read", table.root)
+        return {store: other for store, other in tables.items() if store != "films"}
     moved = films["patient_id"].isin(list(held)) & (films["split"] != "test")
     if not moved.any():
         return dict(tables)

@@ -22,7 +22,7 @@ from dollkit.common.build_key import Key, code_of, digest
 from dollkit.common.errors import InputError
 from dollkit.common.machine import cores, versions
 from dollkit.data.film_table import COLUMNS, Fault, FilmTable, check_files
-from dollkit.data.images import fit, load_image
+from dollkit.data.images import fit, load_image, range_note
 from dollkit.data.store import standing
 from dollkit.data.store_writer import StoreWriter, pack, writing
 
@@ -52,6 +52,8 @@ class Rows(NamedTuple):
     sizes: list[tuple[int, int]]
     bad: list[Fault]
     """By their positions in the chunk."""
+    doubts: list[str]
+    """What looks wrong with the greys of films that could be decoded."""
 
 
 def build_store(
@@ -90,13 +92,16 @@ def build_store(
             if not skip_bad:
                 _refuse(fault.reason for fault in part.bad)
             writer.write_bits(part.images, part.inside, part.ignored, part.valid)
-            writer.note({"sizes": part.sizes, "bad": part.bad})
+            writer.note({"sizes": part.sizes, "bad": part.bad, "doubts": part.doubts})
             bar.update(len(part.sizes) + len(part.bad))
         bad = {
             CHUNK * number + position: (file, reason)
             for number, note in enumerate(writer.notes)
             for position, file, reason in note["bad"]
         }
+        if doubts := [doubt for note in writer.notes for doubt in note["doubts"]]:
+            shown = "; ".join(doubts[:3]) + ("; ..." if len(doubts) > 3 else "")
+            log.warning("%s: %d films look wrong: %s", path, len(doubts), shown)
         if len(bad) == n:
             raise InputError(f"{table.root}: no film is left of {n}: see the images there")
         chosen = table.films.drop(index=table.films.index[list(bad)]).reset_index(drop=True)
@@ -167,6 +172,7 @@ def decode(films: Sequence[int], table: FilmTable, s: int, lost: Lost) -> Rows:
     valid = np.zeros((k, c), bool)
     sizes: list[tuple[int, int]] = []
     bad: list[Fault] = []
+    doubts: list[str] = []
     rows = table.films[["path", "where"]].iloc[list(films)].itertuples(index=False)
     for position, (film, (path, where)) in enumerate(zip(films, rows, strict=True)):
         if film in lost:
@@ -182,11 +188,12 @@ def decode(films: Sequence[int], table: FilmTable, s: int, lost: Lost) -> Rows:
             bad.append(Fault(position, path, f"{where}: {error}"))
             continue
         images[n] = fit(image, s)
+        doubts += filter(None, [range_note(Path(path), image)])
         valid[n, [channel for channel, _ in table.masks_of[film]]] = True
         inside[n], ignored[n] = pack(masks, valid[n])
         sizes.append((height, width))
     n = len(sizes)
-    return Rows(images[:n], inside[:n], ignored[:n], valid[:n], sizes, bad)
+    return Rows(images[:n], inside[:n], ignored[:n], valid[:n], sizes, bad, doubts)
 
 
 def _rule_of(table: FilmTable, size: int) -> dict[str, Any]:

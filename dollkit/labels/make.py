@@ -12,7 +12,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from dollkit.common.machine import Part, sha256
 from dollkit.data.film_table import FilmTable
 from dollkit.data.images import IGNORE
 from dollkit.data.sets.common_steps import films_of
-from dollkit.data.sets.own_folder import ENDINGS, list_files, read_own, stem
+from dollkit.data.sets.own_folder import image_id, list_films, read_own
 from dollkit.data.splits import split_by_share
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import build_store
@@ -269,10 +269,9 @@ def open_films(films: Path, built: Path, size: int | None) -> Store:
         log.info("films are read at 224 px: give --size if the classifiers learnt at another size")
     if (films / "films.csv").is_file():
         return open_store(build_store(read_own(films)["films"], built, size))
-    names = [n for n in list_files(films) if PurePosixPath(n).suffix.lower() in ENDINGS]
-    if not names:
-        raise InputError(f"{films}: no image here ({', '.join(ENDINGS)}): check the folder")
-    ids = [stem(name).replace("/", "__") for name in names]
-    table = films_of("folder", ids, [films / name for name in names], names)
+    names = list_films(films)
+    table = films_of(
+        "folder", [image_id(name) for name in names], [films / name for name in names], names
+    )
     table["split"] = split_by_share(table["patient_id"])
     return open_store(build_store(FilmTable("folder", table, films), built, size))

@@ -19,7 +19,9 @@ from dollkit.data.sets import common_steps as steps
 HEADER: tuple[str, ...] = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 POSITIONS = ("AP", "PA", "LL", "RL")
 SEXES = {"Male": "M", "Female": "F", "Unknown": "", "": ""}
-ROOTS = ("CheXpert-v1.0-small", "CheXpert-v1.0")
+ROOTS = ("CheXpert-v1.0-small", "CheXpert-v1.0", "CheXpert-v1.0 batch 1 (validate & csv)")
+_BATCH = re.compile(r"(CheXpert-v1\.0 )?batch \d+ \(train \d+\)")
+"""Folders that the archives of the full-size films unpack to."""
 STATES = {"positive": POSITIVE, "negative": NEGATIVE, "uncertain": UNCERTAIN}
 
 LOCALIZED: tuple[str, ...] = tuple(
@@ -41,12 +43,13 @@ _PATH = re.compile(
 
 
 def read_rows(
-    path: Path, folder: Path, bad: BadRows, part: str = "", plain: bool = False
-) -> pd.DataFrame:
+    path: Path, folder: Path, bad: BadRows, part: str = "", plain: bool = False,
+    elsewhere: Mapping[str, Path] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """All rows of a CSV file with CheXpert's header: films, with columns frontal and position.
 
-    `folder` holds the patients' folders. `part` must stand before the patient in ``Path`` ("":
-    anything may). `plain`: only ``Path`` and the findings need be there.
+    `folder` holds the patients' folders but for those `elsewhere`. `part` must stand before the
+    patient in ``Path`` ("": anything may). `plain`: only ``Path`` and the findings need be there.
     """
     needed = ("Path", *FINDINGS) if plain else HEADER
     hint = "use the CSV file as CheXpert released it"
@@ -55,10 +58,18 @@ def read_rows(
     rows = table.frame
     study = rows["patient"] + "_" + rows["study"]
     position, kind = rows["AP/PA"], rows["Frontal/Lateral"]
+    above = {p: str(place) for p, place in (elsewhere or {}).items()}
+    place = pd.Series([above.get(p, str(folder)) for p in rows["patient"]], rows.index, dtype=str)
     return steps.films_of(
         "chexpert",
         study + "_" + rows["view"],
-        f"{folder}/" + rows["patient"] + "/" + rows["study"] + "/" + rows["file"],
+        place.fillna(str(folder))
+        + "/"
+        + rows["patient"]
+        + "/"
+        + rows["study"]
+        + "/"
+        + rows["file"],
         table.where(),
         patient_id=rows["patient"],
         study_id=study,
@@ -127,10 +138,13 @@ def read_chexpert(
     A share `valid_fraction` of the training patients validates. Masks come from files beside the
     films, as the phantom writes them, and from CheXlocalize's truth, where it lies in or beside
     the root, on the films of ``valid.csv`` that it holds. Of a patient of both files the rows in
-    ``train.csv`` are wrong.
+    ``train.csv`` are wrong. Training films may lie as the full-size archives unpack, in folders
+    ``batch 2 (train 1)`` and on in or beside the root.
     """
     of_train, of_valid = root / "train.csv", root / "valid.csv"
-    train = read_rows(of_train, root / "train", bad, "train")
+    batches = _batches(root)
+    in_batches = {p.name: batch for batch in batches for p in batch.iterdir() if p.is_dir()}
+    train = read_rows(of_train, root / "train", bad, "train", elsewhere=in_batches)
     valid = read_rows(of_valid, root / "valid", bad, "valid").assign(split="test")
     facts = _facts(train, valid)
     train = _apart(train, of_train, valid, of_valid, bad)
@@ -145,10 +159,21 @@ def read_chexpert(
         facts["valid films with truth"] = int(films["image_id"].isin(list(listed)).sum())
     masks = _with_masks_beside(films["path"].tolist(), drawn)
     beside = (file,) if file and root not in file.parents else ()
+    apart = [batch for batch in batches if batch.parent != root]
+    top, folders = (root.parent, (root, *apart)) if apart else (root, ())
     table = steps.make_table(
-        "chexpert", films, root, masks, others=others, facts=facts, bad=bad, beside=beside
-    )
+        "chexpert", films, top, masks, others=others, facts=facts, bad=bad, beside=beside,
+        folders=folders,
+    )  # fmt: skip
     return {"films": table}
+
+
+def _batches(root: Path) -> list[Path]:
+    """Folders of training films, where the archives were unpacked as they are."""
+    if (root / "train").is_dir():
+        return []
+    places = (p for top in (root, root.absolute().parent) for p in sorted(top.iterdir()))
+    return [p for p in places if _BATCH.fullmatch(p.name) and p.is_dir()]
 
 
 def _facts(train: pd.DataFrame, valid: pd.DataFrame) -> dict[str, int]:

@@ -265,7 +265,9 @@ def _read_boxes(
             height, width = probe(Path(path_of[film]), depths=(8,))
         of_film = boxes["image_id"] == film
         if height != width:
-            fault = f"is {width}x{height}, but NIH's boxes count on square films: fetch it again"
+            fault = (
+                f"is {width}x{height}, but NIH's boxes count on square films: use it as released"
+            )
             bad.reject(path_of[film], path_of[film], fault)
             boxes = boxes[~of_film]
         elif width != FRAME:

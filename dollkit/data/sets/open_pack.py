@@ -11,8 +11,8 @@ from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.csvfile import STRICT, BadRows, CsvTable, read_csv
+from dollkit.data.drawn_masks import drawn_masks
 from dollkit.data.film_table import FilmTable
-from dollkit.data.masks import MaskFile
 from dollkit.data.sets import common_steps as steps
 from dollkit.data.sets.nih import NIH_FINDINGS, finding_boxes, nih_states
 from dollkit.data.splits import read_split
@@ -115,13 +115,9 @@ def _with_masks(
     films["fold"] = fold.loc[films["image_id"]].to_numpy().astype(int)
     films["split"] = "train"
     # The pack's masks were resized with smoothing.
-    masks = {
-        name: [
-            MaskFile(file, threshold=True) if isinstance(file, Path) else None
-            for file in drawn.loc[films["image_id"], kind]
-        ]
-        for name, kind in TASKS[task].items()
-    }
+    files = drawn.loc[films["image_id"]].astype(object)
+    files = files.where(files.notna(), None)
+    masks = {name: drawn_masks(files[kind].tolist()) for name, kind in TASKS[task].items()}
     facts = {
         f"{task} films": len(films),
         f"{task} patients": films["patient_id"].nunique(),

@@ -13,11 +13,12 @@ import pandas as pd
 from dollkit.common.errors import InputError, near
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.data.csvfile import STRICT, BadRows, CsvTable, clean, read_csv, words
+from dollkit.data.drawn_masks import DrawnMask, drawn_masks
 from dollkit.data.film_table import SPLITS, FilmTable
-from dollkit.data.masks import MaskFile
+from dollkit.data.images import is_dicom
 from dollkit.data.sets import common_steps as steps
 from dollkit.data.sets.common_steps import is_litter
-from dollkit.data.splits import draw_task_split, split_by_share
+from dollkit.data.splits import PATIENT_ID, draw_task_split, split_by_share, unify_patients
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +45,15 @@ KNOWN_COLUMNS = {name.lower(): name for name in (*FIELDS, *FINDINGS)}
 _KNOWN_CLASSES = {name.lower(): name for name in CLASSES} | {"lung": "lungs"}
 
 
-def read_own(root: Path, bad: BadRows = STRICT) -> dict[str, FilmTable]:
+def read_own(
+    root: Path, bad: BadRows = STRICT, patient_id: str = PATIENT_ID[0]
+) -> dict[str, FilmTable]:
     """``films``, and ``lungs``, ``infection``, ``organs`` if at least one film has such a mask.
 
     The layout is in data/README.md. ``image_id`` is the path without its ending, ``__`` for
     ``/``. A film without a file of masks has no such mask (unknown); an all-black file says that
     nothing is there. Without a column ``split`` patients are drawn by the hash of their id, and
-    films with masks for each task again.
+    films with masks for each task again. `patient_id`: see `unify_patients`.
     """
     table = read_csv(root / "films.csv", (), bad, hint=HINT)
     passed = name_columns(table)
@@ -64,7 +67,9 @@ def read_own(root: Path, bad: BadRows = STRICT) -> dict[str, FilmTable]:
             "person may land in train and in test",
             table.path,
         )
-    films = read_films(table, root / "images", root)
+    films, note = read_films(table, root / "images", root, patient_id)
+    if note:
+        log.warning("%s: %s", table.path, note)
     masks, loose = _read_masks(root, [stem(n) for n in table.frame["name"]], bad)
     facts = {
         "films": len(films),
@@ -123,9 +128,15 @@ def _column(path: Path, column: str) -> str | None:
     return None
 
 
-def read_films(table: CsvTable, images: Path, root: Path | None = None) -> pd.DataFrame:
-    """Films table of the images below a folder, or else below `root`; wrong rows are dropped or
-    refused. Without a column ``split`` patients are drawn by the hash of their id."""
+def read_films(
+    table: CsvTable, images: Path, root: Path | None = None, patient_id: str = PATIENT_ID[0]
+) -> tuple[pd.DataFrame, str]:
+    """Films table of the images below a folder, or else below `root`, and what to tell of the ids
+    of patients (`unify_patients`); wrong rows are dropped or refused. Without a column ``split``
+    patients are drawn by the hash of their id."""
+    note = ""
+    if "patient" in table.frame:
+        table.frame["patient"], note = unify_patients(table.column("patient"), patient_id)
     lacking = {*FIELDS, *FINDINGS} - {*table.frame, "patient", "split"}
     table.frame = table.frame.assign(**dict.fromkeys(lacking, ""))
     _check_values(table, images, root)
@@ -144,7 +155,7 @@ def read_films(table: CsvTable, images: Path, root: Path | None = None) -> pd.Da
     films["age"] = table.numbers("age")
     for finding in FINDINGS:
         films[finding] = table.states(finding)
-    return films
+    return films, note
 
 
 def _check_values(table: CsvTable, images: Path, root: Path | None) -> None:
@@ -198,7 +209,7 @@ def _read_masks(root: Path, names: Sequence[str], bad: BadRows) -> tuple[pd.Data
     Also the number of files there that belong to no film.
     """
     folder = root / "masks"
-    drawn: dict[str, list[MaskFile | None]] = {}
+    drawn: dict[str, list[DrawnMask | None]] = {}
     loose: list[Path] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         cls = _KNOWN_CLASSES.get(words(path.name))
@@ -215,7 +226,7 @@ def _read_masks(root: Path, names: Sequence[str], bad: BadRows) -> tuple[pd.Data
             paths = (PurePosixPath(file) for file in list_files(path))
             files = {str(p.with_suffix(p.suffix.lower())): path / p for p in paths}
             of_films = [files.pop(f"{name}.png", None) for name in names]
-            drawn[cls] = [MaskFile(file, threshold=True) if file else None for file in of_films]
+            drawn[cls] = drawn_masks(of_films)
             loose += files.values()
     if loose:
         log.warning(
@@ -260,10 +271,30 @@ def list_files(folder: Path) -> list[str]:
     return sorted(names)
 
 
+def list_films(folder: Path) -> list[str]:
+    """Films below a folder by relative path: files with an image's ending, and DICOM without."""
+    names = [
+        name
+        for name in list_files(folder)
+        # DICOMDIR, the table of contents of a CD, is DICOM and no film.
+        if PurePosixPath(name).name != "DICOMDIR"
+        and (PurePosixPath(name).suffix.lower() in ENDINGS or is_dicom(folder / name))
+    ]
+    if not names:
+        raise InputError(f"{folder}: no film here ({', '.join(ENDINGS)}): check the folder")
+    first: dict[str, str] = {}
+    for name in names:
+        if (twin := first.setdefault(stem(name), name)) != name:
+            raise InputError(f"{folder}: {twin!r} and {name!r} would share one mask: rename one")
+    return names
+
+
 def _find(folder: Path) -> Path | None:
     # A packed store has a films.csv of its own.
     store = any((folder / name).exists() for name in ("store.json", "images.npy"))
     return folder if (folder / "films.csv").is_file() and not store else None
 
 
-DATASET = steps.data_set("folder", ("films", "lungs", "infection", "organs"), _find, read_own)
+DATASET = steps.data_set(
+    "folder", ("films", "lungs", "infection", "organs"), _find, read_own, patient_id=PATIENT_ID
+)

@@ -22,9 +22,8 @@ from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
 from dollkit.data.images import U8, fit, is_dicom, load_image, unfit
-from dollkit.data.sets.own_folder import stem
+from dollkit.data.sets.own_folder import list_films, stem
 from dollkit.data.store_writer import unwritable
-from dollkit.interactive.your_radiographs.read import list_films
 from dollkit.labels.make import fingerprint
 from dollkit.training import networks, weights
 

@@ -15,11 +15,12 @@ from dollkit.common.errors import InputError, near
 from dollkit.common.findings import FINDINGS
 from dollkit.data import images
 from dollkit.data.csvfile import CsvTable, read_csv, words
+from dollkit.data.drawn_masks import drawn_masks
 from dollkit.data.film_table import FilmTable, check_files
-from dollkit.data.masks import MaskFile, check_grid
+from dollkit.data.masks import check_grid
 from dollkit.data.sets import own_folder
-from dollkit.data.sets.own_folder import ENDINGS, list_files, stem
-from dollkit.data.splits import draw_parts, draw_task_split
+from dollkit.data.sets.own_folder import list_files, list_films, stem
+from dollkit.data.splits import PATIENT_ID, draw_parts, draw_task_split
 
 PLACED = [name for name in FINDINGS if name != "No Finding"]
 """Findings that lie somewhere in the film."""
@@ -46,9 +47,9 @@ class Radiographs:
 
 def read_radiographs(
     films: Path, findings: Path, masks: Path, columns: Mapping[str, str] | None = None,
-    classes: Sequence[str] = (), folds: int = 4,
+    classes: Sequence[str] = (), folds: int = 4, patient_id: str = PATIENT_ID[0],
 ) -> Radiographs:  # fmt: skip
-    """Read films, findings and masks, and check that they go together; decodes nothing.
+    """Read films, findings and masks, and check that they go together; decodes masks alone.
 
     Films of patients with masks are kept out of what classifiers and pre-training learn from
     (split ``test``), so that no film is judged on that any of its networks has seen. Where the
@@ -56,12 +57,14 @@ def read_radiographs(
 
     `findings` is a CSV file with the columns of `own_folder.read_own`, or `columns` tells what they
     are; `masks` a folder with ``<class>/<path of the film>.png`` (or TIFF, GIF) of all `classes`
-    (none: of every folder there). `folds` counts if the table has no split.
+    (none: of every folder there). `folds` counts if the table has no split. `patient_id`: see
+    `unify_patients`.
     """
     in_folder = list_films(films)
     findings_table, passed = _read_findings(findings, columns or {})
     split, has_patient = ({name} <= {*findings_table.frame} for name in ("split", "patient"))
-    table = FilmTable("folder", own_folder.read_films(findings_table, films), films)
+    frame, alike = own_folder.read_films(findings_table, films, patient_id=patient_id)
+    table = FilmTable("folder", frame, films)
     check_files(
         table, cure=f"column 'image' holds paths below {films}: put the film there or mend the row"
     )
@@ -72,7 +75,7 @@ def read_radiographs(
         raise InputError(f"{masks}: no film has all of the masks {', '.join(masked.columns)}")
     task = _task(table, masked, whole, folds, split)
     kept, note = _classification(table, set(task.films["patient_id"]), split)
-    notes = [note]
+    notes = [note, *filter(None, [alike])]
     if passed:
         notes.append(
             f"columns that are not read: {', '.join(passed)} (if one is a finding, tell which by "
@@ -90,8 +93,8 @@ def read_radiographs(
     if partly := int(masked.notna().any(axis=1).sum()) - len(task):
         notes.append(f"{partly} films have some of the masks only: they are left out")
     learning = kept.films.loc[kept.films["split"] == "train", list(FINDINGS)] == 1
-    if alike := learning.columns[learning.all()].tolist():
-        notes.append(f"every film to learn from has {', '.join(alike)}: give films without, too")
+    if always := learning.columns[learning.all()].tolist():
+        notes.append(f"every film to learn from has {', '.join(always)}: give films without, too")
     if rare := [f"{f} ({n})" for f, n in learning.sum().items() if 0 < n < 10]:
         notes.append(f"fewer than 10 positive films to learn from: {', '.join(rare)}")
     facts = {
@@ -104,24 +107,6 @@ def read_radiographs(
     }
     facts |= {f"positive: {f}": int((kept.films[f] == 1).sum()) for f in FINDINGS}
     return Radiographs(kept, task, facts, tuple(notes))
-
-
-def list_films(folder: Path) -> list[str]:
-    """Films below a folder by relative path: files with an image's ending, and DICOM without."""
-    names = [
-        name
-        for name in list_files(folder)
-        # DICOMDIR, the table of contents of a CD, is DICOM and no film.
-        if PurePosixPath(name).name != "DICOMDIR"
-        and (PurePosixPath(name).suffix.lower() in ENDINGS or images.is_dicom(folder / name))
-    ]
-    if not names:
-        raise InputError(f"{folder}: no film here ({', '.join(ENDINGS)}): check the folder")
-    first: dict[str, str] = {}
-    for name in names:
-        if (twin := first.setdefault(stem(name), name)) != name:
-            raise InputError(f"{folder}: {twin!r} and {name!r} would share one mask: rename one")
-    return names
 
 
 def _read_findings(path: Path, columns: Mapping[str, str]) -> tuple[CsvTable, list[str]]:
@@ -155,15 +140,12 @@ def _read_findings(path: Path, columns: Mapping[str, str]) -> tuple[CsvTable, li
 def read_masks(
     masks: Path, films: Path, names: Sequence[str], classes: Sequence[str]
 ) -> pd.DataFrame:
-    """A column per class with a `MaskFile` or None for each of the films `names`.
-
-    Sizes are read from the headers of masks and films; no pixel is decoded.
-    """
+    """A column per class with a `DrawnMask` or None for each of the films `names`."""
     row_of = {stem(name): i for i, name in enumerate(names)}
     # `predict` leaves its index beside the folders of classes.
     files = [f for f in list_files(masks) if not f.startswith("predictions.")]
     folders = [words(PurePosixPath(file).parts[0]) for file in files]
-    columns: dict[str, list[MaskFile | None]] = {
+    columns: dict[str, list[Path | None]] = {
         name: [None] * len(names) for name in dict.fromkeys(map(words, classes or folders))
     }
     if len(columns) < len(classes):
@@ -188,14 +170,15 @@ def read_masks(
             raise InputError(f"{path}: a second mask of film {film!r}: keep one")
         size = images.probe(path, depths=(8,))
         check_grid(path, size, images.probe(films / names[i]), own_grid=False)
-        columns[folder][i] = MaskFile(path, threshold=True)
+        columns[folder][i] = path
     for name, column in columns.items():
         if not any(column):
             raise InputError(f"{masks}: no mask of the class {name!r}{near(name, folders)}: put "
                              "them into a folder of that name")  # fmt: skip
     if not columns:
         raise InputError(f"{masks}: no mask here: use one folder per class")
-    return pd.DataFrame(columns, index=range(len(names)), dtype=object)
+    masks_of = {name: drawn_masks(column) for name, column in columns.items()}
+    return pd.DataFrame(masks_of, index=range(len(names)), dtype=object)
 
 
 def _task(
@@ -248,22 +231,26 @@ def _classification(table: FilmTable, masked: set[str], split: bool) -> tuple[Fi
 
 
 def measure_masks(table: FilmTable) -> tuple[pd.DataFrame, list[str]]:
-    """Decode films and masks: number of masks, of empty ones, and share of the film that the others
-    cover, per class; and notes on what looks wrong."""
+    """Decode films and masks: number of masks, of empty ones, share of the film that the others
+    cover, and share that is ignored, per class; and notes on what looks wrong."""
     names = [str(name) for name in table.masks]
-    shares = np.zeros((len(table), len(names)))
+    shares, ignored = np.zeros((2, len(table), len(names)))
+    notes = []
     for i, path in enumerate(tqdm(table.films["path"], desc="masks", unit="film", disable=None)):
-        height, width = images.load_image(path, table.depths, table.any_ending).shape
-        masks = (table.masks[name].iloc[i].load(height, width) for name in names)
+        film = images.load_image(path, table.depths, table.any_ending)
+        notes += filter(None, [images.range_note(Path(path), film)])
+        masks = [table.masks[name].iloc[i].load(*film.shape) for name in names]
         shares[i] = [float((mask == 1).mean()) for mask in masks]
+        ignored[i] = [float((mask == images.IGNORE).mean()) for mask in masks]
     frame = pd.DataFrame({"class": names, "masks": len(table), "empty": (shares == 0).sum(0)})
     frame["share"] = shares.sum(0) / np.maximum(len(table) - frame["empty"], 1)
+    frame["ignored"] = ignored.mean(0)
     for name in frame.loc[frame["share"] == 0, "class"]:
         raise InputError(
             f"no mask of {name} has a pixel inside: mend them (255 inside), or leave the class out "
             "by parameter 'classes'"
         )
-    notes = [
+    notes += [
         f"masks of {row['class']} cover {row['share']:.0%} of their films: is 255 inside in them?"
         for row in frame[frame["share"] > LARGE].to_dict("records")
     ]

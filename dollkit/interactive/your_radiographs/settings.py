@@ -15,6 +15,7 @@ from typing import Any
 
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
+from dollkit.data.splits import PATIENT_ID
 from dollkit.interactive.your_radiographs import predict, read, steps
 from dollkit.training import networks
 from dollkit.workflow import parameters, run, stage, stages
@@ -45,6 +46,7 @@ RANGES: dict[str, Any] = {
     "precision": among(compute.PRECISIONS),
     "margin": DECAY,
     "device": among(("", "auto", "cpu", "cuda")),
+    "patient_id": among(PATIENT_ID),
     "to": several(among(predict.FORMATS)),
 }
 """What the type of a parameter cannot say, as in `dollkit.workflow.parameter_ranges`."""
@@ -148,14 +150,16 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace) -> None:
     settings = read_settings(options.settings)
     films, findings, masks = places(settings)
-    named = settings["columns"], settings["classes"], settings["folds"]
+    named = (settings[name] for name in ("columns", "classes", "folds", "patient_id"))
     yours = read.read_radiographs(films, findings, masks, *named)
     covered, notes = read.measure_masks(yours.task)
     for name, value in yours.facts.items():
         print(f"{name}: {value}")
     for row in covered.to_dict("records"):
-        print(f"masks of {row['class']}: {row['masks']}, {row['empty']} of them empty, the others "
-              f"cover {row['share']:.1%} of their film on average")  # fmt: skip
+        print(
+            "masks of {class}: {masks}, {empty} of them empty, the others cover {share:.1%} of "
+            "their film on average; {ignored:.1%} is ignored".format(**row)
+        )
     enough = steps.check_masks(yours.task.films, settings["compare"], settings["n_valid"])
     for note in (*yours.notes, *notes, enough):
         print(f"note: {note}")
