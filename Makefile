@@ -33,18 +33,25 @@ help:
 	@echo 'make clean      delete runs/, site/ and caches (keeps .venv and figures/)'
 	@echo 'knobs: PROFILE=smoke|laptop|desk|scratch|gpu|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)  EXECUTOR=local|slurm (local)'
 
+# As variables of the shell: a path may hold blanks, quotes, brackets, or begin with a dash.
+reproduce plan docs: export PROFILE := $(PROFILE)
+reproduce plan docs: export DATA := $(DATA)
+reproduce plan docs: export JOBS := $(JOBS)
+reproduce plan docs: export DEVICE := $(DEVICE)
+reproduce plan docs: export EXECUTOR := $(EXECUTOR)
+
 # Before the environment is made: a typing slip should not cost the minutes of an installation.
 knobs:
-	@test -f 'notebooks/params/$(PROFILE).yaml' || { echo "unknown profile '$(PROFILE)': use one of $$(cd notebooks/params && ls *.yaml | sed 's/.yaml$$//' | paste -sd ' ')" >&2; exit 2; }
-	@case '$(DEVICE)' in auto|cpu|cuda) ;; *) echo 'DEVICE=$(DEVICE): use one of auto, cpu, cuda' >&2; exit 2;; esac
-	@test -z '$(DATA)' || test -d '$(DATA)' || { echo "DATA=$(DATA): no such folder; data/README.md shows the expected tree" >&2; exit 2; }
+	@test -f "notebooks/params/$$PROFILE.yaml" || { echo "unknown profile '$$PROFILE': use one of $$(cd notebooks/params && ls *.yaml | sed 's/.yaml$$//' | paste -sd ' ')" >&2; exit 2; }
+	@case "$$DEVICE" in auto|cpu|cuda) ;; *) echo "DEVICE=$$DEVICE: use one of auto, cpu, cuda" >&2; exit 2;; esac
+	@test -z "$$DATA" || test -d "$$DATA" || { echo "DATA=$$DATA: no such folder; data/README.md shows the expected tree" >&2; exit 2; }
 
 reproduce: knobs $(STAMP)
-	@$(PY) -m dollkit reproduce --profile '$(PROFILE)' --data '$(DATA)' --jobs '$(JOBS)' --device '$(DEVICE)' \
-	  --executor '$(EXECUTOR)' --threads '$(CPUS)' $(ARGS)
+	@$(PY) -m dollkit reproduce --profile "$$PROFILE" --data="$$DATA" --jobs "$$JOBS" --device "$$DEVICE" \
+	  --executor "$$EXECUTOR" --threads '$(CPUS)' $(ARGS)
 
 plan: knobs $(STAMP)
-	@$(PY) -m dollkit plan --profile '$(PROFILE)' --data '$(DATA)'
+	@$(PY) -m dollkit plan --profile "$$PROFILE" --data="$$DATA"
 
 # Every part runs, whatever failed before it; the last line names the parts that failed.
 test: QUICK := -m 'not slow'
@@ -73,7 +80,7 @@ verify: $(STAMP)
 
 # Warnings of Python and of mkdocs (a link that leads nowhere) are errors.
 docs: knobs $(DEV_STAMP)
-	@PROFILE='$(PROFILE)' NO_MKDOCS_2_WARNING=1 $(PY) -W error -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -W error -m mkdocs build --strict --quiet
 	@echo 'site/index.html opens in a browser; with search: $(PY) -m http.server --directory site'
 
 bench: $(STAMP)

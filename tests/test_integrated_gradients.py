@@ -151,6 +151,40 @@ def test_a_changed_weight_is_noticed() -> None:
         first = second
 
 
+class OverItsShortcut(nn.Module):
+    """``c(relu_(x)) + x``: the ReLU changes the shortcut, too."""
+
+    def __init__(self, channels: int, functional: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.act = nn.ReLU(inplace=True)
+        self.functional = functional
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(nn.functional.relu_(x) if self.functional else self.act(x)) + x
+
+
+@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize("stem", [False, True])
+def test_layers_that_work_in_place_are_part_of_the_function(functional: bool, stem: bool) -> None:
+    with compute.seeded(1):
+        first = [nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6)] if stem else []
+        body = OverItsShortcut(6 if stem else 1, functional)
+        layers = [*first, body, nn.AdaptiveAvgPool2d(4), nn.Flatten()]
+        model = nn.Sequential(*layers, nn.Linear(96 if stem else 16, 5)).eval()
+    x = draw(3, 1, 32, 32) - 0.5
+    kept = x.clone()
+    made = integrated_gradients(model, x, [[1], [0, 4], []], steps=9, precision="float64")
+    assert torch.equal(x, kept)
+    by_captum = IntegratedGradients(lambda z: model(z.clone())).attribute
+    for row, (i, t) in enumerate([(0, 1), (1, 0), (1, 4)]):
+        film = x[i : i + 1]
+        base = baseline_films(film, "black")
+        theirs = by_captum(film, base, target=t, n_steps=9, method="riemann_middle")
+        assert far(made.maps[row][None], theirs[0]) < 1e-5
+        assert far(made.logit[row].view(1, 1), model(film.clone())[:, [t]].detach()) < 1e-5
+
+
 def test_bfloat16_is_close_and_not_the_same() -> None:
     model, x = make("resnet10t"), draw(4, 1, 32, 32)
     assert prepare(model, "bfloat16", x).narrow is torch.bfloat16

@@ -160,9 +160,10 @@ def test_files_of_torchvision_fit_smps_encoder(name: str, head: str, tmp_path: P
     "wrap",
     [lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
      lambda s: {"state_dict": {f"module.encoder.{k}": v for k, v in s.items()}, "epoch": 3},
+     lambda s: {"model_state_dict": s, "optimizer_state_dict": {"state": {}, "groups": [1]}},
      lambda s: {k: v for k, v in s.items() if not k.startswith("fc.")},
      lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")}],
-    ids=["compiled", "lightning", "no head", "no counters"],
+    ids=["compiled", "lightning", "beside an optimiser", "no head", "no counters"],
 )  # fmt: skip
 def test_wrappers_do_not_matter(wrap: Callable[[State], dict[str, Any]], tmp_path: Path) -> None:
     state = timm.create_model("test_resnet").state_dict()

@@ -151,7 +151,7 @@ def occlusion(
     passes, each of which serves all outputs of a batch; it is slow all the same.
     """
     with torch.no_grad():
-        logits = _checked(model(x).float(), x, targets)
+        logits = _checked(model(x.clone()).float(), x, targets)
     side = x.shape[-1]
     window, stride = max(1, side // WINDOW), max(1, side // STRIDE)
 

@@ -114,7 +114,7 @@ def explain_all(
     _check_films(x)
     for name, model in models.items():
         with _named(name), torch.no_grad():
-            outputs = check_logits(model(x[:1]), len(x[:1])).shape[1]
+            outputs = check_logits(model(x[:1].clone()), len(x[:1])).shape[1]
             if outputs != len(FINDINGS):  # another order of findings would go unnoticed
                 raise InputError(f"it has {outputs} outputs; labels need those of the 14 findings")
     step = FILMS if x.device.type == "cpu" else max(1, len(x))

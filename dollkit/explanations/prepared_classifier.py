@@ -8,8 +8,8 @@
 3. The rest runs channels-last and, if asked for, in bfloat16; first convolution, last layer,
    pooling after it, and all sums stay in float32.
 
-Steps 1 and 2 are made in float64 and kept only if the logits agree with the classifier's own,
-which is never changed: all this is done to copies.
+All this is done to copies, in float64, and kept only if the logits agree with those of the
+classifier as it was given, operations that work in place and all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import logging
 import weakref
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
     state = (*map(id, model.modules()), _values(model))
     kept = _known.setdefault(model, {})
     if key not in kept or kept[key][0] != state:
-        kept[key] = (state, _prepare(model, precision, films[:2].detach()))
+        kept[key] = (state, _prepare(model, precision, films[:2].detach().clone()))
     return kept[key][1]
 
 
@@ -109,7 +109,7 @@ def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
     narrow = PRECISIONS[precision]
     wide = torch.float64 if narrow is torch.float64 else torch.float32
     with torch.no_grad():
-        check_logits(model(films), len(films))
+        check_logits(model(films.clone()), len(films))
     stem, body, folded = _rewrite(model, films)
     stem = None if stem is None else _as(stem, wide)
     exact = _as(body, wide)
@@ -198,37 +198,60 @@ def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
 
 def _rewrite(model: nn.Module, films: torch.Tensor) -> tuple[nn.Module | None, nn.Module, int]:
     """Stem (or None), rest and number of folded layers, in float64."""
-    plain = copy.deepcopy(model).double()
-    for module in plain.modules():
-        if getattr(module, "inplace", None) is True:
-            # The rest's first layer would write into the path's points.
-            module.inplace = False  # type: ignore[assignment]
+    given = copy.deepcopy(model).double()
     films = torch.cat([films, films.flip(2) * 0.5 + 0.25]).double()
     with torch.no_grad():
-        logits = plain(films)
+        logits = given(films.clone())
+    plain: nn.Module = copy.deepcopy(given)
+    for module in plain.modules():
+        if getattr(module, "inplace", None) is True:  # backward would keep what is overwritten
+            module.inplace = False  # type: ignore[assignment]
+    if not _agree(plain, films, logits):
+        log.warning("a layer works in place on what others read: the classifier is left as it is")
+        return None, _Apart(given), 0
     body: nn.Module = copy.deepcopy(plain)
     folded = _fold(body, films)
     if folded and not _agree(body, films, logits):
         log.info("BatchNorm is not folded: the logits would change")
         folded, body = 0, plain
-    calls = _trace(body, films)
-    first = next((c for c in calls if c.input is films and type(c.module) in CONVOLUTIONS), None)
+    seen = films.clone()
+    calls = _trace(body, seen)
+    first = next((c for c in calls if c.input is seen and type(c.module) in CONVOLUTIONS), None)
     if first is None:
-        return None, body, folded
+        return None, _safe(body, films), folded
     rest = copy.deepcopy(body)
     _replace(rest, first.name, nn.Identity())
     stem = copy.deepcopy(first.module)
     with torch.no_grad():
         z = stem(films)
     if not _agree(rest, z, logits):
-        return None, body, folded
-    return stem, rest, folded
+        return None, _safe(body, films), folded
+    return stem, _safe(rest, z), folded
+
+
+class _Apart(nn.Module):
+    """A network that may write into its input, given a copy."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.network(x.clone())
+
+
+def _safe(body: nn.Module, z: torch.Tensor) -> nn.Module:
+    """The network, or one that never writes into the path's points, if it would."""
+    points = z.detach().clone()
+    with torch.no_grad():
+        body(points)
+    return body if torch.equal(points, z) else _Apart(body)
 
 
 def _agree(model: nn.Module, x: torch.Tensor, logits: torch.Tensor) -> bool:
     try:
         with torch.no_grad():
-            gap = (model(x) - logits).abs().max()
+            gap = (model(x.clone()) - logits).abs().max()
     except Exception:  # the rest may need the film's own shape
         return False
     return bool(gap <= AGREE * logits.abs().max().clamp_min(1e-3))
@@ -236,7 +259,7 @@ def _agree(model: nn.Module, x: torch.Tensor, logits: torch.Tensor) -> bool:
 
 def _fold(model: nn.Module, films: torch.Tensor) -> int:
     """Fold, in place, every BatchNorm that directly follows a convolution of its own."""
-    calls = _trace(model, films)
+    calls = _trace(model, films.clone())
     times = Counter(c.name for c in calls)
     made_by = {id(c.output): c for c in calls if type(c.module) in CONVOLUTIONS}
     readers = Counter(id(c.input) for c in calls)

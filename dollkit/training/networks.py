@@ -8,7 +8,7 @@ networks are there to ask whether a result is PSPNet's own: DeepLabV3+ (arXiv 18
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,23 @@ def encoder(name: str, depth: int, activation: str, channels: int = 1) -> nn.Mod
     return net
 
 
+def check_pass(make: Callable[[], nn.Module], size: int) -> None:
+    """Refuse a network that films of `size` pixels a side do not pass: it is made and run without
+    arithmetic or, where it cannot do without, with."""
+    problem: Exception | None = None
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device):
+                # A copy: the attribution engine works on one, and not every network can be copied.
+                copy.deepcopy(make())(torch.zeros(2, 1, size, size))
+            return
+        except InputError:
+            raise
+        except Exception as error:  # each architecture raises its own types
+            problem = error
+    raise InputError(f"films of {size} pixels do not pass it ({brief(problem)})") from problem
+
+
 def smooth(net: nn.Module, activation: str) -> None:
     """Put SiLU in place of every ReLU if `activation` is ``silu``.
 
@@ -55,11 +72,20 @@ def smooth(net: nn.Module, activation: str) -> None:
     """
     if activation not in {"relu", "silu"}:
         raise InputError(f"parameter 'activation' is {activation!r}: use relu or silu")
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 1 == max(module.kernel_size):
+            module.register_forward_pre_hook(_in_plain_order)
     if activation == "silu":
         for module in net.modules():
             for name, child in module.named_children():
                 if isinstance(child, nn.ReLU | nn.ReLU6):
                     setattr(module, name, nn.SiLU())
+
+
+def _in_plain_order(module: nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    # oneDNN's backward pass of a convolution of one pixel over one channel, channels-last, ends the
+    # process.
+    return (given[0].clone(memory_format=torch.contiguous_format),)
 
 
 def build(

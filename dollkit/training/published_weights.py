@@ -186,9 +186,16 @@ def read_tensors(path: Path) -> State:
         raise InputError(
             f"{path}: not readable as tensors ({why}); save the state_dict() as .safetensors"
         ) from None
-    if not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
+    if not any(isinstance(value, torch.Tensor) for value in content.values()):
+        states = [v for v in content.values() if isinstance(v, dict) and _tensors_alone(v)]
+        content = states[0] if len(states) == 1 else content  # beside them, what an optimiser keeps
+    if not _tensors_alone(content):
         raise InputError(f"{path}: contains something else than named tensors")
     return content
+
+
+def _tensors_alone(state: State) -> bool:
+    return all(isinstance(value, torch.Tensor) for value in state.values())
 
 
 def comparable(names: Iterable[str]) -> dict[str, str]:

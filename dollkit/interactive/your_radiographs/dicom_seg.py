@@ -120,14 +120,12 @@ def encode(
                 # A film without the class has a segment of zeros, not a missing one.
                 omit_empty_frames=False,
             )
-            if not "".join(classes).isascii():  # the film's own character set need not have them
-                segmentation.SpecificCharacterSet = "ISO_IR 192"
             file = io.BytesIO()
             segmentation.save_as(file)
     except Exception as error:  # pydicom may raise anything over damaged bytes, and quotes them
         raise InputError(
-            f"{source}: no DICOM segmentation can refer to it ({type(error).__name__}: damaged, or "
-            "without the UIDs of study, series and image): ask for PNG"
+            f"{source}: no DICOM segmentation can refer to it ({type(error).__name__}: damaged, a "
+            "name in no known character set, or no UIDs of study, series and image): ask for PNG"
         ) from None
     return file.getvalue()
 
@@ -154,8 +152,9 @@ def _segments(
 def _read_header(source: Path) -> Dataset:
     """The film's header, with blanks where the standard demands an attribute that it lacks."""
     film = dcmread(source, stop_before_pixels=True, force=True)  # it may lack the preamble
-    if "SpecificCharacterSet" in film and not film.SpecificCharacterSet:
-        del film.SpecificCharacterSet  # blank: the default, which highdicom refuses to copy
+    # In UTF-8, which has all names of patients and of classes; highdicom copies few other sets.
+    film.decode()
+    film.SpecificCharacterSet = "ISO_IR 192"
     for tag in BLANK:
         if tag not in film:
             setattr(film, tag, None)

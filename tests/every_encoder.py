@@ -1,0 +1,107 @@
+"""Every encoder that smp and timm list, of at most 30 million parameters, through the whole use.
+
+``python -m tests.every_encoder [N/K]`` builds each, puts SiLU in place of ReLU, makes a training
+step, explains two films beside captum, saves and loads; one process for many, and a new one where
+an encoder ends it. Outcomes go to ``runs/encoders.csv`` (a second call goes on), and the table of
+what is refused, with the reason, to ``docs/encoders.md``.
+"""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import sys
+import tempfile
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from captum.attr import IntegratedGradients
+from torch import nn
+
+from dollkit.common import compute, paths
+from dollkit.common.errors import InputError, brief
+from dollkit.explanations.integrated_gradients import baseline_films, integrated_gradients
+from dollkit.training import classifiers, networks, weights
+from dollkit.training.classifiers import Classifier
+
+LARGEST, SIDE, STEPS = 30_000_000, 64, 4
+CPU = torch.device("cpu")
+OUTCOMES = paths.ROOT / "runs" / "encoders.csv"
+
+
+def names() -> list[str]:
+    """Encoders by smp's names: its own, then timm's."""
+    return [*smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
+
+
+def through(name: str) -> str:
+    """What became of an encoder: ``works``, ``large``, or ``refused: `` with the one line."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    config = name, 5, "silu", "lse"
+    try:
+        networks.check_pass(lambda: Classifier(*config), SIDE)
+    except InputError as error:
+        return f"refused: {error}"
+    with torch.device("meta"):
+        encoder = smp.encoders.get_encoder(name, 1, 5, weights=None)
+    if sum(p.numel() for p in encoder.parameters()) > LARGEST:
+        return "large"
+    model = classifiers.create(*config, seed=0, device=CPU)
+    films = torch.rand(4, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    x = compute.normalise(films).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    logits = model(x)
+    nn.functional.binary_cross_entropy_with_logits(logits, torch.ones_like(logits)).backward()
+    optimiser.step()
+    model.eval()
+    ours = integrated_gradients(model, x[:2], [[3], [7]], steps=STEPS)
+    base = baseline_films(x[:2], "black")
+    theirs = IntegratedGradients(model).attribute(
+        x[:2], base, target=[3, 7], n_steps=STEPS, method="riemann_middle"
+    )
+    # Of a deep network after one step they may be as small as 1e-20.
+    one, other = (maps.double().flatten(1) / maps.norm() for maps in (ours.maps, theirs))
+    cosine = nn.functional.cosine_similarity(one, other, eps=0).min().item()
+    if not cosine > 0.999:
+        return f"differs from captum: cosine {cosine:.4f}"
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        weights.save(model, Path(folder), model.config)
+        again = weights.load(Path(folder), Classifier, CPU)
+        if not all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items()):
+            return "weights do not come back"
+    return "works"
+
+
+def _guarded(name: str) -> str:
+    try:
+        return through(name)
+    except Exception as error:  # what a user would see as a traceback
+        return f"fails: {brief(error)}"
+
+
+def main(share: str = "1/1") -> None:
+    number, of = map(int, share.split("/"))
+    OUTCOMES.parent.mkdir(exist_ok=True)
+    done = dict(csv.reader(OUTCOMES.open())) if OUTCOMES.is_file() else {}
+    spawn = multiprocessing.get_context("spawn")
+    pool = None
+    for name in [n for n in names()[number - 1 :: of] if n not in done]:
+        pool = pool or ProcessPoolExecutor(1, spawn, max_tasks_per_child=40)
+        try:
+            outcome = pool.submit(_guarded, name).result(timeout=300)
+        except (BrokenProcessPool, TimeoutError) as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            pool, outcome = None, f"ends the process: {type(error).__name__}"
+        print(name, outcome, flush=True)
+        with OUTCOMES.open("a", newline="") as file:
+            csv.writer(file).writerow([name, outcome])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
