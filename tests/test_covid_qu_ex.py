@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +32,14 @@ def tree(tmp_path: Path) -> Tree:
     """Both trees, a film of each class in each split; the lung tree has one more of each."""
 
     def make(
-        doubled: bool = True,
-        trees: tuple[str, ...] = (LUNG, INFECTION),
-        rename: Callable[[str], str] = str,
-        root: str = "COVID-QU-Ex",
-        end: str = ".png",
-    ) -> Path:
-        for which, s, kind in ((w, s, k) for w in trees for s in range(3) for k in CLASSES):
-            here = tmp_path / root / rename(which)
-            here = (here / rename(which) if doubled else here) / rename(SPLITS[s]) / rename(kind)
-            stems = [f"{STEM[kind]}_{s}", *([f"{STEM[kind]} ({s})"] if which == LUNG else [])]
-            for stem in stems:
+        root: str = "COVID-QU-Ex", trees: tuple[str, ...] = (LUNG, INFECTION),
+        doubled: bool = True, rename: Callable[[str], str] = str, end: str = ".png",
+    ) -> Path:  # fmt: skip
+        for which, (s, split), kind in product(trees, enumerate(SPLITS), CLASSES):
+            folders = [which, which, split, kind] if doubled else [which, split, kind]
+            here = tmp_path.joinpath(root, *map(rename, folders))
+            more = [f"{STEM[kind]} ({s})"] if which == LUNG else []
+            for stem in [f"{STEM[kind]}_{s}", *more]:
                 save(here / rename("images") / f"{stem}{end}", np.full((16, 16), 90))
                 save(here / rename("lung masks") / f"{stem}{end}", square())
                 if which == INFECTION:
@@ -77,8 +75,8 @@ def test_every_folder_variant_gives_the_same_tables(tree: Tree, form: dict[str, 
 
 
 def test_either_tree_alone(tree: Tree) -> None:
-    assert list(read_covid_qu_ex(tree(trees=(LUNG,), root="a"))) == ["lungs"]
-    root = tree(trees=(INFECTION,), root="b")
+    assert list(read_covid_qu_ex(tree("a", (LUNG,)))) == ["lungs"]
+    root = tree("b", (INFECTION,))
     tables = read_covid_qu_ex(root)
     assert {store: len(table) for store, table in tables.items()} == {"lungs": 9, "infection": 3}
     assert tables["lungs"].masks["lungs"].iloc[0].load(16, 16).sum() == 64
@@ -134,9 +132,8 @@ def test_where_there_is_nothing_one_line_says_what_was_expected(tmp_path: Path, 
     assert "no film: expected PNG files in {Train,Val,Test}" in message
     (tmp_path / LUNG / "Test").mkdir()
     assert "Train, Val and Test lie in" in error_of(read_covid_qu_ex, tmp_path)
-    root = tree()
-    assert DATASET.find(root / LUNG / LUNG / "Train") is None
-    shutil.rmtree(root / LUNG)
+    assert DATASET.find(tree() / LUNG / LUNG / "Train") is None
+    root = tree("b", (INFECTION,))
     for split in SPLITS:
         shutil.rmtree(root / INFECTION / INFECTION / split / "COVID-19")
     message = error_of(read_covid_qu_ex, root)
