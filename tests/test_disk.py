@@ -14,7 +14,7 @@ from dollkit.data import DATASETS, __main__, build, candidates, found, named, re
 from dollkit.data.__main__ import compare, survey
 from dollkit.data.film_table import STORES
 from dollkit.data.phantom.render import ORGANS, render
-from dollkit.data.store import Store, open_store
+from dollkit.data.store import open_store
 from dollkit.workflow import cli
 from tests.phantom_layouts import truth, write_all, write_layout
 from tests.small_files import error_of
@@ -23,19 +23,12 @@ SIZE, N = 64, 12
 FEW = {"n_films": 24, "n_train_pool": 2, "n_valid": 1, "n_test": 1}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantom films as CheXpert, JSRT, Montgomery, Shenzhen and COVID-QU-Ex."""
     out = tmp_path_factory.mktemp("data") / "sets"
     write_all(out, N, SIZE, 0)
     return out
-
-
-@pytest.fixture(scope="session")
-def stores(trees: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
-    out = tmp_path_factory.mktemp("stores")
-    built = build("auto", trees, out, SIZE, options={"jsrt.organs": "apart"})
-    return {name: open_store(path, verify=True) for name, path in built.items()}
 
 
 def test_every_data_set_in_a_folder_is_found(trees: Path) -> None:
@@ -49,9 +42,12 @@ def sources(built: dict[str, Path]) -> list[str]:
     return [open_store(path).made_from["source"] for path in built.values()]
 
 
-def test_organs_and_infection_come_out_where_the_phantom_put_them(stores: dict[str, Store]) -> None:
-    for layout, store in (("jsrt", stores["organs"]), ("covid-qu-ex", stores["infection"])):
-        rows = truth(layout, N, 0)
+def test_organs_and_infection_come_out_where_the_phantom_put_them(
+    trees: Path, tmp_path: Path
+) -> None:
+    built = build("auto", trees, tmp_path, SIZE, options={"jsrt.organs": "apart"})
+    for layout, name in (("jsrt", "organs"), ("covid-qu-ex", "infection")):
+        store, rows = open_store(built[name], verify=True), truth(layout, N, 0)
         drawn, names = render(rows, SIZE, 0), list(rows["name"])
         at = [names.index(image_id) for image_id in store.films["image_id"]]
         truths = drawn.organs if layout == "jsrt" else drawn.infection[:, None]
@@ -180,9 +176,8 @@ def test_calls_that_make_no_sense_end_with_two(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert cli.main(["data", *arguments]) == 2
-    message = capsys.readouterr().err
-    assert words in message
-    assert message.count("\n") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
 
 
 def test_list_names_every_data_set_with_its_terms(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,9 +185,7 @@ def test_list_names_every_data_set_with_its_terms(capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     for data_set in DATASETS.values():
         assert f"{data_set.name}: {data_set.title}" in out
-        assert data_set.licence
-        assert data_set.cite
-        assert data_set.tree
+        assert all([data_set.licence, data_set.cite, data_set.tree])
 
 
 def test_build_writes_stores_from_the_command_line(copy: Path, tmp_path: Path) -> None:
