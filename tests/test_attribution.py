@@ -24,6 +24,7 @@ from tests import far
 
 TARGETS = [[1, 3], [2], [], [0, 5, 7]]
 PAIRS = [(i, t) for i, channels in enumerate(TARGETS) for t in channels]
+FILM, CHANNEL = torch.tensor(PAIRS).T
 
 
 class Product(nn.Module):
@@ -79,7 +80,7 @@ def test_completeness(network: Classifier, films: torch.Tensor, baseline: str) -
     wide = copy.deepcopy(network).double()
     with torch.no_grad():
         moved = wide(films.double()) - wide(baseline_films(films, baseline).double())
-    expected = torch.stack([moved[i, t] for i, t in PAIRS])
+    expected = moved[FILM, CHANNEL]
     gap = (made.maps.sum((1, 2)) - expected).abs() / expected.abs()
     assert gap.min() > 1e-6
     np.testing.assert_allclose(made.error, gap, rtol=1e-3, atol=1e-7)  # what moved is float32
@@ -91,8 +92,7 @@ def test_gradcam_agrees_with_captum(films: torch.Tensor) -> None:
     made = gradcam(resnet18, films, TARGETS).maps
     # Of the layer of 8 x 8 places.
     reference = captum.attr.LayerGradCam(resnet18, resnet18.encoder.layer1)
-    film, target = torch.tensor(PAIRS).T
-    grid = reference.attribute(films[film], target=target, relu_attributions=True)
+    grid = reference.attribute(films[FILM], target=CHANNEL, relu_attributions=True)
     theirs = nn.functional.interpolate(grid, size=(32, 32), mode="bilinear")[:, 0].detach()
     # All maps as one: some are zero throughout.
     assert far(made[None], theirs[None]) < 1e-5
@@ -100,9 +100,8 @@ def test_gradcam_agrees_with_captum(films: torch.Tensor) -> None:
 
 def test_gradient_agrees_with_captum(network: Classifier, films: torch.Tensor) -> None:
     made = gradient(network, films, TARGETS)
-    film, target = torch.tensor(PAIRS).T
-    x = films[film].requires_grad_()
-    theirs = captum.attr.Saliency(network).attribute(x, target=target, abs=False)
+    x = films[FILM].requires_grad_()
+    theirs = captum.attr.Saliency(network).attribute(x, target=CHANNEL, abs=False)
     assert far(made.maps, theirs[:, 0]) < 1e-5
     assert made.error.isnan().all()
 
@@ -119,22 +118,17 @@ def test_occlusion_is_the_loss_of_the_hidden_sum() -> None:
     assert made.maps[2, 20, 20].abs().item() < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
+def test_bad_settings_are_named(network: Classifier, films: torch.Tensor) -> None:
+    for change, said in (
         ({"budget_mb": 0}, "budget_mb"),
         ({"precision": "float16"}, "precision"),
         ({"baseline": "red"}, "baseline"),
         ({"targets": [[14], [], [], []]}, "film 0: target 14"),
         ({"targets": [[1]]}, "1 target lists"),
         ({"targets": [[], [], [], []]}, "not all of them empty"),
-    ],
-)
-def test_bad_settings_are_named(
-    network: Classifier, films: torch.Tensor, change: dict[str, object], said: str
-) -> None:
-    with pytest.raises(InputError, match=said):
-        integrated_gradients(network, films, **{"targets": TARGETS, **change})
+    ):
+        with pytest.raises(InputError, match=said):
+            integrated_gradients(network, films, **{"targets": TARGETS, **change})
 
 
 @pytest.mark.parametrize("explainer", [integrated_gradients, gradient, gradcam, occlusion])

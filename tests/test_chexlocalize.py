@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from dollkit.data.csvfile import BadRows
 from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.masks import Runs
 from dollkit.data.sets.chexpert import CHEXLOCALIZE, LOCALIZED, load_truth
-from tests.chexpert_trees import FULL, KEY, localized_tree, runs, square, write_truth
+from tests.chexpert_trees import FULL, KEY, localized_tree, runs, write_truth
 from tests.small_files import error_of
 
 
@@ -94,15 +93,6 @@ def test_skip_bad_leaves_wrong_rows_and_keys_out(root: Path) -> None:
     assert table.facts["test films with truth"] == 1
 
 
-def test_masks_are_the_drawn_ones(root: Path) -> None:
-    masks = load_truth(root / "CheXlocalize" / "gt_segmentations_val.json")[KEY]
-    assert list(masks) == list(LOCALIZED)
-    drawn = {"Edema": square(), "Lung Opacity": 1 - square()}
-    for finding in LOCALIZED:
-        expected = drawn.get(finding, np.zeros(FULL))
-        np.testing.assert_array_equal(masks[finding].load(*FULL), expected)
-
-
 FILE = Path("a.json")
 SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=70)
 
@@ -141,43 +131,37 @@ def test_broken_run_lengths_are_one_line(counts: str, height: int, width: int) -
 Z = runs(np.zeros(FULL))
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
+def test_what_is_no_truth_file(tmp_path: Path) -> None:
+    path = tmp_path / "gt.json"
+    for text, words in (
         ("", "not a JSON file"),
         ('{"patient1.jpg": {}}', "key 'patient1.jpg': use the form patient64541_study1_view1"),
         (f'{{"{KEY}": []}}', f"key '{KEY}': holds no findings but []"),
         (f'{{"{KEY}": 3, "{KEY}": 4}}', f"'{KEY}' stands there twice"),
         (f'{{"{KEY}": {{"Edema": 1, "Edema": 2}}}}', "'Edema' stands there twice"),
-    ],
-)
-def test_what_is_no_truth_file(tmp_path: Path, text: str, words: str) -> None:
-    path = tmp_path / "gt.json"
-    path.write_text(text)
-    message = error_of(load_truth, path)
-    assert message.startswith(str(path))
-    assert words in message
-    assert len(message) < 400
+    ):
+        path.write_text(text)
+        message = error_of(load_truth, path)
+        assert message.startswith(str(path))
+        assert words in message
+        assert len(message) < 400
 
 
-@pytest.mark.parametrize(
-    ("entry", "words"),
-    [
+def test_wrong_entries(tmp_path: Path) -> None:
+    good = "patient00001_study1_view1_frontal"
+    for entry, words in (
         ({"Fracture": Z}, "unknown finding 'Fracture': use one of Enlarged Card"),
         ({"Lung Opacity": Z, "Airspace Opacity": Z}, "'Lung Opacity' stands there under two names"),
         ({"Edema": []}, "Edema: no size and counts but []"),
         ({"Edema": {**Z, "size": [80, 61]}}, "Edema: run lengths do not fill 61x80 pixels"),
         ({"Edema": {**Z, "size": [10**9, 10**9]}}, "Edema: size (1000000000, 1000000000) is no"),
-    ],
-)
-def test_wrong_entries(tmp_path: Path, entry: dict[str, Any], words: str) -> None:
-    good = "patient00001_study1_view1_frontal"
-    path = write_truth(tmp_path / "gt.json", {good: {"Edema": Z}, KEY: entry})
-    message = error_of(load_truth, path)
-    assert message.startswith(f"{path}, key {KEY!r}")
-    assert words in message
-    bad = BadRows()
-    truth = load_truth(path, bad)
-    # A finding that an entry of run lengths lacks is unknown.
-    assert {key: list(masks) for key, masks in truth.items()} == {good: ["Edema"]}
-    assert [reason for _, _, reason in bad] == [message]
+    ):
+        path = write_truth(tmp_path / "gt.json", {good: {"Edema": Z}, KEY: entry})
+        message = error_of(load_truth, path)
+        assert message.startswith(f"{path}, key {KEY!r}")
+        assert words in message
+        bad = BadRows()
+        truth = load_truth(path, bad)
+        # A finding that an entry of run lengths lacks is unknown.
+        assert {key: list(masks) for key, masks in truth.items()} == {good: ["Edema"]}
+        assert [reason for _, _, reason in bad] == [message]

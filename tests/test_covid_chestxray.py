@@ -1,16 +1,12 @@
-"""The COVID-19 image data collection: diagnoses by hand, odd tables, and genuine rows.
-
-And General Blockchain's masks on its films: crops put at their place by hand, odd rows.
-"""
+"""The COVID-19 image data collection, and General Blockchain's masks on its films."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from dollkit.common.findings import FINDINGS
 from dollkit.data.__main__ import survey
@@ -90,24 +86,19 @@ def test_films_are_the_frontal_radiographs(tmp_path: Path) -> None:
     assert len(table.bad) == 0
 
 
-@pytest.mark.parametrize(
-    ("row", "column", "value", "words", "left"),
-    [
+def test_wrong_rows_of_films(tmp_path: Path) -> None:
+    for row, column, value, words, left in (
         (2, "patientid", " ", "row 4, column 'patientid': value ' ': use the patient's id", "b"),
         (3, "filename", "../c.png", "row 5, column 'filename': value '../c.png'", "c"),
         (9, "patientid", "5", "row 11: file 'e.jpg' stands under another patient too", ""),
-    ],
-)
-def test_wrong_rows_of_films(
-    tmp_path: Path, row: int, column: str, value: str, words: str, left: str
-) -> None:
-    rows = [list(cells) for cells in ROWS]
-    rows[row][NAMES.index(column)] = value
-    root = write_rows(tmp_path, rows)
-    assert words in error_of(read_ieee8023, root)
-    table = read_ieee8023(root, BadRows())["films"]
-    assert words in table.bad[0][2]
-    assert set(table.films["image_id"]) == {"a_jpg", "a_png", "b", "c", "d", "e"} - {left}
+    ):
+        rows = [list(cells) for cells in ROWS]
+        rows[row][NAMES.index(column)] = value
+        root = write_rows(tmp_path, rows)
+        assert words in error_of(read_ieee8023, root)
+        table = read_ieee8023(root, BadRows())["films"]
+        assert words in table.bad[0][2]
+        assert set(table.films["image_id"]) == {"a_jpg", "a_png", "b", "c", "d", "e"} - {left}
 
 
 def test_where_films_are_found(tmp_path: Path) -> None:
@@ -151,7 +142,8 @@ BOXES = {  # top, left, height, width
     "Airways": (0, 12, 5, 4),
 }
 LUNGS = ("Right Lung", "Left Lung")
-FILMS: list[tuple[str, str, str, Iterable[str]]] = [  # file, patient, view, classes of its masks
+Film = tuple[str, str, str, Iterable[str]]  # file, patient, view, classes of its masks
+FILMS: list[Film] = [
     ("all.png", "1", "PA", BOXES),
     ("one.png", "2", "PA", ("Left Lung", "Consolidation", "Monitoring Probes")),
     ("clear.png", "3", "PA", LUNGS),
@@ -169,29 +161,25 @@ def placed(*names: str) -> np.ndarray:
     return mask
 
 
-def write_masks(
-    root: Path, films: Iterable[tuple[str, str, str, Iterable[str]]] = FILMS,
-    changed: Mapping[int, Mapping[str, str]] | None = None,
-) -> Path:  # fmt: skip
-    """A small data set; of its structure.csv the cells of rows that are `changed`."""
+def write_masks(root: Path, films: Iterable[Film] = FILMS, row: int = 0, **cells: str) -> Path:
+    """A small data set, with other `cells` in one row of its structure.csv."""
     rows, meta = [], []
     for name, patient, view, classes in films:
         save(root / "images" / name, np.full((HEIGHT, WIDTH), 99))
         meta.append((patient, "F", "40", "", view, "X-ray", "images", name, "", ""))
         for cls in classes:
             top, left, height, width = BOXES.get(cls, (0, 0, HEIGHT, WIDTH))
-            row = dict.fromkeys(STRUCTURE, "") | {"Class": f"COVID-19 {cls}", "Filename": name}
-            row |= {"Image": f"images/hash_{name}", "Resolution": f"{WIDTH}x{HEIGHT}"}
-            row |= {"Top": f"{top}", "Left": f"{left}", "Width": f"{width}", "Height": f"{height}"}
+            mask = {"Class": f"COVID-19 {cls}", "Filename": name, "Image": f"images/hash_{name}"}
+            mask |= {"Resolution": f"{WIDTH}x{HEIGHT}", "Top": f"{top}", "Left": f"{left}"}
+            mask |= {"Width": f"{width}", "Height": f"{height}"}
             if cls in BOXES:
-                row["Mask"] = f"masks/{name}_{len(rows)}.png"
+                mask["Mask"] = f"masks/{name}_{len(rows)}.png"
                 colour = np.full((height, width, 4), (200, 0, 0, 255))
                 colour[0, 0, 0] = 0  # opaque black is outside
-                save(root / row["Mask"], colour)
-            rows.append(row)
-    for number, cells in (changed or {}).items():
-        rows[number] |= cells
-    pd.DataFrame(rows).to_csv(root / "structure.csv", index=False)
+                save(root / mask["Mask"], colour)
+            rows.append(mask)
+    rows[row] |= cells
+    pd.DataFrame(rows, columns=STRUCTURE).to_csv(root / "structure.csv", index=False)
     return write_rows(root, meta)
 
 
@@ -244,26 +232,21 @@ def test_counts_and_leftovers(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("row", "cells", "words"),
-    [
+def test_a_wrong_row_costs_its_whole_film(tmp_path: Path) -> None:
+    for row, cells, words in (
         (0, {"Top": "-1"}, "row 2, column 'Top': value '-1': use a whole number of pixels"),
         (2, {"Resolution": "30*20"}, "row 4, column 'Resolution': value '30*20': use width x"),
         (3, {"Left": "26"}, "row 5, column 'Mask'"),
         (0, {"Mask": "../a.png"}, "row 2, column 'Mask': value '../a.png'"),
         (0, {"Filename": "/all.png"}, "row 2, column 'Filename': value '/all.png'"),
-    ],
-)
-def test_a_wrong_row_costs_its_whole_film(
-    tmp_path: Path, row: int, cells: dict[str, str], words: str
-) -> None:
-    root = write_masks(tmp_path, changed={row: cells})
-    assert words in error_of(read_generalblockchain, root)
-    tables = read_generalblockchain(root, BadRows())
-    assert words in tables["organs"].bad[0][2]
-    # Else the film would keep an infection mask that lacks a part.
-    left = [["one"], ["one", "clear"], ["clear"]]
-    assert [list(t.films["image_id"]) for t in tables.values()] == left
+    ):
+        root = write_masks(tmp_path, row=row, **cells)
+        assert words in error_of(read_generalblockchain, root)
+        tables = read_generalblockchain(root, BadRows())
+        assert words in tables["organs"].bad[0][2]
+        # Else the film would keep an infection mask that lacks a part.
+        left = [["one"], ["one", "clear"], ["clear"]]
+        assert [list(t.films["image_id"]) for t in tables.values()] == left
 
 
 def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
@@ -296,7 +279,6 @@ def test_genuine_masks(shared_dir: Path) -> None:
         left, right, middle = (organs.masks[c][i].load(*shape) for c in organs.mask_classes)
         both = tables["lungs"].masks["lungs"][i].load(*shape)
         infected = tables["infection"].masks["infection"][i].load(*shape)
-        assert all(m.shape == shape for m in (left, right, middle, both, infected))
         np.testing.assert_array_equal(both, left | right)
         assert set(np.unique(infected)) == {0, 1}
         columns = [np.nonzero(m)[1].mean() for m in (right, middle, left)]

@@ -21,10 +21,8 @@ SPLITS = ("Train", "Val", "Test")
 Tree = Callable[..., Path]
 
 
-def square(value: int = 255) -> np.ndarray:
-    mask = np.zeros((16, 16), np.uint8)
-    mask[4:12, 4:12] = value
-    return mask
+FILM = np.full((16, 16), 90)
+SQUARE = np.pad(np.full((8, 8), 255), 4)
 
 
 @pytest.fixture
@@ -40,10 +38,10 @@ def tree(tmp_path: Path) -> Tree:
             here = tmp_path.joinpath(root, *map(rename, folders))
             more = [f"{STEM[kind]} ({s})"] if which == LUNG else []
             for stem in [f"{STEM[kind]}_{s}", *more]:
-                save(here / rename("images") / f"{stem}{end}", np.full((16, 16), 90))
-                save(here / rename("lung masks") / f"{stem}{end}", square())
+                save(here / rename("images") / f"{stem}{end}", FILM)
+                save(here / rename("lung masks") / f"{stem}{end}", SQUARE)
                 if which == INFECTION:
-                    infected = square() if kind == "COVID-19" else square(0)
+                    infected = SQUARE * (kind == "COVID-19")
                     save(here / rename("infection masks") / f"{stem}{end}", infected)
         return tmp_path / root
 
@@ -88,7 +86,7 @@ def test_films_without_mask_are_unknown_and_masks_without_film_surplus(tree: Tre
     here = root / INFECTION / INFECTION / "Train/COVID-19"
     (here / "infection masks/covid_0.png").unlink()
     (here / "images/Thumbs.db").touch()
-    stray = save(here / "infection masks/covid_9.png", square())
+    stray = save(here / "infection masks/covid_9.png", SQUARE)
     table = read_covid_qu_ex(root)["infection"]
     assert table.masks["infection"].isna().tolist() == [True, False, False]
     assert table.facts["infection tree COVID-19 infection masks"] == 2
@@ -99,7 +97,7 @@ def test_films_without_mask_are_unknown_and_masks_without_film_surplus(tree: Tre
 def test_a_stem_of_two_classes_gets_its_class(tree: Tree) -> None:
     root = tree()
     for kind, split in (("Normal", "Train"), ("COVID-19", "Test")):
-        save(root / LUNG / LUNG / split / kind / "images/1.png", square(90))
+        save(root / LUNG / LUNG / split / kind / "images/1.png", FILM)
     films = read_covid_qu_ex(root)["lungs"].films.set_index("image_id")
     assert films.loc["Normal_1", "source"] == "covid_qu_ex-Normal"
     assert films.loc["COVID-19_1", "split"] == "test"
@@ -120,7 +118,7 @@ def test_one_film_in_two_places_names_both_files(tree: Tree) -> None:
     assert table.facts["films of both trees, split differently"] == 0
     assert len(table.bad) == 1
     assert survey(DATASET, root, subset=True).problems["kind"].tolist() == ["row"]
-    save(root / LUNG / LUNG / "Val/Normal/images/Normal_1.PNG", square(90))
+    save(root / LUNG / LUNG / "Val/Normal/images/Normal_1.PNG", FILM)
     assert "film Normal_1: there twice" in error_of(read_covid_qu_ex, root)
 
 

@@ -33,9 +33,8 @@ def test_byte_order_mark_and_windows_line_ends_are_no_part_of_a_name(tmp_path: P
     assert table.files("Path", Path("/data")) == [Path("/data/a/b.jpg")]
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
+def test_what_is_no_table_is_told_in_one_line(tmp_path: Path) -> None:
+    for content, words in (
         (b"", "not a CSV file"),
         (b"a,b\n1,2,3\n", "row 2: 3 cells under 2 columns"),
         (b"a,b\n1,\xff\n", "not UTF-8"),
@@ -45,13 +44,11 @@ def test_byte_order_mark_and_windows_line_ends_are_no_part_of_a_name(tmp_path: P
         (b'a,b\n"1,2\n', "not a CSV file"),
         (b"a\tb\nx, y\tz\n", "not separated by commas: use commas"),
         (b"a;age, years;b\nx;63,5;y\n", "not separated by commas: use commas"),
-    ],
-)
-def test_what_is_no_table_is_told_in_one_line(tmp_path: Path, content: bytes, words: str) -> None:
-    path = write(tmp_path / "a.csv", content)
-    message = error_of(read_csv, path, ("a", "b"), hint="use commas")
-    assert words in message
-    assert str(path) in message
+    ):
+        path = write(tmp_path / "a.csv", content)
+        message = error_of(read_csv, path, ("a", "b"), hint="use commas")
+        assert words in message
+        assert str(path) in message
 
 
 def test_names_may_hold_semicolons_and_replace_a_header_that_lies(tmp_path: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dollkit.common.errors import InputError
 from dollkit.data import DATASETS, __main__, build, candidates, found, named, read
@@ -17,7 +15,7 @@ from dollkit.data.phantom.render import ORGANS, render
 from dollkit.data.store import open_store
 from dollkit.workflow import cli
 from tests.phantom_layouts import truth, write_all, write_layout
-from tests.small_files import error_of
+from tests.small_files import error_of, save
 
 SIZE, N = 64, 12
 FEW = {"n_films": 24, "n_train_pool": 2, "n_valid": 1, "n_test": 1}
@@ -77,9 +75,8 @@ def test_a_store_may_be_the_phantoms_beside_data_sets(trees: Path, tmp_path: Pat
     assert sources(filled) == ["phantom", "jsrt", "phantom", "jsrt"]
 
 
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
+def test_what_cannot_be_done_is_told_before_films_are_decoded(trees: Path, tmp_path: Path) -> None:
+    for more, words in (
         ({"options": {"jsrt.organs": "both"}, "stores": {}}, "option jsrt.organs is 'both': use"),
         ({"options": {"nih.x": "y"}}, "nih is not read here"),
         ({"stores": {"lungs": "v7"}}, "no 'v7' for lungs here.*or say phantom"),
@@ -87,15 +84,11 @@ def test_a_store_may_be_the_phantoms_beside_data_sets(trees: Path, tmp_path: Pat
         ({"stores": {"infection": "jsrt"}}, "'jsrt' has no infection"),
         ({"size": 40}, "'size' is 40: use a multiple of 8 from 64"),
         ({"phantom": {"protocol": {"label_noize": 1}}}, "no knob 'label_noize'"),
-    ],
-)
-def test_what_cannot_be_done_is_told_before_films_are_decoded(
-    trees: Path, tmp_path: Path, more: dict[str, Any], words: str
-) -> None:
-    arguments = {"size": SIZE, "stores": {"organs": "phantom"}, **more}
-    with pytest.raises(InputError, match=words):
-        build("auto", trees, tmp_path / "out", **arguments)
-    assert not (tmp_path / "out").exists()
+    ):
+        arguments = {"size": SIZE, "stores": {"organs": "phantom"}, **more}
+        with pytest.raises(InputError, match=words):
+            build("auto", trees, tmp_path / "out", **arguments)
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_a_known_tree_is_told(tmp_path: Path) -> None:
@@ -149,7 +142,7 @@ def test_every_broken_missing_and_surplus_file_is_listed(copy: Path) -> None:
     broken = films[0]
     broken.write_bytes(broken.read_bytes()[:-40])
     mask = films[1].parents[1] / "infection masks" / films[1].name
-    Image.fromarray(np.full((256, 256), 9, np.uint8)).save(mask)
+    save(mask, np.full((256, 256), 9))
     surplus = films[2].with_name("notes about films.docx")
     surplus.write_text("x")
     (films[2].parent / "Thumbs.db").write_text("x")
@@ -160,24 +153,20 @@ def test_every_broken_missing_and_surplus_file_is_listed(copy: Path) -> None:
     assert problems == {("surplus", surplus), ("broken", broken), ("broken", mask)}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["check", "jsrt", "."], "no JSRT"),
-        (["check", "none", "."], "unknown data set 'none'"),
-        (["check", "jsrt", ".", "--option", "organs"], "write KEY=VALUE"),
-        (["find", "."], "no known data set here"),
-        (["build", "none", ".", "o"], "unknown data set 'none'"),
-    ],
-)
 def test_calls_that_make_no_sense_end_with_two(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    arguments: list[str], words: str,
-) -> None:  # fmt: skip
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["data", *arguments]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert words in line
+    for arguments, words in (
+        ("check jsrt .", "no JSRT"),
+        ("check none .", "unknown data set 'none'"),
+        ("check jsrt . --option organs", "write KEY=VALUE"),
+        ("find .", "no known data set here"),
+        ("build none . o", "unknown data set 'none'"),
+    ):
+        assert cli.main(["data", *arguments.split()]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
 
 
 def test_list_names_every_data_set_with_its_terms(capsys: pytest.CaptureFixture[str]) -> None:

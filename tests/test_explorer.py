@@ -1,6 +1,4 @@
-"""The explorer without a browser: what is shown of a run, and what moving a control changes; and
-the steps of the quickstart, on a network that has learned nothing.
-"""
+"""The explorer without a browser, and the quickstart on a network that has learned nothing."""
 
 from __future__ import annotations
 
@@ -51,10 +49,9 @@ def make_run(folder: Path) -> None:
         {LESION: marks * states[LESION][:, None, None]}, split=["train", "test"] * (N // 2),
     )  # fmt: skip
     task = write_films(folder / "data" / "lungs", noise(N, SIDE, 1), states)
-    finish(folder / "data")
     classifiers = write_models(folder / "classifiers")
     folders = {name: classifiers / name for name in "ab"}
-    for place in folders.values():
+    for place in (folder / "data", *folders.values()):
         finish(place)
     hashes = {name: sha256(place / weights.FILE) for name, place in folders.items()}
     models = load_classifiers(folders, torch.device("cpu"))
