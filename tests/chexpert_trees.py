@@ -9,19 +9,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from pycocotools import mask as coco
 
 from dollkit.common.findings import FINDINGS
 from dollkit.data.sets.chexpert import HEADER, LOCALIZED
+from tests.small_files import save
 
-FULL = (60, 80)
-"""Height and width of the full-size films that truth is drawn on."""
-
+FULL = (60, 80)  # height and width of the full-size films that truth is drawn on
 KEY = "patient64541_study1_view1_frontal"
 
 
-def square() -> np.ndarray[Any, Any]:
+def square() -> np.ndarray:
     """20 x 30 pixels: x 10 to 40, y 15 to 35."""
     mask = np.zeros(FULL, np.uint8)
     mask[15:35, 10:40] = 1
@@ -38,11 +36,6 @@ def write_csv(path: Path, rows: list[dict[str, str]], header: tuple[str, ...] = 
     pd.DataFrame(rows)[list(header)].to_csv(path, index=False)
 
 
-def write_film(path: Path, height: int = 40, width: int = 32, grey: int = 100) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((height, width), grey, np.uint8)).save(path)
-
-
 def write_chexpert(root: Path, **changed: str) -> Path:
     """Six patients in train.csv (the first with a lateral film, too), two in valid.csv.
 
@@ -52,31 +45,30 @@ def write_chexpert(root: Path, **changed: str) -> Path:
         rows = []
         for k in patients:
             path = f"{part}/patient{k:05d}/study1/view1_frontal.jpg"
-            write_film(root / path, grey=20 * k)
+            save(root / path, np.full((40, 32), 20 * k))
             rows.append(film_row(f"CheXpert-v1.0-small/{path}"))
         if part == "train":
             lateral = "train/patient00001/study1/view2_lateral.jpg"
             kind = {"Frontal/Lateral": "Lateral", "AP/PA": ""}
-            write_film(root / lateral)
+            save(root / lateral, np.full((40, 32), 100))
             rows.insert(1, film_row(f"CheXpert-v1.0-small/{lateral}", **kind))
             rows[2] |= changed
         write_csv(root / f"{part}.csv", rows)
     return root
 
 
-def runs(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
+def runs(mask: np.ndarray) -> dict[str, Any]:
     """A mask as CheXlocalize's segmentations hold it."""
     coded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(v) for v in coded["size"]], "counts": coded["counts"].decode()}
 
 
-def segmented(
-    size: tuple[int, int] = FULL, **masks: np.ndarray[Any, Any]
-) -> dict[str, dict[str, Any]]:
+def segmented(size: tuple[int, int] = FULL, **masks: np.ndarray) -> dict[str, dict[str, Any]]:
     """One entry of a segmentations file: all ten findings, zeros but for `masks`."""
     empty = np.zeros(size, np.uint8)
-    found = {f: runs(masks.get(f.replace(" ", "_"), empty)) for f in LOCALIZED}
-    return {("Airspace Opacity" if f == "Lung Opacity" else f): v for f, v in found.items()}
+    coded = {f: runs(masks.get(f.replace(" ", "_"), empty)) for f in LOCALIZED}
+    coded["Airspace Opacity"] = coded.pop("Lung Opacity")
+    return coded
 
 
 def write_truth(path: Path, entries: Mapping[str, Any]) -> Path:
@@ -88,23 +80,17 @@ def write_truth(path: Path, entries: Mapping[str, Any]) -> Path:
 def localized_tree(folder: Path) -> Path:
     """Two val films (one lateral beside them) and two test films; one of each has truth."""
     tree = folder / "chexlocalize"
-    plain = ("Path", *FINDINGS)
-    for part, lead, first, header in (
-        ("val", "CheXpert-v1.0/valid/", 64541, HEADER),
-        ("test", "test/", 64741, plain),
-    ):
+    val, test = ("CheXpert-v1.0/valid/", 64541, HEADER), ("test/", 64741, ("Path", *FINDINGS))
+    for part, (lead, first, header) in {"val": val, "test": test}.items():
         rows = []
         for patient, view in ((first, "view1_frontal"), (first, "view2_lateral"), (first + 1, "")):
             inner = f"patient{patient}/study1/{view or 'view1_frontal'}.jpg"
             kind = {"Frontal/Lateral": "Lateral"} if "lateral" in inner else {}
             rows.append(film_row(lead + inner, Pneumonia="0.0", **kind))
-            write_film(tree / "CheXpert" / part / inner, 30, 40)
+            save(tree / "CheXpert" / part / inner, np.full((30, 40), 100))
         write_csv(tree / "CheXpert" / f"{part}_labels.csv", rows, header)
-        key = f"patient{first}_study1_view1_frontal"
-        lateral = f"patient{first}_study1_view2_lateral"
-        drawn = tree / "CheXlocalize"
-        write_truth(
-            drawn / f"gt_segmentations_{part}.json",
-            {key: segmented(Edema=square(), Lung_Opacity=1 - square()), lateral: segmented()},
-        )
+        drawn = segmented(Edema=square(), Lung_Opacity=1 - square())
+        study = f"patient{first}_study1"
+        entries = {f"{study}_view1_frontal": drawn, f"{study}_view2_lateral": segmented()}
+        write_truth(tree / "CheXlocalize" / f"gt_segmentations_{part}.json", entries)
     return tree

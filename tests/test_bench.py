@@ -52,14 +52,12 @@ def test_the_records_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     findings = {f: [(i + (i == 6) * (f == "Edema")) % 2 for i in range(30)] for f in FINDINGS}
     split = ["train"] * 4 + ["valid"] * 2 + ["test"] * 24
     store = write_films(tmp_path / "films", noise(30), findings, split=split)
+    given = {"batch": 2, "lr": 0.001, "weight_decay": 0.05, "precision": "float32", "steps": 1}
+    given |= {"policy": "U-Ones", "small": 0}
     folder = tmp_path / "tu-resnet10t"
     folder.mkdir()
     model = create("tu-resnet10t", 5, "silu", "lse", 0, CPU)
     weights.save(model, folder, model.config)
-    given = {
-        "batch": 2, "lr": 0.001, "weight_decay": 0.05, "precision": "float32", "small": 0,
-        "policy": "U-Ones", "steps": 1,
-    }  # fmt: skip
     trained = attribution.TrainedRun("tiny", store, {"tu-resnet10t": folder}, given)
     sizes = attribution.Sizes(films=1, rounds=1, reference_steps=6, same=1, relu_steps=1)
     threads = torch.get_num_threads()

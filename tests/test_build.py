@@ -3,40 +3,65 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from dollkit.common import build_key, paths
+from dollkit.common import build_key
 from dollkit.common.errors import InputError
 from dollkit.data import store_builder
+from dollkit.data.film_table import FilmTable, blank_films
 from dollkit.data.images import IGNORE, fit, fit_box, fit_mask, load_image
-from dollkit.data.masks import Boxes
+from dollkit.data.masks import Boxes, MaskFile
 from dollkit.data.sets import phantom
-from dollkit.data.store import open_store
+from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import CHUNK, build_store
-from tests.build_tables import SIZE, read, write_films
 
-N = 4 * CHUNK + 10
+N, SIZE = 4 * CHUNK + 10, 16
+
+
+def write_films(root: Path) -> None:
+    """PNG films of three sizes, and masks of two of three."""
+    rng = np.random.default_rng(7)
+    root.mkdir(parents=True)
+    for i in range(N):
+        shape = ((20, 16), (24, 24), (16, 40))[i % 3]
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(root / f"{i}.png")
+        if i % 3:
+            mask = rng.choice(np.array([0, 128, 255], np.uint8), (shape[0] // 4, shape[1] // 4))
+            Image.fromarray(mask.repeat(4, 0).repeat(4, 1)).save(root / f"{i}_mask.png")
+
+
+def read(root: Path) -> FilmTable:
+    """The table of such a folder: masks with ignored pixels, boxes."""
+    films = blank_films(N)
+    films["image_id"] = films["study_id"] = [f"film{i}" for i in range(N)]
+    films["patient_id"] = [f"patient{i}" for i in range(N)]
+    films["split"], films["source"] = "train", "made"
+    films["Edema"] = [float(i % 2) for i in range(N)]
+    films["path"] = [str(root / f"{i}.png") for i in range(N)]
+    films["where"] = [f"{root / 'films.csv'}, row {i + 2}" for i in range(N)]
+    masks = [MaskFile(root / f"{i}_mask.png", ignore=(128,)) if i % 3 else None for i in range(N)]
+    boxes = [None if i % 5 else Boxes(((2.0, 3.0, 5.0 + i % 4, 6.0),)) for i in range(N)]
+    columns = pd.DataFrame({"lungs": masks, "Edema": boxes}, dtype=object)
+    return FilmTable("made", films, root, columns)
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of films, two of them bad: one is empty, one is not there."""
     root = tmp_path_factory.mktemp("made") / "set"
-    write_films(root, N)
+    write_films(root)
     (root / "5.png").write_bytes(b"")
     (root / "40_mask.png").unlink()
     return root
@@ -61,24 +86,18 @@ def contents(path: Path, root: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes().replace(old, b"ROOT") for p in path.iterdir()}
 
 
-class Counter:
-    """Stands in for `load_image`: counts films, and fails at one of them."""
+def watch(monkeypatch: pytest.MonkeyPatch, last: float = np.inf) -> list[str]:
+    """Paths of the films that are decoded from here on; all after the `last` fail."""
+    decoded: list[str] = []
 
-    def __init__(self, fail_at: int = -1) -> None:
-        self.films, self.fail_at, self.lock = 0, fail_at, threading.Lock()
+    def load(path: str, *given: object) -> object:
+        decoded.append(path)
+        if len(decoded) > last:
+            raise RuntimeError("stopped")
+        return load_image(path, *given)
 
-    def __call__(self, path: str, *given: object) -> object:
-        with self.lock:
-            self.films += 1
-            if self.films == self.fail_at:
-                raise RuntimeError("stopped")
-        return load_image(path, *given)  # type: ignore[arg-type]
-
-
-def count(monkeypatch: pytest.MonkeyPatch, fail_at: int = -1) -> Counter:
-    counter = Counter(fail_at)
-    monkeypatch.setattr(store_builder, "load_image", counter)
-    return counter
+    monkeypatch.setattr(store_builder, "load_image", load)
+    return decoded
 
 
 def test_what_the_store_holds(root: Path, tmp_path: Path) -> None:
@@ -113,9 +132,9 @@ def test_stopped_at_random_films(
 ) -> None:
     workers = 3
     chance = random.Random(workers)
-    out, decoded, stops = tmp_path / "s", 0, 0
+    out, n_decoded, stops = tmp_path / "s", 0, 0
     while True:
-        counter = count(monkeypatch, fail_at=chance.randint(20, 60))
+        decoded = watch(monkeypatch, last=chance.randint(20, 60))
         try:
             build_store(read(root), out, SIZE, skip_bad=True, workers=workers)
             break
@@ -124,20 +143,23 @@ def test_stopped_at_random_films(
             with pytest.raises(InputError, match="no store here"):
                 open_store(out)
         finally:
-            decoded += counter.films
+            n_decoded += len(decoded)
     assert contents(out, root) == whole
     assert stops >= 2
     # Lost is only what was under way: at most 2 chunks for each worker and one more.
-    assert decoded <= N + stops * (2 * workers + 1) * CHUNK
+    assert n_decoded <= N + stops * (2 * workers + 1) * CHUNK
 
 
-def wait_for_lines(journal: Path, lines: int) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if journal.is_file() and journal.read_bytes().count(b"\n") >= lines:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{journal} never got {lines} lines")
+def slow_build(root: Path, out: Path) -> None:
+    """Build with a pause in every chunk, so that there is time to be killed."""
+    decode = store_builder.decode
+
+    def slow(*given: object) -> object:
+        time.sleep(0.3)
+        return decode(*given)
+
+    store_builder.decode = slow
+    build_store(read(root), out, SIZE, skip_bad=True, workers=1)
 
 
 def test_killed_process(
@@ -145,19 +167,21 @@ def test_killed_process(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     out = tmp_path / "s"
-    command = [sys.executable, "-m", "tests.build_tables", str(root), str(out)]
-    with subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_for_lines(out / "journal.part", 3)
-        finally:
-            process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process = multiprocessing.get_context("spawn").Process(target=slow_build, args=(root, out))
+    process.start()
+    journal = out / "journal.part"
+    while not journal.is_file() or journal.read_bytes().count(b"\n") < 3:
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (out / "store.json").exists()
-    counter = count(monkeypatch)
+    decoded = watch(monkeypatch)
     caplog.set_level(logging.INFO)
     build_store(read(root), out, SIZE, skip_bad=True)
     assert "going on after film" in caplog.text
-    assert counter.films <= N - 2 * CHUNK
+    assert len(decoded) <= N - 2 * CHUNK
     assert contents(out, root) == whole
 
 
@@ -173,14 +197,14 @@ def test_a_mended_film_costs_only_what_follows(
     with pytest.raises(InputError, match=r"row 72: .*70.png: corrupt or cut off"):
         build_store(read(root), out, SIZE)
     # Now it may be left out: what is done stands.
-    counter = count(monkeypatch)
+    decoded = watch(monkeypatch)
     shutil.copytree(out, tmp_path / "t")
     assert open_store(build_store(read(root), tmp_path / "t", SIZE, True)).left_out == 1
-    assert counter.films == N - 2 * CHUNK
-    counter = count(monkeypatch)
+    assert len(decoded) == N - 2 * CHUNK
+    decoded.clear()
     bad.write_bytes(good)
     assert open_store(build_store(read(root), out, SIZE)).left_out == 0
-    assert counter.films == N - 2 * CHUNK
+    assert len(decoded) == N - 2 * CHUNK
     fresh = build_store(read(root), tmp_path / "fresh", SIZE)
     assert contents(out, root) == contents(fresh, root)
 
@@ -191,60 +215,49 @@ def test_a_store_that_stands_is_kept(
     caplog.set_level(logging.INFO)
     out = build_store(read(root), tmp_path / "s", SIZE, skip_bad=True)
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    counter = count(monkeypatch)
+    decoded = watch(monkeypatch)
     assert build_store(read(root), out, SIZE, skip_bad=True, workers=3) == out
     assert f"{out}: kept" in caplog.text
     # The same data set in another place is the same data set.
     moved = root.rename(tmp_path / "elsewhere")
     build_store(read(moved), out, SIZE, skip_bad=True)
-    assert counter.films == 0
+    assert decoded == []
     assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
 
 
-@pytest.mark.parametrize(
-    ("change", "size"),
-    [
-        (lambda root: os.utime(root / "17.png", ns=(1, 1)), SIZE),
-        (lambda root: shutil.copy(root / "22_mask.png", root / "19_mask.png"), SIZE),
-        (None, 24),
-    ],
-)
 def test_what_changed_is_built_anew(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    change: Callable[[Path], object] | None, size: int,
-) -> None:  # fmt: skip
-    out = build_store(read(root), tmp_path / "s", SIZE, True)
-    if change:
-        change(root)
-    counter = count(monkeypatch)
-    caplog.set_level(logging.INFO)
-    build_store(read(root), out, size, True)
-    assert counter.films >= N - 3
-    assert "built anew, for its films" in caplog.text
-    assert open_store(out, verify=True).size == size
-
-
-def test_another_label_box_or_code_is_built_anew(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     out = build_store(read(root), tmp_path / "s", SIZE, True)
+    decoded = watch(monkeypatch)
+
+    def rebuilt(table: FilmTable, size: int = SIZE) -> Store:
+        decoded.clear()
+        caplog.clear()
+        store = open_store(build_store(table, out, size, True), verify=True)
+        assert len(decoded) >= N - 3
+        assert "built anew, for its films, settings or code changed" in caplog.text
+        return store
+
+    os.utime(root / "17.png", ns=(1, 1))
+    rebuilt(read(root))
+    shutil.copy(root / "22_mask.png", root / "19_mask.png")
+    rebuilt(read(root))
+    assert rebuilt(read(root), 24).size == 24
+    rebuilt(read(root))
     table = read(root)
     table.films.loc[3, "Fracture"] = 0.0
-    build_store(table, out, SIZE, True)
-    assert open_store(out).films["Fracture"].notna().sum() == 1
+    store = rebuilt(table)
+    assert store.films["Fracture"].notna().sum() == 1
+    before = store.masks([10 - 1], ["Edema"]).sum()
     table.masks.loc[10, "Edema"] = Boxes(((2.0, 3.0, 9.0, 6.0),))
     table = replace(table)  # which knows nothing of the old ones
-    before = open_store(out).masks([10 - 1], ["Edema"]).sum()
-    build_store(table, out, SIZE, True)
-    assert open_store(out).masks([10 - 1], ["Edema"]).sum() > before
-
-    def edited(modules: list[str]) -> dict[str, str]:
-        return {**build_key.code_of(modules), "dollkit/data/images.py": "edited"}
-
-    monkeypatch.setattr(store_builder, "code_of", edited)
-    build_store(table, out, SIZE, True)
-    assert caplog.text.count("built anew, for its films, settings or code changed") == 3
+    assert rebuilt(table).masks([10 - 1], ["Edema"]).sum() > before
+    code = build_key.code_of(["dollkit.data.store_builder"])
+    edited = code | {"dollkit/data/images.py": "edited"}
+    monkeypatch.setattr(store_builder, "code_of", lambda modules: edited)
+    rebuilt(table)
 
 
 def test_a_broken_store_is_built_anew(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,8 @@ from dollkit.data.csvfile import BadRows
 from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.masks import Runs
 from dollkit.data.sets.chexpert import CHEXLOCALIZE, LOCALIZED, load_truth
-from tests.chexpert_trees import FULL, KEY, localized_tree, runs, square, write_truth
+from tests.chexpert_trees import FULL, KEY, localized_tree, runs, write_truth
+from tests.small_files import error_of
 
 
 @pytest.fixture
@@ -70,15 +70,13 @@ def test_wrong_rows(root: Path) -> None:
     file = root / "CheXpert" / "test_labels.csv"
     good = file.read_text()
     for old, new, words in (
-        ("test/patient64742/", "../patient64742/", r"row 4, column 'Path': .*use a path"),
-        ("patient64742/", "patient64542/", r"patient 'patient64542' stands in val_labels.csv and"),
+        ("test/patient64742/", "../patient64742/", "row 4, column 'Path': value"),
+        ("patient64742/", "patient64542/", "patient 'patient64542' stands in val_labels.csv and"),
     ):
         file.write_text(good.replace(old, new))
-        with pytest.raises(InputError, match=words):
-            read(root)
+        assert words in error_of(read, root)
     file.unlink()
-    with pytest.raises(InputError, match=r"test_labels.csv: no such file"):
-        read(root)
+    assert "test_labels.csv: no such file" in error_of(read, root)
 
 
 def test_skip_bad_leaves_wrong_rows_and_keys_out(root: Path) -> None:
@@ -90,39 +88,29 @@ def test_skip_bad_leaves_wrong_rows_and_keys_out(root: Path) -> None:
     truth.write_text(json.dumps(entries))
     table = read(root, skip_bad=True)
     assert table.films["patient_id"].tolist() == ["patient64541", "patient64741", "patient64542"]
-    assert not table.masks.iloc[1].notna().any()
-    wrong = [str(root / "CheXpert" / "val_labels.csv"), str(truth)]
-    assert [file for file, _, _ in table.bad] == wrong
+    assert table.masks.iloc[1].isna().all()
+    assert [Path(name).name for name, _, _ in table.bad] == ["val_labels.csv", truth.name]
     assert table.facts["test films with truth"] == 1
 
 
-def test_masks_are_the_drawn_ones(root: Path) -> None:
-    masks = load_truth(root / "CheXlocalize" / "gt_segmentations_val.json")[KEY]
-    assert list(masks) == list(LOCALIZED)
-    for finding in LOCALIZED:
-        drawn = square() if finding in ("Edema", "Lung Opacity") else np.zeros(FULL, np.uint8)
-        drawn = 1 - drawn if finding == "Lung Opacity" else drawn
-        np.testing.assert_array_equal(masks[finding].load(*FULL), drawn)
-
-
 FILE = Path("a.json")
-Bit = st.integers(0, 1)
+SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=70)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
-@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=70), elements=Bit))
-def test_run_lengths_are_decoded_as_pycocotools_encodes(mask: np.ndarray[Any, Any]) -> None:
+@given(arrays(np.uint8, SHAPES, elements=st.integers(0, 1)))
+def test_run_lengths_are_decoded_as_pycocotools_encodes(mask: np.ndarray) -> None:
     coded = runs(mask)
     decoded = Runs(FILE, "k", tuple(coded["size"]), coded["counts"]).load(*mask.shape)
     np.testing.assert_array_equal(decoded, mask)
     assert decoded.dtype == np.uint8
 
 
-Letters = st.text(alphabet=[chr(c) for c in range(48, 112)], max_size=40)
+LETTERS = st.text(alphabet=[chr(c) for c in range(48, 112)], max_size=40)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(Letters | st.text(max_size=20), st.integers(1, 40), st.integers(1, 40))
+@given(LETTERS | st.text(max_size=20), st.integers(1, 40), st.integers(1, 40))
 @example("o" * 30, 6, 8)
 @example("0" + "o" * 6 + "0", 6, 8)
 @example("PPPPPP?1", 6, 8)
@@ -143,44 +131,37 @@ def test_broken_run_lengths_are_one_line(counts: str, height: int, width: int) -
 Z = runs(np.zeros(FULL))
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", r"not a JSON file"),
-        ('{"patient1.jpg": {}}', r"key 'patient1.jpg': use the form patient64541_study1_view1"),
-        (f'{{"{KEY}": []}}', rf"key '{KEY}': holds no findings but \[\]"),
-        (f'{{"{KEY}": 3, "{KEY}": 4}}', rf"'{KEY}' stands there twice"),
-        (f'{{"{KEY}": {{"Edema": 1, "Edema": 2}}}}', "'Edema' stands there twice"),
-    ],
-)
-def test_what_is_no_truth_file(tmp_path: Path, text: str, words: str) -> None:
+def test_what_is_no_truth_file(tmp_path: Path) -> None:
     path = tmp_path / "gt.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=words) as caught:
-        load_truth(path)
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
+    for text, words in (
+        ("", "not a JSON file"),
+        ('{"patient1.jpg": {}}', "key 'patient1.jpg': use the form patient64541_study1_view1"),
+        (f'{{"{KEY}": []}}', f"key '{KEY}': holds no findings but []"),
+        (f'{{"{KEY}": 3, "{KEY}": 4}}', f"'{KEY}' stands there twice"),
+        (f'{{"{KEY}": {{"Edema": 1, "Edema": 2}}}}', "'Edema' stands there twice"),
+    ):
+        path.write_text(text)
+        message = error_of(load_truth, path)
+        assert message.startswith(str(path))
+        assert words in message
+        assert len(message) < 400
 
 
-@pytest.mark.parametrize(
-    ("entry", "words"),
-    [
+def test_wrong_entries(tmp_path: Path) -> None:
+    good = "patient00001_study1_view1_frontal"
+    for entry, words in (
         ({"Fracture": Z}, "unknown finding 'Fracture': use one of Enlarged Card"),
         ({"Lung Opacity": Z, "Airspace Opacity": Z}, "'Lung Opacity' stands there under two names"),
-        ({"Edema": []}, r"Edema: no size and counts but \[\]"),
+        ({"Edema": []}, "Edema: no size and counts but []"),
         ({"Edema": {**Z, "size": [80, 61]}}, "Edema: run lengths do not fill 61x80 pixels"),
-        ({"Edema": {**Z, "size": [10**9, 10**9]}}, r"Edema: size \(1000000000, 1000000000\) is no"),
-    ],
-)
-def test_wrong_entries(tmp_path: Path, entry: dict[str, Any], words: str) -> None:
-    good = "patient00001_study1_view1_frontal"
-    path = write_truth(tmp_path / "gt.json", {good: {"Edema": Z}, KEY: entry})
-    with pytest.raises(InputError, match=words) as caught:
-        load_truth(path)
-    assert str(caught.value).startswith(f"{path}, key {KEY!r}")
-    bad = BadRows()
-    truth = load_truth(path, bad)
-    # A finding that an entry of run lengths lacks is unknown.
-    assert {key: list(masks) for key, masks in truth.items()} == {good: ["Edema"]}
-    assert [reason for _, _, reason in bad] == [str(caught.value)]
+        ({"Edema": {**Z, "size": [10**9, 10**9]}}, "Edema: size (1000000000, 1000000000) is no"),
+    ):
+        path = write_truth(tmp_path / "gt.json", {good: {"Edema": Z}, KEY: entry})
+        message = error_of(load_truth, path)
+        assert message.startswith(f"{path}, key {KEY!r}")
+        assert words in message
+        bad = BadRows()
+        truth = load_truth(path, bad)
+        # A finding that an entry of run lengths lacks is unknown.
+        assert {key: list(masks) for key, masks in truth.items()} == {good: ["Edema"]}
+        assert [reason for _, _, reason in bad] == [message]

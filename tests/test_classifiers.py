@@ -10,17 +10,9 @@ import torch
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
-from dollkit.training import networks, weights
+from dollkit.training import classifiers, networks, weights
 from dollkit.training.augment import NONE
-from dollkit.training.classifiers import (
-    Classifier,
-    create,
-    difficulty,
-    evaluate,
-    load_classifier,
-    train,
-    transfer_encoder,
-)
+from dollkit.training.classifiers import Classifier, transfer_encoder
 from dollkit.training.loss_and_optimiser import Recipe
 from tests import far, same
 from tests.label_films import write_films
@@ -29,22 +21,22 @@ from tests.small_run import CONFIG, CPU, ENCODER, make_store
 
 def test_classifier_learns_and_scores(device: torch.device, tmp_path: Path) -> None:
     store = make_store(tmp_path / "films", 80, PATHOLOGIES)
-    model = create(ENCODER, 3, "silu", "lse", 0, device)
+    model = classifiers.create(ENCODER, 3, "silu", "lse", 0, device)
     recipe = Recipe(steps=50, batch=16, lr=3e-3, evaluate_every=25, precision="float32")
-    train(model, store, "U-Ones", recipe, NONE, None)
-    table = evaluate(model, store, "test", 50).set_index("finding")
+    classifiers.train(model, store, "U-Ones", recipe, NONE, None)
+    table = classifiers.evaluate(model, store, "test", 50).set_index("finding")
     assert table.loc["Edema", "auroc"] > 0.95  # the square is Edema, the other labels are coins
     assert table.loc["Fracture", "auroc"] < 0.9
     inner = table.drop(index=["macro", "No Finding"], errors="ignore")["auroc"]
     assert table.loc["macro", "auroc"] == pytest.approx(inner.mean())
     weights.save(model, tmp_path, model.config)
-    again = load_classifier(tmp_path, device)
+    again = classifiers.load_classifier(tmp_path, device)
     assert same(again.state_dict(), model.state_dict())
     x = torch.randn(2, 1, 64, 64, device=device)
     with torch.no_grad():
         assert far(again(x), model.eval()(x)) < 1e-4
     with pytest.raises(InputError, match="'small' is 64"):
-        train(model, store, "U-Ones", recipe, NONE, None, small=64)
+        classifiers.train(model, store, "U-Ones", recipe, NONE, None, small=64)
 
 
 def test_backbone_moves_whole_or_not_at_all() -> None:
@@ -71,7 +63,7 @@ def test_bad_classifiers_are_named(tmp_path: Path) -> None:
     torch.nn.init.constant_(model.head.bias, float("nan"))  # type: ignore[arg-type]
     weights.save(model, tmp_path, model.config)
     with pytest.raises(InputError, match=r"head.bias holds NaN"):
-        load_classifier(tmp_path, CPU)
+        classifiers.load_classifier(tmp_path, CPU)
 
 
 def test_the_probe_finds_what_is_linear_and_the_prior_what_never_moves(tmp_path: Path) -> None:
@@ -83,7 +75,7 @@ def test_the_probe_finds_what_is_linear_and_the_prior_what_never_moves(tmp_path:
     masks = {f: positive[:, None, None] * corner for f, positive in findings.items()}
     split = ["train", "valid", "test", "train"] * (n // 4)
     store = write_films(tmp_path, images + 60 * masks["Edema"], findings, masks, split=split)
-    table = difficulty(store).set_index("finding")
+    table = classifiers.difficulty(store).set_index("finding")
     assert table.loc["Edema", "linear_auroc"] == 1.0
     assert 0.2 < table.loc["Fracture", "linear_auroc"] < 0.8
     assert table.loc["Edema", "iou_prior"] == 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,8 @@ SPLITS = ("Train", "Val", "Test")
 Tree = Callable[..., Path]
 
 
-def square(value: int = 255) -> np.ndarray:
-    mask = np.zeros((16, 16), np.uint8)
-    mask[4:12, 4:12] = value
-    return mask
+FILM = np.full((16, 16), 90)
+SQUARE = np.pad(np.full((8, 8), 255), 4)
 
 
 @pytest.fixture
@@ -31,21 +30,18 @@ def tree(tmp_path: Path) -> Tree:
     """Both trees, a film of each class in each split; the lung tree has one more of each."""
 
     def make(
-        doubled: bool = True,
-        trees: tuple[str, ...] = (LUNG, INFECTION),
-        rename: Callable[[str], str] = str,
-        root: str = "COVID-QU-Ex",
-        end: str = ".png",
-    ) -> Path:
-        for which, s, kind in ((w, s, k) for w in trees for s in range(3) for k in CLASSES):
-            here = tmp_path / root / rename(which)
-            here = (here / rename(which) if doubled else here) / rename(SPLITS[s]) / rename(kind)
-            stems = [f"{STEM[kind]}_{s}", *([f"{STEM[kind]} ({s})"] if which == LUNG else [])]
-            for stem in stems:
-                save(here / rename("images") / f"{stem}{end}", np.full((16, 16), 90))
-                save(here / rename("lung masks") / f"{stem}{end}", square())
+        root: str = "COVID-QU-Ex", trees: tuple[str, ...] = (LUNG, INFECTION),
+        doubled: bool = True, rename: Callable[[str], str] = str, end: str = ".png",
+    ) -> Path:  # fmt: skip
+        for which, (s, split), kind in product(trees, enumerate(SPLITS), CLASSES):
+            folders = [which, which, split, kind] if doubled else [which, split, kind]
+            here = tmp_path.joinpath(root, *map(rename, folders))
+            more = [f"{STEM[kind]} ({s})"] if which == LUNG else []
+            for stem in [f"{STEM[kind]}_{s}", *more]:
+                save(here / rename("images") / f"{stem}{end}", FILM)
+                save(here / rename("lung masks") / f"{stem}{end}", SQUARE)
                 if which == INFECTION:
-                    infected = square() if kind == "COVID-19" else square(0)
+                    infected = SQUARE * (kind == "COVID-19")
                     save(here / rename("infection masks") / f"{stem}{end}", infected)
         return tmp_path / root
 
@@ -77,8 +73,8 @@ def test_every_folder_variant_gives_the_same_tables(tree: Tree, form: dict[str, 
 
 
 def test_either_tree_alone(tree: Tree) -> None:
-    assert list(read_covid_qu_ex(tree(trees=(LUNG,), root="a"))) == ["lungs"]
-    root = tree(trees=(INFECTION,), root="b")
+    assert list(read_covid_qu_ex(tree("a", (LUNG,)))) == ["lungs"]
+    root = tree("b", (INFECTION,))
     tables = read_covid_qu_ex(root)
     assert {store: len(table) for store, table in tables.items()} == {"lungs": 9, "infection": 3}
     assert tables["lungs"].masks["lungs"].iloc[0].load(16, 16).sum() == 64
@@ -90,7 +86,7 @@ def test_films_without_mask_are_unknown_and_masks_without_film_surplus(tree: Tre
     here = root / INFECTION / INFECTION / "Train/COVID-19"
     (here / "infection masks/covid_0.png").unlink()
     (here / "images/Thumbs.db").touch()
-    stray = save(here / "infection masks/covid_9.png", square())
+    stray = save(here / "infection masks/covid_9.png", SQUARE)
     table = read_covid_qu_ex(root)["infection"]
     assert table.masks["infection"].isna().tolist() == [True, False, False]
     assert table.facts["infection tree COVID-19 infection masks"] == 2
@@ -101,7 +97,7 @@ def test_films_without_mask_are_unknown_and_masks_without_film_surplus(tree: Tre
 def test_a_stem_of_two_classes_gets_its_class(tree: Tree) -> None:
     root = tree()
     for kind, split in (("Normal", "Train"), ("COVID-19", "Test")):
-        save(root / LUNG / LUNG / split / kind / "images/1.png", square(90))
+        save(root / LUNG / LUNG / split / kind / "images/1.png", FILM)
     films = read_covid_qu_ex(root)["lungs"].films.set_index("image_id")
     assert films.loc["Normal_1", "source"] == "covid_qu_ex-Normal"
     assert films.loc["COVID-19_1", "split"] == "test"
@@ -122,7 +118,7 @@ def test_one_film_in_two_places_names_both_files(tree: Tree) -> None:
     assert table.facts["films of both trees, split differently"] == 0
     assert len(table.bad) == 1
     assert survey(DATASET, root, subset=True).problems["kind"].tolist() == ["row"]
-    save(root / LUNG / LUNG / "Val/Normal/images/Normal_1.PNG", square(90))
+    save(root / LUNG / LUNG / "Val/Normal/images/Normal_1.PNG", FILM)
     assert "film Normal_1: there twice" in error_of(read_covid_qu_ex, root)
 
 
@@ -134,9 +130,8 @@ def test_where_there_is_nothing_one_line_says_what_was_expected(tmp_path: Path, 
     assert "no film: expected PNG files in {Train,Val,Test}" in message
     (tmp_path / LUNG / "Test").mkdir()
     assert "Train, Val and Test lie in" in error_of(read_covid_qu_ex, tmp_path)
-    root = tree()
-    assert DATASET.find(root / LUNG / LUNG / "Train") is None
-    shutil.rmtree(root / LUNG)
+    assert DATASET.find(tree() / LUNG / LUNG / "Train") is None
+    root = tree("b", (INFECTION,))
     for split in SPLITS:
         shutil.rmtree(root / INFECTION / INFECTION / split / "COVID-19")
     message = error_of(read_covid_qu_ex, root)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dollkit.common.errors import InputError
-from dollkit.data.csvfile import BadRows, CsvTable, is_inside, read_csv
+from dollkit.data.csvfile import BadRows, is_inside, read_csv
+from tests.small_files import error_of
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -32,9 +33,8 @@ def test_byte_order_mark_and_windows_line_ends_are_no_part_of_a_name(tmp_path: P
     assert table.files("Path", Path("/data")) == [Path("/data/a/b.jpg")]
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
+def test_what_is_no_table_is_told_in_one_line(tmp_path: Path) -> None:
+    for content, words in (
         (b"", "not a CSV file"),
         (b"a,b\n1,2,3\n", "row 2: 3 cells under 2 columns"),
         (b"a,b\n1,\xff\n", "not UTF-8"),
@@ -42,20 +42,13 @@ def test_byte_order_mark_and_windows_line_ends_are_no_part_of_a_name(tmp_path: P
         (b"a,a\n1,2\n", "'a' stands there twice"),
         (b"A,b\n1,2\n", "column 'a' is missing ('A' is there)"),
         (b'a,b\n"1,2\n', "not a CSV file"),
-    ],
-)
-def test_what_is_no_table_is_told_in_one_line(tmp_path: Path, content: bytes, words: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read_csv(write(tmp_path / "a.csv", content), ("a", "b"))
-    assert words in str(caught.value)
-    assert str(tmp_path / "a.csv") in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["a\tb\nx, y\tz\n", "a;age, years;b\nx;63,5;y\n"])
-def test_a_table_of_semicolons_or_tabs_is_told_as_such(tmp_path: Path, text: str) -> None:
-    with pytest.raises(InputError, match=r"a\.csv: not separated by commas: use commas"):
-        read_csv(write(tmp_path / "a.csv", text), hint="use commas")
+        (b"a\tb\nx, y\tz\n", "not separated by commas: use commas"),
+        (b"a;age, years;b\nx;63,5;y\n", "not separated by commas: use commas"),
+    ):
+        path = write(tmp_path / "a.csv", content)
+        message = error_of(read_csv, path, ("a", "b"), hint="use commas")
+        assert words in message
+        assert str(path) in message
 
 
 def test_names_may_hold_semicolons_and_replace_a_header_that_lies(tmp_path: Path) -> None:
@@ -68,32 +61,34 @@ def test_names_may_hold_semicolons_and_replace_a_header_that_lies(tmp_path: Path
 
 def test_wrong_rows_stop_or_are_noted_and_dropped(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "id,n\nx,1\ny,two\nz,\nw,inf\n")
-    with pytest.raises(InputError, match="row 3, column 'n': value 'two': use a number or blank"):
-        read_csv(path).numbers("n")
+    message = error_of(read_csv(path).numbers, "n")
+    assert "row 3, column 'n': value 'two': use a number or blank" in message
     bad = BadRows()
     table = read_csv(path, bad=bad)
     np.testing.assert_array_equal(table.numbers("n"), [1.0, np.nan])
     assert table.frame["id"].tolist() == ["x", "z"]
-    assert [(file, row.split(", ")[1]) for file, row, _ in bad] == [
-        (str(path), "row 3"),
-        (str(path), "row 5"),
-    ]
+    assert {file for file, _, _ in bad} == {str(path)}
+    assert [row.split(", ")[1] for _, row, _ in bad] == ["row 3", "row 5"]
 
 
 def test_states_know_four_values_only(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "f,g\n1.0,a\n0,b\n-1.00,c\n,d\n")
     np.testing.assert_array_equal(read_csv(path).states("f"), [1, 0, -1, np.nan])
     path = write(tmp_path / "b.csv", "f\n1.0\n0.5\n")
-    with pytest.raises(InputError, match=r"row 3, column 'f': value '0\.5'"):
-        read_csv(path).states("f")
+    assert "row 3, column 'f': value '0.5'" in error_of(read_csv(path).states, "f")
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["../a.jpg", "a/../../b.jpg", "/etc/passwd", "C:\\a.jpg", "\\\\host\\a", "", "a\0b"],
-)
-def test_paths_that_lead_elsewhere_are_wrong_rows(text: str) -> None:
-    assert not is_inside(text)
+def test_paths_that_lead_elsewhere_are_wrong_rows() -> None:
+    for text in (
+        "../a.jpg",
+        "a/../../b.jpg",
+        "/etc/passwd",
+        "C:\\a.jpg",
+        "\\\\host\\a",
+        "",
+        "a\0b",
+    ):
+        assert not is_inside(text), text
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
@@ -108,6 +103,5 @@ def test_any_bytes_are_a_table_or_one_line(
     except InputError as error:
         message = str(error)
     else:
-        assert isinstance(table, CsvTable)
         assert all(isinstance(v, str) for v in table.frame["id"])
     assert "\n" not in message

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dollkit.common.errors import InputError
 from dollkit.data import DATASETS, __main__, build, candidates, found, named, read
 from dollkit.data.__main__ import compare, survey
 from dollkit.data.film_table import STORES
 from dollkit.data.phantom.render import ORGANS, render
-from dollkit.data.store import Store, open_store
+from dollkit.data.store import open_store
+from dollkit.workflow import cli
 from tests.phantom_layouts import truth, write_all, write_layout
-from tests.small_files import error_of
+from tests.small_files import error_of, save
 
 SIZE, N = 64, 12
 FEW = {"n_films": 24, "n_train_pool": 2, "n_valid": 1, "n_test": 1}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantom films as CheXpert, JSRT, Montgomery, Shenzhen and COVID-QU-Ex."""
     out = tmp_path_factory.mktemp("data") / "sets"
     write_all(out, N, SIZE, 0)
     return out
-
-
-@pytest.fixture(scope="session")
-def stores(trees: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
-    out = tmp_path_factory.mktemp("stores")
-    built = build("auto", trees, out, SIZE, options={"jsrt.organs": "apart"})
-    return {name: open_store(path, verify=True) for name, path in built.items()}
 
 
 def test_every_data_set_in_a_folder_is_found(trees: Path) -> None:
@@ -43,38 +35,35 @@ def test_every_data_set_in_a_folder_is_found(trees: Path) -> None:
     assert list(found(trees / "JSRT")) == ["jsrt"]
 
 
-def sources(built: dict[str, Path]) -> list[tuple[str, str]]:
-    """Stores in order, and what gave each."""
-    return [(name, open_store(path).made_from["source"]) for name, path in built.items()]
+def sources(built: dict[str, Path]) -> list[str]:
+    """What gave each store."""
+    return [open_store(path).made_from["source"] for path in built.values()]
 
 
-def assert_alike(got: np.ndarray, want: np.ndarray) -> None:
-    """The same films, but for the antialiasing of enlarging and shrinking again."""
-    assert np.abs(got.astype(float) - want).mean() < 4
-    for a, b in zip(got, want, strict=True):
-        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
-
-
-def test_organs_and_infection_come_out_where_the_phantom_put_them(stores: dict[str, Store]) -> None:
-    for layout, store in (("jsrt", stores["organs"]), ("covid-qu-ex", stores["infection"])):
-        names = list(truth(layout, N, 0)["name"])
-        drawn = render(truth(layout, N, 0), SIZE, 0)
+def test_organs_and_infection_come_out_where_the_phantom_put_them(
+    trees: Path, tmp_path: Path
+) -> None:
+    built = build("auto", trees, tmp_path, SIZE, options={"jsrt.organs": "apart"})
+    for layout, name in (("jsrt", "organs"), ("covid-qu-ex", "infection")):
+        store, rows = open_store(built[name], verify=True), truth(layout, N, 0)
+        drawn, names = render(rows, SIZE, 0), list(rows["name"])
         at = [names.index(image_id) for image_id in store.films["image_id"]]
         truths = drawn.organs if layout == "jsrt" else drawn.infection[:, None]
         classes = ORGANS if layout == "jsrt" else ("infection",)
         assert sorted(store.mask_classes) == sorted(classes)
         np.testing.assert_array_equal(store.masks(slice(None), classes), truths[at])
-        assert_alike(store.images[:], drawn.images[at])
         assert truths[at].any((2, 3)).all()
+        # The same films, but for the antialiasing of enlarging and shrinking again.
+        for film, expected in zip(store.images[:], drawn.images[at], strict=True):
+            assert np.abs(film.astype(float) - expected).mean() < 4
+            assert np.corrcoef(film.ravel(), expected.ravel())[0, 1] > 0.99
 
 
 def test_a_store_may_be_the_phantoms_beside_data_sets(trees: Path, tmp_path: Path) -> None:
     mixed = {"films": "phantom", "lungs": "phantom"}
     built = build("auto", trees, tmp_path / "mixed", SIZE, seed=3, stores=mixed, phantom=FEW)
-    assert sources(built) == [
-        *(("films", "phantom"), ("lungs", "phantom")),
-        *(("infection", "covid_qu_ex"), ("organs", "jsrt")),
-    ]
+    assert list(built) == ["films", "lungs", "infection", "organs"]
+    assert sources(built) == ["phantom", "phantom", "covid_qu_ex", "jsrt"]
     alone = build("phantom", "", tmp_path / "alone", SIZE, seed=3, phantom=FEW)
     for name in mixed:
         files = {p.name: p.read_bytes() for p in built[name].iterdir()}
@@ -83,38 +72,23 @@ def test_a_store_may_be_the_phantoms_beside_data_sets(trees: Path, tmp_path: Pat
     some = build("jsrt", trees, tmp_path / "some", SIZE, stores={"organs": "phantom"}, phantom=FEW)
     assert list(some) == ["lungs", "organs"]
     filled = build("jsrt", trees, tmp_path / "all", SIZE, fill_from="phantom", phantom=FEW)
-    assert [source for _, source in sources(filled)] == ["phantom", "jsrt", "phantom", "jsrt"]
+    assert sources(filled) == ["phantom", "jsrt", "phantom", "jsrt"]
 
 
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"options": {"jsrt.organs": "both"}}, "option jsrt.organs is 'both': use one of"),
+def test_what_cannot_be_done_is_told_before_films_are_decoded(trees: Path, tmp_path: Path) -> None:
+    for more, words in (
+        ({"options": {"jsrt.organs": "both"}, "stores": {}}, "option jsrt.organs is 'both': use"),
         ({"options": {"nih.x": "y"}}, "nih is not read here"),
         ({"stores": {"lungs": "v7"}}, "no 'v7' for lungs here.*or say phantom"),
         ({"stores": dict.fromkeys(STORES, "phantom")}, "leaves auto nothing to give"),
         ({"stores": {"infection": "jsrt"}}, "'jsrt' has no infection"),
-    ],
-)
-def test_what_cannot_be_chosen_is_told(trees: Path, more: dict[str, object], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        read("auto", trees, **more)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
         ({"size": 40}, "'size' is 40: use a multiple of 8 from 64"),
         ({"phantom": {"protocol": {"label_noize": 1}}}, "no knob 'label_noize'"),
-    ],
-)
-def test_what_the_phantom_cannot_do_is_told_before_films_are_decoded(
-    trees: Path, tmp_path: Path, given: dict[str, Any], words: str
-) -> None:
-    arguments = {"size": SIZE, "stores": {"organs": "phantom"}, **given}
-    with pytest.raises(InputError, match=words):
-        build("auto", trees, tmp_path / "out", **arguments)
-    assert not (tmp_path / "out").exists()
+    ):
+        arguments = {"size": SIZE, "stores": {"organs": "phantom"}, **more}
+        with pytest.raises(InputError, match=words):
+            build("auto", trees, tmp_path / "out", **arguments)
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_a_known_tree_is_told(tmp_path: Path) -> None:
@@ -133,9 +107,8 @@ def test_two_copies_of_one_set_are_ambiguous(trees: Path, tmp_path: Path) -> Non
         (tmp_path / name).symlink_to(trees / "JSRT")
     assert candidates(found(tmp_path))["organs"] == ["jsrt"]  # one folder under two names
     (tmp_path / "b").unlink()
-    write = tmp_path / "b" / "All247images"
-    write.mkdir(parents=True)
-    (write / "JPCLN001.IMG").write_bytes(b"")
+    (tmp_path / "b" / "All247images").mkdir(parents=True)
+    (tmp_path / "b" / "All247images" / "JPCLN001.IMG").touch()
     (tmp_path / "b" / "scratch" / "fold1" / "masks" / "heart").mkdir(parents=True)
     with pytest.raises(InputError, match="lies there twice"):
         found(tmp_path)
@@ -158,8 +131,7 @@ def copy(tmp_path: Path) -> Path:
 
 def test_a_sound_tree_has_nothing_off(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["check", "covid_qu_ex", str(copy), "--decode", "--subset"]) == 0
-    out = capsys.readouterr().out
-    assert "off: nothing" in out
+    assert "off: nothing" in capsys.readouterr().out
     assert __main__.main(["check", "covid_qu_ex", str(copy)]) == 1  # fewer films than documented
     assert "<- off" in capsys.readouterr().out
 
@@ -170,38 +142,31 @@ def test_every_broken_missing_and_surplus_file_is_listed(copy: Path) -> None:
     broken = films[0]
     broken.write_bytes(broken.read_bytes()[:-40])
     mask = films[1].parents[1] / "infection masks" / films[1].name
-    Image.fromarray(np.full((256, 256), 9, np.uint8)).save(mask)
+    save(mask, np.full((256, 256), 9))
     surplus = films[2].with_name("notes about films.docx")
     surplus.write_text("x")
     (films[2].parent / "Thumbs.db").write_text("x")
     report = survey(named("covid_qu_ex"), copy, subset=True)
-    assert [(p.kind, Path(p.file)) for p in report.problems.itertuples()] == [("surplus", surplus)]
+    assert report.problems[["kind", "file"]].values.tolist() == [["surplus", str(surplus)]]
     report = survey(named("covid_qu_ex"), copy, subset=True, decode=True)
-    found_off = {(p.kind, Path(p.file)) for p in report.problems.itertuples()}
-    assert found_off == {("surplus", surplus), ("broken", broken), ("broken", mask)}
+    problems = {(p.kind, Path(p.file)) for p in report.problems.itertuples()}
+    assert problems == {("surplus", surplus), ("broken", broken), ("broken", mask)}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["check", "jsrt", "."], "no JSRT"),
-        (["check", "none", "."], "unknown data set 'none'"),
-        (["check", "jsrt", ".", "--option", "organs"], "write KEY=VALUE"),
-        (["find", "."], "no known data set here"),
-        (["build", "none", ".", "o"], "unknown data set 'none'"),
-    ],
-)
 def test_calls_that_make_no_sense_end_with_two(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    arguments: list[str], words: str,
-) -> None:  # fmt: skip
-    from dollkit.workflow import cli
-
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["data", *arguments]) == 2
-    message = capsys.readouterr().err
-    assert words in message
-    assert message.count("\n") == 1
+    for arguments, words in (
+        ("check jsrt .", "no JSRT"),
+        ("check none .", "unknown data set 'none'"),
+        ("check jsrt . --option organs", "write KEY=VALUE"),
+        ("find .", "no known data set here"),
+        ("build none . o", "unknown data set 'none'"),
+    ):
+        assert cli.main(["data", *arguments.split()]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
 
 
 def test_list_names_every_data_set_with_its_terms(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,9 +174,7 @@ def test_list_names_every_data_set_with_its_terms(capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     for data_set in DATASETS.values():
         assert f"{data_set.name}: {data_set.title}" in out
-        assert data_set.licence
-        assert data_set.cite
-        assert data_set.tree
+        assert all([data_set.licence, data_set.cite, data_set.tree])
 
 
 def test_build_writes_stores_from_the_command_line(copy: Path, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from tests.label_films import bump
 S = 40
 
 
-def disc(y: float, x: float, r: float) -> np.ndarray:
-    yy, xx = np.mgrid[:S, :S]
-    return ((yy - y) ** 2 + (xx - x) ** 2 <= r * r).astype(np.uint8)
+def disc(r: float) -> np.ndarray:
+    y, x = np.mgrid[:S, :S] - 20
+    return (y**2 + x**2 <= r * r).astype(np.uint8)
 
 
 def test_scale_of_evidence_against_of_nothing_and_of_a_single_pixel() -> None:
@@ -66,12 +66,12 @@ def test_refine_on_a_flat_film_is_the_mean_of_means() -> None:
 
 
 def test_refine_keeps_to_the_edges_of_the_film() -> None:
-    film = disc(20, 20, 8)
+    film = disc(8)
     out = steps.refine(film.astype(np.float32)[None], (film * 200)[None], 3 / S)[0]
     # Slope is var / (var + EDGE) of the film in [0, 1]: near one at the edge.
     assert out[film == 1].min() > 0.95
     assert out[film == 0].max() < 0.05
-    truth = disc(20, 20, 6)[None]
+    truth = disc(6)[None]
     spilt = bump(20, 22, 6)[None]
     refined = steps.refine(spilt, (60 + 120 * truth).astype(np.uint8), 4 / S)
     assert metrics.iou_matched(spilt, truth)[0] < 0.85
@@ -98,57 +98,48 @@ def test_each_finding_is_cut_by_its_own_rule_and_a_constant_map_is_all_ignored()
     assert (label[2] == IGNORE).all()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"part": "negative"}, "part"), ({"percentile": 101.0}, "percentile"),
-     ({"threshold": "tuned", "thresholds": {"Oedema": 0.5}}, "unknown finding 'Oedema'"),
-     ({"threshold": "tuned", "thresholds": {"Edema": "half"}}, "thresholds', Edema"),
-     ({"threshold": "tuned", "thresholds": {}, "smooths": {"Edema": 2.0}}, "smooths', Edema"),
-     ({"threshold": "tuned", "thresholds": "no.csv"}, "no.csv: no such file"),
-     ({"thresholds": {"Edema": 0.5}}, "use tuned")],
-)  # fmt: skip
-def test_bad_settings_are_named(change: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        LabelSettings(**change)  # type: ignore[arg-type]
+def test_bad_settings_are_named() -> None:
+    for change, message in (
+        ({"part": "negative"}, "part"),
+        ({"percentile": 101.0}, "percentile"),
+        ({"thresholds": {"Oedema": 0.5}}, "unknown finding 'Oedema'"),
+        ({"thresholds": {"Edema": "half"}}, "thresholds', Edema"),
+        ({"thresholds": {}, "smooths": {"Edema": 2.0}}, "smooths', Edema"),
+        ({"thresholds": "no.csv"}, "no.csv: no such file"),
+        ({"threshold": "otsu", "thresholds": {"Edema": 0.5}}, "use tuned"),
+    ):
+        with pytest.raises(InputError, match=message):
+            LabelSettings(**{"threshold": "tuned", **change})
 
 
 def test_rules_are_read_and_written() -> None:
-    rules = {
-        "otsu": Rule("otsu"),
-        "peak 0.5": Rule("peak", 0.5),
-        " quantile 0.02": Rule("quantile", 0.02),
-        0.4: Rule("peak", 0.4),
-        "0.4": Rule("peak", 0.4),
-    }
-    for text, rule in rules.items():
-        assert steps.parse_rule(text) == rule == steps.parse_rule(str(rule))
+    half, share = Rule("peak", 0.5), Rule("quantile", 0.02)
+    assert {steps.parse_rule(text) for text in (0.5, "0.5", "peak 0.5")} == {half}
+    assert steps.parse_rule(" quantile 0.02") == share
+    for rule in (half, share, Rule("otsu")):
+        assert steps.parse_rule(str(rule)) == rule
     for bad in ("peak", "peak 1.2", "otsu 0.3", 0.0, "nan"):
         with pytest.raises(InputError, match="use a share of the maximum"):
             steps.parse_rule(bad)
 
 
 def test_settings_from_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def given(text: str) -> LabelSettings:
-        return LabelSettings(**steps.threshold_settings(text))  # type: ignore[arg-type]
-
-    assert given("peak 0.4") == LabelSettings(threshold="peak", level=0.4)
-    assert set(PATHOLOGIES) | {"other"} == set(given("tuned").thresholds)
     (tmp_path / "mine.csv").write_text("finding,rule\nother,peak 0.3\n")
+    tuned = LabelSettings(**steps.threshold_settings("tuned"))
+    assert set(tuned.thresholds) == {*PATHOLOGIES, "other"}
     monkeypatch.setattr(paths, "ROOT", tmp_path)  # wherever a kernel works
-    assert given("mine.csv") == given(str(tmp_path / "mine.csv"))
-    assert given("mine.csv").rule("Edema") == Rule("peak", 0.3)
+    texts = ("peak 0.4", "mine.csv", str(tmp_path / "mine.csv"))
+    peak, *mine = (LabelSettings(**steps.threshold_settings(text)) for text in texts)
+    assert peak == LabelSettings(threshold="peak", level=0.4)
+    assert [settings.rule("Edema") for settings in mine] == [Rule("peak", 0.3)] * 2
 
 
 def test_thresholds_file(tmp_path: Path) -> None:
-    table = pd.DataFrame(
-        [("Edema", "peak 0.15", 0.03, 0.5, 0.4, 9), ("other", "otsu", np.nan, 0.3, 0.3, 9)],
-        columns=steps.RULE_COLUMNS,
-    )
+    rows = ("Edema", "peak 0.15", 0.03, 0.5, 0.4, 9), ("other", "otsu", np.nan, 0.3, 0.3, 9)
     path = tmp_path / "thresholds.csv"
-    steps.write_rules(table, path)
-    assert steps.read_rules(path) == {
-        "thresholds": {"Edema": "peak 0.15", "other": "otsu"}, "smooths": {"Edema": 0.03},
-    }  # fmt: skip
+    steps.write_rules(pd.DataFrame(rows, columns=steps.RULE_COLUMNS), path)
+    rules = {"Edema": "peak 0.15", "other": "otsu"}
+    assert steps.read_rules(path) == {"thresholds": rules, "smooths": {"Edema": 0.03}}
     bad = {
         "finding,level\nEdema,0.5\n": "column 'rule' is missing",
         "finding,rule\nEdema,0.5\nEdema,0.4\n": "row 3, column 'finding': value 'Edema'",

@@ -8,41 +8,31 @@ import tomllib
 
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from dollkit.common import paths
 
 MARKER = ' ; sys_platform == "linux" and platform_machine == "x86_64"'
 LINE = re.compile(r"([A-Za-z0-9._-]+)==([0-9][0-9A-Za-z.+!]*)(" + re.escape(MARKER) + ")?")
-LINES = {
-    kind: (paths.ROOT / f"{kind}.lock").read_text().splitlines()
-    for kind in ("requirements", "requirements-dev")
-}
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+LINES = [(paths.ROOT / name).read_text().splitlines() for name in LOCKS]
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
 
 
-def plain(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-")
-
-
-def pins(lines: list[str]) -> dict[str, str]:
-    return {plain(m[1]): m[2] for line in lines if (m := LINE.fullmatch(line))}
-
-
-RUN = pins(LINES["requirements"])
-PINS = RUN | pins(LINES["requirements-dev"])
+RUN, DEV = ({canonicalize_name(line.split("==")[0]) for line in part} for part in LINES)
 
 
 def test_the_locks_hold_names_and_versions_only() -> None:
-    lines = [line for part in LINES.values() for line in part]
+    lines = [line for part in LINES for line in part]
     assert [line for line in lines if not LINE.fullmatch(line)] == []
-    assert len(PINS) == len(lines), "a name stands twice"
+    assert len(RUN | DEV) == len(lines), "a name stands twice"
 
 
 def test_every_dependency_is_pinned() -> None:
     run = [*PROJECT["dependencies"], "setuptools"]
-    assert [name for name in run if plain(name) not in RUN] == []
+    assert [name for name in run if canonicalize_name(name) not in RUN] == []
     dev = PROJECT["optional-dependencies"]["dev"]
-    assert [name for name in dev if plain(name) not in PINS] == []
+    assert [name for name in dev if canonicalize_name(name) not in RUN | DEV] == []
 
 
 def test_a_run_needs_nothing_of_the_checks_lock() -> None:
@@ -55,7 +45,7 @@ def test_a_run_needs_nothing_of_the_checks_lock() -> None:
             continue  # of another platform
         for need in map(Requirement, needs):
             applies = need.marker is None or need.marker.evaluate({"extra": ""})
-            if applies and plain(need.name) not in RUN:
+            if applies and canonicalize_name(need.name) not in RUN:
                 missing.append((name, str(need)))
     assert missing == []
 

@@ -19,6 +19,9 @@ from dollkit.labels import summary
 from dollkit.report import agreement, curves, figures, in_notebook, results, rows, style
 from tests import synthetic_run as synthetic
 
+LABELS = "labels/examples.npz"
+TASKS = "finetune/*/examples.npz"
+
 
 @pytest.fixture(scope="module")
 def whole() -> rows.Rows:
@@ -30,59 +33,44 @@ def run(whole: rows.Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.make_run(tmp_path_factory.mktemp("run"), whole)
 
 
-@pytest.fixture(scope="module")
-def labels(run: Path) -> Path:
-    return run / "labels" / "examples.npz"
-
-
-@pytest.fixture(scope="module")
-def tasks(run: Path) -> list[Path]:
-    return sorted((run / "finetune").glob("*/examples.npz"))
-
-
-@pytest.fixture(scope="module")
-def losses(labels: Path) -> pd.DataFrame:
-    return summary.losses(rows.load_examples(labels, summary.ARRAYS))
-
-
-def test_a_figure_has_fixed_bytes_and_leaves_nothing_behind(labels: Path, tmp_path: Path) -> None:
+def test_a_figure_has_fixed_bytes_and_leaves_nothing_behind(run: Path, tmp_path: Path) -> None:
     settings = dict(mpl.rcParams)
-    saved = [
-        figures.figure2(labels, profile="p", columns=1).save(tmp_path / name / "figure2")
-        for name in ("a", "b")
-    ]
-    assert [p.suffix for p in saved[0]] == [".svg", ".png", ".csv", ".txt"]
-    for first, second in zip(*saved, strict=True):
-        assert first.read_bytes() == second.read_bytes(), first.name
-        assert b"<dc:date>" not in first.read_bytes()
+    first, second = (
+        figures.figure2(run / LABELS, profile="p", columns=1).save(tmp_path / name) for name in "ab"
+    )
+    assert [p.suffix for p in first] == [".svg", ".png", ".csv", ".txt"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+        assert b"<dc:date>" not in one.read_bytes()
     assert plt.get_fignums() == []
     assert dict(mpl.rcParams) == settings
 
 
-def test_figure1_shows_arrays_of_the_run(labels: Path, tasks: list[Path]) -> None:
-    drawn = figures.figure1(labels, tasks[0], profile="p")
+def test_figure1_shows_arrays_of_the_run(run: Path) -> None:
+    labels, task = run / LABELS, next(run.glob(TASKS))
+    drawn = figures.figure1(labels, task, profile="p")
     label = drawn.data.set_index("panel").loc["label"]
     assert 0 < label["share_finding"] < 1
     assert label["share_ignored"] > 0
     with pytest.raises(InputError, match="no arm 'prior'"):
-        figures.figure1(labels, tasks[0], profile="p", arm="prior")
+        figures.figure1(labels, task, profile="p", arm="prior")
 
 
 def _median(values: np.ndarray) -> float:
     return float(np.sort(values)[round(0.5 * (len(values) - 1))])
 
 
-def test_figure2_takes_best_median_and_worst(labels: Path) -> None:
-    a = rows.load_examples(labels, rows.LABEL_ARRAYS)
-    for finding, part in figures.figure2(labels, profile="p").data.groupby("finding"):
-        have = a["iou"][a["finding"] == finding]
-        picked = part.set_index("rank")["iou"]
-        want = have.max(), _median(have), have.min()
-        assert tuple(picked[["best", "median", "worst"]]) == want
-        assert (part["n"] == len(have)).all()
+def test_figure2_takes_best_median_and_worst(run: Path) -> None:
+    a = rows.load_examples(run / LABELS, rows.LABEL_ARRAYS)
+    for finding, part in figures.figure2(run / LABELS, profile="p").data.groupby("finding"):
+        iou = a["iou"][a["finding"] == finding]
+        picked = part.set_index("rank")["iou"].to_dict()
+        assert picked == {"best": iou.max(), "median": _median(iou), "worst": iou.min()}
+        assert (part["n"] == len(iou)).all()
 
 
-def test_figure3_shows_every_arm_of_the_same_film(tasks: list[Path]) -> None:
+def test_figure3_shows_every_arm_of_the_same_film(run: Path) -> None:
+    tasks = list(run.glob(TASKS))
     data = figures.figure3(tasks, profile="p").data
     assert len(data) == len(tasks) * 2 * len(synthetic.GAIN)
     for (task, quantile), part in data.groupby(["task", "quantile"]):
@@ -90,19 +78,19 @@ def test_figure3_shows_every_arm_of_the_same_film(tasks: list[Path]) -> None:
         assert part["arm"].tolist() == list(synthetic.GAIN)
         path = next(p for p in tasks if p.parent.name == task)
         mean = rows.load_examples(path, ())["iou"].mean(0)
-        want = _median(mean) if quantile else mean.min()
-        assert part["iou"].mean() == pytest.approx(want, abs=1e-12)
+        shown = _median(mean) if quantile else mean.min()
+        assert part["iou"].mean() == pytest.approx(shown, abs=1e-12)
     with pytest.raises(InputError, match="fine-tune a task first"):
         figures.figure3([], profile="p")
 
 
-def test_figure_s2_shows_the_median_case_of_each_finding(labels: Path) -> None:
-    drawn = figures.figure_s2(labels, profile="p")
-    a = rows.load_examples(labels, rows.LABEL_ARRAYS)
+def test_figure_s2_shows_the_median_case_of_each_finding(run: Path) -> None:
+    drawn = figures.figure_s2(run / LABELS, profile="p")
+    a = rows.load_examples(run / LABELS, rows.LABEL_ARRAYS)
     assert set(drawn.data["finding"]) == set(a["finding"])
     for row in drawn.data.to_dict("records"):
-        have = a["iou"][a["finding"] == row["finding"]]
-        assert (row["iou"], row["n"]) == (_median(have), len(have))
+        iou = a["iou"][a["finding"] == row["finding"]]
+        assert (row["iou"], row["n"]) == (_median(iou), len(iou))
     case = drawn.data.iloc[0]
     shown = a["probability"][a["image_id"] == case["image_id"]][0]
     assert case[[f"p_{c}" for c in synthetic.CLASSIFIERS]].tolist() == pytest.approx(shown)
@@ -127,22 +115,21 @@ def test_figure_s2_without_truth_takes_the_first_case_and_says_so(tmp_path: Path
         figures.figure_s2(path, profile="p")
 
 
-KEY = {"task": "lungs", "tuning": "full", "arm": "doll"}
+def mean_of(*runs: tuple[int, int, list[int], list[float]]) -> pd.DataFrame:
+    """Mean curve of runs, each of a seed, a fold, steps and values."""
+    key = {"task": "lungs", "tuning": "full", "arm": "doll"}
+    names = ["seed", "fold", "step", "val_miou"]
+    parts = [pd.DataFrame(key | dict(zip(names, run, strict=True))) for run in runs]
+    return curves.mean_curves(pd.concat(parts))
 
 
 def test_curves_average_folds_then_seeds_and_are_not_extrapolated() -> None:
-    steps = np.array([0, 10, 20])
     levels = {(0, 0): 0.2, (0, 1): 0.4, (1, 0): 0.8, (1, 1): 0.8}
-    parts = [
-        pd.DataFrame(KEY | {"seed": s, "fold": f, "step": steps, "val_miou": level * steps / 20})
-        for (s, f), level in levels.items()
-    ]
-    last = curves.mean_curves(pd.concat(parts)).set_index("step").loc[20]
+    out = mean_of(*[(s, f, [0, 10, 20], [0, v / 2, v]) for (s, f), v in levels.items()])
+    last = out.set_index("step").loc[20]
     assert (last["mean"], last["lo"], last["hi"]) == pytest.approx((0.55, 0.3, 0.8))
     assert last["n_seeds"] == 2
-    short = {"seed": 0, "fold": 0, "step": [0, 10], "val_miou": [0.0, 0.5]}
-    long = {"seed": 1, "fold": 0, "step": [0, 5, 20], "val_miou": [0.0, 0.1, 0.4]}
-    out = curves.mean_curves(pd.concat([pd.DataFrame(KEY | part) for part in (short, long)]))
+    out = mean_of((0, 0, [0, 10], [0.0, 0.5]), (1, 0, [0, 5, 20], [0.0, 0.1, 0.4]))
     assert out["step"].tolist() == [0, 5, 10]
     assert out["mean"].tolist() == pytest.approx([0.0, (0.25 + 0.1) / 2, (0.5 + 0.2) / 2])
 
@@ -157,7 +144,8 @@ def test_figure4_plots_its_data(whole: rows.Rows) -> None:
         curves.figure4(whole.curves.iloc[:0], profile="p")
 
 
-def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(losses: pd.DataFrame) -> None:
+def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(run: Path) -> None:
+    losses = summary.losses(rows.load_examples(run / LABELS, summary.ARRAYS))
     changes = [
         ("shipped", "shipped", 0.0, 0.0, 0.0), ("steps", "4", -0.01, -0.02, 0.01),
         ("baseline", "blur", -0.11, -0.13, -0.09), ("threshold", "otsu", 0.0, 0.0, 0.0),
@@ -177,9 +165,6 @@ def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(losses: pd.DataFra
     assert "(" not in right.texts[0].get_text()
     with pytest.raises(InputError, match="no changed factor"):
         curves.figure_s3(ablation.iloc[:1], losses, profile="p")
-
-
-# Figure 6.
 
 
 def test_rank_correlation_of_known_orders_and_that_of_scipy_also_in_its_resamples() -> None:
@@ -209,10 +194,8 @@ def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) 
     assert drawn.data["finding"].tolist() == list(PATHOLOGIES[2:])
     first, auroc = drawn.data.iloc[0], graded[graded["finding"] == PATHOLOGIES[2]]["auroc"]
     assert (first["auroc"], first["auroc_lo"]) == pytest.approx((auroc.mean(), auroc.min()))
-    hollow = [
-        line for line in drawn.figure.axes[0].lines
-        if line.get_marker() == "D" and line.get_markerfacecolor() == "white"
-    ]  # fmt: skip
+    diamonds = [line for line in drawn.figure.axes[0].lines if line.get_marker() == "D"]
+    hollow = [line for line in diamonds if line.get_markerfacecolor() == "white"]
     assert [len(np.asarray(line.get_xdata())) for line in hollow] == [1]
     assert "hollow: too few patients" in drawn.caption
     with pytest.raises(InputError, match="no finding has both"):
@@ -222,8 +205,8 @@ def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) 
 @pytest.mark.parametrize("profile", ["laptop", "open"])
 def test_names_overlap_neither_each_other_nor_a_diamond(profile: str) -> None:
     stored = rows.read_stored(paths.ROOT / "figures" / profile)
-    graded = stored.classifiers, results.shipped_quality(stored)
-    drawn = agreement.figure6(*graded, profile=profile)
+    judged = results.shipped_quality(stored)
+    drawn = agreement.figure6(stored.classifiers, judged, profile=profile)
     ax = drawn.figure.axes[0]
     with style.context():
         drawn.figure.draw_without_rendering()
@@ -238,13 +221,9 @@ def test_names_overlap_neither_each_other_nor_a_diamond(profile: str) -> None:
     np.testing.assert_allclose(agreement.overlap(boxes, frame[None])[:, 0], sizes)
 
 
-# What notebooks show.
-
-
 def test_a_number_and_its_interval_stay_together(tmp_path: Path) -> None:
     (tmp_path / "t.md").write_text("**T.**\n\n| a | b |\n| --- | --- |\n| 0.8 [0.7, 0.9] | x |\n")
-    assert in_notebook.table(tmp_path / "t.md", without=("b",)).data == (
-        "**T.**\n\n| a |\n| --- |\n| 0.8\u00a0[0.7,\u00a00.9] |\n"
-    )
+    shown = "**T.**\n\n| a |\n| --- |\n| 0.8\u00a0[0.7,\u00a00.9] |\n"
+    assert in_notebook.table(tmp_path / "t.md", without=("b",)).data == shown
     absent = in_notebook.table(tmp_path / "u.md", there=False, otherwise="no films")
     assert absent.data == "No table here: no films."

@@ -44,10 +44,8 @@ def v7(root: Path) -> None:
 
 
 def generalblockchain(root: Path) -> None:
-    tree = test_covid_chestxray.Tree(root)
-    tree.film("all.png", "1", list(test_covid_chestxray.BOXES))
-    tree.film("clear.png", "3", test_covid_chestxray.LUNGS)
-    tree.save()
+    whole, _, lungs = test_covid_chestxray.FILMS
+    test_covid_chestxray.write_masks(root, [whole, lungs])
 
 
 def own(root: Path) -> None:
