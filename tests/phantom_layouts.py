@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from dollkit.common.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES
-from dollkit.data.phantom.population import Protocol, observe_labels, sample_population
+from dollkit.data.phantom.population import observe_labels, sample_population
 from dollkit.data.phantom.render import ORGANS, Films, render
 from dollkit.data.sets.chexpert import mask_path
 from dollkit.data.sets.jsrt import NAMES
@@ -30,16 +30,12 @@ U8 = npt.NDArray[np.uint8]
 
 JSRT_SIDE, SCR_SIDE, COVID_SIDE = 2048, 1024, 256
 """Sides in pixels of a JSRT film, an SCR mask and a COVID-QU-Ex film."""
-AGE_UNKNOWN = ("JPCLN106", "JPCLN117")
-"""Films whose age is "?" in the released ``CLNDAT_EN.txt``."""
 MONTGOMERY_SIDES = (4020, 4892)
 """Short and long side in pixels of a Montgomery film; either may be the width."""
 COVID_CLASSES = {"COVID-19": "covid", "Non-COVID": "non_covid", "Normal": "normal"}
 """Class folder -> how its file names start."""
 SEXES = {"M": "male", "F": "female"}
 FULL = np.uint8(255)
-
-
 Row = Mapping[str, Any]
 
 
@@ -63,17 +59,12 @@ def write_layout(out: Path, layout: str, n: int, size: int, seed: int) -> None:
       Of five films of a class three lie in Train, one in Val, one in Test.
     """
     rows = truth(layout, n, seed)
-    tables: dict[str, list[str]] = {"CLNDAT_EN.txt": [], "CNNDAT_EN.TXT": []}
-    for i, row in enumerate(rows.to_dict("records")):
-        drawn = render(rows.iloc[i : i + 1], size, seed)
-        LAYOUTS[layout](out, row, drawn)
-        if row["name"].startswith("JPCLN"):
-            tables["CLNDAT_EN.txt"].append(nodule_line(row))
-        else:
-            line = f"{row['name']}.IMG {row['age']:<4}{SEXES[row['sex']]:<9}non-nodule"
-            tables["CNNDAT_EN.TXT"].append(line)
-    if layout == "jsrt":
-        for name, lines in tables.items():  # a lone carriage return between lines
+    records = rows.to_dict("records")
+    for i, row in enumerate(records):
+        LAYOUTS[layout](out, row, render(rows.iloc[i : i + 1], size, seed))
+    if layout == "jsrt":  # a lone carriage return between lines
+        for name, start in (("CLNDAT_EN.txt", "JPCLN"), ("CNNDAT_EN.TXT", "JPCNN")):
+            lines = [clinical_line(row) for row in records if row["name"].startswith(start)]
             _put(out / name, "\r".join(lines))
 
 
@@ -98,15 +89,9 @@ def _jsrt_rows(n: int, seed: int) -> pd.DataFrame:
     names = NAMES[:n]
     numbers = [int(name[5:]) for name in names]
     sick = [name.startswith("JPCLN") for name in names]
-    count = 64
-    while True:  # a larger population begins with the smaller one
-        rows = sample_population(count, seed, "organs")
-        having = rows.index[rows["Lung Lesion"] == 1]
-        free = rows.index[rows["Lung Lesion"] == 0]
-        if min(len(having), len(free)) >= max(numbers):
-            break
-        count *= 2
-    taken = [(having if s else free)[i - 1] for s, i in zip(sick, numbers, strict=True)]
+    rows = sample_population(4096, seed, "organs")  # more than 154 of either kind
+    kinds = [rows.index[rows["Lung Lesion"] == k] for k in (0, 1)]
+    taken = [kinds[s][i - 1] for s, i in zip(sick, numbers, strict=True)]
     return _named(rows.loc[taken], names, numbers)
 
 
@@ -189,10 +174,8 @@ LAYOUTS: dict[str, Callable[[Path, Row, Films], None]] = {
 def _put(path: Path, content: str | bytes | U8 | Image.Image) -> None:
     """Write text, bytes or a grey picture; PNG, GIF or JPEG by the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, str):
-        content = content.encode("ascii")
-    if isinstance(content, bytes):
-        path.write_bytes(content)
+    if isinstance(content, str | bytes):
+        path.write_bytes(content.encode("ascii") if isinstance(content, str) else content)
     else:
         picture = Image.fromarray(content) if isinstance(content, np.ndarray) else content
         picture.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
@@ -214,62 +197,47 @@ def on_canvas(pixels: U8, number: int) -> U8:
     return np.pad(pixels, ((band, band), (0, 0)) if number % 2 else ((0, 0), (band, band)))
 
 
-def nodule_line(row: Row) -> str:
-    """Line of ``CLNDAT_EN.txt``: twelve fields with tabs between them.
+def clinical_line(row: Row) -> str:
+    """Line of ``CNNDAT_EN.TXT``, or of ``CLNDAT_EN.txt`` with tabs between its twelve fields.
 
-    File, subtlety, diameter in mm, age (or ?), sex, x, y (in the 2048 frame), malignant or benign;
-    then place and diagnosis, each cut in two after 7 and 12 characters, as in the released file.
+    File, subtlety, diameter in mm, age, sex, x, y (in the 2048 frame), malignant or benign; then
+    place and diagnosis, each cut in two after 7 and 12 characters, as in the released file.
     """
-    age = "?" if row["name"] in AGE_UNKNOWN else row["age"]
-    fields = (f"{row['name']}.IMG", 3, 20, age, SEXES[row["sex"]], 1634, 692, "malignant")
-    return "\t".join(map(str, (*fields, "l.upper", "lobe", "phantom nodu", "le")))
+    name, age, sex = f"{row['name']}.IMG", row["age"], SEXES[row["sex"]]
+    if name.startswith("JPCNN"):
+        return f"{name} {age:<4}{sex:<9}non-nodule"
+    place = "l.upper\tlobe\tphantom nodu\tle"
+    return f"{name}\t3\t20\t{age}\t{sex}\t1634\t692\tmalignant\t{place}"
 
 
-def write_tree(
-    out: Path,
-    n: int,
-    size: int,
-    seed: int,
-    protocol: Protocol | None = None,
-    valid_fraction: float = 0.1,
-) -> None:
+def write_tree(out: Path, n: int, size: int, seed: int, valid_fraction: float = 0.1) -> None:
     """CheXpert's ``train.csv``, ``valid.csv`` and the films they name.
 
     Films are JPEG; masks (PNG, 0 and 255) lie beside: positive findings, all organs, infection.
     The Path column starts with the name of `out`. Whole patients go to one of the two tables;
     those of ``valid.csv`` carry clean labels, since CheXpert's were read by radiologists.
     """
-    protocol = protocol or Protocol()
-    rows = sample_population(n, seed, "ward", protocol)
+    rows = sample_population(n, seed)
     patients = rows["patient_id"].unique()
     held = patients[len(patients) - round(valid_fraction * len(patients)) :]
     valid = rows["patient_id"].isin(held).to_numpy()
     states = rows[list(FINDINGS)].to_numpy(np.int8)
-    states = np.where(valid[:, None], states, observe_labels(states, seed, protocol))
-    films = render(rows, size, seed, protocol)
-    table = pd.DataFrame(
-        {
-            "Path": "",
-            "Sex": rows["sex"].map({"M": "Male", "F": "Female"}),
-            "Age": rows["age"],
-            "Frontal/Lateral": "Frontal",
-            "AP/PA": rows["view"],
-        }
-    )
-    text = {1: "1.0", 0: "0.0", -1: "-1.0", NOT_MENTIONED: ""}
-    for k, finding in enumerate(FINDINGS):
-        table[finding] = [text[int(state)] for state in states[:, k]]
-    table["No Finding"] = table["No Finding"].where(table["No Finding"] == "1.0", "")
+    states = np.where(valid[:, None], states, observe_labels(states, seed))
+    films = render(rows, size, seed)
+    table = pd.DataFrame({"Path": "", "Sex": rows["sex"].map(SEXES).str.title()})
+    table["Age"], table["Frontal/Lateral"], table["AP/PA"] = rows["age"], "Frontal", rows["view"]
+    table[list(FINDINGS)] = np.where(states == NOT_MENTIONED, np.nan, states)
+    table["No Finding"] = table["No Finding"].where(table["No Finding"] == 1)
     for i, row in enumerate(rows.to_dict("records")):
         study = str(row["study_id"]).rsplit("_", 1)[1]
         folder = Path("valid" if valid[i] else "train", str(row["patient_id"]), study)
         table.loc[i, "Path"] = (Path(out.name) / folder / "view1_frontal.jpg").as_posix()
         _put(out / folder / "view1_frontal.jpg", films.images[i])
-        masks = dict(zip(PATHOLOGIES, films.findings[i], strict=True))
-        masks = {name: mask for name, mask in masks.items() if mask.any()}
-        masks |= dict(zip(ORGANS, films.organs[i], strict=True))
-        for name, mask in masks.items():
-            _put(mask_path(out / folder / "view1_frontal.jpg", name), mask * FULL)
+        for name, mask in zip(
+            (*PATHOLOGIES, *ORGANS), (*films.findings[i], *films.organs[i]), strict=True
+        ):
+            if mask.any():
+                _put(mask_path(out / folder / "view1_frontal.jpg", name), mask * FULL)
     table[~valid].to_csv(out / "train.csv", index=False)
     table[valid].to_csv(out / "valid.csv", index=False)
 
