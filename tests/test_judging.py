@@ -65,40 +65,36 @@ def test_prior_never_sees_its_own_patient() -> None:
 def tuning_case() -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
     """Six lesions under a peak of 0.3, six fractures under one of 0.9."""
     rng = np.random.default_rng(0)
-    maps, names, truth = [], [], []
-    for _ in range(6):
-        y, x = rng.uniform(12, 28, 2)
-        for name, share in (("Lung Lesion", 0.3), ("Fracture", 0.9)):
-            m = bump(y, x, 6) + 0.3 * bump(x, y, 12)
-            maps.append(m)
-            names.append(name)
-            truth.append((m >= share * m.max()).astype(np.uint8))
-    return np.stack(maps)[None], names, np.full((12, S, S), 90, np.uint8), np.stack(truth)
+    maps, truth = [], []
+    for y, x in rng.uniform(12, 28, (6, 2)):
+        m = bump(y, x, 6) + 0.3 * bump(x, y, 12)
+        maps += [m, m]
+        truth += [m >= share * m.max() for share in (0.3, 0.9)]
+    names = ["Lung Lesion", "Fracture"] * 6
+    return np.stack(maps)[None], names, np.full((12, S, S), 90, np.uint8), np.uint8(truth)
 
 
 def test_tune_finds_the_levels_that_made_the_masks() -> None:
     maps, names, films, truth = tuning_case()
     settings = LabelSettings(smooth=0.0, guide=0.0, percentile=100.0)
-    probability = np.ones((1, len(names)), np.float32)
-    table = judge.tune(maps, probability, settings, names, films, truth).set_index("finding")
+    given = (maps, np.ones((1, len(names)), np.float32), settings, names, films)
+    table = judge.tune(*given, truth).set_index("finding")
     assert list(table.index) == ["Lung Lesion", "Fracture", "other"]
     assert table.loc["Lung Lesion", "rule"] == "peak 0.3"
     assert (table.loc[["Lung Lesion", "Fracture"], "iou"] > 0.85).all()
     assert (table["iou"] >= table["iou_otsu"]).all()
     assert table["n"].tolist() == [6, 6, 12]
     # What it says is what the labels then give.
-    own = LabelSettings(
-        threshold="tuned", thresholds=table["rule"].to_dict(), smooths=table["smooth"].to_dict(),
-        percentile=100.0, guide=0.0,
-    )  # fmt: skip
-    _, label, _ = maps_to_labels(maps, probability, own, names, films)
+    tuned = {"thresholds": table["rule"].to_dict(), "smooths": table["smooth"].to_dict()}
+    own = LabelSettings(threshold="tuned", percentile=100.0, guide=0.0, **tuned)
+    _, label, _ = maps_to_labels(*given[:2], own, names, films)
     overlap = metrics.iou_of_masks((label == 1).astype(np.uint8), truth)
     lesion = np.array(names) == "Lung Lesion"
     assert overlap[lesion].mean() == pytest.approx(table.loc["Lung Lesion", "iou"], abs=1e-6)
     with pytest.raises(InputError, match="no tuning film has a mask"):
-        judge.tune(maps, probability, settings, names, films, truth * 0)
+        judge.tune(*given, truth * 0)
     names[0] = "Edema"  # too few films for a rule of its own
-    few = judge.tune(maps, probability, settings, names, films, truth).set_index("finding")
+    few = judge.tune(*given, truth).set_index("finding")
     assert few.loc["Edema", ["rule", "smooth"]].equals(few.loc["other", ["rule", "smooth"]])
 
 
@@ -115,9 +111,8 @@ def test_variants_share_explanations_and_change_one_factor() -> None:
     assert by["smooth=0.03"].label_settings.sigma("Fracture") == 0.03
     # The shipped one, two other numbers of steps, three other baselines, three other explainers.
     assert len({v.explain for v in found}) == 9
-    without_path = judge.variants(
-        ["a", "b"], ExplainerSettings(explainer="gradcam"), LabelSettings()
-    )
+    how = ExplainerSettings(explainer="gradcam")
+    without_path = judge.variants(["a", "b"], how, LabelSettings())
     assert {v.value for v in without_path if v.factor == "explainer"} == {"ig", "gradient"}
     assert not [v for v in without_path if v.factor in ("steps", "baseline")]
 
@@ -163,23 +158,20 @@ def test_judge_scores_every_variant_and_few_films_where_asked(tmp_path: Path) ->
     np.testing.assert_array_equal(shown["label"], examples["label"])
 
 
-def heat_of(mask: np.ndarray) -> np.ndarray:
-    return mask.astype(np.float32) * 5 - 2  # min-max makes it {0, 1}
-
-
 def test_protocol_of_misses_and_empty_masks() -> None:
     truth, empty = square(32, 8, 8, 8), np.zeros((32, 32), np.uint8)
     half = truth.copy()
     half[:, 12:] = 0
-    nan, flat = np.nan, np.ones((32, 32), np.float32)
-    for heat, mask, scores in (
-        (heat_of(half), truth, [0.5, 0.5, 1]),
-        (heat_of(square(32, 20, 20, 4)), truth, [0, 0, 0]),
+    nan = np.nan
+    for found, mask, scores in (
+        (half, truth, [0.5, 0.5, 1]),
+        (square(32, 20, 20, 4), truth, [0, 0, 0]),
         (None, truth, [nan, 0, nan]),
-        (heat_of(truth), empty, [nan, 0, nan]),
+        (truth, empty, [nan, 0, nan]),
         (None, empty, [nan, nan, nan]),
-        (flat, truth, [nan, 0, 0]),
+        (empty, truth, [nan, 0, 0]),
     ):
+        heat = None if found is None else found * np.float32(5) - 2  # min-max makes it {0, 1}
         case = chexlocalize.score_case(heat, mask, Rule("peak", 0.5))
         assert list(case.values()) == pytest.approx(scores, nan_ok=True)
 
@@ -188,8 +180,7 @@ def test_protocol_table_means_and_intervals() -> None:
     hit, miss, unseen = (1, 1, 1), (0, 0, 0), (np.nan, np.nan, np.nan)
     cases = [("Edema", f"p{i}", *(hit if i < 3 else miss)) for i in range(4)]
     cases += [("Fracture", "p0", *hit), ("Fracture", "p1", *unseen)]
-    columns = ["finding", "patient_id", "iou", "iou_all", "hit"]
-    scores = pd.DataFrame(cases, columns=columns)
+    scores = pd.DataFrame(cases, columns=["finding", "patient_id", "iou", "iou_all", "hit"])
     table = chexlocalize.localisation_table(scores).set_index("finding")
     assert table.loc["Edema", ["iou", "hit_rate"]].tolist() == [0.75, 0.75]
     assert table.loc["Edema", ["n", "n_all", "n_hit"]].tolist() == [4, 4, 4]
@@ -205,18 +196,17 @@ def test_every_finding_of_a_data_set_is_scored(
     localized_tree(tmp_path)
     models = write_models(tmp_path / "models")
     monkeypatch.setenv("DOLLKIT_DEVICE", "cpu")
+    out = tmp_path / "table.csv"
 
     def score(*more: str) -> int:
         given = ["labels", "score", str(tmp_path), "--classifiers", str(models), "--size", "32"]
-        return main([*given, "--out", str(tmp_path / "table.csv"), *more])
+        return main([*given, "--out", str(out), *more])
 
     assert score("--cutoff", "0") == 0  # all called
     cases = pd.read_csv(tmp_path / "table.cases.csv")
     assert len(cases) == 10
     assert cases["iou"].notna().sum() == 2  # Edema and Lung Opacity have a mask that is not empty
-    table = pd.read_csv(tmp_path / "table.csv")
-    assert list(table) == chexlocalize.COLUMNS
-    assert table.iloc[-1][["finding", "n"]].tolist() == ["mean", 2]
+    assert pd.read_csv(out).iloc[-1][["finding", "n"]].tolist() == ["mean", 2]
     assert score("--cutoff", "0.999") == 0  # nothing called
     cases = pd.read_csv(tmp_path / "table.cases.csv").set_index("finding")
     assert cases.loc["Edema", "iou_all"] == 0
