@@ -30,8 +30,6 @@ U8 = npt.NDArray[np.uint8]
 
 JSRT_SIDE, SCR_SIDE, COVID_SIDE = 2048, 1024, 256
 """Sides in pixels of a JSRT film, an SCR mask and a COVID-QU-Ex film."""
-MONTGOMERY_SIDES = (4020, 4892)
-"""Short and long side in pixels of a Montgomery film; either may be the width."""
 COVID_CLASSES = {"COVID-19": "covid", "Non-COVID": "non_covid", "Normal": "normal"}
 """Class folder -> how its file names start."""
 SEXES = {"M": "male", "F": "female"}
@@ -47,17 +45,7 @@ def write_all(out: Path, n: int, size: int, seed: int) -> None:
 
 
 def write_layout(out: Path, layout: str, n: int, size: int, seed: int) -> None:
-    """Films and masks in the released layout of a data set.
-
-    - ``jsrt``: 2048 px raw films (8.4 MB each), 1024 px masks of SCR's five organs, the two
-      clinical tables. JPCLN films have a Lung Lesion, JPCNN films none.
-    - ``montgomery``: films with black bands to Montgomery's aspect, upright and lying in turn.
-      Normal films (No Finding, ``_0``) come first, then those with any finding (``_1``).
-    - ``shenzhen``: square films with a palette, marked likewise; every sixth has no mask.
-    - ``covid-qu-ex``: 256 px. COVID-19 films (half of all) have infection; Non-COVID films (a
-      quarter) another pneumonia, Normal films no finding, both with an all-zero infection mask.
-      Of five films of a class three lie in Train, one in Val, one in Test.
-    """
+    """Films and masks in the released layout of a data set, of those in `LAYOUTS`."""
     rows = truth(layout, n, seed)
     records = rows.to_dict("records")
     for i, row in enumerate(records):
@@ -72,6 +60,7 @@ def truth(layout: str, n: int, seed: int) -> pd.DataFrame:
     """Population rows behind a layout, in the order written, with name, number and folder.
 
     ``render(truth(layout, n, seed), size, seed)`` gives the films and masks of `write_layout`.
+    Of Montgomery and Shenzhen normal films (``_0``) come first, then those with a finding (``_1``).
     """
     if layout == "jsrt":
         return _jsrt_rows(n, seed)
@@ -86,6 +75,7 @@ def truth(layout: str, n: int, seed: int) -> pd.DataFrame:
 
 
 def _jsrt_rows(n: int, seed: int) -> pd.DataFrame:
+    """JPCLN films have a Lung Lesion, JPCNN films none."""
     names = NAMES[:n]
     numbers = [int(name[5:]) for name in names]
     sick = [name.startswith("JPCLN") for name in names]
@@ -96,9 +86,13 @@ def _jsrt_rows(n: int, seed: int) -> pd.DataFrame:
 
 
 def _covid_rows(n: int, seed: int) -> pd.DataFrame:
+    """COVID-19 films (half of all) have infection; Non-COVID films another pneumonia.
+
+    Of five films of a class three lie in Train, one in Val, one in Test.
+    """
     rows = sample_population(8 * n, seed, "covid").drop_duplicates("patient_id").head(n)
-    kind = pd.Series([("COVID-19", "Non-COVID", "COVID-19", "Normal")[i % 4] for i in range(n)])
-    kind.index = rows.index
+    kinds = [("COVID-19", "Non-COVID", "COVID-19", "Normal")[i % 4] for i in range(n)]
+    kind = pd.Series(kinds, rows.index)
     rows.loc[kind != "COVID-19", "infection"] = 0
     rows.loc[kind == "Normal", list(PATHOLOGIES[:-1])] = 0
     rows.loc[kind == "Normal", "No Finding"] = 1
@@ -152,7 +146,7 @@ def save_shenzhen(out: Path, row: Row, drawn: Films) -> None:
 def save_covid(out: Path, row: Row, drawn: Films) -> None:
     """``Lung Segmentation Data/`` and ``Infection Segmentation Data/``, each doubled."""
     masks = {"lung masks": drawn.organs[0, :2].max(0), "infection masks": drawn.infection[0]}
-    for tree, kinds in (("Lung", ("lung masks",)), ("Infection", tuple(masks))):
+    for tree, kinds in (("Lung", ["lung masks"]), ("Infection", [*masks])):
         root = out.joinpath(*[f"{tree} Segmentation Data"] * 2, row["folder"])
         _put(root / "images" / f"{row['name']}.png", enlarge(drawn.images[0], COVID_SIDE))
         for kind in kinds:
@@ -183,17 +177,16 @@ def _put(path: Path, content: str | bytes | U8 | Image.Image) -> None:
 
 def enlarge(pixels: npt.NDArray[np.integer], side: int) -> npt.NDArray[np.integer]:
     """Repeat each pixel of a square picture until its side is `side`, a multiple of its own."""
-    times = side // pixels.shape[0]
+    times = side // len(pixels)
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def on_canvas(pixels: U8, number: int) -> U8:
-    """A square picture on a canvas of Montgomery's aspect: black bands on two opposite ends.
+    """A square picture on a canvas of Montgomery's aspect (4020 to 4892): two black bands.
 
     The canvas of an odd `number` is upright, that of an even one lies on its side.
     """
-    short, long = MONTGOMERY_SIDES
-    band = round(pixels.shape[0] * (long / short - 1) / 2)
+    band = round(pixels.shape[0] * (4892 / 4020 - 1) / 2)
     return np.pad(pixels, ((band, band), (0, 0)) if number % 2 else ((0, 0), (band, band)))
 
 

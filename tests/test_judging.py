@@ -102,8 +102,7 @@ def test_variants_share_explanations_and_change_one_factor() -> None:
     how, settings = ExplainerSettings(steps=4), LabelSettings(threshold="tuned", guide=0.04)
     found = judge.variants(["a", "b", "c"], how, settings, occluded=8)
     by = {v.name: v for v in found}
-    assert found[0].name == "shipped"
-    assert len(by) == len(found)
+    assert (found[0].name, len(by)) == ("shipped", len(found))
     assert by["explainer=occlusion"].films == 8
     assert by["guide=0"].label_settings == LabelSettings(threshold="tuned", guide=0.0)
     assert by["threshold=otsu"].label_settings.rule("Fracture") == Rule("otsu")
@@ -148,7 +147,6 @@ def test_judge_scores_every_variant_and_few_films_where_asked(tmp_path: Path) ->
     both = same.pivot(index=["image_id", "finding"], columns="variant", values="iou_matched")
     np.testing.assert_allclose(both["shipped"], both["classifiers=a"])  # the same classifier twice
     found = summary.summarise(cases)
-    assert list(found) == summary.SUMMARY_COLUMNS
     mean = found[(found["finding"] == "mean") & (found["explainer"] == "ig")].iloc[0]
     assert mean["hit_lo"] <= mean["hit_rate"] <= mean["hit_hi"]
     # Without any mask there are labels to be seen, and nothing to judge them by.

@@ -89,7 +89,6 @@ def test_the_mean_is_over_findings_and_empty_truths_are_left_out() -> None:
         case(np.zeros((S, S)), square(4, 4), finding="Pneumonia"),
     )
     table = summary.losses(arrays)
-    assert list(table) == summary.LOSS_COLUMNS
     assert table["finding"].tolist() == ["Edema", "Fracture", "mean"]
     assert table["iou_label"].tolist() == table["iou_area"].tolist() == [0, 0.5, 0.25]
     assert table["n"].tolist() == [1, 2, 3]
@@ -119,7 +118,6 @@ def rows(variant: str, value: float, finding: str = "Fracture", **more: object) 
 def test_an_ablation_is_paired() -> None:
     changed = rows("smooth=0", 0.3).iloc[:4]
     table = summary.ablation(pd.concat([rows("shipped", 0.4), changed], ignore_index=True))
-    assert list(table) == summary.ABLATION_COLUMNS
     # The same drop in every patient: no spread is left, though the patients differ.
     deltas = ["delta", "delta_lo", "delta_hi"]
     np.testing.assert_allclose(table[deltas], [[0] * 3, [-0.1] * 3], atol=1e-12)
@@ -139,7 +137,6 @@ def test_goals_of_made_up_cases() -> None:
     found = ["Fracture", "Edema", "Pneumonia", "Fracture", "Edema", "Pneumonia", "macro"]
     classifiers = pd.DataFrame({"finding": found, "auroc": [0.95, 0.7, 0.88, 0.9, 0.99, 0.94, 1]})
     table = summary.goals(cases, classifiers)
-    assert list(table) == summary.GOAL_COLUMNS
     assert len(table) == len(MOBILE) + 2
     prior = table.set_index(table["goal"].str.split(": ").str[-1])
     hits, several = table.iloc[0], table.iloc[-1]

@@ -29,10 +29,10 @@ def cells(name: str) -> list[dict[str, Any]]:
     return [c | {"source": "".join(c["source"])} for c in json.loads(text)["cells"]]
 
 
-def problems(book: list[dict[str, Any]]) -> list[str]:
-    """Everything about the cells that the house rules forbid."""
+@pytest.mark.parametrize("name", NAMES)
+def test_house_rules(name: str) -> None:
     found = []
-    for number, cell in enumerate(book, start=1):
+    for number, cell in enumerate(cells(name), start=1):
         source = cell["source"]
         if ABSOLUTE.search(source + json.dumps(cell.get("outputs", []))):
             found.append(f"cell {number}: absolute path")
@@ -49,12 +49,7 @@ def problems(book: list[dict[str, Any]]) -> list[str]:
                 (node.end_lineno or node.lineno) - node.lineno + 1 > FUNCTION_LINES
             ):
                 found.append(f"cell {number}: '{node.name}' belongs in dollkit")
-    return found
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_house_rules(name: str) -> None:
-    assert problems(cells(name)) == []
+    assert found == []
 
 
 @pytest.mark.parametrize("name", NAMES)
