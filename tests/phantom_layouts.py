@@ -240,6 +240,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True, help="folder of the trees")
     parser.add_argument("--n", type=int, default=40, help="films of each; JSRT: 8 MB a film")
     parser.add_argument("--size", type=int, default=128, help="64, 128 or 256 px")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    write_all(given.out, given.n, given.size, given.seed)
+    write_all(**vars(parser.parse_args()), seed=0)

@@ -34,12 +34,9 @@ def tree(tmp_path: Path) -> Tree:
     """A tree of PNG conversions and tiny masks; the arguments name its folders."""
 
     def make(
-        films: str = "All247images",
-        masks: str = "scratch/fold{fold}/masks/{organ}",
-        name: str = "{film}.png",
-        mask: str = "{film}.gif",
-        root: str = "jsrt",
-    ) -> Path:
+        films: str = "All247images", masks: str = "scratch/fold{fold}/masks/{organ}",
+        name: str = "{film}.png", mask: str = "{film}.gif", root: str = "jsrt",
+    ) -> Path:  # fmt: skip
         for k, film in enumerate(NAMED):
             save(tmp_path / root / films / name.format(film=film), np.full((8, 8), 40 * k))
             for organ in ORGANS:

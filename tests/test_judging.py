@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from dollkit.common.errors import InputError
-from dollkit.common.findings import MOBILE
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.explanations.ensemble import ExplainerSettings
@@ -114,7 +113,6 @@ def test_variants_share_explanations_and_change_one_factor() -> None:
     assert by["explainer=occlusion"].films == 8
     assert by["guide=0"].label_settings == LabelSettings(threshold="tuned", guide=0.0)
     assert by["threshold=otsu"].label_settings.rule("Fracture") == Rule("otsu")
-    assert by["threshold=otsu"].label_settings.sigma("Edema") == settings.sigma("Edema")
     assert by["smooth=0.03"].label_settings.sigma("Fracture") == 0.03
     # The shipped one, two other numbers of steps, three other baselines, three other explainers.
     assert len({v.explain for v in found}) == 9
@@ -338,7 +336,6 @@ def test_goals_of_made_up_cases() -> None:
     found = ["Fracture", "Edema", "Pneumonia", "Fracture", "Edema", "Pneumonia", "macro"]
     classifiers = pd.DataFrame({"finding": found, "auroc": [0.95, 0.7, 0.88, 0.9, 0.99, 0.94, 1]})
     table = summary.goals(cases, classifiers)
-    assert len(table) == len(MOBILE) + 2
     prior = table.set_index(table["goal"].str.split(": ").str[-1])
     hits, several = table.iloc[0], table.iloc[-1]
     # Edema's classifiers are below the bar, though one of them is above it.

@@ -148,7 +148,6 @@ def test_shipped_profiles_pass(profile: str) -> None:
         ("labels", {"explainer": "shap"}, "'explainer' is 'shap'"),
         ("labels", {"threshold": "peak 1.5"}, "'threshold'"),
         ("pretrain/pspnet-doll", {"dice": 1.0}, "pretrain/pspnet-doll: parameter 'dice' is 1.0"),
-        ("pretrain/", {"lr": -1.0}, "parameter 'lr' is -1.0"),
         ("finetune/", {"network": "deeplabv3plus", "encoder": "densenet121"}, "no deeplabv3plus"),
         ("finetune/", {"arms": ["prior"], "tunings": {}, "size_arms": []}, "does not pre-train"),
         ("finetune/", {"tunings": {"lora": ["prior"]}}, "'prior' under 'lora'"),
