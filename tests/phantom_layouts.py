@@ -158,11 +158,9 @@ def _seen(row: Row) -> str:
 
 
 LAYOUTS: dict[str, Callable[[Path, Row, Films], None]] = {
-    "jsrt": save_jsrt,
-    "montgomery": save_montgomery,
-    "shenzhen": save_shenzhen,
+    "jsrt": save_jsrt, "montgomery": save_montgomery, "shenzhen": save_shenzhen,
     "covid-qu-ex": save_covid,
-}
+}  # fmt: skip
 
 
 def _put(path: Path, content: str | bytes | U8 | Image.Image) -> None:

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 
-from dollkit.common.errors import InputError
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.explanations.ensemble import ExplainerSettings
@@ -24,6 +23,7 @@ from dollkit.workflow.cli import main
 from tests import synthetic_run as synthetic
 from tests.chexpert_trees import localized_tree
 from tests.label_films import bump, write_films, write_models
+from tests.small_files import error_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,14 +92,13 @@ def test_tune_finds_the_levels_that_made_the_masks() -> None:
     assert (table["iou"] >= table["iou_otsu"]).all()
     assert table["n"].tolist() == [6, 6, 12]
     # What it says is what the labels then give.
-    tuned = {"thresholds": table["rule"].to_dict(), "smooths": table["smooth"].to_dict()}
+    tuned: Any = {"thresholds": table["rule"].to_dict(), "smooths": table["smooth"].to_dict()}
     own = LabelSettings(threshold="tuned", percentile=100.0, guide=0.0, **tuned)
     _, label, _ = maps_to_labels(*given[:2], own, names, films)
     overlap = metrics.iou_of_masks((label == 1).astype(np.uint8), truth)
     lesion = np.array(names) == "Lung Lesion"
     assert overlap[lesion].mean() == pytest.approx(table.loc["Lung Lesion", "iou"], abs=1e-6)
-    with pytest.raises(InputError, match="no tuning film has a mask"):
-        judge.tune(*given, truth * 0)
+    assert "no tuning film has a mask" in error_of(judge.tune, *given, truth * 0)
     names[0] = "Edema"  # too few films for a rule of its own
     few = judge.tune(*given, truth).set_index("finding")
     assert few.loc["Edema", ["rule", "smooth"]].equals(few.loc["other", ["rule", "smooth"]])
@@ -144,7 +143,6 @@ def test_judge_scores_every_variant_and_few_films_where_asked(tmp_path: Path) ->
     tried = judge.variants(list(models), how, settings, occluded=4)
     rows = judge.judged_rows(store, "test", 9)
     cases, examples = judge.judge(models, store, rows, tried)
-    assert set(judge.CASE_COLUMNS) == set(cases)
     counts = cases.groupby("variant")["image_id"].nunique()
     assert counts["shipped"] == 6
     assert counts["explainer=occlusion"] == 6  # films count batch by batch, and one holds all six
@@ -291,8 +289,8 @@ def test_the_mean_is_over_findings_and_empty_truths_are_left_out() -> None:
     assert table["finding"].tolist() == ["Edema", "Fracture", "mean"]
     assert table["iou_label"].tolist() == table["iou_area"].tolist() == [0, 0.5, 0.25]
     assert table["n"].tolist() == [1, 2, 3]
-    with pytest.raises(InputError, match="array 'maps' of the labels is missing"):
-        summary.losses({k: v for k, v in arrays.items() if k != "maps"})
+    del arrays["maps"]
+    assert "array 'maps' of the labels is missing" in error_of(summary.losses, arrays)
 
 
 def test_best_threshold_is_that_of_a_search_over_all_values() -> None:

@@ -132,8 +132,7 @@ def test_boxes_are_scaled_with_their_film(root: Path, tmp_path: Path) -> None:
     ]
     store = open_store(build_store(table, tmp_path / "store", 64))
     assert store.mask_classes == ("Cardiomegaly", "Lung Opacity", "Lung Lesion")
-    valid = store.mask_valid(slice(None))
-    assert np.argwhere(valid).tolist() == [[0, 0], [3, 1], [3, 2]]
+    assert np.argwhere(store.mask_valid(slice(None))).tolist() == [[0, 0], [3, 1], [3, 2]]
     drawn = np.zeros((2, 64, 64))
     drawn[0, 16:48, 32:48] = drawn[1, :8, :8] = drawn[1, 56:, 56:] = 1
     np.testing.assert_array_equal(store.masks([3], ["Lung Opacity", "Lung Lesion"])[0], drawn)
@@ -226,8 +225,7 @@ def test_wrong_lists(root: Path) -> None:
 
 def test_films_that_are_twice_or_surplus(root: Path) -> None:
     (root / "FAQ_CHESTXRAY.pdf").touch()
-    extra = root / "images_001/images/00000009_000.png"
-    extra.touch()
+    extra = save(root / "images_001/images/00000009_000.png", np.zeros((64, 64)))
     assert surplus({"films": read(root)}) == [extra]
     twin = root / "images_002/images/00000001_000.png"
     twin.touch()

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from dollkit.common import paths
-from dollkit.common.errors import InputError
 from dollkit.report import page
 from tests import synthetic_run as synthetic
 from tests.small_files import error_of
@@ -79,7 +78,6 @@ def test_the_page_tells_how_it_was_made(folder: Path) -> None:
         ({"source": "phantom", "stores": {"films": "phantom"}}, False),
         ({"source": "phantom", "stores": {"lungs": "jsrt"}}, True),
         ({"source": "", "stores": {"films": "phantom", "lungs": "phantom"}}, False),
-        ({"source": "open", "data_dir": "sets"}, True),
         ({"source": "phantom", "data_dir": "sets"}, True),
         ({}, True),
     ],
@@ -99,8 +97,7 @@ def test_a_folder_without_claims_or_provenance(folder: Path) -> None:
     assert "claims.md: no such file; run the claims stage" in error_of(page.page, folder)
     for broken in ("[]", "{}", "{"):
         (folder / "provenance.json").write_text(broken)
-        with pytest.raises(InputError, match=r"provenance\.json: no.* stage again"):
-            page.page(folder)
+        assert "stage again" in error_of(page.page, folder)
     (folder / "provenance.json").unlink()
     assert "provenance.json: no such file" in error_of(page.page, folder)
 

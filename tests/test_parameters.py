@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from dollkit.common import paths
-from dollkit.common.errors import InputError
 from dollkit.workflow import parameter_ranges, reproduce, stages
 from dollkit.workflow.parameters import check, declared
 from dollkit.workflow.stages import Instance
@@ -56,15 +55,14 @@ def test_names_types_and_defaults(notebook: Path) -> None:
         ("x = 3", "only lines like"),
         ("x: set[int] = 1", "the type of 'x' must be"),
         ("x: int = 1 + n", "plain JSON value"),
-        ("x: int = 1.5", "'x' is 1.5: \\(float\\) it should be a valid integer"),
+        ("x: int = 1.5", "'x' is 1.5: (float) it should be a valid integer"),
         ("epochs: int = 4", "declared twice"),
         ("x: int = = 1", "line 10"),
     ],
 )
 def test_bad_parameters_cells(tmp_path: Path, line: str, message: str) -> None:
     path = write_notebook(tmp_path / "n.ipynb", parameters=f"{CELL}{line}\n")
-    with pytest.raises(InputError, match=message):
-        declared(path)
+    assert message in error_of(declared, path)
 
 
 def test_damaged_notebooks(notebook: Path) -> None:
@@ -169,8 +167,8 @@ def test_a_profile_is_checked_before_anything_runs(
     smoke = book / "params/smoke.yaml"
     smoke.write_text(f"{smoke.read_text()}pretraining:\n  dice: 2.0\n")
     monkeypatch.setenv("DOLLKIT_NOTEBOOKS", str(book))
-    with pytest.raises(InputError, match=r"^pretrain/pspnet-doll: parameter 'dice' is 2\.0"):
-        reproduce.reproduce("smoke", None, "1", "cpu")
+    message = error_of(reproduce.reproduce, "smoke", None, "1", "cpu")
+    assert message.startswith("pretrain/pspnet-doll: parameter 'dice' is 2.0")
     assert not list((toy / "runs").rglob("*.npy"))
 
 
