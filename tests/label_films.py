@@ -27,12 +27,9 @@ def write_models(folder: Path, names: str = "ab") -> Path:
 
 
 def write_films(
-    folder: Path,
-    images: np.ndarray,
-    findings: Mapping[str, npt.ArrayLike] | None = None,
-    masks: Mapping[str, np.ndarray] | None = None,
-    **columns: Any,
-) -> Store:
+    folder: Path, images: np.ndarray, findings: Mapping[str, npt.ArrayLike] | None = None,
+    masks: Mapping[str, np.ndarray] | None = None, **columns: Any,
+) -> Store:  # fmt: skip
     """A store of films ``film 0`` and so on, each of a patient and of split ``train``.
 
     `columns` are others; masks are (n, S, S) by class.

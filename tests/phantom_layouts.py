@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from dollkit.common.findings import FINDINGS, NOT_MENTIONED, PATHOLOGIES
-from dollkit.data.phantom.population import Protocol, observe_labels, sample_population
+from dollkit.data.phantom.population import observe_labels, sample_population
 from dollkit.data.phantom.render import ORGANS, Films, render
 from dollkit.data.sets.chexpert import mask_path
 from dollkit.data.sets.jsrt import NAMES
@@ -30,16 +30,10 @@ U8 = npt.NDArray[np.uint8]
 
 JSRT_SIDE, SCR_SIDE, COVID_SIDE = 2048, 1024, 256
 """Sides in pixels of a JSRT film, an SCR mask and a COVID-QU-Ex film."""
-AGE_UNKNOWN = ("JPCLN106", "JPCLN117")
-"""Films whose age is "?" in the released ``CLNDAT_EN.txt``."""
-MONTGOMERY_SIDES = (4020, 4892)
-"""Short and long side in pixels of a Montgomery film; either may be the width."""
 COVID_CLASSES = {"COVID-19": "covid", "Non-COVID": "non_covid", "Normal": "normal"}
 """Class folder -> how its file names start."""
 SEXES = {"M": "male", "F": "female"}
 FULL = np.uint8(255)
-
-
 Row = Mapping[str, Any]
 
 
@@ -51,29 +45,14 @@ def write_all(out: Path, n: int, size: int, seed: int) -> None:
 
 
 def write_layout(out: Path, layout: str, n: int, size: int, seed: int) -> None:
-    """Films and masks in the released layout of a data set.
-
-    - ``jsrt``: 2048 px raw films (8.4 MB each), 1024 px masks of SCR's five organs, the two
-      clinical tables. JPCLN films have a Lung Lesion, JPCNN films none.
-    - ``montgomery``: films with black bands to Montgomery's aspect, upright and lying in turn.
-      Normal films (No Finding, ``_0``) come first, then those with any finding (``_1``).
-    - ``shenzhen``: square films with a palette, marked likewise; every sixth has no mask.
-    - ``covid-qu-ex``: 256 px. COVID-19 films (half of all) have infection; Non-COVID films (a
-      quarter) another pneumonia, Normal films no finding, both with an all-zero infection mask.
-      Of five films of a class three lie in Train, one in Val, one in Test.
-    """
+    """Films and masks in the released layout of a data set, of those in `LAYOUTS`."""
     rows = truth(layout, n, seed)
-    tables: dict[str, list[str]] = {"CLNDAT_EN.txt": [], "CNNDAT_EN.TXT": []}
-    for i, row in enumerate(rows.to_dict("records")):
-        drawn = render(rows.iloc[i : i + 1], size, seed)
-        LAYOUTS[layout](out, row, drawn)
-        if row["name"].startswith("JPCLN"):
-            tables["CLNDAT_EN.txt"].append(nodule_line(row))
-        else:
-            line = f"{row['name']}.IMG {row['age']:<4}{SEXES[row['sex']]:<9}non-nodule"
-            tables["CNNDAT_EN.TXT"].append(line)
-    if layout == "jsrt":
-        for name, lines in tables.items():  # a lone carriage return between lines
+    records = rows.to_dict("records")
+    for i, row in enumerate(records):
+        LAYOUTS[layout](out, row, render(rows.iloc[i : i + 1], size, seed))
+    if layout == "jsrt":  # a lone carriage return between lines
+        for name, start in (("CLNDAT_EN.txt", "JPCLN"), ("CNNDAT_EN.TXT", "JPCNN")):
+            lines = [clinical_line(row) for row in records if row["name"].startswith(start)]
             _put(out / name, "\r".join(lines))
 
 
@@ -81,6 +60,7 @@ def truth(layout: str, n: int, seed: int) -> pd.DataFrame:
     """Population rows behind a layout, in the order written, with name, number and folder.
 
     ``render(truth(layout, n, seed), size, seed)`` gives the films and masks of `write_layout`.
+    Of Montgomery and Shenzhen normal films (``_0``) come first, then those with a finding (``_1``).
     """
     if layout == "jsrt":
         return _jsrt_rows(n, seed)
@@ -95,25 +75,24 @@ def truth(layout: str, n: int, seed: int) -> pd.DataFrame:
 
 
 def _jsrt_rows(n: int, seed: int) -> pd.DataFrame:
+    """JPCLN films have a Lung Lesion, JPCNN films none."""
     names = NAMES[:n]
     numbers = [int(name[5:]) for name in names]
     sick = [name.startswith("JPCLN") for name in names]
-    count = 64
-    while True:  # a larger population begins with the smaller one
-        rows = sample_population(count, seed, "organs")
-        having = rows.index[rows["Lung Lesion"] == 1]
-        free = rows.index[rows["Lung Lesion"] == 0]
-        if min(len(having), len(free)) >= max(numbers):
-            break
-        count *= 2
-    taken = [(having if s else free)[i - 1] for s, i in zip(sick, numbers, strict=True)]
+    rows = sample_population(4096, seed, "organs")  # more than 154 of either kind
+    kinds = [rows.index[rows["Lung Lesion"] == k] for k in (0, 1)]
+    taken = [kinds[s][i - 1] for s, i in zip(sick, numbers, strict=True)]
     return _named(rows.loc[taken], names, numbers)
 
 
 def _covid_rows(n: int, seed: int) -> pd.DataFrame:
+    """COVID-19 films (half of all) have infection; Non-COVID films another pneumonia.
+
+    Of five films of a class three lie in Train, one in Val, one in Test.
+    """
     rows = sample_population(8 * n, seed, "covid").drop_duplicates("patient_id").head(n)
-    kind = pd.Series([("COVID-19", "Non-COVID", "COVID-19", "Normal")[i % 4] for i in range(n)])
-    kind.index = rows.index
+    kinds = [("COVID-19", "Non-COVID", "COVID-19", "Normal")[i % 4] for i in range(n)]
+    kind = pd.Series(kinds, rows.index)
     rows.loc[kind != "COVID-19", "infection"] = 0
     rows.loc[kind == "Normal", list(PATHOLOGIES[:-1])] = 0
     rows.loc[kind == "Normal", "No Finding"] = 1
@@ -167,7 +146,7 @@ def save_shenzhen(out: Path, row: Row, drawn: Films) -> None:
 def save_covid(out: Path, row: Row, drawn: Films) -> None:
     """``Lung Segmentation Data/`` and ``Infection Segmentation Data/``, each doubled."""
     masks = {"lung masks": drawn.organs[0, :2].max(0), "infection masks": drawn.infection[0]}
-    for tree, kinds in (("Lung", ("lung masks",)), ("Infection", tuple(masks))):
+    for tree, kinds in (("Lung", ["lung masks"]), ("Infection", [*masks])):
         root = out.joinpath(*[f"{tree} Segmentation Data"] * 2, row["folder"])
         _put(root / "images" / f"{row['name']}.png", enlarge(drawn.images[0], COVID_SIDE))
         for kind in kinds:
@@ -179,20 +158,16 @@ def _seen(row: Row) -> str:
 
 
 LAYOUTS: dict[str, Callable[[Path, Row, Films], None]] = {
-    "jsrt": save_jsrt,
-    "montgomery": save_montgomery,
-    "shenzhen": save_shenzhen,
+    "jsrt": save_jsrt, "montgomery": save_montgomery, "shenzhen": save_shenzhen,
     "covid-qu-ex": save_covid,
-}
+}  # fmt: skip
 
 
 def _put(path: Path, content: str | bytes | U8 | Image.Image) -> None:
     """Write text, bytes or a grey picture; PNG, GIF or JPEG by the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, str):
-        content = content.encode("ascii")
-    if isinstance(content, bytes):
-        path.write_bytes(content)
+    if isinstance(content, str | bytes):
+        path.write_bytes(content.encode("ascii") if isinstance(content, str) else content)
     else:
         picture = Image.fromarray(content) if isinstance(content, np.ndarray) else content
         picture.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
@@ -200,76 +175,60 @@ def _put(path: Path, content: str | bytes | U8 | Image.Image) -> None:
 
 def enlarge(pixels: npt.NDArray[np.integer], side: int) -> npt.NDArray[np.integer]:
     """Repeat each pixel of a square picture until its side is `side`, a multiple of its own."""
-    times = side // pixels.shape[0]
+    times = side // len(pixels)
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def on_canvas(pixels: U8, number: int) -> U8:
-    """A square picture on a canvas of Montgomery's aspect: black bands on two opposite ends.
+    """A square picture on a canvas of Montgomery's aspect (4020 to 4892): two black bands.
 
     The canvas of an odd `number` is upright, that of an even one lies on its side.
     """
-    short, long = MONTGOMERY_SIDES
-    band = round(pixels.shape[0] * (long / short - 1) / 2)
+    band = round(pixels.shape[0] * (4892 / 4020 - 1) / 2)
     return np.pad(pixels, ((band, band), (0, 0)) if number % 2 else ((0, 0), (band, band)))
 
 
-def nodule_line(row: Row) -> str:
-    """Line of ``CLNDAT_EN.txt``: twelve fields with tabs between them.
+def clinical_line(row: Row) -> str:
+    """Line of ``CNNDAT_EN.TXT``, or of ``CLNDAT_EN.txt`` with tabs between its twelve fields.
 
-    File, subtlety, diameter in mm, age (or ?), sex, x, y (in the 2048 frame), malignant or benign;
-    then place and diagnosis, each cut in two after 7 and 12 characters, as in the released file.
+    File, subtlety, diameter in mm, age, sex, x, y (in the 2048 frame), malignant or benign; then
+    place and diagnosis, each cut in two after 7 and 12 characters, as in the released file.
     """
-    age = "?" if row["name"] in AGE_UNKNOWN else row["age"]
-    fields = (f"{row['name']}.IMG", 3, 20, age, SEXES[row["sex"]], 1634, 692, "malignant")
-    return "\t".join(map(str, (*fields, "l.upper", "lobe", "phantom nodu", "le")))
+    name, age, sex = f"{row['name']}.IMG", row["age"], SEXES[row["sex"]]
+    if name.startswith("JPCNN"):
+        return f"{name} {age:<4}{sex:<9}non-nodule"
+    place = "l.upper\tlobe\tphantom nodu\tle"
+    return f"{name}\t3\t20\t{age}\t{sex}\t1634\t692\tmalignant\t{place}"
 
 
-def write_tree(
-    out: Path,
-    n: int,
-    size: int,
-    seed: int,
-    protocol: Protocol | None = None,
-    valid_fraction: float = 0.1,
-) -> None:
+def write_tree(out: Path, n: int, size: int, seed: int, valid_fraction: float = 0.1) -> None:
     """CheXpert's ``train.csv``, ``valid.csv`` and the films they name.
 
     Films are JPEG; masks (PNG, 0 and 255) lie beside: positive findings, all organs, infection.
     The Path column starts with the name of `out`. Whole patients go to one of the two tables;
     those of ``valid.csv`` carry clean labels, since CheXpert's were read by radiologists.
     """
-    protocol = protocol or Protocol()
-    rows = sample_population(n, seed, "ward", protocol)
+    rows = sample_population(n, seed)
     patients = rows["patient_id"].unique()
     held = patients[len(patients) - round(valid_fraction * len(patients)) :]
     valid = rows["patient_id"].isin(held).to_numpy()
     states = rows[list(FINDINGS)].to_numpy(np.int8)
-    states = np.where(valid[:, None], states, observe_labels(states, seed, protocol))
-    films = render(rows, size, seed, protocol)
-    table = pd.DataFrame(
-        {
-            "Path": "",
-            "Sex": rows["sex"].map({"M": "Male", "F": "Female"}),
-            "Age": rows["age"],
-            "Frontal/Lateral": "Frontal",
-            "AP/PA": rows["view"],
-        }
-    )
-    text = {1: "1.0", 0: "0.0", -1: "-1.0", NOT_MENTIONED: ""}
-    for k, finding in enumerate(FINDINGS):
-        table[finding] = [text[int(state)] for state in states[:, k]]
-    table["No Finding"] = table["No Finding"].where(table["No Finding"] == "1.0", "")
+    states = np.where(valid[:, None], states, observe_labels(states, seed))
+    films = render(rows, size, seed)
+    table = pd.DataFrame({"Path": "", "Sex": rows["sex"].map(SEXES).str.title()})
+    table["Age"], table["Frontal/Lateral"], table["AP/PA"] = rows["age"], "Frontal", rows["view"]
+    table[list(FINDINGS)] = np.where(states == NOT_MENTIONED, np.nan, states)
+    table["No Finding"] = table["No Finding"].where(table["No Finding"] == 1)
     for i, row in enumerate(rows.to_dict("records")):
         study = str(row["study_id"]).rsplit("_", 1)[1]
         folder = Path("valid" if valid[i] else "train", str(row["patient_id"]), study)
         table.loc[i, "Path"] = (Path(out.name) / folder / "view1_frontal.jpg").as_posix()
         _put(out / folder / "view1_frontal.jpg", films.images[i])
-        masks = dict(zip(PATHOLOGIES, films.findings[i], strict=True))
-        masks = {name: mask for name, mask in masks.items() if mask.any()}
-        masks |= dict(zip(ORGANS, films.organs[i], strict=True))
-        for name, mask in masks.items():
-            _put(mask_path(out / folder / "view1_frontal.jpg", name), mask * FULL)
+        for name, mask in zip(
+            (*PATHOLOGIES, *ORGANS), (*films.findings[i], *films.organs[i]), strict=True
+        ):
+            if mask.any():
+                _put(mask_path(out / folder / "view1_frontal.jpg", name), mask * FULL)
     table[~valid].to_csv(out / "train.csv", index=False)
     table[valid].to_csv(out / "valid.csv", index=False)
 
@@ -279,6 +238,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True, help="folder of the trees")
     parser.add_argument("--n", type=int, default=40, help="films of each; JSRT: 8 MB a film")
     parser.add_argument("--size", type=int, default=128, help="64, 128 or 256 px")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    write_all(given.out, given.n, given.size, given.seed)
+    write_all(**vars(parser.parse_args()), seed=0)

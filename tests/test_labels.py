@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.common import paths
-from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, UNCERTAIN
 from dollkit.data.images import IGNORE
 from dollkit.labels import store as labelstore
 from dollkit.labels.store import LabelStore, open_labels
+from tests.small_files import error_of
 
 EDEMA, FRACTURE = FINDINGS.index("Edema"), FINDINGS.index("Fracture")
 
@@ -56,10 +53,9 @@ def test_packing_refuses_other_values_and_damage() -> None:
     packed = labelstore.encode(label)
     with pytest.raises(ValueError, match="0, 1 and 255"):
         labelstore.encode(label + np.uint8(1))
-    with pytest.raises(ValueError, match="damaged"):
-        labelstore.decode(packed[:-3], 16)
-    with pytest.raises(ValueError, match="24 x 24"):
-        labelstore.decode(packed, 24)
+    for damaged, size, message in ((packed[:-3], 16, "damaged"), (packed, 24, "24 x 24")):
+        with pytest.raises(ValueError, match=message):
+            labelstore.decode(damaged, size)
 
 
 def test_label_store_gives_back_what_was_written(store: LabelStore) -> None:
@@ -71,11 +67,10 @@ def test_label_store_gives_back_what_was_written(store: LabelStore) -> None:
     assert opened.rows.tolist() == [4, 9]
     states = np.zeros((3, 14), np.int8)
     states[0, 2] = UNCERTAIN
-    out = opened.targets(np.array([4, 9, 5]), states)
-    np.testing.assert_array_equal(out[0, FRACTURE], made[1])
-    np.testing.assert_array_equal(out[1, EDEMA], made[2])
-    assert (out[0, 2] == IGNORE).all()
-    assert out[2].sum() == 0
+    expected = np.zeros((3, 14, 16, 16))
+    expected[[0, 0, 1], [EDEMA, FRACTURE, EDEMA]] = made
+    expected[0, 2] = IGNORE
+    np.testing.assert_array_equal(opened.targets(np.array([4, 9, 5]), states), expected)
 
 
 def test_label_store_notices_what_is_wrong_with_its_files(store: LabelStore) -> None:
@@ -86,8 +81,7 @@ def test_label_store_notices_what_is_wrong_with_its_files(store: LabelStore) -> 
         (path / name).unlink()
         if content is not None:
             (path / name).write_bytes(content)
-        with pytest.raises(InputError, match=message):
-            open_labels(path, verify=verify).label(2)
+        assert message in error_of(lambda: open_labels(path, verify=verify).label(2))
         (path / name).write_bytes(whole[name])
 
     for name in ("planes.npy", "pairs.csv", "ends.npy"):
@@ -109,32 +103,24 @@ def test_a_broken_shard_is_not_taken_for_done(tmp_path: Path) -> None:
     assert labelstore.shard_key(path) is None
     write(path, [1], key="k")
     assert labelstore.shard_key(path) == "k"
-    with pytest.raises(InputError, match="another process has written it since"):
-        labelstore.merge({path: "other"}, tmp_path / "store", {})
+    store = tmp_path / "store"
+    assert "has written it since" in error_of(labelstore.merge, {path: "other"}, store, {})
     path.write_bytes(path.read_bytes()[:100])
     assert labelstore.shard_key(path) is None
-    with pytest.raises(InputError, match=r"a\.npz: not a readable label shard"):
-        labelstore.merge({path: "k"}, tmp_path / "store", {})
+    words = "a.npz: not a readable label shard"
+    assert words in error_of(labelstore.merge, {path: "k"}, store, {})
 
 
 def test_shards_that_do_not_go_together_leave_the_old_store_whole(tmp_path: Path) -> None:
     first = write(tmp_path / "first.npz", [0, 1])
     labelstore.merge({first: ""}, tmp_path / "store", {})
-    assert open_labels(tmp_path / "store").pairs["image_id"].tolist() == ["NA", "film1"]
-    before = (tmp_path / "store" / "labels.json").read_bytes()
     wrong = {
         "film 'film1' has two labels of 'Edema'": write(tmp_path / "twice.npz", [1, 2]),
         "size.npz: other size or columns": write(tmp_path / "size.npz", [3], noise(1, 8)),
         "columns.npz: other size or columns": write(tmp_path / "columns.npz", [3], steps=4),
     }
     for message, path in wrong.items():
-        with pytest.raises(InputError, match=message):
-            labelstore.merge({first: "", path: ""}, tmp_path / "store", {})
-    assert (tmp_path / "store" / "labels.json").read_bytes() == before
-    assert len(open_labels(tmp_path / "store", verify=True)) == 2
+        assert message in error_of(labelstore.merge, {first: "", path: ""}, tmp_path / "store", {})
+    old = open_labels(tmp_path / "store", verify=True)
+    assert old.pairs["image_id"].tolist() == ["NA", "film1"]
     assert not list((tmp_path / "store").glob("*.part"))
-
-
-def test_reading_labels_needs_no_torch() -> None:
-    code = "import sys, dollkit.labels.store; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, check=True)

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from dollkit.common import compute
-from dollkit.common.errors import InputError
 from dollkit.training.fit import TrainingResult, batches, fit
 from dollkit.training.loss_and_optimiser import Batch, Recipe, batch_indices
 from tests import same
+from tests.small_files import error_of
 
 X = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = (X > 0.3).float()
@@ -99,25 +99,19 @@ def test_twenty_steps_are_those_of_a_plain_loop_to_the_bit(precision: str) -> No
     assert not same(net.state_dict(), other.state_dict())
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize(("killed_at", "most"), [(4, 99), (11, 99), (2, 2), (7, 3)])
 def test_a_killed_run_ends_in_the_same_bits(
-    device: torch.device, tmp_path: Path, caplog: pytest.LogCaptureFixture, killed_at: int,
-    most: int,
-) -> None:  # fmt: skip
+    device: torch.device, tmp_path: Path, killed_at: int, most: int
+) -> None:
     done = go(whole := small(device, most=most), tmp_path / "whole")
 
     def dying(step: int) -> Batch:
         if step == killed_at:
-            raise Killed
+            raise KeyboardInterrupt
         return draw(recipe(), device)(step)
 
-    with pytest.raises(Killed):
+    with pytest.raises(KeyboardInterrupt):
         go(small(device, most=most), tmp_path / "cut", dying)
-    caplog.clear()
     again = go(cut := small(device, most=most), tmp_path / "cut")
     assert same(whole.state_dict(), cut.state_dict())
     assert same(done.best_state, again.best_state)
@@ -126,31 +120,20 @@ def test_a_killed_run_ends_in_the_same_bits(
     assert pd.read_csv(tmp_path / "cut" / "history.csv").to_dict("records") == again.history
     assert all(0 < r["wait_share"] <= 1 and r["images_per_s"] > 0 for r in again.history)
     assert (again.best_step, again.at_once) == (done.best_step, done.at_once)
-    # The films at once stand in the checkpoint: they are not found out a second time.
-    assert ("out of memory" in caplog.text) is (most < 6 and killed_at < 3)
+    # The films at once are in the checkpoint: they are not found out a second time.
+    known = again.at_once if killed_at > 3 else 0
+    assert cut.seen[1] == (known or 6)
 
 
 def test_a_checkpoint_of_other_settings_is_never_resumed(tmp_path: Path) -> None:
     go(small(), tmp_path)
-    seen: list[int] = []
-
-    def watched(step: int) -> Batch:
-        seen.append(step)
-        return draw(recipe())(step)
-
-    go(small(), tmp_path, watched, steps=15)
-    go(small(), tmp_path, watched, steps=15)
-    assert seen == list(range(15))  # the second time nothing is left to do
-    go(small(), tmp_path, watched, "other data", steps=15)
-    assert seen == [*range(15), *range(15)]
+    runs = [small() for _ in range(3)]
+    for net, key in zip(runs, ("", "", "other data"), strict=True):
+        go(net, tmp_path, key=key, steps=15)
+    # The second time nothing is left to do.
+    assert [net.seen.count(6) for net in runs] == [15, 0, 15]
     (tmp_path / "checkpoints" / "last.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match=r"last\.pt: not a readable checkpoint"):
-        go(small(), tmp_path)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run() -> None:
-    with pytest.raises(FloatingPointError, match="small: loss is not finite at step 3"):
-        go(small(), sample=lambda step: (X[:6], Y[:6] * float("nan")))
+    assert "last.pt: not a readable checkpoint" in error_of(go, small(), tmp_path)
 
 
 def test_out_of_memory_halves_the_batch_and_keeps_its_gradient(
@@ -169,19 +152,18 @@ def test_out_of_memory_halves_the_batch_and_keeps_its_gradient(
     assert int(normed.norm.num_batches_tracked) == 24  # type: ignore[arg-type]
     for k, v in tight.state_dict().items():
         torch.testing.assert_close(v, whole.state_dict()[k], rtol=1e-4, atol=1e-6)
-    for a, b in zip(done.history, history, strict=True):
-        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
-        assert a["films"] == b["films"]
+    for key in ("train_loss", "films"):
+        assert [r[key] for r in done.history] == pytest.approx([r[key] for r in history], rel=1e-5)
 
 
-def test_no_room_for_one_film_and_other_errors() -> None:
-    with pytest.raises(InputError, match=r"small: out of memory with one film at once.*bfloat16"):
-        go(small(most=0))
+def test_what_stops_a_run() -> None:
+    with pytest.raises(FloatingPointError, match="small: loss is not finite at step 3"):
+        go(small(), sample=lambda step: (X[:6], Y[:6] * float("nan")))
+    assert "small: out of memory with one film at once" in error_of(go, small(most=0))
     with pytest.raises(ValueError, match="size"):
         go(small(), sample=lambda step: (X[:4], Y[:3]))
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1), nn.Upsample((8, 8)))
-    with pytest.raises(InputError, match="small: one film at once is too few"):
-        go(pooled, batch=1)
+    assert "small: one film at once is too few" in error_of(go, pooled, batch=1)
 
 
 def test_errors_that_say_that_memory_ran_out() -> None:
@@ -203,7 +185,6 @@ def test_batches_drawn_ahead_are_the_same() -> None:
         return (torch.tensor([step]),)
 
     assert [int(batch) for (batch,) in batches(sample, range(2, 6), True)] == asked == [2, 3, 4, 5]
-
     with pytest.raises(ZeroDivisionError):
         next(batches(lambda step: (X[step // 0],), range(1), True))
 
@@ -228,5 +209,4 @@ def test_bad_recipes_are_named() -> None:
         ("steps", 0), ("batch", 0), ("evaluate_every", 0), ("lr", -1.0), ("lr", float("nan")),
         ("weight_decay", -1.0), ("precision", "float16"),
     ):  # fmt: skip
-        with pytest.raises(InputError, match=name):
-            recipe(**{name: value})
+        assert name in error_of(recipe, **{name: value})

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dollkit.common import paths
-from dollkit.common.errors import InputError
 from dollkit.report import page
 from tests import synthetic_run as synthetic
+from tests.small_files import error_of
 
 COMMITTED = [p.parent.name for p in sorted((paths.ROOT / "figures").glob("*/index.md"))]
 LINK = re.compile(r"\]\(([^)]+)\)")
@@ -43,7 +43,7 @@ def test_every_link_resolves_and_nothing_is_left_out(profile: str) -> None:
     links = LINK.findall(text)
     assert len(links) > 20
     assert [link for link in links if not (folder / link).is_file()] == []
-    real = page.shows_real_films(json.loads((folder / "provenance.json").read_text()))
+    real = page.shows_real_films(page.read_record(folder))
     assert real is (profile not in ("smoke", "laptop", "desk", "scratch", "gpu"))
     hidden = set(page.FILMS) if real else set()
     for stem in hidden:
@@ -63,10 +63,9 @@ def test_every_link_resolves_and_nothing_is_left_out(profile: str) -> None:
 
 def test_the_page_tells_how_it_was_made(folder: Path) -> None:
     text = page.page(folder)
-    assert text.startswith("# Results, profile toy\n")
     for words in (
-        "| commit | `None`, `c0ffee` modified |", "| seeds | 1, 3 |", "2, 90 s in all (90 s;",
-        "synthetic chest phantom", "![Figure 1](figure1.png)",
+        "# Results, profile toy\n", "| commit | `None`, `c0ffee` modified |", "| seeds | 1, 3 |",
+        "2, 90 s in all (90 s;", "synthetic chest phantom", "![Figure 1](figure1.png)",
     ):  # fmt: skip
         assert words in text
     assert page.write_index(folder).read_text(encoding="utf-8") == text
@@ -76,11 +75,9 @@ def test_the_page_tells_how_it_was_made(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "real"),
     [
-        ({"source": "phantom"}, False),
         ({"source": "phantom", "stores": {"films": "phantom"}}, False),
         ({"source": "phantom", "stores": {"lungs": "jsrt"}}, True),
         ({"source": "", "stores": {"films": "phantom", "lungs": "phantom"}}, False),
-        ({"source": "open", "data_dir": "sets"}, True),
         ({"source": "phantom", "data_dir": "sets"}, True),
         ({}, True),
     ],
@@ -97,15 +94,12 @@ def test_films_are_shown_only_if_all_are_the_phantoms(
 
 def test_a_folder_without_claims_or_provenance(folder: Path) -> None:
     (folder / "claims.md").unlink()
-    with pytest.raises(InputError, match=r"claims\.md: no such file; run the claims stage"):
-        page.page(folder)
+    assert "claims.md: no such file; run the claims stage" in error_of(page.page, folder)
     for broken in ("[]", "{}", "{"):
         (folder / "provenance.json").write_text(broken)
-        with pytest.raises(InputError, match=r"provenance\.json: no.* stage again"):
-            page.page(folder)
+        assert "stage again" in error_of(page.page, folder)
     (folder / "provenance.json").unlink()
-    with pytest.raises(InputError, match=r"provenance\.json: no such file"):
-        page.page(folder)
+    assert "provenance.json: no such file" in error_of(page.page, folder)
 
 
 def test_provenance_gathers_all_manifests(tmp_path: Path) -> None:
@@ -115,22 +109,20 @@ def test_provenance_gathers_all_manifests(tmp_path: Path) -> None:
     assert content["seconds"] == pytest.approx(6 * 10 + 20 + 2 * 30)
     assert set(content["stages"]) >= {"labels", "finetune/organs", "classifiers/resnet18"}
     assert content["weights"]["finetune/lungs/weights.safetensors"] == "ab" * 32
-    with pytest.raises(InputError, match="no manifest"):
-        page.collect(tmp_path / "nowhere")
+    assert "no manifest" in error_of(page.collect, tmp_path / "nowhere")
 
 
 def test_the_population_says_which_films_came_from_where(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no store below it"):
-        page.population(tmp_path)
+    assert "no store below it" in error_of(page.population, tmp_path)
+    stores = [tmp_path / "data" / name for name in ("films", "lungs")]
+    for folder in stores:
+        folder.mkdir(parents=True)
     phantom, pack = "synthetic chest phantom", "open pack"
     for films, lungs, words in (
         ("phantom", "phantom", phantom),
         ("open", "open-lungs", pack),
         ("phantom", "open-lungs", f"{phantom} (films); {pack} (lungs)"),
-        ("open", "phantom", f"{pack} (films); {phantom} (lungs)"),
     ):
-        for store, source in (("films", films), ("lungs", lungs)):
-            folder = tmp_path / "data" / store
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder, source in zip(stores, (films, lungs), strict=True):
             (folder / "store.json").write_text(json.dumps({"made_from": {"source": source}}))
         assert page.population(tmp_path) == words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,10 +14,10 @@ from typing import Any
 import pytest
 
 from dollkit.common import paths
-from dollkit.common.errors import InputError
 from dollkit.workflow import parameter_ranges, reproduce, stages
 from dollkit.workflow.parameters import check, declared
 from dollkit.workflow.stages import Instance
+from tests.small_files import error_of
 from tests.toys import write_notebook
 
 CELL = """\
@@ -40,19 +41,12 @@ def notebook(tmp_path: Path) -> Path:
 def test_names_types_and_defaults(notebook: Path) -> None:
     found = declared(notebook).model_fields
     assert {name: p.annotation for name, p in found.items()} == {
-        "profile": str,
-        "epochs": int,
-        "rate": float,
-        "names": list[str],
-        "sizes": list[float],
-        "limit": int | None,
-        "split": dict[str, float],
-        "on": bool,
-    }
+        "profile": str, "epochs": int, "rate": float, "names": list[str], "sizes": list[float],
+        "limit": int | None, "split": dict[str, float], "on": bool,
+    }  # fmt: skip
     assert found["names"].default == ["a # b", "c"]
     values = check(declared(notebook), {"rate": 2, "sizes": [3]}, "")
-    assert values == {"rate": 2.0, "sizes": [3.0]}
-    assert isinstance(values["rate"], float), "integers become floats"
+    assert repr(values) == "{'rate': 2.0, 'sizes': [3.0]}"  # integers become floats
 
 
 @pytest.mark.parametrize(
@@ -61,31 +55,24 @@ def test_names_types_and_defaults(notebook: Path) -> None:
         ("x = 3", "only lines like"),
         ("x: set[int] = 1", "the type of 'x' must be"),
         ("x: int = 1 + n", "plain JSON value"),
-        ("x: int = 1.5", "'x' is 1.5: \\(float\\) it should be a valid integer"),
+        ("x: int = 1.5", "'x' is 1.5: (float) it should be a valid integer"),
         ("epochs: int = 4", "declared twice"),
         ("x: int = = 1", "line 10"),
     ],
 )
 def test_bad_parameters_cells(tmp_path: Path, line: str, message: str) -> None:
     path = write_notebook(tmp_path / "n.ipynb", parameters=f"{CELL}{line}\n")
-    with pytest.raises(InputError, match=message):
-        declared(path)
+    assert message in error_of(declared, path)
 
 
-def test_a_notebook_needs_exactly_one_parameters_cell(tmp_path: Path) -> None:
-    path = write_notebook(tmp_path / "n.ipynb", "x = 1")
-    path.write_text(path.read_text().replace('"parameters"', '"other"'))
-    with pytest.raises(InputError, match="has 0 code cells tagged 'parameters'"):
-        declared(path)
-
-
-@pytest.mark.parametrize("content", [None, "", '{"cells": [{', "\x00\xff", "[]"])
-def test_damaged_notebooks(notebook: Path, content: str | None) -> None:
-    notebook.unlink()
-    if content is not None:
+def test_damaged_notebooks(notebook: Path) -> None:
+    notebook.write_text(notebook.read_text().replace('"parameters"', '"other"'))
+    assert "has 0 code cells tagged 'parameters'" in error_of(declared, notebook)
+    for content in ("", '{"cells": [{', "\x00\xff", "[]"):
         notebook.write_text(content, encoding="latin-1")
-    with pytest.raises(InputError, match=r"01_data\.ipynb: (not a readable|no such) notebook"):
-        declared(notebook)
+        assert "01_data.ipynb: not a readable notebook" in error_of(declared, notebook)
+    notebook.unlink()
+    assert "01_data.ipynb: no such notebook" in error_of(declared, notebook)
 
 
 @pytest.mark.parametrize(
@@ -102,13 +89,9 @@ def test_damaged_notebooks(notebook: Path, content: str | None) -> None:
 def test_a_value_that_cannot_stand_is_named(
     notebook: Path, values: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError) as error:
-        check(declared(notebook), values, "here.yaml: data")
-    assert str(error.value).startswith("here.yaml: data: ")
-    assert message in str(error.value)
-
-
-# Ranges of the stages' parameters.
+    error = error_of(check, declared(notebook), values, "here.yaml: data")
+    assert error.startswith("here.yaml: data: ")
+    assert message in error
 
 
 @cache  # a plan looks up what every notebook imports
@@ -123,21 +106,18 @@ def changed(name: str, **more: Any) -> list[Instance]:
     ]
 
 
-NOT_IN_RANGES = {
-    "labels": {"steps", "max_error", "most_steps", "percentile", "smooth", "guide", "ignore"},
-    "pretrain": {"encoder_depth"},
-    "finetune": {"encoder_depth"},
-}
-"""Numbers that the functions of their stage check."""
-
-
 def test_every_number_has_a_range() -> None:
+    # The others are checked by the functions of their stage.
+    others = {
+        "labels": {"steps", "max_error", "most_steps", "percentile", "smooth", "guide", "ignore"},
+        "pretrain": {"encoder_depth"}, "finetune": {"encoder_depth"},
+    }  # fmt: skip
     for family, stage in stages.STAGES.items():
         known = declared(paths.NOTEBOOKS / stage.notebook).model_fields
         ranges = parameter_ranges.RANGES.get(family, {}).keys()
         assert ranges <= known.keys(), f"{family}: a range of no parameter"
         numbers = {n for n, p in known.items() if p.annotation in (int, float, list[int])}
-        assert numbers - ranges == NOT_IN_RANGES.get(family, set())
+        assert numbers - ranges == others.get(family, set())
 
 
 IMAGENET = {"arms": ["imagenet"], "tunings": {}, "size_arms": []}
@@ -161,15 +141,11 @@ def test_shipped_profiles_pass(profile: str) -> None:
         ("data", {"stores": {"film": "phantom"}}, "'film'"),
         ("data", {"source": "nih"}, "pretrain/pspnet-truth: arm 'truth' needs true masks"),
         ("classifiers", {"architecture": "resnet51"}, "did you mean 'resnet50'"),
-        ("classifiers", {"lr": 0.0}, "'lr' is 0.0"),
         ("classifiers", {"init": "imagenet"}, "'init' is 'imagenet', and there are"),
         ("finetune/", {**IMAGENET, "imagenet_weights": "no.pth"}, "no.pth: no such file"),
         ("labels", {"explainer": "shap"}, "'explainer' is 'shap'"),
-        ("labels", {"rule": "gausslegendre"}, "only midpoint can be refined"),
-        ("labels", {"percentile": 101.0}, "'percentile' is 101.0"),
         ("labels", {"threshold": "peak 1.5"}, "'threshold'"),
         ("pretrain/pspnet-doll", {"dice": 1.0}, "pretrain/pspnet-doll: parameter 'dice' is 1.0"),
-        ("pretrain/", {"lr": -1.0}, "parameter 'lr' is -1.0"),
         ("finetune/", {"network": "deeplabv3plus", "encoder": "densenet121"}, "no deeplabv3plus"),
         ("finetune/", {"arms": ["prior"], "tunings": {}, "size_arms": []}, "does not pre-train"),
         ("finetune/", {"tunings": {"lora": ["prior"]}}, "'prior' under 'lora'"),
@@ -179,9 +155,7 @@ def test_shipped_profiles_pass(profile: str) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_named(name: str, more: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as error:
-        parameter_ranges.check_plan(changed(name, **more))
-    assert message in str(error.value)
+    assert message in error_of(parameter_ranges.check_plan, changed(name, **more))
 
 
 @pytest.mark.slow
@@ -189,17 +163,12 @@ def test_a_profile_is_checked_before_anything_runs(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a process of its own, since who waits for a run need not hold torch."""
-    book = toy / "copy"
-    book.mkdir()
-    for file in paths.NOTEBOOKS.glob("*.ipynb"):
-        (book / file.name).symlink_to(file)
-    params = book / "params"
-    params.mkdir()
-    smoke = (paths.NOTEBOOKS / "params/smoke.yaml").read_text()
-    (params / "smoke.yaml").write_text(f"{smoke}pretraining:\n  dice: 2.0\n")
+    book = shutil.copytree(paths.NOTEBOOKS, toy / "copy")
+    smoke = book / "params/smoke.yaml"
+    smoke.write_text(f"{smoke.read_text()}pretraining:\n  dice: 2.0\n")
     monkeypatch.setenv("DOLLKIT_NOTEBOOKS", str(book))
-    with pytest.raises(InputError, match=r"^pretrain/pspnet-doll: parameter 'dice' is 2\.0"):
-        reproduce.reproduce("smoke", None, "1", "cpu")
+    message = error_of(reproduce.reproduce, "smoke", None, "1", "cpu")
+    assert message.startswith("pretrain/pspnet-doll: parameter 'dice' is 2.0")
     assert not list((toy / "runs").rglob("*.npy"))
 
 

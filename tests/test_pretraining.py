@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 import torch
 
 from dollkit import common, pretraining
-from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
@@ -24,16 +23,21 @@ from dollkit.training.augment import NONE
 from dollkit.training.classifiers import load_classifiers
 from dollkit.training.loss_and_optimiser import Recipe
 from tests.label_films import write_models
+from tests.small_files import error_of
 from tests.small_run import CPU, ENCODER, label_some, make_store, save_network
 
 Labelled = tuple[Store, LabelStore, dict[str, Path]]
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+def films(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("films") / "films", 40, PATHOLOGIES)
+
+
+@pytest.fixture(scope="module")
+def labelled(films: Store, tmp_path_factory: pytest.TempPathFactory) -> Labelled:
     """Films, their labels, and the folders of the two classifiers that made them."""
-    tmp_path = tmp_path_factory.mktemp("labelled")
-    store = make_store(tmp_path / "films", 40, PATHOLOGIES)
+    store, tmp_path = films, tmp_path_factory.mktemp("labelled")
     models = write_models(tmp_path / "models")
     folders = {name: models / name for name in "ab"}
     hashes = {n: sha256(f / "weights.safetensors") for n, f in folders.items()}
@@ -44,15 +48,9 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
 
 
 @pytest.fixture(scope="module")
-def edema(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, LabelStore]:
+def edema(films: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, LabelStore]:
     """Films with true masks, and those of Edema as labels."""
-    tmp_path = tmp_path_factory.mktemp("edema")
-    store = make_store(tmp_path / "films", 40, PATHOLOGIES)
-    return store, label_some(store, tmp_path / "labels")
-
-
-def recipe(steps: int) -> Recipe:
-    return Recipe(steps=steps, batch=8, lr=3e-3, evaluate_every=steps, precision="float32")
+    return films, label_some(films, tmp_path_factory.mktemp("edema") / "labels")
 
 
 def test_arms_differ_in_their_targets(edema: tuple[Store, LabelStore], tmp_path: Path) -> None:
@@ -68,12 +66,10 @@ def test_arms_differ_in_their_targets(edema: tuple[Store, LabelStore], tmp_path:
     assert sorted(s.sum() for s in shuffled[:, c]) == sorted(d.sum() for d in doll[:, c])
     assert all(np.array_equal(prior[0, c], p[c]) for p in prior)
     assert 0 < prior[0, c].mean() < 0.3
-    with pytest.raises(InputError, match="'dolls'"):
-        pretraining.targets_of("dolls", store, labels, 0)
+    assert "'dolls'" in error_of(pretraining.targets_of, "dolls", store, labels, 0)
     bare = make_store(tmp_path, 12, ("Edema",))
     assert pretraining.truth_if_known(bare) is None
-    with pytest.raises(InputError, match="phantom only"):
-        pretraining.targets_of("truth", bare, labels, 0)
+    assert "phantom only" in error_of(pretraining.targets_of, "truth", bare, labels, 0)
 
 
 def test_pretraining_learns_its_labels(
@@ -83,8 +79,9 @@ def test_pretraining_learns_its_labels(
     rows, held = pretraining.parts(store, labels)
     assert not set(rows) & set(held)
     net = pretraining.network("pspnet", ENCODER, 2, "silu", "random", {}, 0, device)
+    recipe = Recipe(steps=60, batch=8, lr=3e-3, evaluate_every=60, precision="float32")
     done = pretraining.pretrain(
-        net, store, rows, held, pretraining.targets_of("doll", store, labels, 0), recipe(60),
+        net, store, rows, held, pretraining.targets_of("doll", store, labels, 0), recipe,
         background=0.5, dice=0.5, augmentation=NONE, folder=None,
         truth=pretraining.truth_if_known(store),
     )  # fmt: skip
@@ -94,9 +91,7 @@ def test_pretraining_learns_its_labels(
     assert last["valid_true_iou"] < last["valid_iou"]
 
 
-def test_arms_differ_in_their_labels_and_in_nothing_else(
-    tmp_path: Path, labelled: Labelled, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arms_differ_in_one_step_of_their_labels(tmp_path: Path, labelled: Labelled) -> None:
     store, labels, folders = labelled
     # Kept are the best weights, not the last.
     for name, best, last in (("a", 0.7, 0.69), ("b", 0.8, 0.6)):
@@ -113,28 +108,12 @@ def test_arms_differ_in_their_labels_and_in_nothing_else(
         assert {p for p in parts if made.meta[p] != labels.meta[p]} == want[arm]
     assert list(own["single"].meta["classifiers"]) == ["b"]
     assert pretraining.labels_of("doll", store, labels, folders, tmp_path, CPU) is labels
-    rows, held = pretraining.parts(store, labels)
-    seen: dict[str, list[list[int]]] = {}
-    taught: dict[str, npt.NDArray[np.uint8]] = {}
-    begun: list[dict[str, torch.Tensor]] = []
-    for arm in common.PRETRAINED:
-        targets = pretraining.targets_of(arm, store, own.get(arm, labels), 0)
-        taught[arm] = targets(rows)
-
-        def watched(asked: Any, arm: str = arm, inner: Any = targets) -> npt.NDArray[np.uint8]:
-            seen.setdefault(arm, []).append(asked.tolist())
-            return inner(asked)  # type: ignore[no-any-return]
-
-        net = pretraining.network("pspnet", ENCODER, 3, "silu", "random", {}, 0, CPU)
-        begun.append({k: v.clone() for k, v in net.state_dict().items()})
-        pretraining.pretrain(
-            net, store, rows, held, watched, recipe(3), background=0.1, dice=0.5,
-            augmentation=NONE, folder=None,
-        )  # fmt: skip
-    assert all(torch.equal(v, begun[0][k]) for one in begun for k, v in one.items())
-    assert Counter(map(str, seen.values())) == {str(seen["doll"]): len(common.PRETRAINED)}
-    others = [a for a in common.PRETRAINED if a != "doll"]
-    assert [a for a in others if np.array_equal(taught[a], taught["doll"])] == []
+    rows, _ = pretraining.parts(store, labels)
+    taught = {
+        arm: pretraining.targets_of(arm, store, own.get(arm, labels), 0)(rows)
+        for arm in common.PRETRAINED
+    }
+    assert [arm for arm in taught if np.array_equal(taught[arm], taught["doll"])] == ["doll"]
 
 
 def test_what_an_arm_is_taught_is_held_against_the_truth(labelled: Labelled) -> None:
@@ -150,11 +129,9 @@ def test_what_an_arm_is_taught_is_held_against_the_truth(labelled: Labelled) -> 
         return out
 
     # By hand: share of the truth that half keeps, per film and finding, films first.
-    whole, kept = truth(rows) == 1, half(rows) == 1
-    area = whole.sum((2, 3)).astype(float)
-    area[area == 0] = np.nan
-    share = kept.sum((2, 3)) / area
-    expected = np.nanmean(share[:, np.isfinite(share).any(0)], axis=0).mean()
+    whole, kept = (masks(rows) == 1 for masks in (truth, half))
+    area = pd.DataFrame(whole.sum((2, 3))).replace(0, np.nan)
+    expected = (kept.sum((2, 3)) / area).mean().mean()  # no finding without a place counts
     assert pretraining.taught_iou(half, truth, rows) == pytest.approx(expected)
 
 
@@ -164,10 +141,10 @@ def test_labels_of_an_arm_go_on_and_want_what_they_are_made_from(
     store, labels, folders = labelled
     for folder in folders.values():
         (folder / "history.csv").unlink(missing_ok=True)
-    with pytest.raises(InputError, match=r"history\.csv: no validation AUROC"):
-        pretraining.labels_of("single", store, labels, folders, tmp_path, CPU)
-    with pytest.raises(InputError, match="'b', which is missing"):
-        pretraining.labels_of("gradcam", store, labels, {"a": folders["a"]}, tmp_path, CPU)
+    given = ("single", store, labels, folders, tmp_path, CPU)
+    assert "history.csv: no validation AUROC" in error_of(pretraining.labels_of, *given)
+    given = ("gradcam", store, labels, {"a": folders["a"]}, tmp_path, CPU)
+    assert "'b', which is missing" in error_of(pretraining.labels_of, *given)
     pretraining.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
     monkeypatch.setattr(make, "explain_all", lambda *_: 1 / 0)  # no shard is made again
     pretraining.labels_of("gradcam", store, labels, folders, tmp_path / "cam", CPU)
@@ -175,14 +152,12 @@ def test_labels_of_an_arm_go_on_and_want_what_they_are_made_from(
 
 def test_starts_that_are_refused() -> None:
     for start, said in (("doll", "'start' is 'doll'"), ("classifier", "no classifier of that")):
-        with pytest.raises(InputError, match=said):
-            pretraining.network("pspnet", ENCODER, 3, "silu", start, {}, 0, CPU)
+        given = ("pspnet", ENCODER, 3, "silu", start, {}, 0, CPU)
+        assert said in error_of(pretraining.network, *given)
 
 
 def test_folders_of_an_arm_and_what_is_left_of_more(tmp_path: Path) -> None:
-    made = pretraining.folders_of(tmp_path / "doll", 12)
-    for seed, folder in enumerate(made):
-        save_network(folder, seed)
+    made = [save_network(folder) for folder in pretraining.folders_of(tmp_path / "doll", 12)]
     assert made[0] == tmp_path / "doll"
     assert pretraining.made_in(tmp_path / "doll") == made  # repeat10 after repeat9
     assert pretraining.folders_of(tmp_path / "doll", 2) == made[:2]
