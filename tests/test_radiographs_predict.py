@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError
@@ -20,6 +19,7 @@ from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.example import write_example
 from dollkit.training import networks, weights
 from dollkit.workflow.cli import main
+from tests.small_files import save
 
 SIZE = 64
 
@@ -52,9 +52,8 @@ def test_a_mask_comes_back_to_its_place(shape: tuple[int, int]) -> None:
     for mask, truth in ((bright, film == 255), (dark, film == 0)):
         assert mask.shape == shape
         for axis in (0, 1):
-            have, want = (np.flatnonzero(m.any(axis=axis)) for m in (mask, truth))
-            assert abs(have[0] - want[0]) <= coarse
-            assert abs(have[-1] - want[-1]) <= coarse
+            have, want = (np.flatnonzero(m.any(axis=axis))[[0, -1]] for m in (mask, truth))
+            assert (abs(have - want) <= coarse).all()
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +76,7 @@ def segmenter(world: Path) -> predict.Segmenter:
 
 def plain_films(root: Path, names: str) -> Path:
     for i, name in enumerate(names.split()):
-        path = root / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(corners(40 + i, 48)).save(path)
+        save(root / f"{name}.png", corners(40 + i, 48))
     return root
 
 
@@ -153,7 +150,7 @@ def test_nothing_is_written_over(
 ) -> None:
     films, out = plain_films(tmp_path / "films", "a b"), tmp_path / "out"
     predict.predict(segmenter, films, out)
-    Image.fromarray(np.zeros((5, 5), np.uint8)).save(out / "lungs" / "a.png")  # by hand
+    save(out / "lungs" / "a.png", np.zeros((5, 5)))  # by hand
     before = content(out)
     predict.predict(segmenter, films, out)
     assert content(out) == before
@@ -173,9 +170,7 @@ def test_nothing_is_written_over(
         predict.predict(other, films, out)
 
 
-def test_bad_calls_are_refused_first(
-    world: Path, segmenter: predict.Segmenter, tmp_path: Path
-) -> None:
+def test_bad_calls_are_refused(world: Path, segmenter: predict.Segmenter, tmp_path: Path) -> None:
     films, png = world / "example" / "films", plain_films(tmp_path / "png", "a")
     for folder, out, to, message in (
         (films, tmp_path / "out", "nifti", "'to' is 'nifti'"),
@@ -204,7 +199,7 @@ def test_segmentations_are_of_dicom_films_only(world: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"'to': no film in .* is DICOM: add 'png'"):
         predict.formats_for(films, ["dicom-seg"], ["infection"], None)
     names, concepts = predict.films_for(mixed, "dicom-seg", ["lungs"], None)
-    assert [name.endswith(".dcm") for name in names] == [True] * 3
-    assert len(concepts) == 1
+    assert all(name.endswith(".dcm") for name in names)
+    assert (len(names), len(concepts)) == (3, 1)
     with pytest.raises(InputError, match="'infection' has no code"):
         predict.films_for(mixed, "dicom-seg", ["infection"], None)
