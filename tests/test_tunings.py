@@ -111,12 +111,11 @@ def test_lora_is_a_change_of_the_weight_of_low_rank() -> None:
 
 
 def test_bad_tunings_and_checkpoints_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "tuned.safetensors"
+    net, path = network(), tmp_path / "tuned.safetensors"
     with pytest.raises(InputError, match="'prompt'"):
-        adapters.prepare(network(), "prompt")
+        adapters.prepare(net, "prompt")
     with pytest.raises(InputError, match="no readable adapter"):
-        weights.load_tuned(network(), path)
-    net = network()
+        weights.load_tuned(net, path)
     names = adapters.prepare(net, "bn")
     weights.save_tuned(net, names[1:], "bn", path, rank=1)
     with pytest.raises(InputError, match=f"tensor {names[0]} is missing"):

@@ -118,11 +118,6 @@ def test_lost_and_added_lines_are_found(made: dict[str, Made], folder: Path) -> 
 def test_an_altered_row_changes_what_is_made_of_it(folder: Path) -> None:
     path = folder / "cases.csv.gz"
     cases = rows.read_table(path, rows.CASE_COLUMNS)
-    wrong = cases.copy()
-    wrong.loc[7, "iou"] += 2e-6
-    rows.write_csv(wrong, path)
-    with pytest.raises(InputError, match="does not follow"):
-        verify.verify(folder)
     # One pixel, its IoU and Dice in keeping: only what is made of it can tell.
     at = int(np.flatnonzero((cases["tuning"] == "full") & (cases["arm"] == "doll"))[0])
     cases.loc[at, ["tp", "fn"]] += [-1, 1]
