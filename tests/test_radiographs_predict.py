@@ -129,9 +129,7 @@ def test_a_killed_call_goes_on(
     assert not part.exists()
 
 
-def test_a_film_that_cannot_be_read_stops_no_other(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreadable_films(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     films, out = plain_films(tmp_path / "films", "a b c"), tmp_path / "out"
     (films / "b.png").write_bytes(b"no film")
     call = ["your-radiographs", "predict", "--network", f"{world}/network", "--films", str(films)]

@@ -48,9 +48,7 @@ def run(whole: rows.Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.make_run(tmp_path_factory.mktemp("run"), whole, size=16)
 
 
-def test_rows_of_a_run_come_back_also_from_where_its_results_are_stored(
-    run: Path, whole: rows.Rows, tmp_path: Path
-) -> None:
+def test_rows_come_back_from_run_and_results(run: Path, whole: rows.Rows, tmp_path: Path) -> None:
     found = rows.read_run(run)
     made = found.write(tmp_path)
     assert {p.name for p in made} == {s.stored for s in rows.SOURCES.values()}

@@ -156,9 +156,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path: Path) -> No
         processes.hold(tmp_path).__enter__()
 
 
-def test_what_a_killed_run_has_left_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_run_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wait = "import sys; print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", wait, "ipykernel"], cwd=tmp_path,
@@ -260,9 +258,7 @@ def test_shortages_are_told_with_their_cure() -> None:
         assert told(error) == ""
 
 
-def test_jobs_of_a_run_are_told_by_their_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_are_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, others = reproduce.job_prefix(tmp_path), reproduce.job_prefix(tmp_path / "other")
     assert ours != others
     said = f"7 {ours}_a1b2\n8 {others}_a1b2\n9 interactive shell\n"

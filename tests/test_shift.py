@@ -37,9 +37,7 @@ def without(parameters: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("profile", "films", "tasks"), [("to-real", "laptop", "open"), ("to-phantom", "open", "laptop")]
 )
-def test_it_is_one_up_to_pretraining_and_the_other_from_there_on(
-    profile: str, films: str, tasks: str
-) -> None:
+def test_it_is_one_up_to_pretraining_then_the_other(profile: str, films: str, tasks: str) -> None:
     here, before, after = plan(profile), plan(films), plan(tasks)
     early = [n for n in before if n.split("/")[0] in BEFORE]
     assert early == [n for n in here if n.split("/")[0] in BEFORE]

@@ -64,9 +64,7 @@ def test_a_network_is_tuned_from_those_of_its_own_kind(toy: Path) -> None:
         ("03_labels", "", "labels", 'threshold: str = "{}"  # rule\n'),
     ],
 )  # fmt: skip
-def test_a_file_that_a_parameter_names_is_an_input(
-    toy: Path, book: str, more: str, instance: str, line: str
-) -> None:
+def test_named_files_are_inputs(toy: Path, book: str, more: str, instance: str, line: str) -> None:
     own = toy / "own.csv"
     own.write_text("")
     for named, files in ((str(own), [own]), ("none.csv", []), ("", [])):

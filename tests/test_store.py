@@ -293,9 +293,7 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
             StoreWriter(path, S, (), {})
 
 
-def test_a_store_pickles_as_its_path_and_its_digest_is_of_its_content(
-    good: Good, tmp_path: Path
-) -> None:
+def test_a_store_pickles_and_its_digest_is_of_its_content(good: Good, tmp_path: Path) -> None:
     again = pickle.loads(pickle.dumps(good[0]))
     np.testing.assert_array_equal(again.images[[1]], good[0].images[[1]])
     write(tmp_path / "a")

@@ -50,9 +50,7 @@ def train(net: nn.Module, tuning: str) -> None:
     [("pspnet", "resnet18"), ("pspnet", "tu-convnext_atto"),
      *(pytest.param(k, "resnet18", marks=pytest.mark.slow) for k in [*networks.NETWORKS][1:])],
 )  # fmt: skip
-def test_it_starts_where_the_network_was_and_only_what_is_listed_moves(
-    tuning: str, kind: str, encoder: str
-) -> None:
+def test_only_what_is_listed_moves_from_where_it_was(tuning: str, kind: str, encoder: str) -> None:
     net = network(kind, encoder)
     with torch.no_grad():
         before = net(films())

@@ -63,9 +63,7 @@ def altered(text: str, digits: int) -> str:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_one_altered_digit_or_letter_is_found(
-    name: str, made: dict[str, Made], folder: Path
-) -> None:
+def test_an_altered_digit_or_letter(name: str, made: dict[str, Made], folder: Path) -> None:
     assert verify.differences(name, made[name], folder) == []
     for path in sorted(folder.glob(f"{name}.*")):
         text = path.read_text()

@@ -21,9 +21,7 @@ MUST = {"film", "finding", "classifier", "explainer", "smooth", "ignore"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_shown_whole(
-    opened: Opener, lab: server.Lab, name: str, pictures: Path
-) -> None:
+def test_shown_whole(opened: Opener, lab: server.Lab, name: str, pictures: Path) -> None:
     stored = json.loads((lab.folder / name).read_text(encoding="utf-8"))["cells"]
     book = opened(name)
     cells = book.cells()
@@ -52,9 +50,7 @@ def test_the_quickstart_runs(opened: Opener, pictures: Path) -> None:
     assert book.noise == []
 
 
-def test_every_control_of_the_explorer_draws_another_picture(
-    lab: server.Lab, opened: Opener, pictures: Path
-) -> None:
+def test_every_control_draws_a_new_picture(lab: server.Lab, opened: Opener, pictures: Path) -> None:
     if not (lab.runs / "smoke" / "labels").is_dir():
         pytest.skip(f"no finished run in {lab.runs}: make reproduce PROFILE=smoke")
     book = opened(EXPLORER)
