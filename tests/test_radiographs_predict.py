@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,9 @@ from dollkit.common.errors import InputError
 from dollkit.data.images import load_image
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.example import write_example
-from dollkit.training import networks, weights
 from dollkit.workflow.cli import main
 from tests.small_files import save
+from tests.small_run import save_network
 
 SIZE = 64
 
@@ -61,10 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder and an untrained network: what it draws does not matter here."""
     root = tmp_path_factory.mktemp("own")
     write_example(root / "example", n=16, masked=8, dicom=3)
-    (root / "network").mkdir()
-    with compute.seeded(3):
-        net = networks.build("pspnet", "tu-test_resnet", 2)
-    weights.save(net, root / "network", networks.config_of(net))
+    save_network(root / "network", classes=2)
     predict.save_note(root / "network", ["lungs", "heart"], SIZE)
     return root
 
@@ -107,15 +105,9 @@ def test_a_killed_call_goes_on(
 ) -> None:
     films = plain_films(tmp_path / "films", "a b c d e f")
     whole, _ = predict.predict(segmenter, films, tmp_path / "whole")
-    real, seen = predict.draw_film, []
-
-    def counted(segmenter: predict.Segmenter, image: np.ndarray) -> list[np.ndarray]:
-        seen.append(image)
-        if len(seen) == 4:
-            raise KeyboardInterrupt
-        return real(segmenter, image)
-
-    monkeypatch.setattr(predict, "draw_film", counted)
+    drawing = Mock(wraps=predict.draw_film)
+    drawing.side_effect = [DEFAULT, DEFAULT, DEFAULT, KeyboardInterrupt, *[DEFAULT] * 9]
+    monkeypatch.setattr(predict, "draw_film", drawing)
     with pytest.raises(KeyboardInterrupt):
         predict.predict(segmenter, films, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -124,7 +116,7 @@ def test_a_killed_call_goes_on(
         file.write('{"film": "cut o')
     for _ in range(2):
         resumed, _ = predict.predict(segmenter, films, tmp_path / "out")
-        assert len(seen) == 4 + 3
+        assert drawing.call_count == 4 + 3
         pd.testing.assert_frame_equal(resumed, whole)
     assert not part.exists()
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat.v4 as nb
 import papermill
@@ -85,11 +86,9 @@ def test_what_a_cell_raises_is_one_line(
     toy: Path, kind: str, text: str, status: int, message: str,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def fail(*_: object, **__: object) -> None:
-        raise papermill.PapermillExecutionError(1, 3, "source", kind, text, [])
-
-    monkeypatch.setattr(papermill, "execute_notebook", fail)
-    monkeypatch.setattr(run, "_prepare_kernel", lambda folder: None)
+    error = papermill.PapermillExecutionError(1, 3, "source", kind, text, [])
+    monkeypatch.setattr(papermill, "execute_notebook", Mock(side_effect=error))
+    monkeypatch.setattr(run, "_prepare_kernel", Mock())
     manifest = toy / "runs/toy/data/manifest.json"
     manifest.parent.mkdir(parents=True)
     manifest.touch()

@@ -46,8 +46,8 @@ def test_what_a_run_stored_follows_from_its_rows(folder: Path) -> None:
     (folder / "notes.txt").write_text("by hand\n")
     lines = {line.artefact: line for line in verify.verify(folder)}
     assert {n for n, line in lines.items() if line.state == SAME} == set(NAMES)
-    assert len(lines) == len(NAMES) + 3
-    assert lines["figure1"].state == lines["provenance"].state == NOT_DERIVED
+    underived = [n for n, line in lines.items() if line.state == NOT_DERIVED]
+    assert sorted(underived) == ["figure1", "notes", "provenance"]
     assert "films" in lines["figure1"].detail
     assert "knows no rule" in lines["notes"].detail
 
@@ -126,13 +126,6 @@ def test_an_altered_row_changes_what_is_made_of_it(folder: Path) -> None:
     assert lines["table1"].state == DIFFERS
     assert lines["table1"].detail.startswith("table1.csv, line ")
     assert lines["labels"].state == SAME
-
-
-def test_rounding_moves_steps_by_more_than_means() -> None:
-    assert verify.near(0.5, 0.500024, False)
-    assert not verify.near(0.5, 0.50006, False)
-    assert verify.near(100.0, 100.9, True)
-    assert not verify.near(100.0, 102.0, True)
 
 
 def test_command_line(

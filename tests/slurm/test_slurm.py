@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from dollkit.common import paths
-from dollkit.workflow import reproduce
+from dollkit.workflow import reproduce, stages
 from tests.test_reproduce import data_stage, until
 from tests.toys import BODY, END, NETWORK, PARAMETERS, make_toy, write_notebook
 
@@ -29,10 +29,6 @@ pytestmark = [
     pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="slurmd asks for root"),
 ]
-NAMES = (
-    "data", "classifiers/a", "labels", "pretrain/pspnet-doll", "finetune/pspnet-lungs", "tables",
-    "figures", "claims", "cost",
-)  # fmt: skip
 SHARED = """\
 if stage.part:
     (stage.path / f"{stage.part.number}-of-{stage.part.count}").touch()
@@ -101,7 +97,8 @@ def finished(running: subprocess.Popen[str], place: Path) -> str:
     """What a run said; all of its stages are there."""
     said, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode == 0, said
-    assert all((place / "runs/toy" / n / "manifest.json").is_file() for n in NAMES)
+    names = [stage.name for stage in stages.plan("toy")]
+    assert all((place / "runs/toy" / n / "manifest.json").is_file() for n in names)
     return said
 
 
