@@ -26,15 +26,11 @@ CHECKED = re.compile(r"(?m)^\s*#\s*NBVAL_CHECK_OUTPUT\b")
 def outputs(book: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Source of each checked cell, and what it printed and returned."""
     found = []
-    for cell in book["cells"]:
+    for cell in stripped(book)["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code" and CHECKED.search(source):
-            texts = [
-                "".join(o["text"] if o["output_type"] == "stream" else o["data"]["text/plain"])
-                for o in cell["outputs"]
-                if o.get("name") == "stdout" or o["output_type"] == "execute_result"
-            ]
-            found.append((source, "".join(texts)))
+            texts = [o["text"] if "text" in o else o["data"]["text/plain"] for o in cell["outputs"]]
+            found.append((source, "".join("".join(text) for text in texts)))
     return found
 
 

@@ -1,8 +1,4 @@
-"""A made-up run folder with known effects, in the layout that the report reads.
-
-No network is trained: every number is drawn around a mean that the caller chooses, so that a
-test knows what a table or a verdict must say.
-"""
+"""A made-up run folder in the layout that the report reads, drawn around means that are known."""
 
 from __future__ import annotations
 
@@ -19,15 +15,7 @@ import pandas as pd
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.labels import summary
 from dollkit.report import claims, page, results
-from dollkit.report.rows import (
-    CASE_COLUMNS,
-    PRETRAINING_COLUMNS,
-    SOURCES,
-    Rows,
-    check_cases,
-    check_robust,
-    write_csv,
-)
+from dollkit.report import rows as stored
 from dollkit.training import metrics
 
 Arrays = dict[str, Any]
@@ -36,65 +24,58 @@ CLASSES = {
     "infection": ["infection"],
     "organs": ["left lung", "right lung", "heart"],
 }
-TRAINED = CASE_COLUMNS[:7]
+TRAINED = stored.CASE_COLUMNS[:7]
+UNION = 100_000
+"""Pixels of truth or prediction in each row of a case."""
+
 GAIN = {"random": 0.0, "classifier": 0.02, "doll": 0.08, "shuffled": 0.03, "truth": 0.12}
+TUNINGS = {"full": 1.0, "adapter": 0.9}
+"""Tuning: share of the gain that it keeps."""
+
 CLASSIFIERS = ("convnet", "mobilenet", "resnet18")
 
 
 def segmentation_cases(
-    gain: Mapping[str, float] = GAIN,
-    *,
-    tasks: Sequence[str] = tuple(CLASSES),
-    tunings: Mapping[str, float] | None = None,
-    patients: int = 40,
-    films: int = 1,
-    seeds: int = 3,
-    base: float = 0.7,
-    noise: float = 0.03,
-    seed_noise: float = 0.0,
-    rng: int = 0,
-) -> pd.DataFrame:
+    gain: Mapping[str, float] = GAIN, *, tasks: Sequence[str] = tuple(CLASSES),
+    tunings: Mapping[str, float] = TUNINGS, patients: int = 40, films: int = 1, seeds: int = 3,
+    base: float = 0.7, noise: float = 0.03, rng: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """Per-case rows: IoU = base + share of the arm's gain that the tuning keeps + noise.
 
-    Args:
-        tunings: tuning -> share of the gain kept; default full 1, adapter 0.9.
-        noise: standard deviation per film, class and run; films also differ by 0.05.
-        seed_noise: standard deviation of each trained run.
+    Noise is a standard deviation per film, class and run; films also differ by 0.05.
     """
     draw = np.random.default_rng(rng)
-    kept = {"full": 1.0, "adapter": 0.9} if tunings is None else tunings
     frames = []
     for task in tasks:
         level = draw.normal(0, 0.05, (patients, films, len(CLASSES[task])))
         patient, film, channel = np.indices(level.shape).reshape(3, -1)
-        for tuning, arm, seed in product(kept, gain, range(seeds)):
-            run = draw.normal(0, seed_noise) if seed_noise else 0.0
-            values = base + kept[tuning] * gain[arm] + run + level
+        for tuning, arm, seed in product(tunings, gain, range(seeds)):
+            values = base + tunings[tuning] * gain[arm] + level
             values = np.clip(values + draw.normal(0, noise, level.shape), 0.01, 0.99)
-            where = {
-                "task": task,
-                "arm": arm,
-                "tuning": tuning,
-                "seed": seed,
-                "iou": values.ravel(),
-            }
+            where = {"task": task, "arm": arm, "tuning": tuning, "seed": seed}
             names = [f"{task}{p:04d}_{f}" for p, f in zip(patient, film, strict=True)]
             where |= {"image_id": names, "patient_id": [f"{p:05d}" for p in patient]}
-            frames.append(pd.DataFrame(where | {"class": np.array(CLASSES[task])[channel]}))
+            where |= {"class": np.array(CLASSES[task])[channel], "iou": values.ravel()}
+            frames.append(pd.DataFrame(where))
     frame = pd.concat(frames, ignore_index=True).assign(network="PSPNet", n_train=16, fold=0)
-    union = 100_000
-    tp = np.round(frame["iou"].to_numpy() * union).astype(int)
-    frame["tp"], frame["fp"], frame["fn"] = tp, (union - tp) // 2, union - tp - (union - tp) // 2
-    return frame.assign(iou=tp / union, dice=2 * tp / (union + tp))[CASE_COLUMNS]
+    tp = np.round(frame["iou"].to_numpy() * UNION).astype(int)
+    fp = (UNION - tp) // 2
+    return judged(frame.assign(tp=tp, fp=fp, fn=UNION - tp - fp))[stored.CASE_COLUMNS]
 
 
-def learning_curves(cases: pd.DataFrame, *, rng: int = 0, fast: float = 0.5) -> pd.DataFrame:
-    """Saturating validation curves; doll rises ``1 / fast`` times as quickly."""
-    draw = np.random.default_rng(rng)
+def judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the IoU and Dice of their counts."""
+    counts = [rows[c] for c in ("tp", "fp", "fn")]
+    return rows.assign(iou=metrics.iou(*counts), dice=metrics.dice(*counts))
+
+
+def learning_curves(cases: pd.DataFrame) -> pd.DataFrame:
+    """Saturating validation curves; doll rises twice as quickly."""
+    draw = np.random.default_rng(0)
     steps = np.arange(0, 201, 10)
     frames = []
     for values, part in cases.groupby(TRAINED):
-        tau = 25.0 * (fast if values[2] == "doll" else 1.0) * np.exp(draw.normal(0, 0.01))
+        tau = 25.0 * (0.5 if values[2] == "doll" else 1.0) * np.exp(draw.normal(0, 0.01))
         height = float(part["iou"].mean()) * (1 - np.exp(-(steps + 1) / tau))
         curve = {"lr": 0.01, "step": steps, "seconds": 0.1 * steps, "val_miou": height}
         frames.append(pd.DataFrame(dict(zip(TRAINED, values, strict=True)) | curve))
@@ -104,13 +85,9 @@ def learning_curves(cases: pd.DataFrame, *, rng: int = 0, fast: float = 0.5) -> 
 def pretraining_rows() -> pd.DataFrame:
     """One row per pre-trained network, as pretraining.csv."""
     arms = {"doll": (0.44, 0.41), "shuffled": (0.11, 0.19), "truth": (1.0, 0.52)}
-    return pd.DataFrame(
-        [
-            ("PSPNet", arm, "classifier", 400, 16, 800, 0, label, 0.5, own)
-            for arm, (label, own) in arms.items()
-        ],
-        columns=PRETRAINING_COLUMNS,
-    )
+    made = [("PSPNet", arm, "classifier", 400, 16, 800, 0, iou, 0.5, own)
+            for arm, (iou, own) in arms.items()]  # fmt: skip
+    return pd.DataFrame(made, columns=stored.PRETRAINING_COLUMNS)
 
 
 def run_rows(curves: pd.DataFrame) -> pd.DataFrame:
@@ -139,40 +116,35 @@ def perturbed(plain: pd.DataFrame) -> pd.DataFrame:
     lost = plain[plain["tuning"] == "full"].copy()
     gone = lost["tp"] // 20
     lost["tp"], lost["fn"] = lost["tp"] - gone, lost["fn"] + gone
-    counts = [lost[c] for c in ("tp", "fp", "fn")]
-    lost["iou"], lost["dice"] = metrics.iou(*counts), metrics.dice(*counts)
-    return check_robust(lost.assign(perturbation="noise", level=20.0), "made up")
+    return stored.check_robust(judged(lost.assign(perturbation="noise", level=20.0)), "made up")
 
 
-def label_cases(
-    gap: float = 0.1, *, committee: float = 0.03, cam: float = -0.02, patients: int = 60,
-    noise: float = 0.05, rng: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+def label_cases(gap: float = 0.1, *, committee: float = 0.03, patients: int = 60) -> pd.DataFrame:
     """Label quality: shipped labels ``gap`` above the prior, ``committee`` above single ones."""
-    draw = np.random.default_rng(rng)
+    draw = np.random.default_rng(0)
     every = "+".join(CLASSIFIERS)
     setups = [("ig", every, 3, "shipped", 0.0)]
     for n, loss in ((1, committee), (2, committee / 2)):
         subsets = map("+".join, combinations(CLASSIFIERS, n))
         setups += [("ig", names, n, f"classifiers={names}", -loss) for names in subsets]
-    setups += [("gradcam", every, 3, "explainer=gradcam", cam)]
-    setups += [("gradient", every, 3, "explainer=gradient", -0.05)]
-    setups += [("ig", every, 3, "steps=4", -0.01), ("ig", every, 3, "smooth=0", -0.03)]
+    setups += [
+        ("gradcam", every, 3, "explainer=gradcam", -0.02),
+        ("gradient", every, 3, "explainer=gradient", -0.05),
+        ("ig", every, 3, "steps=4", -0.01), ("ig", every, 3, "smooth=0", -0.03),
+    ]  # fmt: skip
     frames = []
     for finding in PATHOLOGIES:
         prior = np.clip(draw.normal(0.2, 0.05, patients), 0.02, 0.9)
         for explainer, names, count, variant, shift in setups:
-            iou = np.clip(prior + gap + shift + draw.normal(0, noise, patients), 0, 1)
-            frames.append(
-                pd.DataFrame(
-                    {"image_id": [f"{finding[:4]}{p:03d}" for p in range(patients)]}
-                    | {"patient_id": [f"{p:05d}" for p in range(patients)], "finding": finding}
-                    | {"explainer": explainer, "classifiers": names, "n_classifiers": count}
-                    | {"variant": variant, "iou_matched": iou, "iou_label": iou}
-                    | {"iou_chance": 0.05, "iou_prior": prior, "precision": iou, "recall": iou}
-                    | {"hit": (iou > 0.25).astype(int), "energy": iou / 2, "area": prior / 3}
-                )
-            )
+            iou = np.clip(prior + gap + shift + draw.normal(0, 0.05, patients), 0, 1)
+            frames.append(pd.DataFrame({
+                "image_id": [f"{finding[:4]}{p:03d}" for p in range(patients)],
+                "patient_id": [f"{p:05d}" for p in range(patients)], "finding": finding,
+                "explainer": explainer, "classifiers": names, "n_classifiers": count,
+                "variant": variant, "iou_matched": iou, "iou_label": iou,
+                "iou_chance": 0.05, "iou_prior": prior, "precision": iou, "recall": iou,
+                "hit": (iou > 0.25).astype(int), "energy": iou / 2, "area": prior / 3,
+            }))  # fmt: skip
     out = pd.concat(frames, ignore_index=True)
     parts = out["variant"].str.partition("=")
     out["factor"], out["value"] = parts[0], parts[2].where(parts[2] != "", "shipped")
@@ -185,36 +157,23 @@ def _blob(size: int, x: float, y: float, rx: float, ry: float) -> npt.NDArray[np
     return np.asarray(((u - x) / rx) ** 2 + ((v - y) / ry) ** 2)
 
 
-def _film(size: int, draw: np.random.Generator) -> npt.NDArray[np.float64]:
-    grey = np.full((size, size), 175.0)
-    for x in (0.3, 0.7):
-        grey -= 115 * np.exp(-(_blob(size, x, 0.48, 0.17, 0.32) ** 3))
-    grey += 60 * np.exp(-_blob(size, 0.55, 0.65, 0.16, 0.14))
-    return grey + draw.normal(0, 5, grey.shape)
-
-
-def _byte(x: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    return np.clip(x, 0, 255).astype(np.uint8)
-
-
-def label_examples(size: int = 64, n: int = 4, *, rng: int = 0) -> Arrays:
+def label_examples(size: int = 64, n: int = 4) -> Arrays:
     """Arrays of labels/examples.npz, n films of each of six findings."""
-    draw = np.random.default_rng(rng)
+    draw = np.random.default_rng(0)
     cases: list[dict[str, object]] = []
     for finding, i in product([FINDINGS[k] for k in (4, 6, 8, 9, 10, 12)], range(n)):
         x, y, r = draw.uniform(0.25, 0.75), draw.uniform(0.3, 0.7), draw.uniform(0.06, 0.14)
         truth = _blob(size, x, y, r, 1.3 * r) < 1
-        single = [
-            np.exp(-_blob(size, x + draw.normal(0, 0.05), y + draw.normal(0, 0.05), r, r))
-            + 0.2 * draw.random((size, size))
-            for _ in CLASSIFIERS
-        ]
-        map_ = np.mean(single, 0) / np.max(single)
+        places = np.array([x, y]) + draw.normal(0, 0.05, (len(CLASSIFIERS), 2))
+        single = np.exp([-_blob(size, *place, r, r) for place in places])
+        single += 0.2 * draw.random(single.shape)
+        map_ = single.mean(0) / single.max()
         label = np.where(map_ > 0.5, 1, np.where(map_ > 0.3, 255, 0)).astype(np.uint8)
         cases.append({
-            "image": _byte(_film(size, draw) + 50 * truth), "finding": finding,
-            "image_id": f"{finding[:4]}{i}", "map": map_.astype(np.float32), "label": label,
-            "truth": truth.astype(np.uint8), "maps": np.stack(single).astype(np.float32),
+            "image": (draw.uniform(80, 120, truth.shape) + 50 * truth).astype(np.uint8),
+            "finding": finding, "image_id": f"{finding[:4]}{i}", "label": label,
+            "map": map_.astype(np.float32), "maps": single.astype(np.float32),
+            "truth": truth.astype(np.uint8),
             "iou": ((label == 1) & truth).sum() / ((label == 1) | truth).sum(),
         })  # fmt: skip
     arrays = {key: np.array([case[key] for case in cases]) for key in cases[0]}
@@ -223,30 +182,21 @@ def label_examples(size: int = 64, n: int = 4, *, rng: int = 0) -> Arrays:
     return arrays
 
 
-def task_examples(task: str, size: int = 64, n: int = 5, rng: int = 0) -> Arrays:
-    """Arrays of finetune/<task>/examples.npz; arms with more gain follow the truth closer."""
-    draw = np.random.default_rng(rng)
-    shapes = {"left lung": (0.7, 0.48, 0.15, 0.3), "right lung": (0.3, 0.48, 0.15, 0.3),
-              "heart": (0.55, 0.65, 0.14, 0.12), "infection": (0.32, 0.66, 0.1, 0.12)}  # fmt: skip
-
-    def draw_mask(name: str, slip: float) -> npt.NDArray[np.bool_]:
-        if name == "lungs":
-            return draw_mask("left lung", slip) | draw_mask("right lung", slip)
-        x, y, rx, ry = shapes[name]
-        moved = (x + draw.normal(0, slip), y + draw.normal(0, slip), rx, ry)
-        return np.asarray(_blob(size, *moved) < 1)
-
+def task_examples(task: str, size: int = 64, n: int = 5) -> Arrays:
+    """Arrays of finetune/<task>/examples.npz; arms with more gain have fewer wrong pixels."""
+    draw = np.random.default_rng(0)
     classes, arms = CLASSES[task], list(GAIN)
-    image = np.stack([_byte(_film(size, draw)) for _ in range(n)])
-    truth = np.stack([[draw_mask(c, 0.0) for c in classes] for _ in range(n)])
-    slips = [0.07 * (1 - 6 * GAIN[a]) for a in arms]
-    pred = np.stack([[[draw_mask(c, s) for c in classes] for _ in range(n)] for s in slips])
-    both = (pred & truth).sum((-1, -2)) / (pred | truth).sum((-1, -2))
+    truth = np.zeros((n, len(classes), size, size), bool)
+    truth[..., size // 4 : size // 2, size // 4 : -size // 4] = True
+    wrong = [draw.random(truth.shape) < 0.1 - 0.5 * GAIN[arm] for arm in arms]
+    pred = truth ^ np.stack(wrong)
     return {
         "task": np.array(task), "network": np.array("pspnet"),
-        "image": image, "image_id": np.array([f"{task}{i}" for i in range(n)]),
+        "image": draw.integers(0, 256, (n, size, size), np.uint8),
+        "image_id": np.array([f"{task}{i}" for i in range(n)]),
         "truth": truth.astype(np.uint8), "classes": np.array(classes), "arms": np.array(arms),
-        "prediction": pred.astype(np.uint8), "iou": both.mean(-1),
+        "prediction": pred.astype(np.uint8),
+        "iou": ((pred & truth).sum((-1, -2)) / (pred | truth).sum((-1, -2))).mean(-1),
     }  # fmt: skip
 
 
@@ -260,30 +210,22 @@ def classifier_rows(name: str, rng: int) -> pd.DataFrame:
     return frame.assign(ap=auroc - 0.3, n_pos=50, n=400)
 
 
-def rows(patients: int = 6) -> Rows:
+def rows() -> stored.Rows:
     """All rows of two tasks, one of them with two training sizes, with more digits than stored."""
     gain = {arm: GAIN[arm] for arm in ("random", "doll", "shuffled")}
-    few = segmentation_cases(gain, tasks=["lungs", "organs"], patients=patients)
-    many = segmentation_cases(
-        gain, tasks=["lungs"], patients=patients, tunings={"full": 1.0}, base=0.75, rng=1
-    )
-    cases = check_cases(pd.concat([few, many.assign(n_train=64)], ignore_index=True))
+    few = segmentation_cases(gain, tasks=["lungs", "organs"], patients=6)
+    full = {"full": 1.0}
+    many = segmentation_cases(gain, tasks=["lungs"], patients=6, tunings=full, base=0.75, rng=1)
+    cases = stored.check_cases(pd.concat([few, many.assign(n_train=64)], ignore_index=True))
     curves, labels = learning_curves(cases), label_cases(patients=8)
     runs = run_rows(curves)
     graded = [classifier_rows(n, i) for i, n in enumerate(CLASSIFIERS)]
-    return Rows(
-        classifiers=pd.concat(graded, ignore_index=True),
-        labels=summary.summarise(labels),
-        cases=cases,
-        label_cases=labels,
-        curves=curves,
-        runs=runs,
-        selection=selection_rows(runs),
-        robust=perturbed(cases),
-        pretraining=pretraining_rows(),
-        ablation=summary.ablation(labels),
-        not_run={"imagenet": "no weights"},
-    )
+    return stored.Rows(
+        classifiers=pd.concat(graded, ignore_index=True), labels=summary.summarise(labels),
+        cases=cases, label_cases=labels, curves=curves, runs=runs, selection=selection_rows(runs),
+        robust=perturbed(cases), pretraining=pretraining_rows(),
+        ablation=summary.ablation(labels), not_run={"imagenet": "no weights"},
+    )  # fmt: skip
 
 
 def losses(cases: pd.DataFrame) -> pd.DataFrame:
@@ -321,34 +263,31 @@ def stored_profile(folder: Path) -> Path:
 
 def _manifest(folder: Path, seconds: float, **more: object) -> None:
     content = {
-        "instance": folder.name, "profile": "synthetic", "parameters": {"seed": 0},
-        "inputs": {}, "outputs": {"weights.safetensors": {"bytes": 1, "sha256": "ab" * 32}},
-        "code": {"dollkit": "0", "commit": "c0ffee", "modified": False, "files": {}},
-        "versions": {"numpy": "2"}, "python": "3.11", "platform": "test", "cpus": 2,
-        "threads": 1, "device": "cpu", "precision": "float32", "seeds": [0, 1, 2],
-        "started": "2024-01-01T00:00:00+00:00", "seconds": seconds, "notes": {},
+        "parameters": {"seed": 0}, "seconds": seconds, "notes": {},
+        "outputs": {"weights.safetensors": {"bytes": 1, "sha256": "ab" * 32}},
+        "code": {"commit": "c0ffee", "modified": False, "files": {}},
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(content | more))
 
 
-def make_run(root: Path, found: Rows | None = None, *, size: int = 32) -> Path:
+def make_run(root: Path, found: stored.Rows | None = None, *, size: int = 32) -> Path:
     """Write a run folder with these rows, and examples of films, and return its path."""
     run, found = root / "synthetic", found or rows()
     for name, column in (("classifiers", "classifier"), ("pretraining", "arm")):
-        family, file = SOURCES[name].in_run.split("*/")
+        family, file = stored.SOURCES[name].in_run.split("*/")
         for key, part in getattr(found, name).groupby(column):
-            write_csv(part, run / family / str(key) / file)
+            stored.write_csv(part, run / family / str(key) / file)
             _manifest(run / family / str(key), 10.0)
     for name in ("labels", "label_cases"):
-        write_csv(getattr(found, name), run / SOURCES[name].in_run)
-    write_csv(found.ablation, run / "labels" / "ablation.csv")
+        stored.write_csv(getattr(found, name), run / stored.SOURCES[name].in_run)
+    stored.write_csv(found.ablation, run / "labels" / "ablation.csv")
     np.savez(run / "labels" / "examples.npz", **label_examples(size))
     _manifest(run / "labels", 20.0)
     for task in found.cases["task"].unique():
         folder = run / "finetune" / task
         for name in ("cases", "curves", "runs", "selection", "robust"):
-            frame = getattr(found, name)
-            write_csv(frame[frame["task"] == task], run / SOURCES[name].in_run.replace("*", task))
+            frame, file = getattr(found, name), stored.SOURCES[name].in_run.replace("*", task)
+            stored.write_csv(frame[frame["task"] == task], run / file)
         np.savez(folder / "examples.npz", **task_examples(task, size))
         _manifest(folder, 30.0, notes={"not_run": found.not_run})
     return run

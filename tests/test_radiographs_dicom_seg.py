@@ -6,6 +6,7 @@ import io
 import logging
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import highdicom as hd
@@ -34,7 +35,7 @@ def film(example: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(sorted(example.rglob("*.dcm"))[0], tmp_path / "film.dcm"))
 
 
-def changed(film: Path, **values: object) -> Path:
+def changed(film: Path, **values: object) -> None:
     about = dcmread(film)
     for name, value in values.items():
         if value is None:
@@ -42,7 +43,6 @@ def changed(film: Path, **values: object) -> Path:
         else:
             setattr(about, name, value)
     about.save_as(film)
-    return film
 
 
 def masks_for(film: Path) -> list[np.ndarray]:
@@ -54,31 +54,26 @@ def masks_for(film: Path) -> list[np.ndarray]:
     return [one, two, np.zeros(shape, np.uint8)]
 
 
-def write(film: Path, out: Path) -> Path:
+def segmentation(film: Path, labels: Sequence[str] = CLASSES) -> io.BytesIO:
     concepts = [find_concept(name) for name in CLASSES]
-    out.parent.mkdir(exist_ok=True)
-    out.write_bytes(dicom_seg.encode(film, masks_for(film), CLASSES, concepts, NETWORK))
-    return out
+    return io.BytesIO(dicom_seg.encode(film, masks_for(film), labels, concepts, NETWORK))
 
 
 @pytest.mark.parametrize("change", [{}, {"PixelSpacing": None}])
-def test_pixels_come_back(film: Path, tmp_path: Path, change: dict[str, object]) -> None:
+def test_pixels_come_back(film: Path, change: dict[str, object]) -> None:
     changed(film, **change)
-    path = write(film, tmp_path / "seg" / "a.dcm")
-    source, want = dcmread(film), np.stack(masks_for(film))
-    read = hd.seg.segread(path)
-    got = read.get_pixels_by_source_instance(
-        [source.SOPInstanceUID], assert_missing_frames_are_empty=True
-    )
+    source, want = dcmread(film).SOPInstanceUID, np.stack(masks_for(film))
+    read = hd.seg.segread(segmentation(film))
+    got = read.get_pixels_by_source_instance([source], assert_missing_frames_are_empty=True)
     np.testing.assert_array_equal(got[0].transpose(2, 0, 1), want)
-    raw = dcmread(path)
+    raw = dcmread(segmentation(film))
     np.testing.assert_array_equal(raw.pixel_array, want)
     assert (raw.Rows, raw.Columns, raw.SegmentationType) == (*want.shape[1:], "BINARY")
 
 
-def test_refers_to_its_film(film: Path, tmp_path: Path) -> None:
+def test_refers_to_its_film(film: Path) -> None:
     changed(film, FrameOfReferenceUID="1.2.3.4.5", PatientOrientation=["L", "F"])
-    source, seg = dcmread(film), dcmread(write(film, tmp_path / "a.dcm"))
+    source, seg, again = dcmread(film), *(dcmread(segmentation(film)) for _ in range(2))
     (series,) = seg.ReferencedSeriesSequence
     (instance,) = series.ReferencedInstanceSequence
     assert instance.ReferencedSOPInstanceUID == source.SOPInstanceUID
@@ -86,47 +81,41 @@ def test_refers_to_its_film(film: Path, tmp_path: Path) -> None:
     assert series.SeriesInstanceUID == source.SeriesInstanceUID != seg.SeriesInstanceUID
     for name in ("StudyInstanceUID", "PatientID", "PatientName", "FrameOfReferenceUID"):
         assert seg[name] == source[name]
-    again = dcmread(write(film, tmp_path / "b.dcm"))
     for name in ("SOPInstanceUID", "SeriesInstanceUID"):
         assert again[name] == seg[name]
 
 
-def test_codes(film: Path, tmp_path: Path) -> None:
-    seg = dcmread(write(film, tmp_path / "a.dcm"))
-    found = []
-    for segment in seg.SegmentSequence:
-        kind = segment.SegmentedPropertyTypeCodeSequence[0]
-        side = kind.get("SegmentedPropertyTypeModifierCodeSequence")
-        found.append(
-            (segment.SegmentLabel, kind.CodingSchemeDesignator, kind.CodeValue, kind.CodeMeaning,
-             side[0].CodeValue if side else None, segment.SegmentAlgorithmType)
-        )  # fmt: skip
-    assert found == [
-        ("left lung", "SCT", "39607008", "Lung", "7771000", "AUTOMATIC"),
-        ("heart", "SCT", "80891009", "Heart", None, "AUTOMATIC"),
-        ("pleural effusion", "SCT", "60046008", "Pleural effusion", None, "AUTOMATIC"),
-    ]
+def test_codes(film: Path) -> None:
+    codes = [("39607008", "Lung"), ("80891009", "Heart"), ("60046008", "Pleural effusion")]
+    segments = dcmread(segmentation(film)).SegmentSequence
+    for segment, name, code in zip(segments, CLASSES, codes, strict=True):
+        assert (segment.SegmentLabel, segment.SegmentAlgorithmType) == (name, "AUTOMATIC")
+        (kind,) = segment.SegmentedPropertyTypeCodeSequence
+        found = (kind.CodingSchemeDesignator, kind.CodeValue, kind.CodeMeaning)
+        assert found == ("SCT", *code)
+        sides = kind.get("SegmentedPropertyTypeModifierCodeSequence", [])
+        assert [side.CodeValue for side in sides] == (["7771000"] if name == "left lung" else [])
 
 
-def test_a_film_without_blanks_of_the_standard(film: Path, tmp_path: Path) -> None:
+def test_a_film_without_blanks_of_the_standard(film: Path) -> None:
     """De-identified films often lack what should stand there blank, and some the preamble."""
     changed(film, PatientName=None, PatientID=None, StudyDate=None, StudyID=None)
     about = dcmread(film)
     del about.file_meta
     about.save_as(film, implicit_vr=False, little_endian=True)
-    seg = dcmread(write(film, tmp_path / "a.dcm"))
+    seg = dcmread(segmentation(film))
     assert not seg.PatientName
     assert not seg.PatientID
 
 
 def test_names_reach_no_message(
-    film: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    film: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And the segmentation gets patient and study alone, nothing of who took the film."""
     changed(film, PatientName="Secretname", OperatorsName="Secret^Operator")
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        assert "Secret^" not in str(dcmread(write(film, tmp_path / "a.dcm")))
+        assert "Secret^" not in str(dcmread(segmentation(film)))
         masks = [mask[:3] for mask in masks_for(film)]
         with pytest.raises(InputError) as error:
             dicom_seg.encode(film, masks, CLASSES, [find_concept("heart")] * 3, NETWORK)
@@ -153,10 +142,8 @@ def test_classes_are_written_in_any_letters(film: Path, charset: str) -> None:
     """Whatever letters the film itself can hold, and its patient's name stays."""
     patient = "Müller^Jörg" if charset else "Mueller^Joerg"
     changed(film, SpecificCharacterSet=charset, PatientName=patient)
-    labels, shape = ["Herz ä", "心"], (dcmread(film).Rows, dcmread(film).Columns)
-    one = np.ones(shape, np.uint8)
-    made = dicom_seg.encode(film, [one, one], labels, [find_concept("heart")] * 2, NETWORK)
-    read = dcmread(io.BytesIO(made))
+    labels = ["Lunge", "Herz ä", "心"]
+    read = dcmread(segmentation(film, labels))
     assert [s.SegmentLabel for s in read.SegmentSequence] == labels
     assert str(read.PatientName) == patient
     assert read.SpecificCharacterSet == "ISO_IR 192"

@@ -6,20 +6,21 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.data.images import load_image
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.example import write_example
-from dollkit.training import networks, weights
 from dollkit.workflow.cli import main
+from tests.small_files import save
+from tests.small_run import save_network
 
 SIZE = 64
 
@@ -52,9 +53,8 @@ def test_a_mask_comes_back_to_its_place(shape: tuple[int, int]) -> None:
     for mask, truth in ((bright, film == 255), (dark, film == 0)):
         assert mask.shape == shape
         for axis in (0, 1):
-            have, want = (np.flatnonzero(m.any(axis=axis)) for m in (mask, truth))
-            assert abs(have[0] - want[0]) <= coarse
-            assert abs(have[-1] - want[-1]) <= coarse
+            have, want = (np.flatnonzero(m.any(axis=axis))[[0, -1]] for m in (mask, truth))
+            assert (abs(have - want) <= coarse).all()
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder and an untrained network: what it draws does not matter here."""
     root = tmp_path_factory.mktemp("own")
     write_example(root / "example", n=16, masked=8, dicom=3)
-    (root / "network").mkdir()
-    with compute.seeded(3):
-        net = networks.build("pspnet", "tu-test_resnet", 2)
-    weights.save(net, root / "network", networks.config_of(net))
+    save_network(root / "network", classes=2)
     predict.save_note(root / "network", ["lungs", "heart"], SIZE)
     return root
 
@@ -77,9 +74,7 @@ def segmenter(world: Path) -> predict.Segmenter:
 
 def plain_films(root: Path, names: str) -> Path:
     for i, name in enumerate(names.split()):
-        path = root / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(corners(40 + i, 48)).save(path)
+        save(root / f"{name}.png", corners(40 + i, 48))
     return root
 
 
@@ -110,15 +105,9 @@ def test_a_killed_call_goes_on(
 ) -> None:
     films = plain_films(tmp_path / "films", "a b c d e f")
     whole, _ = predict.predict(segmenter, films, tmp_path / "whole")
-    real, seen = predict.draw_film, []
-
-    def counted(segmenter: predict.Segmenter, image: np.ndarray) -> list[np.ndarray]:
-        seen.append(image)
-        if len(seen) == 4:
-            raise KeyboardInterrupt
-        return real(segmenter, image)
-
-    monkeypatch.setattr(predict, "draw_film", counted)
+    drawing = Mock(wraps=predict.draw_film)
+    drawing.side_effect = [DEFAULT, DEFAULT, DEFAULT, KeyboardInterrupt, *[DEFAULT] * 9]
+    monkeypatch.setattr(predict, "draw_film", drawing)
     with pytest.raises(KeyboardInterrupt):
         predict.predict(segmenter, films, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -127,14 +116,12 @@ def test_a_killed_call_goes_on(
         file.write('{"film": "cut o')
     for _ in range(2):
         resumed, _ = predict.predict(segmenter, films, tmp_path / "out")
-        assert len(seen) == 4 + 3
+        assert drawing.call_count == 4 + 3
         pd.testing.assert_frame_equal(resumed, whole)
     assert not part.exists()
 
 
-def test_a_film_that_cannot_be_read_stops_no_other(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreadable_films(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     films, out = plain_films(tmp_path / "films", "a b c"), tmp_path / "out"
     (films / "b.png").write_bytes(b"no film")
     call = ["your-radiographs", "predict", "--network", f"{world}/network", "--films", str(films)]
@@ -153,7 +140,7 @@ def test_nothing_is_written_over(
 ) -> None:
     films, out = plain_films(tmp_path / "films", "a b"), tmp_path / "out"
     predict.predict(segmenter, films, out)
-    Image.fromarray(np.zeros((5, 5), np.uint8)).save(out / "lungs" / "a.png")  # by hand
+    save(out / "lungs" / "a.png", np.zeros((5, 5)))  # by hand
     before = content(out)
     predict.predict(segmenter, films, out)
     assert content(out) == before
@@ -173,9 +160,7 @@ def test_nothing_is_written_over(
         predict.predict(other, films, out)
 
 
-def test_bad_calls_are_refused_first(
-    world: Path, segmenter: predict.Segmenter, tmp_path: Path
-) -> None:
+def test_bad_calls_are_refused(world: Path, segmenter: predict.Segmenter, tmp_path: Path) -> None:
     films, png = world / "example" / "films", plain_films(tmp_path / "png", "a")
     for folder, out, to, message in (
         (films, tmp_path / "out", "nifti", "'to' is 'nifti'"),
@@ -204,7 +189,7 @@ def test_segmentations_are_of_dicom_films_only(world: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"'to': no film in .* is DICOM: add 'png'"):
         predict.formats_for(films, ["dicom-seg"], ["infection"], None)
     names, concepts = predict.films_for(mixed, "dicom-seg", ["lungs"], None)
-    assert [name.endswith(".dcm") for name in names] == [True] * 3
-    assert len(concepts) == 1
+    assert all(name.endswith(".dcm") for name in names)
+    assert (len(names), len(concepts)) == (3, 1)
     with pytest.raises(InputError, match="'infection' has no code"):
         predict.films_for(mixed, "dicom-seg", ["infection"], None)

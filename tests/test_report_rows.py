@@ -19,10 +19,9 @@ Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 def small() -> pd.DataFrame:
     """Two films, two classes, one empty/empty: mIoU = (mean(1, .5) + mean(.25)) / 2 = .5."""
-    frame = synthetic.segmentation_cases(
-        {"doll": 0.0}, tasks=["organs"], tunings={"full": 1.0}, patients=2, seeds=1
-    )
-    frame = frame[frame["class"] != "heart"].reset_index(drop=True)
+    full = {"full": 1.0}
+    frame = synthetic.segmentation_cases({"doll": 0}, tasks=["organs"], tunings=full, patients=2)
+    frame = frame.query("`class` != 'heart' and seed == 0").reset_index(drop=True)
     frame[["tp", "fp", "fn"]] = [[4, 0, 0], [1, 3, 0], [2, 1, 1], [0, 0, 0]]
     return frame.assign(iou=[1.0, 0.25, 0.5, np.nan], dice=[1.0, 0.4, 2 / 3, np.nan])
 
@@ -49,9 +48,7 @@ def run(whole: rows.Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.make_run(tmp_path_factory.mktemp("run"), whole, size=16)
 
 
-def test_rows_of_a_run_come_back_also_from_where_its_results_are_stored(
-    run: Path, whole: rows.Rows, tmp_path: Path
-) -> None:
+def test_rows_come_back_from_run_and_results(run: Path, whole: rows.Rows, tmp_path: Path) -> None:
     found = rows.read_run(run)
     made = found.write(tmp_path)
     assert {p.name for p in made} == {s.stored for s in rows.SOURCES.values()}
@@ -65,8 +62,7 @@ def test_rows_of_a_run_come_back_also_from_where_its_results_are_stored(
         for frame in (theirs, back):
             pd.testing.assert_frame_equal(
                 frame.sort_values(key, ignore_index=True)[list(ours)],
-                ours.sort_values(key, ignore_index=True),
-                check_dtype=False, rtol=1e-5,
+                ours.sort_values(key, ignore_index=True), check_dtype=False, rtol=1e-5,
             )  # fmt: skip
     assert found.not_run == stored.not_run == {"imagenet": "no weights"}
     assert stored.cases["patient_id"].iloc[0] == "00000"
@@ -133,9 +129,8 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
 
 def test_the_main_size_and_network_have_most_settings() -> None:
     def some(network: str, size: int, tuning: str = "full") -> pd.DataFrame:
-        given = {"tasks": ["lungs"], "tunings": {tuning: 1.0}, "patients": 1, "seeds": 1}
-        frame = synthetic.segmentation_cases({"doll": 0.1}, **given)  # type: ignore[arg-type]
-        return frame.assign(network=network, n_train=size)
+        settings = {"network": network, "n_train": size, "tuning": tuning, "task": "lungs"}
+        return small().assign(**settings)
 
     few, many, head = some("pspnet", 4), some("pspnet", 16), some("pspnet", 16, "head")
     assert set(rows.main_size(pd.concat([many, few]))["n_train"]) == {4}  # then the smallest

@@ -21,21 +21,24 @@ from dollkit.workflow import cli, reproduce
 from dollkit.workflow import run as processes
 from tests.toys import BODY, END, write_notebook
 
+NOTE = "runs/toy/data/manifest.json"
+"""Of the data stage, once it has ended well."""
+
 SMALL = "matrix: {architectures: [a], networks: [pspnet], arms: [], tasks: [], encoder: a}\n"
 PATIENCE = 120.0
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """`python -m dollkit reproduce` in a process of its own, both streams as one text."""
+    """Python in a process of its own, both streams as one text."""
     return subprocess.Popen(
-        [sys.executable, "-m", "dollkit", "reproduce", "--profile", "toy", *arguments],
+        [sys.executable, *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
         # Under nohup it would be ignored, and stay so.
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    )
+    )  # fmt: skip
+
+
+REPRODUCE = ("-m", "dollkit", "reproduce", "--profile", "toy")
 
 
 def run(*arguments: str, status: int = 0) -> str:
@@ -57,15 +60,14 @@ def test_only_what_depends_on_a_change_runs_again(toy: Path) -> None:
     params.write_text(SMALL)
     everything = ["data", "classifiers/a", "labels", "tables", "figures", "claims", "cost"]
 
-    first = run("--jobs", "2")
+    first = run(*REPRODUCE, "--jobs", "2")
     assert ran(first) == everything
-    last = "not compared: git has no committed results of profile toy"
-    assert first.splitlines()[-1] == last
+    assert first.endswith("not compared: git has no committed results of profile toy\n")
 
     params.touch()
     for file in [*toy.glob("toykit/*.py"), *toy.glob("notebooks/*.ipynb")]:
         file.touch()
-    second = run()
+    second = run(*REPRODUCE)
     assert ran(second) == []
     assert "nothing to do: all 7 stages of profile toy are up to date" in second
 
@@ -73,7 +75,7 @@ def test_only_what_depends_on_a_change_runs_again(toy: Path) -> None:
     params.write_text(f"{SMALL}figures: {{dpi: 60}}\n")
     (toy / "toykit/base.py").write_text("UNIT = 2\n")
     (toy / "runs/toy/cost/result.txt").unlink()
-    third = run()
+    third = run(*REPRODUCE)
     assert ran(third) == ["figures", "claims", "cost"]
     assert "reason: Updated input files: ../../toykit/base.py" in third
     assert "cost/result.txt is gone, so the stage runs again" in third
@@ -87,9 +89,9 @@ def test_a_failed_stage_is_named_last_and_leaves_no_manifest(toy: Path) -> None:
         toy / "notebooks/01_data.ipynb",
         'from dollkit.common.errors import *\nraise InputError("films.csv row 3: no file x.png")',
     )
-    said = run(status=1)
+    said = run(*REPRODUCE, status=1)
     assert "data: films.csv row 3: no file x.png (log: " in said.splitlines()[-1]
-    assert not (toy / "runs/toy/data/manifest.json").exists()
+    assert not (toy / NOTE).exists()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,6 @@ def test_a_failed_stage_is_named_last_and_leaves_no_manifest(toy: Path) -> None:
     [
         (["--profile", "nope"], "unknown profile 'nope': use one of toy"),
         (["--jobs", "0"], "JOBS=0: "),
-        (["--jobs", "1.5"], "JOBS=1.5: "),
         (["--jobs", "two"], "JOBS=two: "),
         (["--device", "gpu"], "DEVICE=gpu: use one of auto, cpu, cuda"),
         (["--executor", "lsf"], "EXECUTOR=lsf: use one of local, slurm"),
@@ -122,20 +123,17 @@ def test_a_runs_folder_that_cannot_be_written(toy: Path, monkeypatch: pytest.Mon
 
 
 def test_an_artefact_whose_table_is_gone_is_made_again(toy: Path) -> None:
-    folder, table = toy / "runs/toy/data", toy / "figures/toy/table1.csv"
-    for file in (folder / "kept", table):
+    table = toy / "figures/toy/table1.csv"
+    for file in (toy / "runs/toy/data/kept", table):
         file.parent.mkdir(parents=True)
         file.write_text("")
-    text = '{"outputs": {"kept": {}}, "report": {"toy/table1.csv": {}}}'
-    (folder / "manifest.json").write_text(text)
+    (toy / NOTE).write_text('{"outputs": {"kept": {}}, "report": {"toy/table1.csv": {}}}')
     assert reproduce.drop_damaged(["data"], "toy") == []
     table.unlink()
     (line,) = reproduce.drop_damaged(["data"], "toy")
     assert "table1.csv is gone" in line
-    assert not (folder / "manifest.json").exists()
+    assert not (toy / NOTE).exists()
 
-
-# One run at a time.
 
 HOLD = """
 import sys, time
@@ -148,9 +146,7 @@ with hold(Path(sys.argv[1])):
 
 
 def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
+    with start("-c", HOLD, str(tmp_path)) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
         with pytest.raises(InputError, match="another run works in"), processes.hold(tmp_path):
@@ -160,9 +156,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path: Path) -> No
         processes.hold(tmp_path).__enter__()
 
 
-def test_what_a_killed_run_has_left_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_run_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wait = "import sys; print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", wait, "ipykernel"], cwd=tmp_path,
@@ -176,9 +170,7 @@ def test_what_a_killed_run_has_left_is_waited_for(
         left.communicate()
 
 
-# Signals and kills.
-
-SLOW = 'from pathlib import Path\nimport time\nPath("{mark}").touch()\n{wait}\n'
+SLOW = 'from pathlib import Path\nimport time\nPath("{mark}").touch()\ntime.sleep(600)\n'
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -190,12 +182,19 @@ def until(true: Callable[[], bool]) -> None:
     raise AssertionError("waited in vain")
 
 
-def slow_stage(toy: Path, wait: str = "time.sleep(600)") -> Path:
-    """Make the data stage wait; returns the file that tells that it has begun."""
+def data_stage(toy: Path, *cells: str) -> None:
+    """Put cells between those that begin and end the data stage."""
     body, end = BODY.format(stage="data", imports=""), END.format(result=1)
-    text = SLOW.format(mark=toy / "mark", wait=wait)
-    write_notebook(toy / "notebooks/01_data.ipynb", body, text, end)
-    return toy / "mark"
+    write_notebook(toy / "notebooks/01_data.ipynb", body, *cells, end)
+
+
+def waiting(toy: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A run that waits in its data stage, and all of its processes."""
+    data_stage(toy, SLOW.format(mark=toy / "mark"))
+    running = start(*REPRODUCE, "--until", "data")
+    until((toy / "mark").exists)
+    top = psutil.Process(running.pid)
+    return running, [top, *top.children(recursive=True)]
 
 
 @pytest.mark.parametrize(
@@ -203,38 +202,31 @@ def slow_stage(toy: Path, wait: str = "time.sleep(600)") -> Path:
     [signal.SIGTERM, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGHUP, 2))],
 )
 def test_a_run_that_is_told_to_end_takes_all_of_it_along(toy: Path, signum: int) -> None:
-    mark = slow_stage(toy)
-    running = start("--until", "data")
-    until(mark.exists)
-    below = psutil.Process(running.pid).children(recursive=True)
+    running, everyone = waiting(toy)
     running.send_signal(signum)
     said, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode == 128 + signum
     assert "data: stopped from outside" in said
     assert "the same command goes on" in said
     assert "Traceback" not in said
-    assert psutil.wait_procs(below, timeout=PATIENCE)[1] == []
-    assert not (toy / "runs/toy/data/manifest.json").exists()
+    assert psutil.wait_procs(everyone, timeout=PATIENCE)[1] == []
+    assert not (toy / NOTE).exists()
 
-    slow_stage(toy, wait="")
-    run("--until", "data")
-    assert (toy / "runs/toy/data/manifest.json").is_file()
+    data_stage(toy)
+    run(*REPRODUCE, "--until", "data")
+    assert (toy / NOTE).is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("word", ["dollkit reproduce", "-m snakemake", "dollkit run", "ipykernel"])
 def test_whoever_is_killed_none_is_left_behind(toy: Path, word: str) -> None:
-    mark = slow_stage(toy)
-    running = start("--until", "data")
-    until(mark.exists)
-    top = psutil.Process(running.pid)
-    everyone = [top, *top.children(recursive=True)]
+    running, everyone = waiting(toy)
     (victim, *_) = [p for p in everyone if word in " ".join(p.cmdline())]
     victim.kill()
     running.communicate(timeout=PATIENCE)
     assert running.returncode != 0
     assert psutil.wait_procs(everyone, timeout=PATIENCE)[1] == []
-    assert not (toy / "runs/toy/data/manifest.json").exists()
+    assert not (toy / NOTE).exists()
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:
@@ -247,9 +239,6 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         assert signal.getsignal(signal.SIGTERM) is before
     finally:
         signal.signal(signal.SIGHUP, earlier)
-
-
-# What a machine lacks.
 
 
 def told(error: BaseException) -> str:
@@ -269,14 +258,8 @@ def test_shortages_are_told_with_their_cure() -> None:
         assert told(error) == ""
 
 
-# Clusters.
-
-
-def test_jobs_of_a_run_are_told_by_their_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_are_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, others = reproduce.job_prefix(tmp_path), reproduce.job_prefix(tmp_path / "other")
-    assert ours != others
     said = f"7 {ours}_a1b2\n8 {others}_a1b2\n9 interactive shell\n"
     answer = subprocess.CompletedProcess([], 0, said, "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
@@ -295,12 +278,7 @@ def test_shares_of_another_making_do_not_count(toy: Path) -> None:
             "from dollkit.workflow.reproduce import snakemake as s; "
             f"raise SystemExit(s('toy', None, 1, 'cpu', *{[*marks, *more]!r}, parts=2))"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True,
-            env=os.environ | {"PYTHONPATH": str(paths.ROOT)},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return run("-c", code)
 
     (toy / "runs/toy").mkdir(parents=True)
     snakemake("--notemp")

@@ -13,12 +13,11 @@ from dollkit.common.errors import InputError
 from dollkit.finetuning.robustness import KINDS
 from dollkit.report import robustness
 from dollkit.report.rows import UNTOUCHED
-from dollkit.training import metrics
 from tests import synthetic_run as synthetic
 
 LEVELS = {name: kind.levels for name, kind in KINDS.items()}
-UNION = 100_000
-"""Pixels of truth or prediction in each synthetic row."""
+ONE = {"tasks": ["lungs"], "tunings": {"full": 1.0}, "seeds": 1}
+"""One task, tuning and seed."""
 
 
 def _loss(arm: str, name: str, strength: int) -> float:
@@ -27,33 +26,25 @@ def _loss(arm: str, name: str, strength: int) -> float:
 
 
 def _perturbed(
-    plain: pd.DataFrame,
-    loss: Callable[[str, str, int], float] = _loss,
-    given: Mapping[str, Sequence[float]] = LEVELS,
-    jitter: float = 0.0,
-) -> pd.DataFrame:
+    plain: pd.DataFrame, loss: Callable[[str, str, int], float] = _loss,
+    given: Mapping[str, Sequence[float]] = LEVELS, jitter: float = 0.0,
+) -> pd.DataFrame:  # fmt: skip
     """Rows whose IoU is lower by a known amount, plus and minus `jitter` in turn."""
     frames = []
     sign = np.where(np.arange(len(plain)) % 2, 1, -1)
     for name, levels in given.items():
         for strength, level in enumerate(levels, start=1):
             drop = np.array([loss(arm, name, strength) for arm in plain["arm"]]) + jitter * sign
-            gone = np.rint(drop * UNION).astype(int)
+            gone = np.rint(drop * synthetic.UNION).astype(int)
             lost = plain.assign(tp=plain["tp"] - gone, fn=plain["fn"] + gone)
             frames.append(lost.assign(perturbation=name, level=level))
-    return _judged(pd.concat(frames, ignore_index=True))
-
-
-def _judged(rows: pd.DataFrame) -> pd.DataFrame:
-    counts = [rows[c] for c in ("tp", "fp", "fn")]
-    return rows.assign(iou=metrics.iou(*counts), dice=metrics.dice(*counts))
+    return synthetic.judged(pd.concat(frames, ignore_index=True))
 
 
 @pytest.fixture(scope="module")
 def plain() -> pd.DataFrame:
-    return synthetic.segmentation_cases(
-        tasks=["lungs", "organs"], patients=12, tunings={"full": 1.0}
-    )
+    full = {"full": 1.0}
+    return synthetic.segmentation_cases(tasks=["lungs", "organs"], patients=12, tunings=full)
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +52,8 @@ def rows(plain: pd.DataFrame) -> pd.DataFrame:
     return _perturbed(plain)
 
 
-@pytest.fixture(scope="module")
-def made(plain: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    return robustness.table(rows, plain, "p").frame
-
-
-def test_the_table_has_the_drops_that_were_put_in(made: pd.DataFrame) -> None:
+def test_the_table_has_the_drops_that_were_put_in(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
+    made = robustness.table(rows, plain, "p").frame
     assert len(made) == 2 * 5 * (1 + 12)
     perturbed = made[made["perturbation"] != UNTOUCHED]
     for r in perturbed.to_dict("records"):
@@ -84,41 +71,29 @@ def test_the_table_has_the_drops_that_were_put_in(made: pd.DataFrame) -> None:
 
 def test_the_interval_of_a_drop_is_the_paired_t_test() -> None:
     """One seed, one class: drops of 0.1 +- 0.01 in turn, though patients differ by 0.05."""
-    plain = synthetic.segmentation_cases(
-        {"random": 0.0, "doll": 0.05}, tasks=["lungs"], tunings={"full": 1.0}, seeds=1
-    )
-    assert plain.groupby("arm").size().tolist() == [40, 40]
-
-    def loss(arm: str, name: str, strength: int) -> float:
-        return 0.1
-
-    made = robustness.table(
-        _perturbed(plain, loss, {"noise": [10.0]}, jitter=0.01), plain, "p"
-    ).frame
+    plain = synthetic.segmentation_cases({"random": 0.0, "doll": 0.05}, **ONE)
+    rows = _perturbed(plain, lambda *_: 0.1, {"noise": [10.0]}, jitter=0.01)
+    made = robustness.table(rows, plain, "p").frame
     row = made[(made["arm"] == "random") & made["level"].notna()].iloc[0]
     half = sps.t.ppf(0.975, 39) * 0.01 * np.sqrt(40 / 39) / np.sqrt(40)
-    assert row["drop"] == pytest.approx(0.1, abs=1e-12)
-    assert row["drop_lo"] == pytest.approx(0.1 - half, abs=1e-9)
-    assert row["drop_hi"] == pytest.approx(0.1 + half, abs=1e-9)
+    ends = [row[f"drop{s}"] for s in ("", "_lo", "_hi")]
+    assert ends == pytest.approx([0.1, 0.1 - half, 0.1 + half], abs=1e-9)
     assert row["drop_hi"] - row["drop_lo"] < (row["miou_hi"] - row["miou_lo"]) / 2
 
 
 def test_a_case_that_becomes_empty_on_both_sides_counts_nowhere() -> None:
     """IoU 1, 1/2 before; the first film's truth leaves the frame, the second falls to 1/4."""
-    plain = synthetic.segmentation_cases(
-        {"doll": 0.0}, tasks=["lungs"], tunings={"full": 1.0}, patients=2, seeds=1
-    )
+    plain = synthetic.segmentation_cases({"doll": 0.0}, patients=2, **ONE)
     plain[["tp", "fp", "fn"]] = [[4, 0, 0], [2, 2, 0]]
     rows = plain.assign(perturbation="rotation", level=20.0)
     rows[["tp", "fp", "fn"]] = [[0, 0, 0], [1, 3, 0]]
-    made = robustness.table(_judged(rows), _judged(plain), "p").frame
+    made = robustness.table(synthetic.judged(rows), synthetic.judged(plain), "p").frame
     assert made["miou"].tolist() == pytest.approx([0.75, 0.25])
     assert made["drop"].iloc[1] == pytest.approx(0.5)
 
 
-def test_two_networks_are_two_blocks_and_the_figure_shows_the_one_of_most_arms(
-    plain: pd.DataFrame,
-) -> None:
+def test_two_networks_are_two_blocks_and_one_is_drawn(plain: pd.DataFrame) -> None:
+    """That of most arms."""
     few = plain[plain["arm"].isin(["random", "doll"])].assign(network="unet")
     both = pd.concat([plain.assign(network="deeplabv3plus"), few], ignore_index=True)
     rows = _perturbed(both, given={"contrast": [0.5]})
@@ -141,11 +116,9 @@ def test_the_figure_says_what_it_shows(plain: pd.DataFrame, rows: pd.DataFrame) 
     assert len(axes) == 8
     # Untouched on the left of every panel, whichever way the levels run.
     for ax in axes:
-        ticks = dict(
-            zip([t.get_text() for t in ax.get_xticklabels()], ax.get_xticks(), strict=True)
-        )
-        places = {k: float(ax.transData.transform((v, 0.5))[0]) for k, v in ticks.items()}
-        assert min(places, key=lambda k: places[k]) == "none"
+        names = [t.get_text() for t in ax.get_xticklabels()]
+        places = ax.transData.transform([(tick, 0.5) for tick in ax.get_xticks()])[:, 0]
+        assert names[places.argmin()] == "none"
 
 
 def test_rows_that_are_missing_are_told(plain: pd.DataFrame, rows: pd.DataFrame) -> None:

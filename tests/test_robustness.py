@@ -44,10 +44,8 @@ def test_right_angles_are_rot90(turns: int, side: int) -> None:
 def test_what_comes_from_outside_is_black_and_ignored() -> None:
     """At 45 degrees a square keeps 2 (sqrt 2 - 1) of its area; corners are gone, the middle not."""
     side = 201
-    films, masks = perturb(
-        np.full((1, side, side), 200, np.uint8), np.ones((1, 2, side, side), np.uint8),
-        "rotation", 45.0, [0],
-    )  # fmt: skip
+    film, mask = np.full((1, side, side), 200, np.uint8), np.ones((1, 2, side, side), np.uint8)
+    films, masks = perturb(film, mask, "rotation", 45.0, [0])
     outside = masks[0, 0] == IGNORE
     # Pixels are counted by their centres: wrong by at most half of those that the edges cross.
     kept = 2 * (math.sqrt(2) - 1)
@@ -63,11 +61,10 @@ def test_contrast_and_window_by_hand() -> None:
     images = np.array([[[0, 127, 128, 255]]], np.uint8).repeat(4, 1)
     targets = np.zeros((1, 1, 4, 4), np.uint8)
     # 127.5 + 0.5 (g - 127.5) = 63.75, 127.25, 127.75, 191.25
-    half, same = perturb(images, targets, "contrast", 0.5, [0])
-    assert half[0, 0].tolist() == [64, 127, 128, 191]
-    assert same is targets
-    twice, _ = perturb(images, targets, "contrast", 2.0, [0])
-    assert twice[0, 0].tolist() == [0, 126, 128, 255]
+    for level, greys in ((0.5, [64, 127, 128, 191]), (2.0, [0, 126, 128, 255])):
+        films, same = perturb(images, targets, "contrast", level, [0])
+        assert films[0, 0].tolist() == greys
+        assert same is targets
     # 12 bits divided by the range of 16, as a reader of DICOM does without a window.
     stored = np.array([0, 257, 2056, 4095])
     grey = np.tile(np.rint(255 * stored / 4095).astype(np.uint8), (1, 4, 1))
@@ -91,8 +88,8 @@ def test_noise_has_its_standard_deviation_and_is_keyed_by_row_and_level_alone() 
 
 
 def test_cells_keep_their_order_and_bad_ones_are_named() -> None:
-    asked = pairs_of({"window": [0.5], "noise": [5, 2.5]})
-    assert asked == [("window", 0.5), ("noise", 5.0), ("noise", 2.5)]
+    asked = [("window", 0.5), ("noise", 5.0), ("noise", 2.5)]
+    assert pairs_of({"window": [0.5], "noise": [5, 2.5]}) == asked
     for given, message in (
         ({"nois": [5.0]}, "names 'nois': did you mean 'noise'"),
         ({"noise": []}, "has no level for 'noise'"),
@@ -119,10 +116,9 @@ def test_judge_by_hand() -> None:
     counts = judge(_bright, images, targets, {"window": [0.5, 0.25], "rotation": [90.0]}, [0, 1])
     assert counts.shape == (3, 3, 2, 2)
     # At 200 / 2 all is as before: 3 of 4 bright columns count, and no false positive is ignored.
-    assert counts[0, :, 0].T.tolist() == [[24, 0, 0], [32, 0, 0]]
     # At 50 all is dark: 24 bright pixels missed; dark: 32 right, 32 too many.
-    assert counts[1, :, 0].T.tolist() == [[0, 0, 24], [32, 32, 0]]
-    assert counts[2, :, 0].T.tolist() == [[24, 0, 0], [32, 0, 0]]
+    same, dark = [[24, 0, 0], [32, 0, 0]], [[0, 0, 24], [32, 32, 0]]
+    assert [c[:, 0].T.tolist() for c in counts] == [same, dark, same]
     np.testing.assert_array_equal(counts[:, :, 0], counts[:, :, 1])
 
 

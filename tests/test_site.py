@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pkgutil
+import re
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,11 +29,9 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_hooks", paths.ROOT / "docs" / "hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader("docs_hooks", str(paths.ROOT / "docs" / "hooks.py"))
+    module = ModuleType(loader.name)
+    loader.exec_module(module)
     return module
 
 
@@ -55,20 +54,8 @@ def test_every_public_module_has_one_page(hooks: ModuleType) -> None:
     grouped = [name for names in hooks.modules().values() for name in names]
     assert sorted(grouped) == sorted(public)
     nav = hooks.on_config(configured()).nav
-    pages = [page for page in leaves(nav) if page.startswith("api/")]
-    assert sorted(pages) == sorted(hooks.page_of(name) for name in public)
-    assert len(set(pages)) == len(pages)
-
-
-@pytest.mark.slow
-def test_texts_results_and_notebooks_are_in_the_navigation(hooks: ModuleType) -> None:
-    pages = set(leaves(hooks.on_config(configured()).nav))
-    for glob in ("*.md", "docs/*.md", "data/*.md", "figures/*/*.md"):
-        found = {p.relative_to(paths.ROOT).as_posix() for p in paths.ROOT.glob(glob)}
-        assert found
-        assert found <= pages
-    shown = {page.partition("-")[0].removesuffix(".md") for page in pages if "notebooks/" in page}
-    assert shown == {f"notebooks/{p.stem}" for p in paths.NOTEBOOKS.glob("*.ipynb")}
+    pages = sorted(page for page in leaves(nav) if page.startswith("api/"))
+    assert pages == sorted({hooks.page_of(name) for name in public})
 
 
 def test_executed_notebooks_come_in_place_of_their_source(
@@ -80,21 +67,19 @@ def test_executed_notebooks_come_in_place_of_their_source(
     for name in ("labels", "classifiers-a", "classifiers-b"):
         (folder / f"{name}.ipynb").write_text("{}")
     found = hooks.notebooks("smoke")
-    assert found["02_classifiers"] == {
-        "02_classifiers-a": folder / "classifiers-a.ipynb",
-        "02_classifiers-b": folder / "classifiers-b.ipynb",
-    }
+    for name in "ab":
+        instance = found["02_classifiers"][f"02_classifiers-{name}"]
+        assert instance == folder / f"classifiers-{name}.ipynb"
     assert found["03_labels"] == {"03_labels": folder / "labels.ipynb"}
     assert found["01_data"] == {"01_data": paths.NOTEBOOKS / "01_data.ipynb"}
 
 
-def outputs() -> list[dict[str, Any]]:
-    bar = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "a bar"}
-    return [
-        {"output_type": "stream", "name": "stdout", "text": "said so\n"},
-        {"output_type": "stream", "name": "stderr", "text": "a warning\n"},
-        {"output_type": "display_data", "metadata": {}, "data": bar},
-    ]
+BAR = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "a bar"}
+OUTPUTS = [
+    {"output_type": "stream", "name": "stdout", "text": "said so\n"},
+    {"output_type": "stream", "name": "stderr", "text": "a warning\n"},
+    {"output_type": "display_data", "metadata": {}, "data": BAR},
+]
 
 
 @pytest.fixture
@@ -119,11 +104,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     book = write_notebook(root / "notebooks" / "00_quickstart.ipynb", "print('said so')")
     content = json.loads(book.read_text())
     title = "# Quick\n\nAn equation,\n\n$$a_1 < \\frac{1}{2}$$\n\nand $\\beta$."
-    content["cells"].insert(
-        0, {"id": "title", "cell_type": "markdown", "metadata": {}, "source": title}
-    )
-    content["cells"][-1]["outputs"] = outputs()
-    book.write_text(json.dumps(content))
+    heading = {"id": "title", "cell_type": "markdown", "metadata": {}, "source": title}
+    content["cells"][-1]["outputs"] = OUTPUTS
+    book.write_text(json.dumps(content | {"cells": [heading, *content["cells"]]}))
     for name, place in (("ROOT", "."), ("PACKAGE", "dollkit"), ("NOTEBOOKS", "notebooks")):
         monkeypatch.setattr(paths, name, (root / place).resolve())
     return root
@@ -143,37 +126,27 @@ def test_films_of_a_data_set_come_with_a_notice(
     assert (hooks.NOTICE in text) is (source == "open")
 
 
-def build(root: Path) -> Path:
-    from mkdocs.commands.build import build as build_site
-
-    site = root.parent / "site"
-    config = configured(site_dir=str(site))
-    config.plugins.on_startup(command="build", dirty=False)
-    try:
-        build_site(config)
-    finally:
-        config.plugins.on_shutdown()
-    return site
-
-
 @pytest.mark.slow
 def test_a_small_site(small: Path) -> None:
-    site = build(small)
-    home = (site / "index.html").read_text()
-    assert 'href="docs/a.html"' in home
-    assert 'href="figures/open/index.html"' in home
-    book = (site / "notebooks" / "00_quickstart.html").read_text()
-    assert '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">' in book
-    assert "<mi>β</mi>" in book
-    assert "arithmatex" not in book
-    assert "said so" in book
-    assert "a warning" not in book
-    assert "a bar" not in book
-    results = (site / "figures" / "open" / "index.html").read_text()
-    assert "<td>1 [0,&nbsp;2]</td>" in results
+    from mkdocs.commands.build import build
+
+    site = small.parent / "site"
+    config = configured(site_dir=str(site))
+    config.plugins.on_startup(command="build", dirty=False)
+    build(config)
+    config.plugins.on_shutdown()
+    math = '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">'
+    for page, words in {
+        "index": ['href="docs/a.html"', 'href="figures/open/index.html"'],
+        "notebooks/00_quickstart": [math, "<mi>β</mi>", "said so"],
+        "figures/open/index": ["<td>1 [0,&nbsp;2]</td>"],
+        "api/dollkit.common.errors": ["file, row or parameter"],
+    }.items():
+        text = (site / f"{page}.html").read_text()
+        assert [w for w in words if w not in text] == []
+        assert not re.search("arithmatex|a warning|a bar", text)
     assert not (site / "figures" / "open" / "figure1.png").exists()
     assert (site / "figures" / "open" / "figure4.png").is_file()
-    assert "file, row or parameter" in (site / "api" / "dollkit.common.errors.html").read_text()
     assert loads(site) == []
     more = '<img src="b.png" srcset="b.png 1x, //h.example/b 2x"><a href="https://arxiv.org">x</a>'
     (site / "more.html").write_text(more)

@@ -66,12 +66,19 @@ def test_crossed_of_additive_effects_by_hand() -> None:
     assert ours.df == pytest.approx(expected**2 / parts, rel=1e-12)
 
 
+def drawn(
+    seed: int, shape: tuple[int, int, int], run: float, patient: float
+) -> dict[str, np.ndarray]:
+    """Tests of no effect, where runs and patients differ by so many standard deviations."""
+    rng = np.random.default_rng(seed)
+    n, s, u = shape
+    d = run * rng.standard_normal((n, s, 1)) + patient * rng.standard_normal((n, 1, u))
+    return statistics.crossed(d + rng.standard_normal((n, s, u)))
+
+
 @pytest.mark.parametrize(("run", "patient"), [(0.0, 1.0), (0.3, 1.0), (1.0, 1.0), (1.0, 0.0)])
 def test_crossed_keeps_its_level_when_runs_differ(run: float, patient: float) -> None:
-    rng = np.random.default_rng(7)
-    n, s, u = 4000, 3, 40
-    d = run * rng.standard_normal((n, s, 1)) + patient * rng.standard_normal((n, 1, u))
-    out = statistics.crossed(d + rng.standard_normal((n, s, u)))
+    out = drawn(7, (4000, 3, 40), run, patient)
     rate = (out["p"] < 0.05).mean()
     assert 0.02 < rate < 0.08
     covered = ((out["lo"] < 0) & (out["hi"] > 0)).mean()
@@ -82,20 +89,15 @@ def test_crossed_keeps_its_level_when_runs_differ(run: float, patient: float) ->
 def test_crossed_is_honest_where_holm_looks(run: float, patient: float) -> None:
     # Of small p values there were ten times too many while the term of the seeds was dropped
     # from the degrees of freedom wherever their mean square came out below the rest's.
-    rng = np.random.default_rng(11)
-    n, s, u = 20_000, 3, 48
-    d = run * rng.standard_normal((n, s, 1)) + patient * rng.standard_normal((n, 1, u))
-    out = statistics.crossed(d + rng.standard_normal((n, s, u)))
+    out = drawn(11, (20_000, 3, 48), run, patient)
     assert (out["p"] < 0.002).mean() < 0.01
-    assert (out["df"] <= (s * u) - 1).all()
+    assert (out["df"] <= 3 * 48 - 1).all()
 
 
 def test_a_class_of_few_patients_is_left_out() -> None:
     patients = ["a", "b", "c", "d", "e", "a", "a", "b", "c", "d", "d"]
     classes = ["x"] * 5 + ["y"] * 6
-    np.testing.assert_array_equal(
-        statistics.seen_enough(patients, classes), [True] * 5 + [False] * 6
-    )
+    assert statistics.seen_enough(patients, classes).tolist() == [True] * 5 + [False] * 6
     assert statistics.seen_enough(patients, classes, 4).all()
     assert statistics.seen_enough([], []).tolist() == []
 
@@ -109,11 +111,8 @@ def test_crossed_of_nothing_or_without_spread_claims_nothing() -> None:
 
 def test_holm_by_hand() -> None:
     # 0.01*4, max(0.04, 0.02*3), max(., 0.03*2), max(., 0.5*1)
-    np.testing.assert_allclose(
-        statistics.holm([0.5, 0.01, 0.03, np.nan, 0.02]),
-        [0.5, 0.04, 0.06, np.nan, 0.06],
-        atol=1e-15,
-    )
+    adjusted = statistics.holm([0.5, 0.01, 0.03, np.nan, 0.02])
+    np.testing.assert_allclose(adjusted, [0.5, 0.04, 0.06, np.nan, 0.06], atol=1e-15)
     assert np.isnan(statistics.holm([np.nan])).all()
     assert statistics.holm([0.6, 0.7]).max() == 1.0
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import affine
 
 from dollkit.common import compute
 from dollkit.data.images import IGNORE
@@ -76,10 +77,8 @@ def test_a_film_and_its_mask_are_moved_as_torchvision_moves_them() -> None:
             -scale * (math.cos(angle) * dy - math.sin(angle) * dx),
         ]
         given = {"angle": -20 * turn, "translate": translate, "scale": scale, "shear": [0.0, 0.0]}
-        film = v2.functional.affine(
-            tv_tensors.Image(x[i]), interpolation=v2.InterpolationMode.BILINEAR, **given
-        )
-        mask = v2.functional.affine(tv_tensors.Mask(masks[i]), **given)
+        film = affine(tv_tensors.Image(x[i]), interpolation=InterpolationMode.BILINEAR, **given)
+        mask = affine(tv_tensors.Mask(masks[i]), **given)
         torch.testing.assert_close(moved[i], film.as_subclass(torch.Tensor), rtol=0, atol=1e-4)
         assert (warped[i] != mask.as_subclass(torch.Tensor)).float().mean() <= 1e-3
         assert (warped[i] != masks[i]).float().mean() > 0.01

@@ -50,9 +50,7 @@ def train(net: nn.Module, tuning: str) -> None:
     [("pspnet", "resnet18"), ("pspnet", "tu-convnext_atto"),
      *(pytest.param(k, "resnet18", marks=pytest.mark.slow) for k in [*networks.NETWORKS][1:])],
 )  # fmt: skip
-def test_it_starts_where_the_network_was_and_only_what_is_listed_moves(
-    tuning: str, kind: str, encoder: str
-) -> None:
+def test_only_what_is_listed_moves_from_where_it_was(tuning: str, kind: str, encoder: str) -> None:
     net = network(kind, encoder)
     with torch.no_grad():
         before = net(films())
@@ -111,12 +109,11 @@ def test_lora_is_a_change_of_the_weight_of_low_rank() -> None:
 
 
 def test_bad_tunings_and_checkpoints_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "tuned.safetensors"
+    net, path = network(), tmp_path / "tuned.safetensors"
     with pytest.raises(InputError, match="'prompt'"):
-        adapters.prepare(network(), "prompt")
+        adapters.prepare(net, "prompt")
     with pytest.raises(InputError, match="no readable adapter"):
-        weights.load_tuned(network(), path)
-    net = network()
+        weights.load_tuned(net, path)
     names = adapters.prepare(net, "bn")
     weights.save_tuned(net, names[1:], "bn", path, rank=1)
     with pytest.raises(InputError, match=f"tensor {names[0]} is missing"):

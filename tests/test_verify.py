@@ -23,8 +23,6 @@ NAMES = [
     "label_losses", "figure4", "figure5", "figure6", "figure_s1", "figure_s3", "figure_s4",
     "figure_s5", "labels", "claims", "index",
 ]  # fmt: skip
-
-
 QUICK = ("table1", "table2", "label_losses", "figure_s3", "claims")
 EVERY = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES]
 
@@ -47,11 +45,9 @@ def folder(original: Path, tmp_path: Path) -> Path:
 def test_what_a_run_stored_follows_from_its_rows(folder: Path) -> None:
     (folder / "notes.txt").write_text("by hand\n")
     lines = {line.artefact: line for line in verify.verify(folder)}
-    assert [n for n, line in lines.items() if line.state == SAME] == sorted(
-        NAMES, key=list(lines).index
-    )
-    assert len(lines) == len(NAMES) + 3
-    assert lines["figure1"].state == lines["provenance"].state == NOT_DERIVED
+    assert {n for n, line in lines.items() if line.state == SAME} == set(NAMES)
+    underived = [n for n, line in lines.items() if line.state == NOT_DERIVED]
+    assert sorted(underived) == ["figure1", "notes", "provenance"]
     assert "films" in lines["figure1"].detail
     assert "knows no rule" in lines["notes"].detail
 
@@ -67,9 +63,7 @@ def altered(text: str, digits: int) -> str:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_one_altered_digit_or_letter_is_found(
-    name: str, made: dict[str, Made], folder: Path
-) -> None:
+def test_an_altered_digit_or_letter(name: str, made: dict[str, Made], folder: Path) -> None:
     assert verify.differences(name, made[name], folder) == []
     for path in sorted(folder.glob(f"{name}.*")):
         text = path.read_text()
@@ -111,8 +105,8 @@ def test_lost_and_added_lines_are_found(made: dict[str, Made], folder: Path) -> 
         (found,) = verify.differences("table1", made["table1"], folder)
         assert "made again" in found
     path.write_text("".join(lines))
-    text = (folder / "table1.md").read_text()
-    (folder / "table1.md").write_text(text + "- One more note.\n")
+    with (folder / "table1.md").open("a") as file:
+        file.write("- One more note.\n")
     (found,) = verify.differences("table1", made["table1"], folder)
     assert found.endswith("'- One more note.', made again None")
     (folder / "table1.tex").unlink()
@@ -122,28 +116,14 @@ def test_lost_and_added_lines_are_found(made: dict[str, Made], folder: Path) -> 
 def test_an_altered_row_changes_what_is_made_of_it(folder: Path) -> None:
     path = folder / "cases.csv.gz"
     cases = rows.read_table(path, rows.CASE_COLUMNS)
-    wrong = cases.copy()
-    wrong.loc[7, "iou"] += 2e-6
-    rows.write_csv(wrong, path)
-    with pytest.raises(InputError, match="does not follow"):
-        verify.verify(folder)
     # One pixel, its IoU and Dice in keeping: only what is made of it can tell.
     at = int(np.flatnonzero((cases["tuning"] == "full") & (cases["arm"] == "doll"))[0])
     cases.loc[at, ["tp", "fn"]] += [-1, 1]
-    tp, fp, fn = cases.loc[at, ["tp", "fp", "fn"]].astype(float)
-    cases.loc[at, ["iou", "dice"]] = tp / (tp + fp + fn), 2 * tp / (2 * tp + fp + fn)
-    rows.write_csv(cases, path)
+    rows.write_csv(synthetic.judged(cases), path)
     lines = {line.artefact: line for line in verify.verify(folder)}
     assert lines["table1"].state == DIFFERS
     assert lines["table1"].detail.startswith("table1.csv, line ")
     assert lines["labels"].state == SAME
-
-
-def test_rounding_moves_steps_by_more_than_means() -> None:
-    assert verify.near(0.5, 0.500024, False)
-    assert not verify.near(0.5, 0.50006, False)
-    assert verify.near(100.0, 100.9, True)
-    assert not verify.near(100.0, 102.0, True)
 
 
 def test_command_line(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dollkit.common import paths
 from tests.browser.server import Lab
 
 if TYPE_CHECKING:
@@ -184,7 +184,8 @@ class Book:
         self.page.evaluate(SHUT)
         self.page.close()
 
-    def picture(self, path: Path) -> None:
-        """A screenshot, for people to look at."""
+    def picture(self, name: str) -> None:
+        """A screenshot below ``runs/browser``, for people to look at."""
+        path = paths.ROOT / "runs" / "browser" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=path)

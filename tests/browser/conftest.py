@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,12 +21,6 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
 ]
 Opener = Callable[..., Book]
-
-
-@pytest.fixture(scope="session")
-def pictures() -> Path:
-    """Where screenshots go, for people to look at."""
-    return paths.ROOT / "runs" / "browser"
 
 
 @pytest.fixture(scope="session")

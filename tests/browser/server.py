@@ -22,8 +22,7 @@ FILES: dict[str, dict[str, object]] = {
         "windowingMode": "none"
     },
     "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings": {
-        "fetchNews": "false",
-        "checkForUpdates": False,
+        "fetchNews": "false", "checkForUpdates": False,
     },
     "config/jupyter_server_config.json": {
         "ServerApp": {"allow_root": True, "terminals_enabled": False},
@@ -34,7 +33,7 @@ FILES: dict[str, dict[str, object]] = {
             "check_for_updates_class": "jupyterlab.handlers.announcements.NeverCheckForUpdate",
         },
     },
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -21,9 +20,7 @@ MUST = {"film", "finding", "classifier", "explainer", "smooth", "ignore"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_shown_whole(
-    opened: Opener, lab: server.Lab, name: str, pictures: Path
-) -> None:
+def test_a_notebook_is_shown_whole(opened: Opener, lab: server.Lab, name: str) -> None:
     stored = json.loads((lab.folder / name).read_text(encoding="utf-8"))["cells"]
     book = opened(name)
     cells = book.cells()
@@ -34,14 +31,14 @@ def test_a_notebook_is_shown_whole(
         assert "\\" not in cell["prose"]  # TeX that is not typeset
     for theme in THEMES:
         book.theme(theme)
-        book.picture(pictures / Path(name).parent.name / f"{Path(name).stem}-{theme}.png")
+        book.picture(f"{name.removesuffix('.ipynb')}-{theme}.png")
     assert book.noise == []
 
 
-def test_the_quickstart_runs(opened: Opener, pictures: Path) -> None:
+def test_the_quickstart_runs(opened: Opener) -> None:
     book = opened(QUICKSTART)
     book.run_all()
-    book.picture(pictures / "notebooks" / "00_quickstart-run.png")
+    book.picture("notebooks/00_quickstart-run.png")
     code = [c for c in book.cells() if c["code"]]
     assert [c["number"] for c in code] == list(range(1, len(code) + 1))
     drawing = [c for c in code if "in_notebook." in c["source"]]
@@ -53,7 +50,7 @@ def test_the_quickstart_runs(opened: Opener, pictures: Path) -> None:
 
 
 def test_every_control_of_the_explorer_draws_another_picture(
-    lab: server.Lab, opened: Opener, pictures: Path
+    lab: server.Lab, opened: Opener
 ) -> None:
     if not (lab.runs / "smoke" / "labels").is_dir():
         pytest.skip(f"no finished run in {lab.runs}: make reproduce PROFILE=smoke")
@@ -70,5 +67,5 @@ def test_every_control_of_the_explorer_draws_another_picture(
         widgets.move(book, name)
         moved.add(name)
     assert moved >= MUST
-    book.picture(pictures / "notebooks" / "10_explorer-run.png")
+    book.picture("notebooks/10_explorer-run.png")
     assert book.noise == []

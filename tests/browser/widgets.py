@@ -16,13 +16,9 @@ PREFIX = "dollkit-"
 VIEW = ".dollkit-view"
 # What a hand can take hold of, in the outputs of cells.
 IN = ".jp-OutputArea-output"
-HOLDS = (
-    ", ".join(
-        f"{IN} .jupyter-widgets {part}"
-        for part in ("select", ".noUi-handle", "input[type=checkbox]", "input[type=number]")
-    )
-    + f", {IN} button.jupyter-widgets, {IN} select.jupyter-widgets"
-)
+INSIDE = ("select", ".noUi-handle", "input[type=checkbox]", "input[type=number]")
+HOLDS = ", ".join(f"{IN} .jupyter-widgets {part}" for part in INSIDE)
+HOLDS += f", {IN} button.jupyter-widgets, {IN} select.jupyter-widgets"
 NAMES = """([holds, prefix]) => [...document.querySelectorAll(holds)].map(hold => {
   for (let e = hold; e; e = e.parentElement)
     for (const c of e.classList) if (c.startsWith(prefix)) return c.slice(prefix.length);

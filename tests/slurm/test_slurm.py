@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from dollkit.common import paths
-from dollkit.workflow import reproduce
-from tests.test_reproduce import until
+from dollkit.workflow import reproduce, stages
+from tests.test_reproduce import data_stage, until
 from tests.toys import BODY, END, NETWORK, PARAMETERS, make_toy, write_notebook
 
 CLUSTER = Path(__file__).with_name("cluster.sh")
@@ -29,10 +29,6 @@ pytestmark = [
     pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="slurmd asks for root"),
 ]
-NAMES = (
-    "data", "classifiers/a", "labels", "pretrain/pspnet-doll", "finetune/pspnet-lungs", "tables",
-    "figures", "claims", "cost",
-)  # fmt: skip
 SHARED = """\
 if stage.part:
     (stage.path / f"{stage.part.number}-of-{stage.part.count}").touch()
@@ -67,10 +63,8 @@ def place(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     profile = tmp_path / "notebooks/params/toy.yaml"
     profile.write_text(profile.read_text().replace("[a, b]", "[a]"))
     tuned = PARAMETERS + NETWORK + 'task: str = "lungs"  # which\n'
-    for book, name, own in (
-        ("03_labels", "labels", PARAMETERS),
-        ("05_finetuning", "finetune", tuned),
-    ):
+    shared = (("03_labels", "labels", PARAMETERS), ("05_finetuning", "finetune", tuned))
+    for book, name, own in shared:
         begin, end = BODY.format(stage=name, imports=""), END.format(result="parts")
         write_notebook(tmp_path / f"notebooks/{book}.ipynb", begin, SHARED, end, parameters=own)
     for name in ("notebooks", "runs", "figures"):
@@ -103,15 +97,17 @@ def finished(running: subprocess.Popen[str], place: Path) -> str:
     """What a run said; all of its stages are there."""
     said, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode == 0, said
-    assert all((place / "runs/toy" / n / "manifest.json").is_file() for n in NAMES)
+    names = [stage.name for stage in stages.plan("toy")]
+    assert all((place / "runs/toy" / n / "manifest.json").is_file() for n in names)
     return said
 
 
-def waiting(place: Path) -> None:
-    """The first try of the data stage waits, a second one goes on."""
-    begin, end = BODY.format(stage="data", imports=""), END.format(result=1)
-    book = place / "notebooks/01_data.ipynb"
-    write_notebook(book, begin, WAIT.format(folder=str(place)), end)
+def waiting(place: Path) -> subprocess.Popen[str]:
+    """A run whose first try of the data stage waits; a second one goes on."""
+    data_stage(place, WAIT.format(folder=str(place)))
+    running = start(place)
+    until(lambda: list(place.glob("try-*")))
+    return running
 
 
 def test_parts_are_jobs_of_their_own_and_a_second_run_does_nothing(place: Path) -> None:
@@ -128,9 +124,7 @@ def test_parts_are_jobs_of_their_own_and_a_second_run_does_nothing(place: Path) 
 
 
 def test_a_killed_controller_leaves_nothing_that_stands_in_the_way(place: Path) -> None:
-    waiting(place)
-    running = start(place)
-    until(lambda: list(place.glob("try-*")))
+    running = waiting(place)
     (job,) = jobs(place, "RUNNING")
     top = psutil.Process(running.pid)
     for process in [top, *top.children(recursive=True)]:
@@ -143,9 +137,7 @@ def test_a_killed_controller_leaves_nothing_that_stands_in_the_way(place: Path) 
 
 
 def test_sigterm_cancels_the_jobs(place: Path) -> None:
-    waiting(place)
-    running = start(place)
-    until(lambda: list(place.glob("try-*")))
+    running = waiting(place)
     running.send_signal(signal.SIGTERM)
     said, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode == 128 + signal.SIGTERM, said
