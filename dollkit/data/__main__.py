@@ -36,8 +36,9 @@ class Report:
     """What `survey` says: counts (what, here, documented or NaN, ok), problems, films per store.
 
     Problems have a kind (count, row, missing, surplus or broken), a file and a reason; `decoded`
-    counts the films whose pixels were read; `masks`, of decoded ones, has a row per store and class
-    and the mean shares of the film that are inside and ignored.
+    counts the films whose pixels were read. Of those, `masks` has a row per store and class with
+    the mean shares of the film that are inside and ignored, and `doubts` what looks wrong with
+    greys, which is no fault of a copy.
     """
 
     root: Path
@@ -46,6 +47,7 @@ class Report:
     stores: Mapping[str, int]
     decoded: int
     masks: pd.DataFrame
+    doubts: tuple[str, ...]
 
     @property
     def sound(self) -> bool:
@@ -79,14 +81,19 @@ def survey(
     problems += [("missing", *row) for row in _missing(tables)]
     problems += [("surplus", str(f), "no table or folder rule names it") for f in surplus(tables)]
     shares: list[tuple[str, str, float, float]] = []
+    doubts: list[str] = []
     for name, table in tables.items() if decode else ():
-        problems += [("broken", *row) for row in _broken(table, name, shares)]
+        for faults, notes, covered in _decoded(table, name):
+            problems += [("broken", *row) for row in faults]
+            doubts += notes
+            shares += [(name, *row) for row in covered]
     stores = {name: len(table) for name, table in tables.items()}
     frame = pd.DataFrame(problems, columns=["kind", "file", "reason"])
     root, decoded = next(iter(tables.values())).root, sum(stores.values()) if decode else 0
     masks = pd.DataFrame(shares, columns=["store", "class", "inside", "ignored"])
     masks = masks.groupby(["store", "class"], sort=False).mean().reset_index()
-    return Report(root, counts, frame.drop_duplicates(ignore_index=True), stores, decoded, masks)
+    frame, doubts = frame.drop_duplicates(ignore_index=True), list(dict.fromkeys(doubts))
+    return Report(root, counts, frame, stores, decoded, masks, tuple(doubts))
 
 
 def compare(
@@ -135,39 +142,34 @@ def _missing(tables: Mapping[str, FilmTable]) -> list[tuple[str, str]]:
     return rows
 
 
-def _broken(
-    table: FilmTable, name: str, shares: list[tuple[str, str, float, float]]
-) -> list[tuple[str, str]]:
-    """Files that cannot be read, or look wrong; `shares` gets what each mask covers."""
+Decoded = tuple[list[tuple[str, str]], list[str], list[tuple[str, float, float]]]
+"""Of a film: files that cannot be read, what looks wrong, and what each mask covers."""
+
+
+def _decoded(table: FilmTable, name: str) -> list[Decoded]:
     absent = {fault.film for fault in lost_files(table)}
     todo = [i for i in range(len(table)) if i not in absent]
     with ThreadPoolExecutor(cores()) as pool:
-        faults = map_ahead(pool, lambda i: _faults(table, i), todo, 64)
-        bar = tqdm(faults, desc=name, total=len(todo), unit="film")
-        found = list(bar)
-    shares += [(name, *row) for _, rows in found for row in rows]
-    return [fault for faults, _ in found for fault in faults]
+        films = map_ahead(pool, lambda i: _decode(table, i), todo, 64)
+        return list(tqdm(films, desc=name, total=len(todo), unit="film"))
 
 
-def _faults(
-    table: FilmTable, film: int
-) -> tuple[list[tuple[str, str]], list[tuple[str, float, float]]]:
+def _decode(table: FilmTable, film: int) -> Decoded:
     path = Path(str(table.films["path"].iloc[film]))
     try:
         image = load_image(path, table.depths, table.any_ending)
     except InputError as error:
-        return [(str(path), str(error))], []
-    shares = []
-    out = [(str(path), note)] if (note := range_note(path, image)) else []
+        return [(str(path), str(error))], [], []
+    faults, shares = [], []
     for channel, mask in table.masks_of[film]:
         try:
             drawn = mask.fit(SIDE, *image.shape)
-            shares.append(
-                (table.mask_classes[channel], (drawn == 1).mean(), (drawn == IGNORE).mean())
-            )
         except InputError as error:
-            out.append((str(mask.files[0]), str(error)))
-    return out, shares
+            faults.append((str(mask.files[0]), str(error)))
+            continue
+        inside, ignored = (float((drawn == value).mean()) for value in (1, IGNORE))
+        shares.append((table.mask_classes[channel], inside, ignored))
+    return faults, [note] if (note := range_note(path, image)) else [], shares
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -238,6 +240,7 @@ def _check(args: argparse.Namespace) -> int:
         print(f"  {what:<{width}} {here:>10,} {beside} {'' if ok else '  <- off'}".rstrip())
     for _, file, reason in report.problems.itertuples(index=False):
         print(reason if file in reason else f"{file}: {reason}" if file else reason)
+    print(*report.doubts, sep="\n", end="\n" if report.doubts else "")
     for store, mask, inside, ignored in report.masks.itertuples(index=False):
         print(
             f"masks of {mask} ({store}): {inside:.1%} inside, {ignored:.1%} ignored, "
