@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,6 @@ from dollkit.report.style import Drawn
 
 LETTERS = 16
 """Of a film's title, on an inch."""
-
-
-def _axes(n: int, columns: int, side: float) -> tuple[Figure, list[Axes]]:
-    columns = max(1, min(columns, n))
-    rows = -(-n // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(side * columns, side * rows), squeeze=False)
-    axes = list(grid.ravel())
-    for axis in axes:
-        axis.set_axis_off()
-    return figure, axes
 
 
 def films(
@@ -52,27 +43,35 @@ def films(
         columns: films in a row, at most.
         side: of a film, in inches.
     """
-    figure, axes = _axes(len(images), columns, side)
-    colours = style.CLASS_COLORS
-    for i, image in enumerate(images):
-        style.film(axes[i], image)
+    columns = max(1, min(columns, len(images)))
+    rows = -(-len(images) // columns)
+    # Legend and heading add to the height, so that films keep their side.
+    height = side * rows + 0.16 * -(-len(classes) // 5) + 0.3 * bool(heading)
+    figure, axes = _figure(rows, columns, side * columns, height)
+    for i, axis in enumerate(axes):
+        if i >= len(images):
+            axis.set_axis_off()
+            continue
+        style.film(axis, images[i])
         if i < len(titles):
             lines = textwrap.wrap(titles[i], round(LETTERS * side), max_lines=3, placeholder=" …")
-            axes[i].set_title("\n".join(lines), fontsize=7)
-        for c, mask in enumerate(masks[i] if masks is not None else ()):
-            style.outline(axes[i], mask, colours[c % len(colours)], 1)
-    # In inches, so that legend and heading clear the films whatever the number of rows.
-    below = 0.1 + 0.16 * -(-len(classes) // 5) if len(classes) else 0
-    above = 0.3 if heading else 0
-    height = figure.get_figheight() + below + above
-    figure.set_figheight(height)
-    if len(classes):
-        handles = [Line2D([], [], color=colours[c % len(colours)]) for c in range(len(classes))]
-        figure.legend(handles, classes, ncols=5, loc="lower center", fontsize=7, frameon=False)
+            axis.set_title("\n".join(lines), fontsize=7)
+        shown = masks[i] if masks is not None else ()
+        for mask, colour in zip(shown, cycle(style.CLASS_COLORS), strict=False):
+            style.outline(axis, mask, colour, 1)
+    looks = zip(classes, cycle(style.CLASS_COLORS), strict=False)
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in looks]
+    if handles:
+        style.key(figure, handles, 5, fontsize=7)
     if heading:
-        figure.suptitle(heading, fontsize=10, y=1 - 0.05 / height, va="top")
-    figure.tight_layout(rect=(0, below / height, 1, 1 - above / height))
+        figure.suptitle(heading, fontsize=10)
     return figure
+
+
+def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    size: Any = {"figsize": (width, height), "squeeze": False, "layout": "constrained"}
+    figure, grid = plt.subplots(rows, columns, **size)
+    return figure, list(grid.flat)
 
 
 def steps(
@@ -88,31 +87,25 @@ def steps(
         image, target, truth: (S, S), the target in {0, 1, 255}.
         maps: title to (S, S) map in [0, 1].
     """
-    figure, axes = _axes(len(maps) + 2, len(maps) + 2, side)
-    panels: list[tuple[str, Any]] = [
-        ("film", {}),
-        *((name, {"heat": m}) for name, m in maps.items()),
-    ]
-    panels += [("label (yellow: ignored)", {"label": target})]
-    for axis, (title, over) in zip(axes, panels, strict=True):
+    panels: dict[str, Any] = {"film": {}, **{name: {"heat": m} for name, m in maps.items()}}
+    panels["label (yellow: ignored)"] = {"label": target}
+    figure, axes = _figure(1, len(panels), side * len(panels), side)
+    for axis, (title, over) in zip(axes, panels.items(), strict=True):
         style.film(axis, image, **over)
         axis.set_title(title, fontsize=8)
-    if truth is not None:
-        for axis in (axes[0], axes[-1]):
-            style.outline(axis, truth, style.ORANGE, 1)
-    figure.tight_layout()
+    for axis in (axes[0], axes[-1]) if truth is not None else ():
+        style.outline(axis, truth, style.ORANGE, 1)
     return figure
 
 
-def curves(history: pd.DataFrame, columns: Sequence[str], x: str = "step") -> Figure:
+def curves(history: pd.DataFrame, columns: Sequence[str]) -> Figure:
     """Columns of a training history against steps, one panel each."""
     shown = [c for c in columns if c in history]
-    figure, grid = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), 2.4), squeeze=False)
-    for axis, column in zip(grid.ravel(), shown, strict=True):
-        axis.plot(history[x], history[column], marker="o", markersize=3, color=style.BLUE)
-        axis.set(xlabel=x, ylabel=column.replace("_", " "))
+    figure, axes = _figure(1, len(shown), 3.2 * len(shown), 2.4)
+    for axis, column in zip(axes, shown, strict=True):
+        axis.plot(history["step"], history[column], "o-", markersize=3, color=style.BLUE)
+        axis.set(xlabel="step", ylabel=column.replace("_", " "))
         axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
     return figure
 
 
@@ -130,20 +123,18 @@ def bars(
         values: column to legend text.
         chance: a dotted line there.
     """
-    figure, axis = plt.subplots(figsize=(6.2, 0.26 * len(table) + 0.9))
-    place = np.arange(len(table))[::-1]
-    colours = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE)
-    for colour, marker, (column, text) in zip(colours, "osD^v", values.items(), strict=False):
-        axis.plot(table[column], place, marker, color=colour, label=text, markersize=5)
-    axis.set_yticks(place, [str(v) for v in table[name]], fontsize=8)
+    figure, (axis,) = _figure(1, 1, 6.2, 0.26 * len(table) + 0.9)
+    colours = (style.BLUE, style.VERMILLION, style.GREEN)
+    for colour, marker, (column, text) in zip(colours, "osD", values.items(), strict=False):
+        axis.plot(table[column], table[name], marker, color=colour, label=text, markersize=5)
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", labelsize=8)
     if chance is not None:
         axis.axvline(chance, color="0.6", linestyle=":", linewidth=1)
     axis.set_xlabel(xlabel)
     axis.grid(axis="y", color="0.92")
     axis.spines[["top", "right", "left"]].set_visible(False)
-    if len(values) > 1:
-        axis.legend(fontsize=7, frameon=False, loc="best")
-    figure.tight_layout()
+    axis.legend(fontsize=7, frameon=False)
     return figure
 
 
