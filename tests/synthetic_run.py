@@ -25,7 +25,6 @@ from dollkit.report.rows import (
     SOURCES,
     Rows,
     check_cases,
-    check_robust,
     write_csv,
 )
 from dollkit.training import metrics
@@ -141,7 +140,7 @@ def perturbed(plain: pd.DataFrame) -> pd.DataFrame:
     lost["tp"], lost["fn"] = lost["tp"] - gone, lost["fn"] + gone
     counts = [lost[c] for c in ("tp", "fp", "fn")]
     lost["iou"], lost["dice"] = metrics.iou(*counts), metrics.dice(*counts)
-    return check_robust(lost.assign(perturbation="noise", level=20.0), "made up")
+    return check_cases(lost.assign(perturbation="noise", level=20.0), "made up")
 
 
 def label_cases(

@@ -23,23 +23,29 @@ def _curve(part: pd.DataFrame) -> Floats:
     return np.asarray(points[np.argsort(points[:, 0], kind="stable")])
 
 
+def crossing(heights: Floats, target: float) -> float:
+    """Index, linear between points, at which heights first reach ``target``; NaN if never."""
+    hits = np.flatnonzero(heights >= target - 1e-12)
+    if not hits.size or hits[0] == 0:
+        return 0.0 if hits.size else float("nan")
+    at = int(hits[0])
+    return at - 1 + float(np.interp(target, heights[at - 1 : at + 1], (0.0, 1.0)))
+
+
 def first_reach(curve: Floats, target: float) -> tuple[float, float]:
     """Step and seconds at which a curve first reaches ``target``; NaN if it never does.
 
-    Linear between evaluations: counting in whole evaluations would make runs look equal. Never
-    below the first positive step, as the ratio of two zeros is not defined.
+    Linear between evaluations: counting in whole evaluations would make runs look equal. From
+    step 0 on it takes the first positive one, as the ratio of two zeros is not defined.
     """
-    hits = np.flatnonzero(curve[:, 2] >= target - 1e-12)
+    at = crossing(curve[:, 2], target)
     positive = np.flatnonzero(curve[:, 0] > 0)
-    if hits.size == 0 or positive.size == 0:
+    if np.isnan(at) or positive.size == 0:
         return float("nan"), float("nan")
-    at = int(hits[0])
-    if at < positive[0] or at == 0:
-        at = max(at, int(positive[0]))
-        return float(curve[at, 0]), float(curve[at, 1])
-    (step0, sec0, y0), (step1, sec1, y1) = curve[at - 1], curve[at]
-    part = float(np.clip((target - y0) / (y1 - y0), 0, 1)) if y1 > y0 else 1.0
-    return float(step0 + part * (step1 - step0)), float(sec0 + part * (sec1 - sec0))
+    if np.ceil(at) < positive[0]:
+        at = float(positive[0])
+    step, seconds = (float(np.interp(at, range(len(curve)), curve[:, k])) for k in (0, 1))
+    return step, seconds
 
 
 def area(curve: Floats, start: float, stop: float) -> float:

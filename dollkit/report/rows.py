@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +129,7 @@ def read_run(run: Path, only: Collection[str] | None = None) -> Rows:
         only: instances of the run, `stage.RunningStage.planned`; folders of others, such as an
             arm that has left the profile, are passed over. None: all that are there.
     """
-    frames = _read(run, {name: source.in_run for name, source in SOURCES.items()}, only)
+    frames = _read(run, "in_run", only)
     ablation = read_table(run / "labels" / "ablation.csv", summary.ABLATION_COLUMNS)
     reasons: dict[str, str] = {}
     for path in _files(run, "finetune/*/manifest.json", only):
@@ -139,7 +139,7 @@ def read_run(run: Path, only: Collection[str] | None = None) -> Rows:
 
 def read_stored(folder: Path) -> Rows:
     """Rows of ``figures/<profile>``; IoU and Dice to full precision from their pixel counts."""
-    frames = _read(folder, {name: source.stored for name, source in SOURCES.items()})
+    frames = _read(folder, "stored")
     for name in ("cases", "robust"):
         frames[name] = frames[name].assign(**_from_counts(frames[name]))
     table1 = read_table(folder / "table1.csv", ("arm", "status"))
@@ -160,25 +160,24 @@ def _files(folder: Path, pattern: str, only: Collection[str] | None = None) -> l
     return [p for p in paths if p.parent.relative_to(folder).as_posix() in only]
 
 
-def _read(
-    folder: Path, patterns: Mapping[str, str], only: Collection[str] | None = None
-) -> dict[str, pd.DataFrame]:
-    """Rows of each kind, from all files of its pattern."""
+def _read(folder: Path, place: str, only: Collection[str] | None = None) -> dict[str, pd.DataFrame]:
+    """Rows of each kind; `place` is the field of `Source` that says where they are."""
     frames = {}
-    for name, pattern in patterns.items():
-        columns, optional = SOURCES[name][2:]
+    for name, source in SOURCES.items():
+        pattern = getattr(source, place)
         paths = _files(folder, pattern, only)
-        if not paths and not optional:
+        if not paths and not source.optional:
             raise InputError(f"{folder}: no {pattern}; run the stage that writes it")
-        parts = [read_table(path, columns) for path in paths]
+        parts = [read_table(path, source.columns) for path in paths]
         if name == "robust":
-            parts = [check_robust(part, str(p)) for part, p in zip(parts, paths, strict=True)]
-        blank = pd.DataFrame(columns=columns)
-        frames[name] = pd.concat(parts, ignore_index=True) if parts else blank
-    frames["cases"] = check_cases(frames["cases"], str(folder / patterns["cases"]))
-    key = ["explainer", "classifiers", "variant", "finding", "image_id"]
-    place = str(folder / patterns["label_cases"])
-    frames["label_cases"] = _in_order(frames["label_cases"], key, place)
+            parts = [check_cases(part, str(p)) for part, p in zip(parts, paths, strict=True)]
+        frame = pd.concat(parts or [pd.DataFrame(columns=source.columns)], ignore_index=True)
+        if name == "cases":
+            frame = check_cases(frame, str(folder / pattern))
+        if name == "label_cases":
+            key = ["explainer", "classifiers", "variant", "finding", "image_id"]
+            frame = _in_order(frame, key, str(folder / pattern))
+        frames[name] = frame
     return frames
 
 
@@ -227,10 +226,14 @@ def _from_counts(cases: pd.DataFrame) -> dict[str, Floats]:
     return {"iou": metrics.iou(*counts), "dice": metrics.dice(*counts)}
 
 
-def check_cases(
-    cases: pd.DataFrame, place: str = "cases", within: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Per-case rows in canonical order; a doubled or inconsistent row is an `InputError`."""
+def check_cases(cases: pd.DataFrame, place: str = "cases") -> pd.DataFrame:
+    """Per-case rows in canonical order; a doubled or inconsistent row is an `InputError`.
+
+    Rows of perturbed films are told apart by their perturbation and level, too.
+    """
+    within = ["perturbation", "level"] if "level" in cases else []
+    if within and cases["level"].isna().any():
+        raise InputError(f"{place}: column 'level' has a blank; run its stage again")
     cases = _in_order(cases, [*within, *SETTING, "seed", "fold", "image_id", "class"], place)
     for column, exact in _from_counts(cases).items():
         # Half a unit of the last stored digit, for values up to one.
@@ -241,13 +244,6 @@ def check_cases(
                 "does not follow from its tp, fp, fn"
             )
     return cases
-
-
-def check_robust(rows: pd.DataFrame, place: str) -> pd.DataFrame:
-    """Rows of perturbed films, each perturbation and level by itself as `check_cases`."""
-    if rows["level"].isna().any():
-        raise InputError(f"{place}: column 'level' has a blank; run its stage again")
-    return check_cases(rows, place, ["perturbation", "level"])
 
 
 def _in_order(frame: pd.DataFrame, key: list[str], place: str) -> pd.DataFrame:
@@ -335,23 +331,31 @@ def in_order(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return frame.sort_values(list(columns), key=rank, ignore_index=True)
 
 
+def _most_settings(frame: pd.DataFrame, column: str, rank: Callable[[Any], Any]) -> Any:
+    """The value of a column with most arms and tunings; ties go to the first by `rank`."""
+    settings = frame[[column, "arm", "tuning"]].drop_duplicates().groupby(column).size()
+    return min(settings.index, key=lambda value: (-settings[value], rank(value)))
+
+
+def _paper_first(network: str) -> tuple[bool, str]:
+    return network.lower() != "pspnet", network
+
+
 def main_size(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of the training size that tables and claims are about, per task and network.
 
     It is the one with most arms and tunings; then the smallest, where pre-training can show.
     """
-    kept: list[pd.DataFrame] = []
-    for _, part in frame.groupby(["task", "network"], sort=True):
-        settings = part[["n_train", "arm", "tuning"]].drop_duplicates().groupby("n_train").size()
-        kept.append(part[part["n_train"] == min(settings.index, key=lambda n: (-settings[n], n))])
+    kept = [
+        part[part["n_train"] == _most_settings(part, "n_train", int)]
+        for _, part in frame.groupby(["task", "network"])
+    ]
     return pd.concat(kept, ignore_index=True) if kept else frame
 
 
 def main_network(frame: pd.DataFrame) -> str:
     """The network of pictures: most arms and tunings; then PSPNet, the paper's; then by name."""
-    settings = frame[["network", "arm", "tuning"]].drop_duplicates().groupby("network").size()
-    names = [str(n) for n in settings.index]
-    return min(names, key=lambda n: (-settings[n], n.lower() != "pspnet", n))
+    return str(_most_settings(frame, "network", _paper_first))
 
 
 def blocks(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
@@ -362,10 +366,10 @@ def blocks(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
     """
     arms = cases.groupby(["task", "network", "n_train"])["arm"].nunique()
     ranked = sorted(
-        (TASKS.index(task), -count, network.lower() != "pspnet", network, int(size))
+        (TASKS.index(task), -count, _paper_first(network), int(size))
         for task, network, size, count in arms.reset_index().itertuples(index=False)
     )
-    return [(TASKS[task], network, size) for task, _, _, network, size in ranked]
+    return [(TASKS[task], network, size) for task, _, (_, network), size in ranked]
 
 
 # The arrays behind the pictures, and the rule that picks which of them are shown.

@@ -13,7 +13,7 @@ from dollkit.common import ARMS, OPTIONAL, paths
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import Floats, bootstrap_interval
 from dollkit.labels.summary import judged, mean_interval
-from dollkit.report.convergence import speed
+from dollkit.report.convergence import crossing, speed
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import (
     NOT_RUN,
@@ -235,18 +235,15 @@ def masks_needed(sizes: Floats, miou: Floats, target: float) -> str:
     Between two sizes (ascending) linear in the logarithm of the number; "< 4" or "> 128" beyond
     the curve. Sizes of unknown mIoU (NaN) are passed over.
     """
-    known = np.isfinite(miou)
-    x, y = np.log(sizes[known]), miou[known]
-    if not len(x):
+    sizes, miou = sizes[np.isfinite(miou)], miou[np.isfinite(miou)]
+    if not len(sizes):
         return ""
-    if y[0] >= target:
-        return f"{'≤' if y[0] == target else '<'} {sizes[known][0]:.0f}"
-    above = np.flatnonzero(y >= target)
-    if not len(above):
-        return f"> {sizes[known][-1]:.0f}"
-    i = int(above[0])
-    at = x[i - 1] + (target - y[i - 1]) / (y[i] - y[i - 1]) * (x[i] - x[i - 1])
-    return f"{np.exp(at):.0f}"
+    at = crossing(miou, target)
+    if at == 0:
+        return f"< {sizes[0]:.0f}"
+    if np.isnan(at):
+        return f"> {sizes[-1]:.0f}"
+    return f"{np.exp(np.interp(at, range(len(sizes)), np.log(sizes))):.0f}"
 
 
 def at_the_edge(selection: pd.DataFrame) -> list[str]:
