@@ -22,11 +22,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dollkit.common.errors import InputError
 from dollkit.common.statistics import FEWEST, holm
 from dollkit.report import style
 from dollkit.report.contrasts import NO_GAIN, label_rows, segmentation_rows
-from dollkit.report.render import format_value, markdown, p_value, span
+from dollkit.report.render import format_value, markdown, p_value, signed, span
 from dollkit.report.rows import Rows, read_table, write_csv
 
 ALPHA = 0.05
@@ -166,7 +165,7 @@ def sentence(rows: pd.DataFrame, claim: str) -> str:
     ends = []
     for row in tested.iloc[sorted({0, len(tested) - 1})].to_dict("records"):
         values = [row[k] for k in ("effect", "lo", "hi")]
-        text = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*values)
+        text = signed(*values)
         if claim == "C3":
             text = "{:.2f} times [{:.2f}, {:.2f}]".format(*np.exp(values))
         ends.append(f"{text} ({row['contrast']}, {row['task']})")
@@ -250,14 +249,10 @@ def _claim_table(rows: pd.DataFrame) -> str:
     shown: dict[str, object] = {"task": rows["task"]}
     if rows["network"].nunique() > 1 or rows["n_train"].nunique() > 1:
         shown["network, n train"] = rows["network"] + ", " + rows["n_train"].astype(str)
-    effect, lo, hi = (
-        ["–" if pd.isna(v) else f"{v:+.3f}" for v in rows[c]] for c in ("effect", "lo", "hi")
-    )
+    effects = rows[["effect", "lo", "hi"]].astype(float).to_numpy()
     shown |= {
         "contrast": rows["contrast"],
-        "effect [95 %]": [
-            e if a == "–" else f"{e} [{a}, {b}]" for e, a, b in zip(effect, lo, hi, strict=True)
-        ],
+        "effect [95 %]": [signed(*values) for values in effects],
         "p (Holm)": [p_value(float(p)) for p in rows["p_holm"]],
         "mde": [format_value(float(m)) for m in rows["mde"]],
         **{n.removeprefix("n_"): rows[n].astype(str) for n in ("n_cases", "n_patients", "n_seeds")},
@@ -292,9 +287,6 @@ SHORT = (
 )
 """What the names of contrasts say beyond their panel's title."""
 
-FACTORS = ((0.5, 0.7, 1, 1.5, 2, 3), (0.1, 0.2, 0.5, 1, 2, 5, 10), (0.001, 0.01, 0.1, 1, 10, 100))
-"""Ticks of C3, whose effect is a log ratio; the first that are few enough."""
-
 WIDEST = 2.0
 """How far a panel reaches beyond its effects, in median widths of its intervals."""
 
@@ -307,9 +299,6 @@ def figure_s5(rows: pd.DataFrame, *, profile: str) -> style.Drawn:
     Args:
         rows: result of `evaluate`, or what ``claims.csv`` holds.
     """
-    for column in COLUMNS:
-        if column not in rows:
-            raise InputError(f"figure S5: column {column!r} is missing; run the claims stage again")
     data = rows[rows["decides"].astype(bool) & rows["effect"].notna()]
     data = data.sort_values("claim", kind="stable", ignore_index=True)[SHOWN]
     parts = {str(key): part for key, part in data.groupby("claim")}
@@ -350,11 +339,11 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
     mixed = part["network"].nunique() > 1
     names = []
     spans = part[["effect", "lo", "hi"]].to_numpy(np.float64)
-    for y, (effect, lo, hi), row in zip(place, spans, part.to_dict("records"), strict=True):
-        colour, marker, face = LOOKS[row["verdict"]]
-        if np.isfinite(lo):
-            ax.plot([lo, hi], [y, y], color=colour, linewidth=1.2)
-        ax.plot(effect, y, marker, color=colour, markerfacecolor=face, markersize=4.5)
+    for verdict, (colour, marker, face) in LOOKS.items():
+        rows = (part["verdict"] == verdict).to_numpy()
+        look = {"color": colour, "markerfacecolor": face, "markersize": 4.5, "elinewidth": 1.2}
+        style.intervals(ax, part[rows], "effect", place[rows], marker, **look)
+    for row in part.to_dict("records"):
         name = row["contrast"]
         for pattern, other in SHORT:
             name = re.sub(pattern, other, name)
@@ -377,8 +366,5 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
     ax.spines["left"].set_visible(False)
     ax.set_title(f"{claim}  {TITLES[claim]}", loc="left", fontweight="bold", pad=2)
     ax.xaxis.set_major_locator(MaxNLocator(4))
-    if claim == "C3":
-        low, high = np.exp(ax.get_xlim())
-        inside = [[f for f in factors if low <= f <= high] for factors in FACTORS]
-        ticks = next((factors for factors in inside if 2 < len(factors) < 6), inside[0])
-        ax.set_xticks(np.log(ticks), [f"{f:.3g}x" for f in ticks])
+    if claim == "C3":  # effects are logarithms of ratios
+        ax.xaxis.set_major_formatter(lambda value, _: f"{np.exp(value):.2g}x")

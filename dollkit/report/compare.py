@@ -23,7 +23,7 @@ from dollkit.common import ARMS, paths
 from dollkit.common.errors import InputError, brief
 from dollkit.common.statistics import Floats, crossed_effect, holm
 from dollkit.report import claims, page
-from dollkit.report.render import Table, constant, span
+from dollkit.report.render import Table, constant, signed, span
 from dollkit.report.results import repeats
 from dollkit.report.rows import (
     CASE_COLUMNS,
@@ -67,21 +67,14 @@ def on_shared_films(pair: Pair) -> Pair:
     between = f"profiles {' and '.join(pair)}"
     if shared.empty:
         raise InputError(f"{between} test no film in common: name two that share a task's films")
-    both = films[0].merge(films[1], on=FILM, how="outer", suffixes=("_a", "_b"), indicator=True)
-    both = both.merge(shared)
+    both = films[0].merge(films[1], how="outer", indicator=True).merge(shared)
     for row in both[both["_merge"] != "both"][:1].to_dict("records"):
         raise InputError(
-            f"{between}: film {row['image_id']} of {row['task']} has the class {row['class']!r} in "
-            "one of them alone: they do not test the same films"
+            f"{between}: film {row['image_id']} of {row['task']} has class {row['class']!r} with "
+            f"patient {row['patient_id']}, fold {row['fold']} and true area {row['area']} in one "
+            "of them alone: they do not test the same films after the same training; run both at "
+            "one size, seed and split"
         )
-    for column, what in (("patient_id", "patient"), ("area", "true area"), ("fold", "fold")):
-        differ = both[both[f"{column}_a"] != both[f"{column}_b"]]
-        for row in differ[:1].to_dict("records"):
-            raise InputError(
-                f"{between}: film {row['image_id']}, {row['class']} of {row['task']}, has {what} "
-                f"{row[f'{column}_a']} and {row[f'{column}_b']}: they do not test the same films "
-                "after the same training; run both at one size, seed and split"
-            )
     return {name: rows.merge(shared, on=FILM[:2]) for name, rows in pair.items()}
 
 
@@ -235,8 +228,8 @@ def c2_contrasts(profiles: Sequence[str]) -> pd.DataFrame:
 
 def c2_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per profile, network and task; one column of text per other start."""
-    ends = zip(*(frame[c] for c in ("effect", "lo", "hi", "verdict")), strict=True)
-    text = [f"{e:+.3f} [{lo:+.3f}, {hi:+.3f}]{MARKS[verdict]}" for e, lo, hi, verdict in ends]
+    effects = zip(frame[["effect", "lo", "hi"]].to_numpy(float), frame["verdict"], strict=True)
+    text = [signed(*values) + MARKS[verdict] for values, verdict in effects]
     frame = frame.assign(text=text)
     names = {"n_patients": "patients", "n_seeds": "seeds", "n_pretrained": "pre-trained"}
     counts = frame.groupby(BLOCK, sort=False)[list(names)].max().rename(columns=names)

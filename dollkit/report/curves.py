@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -116,24 +118,17 @@ def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) 
     Args:
         labels: rows of labels.csv about the labels as shipped.
     """
-    rows: list[tuple[object, ...]] = []
-    for r in classifiers.to_dict("records"):
-        ends = r["auroc_lo"], r["auroc_hi"]
-        rows.append((r["finding"], "auroc", r["classifier"], r["auroc"], *ends))
-    for r in labels.to_dict("records"):
-        at = "macro" if r["finding"] == "mean" else r["finding"], "iou"
-        ends = r["iou_matched_lo"], r["iou_matched_hi"]
-        rows.append((*at, "DoLL", r["iou_matched"], *ends))
-        rows.append((*at, "anatomy prior", r["iou_prior"], None, None))
-        rows.append((*at, "chance", r["iou_chance"], None, None))
-    data = pd.DataFrame(rows, columns=["finding", "panel", "series", "value", "lo", "hi"])
+    graded = classifiers.rename(columns={"classifier": "series"}).assign(panel="auroc")
+    quality = labels.assign(finding=labels["finding"].replace("mean", "macro"), panel="iou")
+    named = {"iou_matched": "DoLL", "iou_prior": "anatomy prior", "iou_chance": "chance"}
+    kinds = [_values(quality.assign(series=name), column) for column, name in named.items()]
+    quality = pd.concat(kinds).sort_index(kind="stable")
+    data = pd.concat([_values(graded, "auroc"), quality])
     order = [f for f in (*PATHOLOGIES, "macro") if f in set(data["finding"])]
     if not order:
         raise InputError("figure S1: neither classifiers nor labels name a pathology")
-    data = data[data["finding"].isin(order)].astype({"lo": "float64", "hi": "float64"})
-    data = data.reset_index(drop=True)
-    names = sorted(set(classifiers["classifier"]))
-    series = {n: style.SERIES[i % len(style.SERIES)] for i, n in enumerate(names)}
+    data = data[data["finding"].isin(order)].reset_index(drop=True)
+    series = dict(zip(sorted(set(classifiers["classifier"])), cycle(style.SERIES), strict=False))
     series |= {"DoLL": (style.BLUE, "D"), "anatomy prior": (style.GREY, "P")}
     series |= {"chance": (style.BLACK, "|")}
     with style.context():
@@ -150,10 +145,8 @@ def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) 
                 color, marker = series[name]
                 shift = 0.18 * (number - (len(shown) - 1) / 2) if panel == "auroc" else 0.0
                 y = np.array([order.index(f) for f in own["finding"]]) + shift
-                x, lo, hi = (own[k].to_numpy(np.float64) for k in ("value", "lo", "hi"))
-                ax.hlines(y, np.where(np.isnan(lo), x, lo), np.where(np.isnan(hi), x, hi),
-                          color=color, linewidth=1.1)  # fmt: skip
-                ax.plot(x, y, linestyle="", marker=marker, color=color, label=name)
+                look = {"color": color, "label": name, "elinewidth": 1.1}
+                style.intervals(ax, own, "value", y, marker, **look)
             ax.grid(axis="both", color="#e5e5e5", linewidth=0.5)
             ax.set(title=title, axisbelow=True)
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
@@ -167,6 +160,13 @@ def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) 
         "bootstrap intervals over patients."
     )
     return Drawn(fig, data, caption)
+
+
+def _values(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Data of `figure_s1`: a column as value, and the ends of its interval if it has one."""
+    ends = {f"{column}_{end}": end for end in ("lo", "hi")}
+    columns = ["finding", "panel", "series", "value", "lo", "hi"]
+    return rows.rename(columns={column: "value"} | ends).reindex(columns=columns)
 
 
 def figure_s3(ablation: pd.DataFrame, losses: pd.DataFrame, *, profile: str) -> Drawn:
@@ -216,12 +216,11 @@ def figure_s3(ablation: pd.DataFrame, losses: pd.DataFrame, *, profile: str) -> 
 
 def _changes(ax: Axes, rows: pd.DataFrame, factor: npt.NDArray[np.str_]) -> None:
     y = np.arange(len(rows))
-    value, lo, hi = (rows[k].to_numpy(np.float64) for k in ("value", "lo", "hi"))
     ax.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
-    ax.hlines(y, lo, hi, color=style.BLUE, linewidth=1.2)
-    sure = (lo > 0) | (hi < 0)
-    ax.plot(value[sure], y[sure], "D", color=style.BLUE)
-    ax.plot(value[~sure], y[~sure], "D", color=style.BLUE, markerfacecolor="white")
+    sure = ((rows["lo"] > 0) | (rows["hi"] < 0)).to_numpy()
+    for part, face in ((sure, style.BLUE), (~sure, "white")):
+        look = {"color": style.BLUE, "markerfacecolor": face, "elinewidth": 1.2}
+        style.intervals(ax, rows[part], "value", y[part], "D", **look)
     for start in np.flatnonzero(factor[1:] != factor[:-1]):
         ax.axhline(start + 0.5, color="#dddddd", linewidth=0.6)
     ax.set_yticks(y, rows["row"].tolist())

@@ -239,6 +239,14 @@ def panels(
     return fig, axes
 
 
+def intervals(
+    ax: Axes, rows: pd.DataFrame, value: str, y: npt.ArrayLike, marker: str, **look: Any
+) -> None:
+    """A marker at each row's value, on a line from its lo to its hi where it has them."""
+    x, lo, hi = (rows[k].to_numpy(np.float64) for k in (value, "lo", "hi"))
+    ax.errorbar(x, y, xerr=(x - lo, hi - x), fmt=marker, **look)
+
+
 def key(fig: Figure, handles: Sequence[Artist], columns: int, **more: Any) -> None:
     """A legend below the panels of a figure."""
     place: dict[str, Any] = {"loc": "outside lower center"}
