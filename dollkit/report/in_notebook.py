@@ -1,4 +1,4 @@
-"""Pictures and tables inside the notebooks: films, maps, labels, curves, small and plain."""
+"""Pictures and tables inside the notebooks: films, maps, labels, small and plain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from IPython.display import Image, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -95,46 +94,6 @@ def steps(
         axis.set_title(title, fontsize=8)
     for axis in (axes[0], axes[-1]) if truth is not None else ():
         style.outline(axis, truth, style.ORANGE, 1)
-    return figure
-
-
-def curves(history: pd.DataFrame, columns: Sequence[str]) -> Figure:
-    """Columns of a training history against steps, one panel each."""
-    shown = [c for c in columns if c in history]
-    figure, axes = _figure(1, len(shown), 3.2 * len(shown), 2.4)
-    for axis, column in zip(axes, shown, strict=True):
-        axis.plot(history["step"], history[column], "o-", markersize=3, color=style.BLUE)
-        axis.set(xlabel="step", ylabel=column.replace("_", " "))
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def bars(
-    table: pd.DataFrame,
-    name: str,
-    values: Mapping[str, str],
-    xlabel: str,
-    chance: float | None = None,
-) -> Figure:
-    """Horizontal dots, one line per row of a table.
-
-    Args:
-        name: column of the rows' names.
-        values: column to legend text.
-        chance: a dotted line there.
-    """
-    figure, (axis,) = _figure(1, 1, 6.2, 0.26 * len(table) + 0.9)
-    colours = (style.BLUE, style.VERMILLION, style.GREEN)
-    for colour, marker, (column, text) in zip(colours, "osD", values.items(), strict=False):
-        axis.plot(table[column], table[name], marker, color=colour, label=text, markersize=5)
-    axis.invert_yaxis()
-    axis.tick_params(axis="y", labelsize=8)
-    if chance is not None:
-        axis.axvline(chance, color="0.6", linestyle=":", linewidth=1)
-    axis.set_xlabel(xlabel)
-    axis.grid(axis="y", color="0.92")
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.legend(fontsize=7, frameon=False)
     return figure
 
 
