@@ -101,7 +101,7 @@ def test_a_folder_without_claims_or_provenance(folder: Path) -> None:
         page.page(folder)
     for broken in ("[]", "{}", "{"):
         (folder / "provenance.json").write_text(broken)
-        with pytest.raises(InputError, match=r"provenance\.json: no.* stage again"):
+        with pytest.raises(InputError, match=r"provenance\.json: .* stage again"):
             page.page(folder)
     (folder / "provenance.json").unlink()
     with pytest.raises(InputError, match=r"provenance\.json: no such file"):

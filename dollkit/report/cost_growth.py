@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS
 from dollkit.explanations.cost import peak_mb, walk_seconds
 from dollkit.explanations.integrated_gradients import BUDGET_MB
 from dollkit.report import style
@@ -26,12 +25,9 @@ def growth(
     x: torch.Tensor,
     *,
     precision: str,
-    films: Sequence[int],
-    targets: Sequence[int],
-    steps: Sequence[int],
-    sides: Sequence[int],
     rounds: int = 3,
     budget_mb: int = BUDGET_MB,
+    **lists: Sequence[int],
 ) -> pd.DataFrame:
     """Seconds while one factor grows and the others stay at the first value of their lists.
 
@@ -39,13 +35,14 @@ def growth(
     one walk, above what was held before; NaN where the system does not tell). Pixels stay at the
     films' own size while another factor grows; films are taken again from the start where there are
     too few.
+
+    Args:
+        lists: of films, targets, steps and sides of films.
     """
-    lists = dict(zip(FACTORS, (films, targets, steps, sides), strict=True))
     for name, values in lists.items():
-        if len(set(values)) < 2 or min(values) < 1:
+        if len(set(values)) < 2:
             raise InputError(f"growth with {name} is asked of {list(values)}: give two or more")
-    if rounds < 1 or max(targets) > len(FINDINGS):
-        raise InputError(f"give rounds, and at most {len(FINDINGS)} targets")
+    lists["pixels"] = lists.pop("sides")
     points = []
     for factor, value in [(f, v) for f, values in lists.items() for v in values]:
         at = {name: values[0] for name, values in lists.items()} | {factor: value}
@@ -91,17 +88,13 @@ def figure(table: pd.DataFrame) -> style.Drawn:
             ax.plot(points["value"], points["seconds"], "o-", color=style.BLUE)
             ax.set(xlabel=factor, title=f"exponent {exponents[factor]:.2f}")
             ax.set_ylim(0, 1.15 * float(points["seconds"].max()))
-            if points["peak_mb"].notna().all():
-                memory = ax.twinx()
-                memory.plot(points["value"], points["peak_mb"], "s:", color=style.ORANGE)
-                memory.set_ylim(0, 1.15 * max(float(table["peak_mb"].max()), 1.0))
-                memory.spines["right"].set_visible(True)
-                if factor == FACTORS[-1]:
-                    memory.set_ylabel("peak memory, MiB (squares)")
-                else:
-                    memory.set_yticklabels([])
-            if factor == FACTORS[0]:
-                ax.set_ylabel("seconds (dots)")
+            memory = ax.twinx()
+            memory.plot(points["value"], points["peak_mb"], "s:", color=style.ORANGE)
+            memory.set_ylim(0, 1.15 * np.nanmax([1, *table["peak_mb"]]))
+            memory.spines["right"].set_visible(True)
+            memory.tick_params(labelright=factor == FACTORS[-1])
+        memory.set_ylabel("peak memory, MiB (squares)")
+        drawing.axes[0].set_ylabel("seconds (dots)")
     caption = (
         "Seconds (dots, left) and peak memory above what was held before (squares, right) of "
         "Integrated Gradients while one factor grows. Median of rounds in which all points take "

@@ -74,8 +74,6 @@ def shows_real_films(record: Mapping[str, Any]) -> bool:
 def read_record(folder: Path) -> dict[str, Any]:
     """``provenance.json`` of a profile's folder."""
     path = folder / "provenance.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the claims stage first")
     record = read_json(path)
     if not isinstance(record.get("stages"), dict):
         raise InputError(f"{path}: no provenance in it; run the claims stage again")

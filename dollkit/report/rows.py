@@ -181,12 +181,19 @@ def _read(folder: Path, place: str, only: Collection[str] | None = None) -> dict
     return frames
 
 
+def _read_file(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` makes of a file that a stage has written."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run the stage that writes it")
+    try:
+        return read(path)
+    except (OSError, EOFError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run its stage again") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that a stage has written."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: not JSON ({error}); run its stage again") from error
+    return dict(_read_file(path, lambda p: dict(json.loads(p.read_text(encoding="utf-8")))))
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -194,14 +201,10 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
     Text columns stay text, whatever they look like ("00012" is a name, not 12).
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the stage that writes it")
-    try:
-        frame = pd.read_csv(
-            path, dtype=dict.fromkeys(_TEXT, "str"), keep_default_na=False, na_values=["", "nan"]
-        )
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error}); run its stage again") from error
+    as_text: Any = {"dtype": dict.fromkeys(_TEXT, "str"), "keep_default_na": False}
+    frame: pd.DataFrame = _read_file(
+        path, lambda p: pd.read_csv(p, na_values=["", "nan"], **as_text)
+    )
     for column in columns:
         if column not in frame:
             raise InputError(f"{path}: column {column!r} is missing; run its stage again")
@@ -388,12 +391,7 @@ TASK_ARRAYS = (
 
 def load_examples(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """Arrays of an ``examples.npz``; a missing or empty one is an `InputError`."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the stage that writes it")
-    try:
-        arrays = store.read(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); run its stage again") from error
+    arrays: dict[str, npt.NDArray[Any]] = _read_file(path, store.read)
     for name in names:
         if name not in arrays:
             raise InputError(f"{path}: array {name!r} is missing; run its stage again")
