@@ -17,7 +17,7 @@ from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.labels import summary
-from dollkit.report import agreement, curves, figures, in_notebook, results, rows, style
+from dollkit.report import curves, figures, in_notebook, results, rows, style
 from tests import synthetic_run as synthetic
 
 
@@ -185,15 +185,15 @@ def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(losses: pd.DataFra
 
 def test_rank_correlation_of_known_orders_and_that_of_scipy_also_in_its_resamples() -> None:
     x = np.arange(8.0)
-    assert agreement.rank_correlation(x, x**3) == pytest.approx((1, 1, 1))
-    assert agreement.rank_correlation(x, -np.exp(x)) == pytest.approx((-1, -1, -1))
-    rho, lo, hi = agreement.rank_correlation([1, 2, 3, 4], [2, 1, 4, 3])
+    assert curves.rank_correlation(x, x**3) == pytest.approx((1, 1, 1))
+    assert curves.rank_correlation(x, -np.exp(x)) == pytest.approx((-1, -1, -1))
+    rho, lo, hi = curves.rank_correlation([1, 2, 3, 4], [2, 1, 4, 3])
     assert rho == pytest.approx(0.6)  # 1 - 6 * 4 / (4 * 15)
-    assert np.isnan([lo, hi, *agreement.rank_correlation([1, 2], [2, 3])]).all()
-    assert np.isnan(agreement.rank_correlation(np.ones(8), x)[0])
+    assert np.isnan([lo, hi, *curves.rank_correlation([1, 2], [2, 3])]).all()
+    assert np.isnan(curves.rank_correlation(np.ones(8), x)[0])
     draw = np.random.default_rng(3)
     x, y = draw.normal(size=12), draw.normal(size=12).round(1)
-    rho, lo, hi = agreement.rank_correlation(x, y, n_boot=300, seed=5)
+    rho, lo, hi = curves.rank_correlation(x, y, n_boot=300, seed=5)
     assert rho == pytest.approx(sps.spearmanr(x, y).statistic)
     picks = np.random.default_rng(5).integers(0, 12, (300, 12))
     slow = [sps.spearmanr(x[p], y[p]).statistic for p in picks]
@@ -206,7 +206,7 @@ def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) 
     judged.loc[judged["finding"] == PATHOLOGIES[1], "iou_matched"] = np.nan
     unsure = judged["finding"] == PATHOLOGIES[2]
     judged.loc[unsure, ["iou_matched_lo", "iou_matched_hi"]] = np.nan
-    drawn = agreement.figure6(graded, judged, profile="p")
+    drawn = curves.figure6(graded, judged, profile="p")
     assert drawn.data["finding"].tolist() == list(PATHOLOGIES[2:])
     first, auroc = drawn.data.iloc[0], graded[graded["finding"] == PATHOLOGIES[2]]["auroc"]
     assert (first["auroc"], first["auroc_lo"]) == pytest.approx((auroc.mean(), auroc.min()))
@@ -217,14 +217,14 @@ def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) 
     assert [len(np.asarray(line.get_xdata())) for line in hollow] == [1]
     assert "hollow: too few patients" in drawn.caption
     with pytest.raises(InputError, match="no finding has both"):
-        agreement.figure6(graded, judged.iloc[:0], profile="p")
+        curves.figure6(graded, judged.iloc[:0], profile="p")
 
 
 @pytest.mark.parametrize("profile", ["laptop", "open"])
 def test_names_overlap_neither_each_other_nor_a_diamond(profile: str) -> None:
     stored = rows.read_stored(paths.ROOT / "figures" / profile)
     graded = stored.classifiers, results.shipped_quality(stored)
-    drawn = agreement.figure6(*graded, profile=profile)
+    drawn = curves.figure6(*graded, profile=profile)
     ax = drawn.figure.axes[0]
     with style.context():
         drawn.figure.draw_without_rendering()

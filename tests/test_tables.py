@@ -13,7 +13,7 @@ from dollkit import common
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import crossed_effect
 from dollkit.labels import summary
-from dollkit.report import contrasts, convergence, curves, render, results, tables
+from dollkit.report import contrasts, curves, render, results, tables
 from dollkit.report.rows import TASKS, Rows, aligned, in_order
 from dollkit.training import adapters
 from tests import synthetic_run as synthetic
@@ -136,11 +136,11 @@ def test_labels_may_be_made_by_grad_cam_in_the_place_of_integrated_gradients(who
 
 def test_first_reach_interpolates_and_never_takes_no_step() -> None:
     curve = np.array([[0, 0, 0.0], [10, 1, 0.5], [20, 2, 0.9]])
-    assert convergence.first_reach(curve, 0.7) == pytest.approx((15.0, 1.5))
-    assert convergence.first_reach(curve, 0.0) == (10.0, 1.0)
-    assert np.isnan(convergence.first_reach(curve, 0.95)[0])
-    assert convergence.area(curve, 0, 20) == pytest.approx((0.25 * 10 + 0.7 * 10) / 20)
-    assert np.isnan(convergence.area(curve, 5, 5))
+    assert contrasts.first_reach(curve, 0.7) == pytest.approx((15.0, 1.5))
+    assert contrasts.first_reach(curve, 0.0) == (10.0, 1.0)
+    assert np.isnan(contrasts.first_reach(curve, 0.95)[0])
+    assert contrasts.area(curve, 0, 20) == pytest.approx((0.25 * 10 + 0.7 * 10) / 20)
+    assert np.isnan(contrasts.area(curve, 5, 5))
 
 
 def test_paired_speed_uses_a_target_that_both_reach() -> None:
@@ -149,7 +149,7 @@ def test_paired_speed_uses_a_target_that_both_reach() -> None:
     # Random is flat and bad, yet at 95 % of its own best from the start.
     heights = {"doll": steps / 100, "random": np.minimum(steps / 50, 0.4)}
     both = [pd.DataFrame({"arm": arm, "val_miou": y} | base) for arm, y in heights.items()]
-    pair = convergence.paired_speed(pd.concat(both), "doll", "random").iloc[0]
+    pair = contrasts.paired_speed(pd.concat(both), "doll", "random").iloc[0]
     assert pair["target"] == pytest.approx(0.38)
     assert (pair["steps"], pair["steps_control"]) == pytest.approx((38.0, 19.0))
     assert pair["log_ratio"] == pytest.approx(-np.log(2))

@@ -11,7 +11,7 @@ import pandas as pd
 from dollkit.common import PRETRAINED
 from dollkit.labels import summary
 from dollkit.labels.summary import GROUPS, STEPS
-from dollkit.report import agreement, curves, robustness, tables
+from dollkit.report import curves, robustness, tables
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import Rows, difference, in_order, main_size
 from dollkit.report.style import Drawn
@@ -84,8 +84,8 @@ def figures_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[st
     if losses is not None:
         graded = rows.classifiers, shipped_quality(rows)
         drawn["figure_s1"] = curves.figure_s1(*graded, profile=profile)
-        if len(agreement.points(*graded)):
-            drawn["figure6"] = agreement.figure6(*graded, profile=profile)
+        if len(curves.points(*graded)):
+            drawn["figure6"] = curves.figure6(*graded, profile=profile)
         drawn["figure_s3"] = curves.figure_s3(rows.ablation, losses, profile=profile)
     return drawn
 

@@ -13,7 +13,7 @@ from dollkit.common import ARMS, OPTIONAL, paths
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import Floats, bootstrap_interval
 from dollkit.labels.summary import judged, mean_interval
-from dollkit.report.convergence import crossing, speed
+from dollkit.report.contrasts import crossing, speed
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import (
     NOT_RUN,
