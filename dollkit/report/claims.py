@@ -191,9 +191,7 @@ def write_claims(
 ) -> list[Path]:
     """Write the result of `evaluate` as ``claims.csv`` and ``claims.md``.
 
-    Args:
-        population: one phrase saying whose films these are, e.g. "synthetic chest phantom".
-        repeats: pre-training runs of each arm, see `results.repeats`; 0: not known.
+    `population` says whose films these are; `repeats` is that of `results`, 0 if not known.
     """
     seeds = rows.loc[rows["n_seeds"] > 0, "n_seeds"]
     counted = f"; pre-training runs per arm: {repeats}" if repeats else ""
@@ -292,27 +290,19 @@ WIDEST = 2.0
 
 
 def figure_s5(rows: pd.DataFrame, *, profile: str) -> style.Drawn:
-    """Effects and 95 % intervals, one line per deciding contrast, one panel per claim.
-
-    Data: `SHOWN` of the contrasts that have an effect, in the order of the claims.
-
-    Args:
-        rows: result of `evaluate`, or what ``claims.csv`` holds.
-    """
+    """Effects and 95 % intervals, one line per deciding contrast, one panel per claim."""
     data = rows[rows["decides"].astype(bool) & rows["effect"].notna()]
     data = data.sort_values("claim", kind="stable", ignore_index=True)[SHOWN]
     parts = {str(key): part for key, part in data.groupby("claim")}
     halves = [half for keys in SIDES if (half := [k for k in keys if k in parts])]
     with style.context():
         heights = [[len(parts[k]) + 3 for k in half] for half in halves]
-        tallest = max(map(sum, heights), default=3)
-        fig = style.canvas(style.PAGE, 0.165 * tallest + 0.4)
-        outer = fig.add_gridspec(1, max(len(halves), 1))
-        for side, half in enumerate(halves):
-            rows_of = [*heights[side], *filter(None, [tallest - sum(heights[side])])]
-            inner = outer[side].subgridspec(len(rows_of), 1, height_ratios=rows_of)
-            for row, key in enumerate(half):
-                _panel(fig.add_subplot(inner[row]), key, parts[key])
+        fig = style.canvas(style.PAGE, 0.165 * max(map(sum, heights), default=3) + 0.4)
+        sides = fig.add_gridspec(1, max(len(halves), 1))
+        for side, half, tall in zip(sides, halves, heights, strict=False):
+            panels = side.subgridspec(len(half), 1, height_ratios=tall)
+            for panel, key in zip(panels, half, strict=True):
+                _panel(fig.add_subplot(panel), key, parts[key])
         handles = [
             Line2D([], [], color=c, marker=m, markerfacecolor=face, linewidth=1.2, label=name)
             for name, (c, m, face) in LOOKS.items()

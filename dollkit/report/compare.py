@@ -81,9 +81,8 @@ def on_shared_films(pair: Pair) -> Pair:
 def transfer(pair: Pair) -> pd.DataFrame:
     """Every setting of two profiles on the films and seeds that both have: `TRANSFER_COLUMNS`.
 
-    mIoU of each; difference (a - b) with 95 % interval and p of the crossed random-effects design
-    over seeds and patients; p_holm over all rows but `CONTROLS`; same: share of rows (film, class,
-    seed) whose tp, fp and fn are equal; films, patients, seeds.
+    difference is a - b, over seeds and patients; p_holm is over all rows but `CONTROLS`; same is
+    the share of rows (film, class, seed) whose tp, fp and fn are equal.
     """
     profiles = dict(zip(("profile_a", "profile_b"), pair, strict=True))
     a, b = (dict(list(cases.groupby(SETTING))) for cases in pair.values())
@@ -115,7 +114,6 @@ def _effect(name: str, p: str, matrix: Floats) -> dict[str, object]:
 def gains(pair: Pair) -> pd.DataFrame:
     """What each arm gives beyond `BASELINES` in each profile, and how it changes: `GAIN_COLUMNS`.
 
-    Gain (arm - baseline) in each, with 95 % interval and p; change (gain in a - gain in b); counts.
     A row rests on the films and seeds that all its settings have; a profile without the arm leaves
     its part blank.
     """

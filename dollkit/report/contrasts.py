@@ -238,8 +238,7 @@ def area(curve: Floats, start: float, stop: float) -> float:
 def speed(curves: pd.DataFrame) -> pd.DataFrame:
     """Steps and seconds to 95 % of the best validation mIoU, one row per trained network (`RUN`).
 
-    Own: of the run's own best; random: of the best of the random arm, tuned in full, same seed and
-    fold (NaN where it is never reached or there is no such run).
+    Own: of the run's own best; random: of the best of random/full, same seed and fold, or NaN.
     """
     groups = {key: _curve(part) for key, part in curves.groupby(RUN, sort=True)}
     empty = np.empty((0, 3))
@@ -256,11 +255,8 @@ def speed(curves: pd.DataFrame) -> pd.DataFrame:
 def paired_speed(curves: pd.DataFrame, arm: str, control: str) -> pd.DataFrame:
     """Both arms' speed at a common target, one row per seed and fold that both have.
 
-    log_ratio = log(steps_control / steps), positive where the arm is faster; area_gain: mean height
-    of the arm's curve minus the control's over the steps that both cover.
-
-    Args:
-        curves: rows of one task, network, training size and tuning.
+    log_ratio: positive where the arm is faster; area_gain: mean height of the arm's curve minus
+    the control's over the steps that both cover. All curves are of one block and tuning.
     """
     sides = [
         {k: _curve(g) for k, g in curves[curves["arm"] == name].groupby(["seed", "fold"])}

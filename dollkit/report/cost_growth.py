@@ -34,10 +34,7 @@ def growth(
     One row per point: factor (`FACTORS`), value, seconds (median of rounds in turns), peak_mb (of
     one walk, above what was held before; NaN where the system does not tell). Pixels stay at the
     films' own size while another factor grows; films are taken again from the start where there are
-    too few.
-
-    Args:
-        lists: of films, targets, steps and sides of films.
+    too few. The lists are films, targets, steps and sides.
     """
     for name, values in lists.items():
         if len(set(values)) < 2:

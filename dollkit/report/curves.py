@@ -37,9 +37,6 @@ def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
 
     Curves of one arm are put on the union of their steps (linear interpolation, no
     extrapolation) within the span that all of them cover; folds of a seed are averaged first.
-
-    Args:
-        curves: rows of curves.csv of one network and training size.
     """
     means: list[pd.DataFrame] = []
     for key, part in curves.dropna(subset=["val_miou"]).groupby(["task", "tuning", "arm"]):
@@ -89,11 +86,7 @@ def figure4(curves: pd.DataFrame, *, profile: str) -> Drawn:
 
 
 def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
-    """mIoU against the number of training masks: tasks in columns, one line per arm.
-
-    Data: `tables.summarise` of the rows of `main_network`. Bands: 95 % bootstrap intervals over
-    patients.
-    """
+    """mIoU against the number of training masks, of `main_network`; data as `summarise`."""
     kept = several_sizes(cases)
     if kept.empty:
         raise InputError("figure 5: one training size only; give more by parameter 'sizes'")
@@ -118,13 +111,7 @@ def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
 
 
 def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) -> Drawn:
-    """Per finding: AUROC of each classifier, and label IoU beside the anatomy prior and chance.
-
-    Data: finding, panel (auroc, iou), series, value, lo, hi.
-
-    Args:
-        labels: rows of labels.csv about the labels as shipped.
-    """
+    """Per finding: AUROC of each classifier, and label IoU beside the anatomy prior and chance."""
     graded = classifiers.rename(columns={"classifier": "series"}).assign(panel="auroc")
     quality = labels.assign(finding=labels["finding"].replace("mean", "macro"), panel="iou")
     named = {"iou_matched": "DoLL", "iou_prior": "anatomy prior", "iou_chance": "chance"}
@@ -179,12 +166,8 @@ def _values(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 def figure_s3(ablation: pd.DataFrame, losses: pd.DataFrame, *, profile: str) -> Drawn:
     """What each choice of label making gives, and which step loses what.
 
-    Data: panel (change, loss), row, value, lo, hi, n. Variants that change no map (other threshold
-    rules) have no difference and are left out.
-
-    Args:
-        ablation: table of `dollkit.labels.summary.ablation`.
-        losses: table of `dollkit.labels.summary.losses`; its row ``mean`` is shown.
+    Of the tables of `dollkit.labels.summary`. Variants that change no map (other threshold rules)
+    have no difference and are left out.
     """
     changed = ablation[(ablation["factor"] != "shipped") & ablation["delta"].notna()]
     changed = changed[(changed[["delta", "delta_lo", "delta_hi"]] != 0).any(axis=1)]
@@ -285,9 +268,8 @@ def _spearman(a: Floats, b: Floats) -> Floats:
 def points(classifiers: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """One row per finding that was both classified and judged, in CheXpert's order.
 
-    finding, auroc (mean over classifiers), auroc_lo and _hi (lowest and highest of them),
-    n_classifiers, n_auroc (test films), iou (label and truth at matched area) with its interval,
-    iou_prior, n (films judged). `labels` are rows of labels.csv about the labels as shipped.
+    auroc is the mean over classifiers, auroc_lo and _hi the lowest and highest of them, n_auroc
+    counts test films; iou is that of label and truth at matched area, n counts films judged.
     """
     graded = classifiers.dropna(subset="auroc").groupby("finding").agg(
         auroc=("auroc", "mean"), auroc_lo=("auroc", "min"), auroc_hi=("auroc", "max"),
@@ -319,14 +301,9 @@ def figure6(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) ->
         for part, face in ((sure, style.BLUE), (~sure, "white")):
             ax.plot(x[part], y[part], "D", markersize=5, zorder=4, markerfacecolor=face, **blue)
         ax.grid(color="#ececec", linewidth=0.5)
-        wide = max(float(right.max() - left.min()), 0.02)
-        ax.set(
-            xlabel="classifiers: test AUROC, mean",
-            ylabel="IoU with the truth at matched area",
-            xlim=(left.min() - 0.03 * wide, right.max() + 0.06 * wide),
-            ylim=(-0.02, min(1.02, float(np.nanmax([*high, *y, *prior])) + 0.08)),
-            axisbelow=True,
-        )
+        ax.set(xlabel="classifiers: test AUROC, mean", axisbelow=True)
+        ax.set_ylabel("IoU with the truth at matched area")
+        ax.margins(0.05, 0.08)
         handles = [
             Line2D([], [], marker="D", markersize=5, linewidth=1.3, label="label, 95 % interval",
                    **blue),

@@ -38,11 +38,7 @@ def _handles(label: str, ignored: str) -> list[Any]:
 def figure1(labels: Path, task: Path, *, profile: str, arm: str = "doll") -> Drawn:
     """The approach, from real arrays: film, maps, consensus, label with ignore band, network.
 
-    Data: panel, what, share of pixels called finding and ignored.
-
-    Args:
-        labels: ``labels/examples.npz`` (`LABEL_ARRAYS`).
-        task: ``examples.npz`` of a fine-tuning stage; the last panel has the arm's prediction.
+    From ``examples.npz`` of the labels and of a fine-tuning stage, whose `arm` predicts.
     """
     a, t = load_examples(labels, LABEL_ARRAYS), load_examples(task, TASK_ARRAYS)
     mobile = np.flatnonzero(np.isin(a["finding"], MOBILE))
@@ -105,12 +101,8 @@ def figure1(labels: Path, task: Path, *, profile: str, arm: str = "doll") -> Dra
 def figure2(labels: Path, *, profile: str, columns: int = 6) -> Drawn:
     """DoLL labels beside truth: best, median and worst film per finding, by rule.
 
-    Data: finding, rank (best, median, worst), image_id, iou, n (examples).
-
-    Args:
-        labels: ``labels/examples.npz``.
-        columns: at most so many findings: the mobile ones with three examples or more, in
-            CheXpert's order; all that have examples, if none of these has so many.
+    At most so many `columns`: the mobile findings with three examples or more, in CheXpert's order;
+    all that have examples, if none of these has so many.
     """
     a = load_examples(labels, LABEL_ARRAYS)
     have = {f: int((a["finding"] == f).sum()) for f in FINDINGS}
@@ -151,12 +143,8 @@ def _wrap(name: str) -> str:
 def figure3(tasks: Sequence[Path], *, profile: str) -> Drawn:
     """Segmentations of the arms side by side, truth as contour.
 
-    Per task the films of median and lowest IoU, averaged over arms, are shown; data: task,
-    image_id, quantile, arm, iou.
-
-    Args:
-        tasks: ``examples.npz`` of each fine-tuning stage; those of PSPNet are shown, or, without
-            any, of the first one's network.
+    Per task the films of median and lowest IoU, averaged over arms; of ``examples.npz`` of each
+    fine-tuning stage those of PSPNet or, without any, of the first one's network.
     """
     if not tasks:
         raise InputError("figure 3: no examples.npz given; fine-tune a task first")
@@ -214,8 +202,7 @@ def figure_s2(labels: Path, *, profile: str) -> Drawn:
     """How the label of each finding comes about: film, maps, consensus, label, truth.
 
     One row for each finding that has an example: that of median IoU at matched area or, where no
-    truth is known, the first. Data: finding, image_id, iou (at matched area; NaN without truth), n
-    (examples), probability of each classifier.
+    truth is known, the first.
     """
     a = load_examples(labels, LABEL_ARRAYS)
     known = bool(a["truth"].any())

@@ -12,7 +12,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Image, Markdown, display
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -32,22 +31,16 @@ def films(
     side: float = 1.9,
     heading: str = "",
 ) -> Figure:
-    """A sheet of films, with the outlines of their masks.
+    """A sheet of films (n, S, S) uint8, with the outlines of their masks (n, C, S, S) in {0, 1}.
 
-    Args:
-        images: (n, S, S) uint8.
-        titles: one per film, or none; long ones are broken between words.
-        masks: (n, C, S, S) in {0, 1}, drawn as contours.
-        classes: names of the C masks, for the legend.
-        columns: films in a row, at most.
-        side: of a film, in inches.
+    Titles are one per film, or none; classes are named in a legend; `side` of a film is in inches.
     """
     columns = max(1, min(columns, len(images)))
     rows = -(-len(images) // columns)
     # Legend and heading add to the height, so that films keep their side.
     height = side * rows + 0.16 * -(-len(classes) // 5) + 0.3 * bool(heading)
-    figure, axes = _figure(rows, columns, side * columns, height)
-    for i, axis in enumerate(axes):
+    figure = plt.figure(figsize=(side * columns, height), layout="constrained")
+    for i, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         if i >= len(images):
             axis.set_axis_off()
             continue
@@ -67,12 +60,6 @@ def films(
     return figure
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    size: Any = {"figsize": (width, height), "squeeze": False, "layout": "constrained"}
-    figure, grid = plt.subplots(rows, columns, **size)
-    return figure, list(grid.flat)
-
-
 def steps(
     image: np.ndarray[Any, Any],
     maps: Mapping[str, np.ndarray[Any, Any]],
@@ -80,15 +67,11 @@ def steps(
     truth: np.ndarray[Any, Any] | None = None,
     side: float = 2.1,
 ) -> Figure:
-    """One film through the idea: film, maps, label with ignore band, and the truth's outline.
-
-    Args:
-        image, target, truth: (S, S), the target in {0, 1, 255}.
-        maps: title to (S, S) map in [0, 1].
-    """
+    """One film through the idea: film, maps by title, label {0, 1, 255}, outline of the truth."""
     panels: dict[str, Any] = {"film": {}, **{name: {"heat": m} for name, m in maps.items()}}
     panels["label (yellow: ignored)"] = {"label": target}
-    figure, axes = _figure(1, len(panels), side * len(panels), side)
+    figure = plt.figure(figsize=(side * len(panels), side), layout="constrained")
+    axes = figure.subplots(1, len(panels))
     for axis, (title, over) in zip(axes, panels.items(), strict=True):
         style.film(axis, image, **over)
         axis.set_title(title, fontsize=8)
@@ -118,10 +101,7 @@ def table(
 ) -> Markdown:
     """A table of the run from its Markdown; a number and its interval stay on one line.
 
-    Args:
-        there: whether the run has it; a file of an earlier run is not shown.
-        otherwise: said if it has not.
-        without: columns that are left out, for want of room; the caption or the file has them.
+    If it is not `there`, a file of an earlier run is not shown; columns are left out for room.
     """
     if not there:
         return Markdown(f"No table here: {otherwise}.")

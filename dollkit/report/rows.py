@@ -125,9 +125,8 @@ class Rows:
 def read_run(run: Path, only: Collection[str] | None = None) -> Rows:
     """Rows of ``runs/<profile>``, checked, in order of instance.
 
-    Args:
-        only: instances of the run, `stage.RunningStage.planned`; folders of others, such as an
-            arm that has left the profile, are passed over. None: all that are there.
+    Folders of instances that are not in `only`, such as an arm that has left the profile, are
+    passed over.
     """
     frames = _read(run, "in_run", only)
     ablation = read_table(run / "labels" / "ablation.csv", summary.ABLATION_COLUMNS)
@@ -277,10 +276,6 @@ def contributions(cases: pd.DataFrame, value: str) -> Floats:
     The plain mean of row s is the mIoU of seed s by this module's definition; the mean of the
     matrix is the setting's. A patient whom a seed did not test contributes that seed's mean, so
     that it moves no mean; with complete designs this never happens.
-
-    Args:
-        cases: rows of one setting (see `SETTING`), all seeds and folds.
-        value: column to average, "iou" or "dice".
     """
     patients = np.unique(cases["patient_id"].to_numpy().astype(str))
     seeds = [part for _, part in cases.groupby("seed")]
@@ -293,11 +288,7 @@ def contributions(cases: pd.DataFrame, value: str) -> Floats:
 
 
 def aligned(settings: Sequence[pd.DataFrame]) -> tuple[list[Floats], dict[str, int]]:
-    """`contributions` to mIoU of the seeds and films that several settings all have.
-
-    Each setting's is an (S, P) matrix with the same patients in the same columns; and n_cases
-    (films), n_patients and n_seeds.
-    """
+    """`contributions` to mIoU of the seeds and films that several settings all have, and counts."""
     films, seeds = (
         set.intersection(*(set(cases[c]) for cases in settings)) for c in ("image_id", "seed")
     )
@@ -403,5 +394,4 @@ def load_examples(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any
 def at_quantile(values: npt.ArrayLike, quantile: float) -> int:
     """Index of the case whose value has this rank (nearest rank, ties by position)."""
     x = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=-1.0)
-    order = np.argsort(x, kind="stable")
-    return int(order[round(quantile * (len(order) - 1))])
+    return int(np.argsort(x, kind="stable")[round(quantile * (len(x) - 1))])

@@ -129,10 +129,8 @@ def film(
 ) -> None:
     """A radiograph without axes, in its own grey values, and what is drawn over it.
 
-    Args:
-        heat: a map, in [0, its 99.5 % quantile]; where it is low the film shows through.
-        label: in {0, 1, 255}: the ignored band yellow, the finding blue.
-        ignored, inside: how much the two colours cover.
+    A heat map ends at its 99.5 % quantile; where it is low the film shows through. A label is in
+    {0, 1, 255}: the ignored band yellow, the finding blue, which cover so much.
     """
     ax.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
     ax.set(xticks=[], yticks=[])
@@ -207,12 +205,10 @@ def panels(
     """A page-wide figure with a line and its band for each arm, and its (rows, tasks) axes.
 
     Args:
-        height: in inches.
         values: columns of x, of the line and of the ends of its band.
         by, rows: column that tells the rows of panels apart, and its values.
         few_marks: each line has about six markers, those of the arms in turns.
         floor: where the y axes begin, as a share of the task's highest value; 0: by themselves.
-        shared: which axes the panels share, for `Figure.subplots`.
     """
     tasks, arms = [t for t in TASKS if t in set(data["task"])], arms_of(data["arm"])
     fig = canvas(PAGE, height)

@@ -44,9 +44,7 @@ def interval(name: str, values: Sequence[float]) -> dict[str, object]:
 def summarise(cases: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:
     """One row per setting: mIoU and Dice with 95 % bootstrap intervals over patients.
 
-    Seeds are averaged before patients are resampled; their spread is ``miou_sd_seeds``.
-    Columns: those of `by`, miou, miou_lo, miou_hi, miou_sd_seeds, dice, dice_lo, dice_hi, n_cases
-    (films), n_patients, n_seeds.
+    Seeds are averaged before patients are resampled; n_cases counts films.
     """
     rows: list[dict[str, object]] = []
     for key, part in cases.groupby(list(by), sort=True, dropna=False):
@@ -75,11 +73,9 @@ def _numbered(number: int, frame: pd.DataFrame, profile: str, words: str, **more
 def table1(rows: Rows, profile: str, **more: Any) -> Table:
     """Arms x (task, network, training size), all weights tuned: mIoU and Dice.
 
-    Only tuning "full" and `main_size` are shown. `summarise`'s columns without tuning, then lr (of
-    several folds "0.003/0.01"), n_valid (films that rate and step were chosen by, the most of any
-    fold) and status: "run", "upper bound, ..." or "not run: reason". Every arm but those of
-    `common.OPTIONAL` has a row in every block, run or not. `more` are notes and a reference of
-    the `Table`.
+    Only tuning "full" and `main_size` are shown. Beyond `summarise`: lr (of several folds
+    "0.003/0.01"), n_valid (films that rate and step were chosen by, the most of any fold), status.
+    Every arm but those of `common.OPTIONAL` has a row in every block, run or not.
     """
     full = main_size(rows.cases).query("tuning == 'full'")
     if full.empty:
@@ -112,12 +108,9 @@ def table1(rows: Rows, profile: str, **more: Any) -> Table:
 def table2(rows: Rows, profile: str, **more: Any) -> Table:
     """Tuning x arm per task: what is trained, how long it takes, what it gives, what it weighs.
 
-    `main_size` alone is shown. Columns: task, network, n_train, tuning, arm, trainable_share
-    (trainable / total weights), steps_own, seconds_own (mean over runs, to 95 % of the run's own
-    best validation mIoU), steps_random (to 95 % of the best of random/full, same seed and fold;
-    only if every run gets there), reached ("2/3" runs that do), miou, miou_lo, miou_hi, memory_mb
-    (2^20 bytes that a training step holds, see `run.step_mb`), checkpoint_mb (10^6 bytes),
-    n_cases, n_seeds.
+    `main_size` alone is shown. Steps and seconds are means over runs, see `speed`; steps_random
+    only if every run gets there, reached says how many do. memory_mb: 2^20 bytes that a training
+    step holds, see `run.step_mb`; checkpoint_mb: 10^6 bytes.
     """
     share = rows.runs["trainable"] / rows.runs["total"]
     cost = rows.runs.assign(trainable_share=share, checkpoint_mb=rows.runs["checkpoint_bytes"])
@@ -146,11 +139,10 @@ def table2(rows: Rows, profile: str, **more: Any) -> Table:
 def table3(labels: pd.DataFrame, profile: str) -> Table:
     """What the labels owe to what: each configuration alone, and paired with the shipped one.
 
-    Columns: factor, value, explainer, n_classifiers, iou_matched, hit_rate, delta (minus shipped,
-    over the films and findings that both have), n (films x findings), n_patients. Means are over
-    findings (see `labels.summary.judged`) of means over films; intervals (_lo, _hi) are 95 %
-    bootstraps over patients. Subsets of the classifiers are listed one by one and averaged per
-    film and finding over all subsets of one size.
+    delta: minus shipped, over the n films x findings that both have. Means are over findings (see
+    `labels.summary.judged`) of means over films; intervals are 95 % bootstraps over patients.
+    Subsets of the classifiers are listed one by one and averaged per film and finding over all
+    subsets of one size.
     """
     labels = judged(labels)
     tried = {(str(f), str(v)): part for (f, v), part in labels.groupby(["factor", "value"])}
@@ -198,9 +190,8 @@ def several_sizes(cases: pd.DataFrame) -> pd.DataFrame:
 def table_sizes(cases: pd.DataFrame, profile: str) -> Table:
     """DoLL at each number of training masks, and what it is ahead by; empty for one number.
 
-    Columns: task, network, n_train; miou of doll with its interval over patients; the paired
-    differences to `AGAINST` with 95 % intervals over seeds and patients (blank where the arm was
-    not run); masks: how many the random arm needs to get where doll is; n_cases, n_seeds.
+    miou of doll has its interval over patients, the paired differences to `AGAINST` over seeds and
+    patients (blank where the arm was not run); masks: what random needs to get where doll is.
     """
     cases = several_sizes(cases)
     means = summarise(cases)

@@ -85,15 +85,14 @@ def made_again(rows: Rows, folder: Path) -> dict[str, Made]:
     about: dict[str, Any] = {"profile": profile, "repeats": results.repeats(rows.pretraining)}
     about["population"] = page.stated_population(folder).partition(". Seeds per")[0]
 
-    def table_of(name: str) -> Made:
-        table = tables[name]
-        return Made(table.frame, lambda frame, to: replace(table, frame=frame).save(to / name))
-
-    def figure_of(name: str) -> Made:
+    def again(name: str) -> Made:
+        if name in tables:
+            table = tables[name]
+            return Made(table.frame, lambda new, to: replace(table, frame=new).save(to / name))
         figure = drawn[name]
-        return Made(figure.data, lambda data, to: replace(figure, data=data).save_text(to / name))
+        return Made(figure.data, lambda new, to: replace(figure, data=new).save_text(to / name))
 
-    made = {name: table_of(name) for name in tables} | {name: figure_of(name) for name in drawn}
+    made = {name: again(name) for name in (*tables, *drawn)}
     labels = summary.summarise(rows.label_cases)
     made["labels"] = Made(labels, lambda frame, to: write_csv(frame, to / "labels.csv"))
     made["claims"] = Made(verdicts, lambda frame, to: claims.write_claims(frame, to, **about))
@@ -117,11 +116,7 @@ def _losses(rows: Rows, folder: Path) -> pd.DataFrame | None:
 
 
 def verify(folder: Path) -> list[Line]:
-    """One line for each artefact that is stored of a profile.
-
-    Args:
-        folder: ``figures/<profile>``.
-    """
+    """One line for each artefact that is stored in ``figures/<profile>``."""
     if not (folder / NEEDED).is_file():
         names = ", ".join(committed_profiles()) or "none"
         raise InputError(
