@@ -30,9 +30,7 @@ from dollkit.report.rows import Rows, read_table, write_csv
 
 ALPHA = 0.05
 CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "undecided"
-
-MIN_SEEDS = 3
-"""Seeds below which no contrast between trained networks is decided."""
+MIN_SEEDS = 3  # seeds below which no contrast between trained networks is decided
 
 
 class Claim(NamedTuple):
@@ -274,9 +272,7 @@ LOOKS = {
 }
 """Colour, marker and its filling, so that a greyscale print tells them apart."""
 
-SIDES = (("C1", "C2"), ("C3", "C4", "C5"))
-"""Claims of the left and of the right half."""
-
+SIDES = (("C1", "C2"), ("C3", "C4", "C5"))  # claims of the left and of the right half
 TITLES = {"C1": "IoU", "C2": "mIoU", "C3": "steps, as a ratio", "C4": "mIoU", "C5": "IoU"}
 SHORT = (
     ("steps to 95 %: ", ""),
@@ -285,8 +281,7 @@ SHORT = (
 )
 """What the names of contrasts say beyond their panel's title."""
 
-WIDEST = 2.0
-"""How far a panel reaches beyond its effects, in median widths of its intervals."""
+WIDEST = 2.0  # how far a panel reaches beyond its effects, in median widths of its intervals
 
 
 def figure_s5(rows: pd.DataFrame, *, profile: str) -> style.Drawn:
@@ -299,10 +294,10 @@ def figure_s5(rows: pd.DataFrame, *, profile: str) -> style.Drawn:
         heights = [[len(parts[k]) + 3 for k in half] for half in halves]
         fig = style.canvas(style.PAGE, 0.165 * max(map(sum, heights), default=3) + 0.4)
         sides = fig.add_gridspec(1, max(len(halves), 1))
-        for side, half, tall in zip(sides, halves, heights, strict=False):
-            panels = side.subgridspec(len(half), 1, height_ratios=tall)
-            for panel, key in zip(panels, half, strict=True):
-                _panel(fig.add_subplot(panel), key, parts[key])
+        for side, half in enumerate(halves):
+            panels = sides[side].subgridspec(len(half), 1, height_ratios=heights[side])
+            for row, key in enumerate(half):
+                _panel(fig.add_subplot(panels[row]), key, parts[key])
         handles = [
             Line2D([], [], color=c, marker=m, markerfacecolor=face, linewidth=1.2, label=name)
             for name, (c, m, face) in LOOKS.items()

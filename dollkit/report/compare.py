@@ -37,9 +37,7 @@ from dollkit.report.rows import (
 )
 from dollkit.report.tables import bounds, interval
 
-CONTROLS = ("random", "imagenet")
-"""Arms whose start has nothing to do with the profile's own films."""
-
+CONTROLS = ("random", "imagenet")  # arms whose start has nothing to do with the profile's own films
 BASELINES = ("random", "classifier")
 FILM = ["task", "image_id", "class"]
 COUNTS = ["n_cases", "n_patients", "n_seeds"]
@@ -52,8 +50,7 @@ GAIN_COLUMNS = [
     *bounds("gain_b"), "p_b", *bounds("change"), "p", *COUNTS,
 ]  # fmt: skip
 
-Pair = Mapping[str, pd.DataFrame]
-"""Per-case rows of two profiles, by name."""
+Pair = Mapping[str, pd.DataFrame]  # per-case rows of two profiles, by name
 
 
 def on_shared_films(pair: Pair) -> Pair:
@@ -151,11 +148,11 @@ def write_pair(a: str, b: str, folder: Path) -> list[Path]:
         {n: check_cases(read_table(p, CASE_COLUMNS), str(p)) for n, p in files.items()}
     )
     frames = {"": transfer(pair), "_gains": gains(pair)}
+    starts = frames[""][frames[""]["arm"].isin(CONTROLS)]
     alike = [
         f"{row['task']}, {row['arm']}: {100 * row['same']:.3g} % of rows with the same tp, fp, fn, "
         f"mIoU apart by {row['difference']:+.4f}"
-        for row in frames[""].to_dict("records")
-        if row["arm"] in CONTROLS
+        for row in starts.to_dict("records")
     ]
     control = (
         f"No control: neither of {', '.join(CONTROLS)} was run in both, so nothing tells "

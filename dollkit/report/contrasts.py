@@ -28,9 +28,7 @@ from dollkit.common.statistics import (
 from dollkit.report.rows import Rows, aligned, blocks, main_size
 
 Row = dict[str, object]
-
-Settings = Mapping[Any, pd.DataFrame]
-"""(arm, tuning) to its per-case rows."""
+Settings = Mapping[Any, pd.DataFrame]  # per-case rows by arm and tuning
 
 NO_GAIN = "no gain to keep: doll/full - random/full is not above zero"
 
@@ -213,8 +211,8 @@ def crossing(heights: Floats, target: float) -> float:
 def first_reach(curve: Floats, target: float) -> tuple[float, float]:
     """Step and seconds at which a curve first reaches ``target``; NaN if it never does.
 
-    Linear between evaluations: counting in whole evaluations would make runs look equal. From
-    step 0 on it takes the first positive one, as the ratio of two zeros is not defined.
+    Linear between evaluations, which are few. A target reached at step 0 counts as reached at the
+    first positive one, as the ratio of two zeros is not defined.
     """
     at = crossing(curve[:, 2], target)
     positive = np.flatnonzero(curve[:, 0] > 0)

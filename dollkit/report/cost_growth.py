@@ -31,10 +31,9 @@ def growth(
 ) -> pd.DataFrame:
     """Seconds while one factor grows and the others stay at the first value of their lists.
 
-    One row per point: factor (`FACTORS`), value, seconds (median of rounds in turns), peak_mb (of
-    one walk, above what was held before; NaN where the system does not tell). Pixels stay at the
-    films' own size while another factor grows; films are taken again from the start where there are
-    too few. The lists are films, targets, steps and sides.
+    Seconds are the median of rounds in turns; peak_mb is of one walk, above what was held before,
+    NaN where the system does not tell. Too few films are taken again from the start. The lists are
+    films, targets, steps and sides; pixels stay at the films' own size while another factor grows.
     """
     for name, values in lists.items():
         if len(set(values)) < 2:
@@ -62,9 +61,8 @@ def growth(
 def fits(table: pd.DataFrame) -> pd.DataFrame:
     """How seconds and memory of `growth` grow with each factor.
 
-    Per factor: exponent (of ``seconds ~ value ** exponent``), each (seconds of one more, by a
-    straight line) and first (seconds that the line has at none), peak_ratio (peak memory of the
-    largest value over that of the smallest; NaN where unknown).
+    exponent is of ``seconds ~ value ** exponent``; each (seconds of one more) and first (at none)
+    are of a straight line; peak_ratio is of the largest value over the smallest, NaN if unknown.
     """
     rows = []
     for factor, points in table.groupby("factor", sort=False):

@@ -46,8 +46,6 @@ def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
         steps = {**dict(zip(("task", "tuning", "arm"), key, strict=True)), "step": runs.index}
         ends = {"mean": lines.mean(0), "lo": lines.min(0), "hi": lines.max(0)}
         means.append(pd.DataFrame(steps | ends | {"n_seeds": len(lines)}))
-    if not sum(map(len, means)):
-        raise InputError("figure 4: no curve with a validation mIoU; fine-tune a task first")
     return pd.concat(means, ignore_index=True)
 
 
@@ -235,8 +233,7 @@ def _stairs(ax: Axes, rows: pd.DataFrame) -> None:
 # Figure 6: do the labels of a finding show where it is, if the classifiers can tell that it is?
 
 
-FEWEST = 6
-"""Findings below which no interval of a correlation is given: resamples hold too few ranks."""
+FEWEST = 6  # findings that an interval of a correlation needs: resamples hold fewer ranks
 
 
 def rank_correlation(
@@ -344,12 +341,8 @@ def _caption(data: pd.DataFrame, profile: str) -> str:
 RADII = (9, 12, 16, 20, 25, 31, 38, 50, 64, 80)
 PLACES = [(r, np.array([np.cos(a), np.sin(a)])) for r in RADII for a in np.arange(24) * np.pi / 12]
 """Where a name may stand: its nearest point this far (pixels at the figure's dpi) from the mark."""
-
-LEADER = 12
-"""Pixels from which on a thin line leads from the mark to its name."""
-
-MARK = 5
-"""Half the width of a mark, in pixels."""
+LEADER = 12  # pixels from which on a thin line leads from the mark to its name
+MARK = 5  # half the width of a mark, in pixels
 
 
 def _name_points(ax: Axes, data: pd.DataFrame) -> None:
@@ -364,14 +357,16 @@ def _name_points(ax: Axes, data: pd.DataFrame) -> None:
     taken = [Bbox([dot - MARK, dot + MARK]) for dot in dots]
     look: Any = {"textcoords": "offset points", "annotation_clip": False}
     arrow = {"arrowstyle": "-", "color": "#9a9a9a", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-    for name, at in zip(data["finding"], diamonds.to_numpy(), strict=True):
+    for name, *at in data[["finding", "auroc", "iou"]].to_numpy().tolist():
         text = ax.annotate(name, at, (0, 0), fontsize=7, ha="center", va="center", zorder=5, **look)
         text.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
         box = text.get_window_extent()
         costs, boxes = [], []
         for radius, way in PLACES:
             # The box touches the circle by the side or corner that faces the mark.
-            there = box.translated(*(radius * way + box.size / 2 * np.clip(1.5 * way, -1, 1)))
+            there = box.translated(
+                *(radius * way + np.divide(box.size, 2) * np.clip(1.5 * way, -1, 1))
+            )
             inside = frame.fully_contains(*there.min) and frame.fully_contains(*there.max)
             over = 100 * there.count_overlaps(taken) + 5 * there.count_overlaps(lines)
             costs.append(radius + over + 1000 * (not inside))
@@ -379,7 +374,7 @@ def _name_points(ax: Axes, data: pd.DataFrame) -> None:
         best = int(np.argmin(costs))
         radius, way = PLACES[best]
         taken.append(boxes[best].padded(1))
-        text.set_position(tuple((boxes[best].min - box.min) / per_point))
+        text.set_position(tuple(np.subtract(boxes[best].min, box.min) / per_point))
         text.set_in_layout(False)
         if radius >= LEADER:
             leader = ax.annotate("", at, tuple(radius * way / per_point), arrowprops=arrow, **look)

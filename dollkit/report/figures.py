@@ -1,7 +1,7 @@
 """Figures 1-3 and S2: the approach, labels beside truth, segmentations, how labels come about.
 
-They show radiographs, so those of a real-film profile must not leave the machine they were made
-on. Which cases are shown is decided by rule (quantiles of IoU), never by hand.
+They show radiographs: those of a real-film profile must not leave their machine. Which cases are
+shown is decided by rule (quantiles of IoU), never by hand.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from dollkit.report.render import span
 from dollkit.report.rows import LABEL_ARRAYS, TASK_ARRAYS, at_quantile, load_examples
 from dollkit.report.style import Drawn
 
-RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}
-"""Names of quantiles of IoU."""
+RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}  # names of quantiles of IoU
 
 
 def _handles(label: str, ignored: str) -> list[Any]:
@@ -173,9 +172,8 @@ def figure3(tasks: Sequence[Path], *, profile: str) -> Drawn:
                     ax.axis("off")
                     continue
                 style.film(ax, t["image"][i])
-                for k, (mask, color) in enumerate(
-                    zip(t["truth"][i], cycle(style.CLASS_COLORS), strict=False)
-                ):
+                classes = zip(t["truth"][i], cycle(style.CLASS_COLORS), strict=False)
+                for k, (mask, color) in enumerate(classes):
                     if arm:
                         style.wash(ax, t["prediction"][drawn[arm], i, k], color, 0.5)
                     style.outline(ax, mask, "white", 0.8)

@@ -18,8 +18,7 @@ from matplotlib.lines import Line2D
 from dollkit.report import style
 from dollkit.report.style import Drawn
 
-LETTERS = 16
-"""Of a film's title, on an inch."""
+LETTERS = 16  # of a film's title, on an inch
 
 
 def films(
@@ -75,8 +74,9 @@ def steps(
     for axis, (title, over) in zip(axes, panels.items(), strict=True):
         style.film(axis, image, **over)
         axis.set_title(title, fontsize=8)
-    for axis in (axes[0], axes[-1]) if truth is not None else ():
-        style.outline(axis, truth, style.ORANGE, 1)
+    if truth is not None:
+        style.outline(axes[0], truth, style.ORANGE, 1)
+        style.outline(axes[-1], truth, style.ORANGE, 1)
     return figure
 
 

@@ -28,7 +28,6 @@ from dollkit.labels import summary
 from dollkit.training import metrics
 
 TASKS = ("lungs", "infection", "organs")
-
 SETTING = ["task", "network", "n_train", "tuning", "arm"]
 """What one row of a table is about; seeds, folds, films and classes are averaged over."""
 
@@ -148,8 +147,7 @@ def read_stored(folder: Path) -> Rows:
     return Rows(**frames, ablation=ablation, not_run=reasons)
 
 
-NOT_RUN = "not run: "
-"""Begins the status of an arm in Table 1 that could not run."""
+NOT_RUN = "not run: "  # begins the status of an arm in Table 1 that could not run
 
 
 def _files(folder: Path, pattern: str, only: Collection[str] | None = None) -> list[Path]:
@@ -254,20 +252,18 @@ def _in_order(frame: pd.DataFrame, key: list[str], place: str) -> pd.DataFrame:
     return frame.sort_values(key, kind="stable", ignore_index=True)
 
 
-DIGITS = 6
-"""Significant digits of a stored number."""
+DIGITS = 6  # significant digits of a stored number
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Write CSV with the same bytes every time: `DIGITS`, ``\\n``, gzip without a time."""
     text = frame.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        if path.suffix != ".gz":
-            file.write(text)
-        else:
-            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as stream:
-                stream.write(text)
+    if path.suffix != ".gz":
+        path.write_bytes(text)
+        return
+    with path.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as stream:
+        stream.write(text)
 
 
 def contributions(cases: pd.DataFrame, value: str) -> Floats:
@@ -307,9 +303,7 @@ def difference(one: pd.DataFrame, other: pd.DataFrame) -> Effect:
 # Order and choice: of several networks and training sizes, which are tables and pictures about?
 
 
-UNTOUCHED = "untouched"
-"""Stands for a perturbation in rows of the films as they are; their level is blank."""
-
+UNTOUCHED = "untouched"  # the perturbation of films as they are; their level is blank
 ORDER: dict[str, Sequence[str]] = {
     "task": TASKS, "tuning": TUNINGS, "arm": ARMS, "perturbation": (UNTOUCHED, *KINDS),
 }  # fmt: skip

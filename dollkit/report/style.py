@@ -1,8 +1,5 @@
-"""One look for all figures: colours that hold their arm everywhere, and files with fixed bytes.
-
-Colours are Okabe & Ito's, told apart by readers with any colour vision; every arm also has its
-own line style and marker, so that a greyscale print reads the same.
-"""
+"""One look for all figures: colours (Okabe & Ito's, for any colour vision), lines and markers that
+hold their arm everywhere, so that a greyscale print reads the same, and files with fixed bytes."""
 
 from __future__ import annotations
 
@@ -23,8 +20,7 @@ from matplotlib.lines import Line2D
 from dollkit.data.images import IGNORE
 from dollkit.report.rows import TASKS, write_csv
 
-PAGE = 7.2
-"""Width of a page, in inches."""
+PAGE = 7.2  # width of a page, in inches
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
@@ -89,10 +85,7 @@ class Drawn:
     caption: str
 
     def save(self, stem: Path) -> list[Path]:
-        """Write ``.svg``, ``.png`` (300 dpi), ``.csv`` (the data) and ``.txt`` (the caption).
-
-        The same data give the same bytes: no date, no program name, fixed element ids.
-        """
+        """Write ``.svg``, ``.png``, ``.csv`` (data), ``.txt`` (caption): always the same bytes."""
         stem.parent.mkdir(parents=True, exist_ok=True)
         svg, png = (stem.with_name(stem.name + s) for s in (".svg", ".png"))
         with context():

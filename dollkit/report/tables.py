@@ -27,8 +27,7 @@ from dollkit.report.rows import (
 
 UPPER_BOUND = "upper bound, phantom only"
 INTERVAL = "brackets: 95 % bootstrap interval over patients"
-AGAINST = ("random", "classifier", "shuffled")
-"""Starts that DoLL is compared with at each number of training masks."""
+AGAINST = ("random", "classifier", "shuffled")  # starts that DoLL is compared with at each size
 
 
 def bounds(*names: str) -> list[str]:

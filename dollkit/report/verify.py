@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 
 from dollkit.common import paths
-from dollkit.common.errors import InputError
 from dollkit.labels import summary
 from dollkit.report import claims, page, results
 from dollkit.report import rows as stored_rows
@@ -40,9 +39,7 @@ FILMS = "it shows films, of which no array is stored"
 UNDERIVED = {**dict.fromkeys(page.FILMS, FILMS), "difficulty": FILMS.replace("shows", "measures")}
 UNDERIVED["provenance"] = "it is the record of the run"
 
-SEEN = ("iou_label", "iou_area", "n")
-"""Columns of label_losses that per-case rows of the labels hold; the others need the maps."""
-
+SEEN = ("iou_label", "iou_area", "n")  # of label_losses; its other columns need the maps
 STEPS = ("steps_own", "seconds_own", "steps_random")
 
 
@@ -117,17 +114,13 @@ def _losses(rows: Rows, folder: Path) -> pd.DataFrame | None:
 
 def verify(folder: Path) -> list[Line]:
     """One line for each artefact that is stored in ``figures/<profile>``."""
-    if not (folder / NEEDED).is_file():
-        names = ", ".join(committed_profiles()) or "none"
-        raise InputError(
-            f"{folder / NEEDED}: no such file: run the profile, or mend its name (stored: {names})"
-        )
+    rows = stored_rows.read_stored(folder)
     stems = {p.name.partition(".")[0] for p in folder.iterdir() if p.is_file()}
     # What is written only beside another artefact is checked with it.
     stems -= {s.stored.partition(".")[0] for s in stored_rows.SOURCES.values()} - {"labels"}
     stems -= {"table1_reference"}
     lines = []
-    for name, made in made_again(stored_rows.read_stored(folder), folder).items():
+    for name, made in made_again(rows, folder).items():
         if name in stems:
             found = differences(name, made, folder)
             also = f" (and {len(found) - 1} more)" * (len(found) > 1)
