@@ -351,22 +351,20 @@ def _name_points(ax: Axes, data: pd.DataFrame) -> None:
     assert figure is not None
     figure.draw_without_rendering()
     frame, per_point = ax.get_window_extent(), figure.dpi / 72
-    diamonds, priors = data[["auroc", "iou"]], data[["auroc", "iou_prior"]].dropna()
-    dots = ax.transData.transform(np.vstack([diamonds, priors]))
+    marks = np.vstack([data[["auroc", "iou"]], data[["auroc", "iou_prior"]].dropna()])
     lines = [p.get_extents(ax.transData) for c in ax.collections for p in c.get_paths()]
-    taken = [Bbox([dot - MARK, dot + MARK]) for dot in dots]
-    look: Any = {"textcoords": "offset points", "annotation_clip": False}
+    taken = [Bbox([dot - MARK, dot + MARK]) for dot in ax.transData.transform(marks)]
+    look: Any = {"textcoords": "offset points", "annotation_clip": False, "zorder": 5}
     arrow = {"arrowstyle": "-", "color": "#9a9a9a", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-    for name, *at in data[["finding", "auroc", "iou"]].to_numpy().tolist():
-        text = ax.annotate(name, at, (0, 0), fontsize=7, ha="center", va="center", zorder=5, **look)
+    for name, x, y in data[["finding", "auroc", "iou"]].to_numpy().tolist():
+        text = ax.annotate(name, (x, y), (0, 0), fontsize=7, ha="center", va="center", **look)
         text.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
         box = text.get_window_extent()
+        half = np.divide(box.size, 2)
         costs, boxes = [], []
         for radius, way in PLACES:
             # The box touches the circle by the side or corner that faces the mark.
-            there = box.translated(
-                *(radius * way + np.divide(box.size, 2) * np.clip(1.5 * way, -1, 1))
-            )
+            there = box.translated(*(radius * way + half * np.clip(1.5 * way, -1, 1)))
             inside = frame.fully_contains(*there.min) and frame.fully_contains(*there.max)
             over = 100 * there.count_overlaps(taken) + 5 * there.count_overlaps(lines)
             costs.append(radius + over + 1000 * (not inside))
@@ -377,5 +375,7 @@ def _name_points(ax: Axes, data: pd.DataFrame) -> None:
         text.set_position(tuple(np.subtract(boxes[best].min, box.min) / per_point))
         text.set_in_layout(False)
         if radius >= LEADER:
-            leader = ax.annotate("", at, tuple(radius * way / per_point), arrowprops=arrow, **look)
+            leader = ax.annotate(
+                "", (x, y), tuple(radius * way / per_point), arrowprops=arrow, **look
+            )
             leader.set_in_layout(False)
