@@ -354,7 +354,7 @@ def _name_points(ax: Axes, data: pd.DataFrame) -> None:
     marks = np.vstack([data[["auroc", "iou"]], data[["auroc", "iou_prior"]].dropna()])
     lines = [p.get_extents(ax.transData) for c in ax.collections for p in c.get_paths()]
     taken = [Bbox([dot - MARK, dot + MARK]) for dot in ax.transData.transform(marks)]
-    look: Any = {"textcoords": "offset points", "annotation_clip": False, "zorder": 5}
+    look: Any = {"textcoords": "offset points", "annotation_clip": False, "in_layout": False}
     arrow = {"arrowstyle": "-", "color": "#9a9a9a", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
     for name, x, y in data[["finding", "auroc", "iou"]].to_numpy().tolist():
         text = ax.annotate(name, (x, y), (0, 0), fontsize=7, ha="center", va="center", **look)
@@ -373,9 +373,6 @@ def _name_points(ax: Axes, data: pd.DataFrame) -> None:
         radius, way = PLACES[best]
         taken.append(boxes[best].padded(1))
         text.set_position(tuple(np.subtract(boxes[best].min, box.min) / per_point))
-        text.set_in_layout(False)
         if radius >= LEADER:
-            leader = ax.annotate(
-                "", (x, y), tuple(radius * way / per_point), arrowprops=arrow, **look
-            )
-            leader.set_in_layout(False)
+            end = tuple(radius * way / per_point)
+            ax.annotate("", (x, y), end, arrowprops=arrow, **look)
