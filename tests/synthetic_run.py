@@ -116,7 +116,7 @@ def perturbed(plain: pd.DataFrame) -> pd.DataFrame:
     lost = plain[plain["tuning"] == "full"].copy()
     gone = lost["tp"] // 20
     lost["tp"], lost["fn"] = lost["tp"] - gone, lost["fn"] + gone
-    return stored.check_robust(judged(lost.assign(perturbation="noise", level=20.0)), "made up")
+    return stored.check_cases(judged(lost.assign(perturbation="noise", level=20.0)), "made up")
 
 
 def label_cases(gap: float = 0.1, *, committee: float = 0.03, patients: int = 60) -> pd.DataFrame:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.common.errors import InputError
 from dollkit.report import claims, contrasts
 from tests import synthetic_run as synthetic
 
@@ -188,8 +187,6 @@ def test_figure_s5_shows_deciding_contrasts_in_the_order_of_the_claims() -> None
     two = pd.concat([ROWS, ROWS.assign(network="unet")], ignore_index=True)
     ticks = claims.figure_s5(two, profile="p").figure.axes[0].get_yticklabels()
     assert ticks[0].get_text() == "lungs: pspnet, doll - random"
-    with pytest.raises(InputError, match="'relevance' is missing"):
-        claims.figure_s5(ROWS.drop(columns="relevance"), profile="p")
 
 
 def test_one_interval_without_end_hides_no_other() -> None:

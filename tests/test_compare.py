@@ -114,10 +114,10 @@ def test_only_films_and_seeds_that_both_have_count() -> None:
 def test_films_that_are_not_the_same_are_refused() -> None:
     there = cases(tasks=["lungs"])
     for column, value, words in (
-        ("patient_id", "somebody", "film lungs0003_0, lungs of lungs, has patient"),
-        ("fold", 2, "has fold 2 and 0: they do not test the same films after the same training"),
-        ("fn", 7, r"has true area \d+ and 65000"),
-        ("class", "heart", r"class '\w+' in one of them alone"),
+        ("patient_id", "somebody", "lungs0003_0 of lungs has class 'lungs' with patient"),
+        ("fold", 2, r"fold [02] and .* not test the same films after the same training"),
+        ("fn", 7, r"true area \d+ in one of them alone"),
+        ("class", "heart", r"class '\w+' .* in one of them alone"),
     ):
         here = there.copy()
         here.loc[here["image_id"] == "lungs0003_0", column] = value

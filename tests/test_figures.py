@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 from scipy import stats as sps
 
 from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.labels import summary
-from dollkit.report import agreement, curves, figures, in_notebook, results, rows, style
+from dollkit.report import curves, figures, in_notebook, results, rows, style
 from tests import synthetic_run as synthetic
 
 LABELS = "labels/examples.npz"
@@ -169,15 +170,15 @@ def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(run: Path) -> None
 
 def test_rank_correlation_of_known_orders_and_that_of_scipy_also_in_its_resamples() -> None:
     x = np.arange(8.0)
-    assert agreement.rank_correlation(x, x**3) == pytest.approx((1, 1, 1))
-    assert agreement.rank_correlation(x, -np.exp(x)) == pytest.approx((-1, -1, -1))
-    rho, lo, hi = agreement.rank_correlation([1, 2, 3, 4], [2, 1, 4, 3])
+    assert curves.rank_correlation(x, x**3) == pytest.approx((1, 1, 1))
+    assert curves.rank_correlation(x, -np.exp(x)) == pytest.approx((-1, -1, -1))
+    rho, lo, hi = curves.rank_correlation([1, 2, 3, 4], [2, 1, 4, 3])
     assert rho == pytest.approx(0.6)  # 1 - 6 * 4 / (4 * 15)
-    assert np.isnan([lo, hi, *agreement.rank_correlation([1, 2], [2, 3])]).all()
-    assert np.isnan(agreement.rank_correlation(np.ones(8), x)[0])
+    assert np.isnan([lo, hi, *curves.rank_correlation([1, 2], [2, 3])]).all()
+    assert np.isnan(curves.rank_correlation(np.ones(8), x)[0])
     draw = np.random.default_rng(3)
     x, y = draw.normal(size=12), draw.normal(size=12).round(1)
-    rho, lo, hi = agreement.rank_correlation(x, y, n_boot=300, seed=5)
+    rho, lo, hi = curves.rank_correlation(x, y, n_boot=300, seed=5)
     assert rho == pytest.approx(sps.spearmanr(x, y).statistic)
     picks = np.random.default_rng(5).integers(0, 12, (300, 12))
     slow = [sps.spearmanr(x[p], y[p]).statistic for p in picks]
@@ -190,7 +191,7 @@ def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) 
     judged.loc[judged["finding"] == PATHOLOGIES[1], "iou_matched"] = np.nan
     unsure = judged["finding"] == PATHOLOGIES[2]
     judged.loc[unsure, ["iou_matched_lo", "iou_matched_hi"]] = np.nan
-    drawn = agreement.figure6(graded, judged, profile="p")
+    drawn = curves.figure6(graded, judged, profile="p")
     assert drawn.data["finding"].tolist() == list(PATHOLOGIES[2:])
     first, auroc = drawn.data.iloc[0], graded[graded["finding"] == PATHOLOGIES[2]]["auroc"]
     assert (first["auroc"], first["auroc_lo"]) == pytest.approx((auroc.mean(), auroc.min()))
@@ -199,26 +200,25 @@ def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) 
     assert [len(np.asarray(line.get_xdata())) for line in hollow] == [1]
     assert "hollow: too few patients" in drawn.caption
     with pytest.raises(InputError, match="no finding has both"):
-        agreement.figure6(graded, judged.iloc[:0], profile="p")
+        curves.figure6(graded, judged.iloc[:0], profile="p")
 
 
 @pytest.mark.parametrize("profile", ["laptop", "open"])
 def test_names_overlap_neither_each_other_nor_a_diamond(profile: str) -> None:
     stored = rows.read_stored(paths.ROOT / "figures" / profile)
     judged = results.shipped_quality(stored)
-    drawn = agreement.figure6(stored.classifiers, judged, profile=profile)
+    drawn = curves.figure6(stored.classifiers, judged, profile=profile)
     ax = drawn.figure.axes[0]
     with style.context():
         drawn.figure.draw_without_rendering()
         texts = [t for t in ax.texts if isinstance(t, Annotation) and t.get_text()]
-        boxes = np.array([t.get_window_extent().extents for t in texts])
+        boxes = [t.get_window_extent() for t in texts]
         at = ax.transData.transform(drawn.data[["auroc", "iou"]].to_numpy())
-        frame = np.asarray(ax.get_window_extent().extents)
+        frame = ax.get_window_extent()
     assert len(boxes) == len(drawn.data) > 0
-    sizes = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    np.testing.assert_allclose(agreement.overlap(boxes, boxes), np.diag(sizes))
-    assert agreement.overlap(boxes, np.hstack([at - 3, at + 3])).max() == 0
-    np.testing.assert_allclose(agreement.overlap(boxes, frame[None])[:, 0], sizes)
+    marks = [Bbox([dot - 3, dot + 3]) for dot in at]
+    assert {box.count_overlaps([*boxes, *marks]) for box in boxes} == {1}  # itself
+    assert all(frame.fully_contains(*end) for box in boxes for end in (box.min, box.max))
 
 
 def test_a_number_and_its_interval_stay_together(tmp_path: Path) -> None:

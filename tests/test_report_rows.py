@@ -103,7 +103,7 @@ def test_broken_rows_name_their_file(change: Change, message: str, tmp_path: Pat
     broken = change(small().assign(perturbation="noise", level=10.0))
     path.write_bytes(gzip.compress(broken.to_csv(index=False).encode()))
     with pytest.raises(InputError, match=message) as caught:
-        rows.check_robust(rows.read_table(path, rows.ROBUST_COLUMNS), str(path))
+        rows.check_cases(rows.read_table(path, rows.ROBUST_COLUMNS), str(path))
     assert str(path) in str(caught.value)
 
 

@@ -22,18 +22,15 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dollkit.common.errors import InputError
 from dollkit.common.statistics import FEWEST, holm
 from dollkit.report import style
 from dollkit.report.contrasts import NO_GAIN, label_rows, segmentation_rows
-from dollkit.report.render import format_value, markdown, p_value, span
+from dollkit.report.render import format_value, markdown, p_value, signed, span
 from dollkit.report.rows import Rows, read_table, write_csv
 
 ALPHA = 0.05
 CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "undecided"
-
-MIN_SEEDS = 3
-"""Seeds below which no contrast between trained networks is decided."""
+MIN_SEEDS = 3  # seeds below which no contrast between trained networks is decided
 
 
 class Claim(NamedTuple):
@@ -166,7 +163,7 @@ def sentence(rows: pd.DataFrame, claim: str) -> str:
     ends = []
     for row in tested.iloc[sorted({0, len(tested) - 1})].to_dict("records"):
         values = [row[k] for k in ("effect", "lo", "hi")]
-        text = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*values)
+        text = signed(*values)
         if claim == "C3":
             text = "{:.2f} times [{:.2f}, {:.2f}]".format(*np.exp(values))
         ends.append(f"{text} ({row['contrast']}, {row['task']})")
@@ -192,9 +189,7 @@ def write_claims(
 ) -> list[Path]:
     """Write the result of `evaluate` as ``claims.csv`` and ``claims.md``.
 
-    Args:
-        population: one phrase saying whose films these are, e.g. "synthetic chest phantom".
-        repeats: pre-training runs of each arm, see `results.repeats`; 0: not known.
+    `population` says whose films these are; `repeats` is that of `results`, 0 if not known.
     """
     seeds = rows.loc[rows["n_seeds"] > 0, "n_seeds"]
     counted = f"; pre-training runs per arm: {repeats}" if repeats else ""
@@ -250,14 +245,10 @@ def _claim_table(rows: pd.DataFrame) -> str:
     shown: dict[str, object] = {"task": rows["task"]}
     if rows["network"].nunique() > 1 or rows["n_train"].nunique() > 1:
         shown["network, n train"] = rows["network"] + ", " + rows["n_train"].astype(str)
-    effect, lo, hi = (
-        ["–" if pd.isna(v) else f"{v:+.3f}" for v in rows[c]] for c in ("effect", "lo", "hi")
-    )
+    effects = rows[["effect", "lo", "hi"]].astype(float).to_numpy()
     shown |= {
         "contrast": rows["contrast"],
-        "effect [95 %]": [
-            e if a == "–" else f"{e} [{a}, {b}]" for e, a, b in zip(effect, lo, hi, strict=True)
-        ],
+        "effect [95 %]": [signed(*values) for values in effects],
         "p (Holm)": [p_value(float(p)) for p in rows["p_holm"]],
         "mde": [format_value(float(m)) for m in rows["mde"]],
         **{n.removeprefix("n_"): rows[n].astype(str) for n in ("n_cases", "n_patients", "n_seeds")},
@@ -281,9 +272,7 @@ LOOKS = {
 }
 """Colour, marker and its filling, so that a greyscale print tells them apart."""
 
-SIDES = (("C1", "C2"), ("C3", "C4", "C5"))
-"""Claims of the left and of the right half."""
-
+SIDES = (("C1", "C2"), ("C3", "C4", "C5"))  # claims of the left and of the right half
 TITLES = {"C1": "IoU", "C2": "mIoU", "C3": "steps, as a ratio", "C4": "mIoU", "C5": "IoU"}
 SHORT = (
     ("steps to 95 %: ", ""),
@@ -292,38 +281,23 @@ SHORT = (
 )
 """What the names of contrasts say beyond their panel's title."""
 
-FACTORS = ((0.5, 0.7, 1, 1.5, 2, 3), (0.1, 0.2, 0.5, 1, 2, 5, 10), (0.001, 0.01, 0.1, 1, 10, 100))
-"""Ticks of C3, whose effect is a log ratio; the first that are few enough."""
-
-WIDEST = 2.0
-"""How far a panel reaches beyond its effects, in median widths of its intervals."""
+WIDEST = 2.0  # how far a panel reaches beyond its effects, in median widths of its intervals
 
 
 def figure_s5(rows: pd.DataFrame, *, profile: str) -> style.Drawn:
-    """Effects and 95 % intervals, one line per deciding contrast, one panel per claim.
-
-    Data: `SHOWN` of the contrasts that have an effect, in the order of the claims.
-
-    Args:
-        rows: result of `evaluate`, or what ``claims.csv`` holds.
-    """
-    for column in COLUMNS:
-        if column not in rows:
-            raise InputError(f"figure S5: column {column!r} is missing; run the claims stage again")
+    """Effects and 95 % intervals, one line per deciding contrast, one panel per claim."""
     data = rows[rows["decides"].astype(bool) & rows["effect"].notna()]
     data = data.sort_values("claim", kind="stable", ignore_index=True)[SHOWN]
     parts = {str(key): part for key, part in data.groupby("claim")}
     halves = [half for keys in SIDES if (half := [k for k in keys if k in parts])]
     with style.context():
         heights = [[len(parts[k]) + 3 for k in half] for half in halves]
-        tallest = max(map(sum, heights), default=3)
-        fig = style.canvas(style.PAGE, 0.165 * tallest + 0.4)
-        outer = fig.add_gridspec(1, max(len(halves), 1))
+        fig = style.canvas(style.PAGE, 0.165 * max(map(sum, heights), default=3) + 0.4)
+        sides = fig.add_gridspec(1, max(len(halves), 1))
         for side, half in enumerate(halves):
-            rows_of = [*heights[side], *filter(None, [tallest - sum(heights[side])])]
-            inner = outer[side].subgridspec(len(rows_of), 1, height_ratios=rows_of)
+            panels = sides[side].subgridspec(len(half), 1, height_ratios=heights[side])
             for row, key in enumerate(half):
-                _panel(fig.add_subplot(inner[row]), key, parts[key])
+                _panel(fig.add_subplot(panels[row]), key, parts[key])
         handles = [
             Line2D([], [], color=c, marker=m, markerfacecolor=face, linewidth=1.2, label=name)
             for name, (c, m, face) in LOOKS.items()
@@ -350,11 +324,11 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
     mixed = part["network"].nunique() > 1
     names = []
     spans = part[["effect", "lo", "hi"]].to_numpy(np.float64)
-    for y, (effect, lo, hi), row in zip(place, spans, part.to_dict("records"), strict=True):
-        colour, marker, face = LOOKS[row["verdict"]]
-        if np.isfinite(lo):
-            ax.plot([lo, hi], [y, y], color=colour, linewidth=1.2)
-        ax.plot(effect, y, marker, color=colour, markerfacecolor=face, markersize=4.5)
+    for verdict, (colour, marker, face) in LOOKS.items():
+        rows = (part["verdict"] == verdict).to_numpy()
+        look = {"color": colour, "markerfacecolor": face, "markersize": 4.5, "elinewidth": 1.2}
+        style.intervals(ax, part[rows], "effect", place[rows], marker, **look)
+    for row in part.to_dict("records"):
         name = row["contrast"]
         for pattern, other in SHORT:
             name = re.sub(pattern, other, name)
@@ -377,8 +351,5 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
     ax.spines["left"].set_visible(False)
     ax.set_title(f"{claim}  {TITLES[claim]}", loc="left", fontweight="bold", pad=2)
     ax.xaxis.set_major_locator(MaxNLocator(4))
-    if claim == "C3":
-        low, high = np.exp(ax.get_xlim())
-        inside = [[f for f in factors if low <= f <= high] for factors in FACTORS]
-        ticks = next((factors for factors in inside if 2 < len(factors) < 6), inside[0])
-        ax.set_xticks(np.log(ticks), [f"{f:.3g}x" for f in ticks])
+    if claim == "C3":  # effects are logarithms of ratios
+        ax.xaxis.set_major_formatter(lambda value, _: f"{np.exp(value):.2g}x")

@@ -23,7 +23,7 @@ from dollkit.common import ARMS, paths
 from dollkit.common.errors import InputError, brief
 from dollkit.common.statistics import Floats, crossed_effect, holm
 from dollkit.report import claims, page
-from dollkit.report.render import Table, constant, span
+from dollkit.report.render import Table, constant, signed, span
 from dollkit.report.results import repeats
 from dollkit.report.rows import (
     CASE_COLUMNS,
@@ -37,9 +37,7 @@ from dollkit.report.rows import (
 )
 from dollkit.report.tables import bounds, interval
 
-CONTROLS = ("random", "imagenet")
-"""Arms whose start has nothing to do with the profile's own films."""
-
+CONTROLS = ("random", "imagenet")  # arms whose start has nothing to do with the profile's own films
 BASELINES = ("random", "classifier")
 FILM = ["task", "image_id", "class"]
 COUNTS = ["n_cases", "n_patients", "n_seeds"]
@@ -52,8 +50,7 @@ GAIN_COLUMNS = [
     *bounds("gain_b"), "p_b", *bounds("change"), "p", *COUNTS,
 ]  # fmt: skip
 
-Pair = Mapping[str, pd.DataFrame]
-"""Per-case rows of two profiles, by name."""
+Pair = Mapping[str, pd.DataFrame]  # per-case rows of two profiles, by name
 
 
 def on_shared_films(pair: Pair) -> Pair:
@@ -67,30 +64,22 @@ def on_shared_films(pair: Pair) -> Pair:
     between = f"profiles {' and '.join(pair)}"
     if shared.empty:
         raise InputError(f"{between} test no film in common: name two that share a task's films")
-    both = films[0].merge(films[1], on=FILM, how="outer", suffixes=("_a", "_b"), indicator=True)
-    both = both.merge(shared)
+    both = films[0].merge(films[1], how="outer", indicator=True).merge(shared)
     for row in both[both["_merge"] != "both"][:1].to_dict("records"):
         raise InputError(
-            f"{between}: film {row['image_id']} of {row['task']} has the class {row['class']!r} in "
-            "one of them alone: they do not test the same films"
+            f"{between}: film {row['image_id']} of {row['task']} has class {row['class']!r} with "
+            f"patient {row['patient_id']}, fold {row['fold']} and true area {row['area']} in one "
+            "of them alone: they do not test the same films after the same training; run both at "
+            "one size, seed and split"
         )
-    for column, what in (("patient_id", "patient"), ("area", "true area"), ("fold", "fold")):
-        differ = both[both[f"{column}_a"] != both[f"{column}_b"]]
-        for row in differ[:1].to_dict("records"):
-            raise InputError(
-                f"{between}: film {row['image_id']}, {row['class']} of {row['task']}, has {what} "
-                f"{row[f'{column}_a']} and {row[f'{column}_b']}: they do not test the same films "
-                "after the same training; run both at one size, seed and split"
-            )
     return {name: rows.merge(shared, on=FILM[:2]) for name, rows in pair.items()}
 
 
 def transfer(pair: Pair) -> pd.DataFrame:
     """Every setting of two profiles on the films and seeds that both have: `TRANSFER_COLUMNS`.
 
-    mIoU of each; difference (a - b) with 95 % interval and p of the crossed random-effects design
-    over seeds and patients; p_holm over all rows but `CONTROLS`; same: share of rows (film, class,
-    seed) whose tp, fp and fn are equal; films, patients, seeds.
+    difference is a - b, over seeds and patients; p_holm is over all rows but `CONTROLS`; same is
+    the share of rows (film, class, seed) whose tp, fp and fn are equal.
     """
     profiles = dict(zip(("profile_a", "profile_b"), pair, strict=True))
     a, b = (dict(list(cases.groupby(SETTING))) for cases in pair.values())
@@ -122,7 +111,6 @@ def _effect(name: str, p: str, matrix: Floats) -> dict[str, object]:
 def gains(pair: Pair) -> pd.DataFrame:
     """What each arm gives beyond `BASELINES` in each profile, and how it changes: `GAIN_COLUMNS`.
 
-    Gain (arm - baseline) in each, with 95 % interval and p; change (gain in a - gain in b); counts.
     A row rests on the films and seeds that all its settings have; a profile without the arm leaves
     its part blank.
     """
@@ -160,11 +148,11 @@ def write_pair(a: str, b: str, folder: Path) -> list[Path]:
         {n: check_cases(read_table(p, CASE_COLUMNS), str(p)) for n, p in files.items()}
     )
     frames = {"": transfer(pair), "_gains": gains(pair)}
+    starts = frames[""][frames[""]["arm"].isin(CONTROLS)]
     alike = [
         f"{row['task']}, {row['arm']}: {100 * row['same']:.3g} % of rows with the same tp, fp, fn, "
         f"mIoU apart by {row['difference']:+.4f}"
-        for row in frames[""].to_dict("records")
-        if row["arm"] in CONTROLS
+        for row in starts.to_dict("records")
     ]
     control = (
         f"No control: neither of {', '.join(CONTROLS)} was run in both, so nothing tells "
@@ -235,8 +223,8 @@ def c2_contrasts(profiles: Sequence[str]) -> pd.DataFrame:
 
 def c2_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per profile, network and task; one column of text per other start."""
-    ends = zip(*(frame[c] for c in ("effect", "lo", "hi", "verdict")), strict=True)
-    text = [f"{e:+.3f} [{lo:+.3f}, {hi:+.3f}]{MARKS[verdict]}" for e, lo, hi, verdict in ends]
+    effects = zip(frame[["effect", "lo", "hi"]].to_numpy(float), frame["verdict"], strict=True)
+    text = [signed(*values) + MARKS[verdict] for values, verdict in effects]
     frame = frame.assign(text=text)
     names = {"n_patients": "patients", "n_seeds": "seeds", "n_pretrained": "pre-trained"}
     counts = frame.groupby(BLOCK, sort=False)[list(names)].max().rename(columns=names)

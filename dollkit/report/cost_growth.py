@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS
 from dollkit.explanations.cost import peak_mb, walk_seconds
 from dollkit.explanations.integrated_gradients import BUDGET_MB
 from dollkit.report import style
@@ -26,26 +25,20 @@ def growth(
     x: torch.Tensor,
     *,
     precision: str,
-    films: Sequence[int],
-    targets: Sequence[int],
-    steps: Sequence[int],
-    sides: Sequence[int],
     rounds: int = 3,
     budget_mb: int = BUDGET_MB,
+    **lists: Sequence[int],
 ) -> pd.DataFrame:
     """Seconds while one factor grows and the others stay at the first value of their lists.
 
-    One row per point: factor (`FACTORS`), value, seconds (median of rounds in turns), peak_mb (of
-    one walk, above what was held before; NaN where the system does not tell). Pixels stay at the
-    films' own size while another factor grows; films are taken again from the start where there are
-    too few.
+    Seconds are the median of rounds in turns; peak_mb is of one walk, above what was held before,
+    NaN where the system does not tell. Too few films are taken again from the start. The lists are
+    films, targets, steps and sides; pixels stay at the films' own size while another factor grows.
     """
-    lists = dict(zip(FACTORS, (films, targets, steps, sides), strict=True))
     for name, values in lists.items():
-        if len(set(values)) < 2 or min(values) < 1:
+        if len(set(values)) < 2:
             raise InputError(f"growth with {name} is asked of {list(values)}: give two or more")
-    if rounds < 1 or max(targets) > len(FINDINGS):
-        raise InputError(f"give rounds, and at most {len(FINDINGS)} targets")
+    lists["pixels"] = lists.pop("sides")
     points = []
     for factor, value in [(f, v) for f, values in lists.items() for v in values]:
         at = {name: values[0] for name, values in lists.items()} | {factor: value}
@@ -68,9 +61,8 @@ def growth(
 def fits(table: pd.DataFrame) -> pd.DataFrame:
     """How seconds and memory of `growth` grow with each factor.
 
-    Per factor: exponent (of ``seconds ~ value ** exponent``), each (seconds of one more, by a
-    straight line) and first (seconds that the line has at none), peak_ratio (peak memory of the
-    largest value over that of the smallest; NaN where unknown).
+    exponent is of ``seconds ~ value ** exponent``; each (seconds of one more) and first (at none)
+    are of a straight line; peak_ratio is of the largest value over the smallest, NaN if unknown.
     """
     rows = []
     for factor, points in table.groupby("factor", sort=False):
@@ -91,17 +83,13 @@ def figure(table: pd.DataFrame) -> style.Drawn:
             ax.plot(points["value"], points["seconds"], "o-", color=style.BLUE)
             ax.set(xlabel=factor, title=f"exponent {exponents[factor]:.2f}")
             ax.set_ylim(0, 1.15 * float(points["seconds"].max()))
-            if points["peak_mb"].notna().all():
-                memory = ax.twinx()
-                memory.plot(points["value"], points["peak_mb"], "s:", color=style.ORANGE)
-                memory.set_ylim(0, 1.15 * max(float(table["peak_mb"].max()), 1.0))
-                memory.spines["right"].set_visible(True)
-                if factor == FACTORS[-1]:
-                    memory.set_ylabel("peak memory, MiB (squares)")
-                else:
-                    memory.set_yticklabels([])
-            if factor == FACTORS[0]:
-                ax.set_ylabel("seconds (dots)")
+            memory = ax.twinx()
+            memory.plot(points["value"], points["peak_mb"], "s:", color=style.ORANGE)
+            memory.set_ylim(0, 1.15 * np.nanmax([1, *table["peak_mb"]]))
+            memory.spines["right"].set_visible(True)
+            memory.tick_params(labelright=factor == FACTORS[-1])
+        memory.set_ylabel("peak memory, MiB (squares)")
+        drawing.axes[0].set_ylabel("seconds (dots)")
     caption = (
         "Seconds (dots, left) and peak memory above what was held before (squares, right) of "
         "Integrated Gradients while one factor grows. Median of rounds in which all points take "

@@ -1,7 +1,7 @@
 """Figures 1-3 and S2: the approach, labels beside truth, segmentations, how labels come about.
 
-They show radiographs, so those of a real-film profile must not leave the machine they were made
-on. Which cases are shown is decided by rule (quantiles of IoU), never by hand.
+They show radiographs: those of a real-film profile must not leave their machine. Which cases are
+shown is decided by rule (quantiles of IoU), never by hand.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyArrowPatch, Patch
+from matplotlib.patches import Patch
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, MOBILE, PATHOLOGIES
@@ -26,8 +24,7 @@ from dollkit.report.render import span
 from dollkit.report.rows import LABEL_ARRAYS, TASK_ARRAYS, at_quantile, load_examples
 from dollkit.report.style import Drawn
 
-RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}
-"""Names of quantiles of IoU."""
+RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}  # names of quantiles of IoU
 
 
 def _handles(label: str, ignored: str) -> list[Any]:
@@ -37,20 +34,10 @@ def _handles(label: str, ignored: str) -> list[Any]:
     return [blue, yellow, Line2D([], [], color=style.ORANGE, lw=1.5, label="truth")]
 
 
-def _square(fig: Figure, left: float, bottom: float, side: float) -> Axes:
-    """Square axes, in inches."""
-    width, height = fig.get_size_inches()
-    return fig.add_axes((left / width, bottom / height, side / width, side / height))
-
-
 def figure1(labels: Path, task: Path, *, profile: str, arm: str = "doll") -> Drawn:
     """The approach, from real arrays: film, maps, consensus, label with ignore band, network.
 
-    Data: panel, what, share of pixels called finding and ignored.
-
-    Args:
-        labels: ``labels/examples.npz`` (`LABEL_ARRAYS`).
-        task: ``examples.npz`` of a fine-tuning stage; the last panel has the arm's prediction.
+    From ``examples.npz`` of the labels and of a fine-tuning stage, whose `arm` predicts.
     """
     a, t = load_examples(labels, LABEL_ARRAYS), load_examples(task, TASK_ARRAYS)
     mobile = np.flatnonzero(np.isin(a["finding"], MOBILE))
@@ -65,29 +52,26 @@ def figure1(labels: Path, task: Path, *, profile: str, arm: str = "doll") -> Dra
         f"1  film with\n{finding}", "2  one map per\nclassifier (IG)", "3  consensus\nof the maps",
         "4  DoLL label\npre-trains network", f"5  fine-tuned\non {t['task']}",
     )  # fmt: skip
-    gap, head, edge = 0.26, 0.36, 0.02
-    side = (style.PAGE - gap * (len(titles) - 1) - 2 * edge) / len(titles)
-    lefts = [edge + k * (side + gap) for k in range(len(titles))]
     with style.context():
-        height = side + head + 2 * edge
-        fig = Figure(figsize=(style.PAGE, height))
-        for left in lefts[1:]:
-            ends = [
-                ((left - d) / style.PAGE, (edge + side / 2) / height) for d in (gap - 0.03, 0.03)
-            ]
-            arrow = FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=9, lw=1.2)
-            arrow.set_color(style.GREY)
-            fig.add_artist(arrow)
-        film = _square(fig, lefts[0], edge, side)
+        fig = style.canvas(style.PAGE, 1.7)
+        axes = fig.subplots(1, len(titles))
+        film, maps, consensus, labelled, network = axes
+        fig.set_layout_engine("constrained", wspace=0.15)
+        arrow = {"arrowstyle": "-|>", "linewidth": 1.2, "color": style.GREY}
+        for ax, title in zip(axes, titles, strict=True):
+            ax.set_title(title)
+            if ax is not film:
+                ends = (-0.01, 0.5), (-0.17, 0.5)
+                ax.annotate("", *ends, xycoords="axes fraction", arrowprops=arrow).set_in_layout(
+                    False
+                )
         style.film(film, image)
+        style.film(maps, np.full_like(image, 255))
         for k, name in enumerate(a["classifiers"][:4]):  # in a two by two grid
-            x, y = lefts[1] + 0.52 * side * (k % 2), edge + 0.52 * side * (1 - k // 2)
             shown = style.short(str(name))
-            ax = _square(fig, x, y, 0.48 * side)
+            ax = maps.inset_axes((0.52 * (k % 2), 0.52 * (1 - k // 2), 0.48, 0.48))
             style.film(ax, image, heat=a["maps"][i][k])
             style.tag(ax, shown, min(4.5, 64 / len(shown)))  # not wider than its film
-        maps, consensus, labelled, network = (_square(fig, x, edge, side) for x in lefts[1:])
-        maps.axis("off")
         style.film(consensus, image, heat=a["map"][i])
         style.film(labelled, image, label=target)
         style.outline(labelled, truth, "white", 0.7)
@@ -95,8 +79,6 @@ def figure1(labels: Path, task: Path, *, profile: str, arm: str = "doll") -> Dra
         masks = t["prediction"][arms.index(arm), j]
         for mask, color in zip(masks, cycle(style.CLASS_COLORS), strict=False):
             style.wash(network, mask, color)
-        for ax, title in zip((film, maps, consensus, labelled, network), titles, strict=True):
-            ax.set_title(title)
     rows: list[dict[str, object]] = [
         {"panel": name, "image_id": a["image_id"][i], "finding": finding}
         | {"share_finding": float((mask == 1).mean())}
@@ -118,12 +100,8 @@ def figure1(labels: Path, task: Path, *, profile: str, arm: str = "doll") -> Dra
 def figure2(labels: Path, *, profile: str, columns: int = 6) -> Drawn:
     """DoLL labels beside truth: best, median and worst film per finding, by rule.
 
-    Data: finding, rank (best, median, worst), image_id, iou, n (examples).
-
-    Args:
-        labels: ``labels/examples.npz``.
-        columns: at most so many findings: the mobile ones with three examples or more, in
-            CheXpert's order; all that have examples, if none of these has so many.
+    At most so many `columns`: the mobile findings with three examples or more, in CheXpert's order;
+    all that have examples, if none of these has so many.
     """
     a = load_examples(labels, LABEL_ARRAYS)
     have = {f: int((a["finding"] == f).sum()) for f in FINDINGS}
@@ -164,12 +142,8 @@ def _wrap(name: str) -> str:
 def figure3(tasks: Sequence[Path], *, profile: str) -> Drawn:
     """Segmentations of the arms side by side, truth as contour.
 
-    Per task the films of median and lowest IoU, averaged over arms, are shown; data: task,
-    image_id, quantile, arm, iou.
-
-    Args:
-        tasks: ``examples.npz`` of each fine-tuning stage; those of PSPNet are shown, or, without
-            any, of the first one's network.
+    Per task the films of median and lowest IoU, averaged over arms; of ``examples.npz`` of each
+    fine-tuning stage those of PSPNet or, without any, of the first one's network.
     """
     if not tasks:
         raise InputError("figure 3: no examples.npz given; fine-tune a task first")
@@ -198,9 +172,8 @@ def figure3(tasks: Sequence[Path], *, profile: str) -> Drawn:
                     ax.axis("off")
                     continue
                 style.film(ax, t["image"][i])
-                for k, (mask, color) in enumerate(
-                    zip(t["truth"][i], cycle(style.CLASS_COLORS), strict=False)
-                ):
+                classes = zip(t["truth"][i], cycle(style.CLASS_COLORS), strict=False)
+                for k, (mask, color) in enumerate(classes):
                     if arm:
                         style.wash(ax, t["prediction"][drawn[arm], i, k], color, 0.5)
                     style.outline(ax, mask, "white", 0.8)
@@ -223,16 +196,11 @@ def figure3(tasks: Sequence[Path], *, profile: str) -> Drawn:
     return Drawn(fig, pd.DataFrame(rows), caption)
 
 
-LINE, FOOT, NAMES, GAP = 0.14, 0.3, 1.02, 0.03
-"""Inches of figure S2: one line of a title, below the films, left of them, between them."""
-
-
 def figure_s2(labels: Path, *, profile: str) -> Drawn:
     """How the label of each finding comes about: film, maps, consensus, label, truth.
 
     One row for each finding that has an example: that of median IoU at matched area or, where no
-    truth is known, the first. Data: finding, image_id, iou (at matched area; NaN without truth), n
-    (examples), probability of each classifier.
+    truth is known, the first.
     """
     a = load_examples(labels, LABEL_ARRAYS)
     known = bool(a["truth"].any())
@@ -246,17 +214,13 @@ def figure_s2(labels: Path, *, profile: str) -> Drawn:
     titles += ["truth"] * known
     rows: list[dict[str, object]] = []
     with style.context():
-        head = 0.08 + LINE * max(t.count("\n") + 1 for t in titles)
-        fits = (style.PAGE - NAMES) / len(titles), (9.8 - head - FOOT) / len(pools)
-        side = min(0.95, *fits) - GAP
-        height = head + len(pools) * (side + GAP) + FOOT
-        fig = Figure(figsize=(NAMES + len(titles) * (side + GAP), height))
-        for r, (finding, pool) in enumerate(pools.items()):
+        side = min(0.95, (style.PAGE - 1) / len(titles), 9 / len(pools))
+        fig = style.canvas(1 + side * len(titles), 0.7 + side * len(pools))
+        grid = fig.subplots(len(pools), len(titles), squeeze=False)
+        for ax, title in zip(grid[0], titles, strict=True):
+            ax.set_title(title, fontsize=8.5, linespacing=1.0)
+        for axes, (finding, pool) in zip(grid, pools.items(), strict=True):
             i = int(pool[at_quantile(a["iou"][pool], 0.5) if known else 0])
-            bottom = height - head - (r + 1) * (side + GAP) + GAP
-            axes = [
-                _square(fig, NAMES + c * (side + GAP), bottom, side) for c in range(len(titles))
-            ]
             film, *maps = axes[: len(names) + 1]
             consensus, made, *true = axes[len(names) + 1 :]
             label, chances = a["label"][i], dict(zip(names, a["probability"][i], strict=True))
@@ -273,18 +237,14 @@ def figure_s2(labels: Path, *, profile: str) -> Drawn:
                 style.tag(consensus, f"{a['iou'][i]:.2f}", 7)
                 style.tag(made, f"{own:.2f}", 7)
                 style.outline(ax, truth, style.ORANGE)
-            for ax, title in zip(axes, titles if r == 0 else (), strict=False):
-                ax.set_title(title, fontsize=8.5, linespacing=1.0, pad=3)
             words = finding.replace("Cardiomediastinum", "Cardio-\nmediastinum").replace(" ", "\n")
-            film.text(
-                -0.06, 0.5, f"{words}\nn = {pool.size}", transform=film.transAxes, ha="right",
-                va="center", fontsize=8, linespacing=1.05,
-            )  # fmt: skip
+            look: Any = {"rotation": 0, "ha": "right", "va": "center", "linespacing": 1.05}
+            film.set_ylabel(f"{words}\nn = {pool.size}", **look)
             row = {"finding": finding, "image_id": a["image_id"][i], "iou": float(a["iou"][i])}
             row |= {"n": pool.size} | {f"p_{name}": float(p) for name, p in chances.items()}
             rows.append(row)
         handles = _handles("label", "ignored in training")[: 2 + known]
-        style.key(fig, handles, 3, loc="lower center", borderaxespad=0.1)
+        style.key(fig, handles, 3)
     several = span(pd.Series([pool.size for pool in pools.values()]))
     rule = (
         f"the case of median IoU at matched area among {several} examples; numbers in the corners "

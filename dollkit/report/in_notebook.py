@@ -1,36 +1,24 @@
-"""Pictures and tables inside the notebooks: films, maps, labels, curves, small and plain."""
+"""Pictures and tables inside the notebooks: films, maps, labels, small and plain."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from IPython.display import Image, Markdown, display
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dollkit.report import style
 from dollkit.report.style import Drawn
 
-LETTERS = 16
-"""Of a film's title, on an inch."""
-
-
-def _axes(n: int, columns: int, side: float) -> tuple[Figure, list[Axes]]:
-    columns = max(1, min(columns, n))
-    rows = -(-n // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(side * columns, side * rows), squeeze=False)
-    axes = list(grid.ravel())
-    for axis in axes:
-        axis.set_axis_off()
-    return figure, axes
+LETTERS = 16  # of a film's title, on an inch
 
 
 def films(
@@ -42,36 +30,32 @@ def films(
     side: float = 1.9,
     heading: str = "",
 ) -> Figure:
-    """A sheet of films, with the outlines of their masks.
+    """A sheet of films (n, S, S) uint8, with the outlines of their masks (n, C, S, S) in {0, 1}.
 
-    Args:
-        images: (n, S, S) uint8.
-        titles: one per film, or none; long ones are broken between words.
-        masks: (n, C, S, S) in {0, 1}, drawn as contours.
-        classes: names of the C masks, for the legend.
-        columns: films in a row, at most.
-        side: of a film, in inches.
+    Titles are one per film, or none; classes are named in a legend; `side` of a film is in inches.
     """
-    figure, axes = _axes(len(images), columns, side)
-    colours = style.CLASS_COLORS
-    for i, image in enumerate(images):
-        style.film(axes[i], image)
+    columns = max(1, min(columns, len(images)))
+    rows = -(-len(images) // columns)
+    # Legend and heading add to the height, so that films keep their side.
+    height = side * rows + 0.16 * -(-len(classes) // 5) + 0.3 * bool(heading)
+    figure = plt.figure(figsize=(side * columns, height), layout="constrained")
+    for i, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        if i >= len(images):
+            axis.set_axis_off()
+            continue
+        style.film(axis, images[i])
         if i < len(titles):
             lines = textwrap.wrap(titles[i], round(LETTERS * side), max_lines=3, placeholder=" …")
-            axes[i].set_title("\n".join(lines), fontsize=7)
-        for c, mask in enumerate(masks[i] if masks is not None else ()):
-            style.outline(axes[i], mask, colours[c % len(colours)], 1)
-    # In inches, so that legend and heading clear the films whatever the number of rows.
-    below = 0.1 + 0.16 * -(-len(classes) // 5) if len(classes) else 0
-    above = 0.3 if heading else 0
-    height = figure.get_figheight() + below + above
-    figure.set_figheight(height)
-    if len(classes):
-        handles = [Line2D([], [], color=colours[c % len(colours)]) for c in range(len(classes))]
-        figure.legend(handles, classes, ncols=5, loc="lower center", fontsize=7, frameon=False)
+            axis.set_title("\n".join(lines), fontsize=7)
+        shown = masks[i] if masks is not None else ()
+        for mask, colour in zip(shown, cycle(style.CLASS_COLORS), strict=False):
+            style.outline(axis, mask, colour, 1)
+    looks = zip(classes, cycle(style.CLASS_COLORS), strict=False)
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in looks]
+    if handles:
+        style.key(figure, handles, 5, fontsize=7)
     if heading:
-        figure.suptitle(heading, fontsize=10, y=1 - 0.05 / height, va="top")
-    figure.tight_layout(rect=(0, below / height, 1, 1 - above / height))
+        figure.suptitle(heading, fontsize=10)
     return figure
 
 
@@ -82,68 +66,17 @@ def steps(
     truth: np.ndarray[Any, Any] | None = None,
     side: float = 2.1,
 ) -> Figure:
-    """One film through the idea: film, maps, label with ignore band, and the truth's outline.
-
-    Args:
-        image, target, truth: (S, S), the target in {0, 1, 255}.
-        maps: title to (S, S) map in [0, 1].
-    """
-    figure, axes = _axes(len(maps) + 2, len(maps) + 2, side)
-    panels: list[tuple[str, Any]] = [
-        ("film", {}),
-        *((name, {"heat": m}) for name, m in maps.items()),
-    ]
-    panels += [("label (yellow: ignored)", {"label": target})]
-    for axis, (title, over) in zip(axes, panels, strict=True):
+    """One film through the idea: film, maps by title, label {0, 1, 255}, outline of the truth."""
+    panels: dict[str, Any] = {"film": {}, **{name: {"heat": m} for name, m in maps.items()}}
+    panels["label (yellow: ignored)"] = {"label": target}
+    figure = plt.figure(figsize=(side * len(panels), side), layout="constrained")
+    axes = figure.subplots(1, len(panels))
+    for axis, (title, over) in zip(axes, panels.items(), strict=True):
         style.film(axis, image, **over)
         axis.set_title(title, fontsize=8)
     if truth is not None:
-        for axis in (axes[0], axes[-1]):
-            style.outline(axis, truth, style.ORANGE, 1)
-    figure.tight_layout()
-    return figure
-
-
-def curves(history: pd.DataFrame, columns: Sequence[str], x: str = "step") -> Figure:
-    """Columns of a training history against steps, one panel each."""
-    shown = [c for c in columns if c in history]
-    figure, grid = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), 2.4), squeeze=False)
-    for axis, column in zip(grid.ravel(), shown, strict=True):
-        axis.plot(history[x], history[column], marker="o", markersize=3, color=style.BLUE)
-        axis.set(xlabel=x, ylabel=column.replace("_", " "))
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    return figure
-
-
-def bars(
-    table: pd.DataFrame,
-    name: str,
-    values: Mapping[str, str],
-    xlabel: str,
-    chance: float | None = None,
-) -> Figure:
-    """Horizontal dots, one line per row of a table.
-
-    Args:
-        name: column of the rows' names.
-        values: column to legend text.
-        chance: a dotted line there.
-    """
-    figure, axis = plt.subplots(figsize=(6.2, 0.26 * len(table) + 0.9))
-    place = np.arange(len(table))[::-1]
-    colours = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE)
-    for colour, marker, (column, text) in zip(colours, "osD^v", values.items(), strict=False):
-        axis.plot(table[column], place, marker, color=colour, label=text, markersize=5)
-    axis.set_yticks(place, [str(v) for v in table[name]], fontsize=8)
-    if chance is not None:
-        axis.axvline(chance, color="0.6", linestyle=":", linewidth=1)
-    axis.set_xlabel(xlabel)
-    axis.grid(axis="y", color="0.92")
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    if len(values) > 1:
-        axis.legend(fontsize=7, frameon=False, loc="best")
-    figure.tight_layout()
+        style.outline(axes[0], truth, style.ORANGE, 1)
+        style.outline(axes[-1], truth, style.ORANGE, 1)
     return figure
 
 
@@ -168,10 +101,7 @@ def table(
 ) -> Markdown:
     """A table of the run from its Markdown; a number and its interval stay on one line.
 
-    Args:
-        there: whether the run has it; a file of an earlier run is not shown.
-        otherwise: said if it has not.
-        without: columns that are left out, for want of room; the caption or the file has them.
+    If it is not `there`, a file of an earlier run is not shown; columns are left out for room.
     """
     if not there:
         return Markdown(f"No table here: {otherwise}.")

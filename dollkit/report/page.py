@@ -1,7 +1,6 @@
 """One page with everything of a profile, and where its results come from.
 
-``figures/<profile>/index.md`` is made from the files beside it and from nothing else, so that it
-can be made again anywhere; ``provenance.json`` gathers the manifests of a run.
+``index.md`` is made from the files beside it alone, so that it can be made again anywhere.
 """
 
 from __future__ import annotations
@@ -34,9 +33,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Tables and figures in the order of the argument; a profile need not have all of them."""
 
-CONTRASTS = "figure_s5"
-"""The verdicts as a picture."""
-
+CONTRASTS = "figure_s5"  # the verdicts as a picture
 FILMS = {
     "figure1": "Figure 1, the approach",
     "figure2": "Figure 2, labels beside the truth",
@@ -59,8 +56,7 @@ ROWS = {
     "claims.csv": "every contrast of every claim",
     "provenance.json": "every stage: parameters, hashes of inputs and modules, seeds, seconds",
 }
-LONG = 40
-"""Rows from which on a table is folded."""
+LONG = 40  # rows from which on a table is folded
 
 
 def shows_real_films(record: Mapping[str, Any]) -> bool:
@@ -74,8 +70,6 @@ def shows_real_films(record: Mapping[str, Any]) -> bool:
 def read_record(folder: Path) -> dict[str, Any]:
     """``provenance.json`` of a profile's folder."""
     path = folder / "provenance.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the claims stage first")
     record = read_json(path)
     if not isinstance(record.get("stages"), dict):
         raise InputError(f"{path}: no provenance in it; run the claims stage again")
@@ -200,9 +194,7 @@ WEIGHTS = (".safetensors", ".pt", ".ckpt")
 def collect(run: Path, only: Collection[str] | None = None) -> dict[str, Any]:
     """All manifests below a run, of the instances in `only` (None: every folder there is).
 
-    Keys: profile; commit (None where stages differ: each names its own then); environment (what all
-    stages agree on); stages: instance -> `KEPT` and what differs from the environment; data and
-    weights: file -> sha256; seconds (sum).
+    The environment is what all stages agree on; a stage has `KEPT` and what differs from it.
     """
     manifests: dict[str, dict[str, Any]] = {}
     for path in sorted(run.rglob("manifest.json")):

@@ -109,6 +109,13 @@ def p_value(p: float) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
+def signed(effect: float, lo: float, hi: float) -> str:
+    """An effect and its interval, each with its sign; missing as "–"."""
+    if np.isnan(effect):
+        return "–"
+    return f"{effect:+.3f}" if np.isnan(lo) else f"{effect:+.3f} [{lo:+.3f}, {hi:+.3f}]"
+
+
 def span(values: pd.Series) -> str:
     """A whole number, the range of several, or "none"; blanks do not count."""
     if not values.notna().any():

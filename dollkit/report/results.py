@@ -1,8 +1,4 @@
-"""All tables and figures of a profile from its rows.
-
-Notebooks 06 and 07 write what these functions make from a run; `dollkit.report.verify` makes the
-same from the stored rows.
-"""
+"""All tables and figures of a profile from its rows, of a run or as stored."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import pandas as pd
 from dollkit.common import PRETRAINED
 from dollkit.labels import summary
 from dollkit.labels.summary import GROUPS, STEPS
-from dollkit.report import agreement, curves, robustness, tables
+from dollkit.report import curves, robustness, tables
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import Rows, difference, in_order, main_size
 from dollkit.report.style import Drawn
@@ -19,11 +15,7 @@ from dollkit.report.tables import bounds, interval, summarise
 
 
 def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str, Table]:
-    """Tables by the names of their files; a table that has no rows is left out.
-
-    Args:
-        reference: print published numbers beside Table 1.
-    """
+    """Tables with rows, by the names of their files; published numbers go beside Table 1."""
     cases, notes = rows.cases, tables.at_the_edge(rows.selection)
     published = tables.load_reference(sorted(cases["task"].unique())) if reference else None
     found = {
@@ -40,7 +32,7 @@ def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str,
 
 
 def label_tables_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[str, Table]:
-    """Quality goals of the labels, and losses by step where there is a truth to judge by."""
+    """Quality goals of the labels; and where there is a truth to judge by `summary.losses`."""
     caption = (
         f"Quality goals of the labels (profile {profile}), on films that trained no classifier; "
         "lo, hi: 95 % bootstrap interval over patients; n: pairs of film and finding."
@@ -71,11 +63,7 @@ def label_tables_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> di
 
 
 def figures_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[str, Drawn]:
-    """Figures that show no film, by the names of their files.
-
-    Args:
-        losses: table of `dollkit.labels.summary.losses`; None without a truth to judge labels by.
-    """
+    """Figures that show no film, by the names of their files; `losses` as `label_tables_of`."""
     drawn = {"figure4": curves.figure4(rows.curves, profile=profile)}
     if len(tables.several_sizes(rows.cases)):
         drawn["figure5"] = curves.figure5(rows.cases, profile=profile)
@@ -84,8 +72,8 @@ def figures_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[st
     if losses is not None:
         graded = rows.classifiers, shipped_quality(rows)
         drawn["figure_s1"] = curves.figure_s1(*graded, profile=profile)
-        if len(agreement.points(*graded)):
-            drawn["figure6"] = agreement.figure6(*graded, profile=profile)
+        if len(curves.points(*graded)):
+            drawn["figure6"] = curves.figure6(*graded, profile=profile)
         drawn["figure_s3"] = curves.figure_s3(rows.ablation, losses, profile=profile)
     return drawn
 
@@ -111,14 +99,9 @@ def repeats(pretraining: pd.DataFrame) -> int:
 def worth_of_labels(pretraining: pd.DataFrame, cases: pd.DataFrame, profile: str) -> Table:
     """The second part of Table 3: what each kind of labels is worth downstream.
 
-    One row per network, task and arm that was taught labels of some kind, in the order of tasks and
-    arms: network, task, arm, label_iou, true_iou (`rows.PRETRAINING_COLUMNS`), miou with its
-    interval over patients, gap: mIoU of ``doll`` minus the arm's with a 95 % interval over
-    seeds and patients, n_cases, n_seeds.
-
-    Args:
-        pretraining: rows of pretraining.csv.
-        cases: per-case rows of the run; `main_size` and tuning "full" alone count.
+    One row per network, task and arm that was taught labels of some kind: label_iou and true_iou
+    (`rows.PRETRAINING_COLUMNS`), miou with its interval over patients, gap: mIoU of ``doll`` minus
+    the arm's with a 95 % interval over seeds and patients. `main_size` and tuning "full" count.
     """
     full = main_size(cases[cases["tuning"] == "full"])
     iou = ["label_iou", "true_iou"]

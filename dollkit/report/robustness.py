@@ -1,8 +1,7 @@
 """What perturbed test films cost each arm: the table of robustness and Figure S4.
 
-Rows are those of `dollkit.finetuning.robustness.frame`; the untouched films are the run's plain
-per-case rows. Films, seeds and patients are paired throughout: an arm's drop is taken on the same
-films of the same networks, and its difference from the random start's drop on the same seeds too.
+Films, seeds and patients are paired throughout: an arm's drop is taken on the same films of the
+same networks, and its difference from the random start's drop on the same seeds too.
 """
 
 from __future__ import annotations
@@ -54,12 +53,9 @@ def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
 def table(rows: pd.DataFrame, plain: pd.DataFrame, profile: str) -> Table:
     """mIoU under each perturbation, what it costs, and whether it costs the random start more.
 
-    One row per task, network, n_train, perturbation, level (NaN: untouched) and arm, of tuning
-    "full", the untouched films first: miou (95 % bootstrap over patients, seeds averaged first);
-    drop (untouched minus perturbed mIoU, paired by film and seed); drop_vs_random (the arm's drop
-    minus that of the random start: negative where the arm loses less), each with _lo and _hi;
-    n_cases (films), n_patients, n_seeds. Intervals of drops: 95 %, patients and seeds both random
-    (`dollkit.common.statistics.crossed`); no correction is made for the number of rows.
+    One row per perturbation, level (NaN: untouched) and arm of tuning "full", the untouched films
+    first: miou as `summarise`; drop (untouched minus perturbed); drop_vs_random (the arm's drop
+    minus that of the random start). Intervals of drops: 95 %, patients and seeds both random.
 
     Args:
         rows, plain: per-case rows of the perturbed and of the untouched films.
@@ -137,10 +133,7 @@ def lines(rows: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure_s4(rows: pd.DataFrame, plain: pd.DataFrame, *, profile: str) -> Drawn:
-    """mIoU against the level of each perturbation: tasks in columns, one line per arm.
-
-    Takes the rows that `table` takes; data as `lines`.
-    """
+    """mIoU against the level of each perturbation: tasks in columns, one line per arm."""
     data = lines(rows, plain)
     kinds = [k for k in KINDS if k in set(data["perturbation"])]
     with style.context():
@@ -167,14 +160,9 @@ def _scale(ax: Axes, kind: str, levels: pd.Series) -> None:
     """Levels as ticks; gains and shares fall to the right, so that films get worse there."""
     identity = KINDS[kind].identity
     ticks = sorted(set(levels.astype(float).tolist()))
-    low, high = ticks[0], ticks[-1]
     if kind == "window":
-        pad = (high / low) ** 0.05
         ax.set_xscale("log", base=2)
-        ax.set_xlim(high * pad, low / pad)
-    elif identity > 0:
-        pad = 0.05 * (high - low)
-        ax.set_xlim(high + pad, low - pad)
+    ax.xaxis.set_inverted(identity > 0)
     ax.set_xticks(ticks, ["none" if v == identity else f"{v:g}" for v in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel(KINDS[kind].unit)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,6 @@ from dollkit.labels import summary
 from dollkit.training import metrics
 
 TASKS = ("lungs", "infection", "organs")
-
 SETTING = ["task", "network", "n_train", "tuning", "arm"]
 """What one row of a table is about; seeds, folds, films and classes are averaged over."""
 
@@ -125,11 +124,10 @@ class Rows:
 def read_run(run: Path, only: Collection[str] | None = None) -> Rows:
     """Rows of ``runs/<profile>``, checked, in order of instance.
 
-    Args:
-        only: instances of the run, `stage.RunningStage.planned`; folders of others, such as an
-            arm that has left the profile, are passed over. None: all that are there.
+    Folders of instances that are not in `only`, such as an arm that has left the profile, are
+    passed over.
     """
-    frames = _read(run, {name: source.in_run for name, source in SOURCES.items()}, only)
+    frames = _read(run, "in_run", only)
     ablation = read_table(run / "labels" / "ablation.csv", summary.ABLATION_COLUMNS)
     reasons: dict[str, str] = {}
     for path in _files(run, "finetune/*/manifest.json", only):
@@ -139,7 +137,7 @@ def read_run(run: Path, only: Collection[str] | None = None) -> Rows:
 
 def read_stored(folder: Path) -> Rows:
     """Rows of ``figures/<profile>``; IoU and Dice to full precision from their pixel counts."""
-    frames = _read(folder, {name: source.stored for name, source in SOURCES.items()})
+    frames = _read(folder, "stored")
     for name in ("cases", "robust"):
         frames[name] = frames[name].assign(**_from_counts(frames[name]))
     table1 = read_table(folder / "table1.csv", ("arm", "status"))
@@ -149,8 +147,7 @@ def read_stored(folder: Path) -> Rows:
     return Rows(**frames, ablation=ablation, not_run=reasons)
 
 
-NOT_RUN = "not run: "
-"""Begins the status of an arm in Table 1 that could not run."""
+NOT_RUN = "not run: "  # begins the status of an arm in Table 1 that could not run
 
 
 def _files(folder: Path, pattern: str, only: Collection[str] | None = None) -> list[Path]:
@@ -160,34 +157,40 @@ def _files(folder: Path, pattern: str, only: Collection[str] | None = None) -> l
     return [p for p in paths if p.parent.relative_to(folder).as_posix() in only]
 
 
-def _read(
-    folder: Path, patterns: Mapping[str, str], only: Collection[str] | None = None
-) -> dict[str, pd.DataFrame]:
-    """Rows of each kind, from all files of its pattern."""
+def _read(folder: Path, place: str, only: Collection[str] | None = None) -> dict[str, pd.DataFrame]:
+    """Rows of each kind; `place` is the field of `Source` that says where they are."""
     frames = {}
-    for name, pattern in patterns.items():
-        columns, optional = SOURCES[name][2:]
+    for name, source in SOURCES.items():
+        pattern = getattr(source, place)
         paths = _files(folder, pattern, only)
-        if not paths and not optional:
+        if not paths and not source.optional:
             raise InputError(f"{folder}: no {pattern}; run the stage that writes it")
-        parts = [read_table(path, columns) for path in paths]
+        parts = [read_table(path, source.columns) for path in paths]
         if name == "robust":
-            parts = [check_robust(part, str(p)) for part, p in zip(parts, paths, strict=True)]
-        blank = pd.DataFrame(columns=columns)
-        frames[name] = pd.concat(parts, ignore_index=True) if parts else blank
-    frames["cases"] = check_cases(frames["cases"], str(folder / patterns["cases"]))
-    key = ["explainer", "classifiers", "variant", "finding", "image_id"]
-    place = str(folder / patterns["label_cases"])
-    frames["label_cases"] = _in_order(frames["label_cases"], key, place)
+            parts = [check_cases(part, str(p)) for part, p in zip(parts, paths, strict=True)]
+        frame = pd.concat(parts or [pd.DataFrame(columns=source.columns)], ignore_index=True)
+        if name == "cases":
+            frame = check_cases(frame, str(folder / pattern))
+        if name == "label_cases":
+            key = ["explainer", "classifiers", "variant", "finding", "image_id"]
+            frame = _in_order(frame, key, str(folder / pattern))
+        frames[name] = frame
     return frames
+
+
+def _read_file(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` makes of a file that a stage has written."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run the stage that writes it")
+    try:
+        return read(path)
+    except (OSError, EOFError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run its stage again") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that a stage has written."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: not JSON ({error}); run its stage again") from error
+    return dict(_read_file(path, lambda p: dict(json.loads(p.read_text(encoding="utf-8")))))
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -195,14 +198,10 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
     Text columns stay text, whatever they look like ("00012" is a name, not 12).
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the stage that writes it")
-    try:
-        frame = pd.read_csv(
-            path, dtype=dict.fromkeys(_TEXT, "str"), keep_default_na=False, na_values=["", "nan"]
-        )
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error}); run its stage again") from error
+    as_text: Any = {"dtype": dict.fromkeys(_TEXT, "str"), "keep_default_na": False}
+    frame: pd.DataFrame = _read_file(
+        path, lambda p: pd.read_csv(p, na_values=["", "nan"], **as_text)
+    )
     for column in columns:
         if column not in frame:
             raise InputError(f"{path}: column {column!r} is missing; run its stage again")
@@ -227,10 +226,14 @@ def _from_counts(cases: pd.DataFrame) -> dict[str, Floats]:
     return {"iou": metrics.iou(*counts), "dice": metrics.dice(*counts)}
 
 
-def check_cases(
-    cases: pd.DataFrame, place: str = "cases", within: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Per-case rows in canonical order; a doubled or inconsistent row is an `InputError`."""
+def check_cases(cases: pd.DataFrame, place: str = "cases") -> pd.DataFrame:
+    """Per-case rows in canonical order; a doubled or inconsistent row is an `InputError`.
+
+    Rows of perturbed films are told apart by their perturbation and level, too.
+    """
+    within = ["perturbation", "level"] if "level" in cases else []
+    if within and cases["level"].isna().any():
+        raise InputError(f"{place}: column 'level' has a blank; run its stage again")
     cases = _in_order(cases, [*within, *SETTING, "seed", "fold", "image_id", "class"], place)
     for column, exact in _from_counts(cases).items():
         # Half a unit of the last stored digit, for values up to one.
@@ -243,33 +246,24 @@ def check_cases(
     return cases
 
 
-def check_robust(rows: pd.DataFrame, place: str) -> pd.DataFrame:
-    """Rows of perturbed films, each perturbation and level by itself as `check_cases`."""
-    if rows["level"].isna().any():
-        raise InputError(f"{place}: column 'level' has a blank; run its stage again")
-    return check_cases(rows, place, ["perturbation", "level"])
-
-
 def _in_order(frame: pd.DataFrame, key: list[str], place: str) -> pd.DataFrame:
     for row in frame.loc[frame.duplicated(key), key][:1].to_dict("records"):
         raise InputError(f"{place}: two rows for {', '.join(f'{k}={row[k]}' for k in key)}")
     return frame.sort_values(key, kind="stable", ignore_index=True)
 
 
-DIGITS = 6
-"""Significant digits of a stored number."""
+DIGITS = 6  # significant digits of a stored number
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Write CSV with the same bytes every time: `DIGITS`, ``\\n``, gzip without a time."""
     text = frame.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        if path.suffix != ".gz":
-            file.write(text)
-        else:
-            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as stream:
-                stream.write(text)
+    if path.suffix != ".gz":
+        path.write_bytes(text)
+        return
+    with path.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as stream:
+        stream.write(text)
 
 
 def contributions(cases: pd.DataFrame, value: str) -> Floats:
@@ -278,10 +272,6 @@ def contributions(cases: pd.DataFrame, value: str) -> Floats:
     The plain mean of row s is the mIoU of seed s by this module's definition; the mean of the
     matrix is the setting's. A patient whom a seed did not test contributes that seed's mean, so
     that it moves no mean; with complete designs this never happens.
-
-    Args:
-        cases: rows of one setting (see `SETTING`), all seeds and folds.
-        value: column to average, "iou" or "dice".
     """
     patients = np.unique(cases["patient_id"].to_numpy().astype(str))
     seeds = [part for _, part in cases.groupby("seed")]
@@ -294,11 +284,7 @@ def contributions(cases: pd.DataFrame, value: str) -> Floats:
 
 
 def aligned(settings: Sequence[pd.DataFrame]) -> tuple[list[Floats], dict[str, int]]:
-    """`contributions` to mIoU of the seeds and films that several settings all have.
-
-    Each setting's is an (S, P) matrix with the same patients in the same columns; and n_cases
-    (films), n_patients and n_seeds.
-    """
+    """`contributions` to mIoU of the seeds and films that several settings all have, and counts."""
     films, seeds = (
         set.intersection(*(set(cases[c]) for cases in settings)) for c in ("image_id", "seed")
     )
@@ -317,9 +303,7 @@ def difference(one: pd.DataFrame, other: pd.DataFrame) -> Effect:
 # Order and choice: of several networks and training sizes, which are tables and pictures about?
 
 
-UNTOUCHED = "untouched"
-"""Stands for a perturbation in rows of the films as they are; their level is blank."""
-
+UNTOUCHED = "untouched"  # the perturbation of films as they are; their level is blank
 ORDER: dict[str, Sequence[str]] = {
     "task": TASKS, "tuning": TUNINGS, "arm": ARMS, "perturbation": (UNTOUCHED, *KINDS),
 }  # fmt: skip
@@ -335,23 +319,31 @@ def in_order(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return frame.sort_values(list(columns), key=rank, ignore_index=True)
 
 
+def _most_settings(frame: pd.DataFrame, column: str, rank: Callable[[Any], Any]) -> Any:
+    """The value of a column with most arms and tunings; ties go to the first by `rank`."""
+    settings = frame[[column, "arm", "tuning"]].drop_duplicates().groupby(column).size()
+    return min(settings.index, key=lambda value: (-settings[value], rank(value)))
+
+
+def _paper_first(network: str) -> tuple[bool, str]:
+    return network.lower() != "pspnet", network
+
+
 def main_size(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of the training size that tables and claims are about, per task and network.
 
     It is the one with most arms and tunings; then the smallest, where pre-training can show.
     """
-    kept: list[pd.DataFrame] = []
-    for _, part in frame.groupby(["task", "network"], sort=True):
-        settings = part[["n_train", "arm", "tuning"]].drop_duplicates().groupby("n_train").size()
-        kept.append(part[part["n_train"] == min(settings.index, key=lambda n: (-settings[n], n))])
+    kept = [
+        part[part["n_train"] == _most_settings(part, "n_train", int)]
+        for _, part in frame.groupby(["task", "network"])
+    ]
     return pd.concat(kept, ignore_index=True) if kept else frame
 
 
 def main_network(frame: pd.DataFrame) -> str:
     """The network of pictures: most arms and tunings; then PSPNet, the paper's; then by name."""
-    settings = frame[["network", "arm", "tuning"]].drop_duplicates().groupby("network").size()
-    names = [str(n) for n in settings.index]
-    return min(names, key=lambda n: (-settings[n], n.lower() != "pspnet", n))
+    return str(_most_settings(frame, "network", _paper_first))
 
 
 def blocks(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
@@ -362,10 +354,10 @@ def blocks(cases: pd.DataFrame) -> list[tuple[str, str, int]]:
     """
     arms = cases.groupby(["task", "network", "n_train"])["arm"].nunique()
     ranked = sorted(
-        (TASKS.index(task), -count, network.lower() != "pspnet", network, int(size))
+        (TASKS.index(task), -count, _paper_first(network), int(size))
         for task, network, size, count in arms.reset_index().itertuples(index=False)
     )
-    return [(TASKS[task], network, size) for task, _, _, network, size in ranked]
+    return [(TASKS[task], network, size) for task, _, (_, network), size in ranked]
 
 
 # The arrays behind the pictures, and the rule that picks which of them are shown.
@@ -384,12 +376,7 @@ TASK_ARRAYS = (
 
 def load_examples(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """Arrays of an ``examples.npz``; a missing or empty one is an `InputError`."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the stage that writes it")
-    try:
-        arrays = store.read(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); run its stage again") from error
+    arrays: dict[str, npt.NDArray[Any]] = _read_file(path, store.read)
     for name in names:
         if name not in arrays:
             raise InputError(f"{path}: array {name!r} is missing; run its stage again")
@@ -401,5 +388,4 @@ def load_examples(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any
 def at_quantile(values: npt.ArrayLike, quantile: float) -> int:
     """Index of the case whose value has this rank (nearest rank, ties by position)."""
     x = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=-1.0)
-    order = np.argsort(x, kind="stable")
-    return int(order[round(quantile * (len(order) - 1))])
+    return int(np.argsort(x, kind="stable")[round(quantile * (len(x) - 1))])

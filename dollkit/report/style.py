@@ -1,8 +1,5 @@
-"""One look for all figures: colours that hold their arm everywhere, and files with fixed bytes.
-
-Colours are Okabe & Ito's, told apart by readers with any colour vision; every arm also has its
-own line style and marker, so that a greyscale print reads the same.
-"""
+"""One look for all figures: colours (Okabe & Ito's, for any colour vision), lines and markers that
+hold their arm everywhere, so that a greyscale print reads the same, and files with fixed bytes."""
 
 from __future__ import annotations
 
@@ -23,8 +20,7 @@ from matplotlib.lines import Line2D
 from dollkit.data.images import IGNORE
 from dollkit.report.rows import TASKS, write_csv
 
-PAGE = 7.2
-"""Width of a page, in inches."""
+PAGE = 7.2  # width of a page, in inches
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
@@ -89,10 +85,7 @@ class Drawn:
     caption: str
 
     def save(self, stem: Path) -> list[Path]:
-        """Write ``.svg``, ``.png`` (300 dpi), ``.csv`` (the data) and ``.txt`` (the caption).
-
-        The same data give the same bytes: no date, no program name, fixed element ids.
-        """
+        """Write ``.svg``, ``.png``, ``.csv`` (data), ``.txt`` (caption): always the same bytes."""
         stem.parent.mkdir(parents=True, exist_ok=True)
         svg, png = (stem.with_name(stem.name + s) for s in (".svg", ".png"))
         with context():
@@ -129,10 +122,8 @@ def film(
 ) -> None:
     """A radiograph without axes, in its own grey values, and what is drawn over it.
 
-    Args:
-        heat: a map, in [0, its 99.5 % quantile]; where it is low the film shows through.
-        label: in {0, 1, 255}: the ignored band yellow, the finding blue.
-        ignored, inside: how much the two colours cover.
+    A heat map ends at its 99.5 % quantile; where it is low the film shows through. A label is in
+    {0, 1, 255}: the ignored band yellow, the finding blue, which cover so much.
     """
     ax.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
     ax.set(xticks=[], yticks=[])
@@ -207,12 +198,10 @@ def panels(
     """A page-wide figure with a line and its band for each arm, and its (rows, tasks) axes.
 
     Args:
-        height: in inches.
         values: columns of x, of the line and of the ends of its band.
         by, rows: column that tells the rows of panels apart, and its values.
         few_marks: each line has about six markers, those of the arms in turns.
         floor: where the y axes begin, as a share of the task's highest value; 0: by themselves.
-        shared: which axes the panels share, for `Figure.subplots`.
     """
     tasks, arms = [t for t in TASKS if t in set(data["task"])], arms_of(data["arm"])
     fig = canvas(PAGE, height)
@@ -237,6 +226,14 @@ def panels(
     handles = [Line2D([], [], label=ARM_LOOKS[arm].label, **_line(arm)) for arm in arms]
     key(fig, handles, min(len(arms), 6), handlelength=3)
     return fig, axes
+
+
+def intervals(
+    ax: Axes, rows: pd.DataFrame, value: str, y: npt.ArrayLike, marker: str, **look: Any
+) -> None:
+    """A marker at each row's value, on a line from its lo to its hi where it has them."""
+    x, lo, hi = (rows[k].to_numpy(np.float64) for k in (value, "lo", "hi"))
+    ax.errorbar(x, y, xerr=(x - lo, hi - x), fmt=marker, **look)
 
 
 def key(fig: Figure, handles: Sequence[Artist], columns: int, **more: Any) -> None:

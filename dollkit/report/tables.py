@@ -13,7 +13,7 @@ from dollkit.common import ARMS, OPTIONAL, paths
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import Floats, bootstrap_interval
 from dollkit.labels.summary import judged, mean_interval
-from dollkit.report.convergence import speed
+from dollkit.report.contrasts import crossing, speed
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import (
     NOT_RUN,
@@ -27,8 +27,7 @@ from dollkit.report.rows import (
 
 UPPER_BOUND = "upper bound, phantom only"
 INTERVAL = "brackets: 95 % bootstrap interval over patients"
-AGAINST = ("random", "classifier", "shuffled")
-"""Starts that DoLL is compared with at each number of training masks."""
+AGAINST = ("random", "classifier", "shuffled")  # starts that DoLL is compared with at each size
 
 
 def bounds(*names: str) -> list[str]:
@@ -44,9 +43,7 @@ def interval(name: str, values: Sequence[float]) -> dict[str, object]:
 def summarise(cases: pd.DataFrame, by: Sequence[str] = SETTING) -> pd.DataFrame:
     """One row per setting: mIoU and Dice with 95 % bootstrap intervals over patients.
 
-    Seeds are averaged before patients are resampled; their spread is ``miou_sd_seeds``.
-    Columns: those of `by`, miou, miou_lo, miou_hi, miou_sd_seeds, dice, dice_lo, dice_hi, n_cases
-    (films), n_patients, n_seeds.
+    Seeds are averaged before patients are resampled; n_cases counts films.
     """
     rows: list[dict[str, object]] = []
     for key, part in cases.groupby(list(by), sort=True, dropna=False):
@@ -75,11 +72,9 @@ def _numbered(number: int, frame: pd.DataFrame, profile: str, words: str, **more
 def table1(rows: Rows, profile: str, **more: Any) -> Table:
     """Arms x (task, network, training size), all weights tuned: mIoU and Dice.
 
-    Only tuning "full" and `main_size` are shown. `summarise`'s columns without tuning, then lr (of
-    several folds "0.003/0.01"), n_valid (films that rate and step were chosen by, the most of any
-    fold) and status: "run", "upper bound, ..." or "not run: reason". Every arm but those of
-    `common.OPTIONAL` has a row in every block, run or not. `more` are notes and a reference of
-    the `Table`.
+    Only tuning "full" and `main_size` are shown. Beyond `summarise`: lr (of several folds
+    "0.003/0.01"), n_valid (films that rate and step were chosen by, the most of any fold), status.
+    Every arm but those of `common.OPTIONAL` has a row in every block, run or not.
     """
     full = main_size(rows.cases).query("tuning == 'full'")
     if full.empty:
@@ -112,12 +107,9 @@ def table1(rows: Rows, profile: str, **more: Any) -> Table:
 def table2(rows: Rows, profile: str, **more: Any) -> Table:
     """Tuning x arm per task: what is trained, how long it takes, what it gives, what it weighs.
 
-    `main_size` alone is shown. Columns: task, network, n_train, tuning, arm, trainable_share
-    (trainable / total weights), steps_own, seconds_own (mean over runs, to 95 % of the run's own
-    best validation mIoU), steps_random (to 95 % of the best of random/full, same seed and fold;
-    only if every run gets there), reached ("2/3" runs that do), miou, miou_lo, miou_hi, memory_mb
-    (2^20 bytes that a training step holds, see `run.step_mb`), checkpoint_mb (10^6 bytes),
-    n_cases, n_seeds.
+    `main_size` alone is shown. Steps and seconds are means over runs, see `speed`; steps_random
+    only if every run gets there, reached says how many do. memory_mb: 2^20 bytes that a training
+    step holds, see `run.step_mb`; checkpoint_mb: 10^6 bytes.
     """
     share = rows.runs["trainable"] / rows.runs["total"]
     cost = rows.runs.assign(trainable_share=share, checkpoint_mb=rows.runs["checkpoint_bytes"])
@@ -146,11 +138,10 @@ def table2(rows: Rows, profile: str, **more: Any) -> Table:
 def table3(labels: pd.DataFrame, profile: str) -> Table:
     """What the labels owe to what: each configuration alone, and paired with the shipped one.
 
-    Columns: factor, value, explainer, n_classifiers, iou_matched, hit_rate, delta (minus shipped,
-    over the films and findings that both have), n (films x findings), n_patients. Means are over
-    findings (see `labels.summary.judged`) of means over films; intervals (_lo, _hi) are 95 %
-    bootstraps over patients. Subsets of the classifiers are listed one by one and averaged per
-    film and finding over all subsets of one size.
+    delta: minus shipped, over the n films x findings that both have. Means are over findings (see
+    `labels.summary.judged`) of means over films; intervals are 95 % bootstraps over patients.
+    Subsets of the classifiers are listed one by one and averaged per film and finding over all
+    subsets of one size.
     """
     labels = judged(labels)
     tried = {(str(f), str(v)): part for (f, v), part in labels.groupby(["factor", "value"])}
@@ -198,9 +189,8 @@ def several_sizes(cases: pd.DataFrame) -> pd.DataFrame:
 def table_sizes(cases: pd.DataFrame, profile: str) -> Table:
     """DoLL at each number of training masks, and what it is ahead by; empty for one number.
 
-    Columns: task, network, n_train; miou of doll with its interval over patients; the paired
-    differences to `AGAINST` with 95 % intervals over seeds and patients (blank where the arm was
-    not run); masks: how many the random arm needs to get where doll is; n_cases, n_seeds.
+    miou of doll has its interval over patients, the paired differences to `AGAINST` over seeds and
+    patients (blank where the arm was not run); masks: what random needs to get where doll is.
     """
     cases = several_sizes(cases)
     means = summarise(cases)
@@ -235,18 +225,15 @@ def masks_needed(sizes: Floats, miou: Floats, target: float) -> str:
     Between two sizes (ascending) linear in the logarithm of the number; "< 4" or "> 128" beyond
     the curve. Sizes of unknown mIoU (NaN) are passed over.
     """
-    known = np.isfinite(miou)
-    x, y = np.log(sizes[known]), miou[known]
-    if not len(x):
+    sizes, miou = sizes[np.isfinite(miou)], miou[np.isfinite(miou)]
+    if not len(sizes):
         return ""
-    if y[0] >= target:
-        return f"{'≤' if y[0] == target else '<'} {sizes[known][0]:.0f}"
-    above = np.flatnonzero(y >= target)
-    if not len(above):
-        return f"> {sizes[known][-1]:.0f}"
-    i = int(above[0])
-    at = x[i - 1] + (target - y[i - 1]) / (y[i] - y[i - 1]) * (x[i] - x[i - 1])
-    return f"{np.exp(at):.0f}"
+    at = crossing(miou, target)
+    if at == 0:
+        return f"< {sizes[0]:.0f}"
+    if np.isnan(at):
+        return f"> {sizes[-1]:.0f}"
+    return f"{np.exp(np.interp(at, range(len(sizes)), np.log(sizes))):.0f}"
 
 
 def at_the_edge(selection: pd.DataFrame) -> list[str]:

@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 
 from dollkit.common import paths
-from dollkit.common.errors import InputError
 from dollkit.labels import summary
 from dollkit.report import claims, page, results
 from dollkit.report import rows as stored_rows
@@ -40,9 +39,7 @@ FILMS = "it shows films, of which no array is stored"
 UNDERIVED = {**dict.fromkeys(page.FILMS, FILMS), "difficulty": FILMS.replace("shows", "measures")}
 UNDERIVED["provenance"] = "it is the record of the run"
 
-SEEN = ("iou_label", "iou_area", "n")
-"""Columns of label_losses that per-case rows of the labels hold; the others need the maps."""
-
+SEEN = ("iou_label", "iou_area", "n")  # of label_losses; its other columns need the maps
 STEPS = ("steps_own", "seconds_own", "steps_random")
 
 
@@ -85,15 +82,14 @@ def made_again(rows: Rows, folder: Path) -> dict[str, Made]:
     about: dict[str, Any] = {"profile": profile, "repeats": results.repeats(rows.pretraining)}
     about["population"] = page.stated_population(folder).partition(". Seeds per")[0]
 
-    def table_of(name: str) -> Made:
-        table = tables[name]
-        return Made(table.frame, lambda frame, to: replace(table, frame=frame).save(to / name))
-
-    def figure_of(name: str) -> Made:
+    def again(name: str) -> Made:
+        if name in tables:
+            table = tables[name]
+            return Made(table.frame, lambda new, to: replace(table, frame=new).save(to / name))
         figure = drawn[name]
-        return Made(figure.data, lambda data, to: replace(figure, data=data).save_text(to / name))
+        return Made(figure.data, lambda new, to: replace(figure, data=new).save_text(to / name))
 
-    made = {name: table_of(name) for name in tables} | {name: figure_of(name) for name in drawn}
+    made = {name: again(name) for name in (*tables, *drawn)}
     labels = summary.summarise(rows.label_cases)
     made["labels"] = Made(labels, lambda frame, to: write_csv(frame, to / "labels.csv"))
     made["claims"] = Made(verdicts, lambda frame, to: claims.write_claims(frame, to, **about))
@@ -117,22 +113,14 @@ def _losses(rows: Rows, folder: Path) -> pd.DataFrame | None:
 
 
 def verify(folder: Path) -> list[Line]:
-    """One line for each artefact that is stored of a profile.
-
-    Args:
-        folder: ``figures/<profile>``.
-    """
-    if not (folder / NEEDED).is_file():
-        names = ", ".join(committed_profiles()) or "none"
-        raise InputError(
-            f"{folder / NEEDED}: no such file: run the profile, or mend its name (stored: {names})"
-        )
+    """One line for each artefact that is stored in ``figures/<profile>``."""
+    rows = stored_rows.read_stored(folder)
     stems = {p.name.partition(".")[0] for p in folder.iterdir() if p.is_file()}
     # What is written only beside another artefact is checked with it.
     stems -= {s.stored.partition(".")[0] for s in stored_rows.SOURCES.values()} - {"labels"}
     stems -= {"table1_reference"}
     lines = []
-    for name, made in made_again(stored_rows.read_stored(folder), folder).items():
+    for name, made in made_again(rows, folder).items():
         if name in stems:
             found = differences(name, made, folder)
             also = f" (and {len(found) - 1} more)" * (len(found) > 1)
