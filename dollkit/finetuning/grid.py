@@ -126,14 +126,12 @@ def tunings_of(
     tunings without their own.
     """
     for parameter, names, known in (
-        ("tunings", tunings, TUNINGS[1:]),
-        ("lrs", lrs, (*TUNINGS, OTHER)),
-    ):
-        for name in names:
-            if name not in known:
-                raise InputError(
-                    f"parameter {parameter!r} names {name!r}: use some of {', '.join(known)}"
-                )
+        ("tunings", tunings, TUNINGS[1:]), ("lrs", lrs, (*TUNINGS, OTHER))
+    ):  # fmt: skip
+        if unknown := [name for name in names if name not in known]:
+            raise InputError(
+                f"parameter {parameter!r} names {unknown[0]!r}: use some of {', '.join(known)}"
+            )
     arms_of = {"full": arms, **tunings}
     return {
         tuning: (arms_of[tuning], lrs.get(tuning, lrs.get(OTHER, ())))
@@ -281,7 +279,7 @@ def _choose_rate(
 
 
 def _result(grid: Grid, job: Job) -> dict[str, Any]:
-    """Result of a job (see `finetuning.run`), from its file if it has been run as the grid asks."""
+    """Result of a job (see `finetuning.run`), from its file if it was run as the grid asks."""
     path = grid.file_of(job)
     with contextlib.suppress(OSError, ValueError, KeyError):
         stored = store.read(path)
@@ -316,12 +314,9 @@ def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     """Write the frames of `execute`: cases and robust as .csv.gz, the others as .csv."""
     (folder / "robust.csv.gz").unlink(missing_ok=True)  # of an earlier run that had it
     for name, frame in frames.items():
-        if name in ("cases", "robust"):
-            # No time stamp inside: the same rows are the same bytes.
-            packed = {"method": "gzip", "mtime": 0}
-            frame.to_csv(folder / f"{name}.csv.gz", index=False, compression=packed)
-        else:
-            frame.to_csv(folder / f"{name}.csv", index=False)
+        file = folder / (f"{name}.csv.gz" if name in ("cases", "robust") else f"{name}.csv")
+        # No time stamp inside: the same rows are the same bytes.
+        frame.to_csv(file, index=False, compression={"method": "infer", "mtime": 0})
 
 
 def overview(cases: pd.DataFrame) -> pd.DataFrame:
@@ -334,11 +329,9 @@ def overview(cases: pd.DataFrame) -> pd.DataFrame:
 def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[str, Any]:
     """Predictions of every arm on the first test films of the first fold, for pictures.
 
-    `runs` is of `execute`; shown are runs under `tuning` with `n_train` films.
-
-    Returns:
-        image, image_id, truth (n, C, S, S) in {0, 1}, classes, arms,
-        prediction (arms, n, C, S, S), iou (arms, n), task and network.
+    `runs` is of `execute`; shown are runs under `tuning` with `n_train` films. Arrays are image,
+    image_id, truth (n, C, S, S) in {0, 1}, classes, arms, prediction (arms, n, C, S, S), iou (arms,
+    n), task and network.
     """
     fold, seed = grid.folds[0], grid.seeds[0]
     first = {"tuning": tuning, "n_train": grid.n_train, "seed": seed, "fold": fold}
@@ -352,13 +345,9 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
     known = np.isfinite(overlap)
     per_film = np.where(known, overlap, 0).sum(-1) / np.maximum(known.sum(-1), 1)
     return {
-        "task": np.array(grid.task),
-        "network": np.array(grid.network),
+        "task": np.array(grid.task), "network": np.array(grid.network),
         "image": grid.data.images[test],
         "image_id": grid.data.films["image_id"].to_numpy()[test].astype("U"),
-        "truth": (target == 1).astype(np.uint8),
-        "classes": np.array(grid.data.classes, "U"),
-        "arms": chosen["arm"].to_numpy().astype("U"),
-        "prediction": prediction,
-        "iou": per_film,
-    }
+        "truth": (target == 1).astype(np.uint8), "classes": np.array(grid.data.classes, "U"),
+        "arms": chosen["arm"].to_numpy().astype("U"), "prediction": prediction, "iou": per_film,
+    }  # fmt: skip

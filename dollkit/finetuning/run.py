@@ -161,10 +161,9 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Train one job; the tensors that were trained go to the file `keep`, see `restored`.
 
-    Returns:
-        ``curve`` (history rows), ``run`` (one row for runs.csv), ``counts`` (3, test films,
-        classes) of tp, fp, fn, ``robust``, the same of each of the K perturbations in `changes`
-        (K, 3, films, classes), and ``prediction`` (test films, C, S, S / 8) bits.
+    The result: ``curve`` (history rows), ``run`` (one row for runs.csv), ``counts`` (3, test films,
+    classes) of tp, fp, fn, ``robust``, the same of each of the K perturbations in `changes` (K, 3,
+    films, classes), and ``prediction`` (test films, C, S, S / 8) bits.
     """
     recipe = replace(recipe, lr=job.lr, seed=job.seed)
     net, _, trained = network(job, config, len(data.classes), start, rank)

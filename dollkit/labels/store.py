@@ -161,21 +161,17 @@ def write_shard(path: Path, pairs: pd.DataFrame, labels: U8, key: str = "") -> N
     table = pairs[PAIR_COLUMNS].copy()
     table["area"] = (labels == 1).mean((1, 2), dtype=np.float32)
     table["ignored"] = (labels == IGNORE).mean((1, 2), dtype=np.float32)
-    for column in pairs.columns.difference(table.columns, sort=False):
-        table[column] = pairs[column]
+    table = table.join(pairs.drop(columns=PAIR_COLUMNS))
     text = table.to_csv(index=False, lineterminator="\n").encode()
     records = [encode(label) for label in labels]
     # A name of its own: two processes at the same shard must not write into one file.
     part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
     try:
         np.savez(
-            part,
-            key=np.array(key),
-            size=np.array(labels.shape[-1]),
+            part, key=np.array(key), size=np.array(labels.shape[-1]),
             planes=np.frombuffer(b"".join(records), np.uint8),
-            ends=np.cumsum([len(r) for r in records]),
-            pairs=np.frombuffer(text, np.uint8),
-        )
+            ends=np.cumsum([len(r) for r in records]), pairs=np.frombuffer(text, np.uint8),
+        )  # fmt: skip
         part.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

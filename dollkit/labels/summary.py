@@ -97,11 +97,9 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
             if part.empty:
                 continue
             row: dict[str, object] = {
-                "finding": finding,
-                "explainer": explainer,
-                "n_classifiers": count,
+                "finding": finding, "explainer": explainer, "n_classifiers": count,
                 "n": len(part[CASE].drop_duplicates()),
-            }
+            }  # fmt: skip
             for value in ("iou_matched", "iou_label"):
                 row[value], row[f"{value}_lo"], row[f"{value}_hi"] = mean_interval(part, value)
             row["hit_rate"], row["hit_lo"], row["hit_hi"] = mean_interval(part, "hit")
@@ -273,11 +271,10 @@ def write(
     folder: Path, cases: pd.DataFrame, summary: pd.DataFrame, table: pd.DataFrame, examples: Arrays
 ) -> None:
     """Write label_cases.csv.gz, labels.csv, ablation.csv and examples.npz into the artefact."""
-    # No time stamp inside: the same rows are the same bytes.
-    gzip = {"method": "gzip", "mtime": 0}
-    cases.to_csv(folder / "label_cases.csv.gz", index=False, compression=gzip)
-    summary.to_csv(folder / "labels.csv", index=False)
-    table.to_csv(folder / "ablation.csv", index=False)
+    frames = {"label_cases.csv.gz": cases, "labels.csv": summary, "ablation.csv": table}
+    for name, frame in frames.items():
+        # No time stamp inside: the same rows are the same bytes.
+        frame.to_csv(folder / name, index=False, compression={"method": "infer", "mtime": 0})
     arrays: dict[str, Any] = dict(examples)
     np.savez_compressed(folder / "examples.npz", **arrays)
 
