@@ -46,12 +46,11 @@ LOG = "films.jsonl"
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A fine-tuned network in eval mode, names of its channels, side of its films in pixels, and
-    sha256 of its weights."""
+    """A fine-tuned network in eval mode, and the sha256 of its weights."""
 
     net: nn.Module
     classes: tuple[str, ...]
-    size: int
+    size: int  # side of its films in pixels
     digest: str
 
 
@@ -81,8 +80,7 @@ def load_segmenter(folder: Path) -> Segmenter:
 def films_for(
     films: Path, to: str, classes: Sequence[str], codes: Codes | None
 ) -> tuple[list[str], list[Concept]]:
-    """Films of a folder that masks can be written for in a format, by path: DICOM segmentations are
-    of DICOM films alone; and the codes of the classes there."""
+    """Films that masks can be written for in a format, and the codes of the classes there."""
     if to not in FORMATS:
         raise InputError(f"parameter 'to' is {to!r}: use one of {', '.join(FORMATS)}")
     names = list_films(films)
@@ -91,7 +89,7 @@ def films_for(
     # highdicom takes seconds to import, and few need it.
     from dollkit.interactive.your_radiographs import dicom_seg
 
-    names = [name for name in names if is_dicom(films / name)]
+    names = [name for name in names if is_dicom(films / name)]  # a segmentation refers to DICOM
     return names, [dicom_seg.find_concept(name, codes) for name in classes] if names else []
 
 
@@ -145,12 +143,11 @@ def predict(
         for name in tqdm(names, desc="predict", unit="film", disable=None):
             if name in done:
                 continue
-            rows, reason = [], ""
+            done[name] = {"film": name, "rows": [], "reason": ""}
             try:
-                rows = _write_masks(segmenter, films, name, part, concepts)
+                done[name]["rows"] = _write_masks(segmenter, films, name, part, concepts)
             except InputError as error:
-                reason = str(error)
-            done[name] = {"film": name, "rows": rows, "reason": reason}
+                done[name]["reason"] = str(error)
             with (part / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(done[name]) + "\n")
         seen = {name for name in names if stem(name).replace("/", "__") in trained_on}

@@ -173,10 +173,8 @@ def write_report(
         (folder / f"{name}.csv").unlink(missing_ok=True)
     text = ["# Did DoLL pay on these films?", f"> {WARNING}"]
     if cases is None or selection is None:
-        text.append(
-            "Nothing was held out (`compare = False`): whether DoLL paid, and how good the "
-            "predictions are, cannot be told."
-        )
+        text.append("Nothing was held out (`compare = False`): whether DoLL paid, and how good the "
+                    "predictions are, cannot be told.")  # fmt: skip
     else:
         text += _compared(folder, cases, selection, margin)
     text += ["## The films", _list(f"{k}: {v}" for k, v in yours.facts.items() if v)]

@@ -17,18 +17,9 @@ from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.interactive.your_radiographs import predict, read, steps
 from dollkit.training import networks
+from dollkit.workflow import parameter_ranges as ranges
 from dollkit.workflow import parameters, run, stage, stages
-from dollkit.workflow.parameter_ranges import (
-    COUNT,
-    DECAY,
-    NATURAL,
-    POSITIVE,
-    SIDE,
-    among,
-    build_classifier,
-    build_network,
-    several,
-)
+from dollkit.workflow.parameter_ranges import COUNT, NATURAL, POSITIVE, among, several
 
 NOTEBOOK = "11_your_radiographs.ipynb"
 ACTIVATION = "silu"
@@ -36,14 +27,14 @@ ACTIVATION = "silu"
 
 RANGES: dict[str, Any] = {
     "network": among(networks.NETWORKS),
-    "size": SIDE,
+    "size": ranges.SIDE,
     "arms": several(among(steps.STARTS)),
     "sizes": several(COUNT, 0),
     "n_valid": COUNT,
     "lrs": several(POSITIVE),
     "seeds": several(NATURAL),
     "precision": among(compute.PRECISIONS),
-    "margin": DECAY,
+    "margin": ranges.DECAY,
     "device": among(("", "auto", "cpu", "cuda")),
     "to": several(among(predict.FORMATS)),
 }
@@ -67,17 +58,17 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name in ("arms", "architectures", "lrs", "seeds"):
         if len(set(settings[name])) < len(settings[name]):
             raise InputError(f"parameter {name!r} is {settings[name]}: each one once")
-    drawing, architectures = settings["predict_with"], settings["architectures"]
-    if drawing not in settings["arms"]:
-        raise InputError(f"parameter 'predict_with' is {drawing!r}, not in 'arms'")
+    architectures = settings["architectures"]
+    if settings["predict_with"] not in settings["arms"]:
+        raise InputError(f"parameter 'predict_with' is {settings['predict_with']!r}, not in 'arms'")
     if settings["classifiers"]:
         return
     if not architectures:
         raise InputError("parameter 'architectures' is empty: name at least one")
     # Each is built once: no other way tells whether an encoder exists and fits.
     for name in architectures:
-        build_classifier(name, 5, ACTIVATION, "lse")
-    build_network(settings["network"], architectures[0], steps.DEPTH, ACTIVATION)
+        ranges.build_classifier(name, 5, ACTIVATION, "lse")
+    ranges.build_network(settings["network"], architectures[0], steps.DEPTH, ACTIVATION)
 
 
 def places(settings: Mapping[str, Any]) -> list[Path]:
