@@ -118,9 +118,7 @@ def narrowed(
 def check(
     model: type[pydantic.BaseModel], values: Mapping[str, Any], place: str
 ) -> dict[str, Json]:
-    """The values, with integers made floats where the model has a float; `place` (or "") begins
-    the message about the first that the model refuses.
-    """
+    """The values, integers made floats where the model has one; `place` begins a message."""
     try:
         return model.model_validate(dict(values)).model_dump(exclude_unset=True)
     except pydantic.ValidationError as error:
@@ -142,11 +140,10 @@ def check(
 
 def profile_file(profile: str) -> Path:
     """Path of a profile's YAML file; an unknown profile is an `InputError` naming those there."""
-    folder = notebooks() / "params"
-    known = sorted(p.stem for p in folder.glob("*.yaml"))
-    if profile not in known:
-        raise InputError(f"unknown profile {profile!r}: use one of {', '.join(known) or '(none)'}")
-    return folder / f"{profile}.yaml"
+    files = {p.stem: p for p in sorted((notebooks() / "params").glob("*.yaml"))}
+    if profile not in files:
+        raise InputError(f"unknown profile {profile!r}: use one of {', '.join(files) or '(none)'}")
+    return files[profile]
 
 
 def read_profile(profile: str) -> dict[str, Any]:

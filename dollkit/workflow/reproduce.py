@@ -69,9 +69,9 @@ def snakemake(
 ) -> int:  # fmt: skip
     """Run Snakemake over a profile; returns its exit status, or 128 + a signal's number.
 
-    `jobs` stages run at once, on this machine sharing the cores, with `threads` each (0: its share
-    of them); `more` goes to Snakemake. `executor` is ``local`` or a folder of ``cluster/`` with a
-    workflow profile, where `parts` jobs share the work of a stage that can be shared.
+    `jobs` stages run at once, with `threads` each (0: their share of the cores); `more` goes to
+    Snakemake. `executor` is ``local`` or a folder of ``cluster/`` with a workflow profile, where
+    `parts` jobs share the work of a stage that can be shared.
     """
     threads = threads or max(1, cores() // jobs)
     folder = paths.runs() / profile
@@ -116,9 +116,7 @@ def _since(file: Path, started: int) -> bool:
 
 
 def summary(names: Sequence[str], profile: str, started: int) -> list[str]:
-    """Lines that tell which stages ran since `started` (ns), how long each took, and where the
-    results are.
-    """
+    """Lines on which stages ran since `started` (ns), how long each took, where results are."""
     folder = paths.runs() / profile
     ran = [name for name in names if _since(folder / name / stage.MANIFEST, started)]
     lines = [f"profile {profile}: {len(ran)} of {len(names)} stages ran"]

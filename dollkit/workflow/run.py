@@ -70,10 +70,7 @@ class _Lines(logging.Formatter):
 def run(
     name: str, profile: str, data: Path | None, log: Path | None = None, part: Part | None = None
 ) -> None:
-    """Run one stage instance.
-
-    `log` gets what is shown on the terminal too; `part` is the share of the work to do and leave.
-    """
+    """Run one stage instance, or a `part` of it; `log` gets what is shown on the terminal too."""
     planned = {i.name: i for i in stages.plan(profile, data)}
     if name not in planned:
         raise InputError(f"profile {profile} has no {name!r}; {nearest(name, planned)}")
@@ -83,9 +80,7 @@ def run(
     for artefact in instance.inputs:
         stage.check_artefact(artefact, profile, needed_by=name)
     folder = paths.runs() / profile
-    label = (
-        instance.slug if part is None else f"parts/{instance.slug}-{part.number}-of-{part.count}"
-    )
+    label = f"parts/{instance.slug}-{part.number}-of-{part.count}" if part else instance.slug
     executed = folder / "notebooks" / f"{label}.ipynb"
     stage.make_writable(executed.parent)
     stage.make_writable(folder / name)
