@@ -120,10 +120,8 @@ class Grid:
 def tunings_of(
     arms: Sequence[str], tunings: Mapping[str, Sequence[str]], lrs: Mapping[str, Sequence[float]]
 ) -> Tunings:
-    """Every tuning that has arms, with them and its learning rates, in `TUNINGS`' order.
-
-    `arms` are tuned in full, those of `tunings` in other ways too; the rates of ``other`` are for
-    tunings without their own.
+    """Every tuning that has arms, with them and its learning rates, in `TUNINGS`' order; `arms`
+    are tuned in full, those of `tunings` in other ways too.
     """
     for parameter, names, known in (
         ("tunings", tunings, TUNINGS[1:]), ("lrs", lrs, (*TUNINGS, OTHER))
@@ -143,10 +141,8 @@ def tunings_of(
 def sizes_of(
     sizes: Sequence[int], n_train: int, films: pd.DataFrame, folds: Sequence[int], n_valid: int
 ) -> list[int]:
-    """Further numbers of training films than `n_train`, ascending; 0: all that every fold has.
-
-    A number larger than that is left out, and the log says so: how many masks a data set has is
-    often known only once it is read.
+    """Further numbers of training films than `n_train`, ascending; 0: all that every fold has. A
+    number larger than that is left out, and the log says so.
     """
     most = min(len(split(films, fold, 0, n_valid, 0).pool) for fold in folds)
     kept: set[int] = set()
