@@ -90,9 +90,7 @@ def _prior(store: Store, labels: LabelStore) -> Targets:
 
 def _truth(store: Store) -> Targets:
     if missing := [f for f in PATHOLOGIES if f not in store.mask_classes]:
-        raise InputError(
-            f"arm 'truth': {store.path} has no masks of {missing[0]}; the phantom alone has all"
-        )
+        raise InputError(f"arm 'truth': {store.path} has no masks of {missing[0]}: phantom only")
 
     def truth(rows: Rows) -> U8:
         out = np.full((len(rows), len(FINDINGS), store.size, store.size), IGNORE, np.uint8)

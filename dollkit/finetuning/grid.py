@@ -176,9 +176,7 @@ def check(
     for parameter, tuned, place in used:
         for arm in tuned:
             if arm not in arms:
-                raise InputError(
-                    f"parameter {parameter!r} names {arm!r}{place}: list it in 'arms' too"
-                )
+                raise InputError(f"parameter {parameter!r} names {arm!r}{place}: add it to 'arms'")
     for tuning, (_, lrs) in tunings.items():
         if not lrs:
             raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
@@ -195,10 +193,9 @@ def check(
 def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     """Run selection and final jobs of every arm, tuning and fold that can run.
 
-    Selection trains the first seed at every rate of the grid and takes the best validation mIoU;
-    the final runs repeat the chosen rate over all seeds (the first seed's run is the same run).
-    Frames ``cases``, ``curves``, ``selection``, ``runs`` and, with perturbations, ``robust`` come
-    back; or, of the jobs of one `part`, their files alone and `PartDone`.
+    The first seed is trained at every rate, the others at that of the best validation mIoU. Frames
+    ``cases``, ``curves``, ``selection``, ``runs`` and, with perturbations, ``robust`` come back;
+    or, of the jobs of one `part`, their files alone and `PartDone`.
     """
     for name in ("jobs", NETWORKS):
         (grid.folder / name).mkdir(parents=True, exist_ok=True)

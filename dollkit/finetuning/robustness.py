@@ -73,10 +73,8 @@ def pairs_of(levels: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
         if name not in KINDS:
             raise InputError(f"parameter 'robustness' names {name!r}: {nearest(name, KINDS)}")
         if not levels[name]:
-            raise InputError(
-                f"parameter 'robustness' has no level for {name!r}: give a list such as "
-                f"{list(KINDS[name].levels)}, or leave the name out"
-            )
+            some = list(KINDS[name].levels)
+            raise InputError(f"parameter 'robustness' has no level for {name!r}: try {some}")
     for name, level in pairs:
         kind = KINDS[name]
         fault = ""

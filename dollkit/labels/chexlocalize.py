@@ -88,8 +88,7 @@ def score(
     """`localisation_table` of trained classifiers (see `find_classifiers`) on a data set's masks.
 
     The CSV file `out` gets the table, ``NAME.cases.csv`` beside it the cases. `size` is the side
-    in pixels that the classifiers learnt at. A finding is called from a mean probability of
-    `cutoff`; below it, its mask is empty.
+    that the classifiers learnt at. A finding of a mean probability below `cutoff` is not called.
     """
     if not 0 <= cutoff < 1:
         raise InputError(f"parameter 'cutoff' is {cutoff}: it must lie in [0, 1)")

@@ -76,17 +76,16 @@ def file_names(image_ids: Sequence[str]) -> dict[str, str]:
     for image_id, name in names.items():  # some file systems do not tell letters by case
         other = taken.setdefault(name.lower(), image_id)
         if other != image_id:
-            raise InputError(
-                f"films {other!r} and {image_id!r} would both be written as {name!r}: rename one"
-            )
+            both = f"films {other!r} and {image_id!r}"
+            raise InputError(f"{both} would both be written as {name!r}: rename one")
     return names
 
 
 def write_coco(chosen: Selection, out: Path) -> str:
     """Write ``annotations.json`` and, with films, ``images/``; returns a text on the files.
 
-    A label is an annotation of the finding, and one with ``iscrowd`` 1 of the pixels to ignore,
-    where COCO's own scoring counts a detection neither way. Field format: cocodataset.org.
+    Pixels to ignore are an annotation of ``iscrowd`` 1, where COCO's own scoring counts a detection
+    neither way.
     """
     chosen.write_films(out / "images")
     size = {"width": chosen.store.size, "height": chosen.store.size}

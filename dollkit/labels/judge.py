@@ -64,11 +64,9 @@ def variants(
     names: Sequence[str], explain: ExplainerSettings, settings: LabelSettings,
     occluded: int = 0, few: int = 0,
 ) -> list[Variant]:  # fmt: skip
-    """The shipped settings first, then one factor changed at a time.
-
-    Every subset of the classifiers; the other explainers (occlusion, which is slow, on `occluded`
-    films, 0 leaves it out); fixed numbers of steps and the other baselines, each of which explains
-    anew, on `few` films (0: all); and each step of `LabelSettings` switched.
+    """The shipped settings first, then one factor changed at a time: every subset of the
+    classifiers; the other explainers (occlusion on `occluded` films, 0: left out); fixed numbers of
+    steps and the other baselines, on `few` films (0: all); each step of `LabelSettings` switched.
     """
     every = tuple(names)
     out = [Variant("shipped", "shipped", every, explain, settings)]
@@ -118,9 +116,8 @@ def _known(store: Store) -> list[str]:
 
 
 def judged_rows(store: Store, split: str, limit: int) -> Rows:
-    """First `limit` films of a split with a positive finding whose mask is known.
-
-    In a store without any such mask: with a positive finding.
+    """First `limit` films of a split with a positive finding whose mask is known; in a store
+    without any such mask, with a positive finding.
     """
     rows = split_rows(store, split)
     known = _known(store)
@@ -137,10 +134,9 @@ def judge(
 ) -> tuple[pd.DataFrame, Arrays]:
     """Scores of label variants against the masks of the findings, and arrays of the shipped labels.
 
-    No film of `rows` trained a classifier. The first of the variants is the shipped one. Masks of
-    the training films make the anatomy prior; without any, those of the other judged patients, one
-    left out at a time. A store without masks of any finding gives no scores, and arrays for
-    pictures: their ``truth`` is empty and their ``iou`` NaN.
+    No film of `rows` trained a classifier; the first of the variants is the shipped one. A store
+    without masks of any finding gives no scores, and arrays for pictures: their ``truth`` is empty
+    and their ``iou`` NaN.
     """
     known = _known(store)
     frames = [] if known else [pd.DataFrame(columns=CASE_COLUMNS)]
@@ -178,9 +174,8 @@ def tuned(
     models: Mapping[str, Classifier], store: Store, rows: Rows, explain: ExplainerSettings,
     settings: LabelSettings,
 ) -> pd.DataFrame | None:  # fmt: skip
-    """Table of `tune` for films that are not judged later, such as `judged_rows` of ``valid``.
-
-    None if no film has a mask of a positive finding.
+    """Table of `tune` for films that are not judged later; None if none has a mask of a positive
+    finding.
     """
     parts = []
     for batch in _batches(models, store, rows, _known(store)):
@@ -280,9 +275,8 @@ def _batches(
 def _score(
     store: Store, v: Variant, models: Sequence[str], explained: Explained, batch: _Batch
 ) -> tuple[pd.DataFrame, Arrays]:
-    """Cases of a batch, and of the shipped variant the arrays behind them.
-
-    ``maps`` are those of every classifier alone, (pairs, K, S, S); ``probability`` is (pairs, K).
+    """Cases of a batch, and of the shipped variant the arrays behind them: ``maps`` are those of
+    every classifier alone, (pairs, K, S, S); ``probability`` is (pairs, K).
     """
     use, settings = [models.index(name) for name in v.classifiers], v.label_settings
     row, names, truth, films = batch.row, batch.names, batch.truth, store.images[batch.row]

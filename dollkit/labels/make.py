@@ -99,9 +99,7 @@ def make_labels(
     """
     positive = rows[(store.states[rows] == POSITIVE).any(1)]
     if not len(positive):
-        raise InputError(
-            f"{store.path}: no film to label has a positive finding: give films with findings"
-        )
+        raise InputError(f"{store.path}: no film to label has a positive finding: give some")
     made_by, code = _made_by(store, explain, settings, hashes), code_of([__name__])
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     shards = {}

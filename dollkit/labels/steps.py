@@ -118,9 +118,7 @@ def _check_rules(thresholds: Mapping[str, float | str], smooths: Mapping[str, fl
         parse_rule(text, f"parameter 'thresholds', {finding}:")
     for finding, sigma in smooths.items():
         if not 0 <= sigma <= 0.5:
-            raise InputError(
-                f"parameter 'smooths', {finding}: {sigma} must lie in [0, 0.5], a share of the side"
-            )
+            raise InputError(f"parameter 'smooths', {finding}: {sigma} must lie in [0, 0.5]")
 
 
 def write_rules(table: pd.DataFrame, path: Path) -> None:
@@ -131,9 +129,8 @@ def write_rules(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_rules(path: Path) -> dict[str, Any]:
-    """``thresholds`` and ``smooths`` of a CSV file, as `LabelSettings` takes them.
-
-    Columns finding and rule, and perhaps smooth (share of the side; blank: the setting of the run).
+    """``thresholds`` and ``smooths`` of a CSV file with the columns finding, rule and perhaps
+    smooth (share of the side; blank: the setting of the run).
     """
     table = read_csv(path, ("finding", "rule"), hint="give a CSV file with both columns")
     findings = table.frame["finding"]
@@ -233,9 +230,8 @@ def consensus(maps: FloatMaps, probability: FloatMaps, trust: str) -> FloatMaps:
 
 
 def smooth(maps: FloatMaps, sigma: float | npt.ArrayLike) -> FloatMaps:
-    """Step 4: Gaussian smoothing of (pairs, S, S) maps, rescaled to a maximum of one.
-
-    `sigma` is one for all maps, or (pairs,) one for each, as a fraction of the side.
+    """Step 4: Gaussian smoothing of (pairs, S, S) maps, rescaled to a maximum of one; `sigma`, one
+    for all or (pairs,), is a fraction of the side.
     """
     sigmas = np.broadcast_to(np.asarray(sigma, dtype=np.float64), len(maps))
     blurred = np.empty_like(maps)

@@ -110,10 +110,7 @@ class LabelStore:
 
 
 def open_labels(path: Path | str, verify: bool = False) -> LabelStore:
-    """Open a label store: ``open_labels(path).targets(rows)``, ``.label(i)``, ``.pairs``.
-
-    The table is always hashed; `verify` also hashes the planes.
-    """
+    """Open a label store; the table is always hashed, with `verify` the planes too."""
     path = Path(path)
     description = path / "labels.json"
     if not description.is_file():
@@ -190,8 +187,8 @@ def shard_key(path: Path) -> str | None:
 def merge(shards: Mapping[Path, str], out: Path, meta: Mapping[str, Any]) -> LabelStore:
     """Join shards, given with their keys, into one store, one shard in memory at a time.
 
-    The same shards, in this order, and `meta` give the same bytes, whoever wrote the shards and
-    when. `labels.json` is written last; an older store in `out` stays whole until the new one is.
+    The same shards and `meta` give the same bytes. `labels.json` is written last; an older store in
+    `out` stays whole until the new one is.
     """
     if not shards:
         raise InputError(f"{out}: no shard to merge: {AGAIN}")

@@ -60,10 +60,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def mean_interval(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
-    """Mean over findings of means over films, with a 95 % bootstrap interval over patients.
-
-    All NaN without any case.
-    """
+    """Mean over findings of means over films, with a 95 % bootstrap interval over patients."""
     if part.empty:
         return np.nan, np.nan, np.nan
     _, units = patient_values(part[value], part["patient_id"], part["finding"])
@@ -71,9 +68,8 @@ def mean_interval(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
 
 
 def judged(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases of the findings that enter a mean over findings: those that enough patients have.
-
-    All, where no finding has so many.
+    """Cases of the findings that enough patients have, which alone enter a mean over findings;
+    all, where no finding has so many.
     """
     enough = seen_enough(cases["patient_id"], cases["finding"])
     return cases[enough] if enough.any() else cases
@@ -83,11 +79,9 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
     """Label quality per finding, explainer and number of classifiers, with `SUMMARY_COLUMNS`.
 
     The shipped labels, the same with fewer classifiers (mean over all subsets of that size) and the
-    other explainers; row ``mean`` averages the findings that are `judged`. iou_matched is at the
-    truth's own area, iou_label at the label's own threshold, both and the hit rate with 95 %
-    bootstrap intervals over patients; iou_chance and iou_prior at matched area; precision and
-    recall of the label; energy, the share of the map inside the truth, which chance would have
-    equal to area, the truth's share of the film.
+    other explainers; row ``mean`` averages the findings that are `judged`. iou_matched, iou_chance
+    and iou_prior are at the truth's own area, iou_label, precision and recall at the label's own
+    threshold; energy is the share of the map inside the truth, by chance its share of the film.
     """
     chosen = cases[cases["factor"].isin(["shipped", "classifiers", "explainer"])]
     rows: list[dict[str, object]] = []
@@ -120,9 +114,8 @@ def _gap(part: pd.DataFrame, other: pd.DataFrame) -> tuple[tuple[float, float, f
 def ablation(cases: pd.DataFrame) -> pd.DataFrame:
     """One row per variant, with the columns `ABLATION_COLUMNS`.
 
-    `iou_matched` and its interval are at the truth's own area; `iou_label`, `precision` and
-    `recall` are of the label at its own threshold. `delta` is iou_matched minus that of the shipped
-    labels on the cases that both have, with a paired 95 % bootstrap interval over patients.
+    `delta` is iou_matched (see `summarise`) minus that of the shipped labels on the cases that both
+    have, with a paired 95 % bootstrap interval over patients.
     """
     shipped = cases[cases["factor"] == "shipped"]
     rows = []
@@ -146,19 +139,18 @@ def goals(
        least `hit_rate`.
     2. IoU at matched area minus that of the mean-mask prior, for each mobile finding: interval
        above zero.
-    3. IoU at matched area of all classifiers minus that of the best single one: interval above
-       zero. The best single one is chosen on the same cases, which is in its favour.
+    3. IoU at matched area of all classifiers minus that of the best single one, chosen on the same
+       cases: interval above zero.
 
     Intervals are 95 % bootstrap intervals over patients (paired in 2 and 3, not corrected for the
-    number of goals); met is yes, no or not judged. `classifiers` has finding and auroc.
+    number of goals); met is yes, no or not judged.
     """
     shipped = cases[cases["variant"] == "shipped"]
     able = classifiers.groupby("finding")["auroc"].mean()
     # A finding of few patients tells nothing of others.
     enough = shipped[seen_enough(shipped["patient_id"], shipped["finding"])]
     part = enough[enough["finding"].isin(able.index[able > auroc])]
-    value = mean_interval(part, "hit")
-    shown = part["finding"].nunique()
+    value, shown = mean_interval(part, "hit"), part["finding"].nunique()
     text = f"hit rate at least {hit_rate:g}, {shown} findings with AUROC above {auroc:g}"
     rows = [(text, *value, _verdict(value[0] >= hit_rate, value[0]), len(part))]
     gaps = enough.assign(gap=enough["iou_matched"] - enough["iou_prior"])
@@ -221,9 +213,7 @@ def per_case(arrays: Arrays) -> pd.DataFrame:
     """One row per pair: finding, the columns `STEPS`, and a bool for each of `GROUPS`."""
     for name in ARRAYS:
         if name not in arrays or len(arrays[name]) != len(arrays["finding"]):
-            raise InputError(
-                f"array {name!r} of the labels is missing or cut off; run the labels' stage again"
-            )
+            raise InputError(f"array {name!r} of the labels is missing or cut off: run them again")
     seen = np.flatnonzero(arrays["truth"].any((1, 2)))
     if not seen.size:
         raise InputError("no label has a truth to be judged by; there is no loss to tell")
@@ -280,10 +270,8 @@ def write(
 
 
 def by_finding(store: LabelStore) -> pd.DataFrame:
-    """One row per finding that has labels, in the order of the 14, and ``all`` at the end.
-
-    Labels; shares that are unclear (all ignored), empty (no pixel of finding, not all ignored),
-    uncalled (mean probability below one half) and unsettled; mean area, ignored share and error.
+    """One row per finding that has labels, then ``all``: their number, shares that are unclear
+    (all ignored), empty, uncalled (mean probability below one half) and unsettled, and means.
     """
     pairs = pd.concat([store.pairs, store.pairs.assign(finding="all")], ignore_index=True)
     pairs["unclear"] = pairs["ignored"] == 1

@@ -51,9 +51,7 @@ def declared(notebook: Path) -> type[pydantic.BaseModel]:
     tagged = [source for source, tags in code_cells(notebook) if "parameters" in tags]
     cell = f"{notebook}: parameters cell"
     if len(tagged) != 1:
-        raise InputError(
-            f"{notebook}: has {len(tagged)} code cells tagged 'parameters'; it needs exactly one"
-        )
+        raise InputError(f"{notebook}: has {len(tagged)} code cells tagged 'parameters', not one")
     try:
         body = ast.parse(tagged[0]).body
     except SyntaxError as error:
@@ -86,9 +84,7 @@ def _parse(line: ast.stmt, place: str) -> tuple[str, tuple[Any, Json]]:
             "dict[str, ...], with '| None' where it may be empty"
         ) from None
     except ValueError:
-        raise InputError(
-            f"{place}: '{name}' must be a plain JSON value, not an expression"
-        ) from None
+        raise InputError(f"{place}: '{name}' must be a plain JSON value, no formula") from None
 
 
 def _type(node: ast.expr) -> Any:
@@ -126,9 +122,8 @@ def check(
     place = f"{place}: " if place else ""
     name, *rest = fault["loc"]
     if fault["type"] == "extra_forbidden":
-        raise InputError(
-            f"{place}unknown parameter '{name}'; {nearest(str(name), model.model_fields)}"
-        )
+        known = nearest(str(name), model.model_fields)
+        raise InputError(f"{place}unknown parameter '{name}'; {known}")
     value, item = fault["input"], "".join(f"[{key!r}]" for key in rest if key != "[key]")
     said = fault["msg"].removeprefix("Value error, ").replace("Input", "it", 1)
     if fault["type"].endswith("_type"):

@@ -138,10 +138,8 @@ def execute(
     except RuntimeError as error:  # one that dies while it starts is no DeadKernelError
         if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
             raise
-        raise StageError(
-            f"the kernel died (killed, perhaps out of memory: take fewer JOBS); {KEPT} "
-            f"(see {executed})"
-        ) from None
+        cure = "killed, perhaps out of memory: take fewer JOBS"
+        raise StageError(f"the kernel died ({cure}); {KEPT} (see {executed})") from None
     if part is not None:
         raise StageError(f"{executed} went on after its part")
     _check_cells(notebook, executed)
@@ -245,9 +243,7 @@ def hold(folder: Path) -> Iterator[None]:
         ]
         # What a killed run has left ends by itself within seconds.
         if alive := psutil.wait_procs(at_work, timeout=GRACE)[1]:
-            raise InputError(
-                f"process {alive[0].pid} of an earlier run still works in {folder}: stop it"
-            )
+            raise InputError(f"process {alive[0].pid} still works in {folder}: stop it")
         yield
 
 

@@ -170,10 +170,8 @@ def matrix(profile: str) -> Matrix:
     section = parameters.read_profile(profile).get("matrix", {})
     checked = Matrix.model_validate(parameters.check(Matrix, section, place))
     if checked.encoder not in checked.architectures:
-        raise InputError(
-            f"{place}: 'encoder' is {checked.encoder!r}; "
-            f"it must be one of architectures: {', '.join(checked.architectures)}"
-        )
+        known = ", ".join(checked.architectures)
+        raise InputError(f"{place}: 'encoder' is {checked.encoder!r}: use an architecture: {known}")
     return checked
 
 

@@ -214,10 +214,8 @@ def _write_masks(
 
 @torch.inference_mode()
 def draw_film(segmenter: Segmenter, image: U8) -> list[U8]:
-    """The mask of each class on a film's own grid, (H, W) in {0, 1}, from its grey values (H, W).
-
-    The padding is cut away and the logits are resized bilinearly, which gives smooth outlines where
-    resized masks would have stairs; inside is what lies above zero (probability one half).
+    """The mask of each class on a film's own grid, (H, W) in {0, 1}: the logits are resized, which
+    gives smooth outlines where resized masks would have stairs.
     """
     device = next(segmenter.net.parameters(), torch.empty(0)).device
     x = compute.to_input(fit(image, segmenter.size)[None], device)

@@ -42,11 +42,10 @@ def rare_classes(cases: pd.DataFrame) -> list[str]:
 def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     """DoLL minus every other start, for each number of masks, with a verdict; empty without DoLL.
 
-    Paired over the same films, seeds and folds; patients and training runs are both random
-    (`statistics.crossed`). ``effect`` is in mIoU, positive where DoLL is better, ``p_holm``
-    corrected over the starts of one size, ``mde`` the smallest true effect that this design finds
-    in four of five cases, ``best`` the mean IoU of the better of the two. Classes that are rare do
-    not count, unless all are: they would weigh as much as the others.
+    Paired over films, seeds and folds (`statistics.crossed`). ``effect`` is in mIoU, positive where
+    DoLL is better, ``p_holm`` corrected over the starts of one size, ``mde`` the smallest effect
+    that this design finds in four of five cases, ``best`` the mIoU of the better of the two. Rare
+    classes do not count, unless all are rare.
     """
     rare = rare_classes(cases)
     if set(rare) < set(cases["class"]):
@@ -133,10 +132,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
 
 
 def advice(cases: pd.DataFrame, table: pd.DataFrame, margin: float = MARGIN) -> list[str]:
-    """How many masks are needed, from the learning curves and no further than they reach.
-
-    `table`: from `contrasts`.
-    """
+    """How many masks are needed, from the learning curves and no further than they reach."""
     means = summarise(cases).pivot(index="n_train", columns="arm", values="miou")
     sizes = [int(n) for n in means.index]
     if "doll" not in means or means["doll"].max() < margin or len(sizes) < 2:

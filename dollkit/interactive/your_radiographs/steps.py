@@ -239,11 +239,8 @@ def set_up(
 def compare_starts(
     setup: Setup, folder: Path, sizes: Sequence[int], seeds: Sequence[int]
 ) -> dict[str, pd.DataFrame]:
-    """Fine-tune every start with several numbers of masks and judge on held-out patients; frames
-    ``cases``, ``curves``, ``selection``, ``runs``, written to `folder` too.
-
-    The verdict is about all masks that every fold can train on; `sizes` are further points of the
-    learning curve. Rates and steps are chosen on validation films.
+    """Fine-tune every start with all masks that every fold can train on, and with `sizes` of them,
+    and judge on held-out patients: frames of `grid.execute`, written to `folder` too.
     """
     films, folds, arms = setup.data.films, setup.folds, list(setup.starts)
     most = min(len(run.split(films, f, 0, setup.n_valid, 0).pool) for f in folds)
@@ -261,10 +258,8 @@ def compare_starts(
 def final_network(
     setup: Setup, folder: Path, arm: str, selection: pd.DataFrame | None, seed: int
 ) -> tuple[Path, list[str]]:
-    """The network to predict with: `arm`, fine-tuned on all masks but those that choose the step.
-
-    The rate is the comparison's (`selection`), or is chosen on the validation films. Returns
-    `folder`, and the ids of the films whose masks it saw.
+    """The network to predict with, fine-tuned on all masks but those that choose the step: its
+    folder, and ids of the films whose masks it saw. The rate is that of `selection`, if any.
     """
     data, start = setup.data, setup.starts[arm]
     held = np.flatnonzero(data.films["split"] == "valid")
