@@ -263,6 +263,5 @@ def validation_auroc(folder: Path) -> float:
     try:
         return max(pd.read_csv(path)["valid_auroc"].dropna().astype(float))
     except (OSError, KeyError, ValueError) as error:
-        raise InputError(
-            f"{path}: no validation AUROC ({error}), by which arm 'single' picks: run notebook 02"
-        ) from error
+        said = f"no validation AUROC ({error}), by which arm 'single' picks: run notebook 02"
+        raise InputError(f"{path}: {said}") from error

@@ -123,9 +123,8 @@ def tunings_of(
     """Every tuning that has arms, with them and its learning rates, in `TUNINGS`' order; `arms`
     are tuned in full, those of `tunings` in other ways too.
     """
-    for parameter, names, known in (
-        ("tunings", tunings, TUNINGS[1:]), ("lrs", lrs, (*TUNINGS, OTHER))
-    ):  # fmt: skip
+    choices = ("tunings", tunings, TUNINGS[1:]), ("lrs", lrs, (*TUNINGS, OTHER))
+    for parameter, names, known in choices:
         if unknown := [name for name in names if name not in known]:
             raise InputError(
                 f"parameter {parameter!r} names {unknown[0]!r}: use some of {', '.join(known)}"
@@ -171,15 +170,13 @@ def check(
 ) -> None:  # fmt: skip
     """Whether the parameters of a grid go together, before there is anything to run."""
     used = [("size_arms", tuned, "") for tuned in sizes.values()]
-    for tuning, (tuned, _) in tunings.items():
+    for tuning, (tuned, lrs) in tunings.items():
         used.append(("arms" if tuning == "full" else "tunings", tuned, f" under {tuning!r}"))
-    for parameter, tuned, place in used:
-        for arm in tuned:
-            if arm not in arms:
-                raise InputError(f"parameter {parameter!r} names {arm!r}{place}: add it to 'arms'")
-    for tuning, (_, lrs) in tunings.items():
         if not lrs:
             raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
+    for parameter, tuned, place in used:
+        if other := [arm for arm in tuned if arm not in arms]:
+            raise InputError(f"parameter {parameter!r} names {other[0]!r}{place}: add it to 'arms'")
     if any(sizes.values()) and "full" not in tunings:
         raise InputError("parameter 'size_arms' is given, but 'arms' is empty: give both")
     lists: list[tuple[str, Sequence[object]]] = [("seeds", seeds), ("folds", folds)]

@@ -140,9 +140,8 @@ def network(
     job: Job, config: Mapping[str, Any], classes: int, start: Initialisation,
     rank: int = adapters.RANK,
 ) -> tuple[nn.Module, list[str], list[str]]:  # fmt: skip
-    """A network ready for the job, names of the tensors that its start brings, of those it trains.
-
-    What the start does not bring is drawn from the job's seed, so arms differ in nothing else.
+    """A network ready for the job, names of the tensors that its start brings, of those it trains;
+    what the start does not bring is drawn from the job's seed, so arms differ in nothing else.
     """
     with compute.seeded(job.seed, 7):
         net = networks.build(job.network, classes=classes, **config)

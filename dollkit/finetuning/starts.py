@@ -30,8 +30,7 @@ def starts(
 
     ``random`` leaves it as drawn; ``imagenet`` copies published weights into the encoder or says
     why it is not run; ``classifier`` copies the backbone of the encoder's classifier; the
-    pre-trained arms (folders by arm, see `pretraining.made_in`) copy every tensor but the output
-    layer, or with `transfer` ``encoder`` that alone, or fail.
+    pre-trained arms copy every tensor but the output layer, or the encoder alone (`transfer`).
     """
     settings = {"network": network, **config}
     if network != "pspnet":

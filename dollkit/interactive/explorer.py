@@ -41,18 +41,14 @@ _RULES = {"Otsu": "otsu", "share of the maximum": "peak", "share of the pixels":
 
 @dataclass(frozen=True)
 class FilmSet:
-    """Some films with all that a run knows of them.
-
-    `truth` (n, 13, S, S) in {0, 1, 255 = unknown} are masks of the findings that have a place;
-    `drawn` maps an initialisation, or ``truth``, to (n, C, S, S).
-    """
+    """Some films with all that a run knows of them."""
 
     title: str
     image_ids: tuple[str, ...]
     images: U8
     states: npt.NDArray[np.int8]
-    truth: U8
-    drawn: Mapping[str, U8]
+    truth: U8  # (n, 13, S, S) in {0, 1, 255 = unknown} of the findings that have a place
+    drawn: Mapping[str, U8]  # (n, C, S, S) of an initialisation, or of the task's ``truth``
 
     def targets(self) -> list[list[int]]:
         """Positive findings of each film that have a place: what is explained."""

@@ -195,13 +195,10 @@ def tune(
 ) -> pd.DataFrame:  # fmt: skip
     """Smoothing by IoU at matched area, then the rule by IoU of the label, for each finding.
 
-    Ties go to Otsu, then to the smaller number. The row ``other`` holds the sigma and the rule
-    with the best mean over findings: for findings with fewer than `FEWEST` films, and for those
-    that occur later. All arrays are as in `maps_to_labels`, of films that are not judged later;
-    pairs with an empty (S, S) truth are left out.
-
-    Columns finding, rule, smooth, iou (of the label, mean over films), iou_otsu (under Otsu's
-    rule), n; one row per finding, then ``other``.
+    Ties go to Otsu, then to the smaller number. All arrays are as in `maps_to_labels`, of films
+    that are not judged later; pairs with an empty (S, S) truth are left out. Columns finding, rule,
+    smooth, iou (of the label, mean over films), iou_otsu (under Otsu's rule), n; one row per
+    finding, then ``other``, the best mean over findings, for those with fewer than `FEWEST` films.
     """
     seen = truth.any((1, 2))
     if not seen.any():

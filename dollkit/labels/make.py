@@ -1,7 +1,5 @@
-"""Explain the positive findings of many films and label them, shard by shard.
-
-`make_labels` is the stage's; `make` goes from films and trained classifiers to a label store in
-one call that can be stopped and shared out.
+"""Explain the positive findings of many films and label them, shard by shard: `make_labels` for
+the stage, `make` from films and trained classifiers to a label store in one call.
 """
 
 from __future__ import annotations
@@ -207,10 +205,8 @@ def make(
         # As JSON, where tuples are lists.
         key = json.loads(json.dumps({**_made_by(store, explain, settings, hashes), "code": code}))
         if other := [name for name in key if labels.meta.get(name) != key[name]]:
-            raise InputError(
-                f"{out}: labels made with other {', '.join(other)} are there: choose another "
-                "--out, or delete it"
-            )
+            old = f"labels made with other {', '.join(other)}"
+            raise InputError(f"{out}: {old} are there: choose another --out, or delete it")
         log.info("%s: kept, nothing that makes it has changed", out)
         return labels
     positive = "given by the table of the films"
@@ -242,9 +238,7 @@ def open_films(films: Path, built: Path, size: int | None) -> Store:
     if (films / "store.json").is_file():
         store = open_store(films)
         if size not in (None, store.size):
-            raise InputError(
-                f"parameter 'size' is {size}, but {films} holds films of {store.size} px: drop it"
-            )
+            raise InputError(f"'size' is {size}; {films} holds films of {store.size} px: drop it")
         return store
     if size is None:
         size = 224

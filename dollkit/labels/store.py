@@ -53,9 +53,8 @@ class LabelStore:
 
     `pairs` has one row per (film, finding): `PAIR_COLUMNS` (`row` of the film store, `threshold` of
     the map, completeness `error` of the worst classifier, mean `probability` over classifiers),
-    `area` and `ignored` (shares of pixels), then what else was noted, such as ``error:NAME`` per
-    classifier. `meta` has size, settings, classifiers and their weights' hashes, digest of the film
-    store.
+    `area` and `ignored` (shares of pixels), then what else was noted. `meta` has size, settings,
+    hashes of the classifiers' weights, digest of the film store.
     """
 
     def __init__(self, path: Path, pairs: pd.DataFrame, meta: dict[str, Any]) -> None:

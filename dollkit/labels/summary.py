@@ -1,9 +1,8 @@
 """Labels in numbers: their quality from per-case rows, what is lost where, what a store holds.
 
 Which step loses what is told by *oracles*: labels that are given one thing that no label maker can
-know (the area of the finding, the best threshold of the film, which classifier to ask, the place),
-all else unchanged. What it gains is the most that a better way of finding this one thing could
-bring.
+know (the finding's area, the film's best threshold, which classifier to ask, the place), all else
+unchanged. What they gain is the most that a better way of finding this one thing could bring.
 """
 
 from __future__ import annotations

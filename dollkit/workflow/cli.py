@@ -19,10 +19,7 @@ from dollkit.workflow.run import KEPT, StageError, shortage
 ROOMS = {
     "data": ("dollkit.data.__main__", "data sets on disk: list, find, check, build"),
     "labels": ("dollkit.labels.__main__", "a label set: make, show, export, score"),
-    "your-radiographs": (
-        "dollkit.interactive.your_radiographs.settings",
-        "your films: check, run, predict",
-    ),
+    "your-radiographs": ("dollkit.interactive.your_radiographs.settings", "masks of your films"),
     "export-network": ("dollkit.training.weights", "a network for other programs"),
     "verify": ("dollkit.report.verify", "do stored tables follow from their rows?"),
     "compare": ("dollkit.report.compare", "two profiles film by film; without any, C2 of all"),

@@ -124,8 +124,7 @@ def summary(names: Sequence[str], profile: str, started: int) -> list[str]:
         state = "ran" if name in ran else "up to date"
         lines.append(f"  {name:<{width}} {manifest.get('seconds', 0.0):>9.1f} s  {state}")
     lines.append(f"tables, figures and claims: {paths.figures() / profile}")
-    lines.append(f"executed notebooks: {folder / 'notebooks'}")
-    return lines
+    return [*lines, f"executed notebooks: {folder / 'notebooks'}"]
 
 
 def failures(names: Sequence[str], profile: str, started: int) -> list[str]:

@@ -1,13 +1,9 @@
 """Run one stage in a kernel (``python -m dollkit run``), and the processes around it: one run at a
 time in a folder, signals that reach all, and what they lack.
 
-Parameters and inputs are checked before a kernel starts. papermill executes the notebook; then
-every cell's state and the manifest are checked, since papermill takes ``sys.exit(0)`` in a cell
-for success.
-
-Snakemake on SIGTERM starts nothing new and waits for what runs, which may take longer than a
-scheduler's notice. So the signal goes to its whole process group: each stage shuts its kernel
-down and keeps its checkpoints.
+Every cell's state and the manifest are checked, since papermill takes ``sys.exit(0)`` in a cell
+for success. Snakemake on SIGTERM waits for what runs, which may take longer than a scheduler's
+notice. So the signal goes to its whole process group: each stage shuts its kernel down.
 """
 
 from __future__ import annotations

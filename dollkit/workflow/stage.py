@@ -54,10 +54,8 @@ class RunningStage:
         return paths.runs() / self.profile / name
 
     def inputs(self, family: str) -> dict[str, Path]:
-        """Folders of all input artefacts of a family: name within the family -> folder.
-
-        What this stage and the family both vary over is left out of the name: fine-tuning a
-        PSPNet reads ``doll``, not ``pspnet-doll``.
+        """Folders of all input artefacts of a family by name, without what this stage varies over
+        too: fine-tuning a PSPNet reads ``doll``, not ``pspnet-doll``.
         """
         known = [f.split(":")[0] for f in stages.family_of(self.instance).inputs]
         if family not in known:
@@ -72,9 +70,8 @@ class RunningStage:
         return out
 
     def key(self, *without: str) -> str:
-        """Fingerprint that a checkpoint must match: parameters, inputs, modules, notebook's code.
-
-        `without`: parameters and families of inputs that do not touch what is resumed.
+        """Fingerprint that a checkpoint must match: parameters, inputs, modules, notebook's code,
+        `without` parameters and families of inputs that do not touch what is resumed.
         """
         settings = {k: v for k, v in self.params.items() if k not in without}
         settings["precision"] = self.precision

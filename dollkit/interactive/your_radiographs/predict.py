@@ -112,10 +112,10 @@ def predict(
     Nothing in `out` is ever changed, be it a mask corrected by hand: a folder that holds anything
     else is an error, or with `overwrite` set aside as ``<out>.1``. A killed call goes on.
 
-    `out` gets ``predictions.csv``, ``predictions.json`` and the masks: ``png`` writes
-    ``<class>/<film>.png`` with 0 and 255, to correct and train on, ``dicom-seg`` ``<film>.dcm``, a
-    segment per class, of DICOM films alone. `trained_on` are ids of films whose masks the network
-    has seen. Returns a row per film and class (`COLUMNS`), and why films could not be read.
+    `out` gets ``predictions.csv``, ``predictions.json`` and the masks: ``<class>/<film>.png`` with
+    0 and 255, or ``<film>.dcm``, a segment per class, of DICOM films alone. `trained_on` are ids of
+    films whose masks the network has seen. Returns a row per film and class (`COLUMNS`), and why
+    films could not be read.
     """
     names, concepts = films_for(films, to, segmenter.classes, codes)
     if not names:

@@ -74,10 +74,8 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
 
 
 def verdict(row: Mapping[Any, Any], margin: float) -> tuple[str, str]:
-    """Verdict on one contrast, and its reason.
-
-    ``paid``: above zero beyond chance (Holm-adjusted p) and the interval reaches the margin.
-    ``did not pay``: the whole interval is below the margin. Everything else cannot be told.
+    """Verdict on one contrast, and its reason. ``paid``: above zero beyond chance (Holm-adjusted p)
+    and the interval reaches the margin; ``did not pay``: the whole interval is below the margin.
     """
     n = f"{row['n_cases']} films of {row['n_patients']} patients and {row['n_seeds']} seeds"
     if row["n_patients"] < LEAST or row["n_seeds"] < MIN_SEEDS or not np.isfinite(row["lo"]):
@@ -158,10 +156,8 @@ def write_report(
     folder: Path, yours: Radiographs, cases: pd.DataFrame | None, selection: pd.DataFrame | None,
     aurocs: pd.DataFrame, settings: Mapping[str, object], margin: float = MARGIN,
 ) -> str:  # fmt: skip
-    """Write ``report.md``, its tables (CSV) and the learning curve; return the report's text.
-
-    `cases` and `selection` are the comparison's rows; None if there was none. ``cases.csv`` holds
-    the names of your films and patients.
+    """Write ``report.md`` and its tables (CSV); return the report's text. `cases` and `selection`
+    are the comparison's rows, if any; ``cases.csv`` holds the names of your films and patients.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("cases", "contrasts", "curve", "classifiers"):

@@ -50,10 +50,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     work_folder(settings["run"])
     for name, needed in NUMBERS.items():
         if set(settings[name]) != needed or min(settings[name].values()) < 1:
-            raise InputError(
-                f"parameter {name!r} is {settings[name]}: give {', '.join(sorted(needed))}, "
-                "each 1 or more"
-            )
+            keys = ", ".join(sorted(needed))
+            raise InputError(f"parameter {name!r} is {settings[name]}: give {keys}, each 1 or more")
     compute.device()  # one that is not there is refused
     for name in ("arms", "architectures", "lrs", "seeds"):
         if len(set(settings[name])) < len(settings[name]):
@@ -74,9 +72,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def places(settings: Mapping[str, Any]) -> list[Path]:
     """Where films, findings and masks are."""
     names = ("films", "findings", "masks")
-    for name in names:
-        if not settings[name]:
-            raise InputError(f"parameter {name!r} is empty: give films, findings and masks")
+    if empty := [name for name in names if not settings[name]]:
+        raise InputError(f"parameter {empty[0]!r} is empty: give films, findings and masks")
     return [Path(settings[name]).expanduser().resolve() for name in names]
 
 
@@ -138,9 +135,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> None:
     settings = read_settings(options.settings)
-    films, findings, masks = places(settings)
     named = settings["columns"], settings["classes"], settings["folds"]
-    yours = read.read_radiographs(films, findings, masks, *named)
+    yours = read.read_radiographs(*places(settings), *named)
     covered, notes = read.measure_masks(yours.task)
     for name, value in yours.facts.items():
         print(f"{name}: {value}")

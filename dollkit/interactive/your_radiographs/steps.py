@@ -243,8 +243,7 @@ def compare_starts(
     and judge on held-out patients: frames of `grid.execute`, written to `folder` too.
     """
     films, folds, arms = setup.data.films, setup.folds, list(setup.starts)
-    most = min(len(run.split(films, f, 0, setup.n_valid, 0).pool) for f in folds)
-    fewer = [n for n in grid.sizes_of(sizes, most, films, folds, setup.n_valid) if n < most]
+    *fewer, most = grid.sizes_of([*sizes, 0], 0, films, folds, setup.n_valid)
     folder.mkdir(parents=True, exist_ok=True)
     frames = grid.execute(grid.Grid(
         TASK, setup.network, setup.config, setup.data, setup.starts, {"full": (arms, setup.lrs)},
