@@ -188,7 +188,7 @@ class LabelSettings:
             object.__setattr__(self, "thresholds", dict(rules))
             object.__setattr__(self, "smooths", dict(smooths))
         elif rules or smooths:
-            raise InputError(f"'threshold' is {self.threshold!r}: rules and sigmas need 'tuned'")
+            raise InputError(f"rules are given, but 'threshold' is {self.threshold!r}: use tuned")
 
     def rule(self, finding: str) -> Rule:
         """Rule of step 6 for one finding."""

@@ -228,7 +228,7 @@ def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -
     if not isinstance(needs, bool):
         raise InputError(f"{path}: needs_data is {needs!r}: it must be true or false")
     if needs and data is None:
-        raise InputError(f"profile {path.stem} reads a folder: give it as DATA=dir, data/README.md")
+        raise InputError(f"{path.stem} reads a folder: give it as DATA=dir (see data/README.md)")
     if data is None:
         return {}
     if not needs:
