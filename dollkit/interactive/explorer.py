@@ -165,7 +165,8 @@ def cut_of(settings: LabelSettings, finding: str, **changed: Any) -> LabelSettin
     """The settings of one finding; `changed` are its `rule`, `smooth` and `ignore`, if others."""
     rule, smooth = settings.rule(finding), settings.sigma(finding)
     cut: dict[str, Any] = {"rule": rule, "smooth": smooth, "ignore": settings.ignore} | changed
-    own = {"thresholds": {finding: str(cut["rule"])}, "smooths": {finding: cut["smooth"]}}
+    own: dict[str, Any] = {"thresholds": {finding: str(cut["rule"])}}
+    own["smooths"] = {finding: cut["smooth"]}
     return replace(settings, threshold="tuned", ignore=cut["ignore"], **own)
 
 

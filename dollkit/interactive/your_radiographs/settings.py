@@ -135,8 +135,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> None:
     settings = read_settings(options.settings)
+    films, findings, masks = places(settings)
     named = settings["columns"], settings["classes"], settings["folds"]
-    yours = read.read_radiographs(*places(settings), *named)
+    yours = read.read_radiographs(films, findings, masks, *named)
     covered, notes = read.measure_masks(yours.task)
     for name, value in yours.facts.items():
         print(f"{name}: {value}")
