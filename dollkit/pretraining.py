@@ -16,11 +16,10 @@ from torch import nn
 from dollkit.common import OWN_LABELS, PRETRAINED, compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, UNCERTAIN
-from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.explanations.ensemble import ExplainerSettings
-from dollkit.labels.make import make_labels
+from dollkit.labels.make import hashes_of, make_labels
 from dollkit.labels.steps import LabelSettings
 from dollkit.labels.store import LabelStore
 from dollkit.training import metrics, networks, weights
@@ -90,12 +89,8 @@ def _prior(store: Store, labels: LabelStore) -> Targets:
 
 
 def _truth(store: Store) -> Targets:
-    missing = [f for f in PATHOLOGIES if f not in store.mask_classes]
-    if missing:
-        raise InputError(
-            f"arm 'truth': {store.path} has no masks of {missing[0]}; true masks exist on "
-            "the phantom only"
-        )
+    if missing := [f for f in PATHOLOGIES if f not in store.mask_classes]:
+        raise InputError(f"arm 'truth': {store.path} has no masks of {missing[0]}: phantom only")
 
     def truth(rows: Rows) -> U8:
         out = np.full((len(rows), len(FINDINGS), store.size, store.size), IGNORE, np.uint8)
@@ -111,19 +106,16 @@ def truth_if_known(store: Store) -> Targets | None:
 
 
 def taught_iou(targets: Targets, truth: Targets, rows: Rows) -> float:
-    """IoU of what an arm is taught with the truth: mean over films, then over findings.
-
-    As ``valid_true_iou`` of the network's own output: pixels that the arm ignores are not drawn,
-    and a film without the finding does not count.
+    """IoU of what an arm is taught with the truth: mean over films, then over findings; pixels
+    that the arm ignores are not drawn, and a film without the finding does not count.
     """
     values = [_overlap(targets(part) == 1, truth(part)) for part in _parts(rows)]
     return metrics.mean_iou(np.concatenate(values))
 
 
 def folders_of(folder: Path, repeats: int) -> list[Path]:
-    """Where the networks of an arm go that are trained alike but for their seed.
-
-    The first one goes into the folder itself. What is left of a run with more is deleted.
+    """Where the networks of an arm go that are trained alike but for their seed, the first into
+    the folder itself; what is left of a run with more is deleted.
     """
     folders = [folder, *(folder / f"{REPEAT}{number}" for number in range(1, repeats))]
     for old in set(folder.glob(f"{REPEAT}*")) - set(folders):
@@ -202,11 +194,9 @@ def pretrain(
             taught.append(_overlap(drawn, y.cpu().numpy()))
             if truth is not None:
                 true.append(_overlap(drawn, truth(part)))
-        row = {"valid_loss": float(np.mean(losses))}
-        for name, values in (("valid_iou", taught), ("valid_true_iou", true)):
-            if values:
-                row[name] = metrics.mean_iou(np.concatenate(values))
-        return row
+        overlaps = {"valid_iou": taught, "valid_true_iou": true}
+        means = {k: metrics.mean_iou(np.concatenate(v)) for k, v in overlaps.items() if v}
+        return {"valid_loss": float(np.mean(losses)), **means}
 
     return fit(
         net, sample, loss, recipe, evaluate=evaluate, score="valid_iou", folder=folder,
@@ -245,13 +235,12 @@ def labels_of(
     """
     if arm not in OWN_LABELS:
         return labels
-    hashes = dict(labels.meta["classifiers"])
-    for name, digest in hashes.items():
-        if name not in classifiers or sha256(classifiers[name] / weights.FILE) != digest:
-            raise InputError(
-                f"arm {arm!r}: {labels.path} was made by classifier {name!r}, which is missing "
-                "or has changed; make the labels again"
-            )
+    hashes, now = dict(labels.meta["classifiers"]), hashes_of(classifiers)
+    if changed := [name for name in hashes if now.get(name) != hashes[name]]:
+        raise InputError(
+            f"arm {arm!r}: {labels.path} was made by classifier {changed[0]!r}, which is missing "
+            "or has changed; make the labels again"
+        )
     explain = ExplainerSettings(**labels.meta["explain"])
     settings = LabelSettings(**labels.meta["distil"])
     if arm == "gradcam":
@@ -273,8 +262,6 @@ def validation_auroc(folder: Path) -> float:
     path = folder / "history.csv"
     try:
         return max(pd.read_csv(path)["valid_auroc"].dropna().astype(float))
-    except (OSError, KeyError, IndexError, ValueError) as error:
-        raise InputError(
-            f"{path}: no validation AUROC ({error}); arm 'single' picks the best classifier by "
-            "it: train the classifier with notebook 02"
-        ) from error
+    except (OSError, KeyError, ValueError) as error:
+        said = f"no validation AUROC ({error}), by which arm 'single' picks: run notebook 02"
+        raise InputError(f"{path}: {said}") from error

@@ -57,8 +57,8 @@ class DrawnMask(Mask):
         if drawn != self.drawn:  # a page without a stroke
             return np.zeros_like(values)
         if self.inside is None:
-            return (values > 127).astype(np.uint8)
-        mask = (values == self.inside).astype(np.uint8)
+            return np.asarray(values > 127, np.uint8)
+        mask: U8 = (values == self.inside).astype(np.uint8)
         known = (mask == 1) | (values == 0)
         if self.ignore:
             mask[values == IGNORE] = IGNORE

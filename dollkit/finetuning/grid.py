@@ -120,20 +120,15 @@ class Grid:
 def tunings_of(
     arms: Sequence[str], tunings: Mapping[str, Sequence[str]], lrs: Mapping[str, Sequence[float]]
 ) -> Tunings:
-    """Every tuning that has arms, with them and its learning rates, in `TUNINGS`' order.
-
-    `arms` are tuned in full, those of `tunings` in other ways too; the rates of ``other`` are for
-    tunings without their own.
+    """Every tuning that has arms, with them and its learning rates, in `TUNINGS`' order; `arms`
+    are tuned in full, those of `tunings` in other ways too.
     """
-    for parameter, names, known in (
-        ("tunings", tunings, TUNINGS[1:]),
-        ("lrs", lrs, (*TUNINGS, OTHER)),
-    ):
-        for name in names:
-            if name not in known:
-                raise InputError(
-                    f"parameter {parameter!r} names {name!r}: use some of {', '.join(known)}"
-                )
+    choices = ("tunings", tunings, TUNINGS[1:]), ("lrs", lrs, (*TUNINGS, OTHER))
+    for parameter, names, known in choices:
+        if unknown := [name for name in names if name not in known]:
+            raise InputError(
+                f"parameter {parameter!r} names {unknown[0]!r}: use some of {', '.join(known)}"
+            )
     arms_of = {"full": arms, **tunings}
     return {
         tuning: (arms_of[tuning], lrs.get(tuning, lrs.get(OTHER, ())))
@@ -145,10 +140,8 @@ def tunings_of(
 def sizes_of(
     sizes: Sequence[int], n_train: int, films: pd.DataFrame, folds: Sequence[int], n_valid: int
 ) -> list[int]:
-    """Further numbers of training films than `n_train`, ascending; 0: all that every fold has.
-
-    A number larger than that is left out, and the log says so: how many masks a data set has is
-    often known only once it is read.
+    """Further numbers of training films than `n_train`, ascending; 0: all that every fold has. A
+    number larger than that is left out, and the log says so.
     """
     most = min(len(split(films, fold, 0, n_valid, 0).pool) for fold in folds)
     kept: set[int] = set()
@@ -177,17 +170,13 @@ def check(
 ) -> None:  # fmt: skip
     """Whether the parameters of a grid go together, before there is anything to run."""
     used = [("size_arms", tuned, "") for tuned in sizes.values()]
-    for tuning, (tuned, _) in tunings.items():
+    for tuning, (tuned, lrs) in tunings.items():
         used.append(("arms" if tuning == "full" else "tunings", tuned, f" under {tuning!r}"))
-    for parameter, tuned, place in used:
-        for arm in tuned:
-            if arm not in arms:
-                raise InputError(
-                    f"parameter {parameter!r} names {arm!r}{place}: list it in 'arms' too"
-                )
-    for tuning, (_, lrs) in tunings.items():
         if not lrs:
             raise InputError(f"parameter 'lrs' has no rate for {tuning!r}: give at least one")
+    for parameter, tuned, place in used:
+        if other := [arm for arm in tuned if arm not in arms]:
+            raise InputError(f"parameter {parameter!r} names {other[0]!r}{place}: add it to 'arms'")
     if any(sizes.values()) and "full" not in tunings:
         raise InputError("parameter 'size_arms' is given, but 'arms' is empty: give both")
     lists: list[tuple[str, Sequence[object]]] = [("seeds", seeds), ("folds", folds)]
@@ -201,10 +190,9 @@ def check(
 def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     """Run selection and final jobs of every arm, tuning and fold that can run.
 
-    Selection trains the first seed at every rate of the grid and takes the best validation mIoU;
-    the final runs repeat the chosen rate over all seeds (the first seed's run is the same run).
-    Frames ``cases``, ``curves``, ``selection``, ``runs`` and, with perturbations, ``robust`` come
-    back; or, of the jobs of one `part`, their files alone and `PartDone`.
+    The first seed is trained at every rate, the others at that of the best validation mIoU. Frames
+    ``cases``, ``curves``, ``selection``, ``runs`` and, with perturbations, ``robust`` come back;
+    or, of the jobs of one `part`, their files alone and `PartDone`.
     """
     for name in ("jobs", NETWORKS):
         (grid.folder / name).mkdir(parents=True, exist_ok=True)
@@ -281,7 +269,7 @@ def _choose_rate(
 
 
 def _result(grid: Grid, job: Job) -> dict[str, Any]:
-    """Result of a job (see `finetuning.run`), from its file if it has been run as the grid asks."""
+    """Result of a job (see `finetuning.run`), from its file if it was run as the grid asks."""
     path = grid.file_of(job)
     with contextlib.suppress(OSError, ValueError, KeyError):
         stored = store.read(path)
@@ -316,12 +304,9 @@ def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     """Write the frames of `execute`: cases and robust as .csv.gz, the others as .csv."""
     (folder / "robust.csv.gz").unlink(missing_ok=True)  # of an earlier run that had it
     for name, frame in frames.items():
-        if name in ("cases", "robust"):
-            # No time stamp inside: the same rows are the same bytes.
-            packed = {"method": "gzip", "mtime": 0}
-            frame.to_csv(folder / f"{name}.csv.gz", index=False, compression=packed)
-        else:
-            frame.to_csv(folder / f"{name}.csv", index=False)
+        file = folder / (f"{name}.csv.gz" if name in ("cases", "robust") else f"{name}.csv")
+        # No time stamp inside: the same rows are the same bytes.
+        frame.to_csv(file, index=False, compression={"method": "infer", "mtime": 0})
 
 
 def overview(cases: pd.DataFrame) -> pd.DataFrame:
@@ -334,11 +319,9 @@ def overview(cases: pd.DataFrame) -> pd.DataFrame:
 def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[str, Any]:
     """Predictions of every arm on the first test films of the first fold, for pictures.
 
-    `runs` is of `execute`; shown are runs under `tuning` with `n_train` films.
-
-    Returns:
-        image, image_id, truth (n, C, S, S) in {0, 1}, classes, arms,
-        prediction (arms, n, C, S, S), iou (arms, n), task and network.
+    `runs` is of `execute`; shown are runs under `tuning` with `n_train` films. Arrays are image,
+    image_id, truth (n, C, S, S) in {0, 1}, classes, arms, prediction (arms, n, C, S, S), iou (arms,
+    n), task and network.
     """
     fold, seed = grid.folds[0], grid.seeds[0]
     first = {"tuning": tuning, "n_train": grid.n_train, "seed": seed, "fold": fold}
@@ -352,13 +335,9 @@ def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[st
     known = np.isfinite(overlap)
     per_film = np.where(known, overlap, 0).sum(-1) / np.maximum(known.sum(-1), 1)
     return {
-        "task": np.array(grid.task),
-        "network": np.array(grid.network),
+        "task": np.array(grid.task), "network": np.array(grid.network),
         "image": grid.data.images[test],
         "image_id": grid.data.films["image_id"].to_numpy()[test].astype("U"),
-        "truth": (target == 1).astype(np.uint8),
-        "classes": np.array(grid.data.classes, "U"),
-        "arms": chosen["arm"].to_numpy().astype("U"),
-        "prediction": prediction,
-        "iou": per_film,
-    }
+        "truth": (target == 1).astype(np.uint8), "classes": np.array(grid.data.classes, "U"),
+        "arms": chosen["arm"].to_numpy().astype("U"), "prediction": prediction, "iou": per_film,
+    }  # fmt: skip

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +27,7 @@ Predict = Callable[[U8], U8]
 BATCH = 64  # films perturbed and judged at once
 
 
-@dataclass(frozen=True)
-class Perturbation:
-    """One kind of perturbation."""
-
+class Perturbation(NamedTuple):
     levels: tuple[float, ...]  # weakest first
     identity: float  # the level that leaves films as they are
     low: float  # levels allowed, both included
@@ -77,10 +73,8 @@ def pairs_of(levels: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
         if name not in KINDS:
             raise InputError(f"parameter 'robustness' names {name!r}: {nearest(name, KINDS)}")
         if not levels[name]:
-            raise InputError(
-                f"parameter 'robustness' has no level for {name!r}: give a list such as "
-                f"{list(KINDS[name].levels)}, or leave the name out"
-            )
+            some = list(KINDS[name].levels)
+            raise InputError(f"parameter 'robustness' has no level for {name!r}: try {some}")
     for name, level in pairs:
         kind = KINDS[name]
         fault = ""
@@ -146,10 +140,7 @@ def judge(
     predict: Predict, images: U8, targets: U8, levels: Mapping[str, Sequence[float]],
     rows: npt.ArrayLike,
 ) -> I64:  # fmt: skip
-    """Pixel counts of a network's masks on perturbed films.
-
-    (K, 3, n, C) int64: tp, fp, fn of film and class, for each of the K pairs of `pairs_of`.
-    """
+    """tp, fp, fn of a network's masks on perturbed films: (K, 3, n, C), K as `pairs_of`."""
     pairs, numbers = pairs_of(levels), np.asarray(rows, np.int64)
     n, channels = targets.shape[:2]
     out = np.empty((len(pairs), 3, n, channels), np.int64)
@@ -169,10 +160,8 @@ def scored(cases: pd.DataFrame, counts: I64) -> pd.DataFrame:
 
 
 def frame(plain: pd.DataFrame, counts: I64, levels: Mapping[str, Sequence[float]]) -> pd.DataFrame:
-    """Per-case rows of the perturbed films of one network, from the `counts` of `judge`.
-
-    `plain` are its rows of the untouched films in the order of `counts`, whose columns come first,
-    then perturbation and level.
+    """Per-case rows of the perturbed films of one network, from the `counts` of `judge`; `plain`
+    are its rows of the untouched films, in the same order.
     """
     blocks = [
         scored(plain, each).assign(perturbation=name, level=level)

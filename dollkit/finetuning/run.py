@@ -85,9 +85,8 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
 
     With more than one fold the test part is fold `fold` and the other films are split by patient;
     else the table's split column rules. The training films are the first `n_train` of an order
-    drawn from `seed`: the same for every arm, a smaller set inside a larger one. Test and
-    validation films do not depend on the seed; of the latter there are at most `n_valid`, but where
-    every patient has more films than that.
+    drawn from `seed`: the same for every arm, a smaller set inside a larger one. There are at most
+    `n_valid` validation films, but where every patient has more.
     """
     if films["fold"].nunique() > 1:
         tested = np.flatnonzero(films["fold"].to_numpy() == fold)
@@ -104,10 +103,8 @@ def split(films: pd.DataFrame, fold: int, n_train: int, n_valid: int, seed: int)
         held = np.array(sorted(valid), np.int64)
         pool = np.setdiff1d(rest, held)
     elif fold > 0:
-        raise InputError(
-            f"parameter 'folds' has {fold}: these films have a split of their own and no folds; "
-            "use [0]"
-        )
+        raise InputError(f"parameter 'folds' has {fold}: these films have a split of their own and "
+                         "no folds; use [0]")  # fmt: skip
     else:
         pool, held, tested = (
             np.flatnonzero(films["split"] == name) for name in ("train", "valid", "test")
@@ -143,9 +140,8 @@ def network(
     job: Job, config: Mapping[str, Any], classes: int, start: Initialisation,
     rank: int = adapters.RANK,
 ) -> tuple[nn.Module, list[str], list[str]]:  # fmt: skip
-    """A network ready for the job, names of the tensors that its start brings, of those it trains.
-
-    What the start does not bring is drawn from the job's seed, so arms differ in nothing else.
+    """A network ready for the job, names of the tensors that its start brings, of those it trains;
+    what the start does not bring is drawn from the job's seed, so arms differ in nothing else.
     """
     with compute.seeded(job.seed, 7):
         net = networks.build(job.network, classes=classes, **config)
@@ -161,10 +157,9 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Train one job; the tensors that were trained go to the file `keep`, see `restored`.
 
-    Returns:
-        ``curve`` (history rows), ``run`` (one row for runs.csv), ``counts`` (3, test films,
-        classes) of tp, fp, fn, ``robust``, the same of each of the K perturbations in `changes`
-        (K, 3, films, classes), and ``prediction`` (test films, C, S, S / 8) bits.
+    The result: ``curve`` (history rows), ``run`` (one row for runs.csv), ``counts`` (3, test films,
+    classes) of tp, fp, fn, ``robust``, the same of each of the K perturbations in `changes` (K, 3,
+    films, classes), and ``prediction`` (test films, C, S, S / 8) bits.
     """
     recipe = replace(recipe, lr=job.lr, seed=job.seed)
     net, _, trained = network(job, config, len(data.classes), start, rank)
@@ -245,10 +240,7 @@ def step_mb(
     job: Job, data: TaskData, config: Mapping[str, Any], recipe: Recipe, device: torch.device,
     rank: int = adapters.RANK,
 ) -> float:  # fmt: skip
-    """Memory of one training step of a job, in MB of 2**20 bytes; NaN where it does not fit.
-
-    It depends on the tuning and the batch, not on the start.
-    """
+    """Memory of one training step of a job, in MB of 2**20 bytes; NaN where it does not fit."""
     net, _, _ = network(job, config, len(data.classes), Initialisation(), rank)
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     net.train(job.tuning == "full")
@@ -268,9 +260,8 @@ def tensors_of_step(
 ) -> int:
     """Bytes of the tensors that one training step holds: the same on every machine.
 
-    What a process holds at its peak depends on its allocator and on what ran before. Counted here
-    are weights and buffers, gradients and optimiser state of what is trained, and every tensor
-    kept for the backward pass (a storage counts once, and not if it is a weight).
+    Weights and buffers, gradients and optimiser state of what is trained, and every tensor kept for
+    the backward pass (a storage counts once, and not if it is a weight).
     """
     weights = [*net.parameters(), *net.buffers()]
     addresses = {tensor.untyped_storage().data_ptr() for tensor in weights}
@@ -293,5 +284,4 @@ def tensors_of_step(
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    """Their sizes together."""
-    return sum(t.numel() * t.element_size() for t in tensors)
+    return sum(t.nbytes for t in tensors)

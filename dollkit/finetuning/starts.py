@@ -30,8 +30,7 @@ def starts(
 
     ``random`` leaves it as drawn; ``imagenet`` copies published weights into the encoder or says
     why it is not run; ``classifier`` copies the backbone of the encoder's classifier; the
-    pre-trained arms (folders by arm, see `pretraining.made_in`) copy every tensor but the output
-    layer, or with `transfer` ``encoder`` that alone, or fail.
+    pre-trained arms copy every tensor but the output layer, or the encoder alone (`transfer`).
     """
     settings = {"network": network, **config}
     if network != "pspnet":
@@ -87,10 +86,7 @@ def _pretrained(folder: Path, settings: Mapping[str, Any], transfer: str) -> Ini
 
 
 def write(folder: Path, grid: Grid) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write `transferred` to ``transfer.json`` and `trained` to ``trainable.json``, before any run.
-
-    Their contents are returned.
-    """
+    """Write `transferred` to ``transfer.json``, `trained` to ``trainable.json``; return them."""
     contents = transferred(grid), trained(grid)
     for name, content in zip(("transfer.json", "trainable.json"), contents, strict=True):
         (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -98,9 +94,8 @@ def write(folder: Path, grid: Grid) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def transferred(grid: Grid) -> dict[str, Any]:
-    """Tensors that each arm copies into a fresh network, and those that stay as drawn.
-
-    An arm that cannot run has the reason, ``not_run``, instead.
+    """Tensors that each arm copies into a fresh network, and those that stay as drawn; or, under
+    ``not_run``, why it cannot run.
     """
     out: dict[str, Any] = {}
     first = grid.first_job("full"), grid.config, len(grid.data.classes)

@@ -41,28 +41,22 @@ _RULES = {"Otsu": "otsu", "share of the maximum": "peak", "share of the pixels":
 
 @dataclass(frozen=True)
 class FilmSet:
-    """Some films with all that a run knows of them.
-
-    `truth` (n, 13, S, S) in {0, 1, 255 = unknown} are masks of the findings that have a place;
-    `drawn` maps an initialisation, or ``truth``, to (n, C, S, S).
-    """
+    """Some films with all that a run knows of them."""
 
     title: str
     image_ids: tuple[str, ...]
     images: U8
     states: npt.NDArray[np.int8]
-    truth: U8
-    drawn: Mapping[str, U8]
+    truth: U8  # (n, 13, S, S) in {0, 1, 255 = unknown} of the findings that have a place
+    drawn: Mapping[str, U8]  # (n, C, S, S) of an initialisation, or of the task's ``truth``
 
     def targets(self) -> list[list[int]]:
         """Positive findings of each film that have a place: what is explained."""
         return [[t for t in film if t > 0] for film in ensemble.positives(self.states)]
 
-    def pair_of(self, at: int, finding: str) -> int | None:
-        """Which of all pairs of the set a film and a finding are; None if it has it not."""
-        pairs = [(i, t) for i, film in enumerate(self.targets()) for t in film]
-        pair = at, FINDINGS.index(finding)
-        return pairs.index(pair) if pair in pairs else None
+    def pairs(self) -> list[tuple[int, str]]:
+        """Film and finding of each of `targets`."""
+        return [(i, FINDINGS[t]) for i, film in enumerate(self.targets()) for t in film]
 
     def with_finding(self, finding: str) -> npt.NDArray[np.int64]:
         """Places of the films that have the finding."""
@@ -91,20 +85,19 @@ class Run:
 
     def explained(self, films: str, explainer: str) -> Explained:
         """Maps of all pairs of a film set, by all classifiers; computed when first asked for."""
-        if (films, explainer) not in self._explained:
+        key, targets = (films, explainer), self.sets[films].targets()
+        if key not in self._explained:
             x = compute.to_input(self.sets[films].images, compute.device())
             settings = replace(self.explain, explainer=explainer)
-            explained = ensemble.explain_all(self._models, x, self.sets[films].targets(), settings)
-            self._explained[films, explainer] = explained
-        return self._explained[films, explainer]
+            self._explained[key] = ensemble.explain_all(self._models, x, targets, settings)
+        return self._explained[key]
 
 
 def open_run(profile: str, n_films: int) -> Run:
     """A finished run; "": the one whose labels were made last.
 
-    Its film sets are ``judged`` (test films that labels were judged on), ``labelled`` (films that
-    networks were pre-trained on), and one per fine-tuning task, named as its folder; each has at
-    most `n_films`.
+    Its film sets, of at most `n_films`, are ``judged`` (labels were judged on them), ``labelled``
+    (networks were pre-trained on them), and one per fine-tuning task, named as its folder.
     """
     if n_films < 1:
         raise InputError(f"parameter 'n_films' is {n_films}: use 1 or more")
@@ -126,9 +119,7 @@ def open_run(profile: str, n_films: int) -> Run:
         explain = ExplainerSettings(**stored["explain"])
         label_settings = LabelSettings(**stored["distil"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{made_by}: cannot be read ({error}); run 03_labels.ipynb again"
-        ) from None
+        raise InputError(f"{made_by}: cannot be read ({error}); run its stage again") from None
     for name in folders:
         check_artefact(f"classifiers/{name}", profile, needed_by="10_explorer")
     params = (read_manifest(run / "labels") or {})["parameters"]
@@ -158,11 +149,8 @@ def _films(
 
 def _task_films(path: Path, data: Path, n_films: int) -> FilmSet:
     """Test films kept with their predictions, and what the task's store knows of their findings."""
-    kept = rows.load_examples(
-        path, [name for name in rows.TASK_ARRAYS if name not in ("task", "network")]
-    )
-    name = path.parent.name
-    store = open_store(data / (str(kept["task"]) if "task" in kept else name.split("-")[-1]))
+    kept = rows.load_examples(path, rows.TASK_ARRAYS)
+    name, store = path.parent.name, open_store(data / str(kept["task"]))
     row_of = {str(image_id): i for i, image_id in enumerate(store.films["image_id"])}
     ids = [str(image_id) for image_id in kept["image_id"][:n_films]]
     if missing := [image_id for image_id in ids if image_id not in row_of]:
@@ -177,10 +165,9 @@ def cut_of(settings: LabelSettings, finding: str, **changed: Any) -> LabelSettin
     """The settings of one finding; `changed` are its `rule`, `smooth` and `ignore`, if others."""
     rule, smooth = settings.rule(finding), settings.sigma(finding)
     cut: dict[str, Any] = {"rule": rule, "smooth": smooth, "ignore": settings.ignore} | changed
-    return replace(
-        settings, threshold="tuned", thresholds={finding: str(cut["rule"])},
-        smooths={finding: cut["smooth"]}, ignore=cut["ignore"],
-    )  # fmt: skip
+    own: dict[str, Any] = {"thresholds": {finding: str(cut["rule"])}}
+    own["smooths"] = {finding: cut["smooth"]}
+    return replace(settings, threshold="tuned", ignore=cut["ignore"], **own)
 
 
 @dataclass(frozen=True)
@@ -203,14 +190,14 @@ def look(
 ) -> View:
     """Map, label and scores of a film, made as the labels stage makes them."""
     film_set = run.sets[films]
-    truth, pair = film_set.truth_of(at, finding), film_set.pair_of(at, finding)
+    truth, pairs = film_set.truth_of(at, finding), film_set.pairs()
     drawn = {arm: masks[at] for arm, masks in film_set.drawn.items()}
     scores: dict[str, float] = {}
     the_map, label, threshold = None, None, np.nan
-    if pair is not None:
+    if (at, finding) in pairs:
         use = [list(run.classifiers).index(classifier)] if classifier != CONSENSUS else slice(None)
         parts = run.explained(films, explainer)
-        film = Explained._make(part[use][:, [pair]] for part in parts)
+        film = Explained._make(part[use][:, [pairs.index((at, finding))]] for part in parts)
         image = film_set.images[[at]]
         maps, labels, levels = maps_to_labels(film.maps, film.probability, cut, [finding], image)
         if run.explain.unsettled == "ignore":
@@ -271,9 +258,8 @@ def picture(view: View, finding: str) -> bytes:
             if i == 2 and not np.isnan(iou):
                 box: Any = {"va": "top", "fontsize": 8, "color": "w", "backgroundcolor": "k"}
                 axis.text(2, 2, f"IoU {iou:.2f}", **box)
-        out = io.BytesIO()
-        fast = {"compress_level": 1}  # a slider waits for it
-        figure.savefig(out, format="png", dpi="figure", pil_kwargs=fast)
+        out = io.BytesIO()  # of little compression: a slider waits for it
+        figure.savefig(out, format="png", dpi="figure", pil_kwargs={"compress_level": 1})
     return out.getvalue()
 
 
@@ -286,16 +272,15 @@ def _slider(text: str, high: float, tooltip: str) -> Any:
 class Explorer:
     """Widgets around `look` and `picture`; show `box`.
 
-    Everything can be driven from Python: set a widget's ``value``, or ``click()`` a button. In the
-    page each widget has the class ``dollkit-<name of its attribute>``. `shown` is the view on the
-    screen, `places` are the films of the set in the order that they are shown.
+    From Python set a widget's ``value``, or ``click()`` a button. In the page each widget has the
+    class ``dollkit-<name of its attribute>``. `shown` is the view on the screen, `places` are the
+    films of the set in the order that they are shown.
     """
 
     def __init__(self, run: Run, explainers: Sequence[str] = ("ig",)) -> None:
-        for name in explainers or [""]:
-            if name not in EXPLAINERS:
-                known = ", ".join(EXPLAINERS)
-                raise InputError(f"parameter 'explainers' names {name!r}: use some of {known}")
+        if unknown := [name for name in explainers or [""] if name not in EXPLAINERS]:
+            known = ", ".join(EXPLAINERS)
+            raise InputError(f"parameter 'explainers' names {unknown[0]!r}: use some of {known}")
         self.run = run
         self.places: list[int] = []
         self.shown: View
@@ -305,9 +290,8 @@ class Explorer:
         self.finding = ipywidgets.Dropdown(description="finding")
         self.film = ipywidgets.IntSlider(1, min=1, max=1, description="film")
         self.explainer = ipywidgets.Dropdown(options=list(explainers), description="explainer")
-        self.classifier = ipywidgets.Dropdown(
-            options=[*many, *run.classifiers], description="map of"
-        )
+        names = [*many, *run.classifiers]
+        self.classifier = ipywidgets.Dropdown(options=names, description="map of")
         self.smooth = _slider("smooth", 0.1, "Gaussian sigma as a share of the side of the film")
         self.rule = ipywidgets.Dropdown(options=list(_RULES.items()), description="hi by")
         self.hi = _slider("hi", 0.9975, "finding where the map is at least hi")
@@ -315,15 +299,10 @@ class Explorer:
         self.reset = ipywidgets.Button(description="as the run", icon="undo")
         self.view = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
         self.scores = ipywidgets.HTML()
-        rows = (
-            ("films", "finding", "film", "explainer", "classifier"),
-            ("smooth", "rule", "hi", "ignore", "reset"),
-            ("view",),
-            ("scores",),
-        )
         lines = []
-        for row in rows:
-            widgets = [getattr(self, name).add_class(f"dollkit-{name}") for name in row]
+        for row in ("films finding film explainer classifier", "smooth rule hi ignore reset",
+                    "view", "scores"):  # fmt: skip
+            widgets = [getattr(self, name).add_class(f"dollkit-{name}") for name in row.split()]
             lines.append(ipywidgets.HBox(widgets, layout=ipywidgets.Layout(flex_flow="row wrap")))
         self.box = ipywidgets.VBox(lines).add_class("dollkit-explorer")
         self._still = False  # while one event sets other widgets, they raise none
@@ -343,10 +322,7 @@ class Explorer:
 
     @property
     def cut(self) -> LabelSettings:
-        """The cut that the sliders say; the run's own values where they are untouched.
-
-        A slider shows no value between two steps, and sends the nearer one back.
-        """
+        """The cut that the sliders say; the run's own values where they are untouched."""
         settings, finding, rule = self.run.label_settings, self.finding.value, self.rule.value
         theirs = settings.rule(finding)
         value = _read(self.hi, theirs.value if theirs.kind == rule else np.nan)
@@ -393,4 +369,5 @@ class Explorer:
 
 
 def _read(slider: Any, run: float) -> float:
+    # A slider shows no value between two steps, and sends the nearer one back.
     return run if abs(slider.value - run) <= slider.step / 2 + 1e-9 else float(slider.value)

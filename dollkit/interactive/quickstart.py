@@ -106,7 +106,5 @@ def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
     truth = few.masks[rows, PATHOLOGIES.index(finding)]
     overlap, chance = metrics.iou_matched(maps, truth), metrics.iou_chance(truth)
     i = int(np.argsort(overlap)[len(rows) // 2])
-    raw, error = scale(signed[i], "positive", 99.5), float(explained.error[i])
-    return Case(
-        images[i], raw, maps[i], label[i], truth[i], error, float(overlap[i]), float(chance[i])
-    )
+    arrays = images[i], scale(signed[i], "positive", 99.5), maps[i], label[i], truth[i]
+    return Case(*arrays, float(explained.error[i]), float(overlap[i]), float(chance[i]))

@@ -45,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dollkit labels", description="The label set")
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="make | show | export | score"
-    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     explained = argparse.ArgumentParser(add_help=False)
     explained.add_argument(
         "--classifiers", type=Path, nargs="+", required=True, metavar="DIR",
@@ -55,9 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     explained.add_argument("--size", type=int, help="side in pixels (224, or a film store's own)")
 
-    add = commands.add_parser(
-        "make", parents=[explained], help="label films with trained classifiers"
-    )
+    add = commands.add_parser("make", parents=[explained], help="label films by classifiers")
     add.add_argument("--films", type=Path, required=True, help="folder of images, or film store")
     add.add_argument("--out", type=Path, required=True, help="folder of the label store")
 
@@ -74,9 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         help="film store: write film pixels too; most data sets may not be passed on",
     )  # fmt: skip
 
-    add = commands.add_parser(
-        "score", parents=[explained], help="judge maps by CheXlocalize's protocol"
-    )
+    add = commands.add_parser("score", parents=[explained], help="CheXlocalize's protocol")
     add.add_argument("folder", type=Path, metavar="DIR", help="folder of the data set")
     add.add_argument("--out", type=Path, required=True, metavar="CSV")
     add.add_argument("--split", default="test", choices=SPLITS)

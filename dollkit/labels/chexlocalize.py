@@ -66,10 +66,8 @@ def score_case(
 
 
 def localisation_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means per finding of cases (`CASE_COLUMNS`), then their ``mean``: columns `COLUMNS`.
-
-    With 95 % bootstrap intervals over patients; n, n_all and n_hit count the films behind iou,
-    iou_all and hit_rate.
+    """Means per finding of cases (`CASE_COLUMNS`), then their ``mean``: columns `COLUMNS`, with
+    95 % bootstrap intervals over patients.
     """
     rows = []
     for finding in (*FINDINGS, "mean"):
@@ -90,8 +88,7 @@ def score(
     """`localisation_table` of trained classifiers (see `find_classifiers`) on a data set's masks.
 
     The CSV file `out` gets the table, ``NAME.cases.csv`` beside it the cases. `size` is the side
-    in pixels that the classifiers learnt at. A finding is called from a mean probability of
-    `cutoff`; below it, its mask is empty.
+    that the classifiers learnt at. A finding of a mean probability below `cutoff` is not called.
     """
     if not 0 <= cutoff < 1:
         raise InputError(f"parameter 'cutoff' is {cutoff}: it must lie in [0, 1)")
@@ -123,10 +120,7 @@ def _score_films(
     table: FilmTable, start: int, known: Sequence[str], models: Mapping[str, Classifier],
     size: int, cutoff: float,
 ) -> pd.DataFrame:  # fmt: skip
-    """Cases of `BATCH` films from `start` on, with the columns `CASE_COLUMNS`.
-
-    No map means not called, an empty mask that the finding is not there.
-    """
+    """Cases of `BATCH` films from `start` on, with the columns `CASE_COLUMNS`."""
     films = table.films.iloc[start : start + BATCH]
     native = [load_image(p, table.depths, table.any_ending) for p in films["path"]]
     images = np.stack([fit(image, size) for image in native])
@@ -144,16 +138,15 @@ def _score_films(
     if any(targets):
         explained = explain_all(models, x, targets, ExplainerSettings())
         pairs = [(i, FINDINGS[c]) for i, channels in enumerate(targets) for c in channels]
-        film, names = [i for i, _ in pairs], [f for _, f in pairs]
+        film, names = zip(*pairs, strict=True)
         signed = explained.maps, explained.probability
-        refined, _, _ = maps_to_labels(*signed, settings, names, images[film])
+        refined, _, _ = maps_to_labels(*signed, settings, names, images[[*film]])
         maps = dict(zip(pairs, refined, strict=True))
     rows = []
     for i, of_film in enumerate(masks):
         about = {c: str(films[c].iloc[i]) for c in ("image_id", "patient_id")}
         for f, mask in of_film.items():
             truth = (mask.load(*native[i].shape) == 1).astype(np.uint8)
-            rows.append(
-                about | {"finding": f} | score_case(maps.get((i, f)), truth, settings.rule(f))
-            )
+            values = score_case(maps.get((i, f)), truth, settings.rule(f))
+            rows.append(about | {"finding": f} | values)
     return pd.DataFrame(rows, columns=CASE_COLUMNS)

@@ -24,6 +24,7 @@ from dollkit.labels.store import LabelStore
 
 FIRST = 500
 """nnU-Net data set of channel c has the id FIRST + c; ids to 500 are often taken."""
+LICENCE = "the terms of the films' data set"
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 """Our name of a split -> the Hugging Face Hub's."""
 README = """\
@@ -75,32 +76,32 @@ def file_names(image_ids: Sequence[str]) -> dict[str, str]:
     for image_id, name in names.items():  # some file systems do not tell letters by case
         other = taken.setdefault(name.lower(), image_id)
         if other != image_id:
-            raise InputError(
-                f"films {other!r} and {image_id!r} would both be written as {name!r}: rename one"
-            )
+            both = f"films {other!r} and {image_id!r}"
+            raise InputError(f"{both} would both be written as {name!r}: rename one")
     return names
 
 
 def write_coco(chosen: Selection, out: Path) -> str:
     """Write ``annotations.json`` and, with films, ``images/``; returns a text on the files.
 
-    A label is an annotation of the finding, and one with ``iscrowd`` 1 of the pixels to ignore,
-    where COCO's own scoring counts a detection neither way. Field format: cocodataset.org.
+    Pixels to ignore are an annotation of ``iscrowd`` 1, where COCO's own scoring counts a detection
+    neither way.
     """
     chosen.write_films(out / "images")
     size = {"width": chosen.store.size, "height": chosen.store.size}
     numbers = {name: i for i, name in enumerate(chosen.pairs["image_id"].unique(), start=1)}
-    images = [
-        {"id": i, "file_name": f"{chosen.names[name]}.png", **size, "film": name}
-        for name, i in numbers.items()
-    ]
-    categories = [
-        {"id": 1 + channel, "name": name, "supercategory": "finding"}
-        for channel, name in enumerate(FINDINGS)
-    ]
-    licence = {"id": 1, "name": "the terms of the films' data set", "url": ""}
-    info = {"description": "DoLL labels of chest radiographs", "version": "1"}
-    head = {"info": info, "licenses": [licence], "categories": categories, "images": images}
+    head = {
+        "info": {"description": "DoLL labels of chest radiographs", "version": "1"},
+        "licenses": [{"id": 1, "name": LICENCE, "url": ""}],
+        "categories": [
+            {"id": i, "name": name, "supercategory": "finding"}
+            for i, name in enumerate(FINDINGS, start=1)
+        ],
+        "images": [
+            {"id": i, "file_name": f"{chosen.names[name]}.png", **size, "film": name}
+            for name, i in numbers.items()
+        ],
+    }
     with (out / "annotations.json").open("w", encoding="utf-8") as file:
         # Piece by piece: the annotations of a large set are more than memory should hold.
         file.write(json.dumps(head)[:-1] + ', "annotations": [')
@@ -113,15 +114,13 @@ def write_coco(chosen: Selection, out: Path) -> str:
                     runs = coco_mask.encode(np.asfortranarray(label == value, np.uint8))
                     counts = runs["counts"].decode("ascii")
                     annotation = {
-                        "id": number,
-                        "image_id": numbers[row["image_id"]],
+                        "id": number, "image_id": numbers[row["image_id"]],
                         "category_id": 1 + index(row["finding"]),
                         "segmentation": {"size": [*label.shape], "counts": counts},
                         "area": int(coco_mask.area(runs)),
                         "bbox": [float(v) for v in coco_mask.toBbox(runs)],
-                        "iscrowd": crowd,
-                        "label": pair,
-                    }
+                        "iscrowd": crowd, "label": pair,
+                    }  # fmt: skip
                     comma = "," if number > 1 else ""
                     file.write(f"{comma}\n{json.dumps(annotation)}")
         file.write("]}\n")
@@ -164,7 +163,7 @@ def write_nnunet(chosen: Selection, out: Path) -> str:
             "file_ending": ".png",
             "overwrite_image_reader_writer": "NaturalImage2DIO",
             "name": f"DoLL {finding}",
-            "licence": "the terms of the films' data set",
+            "licence": LICENCE,
         }
         _write_json(folder / "dataset.json", description)
         if chosen.films is not None:
@@ -210,11 +209,9 @@ def write_parquet(chosen: Selection, out: Path) -> str:
     for ours, theirs in SPLITS.items():
         if (split == ours).any():
             table = datasets.Dataset.from_generator(
-                examples,
-                datasets.Features(features),
-                cache_dir=str(out / "cache"),
+                examples, datasets.Features(features), cache_dir=str(out / "cache"),
                 gen_kwargs={"pairs": chosen.pairs[split == ours]},
-            )
+            )  # fmt: skip
             table.to_parquet(out / "data" / f"{theirs}.parquet")
             del table
     shutil.rmtree(out / "cache")
@@ -222,18 +219,14 @@ def write_parquet(chosen: Selection, out: Path) -> str:
 
 
 FORMATS: dict[str, Callable[[Selection, Path], str]] = {
-    "coco": write_coco,
-    "png": write_png,
-    "nnunet": write_nnunet,
-    "parquet": write_parquet,
-}
+    "coco": write_coco, "png": write_png, "nnunet": write_nnunet, "parquet": write_parquet,
+}  # fmt: skip
 
 
 def export(store: LabelStore, out: Path, to: str, films: Store | None = None) -> Path:
     """Write a label store in one of `FORMATS`, whole or not at all, to a new or empty folder.
 
-    With the film store `films` film pixels are written too: most data sets may not be passed on, so
-    this is never done unasked.
+    With the film store `films` film pixels are written too; most data sets may not be passed on.
     """
     if to not in FORMATS:
         raise InputError(f"format {to!r}: use one of {', '.join(FORMATS)}")

@@ -16,29 +16,11 @@ from tqdm.auto import tqdm
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.data.store import Store
-from dollkit.explanations.ensemble import (
-    BY_FINDING,
-    EXPLAINERS,
-    Explained,
-    ExplainerSettings,
-    explain_all,
-)
+from dollkit.explanations import ensemble
+from dollkit.explanations.ensemble import Explained, ExplainerSettings, explain_all
+from dollkit.labels import steps
 from dollkit.labels.make import Rows, batches
-from dollkit.labels.steps import (
-    OTHER,
-    RULE_COLUMNS,
-    RULES,
-    Bytes,
-    FloatMaps,
-    LabelSettings,
-    Rule,
-    consensus,
-    maps_to_labels,
-    refine,
-    scale,
-    smooth,
-    smooth_and_refine,
-)
+from dollkit.labels.steps import OTHER, Bytes, FloatMaps, LabelSettings, Rule
 from dollkit.training import metrics
 from dollkit.training.classifiers import Classifier, split_rows
 
@@ -79,17 +61,12 @@ class Variant:
 
 
 def variants(
-    names: Sequence[str],
-    explain: ExplainerSettings,
-    settings: LabelSettings,
-    occluded: int = 0,
-    few: int = 0,
-) -> list[Variant]:
-    """The shipped settings first, then one factor changed at a time.
-
-    Every subset of the classifiers; the other explainers (occlusion, which is slow, on `occluded`
-    films, 0 leaves it out); fixed numbers of steps and the other baselines, each of which explains
-    anew, on `few` films (0: all); and each step of `LabelSettings` switched.
+    names: Sequence[str], explain: ExplainerSettings, settings: LabelSettings,
+    occluded: int = 0, few: int = 0,
+) -> list[Variant]:  # fmt: skip
+    """The shipped settings first, then one factor changed at a time: every subset of the
+    classifiers; the other explainers (occlusion on `occluded` films, 0: left out); fixed numbers of
+    steps and the other baselines, on `few` films (0: all); each step of `LabelSettings` switched.
     """
     every = tuple(names)
     out = [Variant("shipped", "shipped", every, explain, settings)]
@@ -98,15 +75,15 @@ def variants(
         for k in range(1, len(every))
         for subset in itertools.combinations(every, k)
     ]
-    others = [e for e in EXPLAINERS if e not in (explain.explainer, OCCLUSION)]
+    others = [e for e in ensemble.EXPLAINERS if e not in (explain.explainer, OCCLUSION)]
     anew = [("explainer", e, replace(explain, explainer=e), 0) for e in others]
     if occluded:
         anew.append(("explainer", OCCLUSION, replace(explain, explainer=OCCLUSION), occluded))
     if explain.explainer == "ig":  # the others have no path
-        steps = [n for n in (1, 4, 16) if n != explain.steps]
-        anew += [("steps", str(n), replace(explain, steps=n), few) for n in steps]
-        baselines = [b for b in (BY_FINDING, "black", "white", "blur") if b != explain.kind]
-        anew += [("baseline", b, replace(explain, kind=b), few) for b in baselines]
+        numbers = [n for n in (1, 4, 16) if n != explain.steps]
+        anew += [("steps", str(n), replace(explain, steps=n), few) for n in numbers]
+        kinds = [k for k in (ensemble.BY_FINDING, "black", "white", "blur") if k != explain.kind]
+        anew += [("baseline", k, replace(explain, kind=k), few) for k in kinds]
     out += [Variant(f, value, every, e, settings, films) for f, value, e, films in anew]
     out += [Variant(f, value, every, explain, changed) for f, value, changed in _switched(settings)]
     return out
@@ -119,7 +96,7 @@ def _switched(settings: LabelSettings) -> Iterator[tuple[str, str, LabelSettings
     trust = "all" if settings.trust == "agree" else "agree"
     yield "trust", trust, replace(settings, trust=trust)
     # Under a tuned threshold the sigmas belong to the maps, which stay: only the rule changes.
-    for rule in RULES:
+    for rule in steps.RULES:
         if settings.threshold == "tuned":
             value = settings.level if rule == "peak" else settings.area
             every = {OTHER: "otsu" if rule == "otsu" else f"{rule} {value:g}"}
@@ -139,9 +116,8 @@ def _known(store: Store) -> list[str]:
 
 
 def judged_rows(store: Store, split: str, limit: int) -> Rows:
-    """First `limit` films of a split with a positive finding whose mask is known.
-
-    In a store without any such mask: with a positive finding.
+    """First `limit` films of a split with a positive finding whose mask is known; in a store
+    without any such mask, with a positive finding.
     """
     rows = split_rows(store, split)
     known = _known(store)
@@ -158,10 +134,9 @@ def judge(
 ) -> tuple[pd.DataFrame, Arrays]:
     """Scores of label variants against the masks of the findings, and arrays of the shipped labels.
 
-    No film of `rows` trained a classifier. The first of the variants is the shipped one. Masks of
-    the training films make the anatomy prior; without any, those of the other judged patients, one
-    left out at a time. A store without masks of any finding gives no scores, and arrays for
-    pictures: their ``truth`` is empty and their ``iou`` NaN.
+    No film of `rows` trained a classifier; the first of the variants is the shipped one. A store
+    without masks of any finding gives no scores, and arrays for pictures: their ``truth`` is empty
+    and their ``iou`` NaN.
     """
     known = _known(store)
     frames = [] if known else [pd.DataFrame(columns=CASE_COLUMNS)]
@@ -196,15 +171,11 @@ def judge(
 
 
 def tuned(
-    models: Mapping[str, Classifier],
-    store: Store,
-    rows: Rows,
-    explain: ExplainerSettings,
+    models: Mapping[str, Classifier], store: Store, rows: Rows, explain: ExplainerSettings,
     settings: LabelSettings,
-) -> pd.DataFrame | None:
-    """Table of `tune` for films that are not judged later, such as `judged_rows` of ``valid``.
-
-    None if no film has a mask of a positive finding.
+) -> pd.DataFrame | None:  # fmt: skip
+    """Table of `tune` for films that are not judged later; None if none has a mask of a positive
+    finding.
     """
     parts = []
     for batch in _batches(models, store, rows, _known(store)):
@@ -219,31 +190,24 @@ def tuned(
 
 
 def tune(
-    maps: FloatMaps,
-    probability: FloatMaps,
-    settings: LabelSettings,
-    findings: Sequence[str],
-    films: Bytes,
-    truth: Bytes,
-) -> pd.DataFrame:
+    maps: FloatMaps, probability: FloatMaps, settings: LabelSettings, findings: Sequence[str],
+    films: Bytes, truth: Bytes,
+) -> pd.DataFrame:  # fmt: skip
     """Smoothing by IoU at matched area, then the rule by IoU of the label, for each finding.
 
-    Ties go to Otsu, then to the smaller number. The row ``other`` holds the sigma and the rule
-    with the best mean over findings: for findings with fewer than `FEWEST` films, and for those
-    that occur later. All arrays are as in `maps_to_labels`, of films that are not judged later;
-    pairs with an empty (S, S) truth are left out.
-
-    Columns finding, rule, smooth, iou (of the label, mean over films), iou_otsu (under Otsu's
-    rule), n; one row per finding, then ``other``.
+    Ties go to Otsu, then to the smaller number. All arrays are as in `maps_to_labels`, of films
+    that are not judged later; pairs with an empty (S, S) truth are left out. Columns finding, rule,
+    smooth, iou (of the label, mean over films), iou_otsu (under Otsu's rule), n; one row per
+    finding, then ``other``, the best mean over findings, for those with fewer than `FEWEST` films.
     """
     seen = truth.any((1, 2))
     if not seen.any():
         raise InputError("threshold 'tuned': no tuning film has a mask: use otsu or a file")
     maps, probability, films, truth = maps[:, seen], probability[:, seen], films[seen], truth[seen]
     names = np.asarray(findings)[seen]
-    scaled = scale(maps, settings.part, settings.percentile)
-    mean = consensus(scaled, probability, settings.trust)
-    refined = [refine(smooth(mean, s), films, settings.guide) for s in SMOOTHS]
+    scaled = steps.scale(maps, settings.part, settings.percentile)
+    mean = steps.consensus(scaled, probability, settings.trust)
+    refined = [steps.refine(steps.smooth(mean, s), films, settings.guide) for s in SMOOTHS]
     matched = np.stack([metrics.iou_matched(m, truth) for m in refined])
     scores = np.stack([_rule_scores(m, truth) for m in refined])
     present = [f for f in FINDINGS if (names == f).any()]
@@ -260,7 +224,7 @@ def tune(
         best, otsu = mean_scores[i, s, [r, 0]]
         rows.append((finding, str(CANDIDATES[r]), SMOOTHS[s], best, otsu, n))
     rows.append((OTHER, str(CANDIDATES[rule]), SMOOTHS[sigma], pooled[rule], pooled[0], len(names)))
-    return pd.DataFrame(rows, columns=RULE_COLUMNS)
+    return pd.DataFrame(rows, columns=steps.RULE_COLUMNS)
 
 
 def _rule_scores(maps: FloatMaps, truth: Bytes) -> npt.NDArray[np.float64]:
@@ -308,21 +272,19 @@ def _batches(
 def _score(
     store: Store, v: Variant, models: Sequence[str], explained: Explained, batch: _Batch
 ) -> tuple[pd.DataFrame, Arrays]:
-    """Cases of a batch, and of the shipped variant the arrays behind them.
-
-    ``maps`` are those of every classifier alone, (pairs, K, S, S); ``probability`` is (pairs, K).
+    """Cases of a batch, and of the shipped variant the arrays behind them: ``maps`` are those of
+    every classifier alone, (pairs, K, S, S); ``probability`` is (pairs, K).
     """
     use, settings = [models.index(name) for name in v.classifiers], v.label_settings
     row, names, truth, films = batch.row, batch.names, batch.truth, store.images[batch.row]
-    maps, label, _ = maps_to_labels(
+    maps, label, _ = steps.maps_to_labels(
         explained.maps[use], explained.probability[use], settings, names, films
     )
     precision, recall = metrics.precision_recall(label, truth)
     overlap = metrics.iou_matched(maps, truth)
     frame = pd.DataFrame(
-        {
-            "image_id": store.films["image_id"].to_numpy()[row],
-            "patient_id": store.films["patient_id"].to_numpy()[row],
+        {column: store.films[column].to_numpy()[row] for column in ("image_id", "patient_id")}
+        | {
             "finding": np.array(names),
             "explainer": v.explain.explainer,
             "classifiers": "+".join(v.classifiers),
@@ -342,8 +304,8 @@ def _score(
     )
     if v.factor != "shipped":
         return frame, {}
-    scaled = [scale(m, settings.part, settings.percentile) for m in explained.maps]
-    single = [smooth_and_refine(m, settings, names, films) for m in scaled]
+    scaled = [steps.scale(m, settings.part, settings.percentile) for m in explained.maps]
+    single = [steps.smooth_and_refine(m, settings, names, films) for m in scaled]
     arrays: Arrays = {
         "image": films,
         "finding": np.array(names),
@@ -369,10 +331,8 @@ def _prior(
     rows = rows[store.mask_valid(rows, _known(store)).all(1)]
     for f in np.unique(finding):
         of_finding = finding == f
-        masks = None
-        if len(rows):
-            positive = rows[store.states[rows, FINDINGS.index(f)] == POSITIVE][:400]
-            masks = store.masks(positive, [f])[:, 0]
+        positive = rows[store.states[rows, FINDINGS.index(f)] == POSITIVE][:400]
+        masks = store.masks(positive, [f])[:, 0]
         maps = metrics.prior_maps(truth[of_finding], patients[of_finding], masks)
         out[of_finding] = metrics.iou_matched(maps, truth[of_finding])
     return out

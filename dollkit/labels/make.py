@@ -1,12 +1,9 @@
-"""Explain the positive findings of many films and label them, shard by shard.
-
-`make_labels` is the stage's; `make` goes from films and trained classifiers to a label store in
-one call that can be stopped and shared out.
+"""Explain the positive findings of many films and label them, shard by shard: `make_labels` for
+the stage, `make` from films and trained classifiers to a label store in one call.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -22,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from dollkit.common import compute
-from dollkit.common.build_key import code_of
+from dollkit.common.build_key import code_of, digest
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, NOT_MENTIONED, POSITIVE
 from dollkit.common.machine import Part, sha256
@@ -38,6 +35,7 @@ from dollkit.explanations.ensemble import ExplainerSettings, explain_all, pair_s
 from dollkit.labels import store as labelstore
 from dollkit.labels.steps import LabelSettings, maps_to_labels
 from dollkit.labels.store import LabelStore, open_labels
+from dollkit.training import weights
 from dollkit.training.classifiers import Classifier, load_classifiers
 
 log = logging.getLogger(__name__)
@@ -83,32 +81,24 @@ def mean_probability(models: Mapping[str, Classifier], x: torch.Tensor) -> npt.N
 
 def fingerprint(*parts: object) -> str:
     """Short sha256 of JSON-able settings."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(parts)[:16]
 
 
 def make_labels(
-    models: Mapping[str, Classifier],
-    store: Store,
-    rows: Rows,
-    explain: ExplainerSettings,
-    settings: LabelSettings,
-    folder: Path,
-    weights: Mapping[str, str],
-    part: Part | None = None,
-    out: Path | None = None,
-    **about: str | dict[str, str],
-) -> LabelStore:
+    models: Mapping[str, Classifier], store: Store, rows: Rows, explain: ExplainerSettings,
+    settings: LabelSettings, folder: Path, hashes: Mapping[str, str], part: Part | None = None,
+    out: Path | None = None, **about: str | dict[str, str],
+) -> LabelStore:  # fmt: skip
     """Label rows of a film store; a killed call goes on where it stopped.
 
     `folder` gets ``shards/`` while working and the labels at the end, in `out` (None: ``store/``).
-    `weights`, the sha256 of each classifier's weights, and `about` are kept with the labels. With a
-    `part`, the share of this process, its shards are written, none joined, and `PartDone` raised.
+    `hashes`, the sha256 of each classifier's weights, and `about` are kept with the labels. Of a
+    `part`, the share of this process, the shards are written, and `PartDone` is raised.
     """
     positive = rows[(store.states[rows] == POSITIVE).any(1)]
     if not len(positive):
-        raise InputError(f"{store.path}: none of the {len(rows)} films has a positive finding")
-    made_by, code = _made_by(store, explain, settings, weights), code_of([__name__])
+        raise InputError(f"{store.path}: no film to label has a positive finding: give some")
+    made_by, code = _made_by(store, explain, settings, hashes), code_of([__name__])
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     shards = {}
     bar = tqdm(total=len(positive), desc="labels", unit="film", disable=None)
@@ -128,24 +118,16 @@ def make_labels(
 
 
 def _made_by(
-    store: Store, explain: ExplainerSettings, settings: LabelSettings, weights: Mapping[str, str]
+    store: Store, explain: ExplainerSettings, settings: LabelSettings, hashes: Mapping[str, str]
 ) -> dict[str, Any]:
-    return {
-        "explain": asdict(explain),
-        "distil": asdict(settings),
-        "classifiers": dict(weights),
-        "films": store.digest,
-        "size": store.size,
-    }
+    made_by: dict[str, Any] = {"explain": asdict(explain), "distil": asdict(settings)}
+    return made_by | {"classifiers": dict(hashes), "films": store.digest, "size": store.size}
 
 
 def _label(
-    models: Mapping[str, Classifier],
-    store: Store,
-    rows: Rows,
-    explain: ExplainerSettings,
+    models: Mapping[str, Classifier], store: Store, rows: Rows, explain: ExplainerSettings,
     settings: LabelSettings,
-) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:
+) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:  # fmt: skip
     # Few enough films that their maps are small beside the passes' own memory.
     batch = max(4, min(64, (1 << 22) // store.size**2))
     tables, labels = [], []
@@ -182,12 +164,10 @@ def find_classifiers(folders: Sequence[Path]) -> dict[str, Path]:
     classifiers: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder: give folders with weights.safetensors")
-        trained = [
-            f for f in (folder, *sorted(folder.iterdir())) if (f / "weights.safetensors").is_file()
-        ]
+            raise InputError(f"{folder}: no such folder: give folders with {weights.FILE}")
+        trained = [f for f in (folder, *sorted(folder.iterdir())) if (f / weights.FILE).is_file()]
         if not trained:
-            raise InputError(f"{folder}: no weights.safetensors here: train a classifier first")
+            raise InputError(f"{folder}: no {weights.FILE} here: train a classifier first")
         for place in trained[:1] if trained[0] == folder else trained:
             name = place.resolve().name
             if name in classifiers:
@@ -196,15 +176,19 @@ def find_classifiers(folders: Sequence[Path]) -> dict[str, Path]:
     return classifiers
 
 
+def hashes_of(classifiers: Mapping[str, Path]) -> dict[str, str]:
+    """SHA-256 of the weights in folders of classifiers."""
+    return {name: sha256(folder / weights.FILE) for name, folder in classifiers.items()}
+
+
 def make(
     films: Path, classifiers: Sequence[Path], out: Path, size: int | None = None
 ) -> LabelStore:
     """Label films with trained classifiers; a stopped call goes on where it was.
 
-    `films` is a film store or a folder of images, see `open_films`, of `size` pixels a side; if its
-    table says nothing about findings, what the classifiers call is positive. `classifiers` are
-    folders, see `find_classifiers`. `out` gets the label store, with ``positives`` and ``source``
-    in its `meta`.
+    `films` as `open_films`, `classifiers` as `find_classifiers` takes them; if no table says
+    anything about findings, what the classifiers call is positive. `out` gets the label store, with
+    ``positives`` and ``source`` in its `meta`.
     """
     folders = find_classifiers(classifiers)
     try:
@@ -213,18 +197,16 @@ def make(
         raise unwritable(out, error) from None
     store = open_films(films, out / "films", size)
     models = load_classifiers(folders, compute.device())
-    weights = {name: sha256(folder / "weights.safetensors") for name, folder in folders.items()}
+    hashes = hashes_of(folders)
     explain, settings = ExplainerSettings(), LabelSettings()
     code = code_of([__name__])
     if (out / "labels.json").is_file():
         labels = open_labels(out)
         # As JSON, where tuples are lists.
-        key = json.loads(json.dumps({**_made_by(store, explain, settings, weights), "code": code}))
+        key = json.loads(json.dumps({**_made_by(store, explain, settings, hashes), "code": code}))
         if other := [name for name in key if labels.meta.get(name) != key[name]]:
-            raise InputError(
-                f"{out}: labels made with other {', '.join(other)} are there: choose another "
-                "--out, or delete it"
-            )
+            old = f"labels made with other {', '.join(other)}"
+            raise InputError(f"{out}: {old} are there: choose another --out, or delete it")
         log.info("%s: kept, nothing that makes it has changed", out)
         return labels
     positive = "given by the table of the films"
@@ -236,11 +218,9 @@ def make(
             x = compute.to_input(store.images[i : i + 64], device)
             store.states[i : i + 64] = mean_probability(models, x) > CALLED
     rows = np.flatnonzero((store.states == POSITIVE).any(1))
-    if not len(rows):
-        raise InputError(f"{films}: no film has a positive finding: give findings in films.csv")
     log.info("%d of %d films have a positive finding", len(rows), len(store))
     labels = make_labels(
-        models, store, rows, explain, settings, out, weights, out=out, code=code,
+        models, store, rows, explain, settings, out, hashes, out=out, code=code,
         positives=positive, source=store.made_from.get("source", "unknown"),
     )  # fmt: skip
     shutil.rmtree(out / "shards", ignore_errors=True)
@@ -251,18 +231,14 @@ def open_films(films: Path, built: Path, size: int | None) -> Store:
     """A film store: the one given, or one built from a folder of images.
 
     The folder has ``films.csv`` (see `dollkit.data.sets.own_folder`), or images alone, at any
-    depth; its store is built in `built`, at `size` pixels (224 if None), unless it is there
-    already.
+    depth; its store is built in `built`, at `size` pixels (224 if None), unless it is there.
     """
     if not films.is_dir():
         raise InputError(f"{films}: no such folder: give a folder of images or a film store")
     if (films / "store.json").is_file():
         store = open_store(films)
         if size not in (None, store.size):
-            raise InputError(
-                f"parameter 'size' is {size}, but {films} holds films of {store.size} px: leave "
-                "it out, or build a store of that size"
-            )
+            raise InputError(f"'size' is {size}; {films} holds films of {store.size} px: drop it")
         return store
     if size is None:
         size = 224

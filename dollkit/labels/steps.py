@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,12 @@ PHANTOM = Path(__file__).with_name("phantom_thresholds.csv")
 RULE_COLUMNS = ["finding", "rule", "smooth", "iou", "iou_otsu", "n"]
 
 CHOICES = {
-    "part": ("magnitude", "positive"),
-    "trust": ("all", "agree"),
-    "threshold": (*RULES, "tuned"),
-}
+    "part": ("magnitude", "positive"), "trust": ("all", "agree"), "threshold": (*RULES, "tuned"),
+}  # fmt: skip
 RANGES = {
-    "percentile": (50.0, 100.0),
-    "smooth": (0.0, 0.5),
-    "guide": (0.0, 0.5),
-    "level": (1e-4, 1.0),
-    "area": (1e-4, 1.0),
-    "ignore": (0.0, 1.0),
-}
+    "percentile": (50.0, 100.0), "smooth": (0.0, 0.5), "guide": (0.0, 0.5),
+    "level": (1e-4, 1.0), "area": (1e-4, 1.0), "ignore": (0.0, 1.0),
+}  # fmt: skip
 EDGE = 1e-3
 """Variance of grey values (film in [0, 1]) above which the guided filter keeps an edge."""
 
@@ -85,15 +80,14 @@ class Rule:
 
 def parse_rule(text: float | str, what: str = "threshold rule") -> Rule:
     """A number is a share of the maximum; else ``otsu``, ``peak 0.5`` or ``quantile 0.02``."""
-    kind, _, value = text.strip().partition(" ") if isinstance(text, str) else ("peak", "", text)
+    kind, _, value = str(text).strip().partition(" ")
     if kind == "otsu" and value == "":
         return Rule("otsu")
     if kind not in ("peak", "quantile"):
-        # A file saved by other programs may hold plain numbers.
-        kind, value = "peak", text
+        kind, value = "peak", str(text)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except ValueError:
         number = np.nan
     if not 0 < number < 1:
         form = "use a share of the maximum in (0, 1), 'otsu', 'peak 0.5' or 'quantile 0.02'"
@@ -115,7 +109,6 @@ def threshold_settings(text: str) -> dict[str, str | float]:
 
 
 def _check_rules(thresholds: Mapping[str, float | str], smooths: Mapping[str, float]) -> None:
-    """Raise `InputError` for an unknown finding, a bad rule, or a sigma outside [0, 0.5]."""
     for name, values in (("thresholds", thresholds), ("smooths", smooths)):
         for finding in values:
             if finding not in ENTRIES:
@@ -125,9 +118,7 @@ def _check_rules(thresholds: Mapping[str, float | str], smooths: Mapping[str, fl
         parse_rule(text, f"parameter 'thresholds', {finding}:")
     for finding, sigma in smooths.items():
         if not 0 <= sigma <= 0.5:
-            raise InputError(
-                f"parameter 'smooths', {finding}: {sigma} must lie in [0, 0.5], a share of the side"
-            )
+            raise InputError(f"parameter 'smooths', {finding}: {sigma} must lie in [0, 0.5]")
 
 
 def write_rules(table: pd.DataFrame, path: Path) -> None:
@@ -138,9 +129,8 @@ def write_rules(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_rules(path: Path) -> dict[str, Any]:
-    """``thresholds`` and ``smooths`` of a CSV file, as `LabelSettings` takes them.
-
-    Columns finding and rule, and perhaps smooth (share of the side; blank: the setting of the run).
+    """``thresholds`` and ``smooths`` of a CSV file with the columns finding, rule and perhaps
+    smooth (share of the side; blank: the setting of the run).
     """
     table = read_csv(path, ("finding", "rule"), hint="give a CSV file with both columns")
     findings = table.frame["finding"]
@@ -198,9 +188,7 @@ class LabelSettings:
             object.__setattr__(self, "thresholds", dict(rules))
             object.__setattr__(self, "smooths", dict(smooths))
         elif rules or smooths:
-            raise InputError(
-                f"thresholds or smooths are given but 'threshold' is {self.threshold!r}: use tuned"
-            )
+            raise InputError(f"rules are given, but 'threshold' is {self.threshold!r}: use tuned")
 
     def rule(self, finding: str) -> Rule:
         """Rule of step 6 for one finding."""
@@ -240,9 +228,8 @@ def consensus(maps: FloatMaps, probability: FloatMaps, trust: str) -> FloatMaps:
 
 
 def smooth(maps: FloatMaps, sigma: float | npt.ArrayLike) -> FloatMaps:
-    """Step 4: Gaussian smoothing of (pairs, S, S) maps, rescaled to a maximum of one.
-
-    `sigma` is one for all maps, or (pairs,) one for each, as a fraction of the side.
+    """Step 4: Gaussian smoothing of (pairs, S, S) maps, rescaled to a maximum of one; `sigma`, one
+    for all or (pairs,), is a fraction of the side.
     """
     sigmas = np.broadcast_to(np.asarray(sigma, dtype=np.float64), len(maps))
     blurred = np.empty_like(maps)
@@ -264,11 +251,7 @@ def refine(maps: FloatMaps, films: Bytes, guide: float) -> FloatMaps:
         return maps
     width = 2 * max(1, round(guide * maps.shape[-1])) + 1
     film: FloatMaps = np.divide(films, 255, dtype=np.float32)
-
-    def mean(x: FloatMaps) -> FloatMaps:
-        out: FloatMaps = uniform_filter(x, (0, width, width), mode="nearest")
-        return out
-
+    mean = partial(uniform_filter, size=(0, width, width), mode="nearest")
     film_mean, map_mean = mean(film), mean(maps)
     slope = mean(film * maps) - film_mean * map_mean
     slope /= np.maximum(mean(film * film) - film_mean**2, 0) + EDGE
@@ -284,13 +267,6 @@ def _to_one(maps: FloatMaps) -> FloatMaps:
     return out
 
 
-def find_thresholds(maps: FloatMaps, settings: LabelSettings, findings: Sequence[str]) -> FloatMaps:
-    """Threshold of step 6 for each map: (pairs, S, S) -> (pairs,); NaN for a constant map."""
-    pairs = zip(maps, findings, strict=True)
-    values = [settings.rule(f).level(m) if m.max() > m.min() else np.nan for m, f in pairs]
-    return np.array(values, np.float32)
-
-
 def cut(maps: FloatMaps, thresholds: FloatMaps, ignore: float) -> Bytes:
     """Step 6: 1 finding, 0 background, 255 ignore; a map without threshold is all ignore."""
     level = thresholds[:, None, None]
@@ -304,25 +280,24 @@ def cut(maps: FloatMaps, thresholds: FloatMaps, ignore: float) -> Bytes:
 def smooth_and_refine(
     scaled: FloatMaps, settings: LabelSettings, findings: Sequence[str], films: Bytes
 ) -> FloatMaps:
-    """Steps 4 and 5 of maps in [0, 1]: (pairs, S, S) -> (pairs, S, S); see `maps_to_labels`."""
+    """Steps 4 and 5 of maps in [0, 1], see `maps_to_labels`."""
     sigmas = np.array([settings.sigma(f) for f in findings])
     return refine(smooth(scaled, sigmas), films, settings.guide)
 
 
 def maps_to_labels(
-    maps: FloatMaps,
-    probability: FloatMaps,
-    settings: LabelSettings,
-    findings: Sequence[str],
+    maps: FloatMaps, probability: FloatMaps, settings: LabelSettings, findings: Sequence[str],
     films: Bytes,
-) -> tuple[FloatMaps, Bytes, FloatMaps]:
+) -> tuple[FloatMaps, Bytes, FloatMaps]:  # fmt: skip
     """All six steps: maps as they are cut, labels, and thresholds.
 
     (K, pairs, S, S) signed attributions of K classifiers and the (K, pairs) probabilities of each
     finding become (pairs, S, S) float32 in [0, 1], (pairs, S, S) uint8 in {0, 1, 255}, (pairs,)
-    float32. `findings` and `films`, (pairs, S, S) uint8, are those of each pair.
+    float32, NaN for a constant map. `findings` and `films`, (pairs, S, S) uint8, are of each pair.
     """
     mean = consensus(scale(maps, settings.part, settings.percentile), probability, settings.trust)
     refined = smooth_and_refine(mean, settings, findings, films)
-    thresholds = find_thresholds(refined, settings, findings)
+    pairs = zip(refined, findings, strict=True)  # a constant map has no threshold
+    levels = [settings.rule(f).level(m) if m.max() > m.min() else np.nan for m, f in pairs]
+    thresholds: FloatMaps = np.array(levels, np.float32)
     return refined, cut(refined, thresholds, settings.ignore), thresholds

@@ -53,9 +53,8 @@ class LabelStore:
 
     `pairs` has one row per (film, finding): `PAIR_COLUMNS` (`row` of the film store, `threshold` of
     the map, completeness `error` of the worst classifier, mean `probability` over classifiers),
-    `area` and `ignored` (shares of pixels), then what else was noted, such as ``error:NAME`` per
-    classifier. `meta` has size, settings, classifiers and their weights' hashes, digest of the film
-    store.
+    `area` and `ignored` (shares of pixels), then what else was noted. `meta` has size, settings,
+    hashes of the classifiers' weights, digest of the film store.
     """
 
     def __init__(self, path: Path, pairs: pd.DataFrame, meta: dict[str, Any]) -> None:
@@ -110,10 +109,7 @@ class LabelStore:
 
 
 def open_labels(path: Path | str, verify: bool = False) -> LabelStore:
-    """Open a label store: ``open_labels(path).targets(rows)``, ``.label(i)``, ``.pairs``.
-
-    The table is always hashed; `verify` also hashes the planes.
-    """
+    """Open a label store; the table is always hashed, with `verify` the planes too."""
     path = Path(path)
     description = path / "labels.json"
     if not description.is_file():
@@ -161,21 +157,17 @@ def write_shard(path: Path, pairs: pd.DataFrame, labels: U8, key: str = "") -> N
     table = pairs[PAIR_COLUMNS].copy()
     table["area"] = (labels == 1).mean((1, 2), dtype=np.float32)
     table["ignored"] = (labels == IGNORE).mean((1, 2), dtype=np.float32)
-    for column in pairs.columns.difference(table.columns, sort=False):
-        table[column] = pairs[column]
+    table = table.join(pairs.drop(columns=PAIR_COLUMNS))
     text = table.to_csv(index=False, lineterminator="\n").encode()
     records = [encode(label) for label in labels]
     # A name of its own: two processes at the same shard must not write into one file.
     part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
     try:
         np.savez(
-            part,
-            key=np.array(key),
-            size=np.array(labels.shape[-1]),
+            part, key=np.array(key), size=np.array(labels.shape[-1]),
             planes=np.frombuffer(b"".join(records), np.uint8),
-            ends=np.cumsum([len(r) for r in records]),
-            pairs=np.frombuffer(text, np.uint8),
-        )
+            ends=np.cumsum([len(r) for r in records]), pairs=np.frombuffer(text, np.uint8),
+        )  # fmt: skip
         part.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -194,8 +186,8 @@ def shard_key(path: Path) -> str | None:
 def merge(shards: Mapping[Path, str], out: Path, meta: Mapping[str, Any]) -> LabelStore:
     """Join shards, given with their keys, into one store, one shard in memory at a time.
 
-    The same shards, in this order, and `meta` give the same bytes, whoever wrote the shards and
-    when. `labels.json` is written last; an older store in `out` stays whole until the new one is.
+    The same shards and `meta` give the same bytes. `labels.json` is written last; an older store in
+    `out` stays whole until the new one is.
     """
     if not shards:
         raise InputError(f"{out}: no shard to merge: {AGAIN}")

@@ -1,9 +1,8 @@
 """Labels in numbers: their quality from per-case rows, what is lost where, what a store holds.
 
 Which step loses what is told by *oracles*: labels that are given one thing that no label maker can
-know (the area of the finding, the best threshold of the film, which classifier to ask, the place),
-all else unchanged. What it gains is the most that a better way of finding this one thing could
-bring.
+know (the finding's area, the film's best threshold, which classifier to ask, the place), all else
+unchanged. What they gain is the most that a better way of finding this one thing could bring.
 """
 
 from __future__ import annotations
@@ -60,10 +59,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def mean_interval(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
-    """Mean over findings of means over films, with a 95 % bootstrap interval over patients.
-
-    All NaN without any case.
-    """
+    """Mean over findings of means over films, with a 95 % bootstrap interval over patients."""
     if part.empty:
         return np.nan, np.nan, np.nan
     _, units = patient_values(part[value], part["patient_id"], part["finding"])
@@ -71,9 +67,8 @@ def mean_interval(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
 
 
 def judged(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases of the findings that enter a mean over findings: those that enough patients have.
-
-    All, where no finding has so many.
+    """Cases of the findings that enough patients have, which alone enter a mean over findings;
+    all, where no finding has so many.
     """
     enough = seen_enough(cases["patient_id"], cases["finding"])
     return cases[enough] if enough.any() else cases
@@ -83,11 +78,9 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
     """Label quality per finding, explainer and number of classifiers, with `SUMMARY_COLUMNS`.
 
     The shipped labels, the same with fewer classifiers (mean over all subsets of that size) and the
-    other explainers; row ``mean`` averages the findings that are `judged`. iou_matched is at the
-    truth's own area, iou_label at the label's own threshold, both and the hit rate with 95 %
-    bootstrap intervals over patients; iou_chance and iou_prior at matched area; precision and
-    recall of the label; energy, the share of the map inside the truth, which chance would have
-    equal to area, the truth's share of the film.
+    other explainers; row ``mean`` averages the findings that are `judged`. iou_matched, iou_chance
+    and iou_prior are at the truth's own area, iou_label, precision and recall at the label's own
+    threshold; energy is the share of the map inside the truth, by chance its share of the film.
     """
     chosen = cases[cases["factor"].isin(["shipped", "classifiers", "explainer"])]
     rows: list[dict[str, object]] = []
@@ -97,11 +90,9 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
             if part.empty:
                 continue
             row: dict[str, object] = {
-                "finding": finding,
-                "explainer": explainer,
-                "n_classifiers": count,
+                "finding": finding, "explainer": explainer, "n_classifiers": count,
                 "n": len(part[CASE].drop_duplicates()),
-            }
+            }  # fmt: skip
             for value in ("iou_matched", "iou_label"):
                 row[value], row[f"{value}_lo"], row[f"{value}_hi"] = mean_interval(part, value)
             row["hit_rate"], row["hit_lo"], row["hit_hi"] = mean_interval(part, "hit")
@@ -122,9 +113,8 @@ def _gap(part: pd.DataFrame, other: pd.DataFrame) -> tuple[tuple[float, float, f
 def ablation(cases: pd.DataFrame) -> pd.DataFrame:
     """One row per variant, with the columns `ABLATION_COLUMNS`.
 
-    `iou_matched` and its interval are at the truth's own area; `iou_label`, `precision` and
-    `recall` are of the label at its own threshold. `delta` is iou_matched minus that of the shipped
-    labels on the cases that both have, with a paired 95 % bootstrap interval over patients.
+    `delta` is iou_matched (see `summarise`) minus that of the shipped labels on the cases that both
+    have, with a paired 95 % bootstrap interval over patients.
     """
     shipped = cases[cases["factor"] == "shipped"]
     rows = []
@@ -148,19 +138,18 @@ def goals(
        least `hit_rate`.
     2. IoU at matched area minus that of the mean-mask prior, for each mobile finding: interval
        above zero.
-    3. IoU at matched area of all classifiers minus that of the best single one: interval above
-       zero. The best single one is chosen on the same cases, which is in its favour.
+    3. IoU at matched area of all classifiers minus that of the best single one, chosen on the same
+       cases: interval above zero.
 
     Intervals are 95 % bootstrap intervals over patients (paired in 2 and 3, not corrected for the
-    number of goals); met is yes, no or not judged. `classifiers` has finding and auroc.
+    number of goals); met is yes, no or not judged.
     """
     shipped = cases[cases["variant"] == "shipped"]
     able = classifiers.groupby("finding")["auroc"].mean()
     # A finding of few patients tells nothing of others.
     enough = shipped[seen_enough(shipped["patient_id"], shipped["finding"])]
     part = enough[enough["finding"].isin(able.index[able > auroc])]
-    value = mean_interval(part, "hit")
-    shown = part["finding"].nunique()
+    value, shown = mean_interval(part, "hit"), part["finding"].nunique()
     text = f"hit rate at least {hit_rate:g}, {shown} findings with AUROC above {auroc:g}"
     rows = [(text, *value, _verdict(value[0] >= hit_rate, value[0]), len(part))]
     gaps = enough.assign(gap=enough["iou_matched"] - enough["iou_prior"])
@@ -223,9 +212,7 @@ def per_case(arrays: Arrays) -> pd.DataFrame:
     """One row per pair: finding, the columns `STEPS`, and a bool for each of `GROUPS`."""
     for name in ARRAYS:
         if name not in arrays or len(arrays[name]) != len(arrays["finding"]):
-            raise InputError(
-                f"array {name!r} of the labels is missing or cut off; run the labels' stage again"
-            )
+            raise InputError(f"array {name!r} of the labels is missing or cut off: run them again")
     seen = np.flatnonzero(arrays["truth"].any((1, 2)))
     if not seen.size:
         raise InputError("no label has a truth to be judged by; there is no loss to tell")
@@ -273,20 +260,17 @@ def write(
     folder: Path, cases: pd.DataFrame, summary: pd.DataFrame, table: pd.DataFrame, examples: Arrays
 ) -> None:
     """Write label_cases.csv.gz, labels.csv, ablation.csv and examples.npz into the artefact."""
-    # No time stamp inside: the same rows are the same bytes.
-    gzip = {"method": "gzip", "mtime": 0}
-    cases.to_csv(folder / "label_cases.csv.gz", index=False, compression=gzip)
-    summary.to_csv(folder / "labels.csv", index=False)
-    table.to_csv(folder / "ablation.csv", index=False)
+    frames = {"label_cases.csv.gz": cases, "labels.csv": summary, "ablation.csv": table}
+    for name, frame in frames.items():
+        # No time stamp inside: the same rows are the same bytes.
+        frame.to_csv(folder / name, index=False, compression={"method": "infer", "mtime": 0})
     arrays: dict[str, Any] = dict(examples)
     np.savez_compressed(folder / "examples.npz", **arrays)
 
 
 def by_finding(store: LabelStore) -> pd.DataFrame:
-    """One row per finding that has labels, in the order of the 14, and ``all`` at the end.
-
-    Labels; shares that are unclear (all ignored), empty (no pixel of finding, not all ignored),
-    uncalled (mean probability below one half) and unsettled; mean area, ignored share and error.
+    """One row per finding that has labels, then ``all``: their number, shares that are unclear
+    (all ignored), empty, uncalled (mean probability below one half) and unsettled, and means.
     """
     pairs = pd.concat([store.pairs, store.pairs.assign(finding="all")], ignore_index=True)
     pairs["unclear"] = pairs["ignored"] == 1

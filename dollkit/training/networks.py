@@ -50,7 +50,6 @@ def encoder(name: str, depth: int, activation: str, channels: int = 1) -> nn.Mod
 def check_pass(make: Callable[[], nn.Module], size: int) -> None:
     """Refuse a network that films of `size` pixels a side do not pass: it is made and run without
     arithmetic or, where it cannot do without, with."""
-    problem: Exception | None = None
     for device in ("meta", "cpu"):
         try:
             with torch.device(device):
@@ -60,8 +59,9 @@ def check_pass(make: Callable[[], nn.Module], size: int) -> None:
         except InputError:
             raise
         except Exception as error:  # each architecture raises its own types
-            problem = error
-    raise InputError(f"films of {size} pixels do not pass it ({brief(problem)})") from problem
+            if device == "cpu":
+                why = f"films of {size} pixels do not pass it ({brief(error)})"
+                raise InputError(why) from error
 
 
 def smooth(net: nn.Module, activation: str) -> None:

@@ -19,10 +19,7 @@ from dollkit.workflow.run import KEPT, StageError, shortage
 ROOMS = {
     "data": ("dollkit.data.__main__", "data sets on disk: list, find, check, build"),
     "labels": ("dollkit.labels.__main__", "a label set: make, show, export, score"),
-    "your-radiographs": (
-        "dollkit.interactive.your_radiographs.settings",
-        "your films: check, run, predict",
-    ),
+    "your-radiographs": ("dollkit.interactive.your_radiographs.settings", "masks of your films"),
     "export-network": ("dollkit.training.weights", "a network for other programs"),
     "verify": ("dollkit.report.verify", "do stored tables follow from their rows?"),
     "compare": ("dollkit.report.compare", "two profiles film by film; without any, C2 of all"),
@@ -31,9 +28,7 @@ ROOMS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status. What stops it is one line, at the end of a stage's
-    log too.
-    """
+    """Run a command; returns the exit status. What stops it is one line, in a stage's log too."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = argparse.Namespace()
     try:
@@ -59,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if stage := getattr(options, "instance", ""):
         said = f"{stage}: {said}"
     print(said, file=sys.stderr, flush=True)
-    log: Path | None = getattr(options, "log", None)
-    if log is not None and log.parent.is_dir():
+    if log := getattr(options, "log", None):
         with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as stream:
             stream.write(f"{said}\n")
     return status
@@ -74,9 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         add = commands.add_parser(name, help=text)
         add.set_defaults(command=call)
         add.add_argument("--profile", default="smoke", help="file of notebooks/params")
-        add.add_argument(
-            "--data", type=lambda d: Path(d) if d else None, help="folder of data sets"
-        )
+        add.add_argument("--data", type=lambda d: Path(d) if d else None, help="data sets' folder")
         return add
 
     add = stage_command("reproduce", _reproduce, "run a profile from data to claims")

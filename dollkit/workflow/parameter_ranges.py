@@ -132,12 +132,8 @@ def _classifiers(settings: SimpleNamespace) -> None:
 
 
 def _labels(settings: SimpleNamespace) -> None:
-    path = (settings.steps, settings.rule)
-    ends = (settings.max_error, settings.most_steps)
-    ExplainerSettings(
-        settings.explainer, settings.baseline, *path, settings.precision, *ends,
-        settings.budget_mb, settings.unsettled, settings.mode,
-    )  # fmt: skip
+    given = vars(settings) | {"kind": settings.baseline}
+    ExplainerSettings(**{name: given[name] for name in ExplainerSettings.__dataclass_fields__})
     names = ("part", "percentile", "trust", "smooth", "guide", "ignore")
     cut: dict[str, Any] = {**threshold_settings(settings.threshold)}
     LabelSettings(**cut, **{name: vars(settings)[name] for name in names})

@@ -51,9 +51,7 @@ def declared(notebook: Path) -> type[pydantic.BaseModel]:
     tagged = [source for source, tags in code_cells(notebook) if "parameters" in tags]
     cell = f"{notebook}: parameters cell"
     if len(tagged) != 1:
-        raise InputError(
-            f"{notebook}: has {len(tagged)} code cells tagged 'parameters'; it needs exactly one"
-        )
+        raise InputError(f"{notebook}: has {len(tagged)} code cells tagged 'parameters', not one")
     try:
         body = ast.parse(tagged[0]).body
     except SyntaxError as error:
@@ -86,9 +84,7 @@ def _parse(line: ast.stmt, place: str) -> tuple[str, tuple[Any, Json]]:
             "dict[str, ...], with '| None' where it may be empty"
         ) from None
     except ValueError:
-        raise InputError(
-            f"{place}: '{name}' must be a plain JSON value, not an expression"
-        ) from None
+        raise InputError(f"{place}: '{name}' must be a plain JSON value, no formula") from None
 
 
 def _type(node: ast.expr) -> Any:
@@ -118,9 +114,7 @@ def narrowed(
 def check(
     model: type[pydantic.BaseModel], values: Mapping[str, Any], place: str
 ) -> dict[str, Json]:
-    """The values, with integers made floats where the model has a float; `place` (or "") begins
-    the message about the first that the model refuses.
-    """
+    """The values, integers made floats where the model has one; `place` begins a message."""
     try:
         return model.model_validate(dict(values)).model_dump(exclude_unset=True)
     except pydantic.ValidationError as error:
@@ -128,9 +122,8 @@ def check(
     place = f"{place}: " if place else ""
     name, *rest = fault["loc"]
     if fault["type"] == "extra_forbidden":
-        raise InputError(
-            f"{place}unknown parameter '{name}'; {nearest(str(name), model.model_fields)}"
-        )
+        known = nearest(str(name), model.model_fields)
+        raise InputError(f"{place}unknown parameter '{name}'; {known}")
     value, item = fault["input"], "".join(f"[{key!r}]" for key in rest if key != "[key]")
     said = fault["msg"].removeprefix("Value error, ").replace("Input", "it", 1)
     if fault["type"].endswith("_type"):
@@ -142,11 +135,10 @@ def check(
 
 def profile_file(profile: str) -> Path:
     """Path of a profile's YAML file; an unknown profile is an `InputError` naming those there."""
-    folder = notebooks() / "params"
-    known = sorted(p.stem for p in folder.glob("*.yaml"))
-    if profile not in known:
-        raise InputError(f"unknown profile {profile!r}: use one of {', '.join(known) or '(none)'}")
-    return folder / f"{profile}.yaml"
+    files = {p.stem: p for p in sorted((notebooks() / "params").glob("*.yaml"))}
+    if profile not in files:
+        raise InputError(f"unknown profile {profile!r}: use one of {', '.join(files) or '(none)'}")
+    return files[profile]
 
 
 def read_profile(profile: str) -> dict[str, Any]:

@@ -77,13 +77,12 @@ def stores_of(params: Params) -> dict[str, Films]:
             if not params["skip_bad"]:
                 check_files(table)
             out[store] = Films(table.source, table.films, table.masks.notna())
-    rendered = {store for store, name in asked.items() if name == PHANTOM}
-    if PHANTOM in (source, params["fill_from"]):
-        rendered = set(STORES)
+    whole = PHANTOM in (source, params["fill_from"])
+    rendered = {store for store in STORES if whole or asked.get(store) == PHANTOM}
     quotas = PhantomPlan(**{name: params[name] for name in PhantomPlan.__dataclass_fields__})
     for store in rendered - out.keys():
         films, _ = phantom_films(store, quotas, params["seed"])
-        out[store] = Films(data.PHANTOM, films, pd.DataFrame(True, films.index, CLASSES[store]))
+        out[store] = Films(PHANTOM, films, pd.DataFrame(True, films.index, CLASSES[store]))
     return {store: out[store] for store in STORES if store in out}
 
 

@@ -20,8 +20,7 @@ from dollkit.common.errors import InputError, brief, brief_stderr
 from dollkit.common.machine import cores
 from dollkit.workflow import run, stage, stages
 
-DEVICES = ("auto", "cpu", "cuda")
-EXECUTORS = ("local", "slurm")
+KNOWN = {"DEVICE": ("auto", "cpu", "cuda"), "EXECUTOR": ("local", "slurm")}
 TRIGGERS = ("mtime", "params")
 """Not ``code`` (the Snakefile's own text) nor ``software-env``: neither changes a result. Nor
 ``input``: what a stage reads is among its params, and the shares of a stage are no result."""
@@ -31,9 +30,9 @@ def check_knobs(jobs: str, device: str, executor: str) -> None:
     """Refuse knobs of the Makefile that cannot be meant."""
     if not jobs.isdecimal() or int(jobs) < 1:
         raise InputError(f"JOBS={jobs}: give the number of stages to run at once, 1 or more")
-    for knob, value, known in (("DEVICE", device, DEVICES), ("EXECUTOR", executor, EXECUTORS)):
-        if value not in known:
-            raise InputError(f"{knob}={value}: use one of {', '.join(known)}")
+    for knob, value in (("DEVICE", device), ("EXECUTOR", executor)):
+        if value not in KNOWN[knob]:
+            raise InputError(f"{knob}={value}: use one of {', '.join(KNOWN[knob])}")
     if device == "cuda" and executor == "local":  # a cluster's GPUs are not seen from here
         from dollkit.common import compute  # torch takes seconds
 
@@ -49,8 +48,7 @@ def drop_damaged(names: Sequence[str], profile: str) -> list[str]:
         manifest = stage.read_manifest(folder) or {"outputs": {}}
         files = [folder / f for f in manifest["outputs"]]
         files += [paths.figures() / f for f in manifest.get("report", {})]
-        gone = [f for f in files if not f.is_file()]
-        if gone:
+        if gone := [f for f in files if not f.is_file()]:
             (folder / stage.MANIFEST).unlink()
             dropped.append(f"{name}: {gone[0]} is gone, so the stage runs again")
     return dropped
@@ -69,9 +67,9 @@ def snakemake(
 ) -> int:  # fmt: skip
     """Run Snakemake over a profile; returns its exit status, or 128 + a signal's number.
 
-    `jobs` stages run at once, on this machine sharing the cores, with `threads` each (0: its share
-    of them); `more` goes to Snakemake. `executor` is ``local`` or a folder of ``cluster/`` with a
-    workflow profile, where `parts` jobs share the work of a stage that can be shared.
+    `jobs` stages run at once, with `threads` each (0: their share of the cores); `more` goes to
+    Snakemake. `executor` is ``local`` or a folder of ``cluster/`` with a workflow profile, where
+    `parts` jobs share the work of a stage that can be shared.
     """
     threads = threads or max(1, cores() // jobs)
     folder = paths.runs() / profile
@@ -103,10 +101,8 @@ def slurm_jobs(folder: Path) -> list[str]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", "") or ""
-        raise InputError(
-            f"EXECUTOR=slurm: squeue fails: {brief_stderr(said) or brief(error)}"
-        ) from None
+        said = brief_stderr(getattr(error, "stderr", "") or "") or brief(error)
+        raise InputError(f"EXECUTOR=slurm: squeue fails: {said}") from None
     jobs = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip()]
     return [number for number, name in jobs if name.startswith(job_prefix(folder))]
 
@@ -116,9 +112,7 @@ def _since(file: Path, started: int) -> bool:
 
 
 def summary(names: Sequence[str], profile: str, started: int) -> list[str]:
-    """Lines that tell which stages ran since `started` (ns), how long each took, and where the
-    results are.
-    """
+    """Lines on which stages ran since `started` (ns), how long each took, where results are."""
     folder = paths.runs() / profile
     ran = [name for name in names if _since(folder / name / stage.MANIFEST, started)]
     lines = [f"profile {profile}: {len(ran)} of {len(names)} stages ran"]
@@ -130,8 +124,7 @@ def summary(names: Sequence[str], profile: str, started: int) -> list[str]:
         state = "ran" if name in ran else "up to date"
         lines.append(f"  {name:<{width}} {manifest.get('seconds', 0.0):>9.1f} s  {state}")
     lines.append(f"tables, figures and claims: {paths.figures() / profile}")
-    lines.append(f"executed notebooks: {folder / 'notebooks'}")
-    return lines
+    return [*lines, f"executed notebooks: {folder / 'notebooks'}"]
 
 
 def failures(names: Sequence[str], profile: str, started: int) -> list[str]:
@@ -160,9 +153,7 @@ def reproduce(
     with run.hold(run_folder):
         if executor == "slurm":
             if left := slurm_jobs(run_folder):  # of a killed call: no two may write to one folder
-                print(
-                    f"{len(left)} jobs of an earlier call are ended; they keep what they have done"
-                )
+                print(f"{len(left)} jobs of an earlier call are ended; what is done is kept")
                 subprocess.run(["scancel", *left], check=False)
             while slurm_jobs(run_folder):
                 time.sleep(2)

@@ -1,13 +1,9 @@
 """Run one stage in a kernel (``python -m dollkit run``), and the processes around it: one run at a
 time in a folder, signals that reach all, and what they lack.
 
-Parameters and inputs are checked before a kernel starts. papermill executes the notebook; then
-every cell's state and the manifest are checked, since papermill takes ``sys.exit(0)`` in a cell
-for success.
-
-Snakemake on SIGTERM starts nothing new and waits for what runs, which may take longer than a
-scheduler's notice. So the signal goes to its whole process group: each stage shuts its kernel
-down and keeps its checkpoints.
+Every cell's state and the manifest are checked, since papermill takes ``sys.exit(0)`` in a cell
+for success. Snakemake on SIGTERM waits for what runs, which may take longer than a scheduler's
+notice. So the signal goes to its whole process group: each stage shuts its kernel down.
 """
 
 from __future__ import annotations
@@ -70,10 +66,7 @@ class _Lines(logging.Formatter):
 def run(
     name: str, profile: str, data: Path | None, log: Path | None = None, part: Part | None = None
 ) -> None:
-    """Run one stage instance.
-
-    `log` gets what is shown on the terminal too; `part` is the share of the work to do and leave.
-    """
+    """Run one stage instance, or a `part` of it; `log` gets what is shown on the terminal too."""
     planned = {i.name: i for i in stages.plan(profile, data)}
     if name not in planned:
         raise InputError(f"profile {profile} has no {name!r}; {nearest(name, planned)}")
@@ -83,9 +76,7 @@ def run(
     for artefact in instance.inputs:
         stage.check_artefact(artefact, profile, needed_by=name)
     folder = paths.runs() / profile
-    label = (
-        instance.slug if part is None else f"parts/{instance.slug}-{part.number}-of-{part.count}"
-    )
+    label = f"parts/{instance.slug}-{part.number}-of-{part.count}" if part else instance.slug
     executed = folder / "notebooks" / f"{label}.ipynb"
     stage.make_writable(executed.parent)
     stage.make_writable(folder / name)
@@ -143,10 +134,8 @@ def execute(
     except RuntimeError as error:  # one that dies while it starts is no DeadKernelError
         if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
             raise
-        raise StageError(
-            f"the kernel died (killed, perhaps out of memory: take fewer JOBS); {KEPT} "
-            f"(see {executed})"
-        ) from None
+        cure = "killed, perhaps out of memory: take fewer JOBS"
+        raise StageError(f"the kernel died ({cure}); {KEPT} (see {executed})") from None
     if part is not None:
         raise StageError(f"{executed} went on after its part")
     _check_cells(notebook, executed)
@@ -250,9 +239,7 @@ def hold(folder: Path) -> Iterator[None]:
         ]
         # What a killed run has left ends by itself within seconds.
         if alive := psutil.wait_procs(at_work, timeout=GRACE)[1]:
-            raise InputError(
-                f"process {alive[0].pid} of an earlier run still works in {folder}: stop it"
-            )
+            raise InputError(f"process {alive[0].pid} still works in {folder}: stop it")
         yield
 
 

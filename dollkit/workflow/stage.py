@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import dollkit
-from dollkit.common import errors, machine, paths
+from dollkit.common import build_key, errors, machine, paths
 from dollkit.common.errors import InputError
 from dollkit.common.machine import Json, Part, sha256, this_part
 from dollkit.workflow import parameters, stages
@@ -26,6 +25,7 @@ from dollkit.workflow import parameters, stages
 MANIFEST = "manifest.json"
 WRITTEN = ".written.json"
 """Tables and figures that a stage wrote the last time that it finished; survives its manifest."""
+OURS = (MANIFEST, WRITTEN)
 NOT_HASHED = "checkpoints"
 """Subfolder of an artefact that holds what a killed run resumes from, and no result."""
 
@@ -49,23 +49,18 @@ class RunningStage:
     def input(self, name: str) -> Path:
         """Folder of one input artefact, such as ``data`` or ``classifiers/resnet18``."""
         if name not in self.input_hashes:
-            declared = self.matrix.inputs_of(self.instance)
-            raise InputError(
-                f"stage {self.instance} does not read {name!r}; {errors.nearest(name, declared)}"
-            )
+            known = errors.nearest(name, self.input_hashes)
+            raise InputError(f"stage {self.instance} does not read {name!r}; {known}")
         return paths.runs() / self.profile / name
 
     def inputs(self, family: str) -> dict[str, Path]:
-        """Folders of all input artefacts of a family: name within the family -> folder.
-
-        What this stage and the family both vary over is left out of the name: fine-tuning a
-        PSPNet reads ``doll``, not ``pspnet-doll``.
+        """Folders of all input artefacts of a family by name, without what this stage varies over
+        too: fine-tuning a PSPNet reads ``doll``, not ``pspnet-doll``.
         """
         known = [f.split(":")[0] for f in stages.family_of(self.instance).inputs]
         if family not in known:
-            raise InputError(
-                f"stage {self.instance} reads no {family!r}; {errors.nearest(family, known)}"
-            )
+            said = errors.nearest(family, known)
+            raise InputError(f"stage {self.instance} reads no {family!r}; {said}")
         chosen = self.matrix.chosen
         shared = chosen.get(self.instance, {})
         out: dict[str, Path] = {}
@@ -75,17 +70,15 @@ class RunningStage:
         return out
 
     def key(self, *without: str) -> str:
-        """Fingerprint that a checkpoint must match: parameters, inputs, modules, notebook's code.
-
-        `without`: parameters and families of inputs that do not touch what is resumed.
+        """Fingerprint that a checkpoint must match: parameters, inputs, modules, notebook's code,
+        `without` parameters and families of inputs that do not touch what is resumed.
         """
         settings = {k: v for k, v in self.params.items() if k not in without}
         settings["precision"] = self.precision
         inputs = {k: v for k, v in self.input_hashes.items() if k.split("/")[0] not in without}
         # Cells hold settings too; those of the parameters cell count by their values.
         cells = [s for s, tags in parameters.code_cells(self.notebook) if "parameters" not in tags]
-        text = json.dumps([settings, inputs, self.code, cells], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return build_key.digest([settings, inputs, self.code, cells])[:16]
 
     @property
     def precision(self) -> str:
@@ -102,54 +95,37 @@ class RunningStage:
         return frozenset(self.matrix.chosen)
 
     def finish(
-        self,
-        *,
-        seeds: Sequence[int] = (),
-        notes: Mapping[str, Any] | None = None,
+        self, *, seeds: Sequence[int] = (), notes: Mapping[str, Any] | None = None,
         outputs: Iterable[Path] = (),
-    ) -> Path:
+    ) -> Path:  # fmt: skip
         """Hash what the stage wrote and write its manifest; returns its path.
 
         `outputs` are files outside the artefact folder (tables and figures); what the stage wrote
         there the time before and not now is deleted. `notes` is anything worth keeping, as JSON.
         """
-        report = {
-            _within(f, paths.figures()): _describe(f)
-            for f in sorted(Path(f).resolve() for f in outputs)
-        }
+        files = sorted(Path(f).resolve() for f in outputs)
+        report = {_within(f, paths.figures()): _describe(f) for f in files}
         written = self.path / WRITTEN
         earlier = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else []
         for name in set(earlier) - set(report):
             if not name.startswith(("/", "..")):
                 (paths.figures() / name).unlink(missing_ok=True)
         _write(written, json.dumps(list(report)))
-        files = sorted(
-            f
-            for f in self.path.rglob("*")
-            if f.is_file() and f.name not in (MANIFEST, WRITTEN) and NOT_HASHED not in f.parts[:-1]
-        )
+        files = sorted(f for f in self.path.rglob("*") if f.is_file() and f.name not in OURS)
+        files = [f for f in files if NOT_HASHED not in f.parts[:-1]]
         manifest = {
-            "instance": self.instance,
-            "profile": self.profile,
-            "notebook": self.notebook.name,
-            "parameters": self.params,
-            "inputs": self.input_hashes,
+            "instance": self.instance, "profile": self.profile, "notebook": self.notebook.name,
+            "parameters": self.params, "inputs": self.input_hashes,
             "outputs": {f.relative_to(self.path).as_posix(): _describe(f) for f in files},
             "report": report,
             "code": {"dollkit": dollkit.__version__, **machine.commit(), "files": self.code},
-            "versions": machine.versions(),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "cpus": os.cpu_count(),
-            "threads": machine.threads(),
-            "device": machine.device(),
-            "precision": self.precision,
-            "seeds": list(seeds),
-            "started": self.started.isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - self.clock, 3),
-            "peak_mb": machine.peak_mb(),
+            "versions": machine.versions(), "python": platform.python_version(),
+            "platform": platform.platform(), "cpus": os.cpu_count(),
+            "threads": machine.threads(), "device": machine.device(), "precision": self.precision,
+            "seeds": list(seeds), "started": self.started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self.clock, 3), "peak_mb": machine.peak_mb(),
             "notes": dict(notes or {}),
-        }
+        }  # fmt: skip
         text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         return _write(self.path / MANIFEST, text)
 
@@ -157,23 +133,19 @@ class RunningStage:
 def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
     """Start a stage by its family or section; an older manifest of it is deleted.
 
-    `namespace` is the notebook's ``globals()``, which hold the parameters. Those that the profile's
-    matrix varies (``architecture``, ...) say which instance it is.
+    `namespace` is the notebook's ``globals()``, which hold the parameters; those that the profile's
+    matrix varies say which instance it is.
     """
     family = stages.family_of(stage)
     notebook = parameters.notebooks() / family.notebook
     model = parameters.declared(notebook)
-    for name in model.model_fields:
-        if name not in namespace:
-            raise InputError(f"{notebook}: run its parameters cell first: '{name}' is not set")
+    if unset := [name for name in model.model_fields if name not in namespace]:
+        raise InputError(f"{notebook}: run its parameters cell first: '{unset[0]}' is not set")
     values = {name: namespace[name] for name in model.model_fields}
     values = parameters.check(model, values, str(notebook))
-    profile = values.get("profile")
-    if not isinstance(profile, str):
-        raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
-    for parameter in family.over:
-        if not values.get(parameter):
-            raise InputError(f"{notebook}: say which of {parameter}s by '{parameter}'")
+    profile = str(values["profile"])
+    if missing := [parameter for parameter in family.over if not values[parameter]]:
+        raise InputError(f"{notebook}: say which of {missing[0]}s by '{missing[0]}'")
     name = stages.name_of(family, {p: str(values[p]) for p in family.over})
     matrix = stages.matrix(profile)
     hashes = {i: check_artefact(i, profile, needed_by=name) for i in matrix.inputs_of(name)}

@@ -126,10 +126,9 @@ class Matrix(pydantic.BaseModel):
         return tuple(inputs)
 
     def sections_of(self, name: str) -> list[str]:
-        """Sections of a profile for an instance, from weakest to strongest: ``finetune/lungs`` is
-        for every network.
-        """
+        """Sections of a profile for an instance, from weakest to strongest."""
         stage = family_of(name)
+        # ``finetune/lungs`` is for every network.
         several = [f"{stage.family}/{item}" for item in self.chosen[name].values()]
         return list(dict.fromkeys([stage.section, *several, name]))
 
@@ -169,13 +168,10 @@ def matrix(profile: str) -> Matrix:
     """The ``matrix:`` section of a profile, checked."""
     place = f"{parameters.profile_file(profile)}: matrix"
     section = parameters.read_profile(profile).get("matrix", {})
-    lists: dict[str, Any] = parameters.check(Matrix, section, place)
-    checked = Matrix(**lists)
+    checked = Matrix.model_validate(parameters.check(Matrix, section, place))
     if checked.encoder not in checked.architectures:
-        raise InputError(
-            f"{place}: 'encoder' is {checked.encoder!r}; "
-            f"it must be one of architectures: {', '.join(checked.architectures)}"
-        )
+        known = ", ".join(checked.architectures)
+        raise InputError(f"{place}: 'encoder' is {checked.encoder!r}: use an architecture: {known}")
     return checked
 
 
@@ -186,18 +182,14 @@ def files_of(stage: Stage) -> tuple[Path, ...]:
 
 
 def plan(profile: str, data: Path | None = None) -> list[Instance]:
-    """All instances of a profile, each after its inputs.
-
-    `data` is the folder with the data sets, for profiles whose file says ``needs_data: true``.
-    """
+    """All instances of a profile, each after its inputs; `data` is the folder of data sets."""
     path, content = parameters.profile_file(profile), parameters.read_profile(profile)
     extra = _data_parameter(path, content, data)
     instances = matrix(profile)
     known = ["common", "matrix", "needs_data", *(s.section for s in STAGES.values())]
     known += [section for name in instances.chosen for section in instances.sections_of(name)]
-    for section in content:
-        if section not in known:
-            raise InputError(f"{path}: unknown section '{section}'; {nearest(str(section), known)}")
+    if unknown := [str(section) for section in content if section not in known]:
+        raise InputError(f"{path}: unknown section '{unknown[0]}'; {nearest(unknown[0], known)}")
     seen: set[str] = set()
     planned = []
     for name, items in instances.chosen.items():
@@ -236,10 +228,7 @@ def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -
     if not isinstance(needs, bool):
         raise InputError(f"{path}: needs_data is {needs!r}: it must be true or false")
     if needs and data is None:
-        raise InputError(
-            f"profile {path.stem} reads films from a folder: give it as DATA=dir "
-            f"(data/README.md says how to get them)"
-        )
+        raise InputError(f"{path.stem} reads a folder: give it as DATA=dir (see data/README.md)")
     if data is None:
         return {}
     if not needs:
@@ -250,9 +239,7 @@ def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -
 
 
 def source_files(notebook: Path) -> tuple[Path, ...]:
-    """Python files beside the notebooks' folder or in the repository that a notebook imports,
-    directly or through others, packages with their ``__init__.py``.
-    """
+    """Python files of ours that a notebook imports, directly or through others."""
     roots = tuple(dict.fromkeys((parameters.notebooks().parent, paths.ROOT)))
     imports: list[build_key.Import] = []
     for source, _ in parameters.code_cells(notebook):

@@ -103,23 +103,17 @@ def encode(
             warnings.simplefilter("ignore")  # they quote the file
             film = _read_header(source)
             segmentation = hd.seg.Segmentation(
-                source_images=[film],
-                pixel_array=np.stack(masks, axis=-1)[None],
-                segmentation_type="BINARY",
-                segment_descriptions=_segments(classes, concepts),
+                [film], np.stack(masks, axis=-1)[None], "BINARY", _segments(classes, concepts),
                 series_instance_uid=generate_uid(entropy_srcs=[film.SeriesInstanceUID, *about]),
                 series_number=9000 + int(film.get("SeriesNumber") or 0) % 10**6,
                 sop_instance_uid=generate_uid(entropy_srcs=[film.SOPInstanceUID, *about, *hashes]),
-                instance_number=1,
-                manufacturer=NAME,
-                manufacturer_model_name=NAME,
-                software_versions=dollkit.__version__,
-                device_serial_number=network[:16],
+                instance_number=1, manufacturer=NAME, manufacturer_model_name=NAME,
+                software_versions=dollkit.__version__, device_serial_number=network[:16],
                 content_label="DOLLKIT",
                 content_description="Research software, not for clinical use",
                 # A film without the class has a segment of zeros, not a missing one.
                 omit_empty_frames=False,
-            )
+            )  # fmt: skip
             file = io.BytesIO()
             segmentation.save_as(file)
     except Exception as error:  # pydicom may raise anything over damaged bytes, and quotes them
@@ -133,14 +127,11 @@ def encode(
 def _segments(
     classes: Sequence[str], concepts: Sequence[Concept]
 ) -> list[hd.seg.SegmentDescription]:
-    algorithm = hd.AlgorithmIdentificationSequence(
-        NAME, codes.DCM.ArtificialIntelligence, dollkit.__version__
-    )
+    made_by = NAME, codes.DCM.ArtificialIntelligence, dollkit.__version__
+    automatic = "AUTOMATIC", hd.AlgorithmIdentificationSequence(*made_by)
     segments = []
     for number, (name, what) in enumerate(zip(classes, concepts, strict=True), start=1):
-        segment = hd.seg.SegmentDescription(
-            number, name, what.category, what.kind, "AUTOMATIC", algorithm
-        )
+        segment = hd.seg.SegmentDescription(number, name, what.category, what.kind, *automatic)
         if what.modifier is not None:
             kind = segment.SegmentedPropertyTypeCodeSequence[0]
             side = hd.sr.CodedConcept.from_code(what.modifier)

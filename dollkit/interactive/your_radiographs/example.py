@@ -28,8 +28,8 @@ def write_example(
 ) -> dict[str, str]:
     """Write ``films/``, ``findings.csv`` and ``masks/``, and return their paths by these names.
 
-    Of `n` films, wide and tall ones, the last `masked` have masks, but for one patient's; the last
-    `dicom` of these are DICOM (12 bits, one MONOCHROME1). An example that is there is kept.
+    Of `n` films the last `masked` have masks, but for one patient's; the last `dicom` of these are
+    DICOM (12 bits, one MONOCHROME1). An example that is there is kept.
     """
     out = {name: str(folder / name) for name in ("films", "findings", "masks")}
     out["findings"] += ".csv"

@@ -45,12 +45,11 @@ LOG = "films.jsonl"
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A fine-tuned network in eval mode, names of its channels, side of its films in pixels, and
-    sha256 of its weights."""
+    """A fine-tuned network in eval mode, and the sha256 of its weights."""
 
     net: nn.Module
     classes: tuple[str, ...]
-    size: int
+    size: int  # side of its films in pixels
     digest: str
 
 
@@ -80,8 +79,7 @@ def load_segmenter(folder: Path) -> Segmenter:
 def films_for(
     films: Path, to: str, classes: Sequence[str], codes: Codes | None
 ) -> tuple[list[str], list[Concept]]:
-    """Films of a folder that masks can be written for in a format, by path: DICOM segmentations are
-    of DICOM films alone; and the codes of the classes there."""
+    """Films that masks can be written for in a format, and the codes of the classes there."""
     if to not in FORMATS:
         raise InputError(f"parameter 'to' is {to!r}: use one of {', '.join(FORMATS)}")
     names = list_films(films)
@@ -90,7 +88,7 @@ def films_for(
     # highdicom takes seconds to import, and few need it.
     from dollkit.interactive.your_radiographs import dicom_seg
 
-    names = [name for name in names if is_dicom(films / name)]
+    names = [name for name in names if is_dicom(films / name)]  # a segmentation refers to DICOM
     return names, [dicom_seg.find_concept(name, codes) for name in classes] if names else []
 
 
@@ -113,10 +111,10 @@ def predict(
     Nothing in `out` is ever changed, be it a mask corrected by hand: a folder that holds anything
     else is an error, or with `overwrite` set aside as ``<out>.1``. A killed call goes on.
 
-    `out` gets ``predictions.csv``, ``predictions.json`` and the masks: ``png`` writes
-    ``<class>/<film>.png`` with 0 and 255, to correct and train on, ``dicom-seg`` ``<film>.dcm``, a
-    segment per class, of DICOM films alone. `trained_on` are ids of films whose masks the network
-    has seen. Returns a row per film and class (`COLUMNS`), and why films could not be read.
+    `out` gets ``predictions.csv``, ``predictions.json`` and the masks: ``<class>/<film>.png`` with
+    0 and 255, or ``<film>.dcm``, a segment per class, of DICOM films alone. `trained_on` are ids of
+    films whose masks the network has seen. Returns a row per film and class (`COLUMNS`), and why
+    films could not be read.
     """
     names, concepts = films_for(films, to, segmenter.classes, codes)
     if not names:
@@ -144,12 +142,11 @@ def predict(
         for name in tqdm(names, desc="predict", unit="film", disable=None):
             if name in done:
                 continue
-            rows, reason = [], ""
+            done[name] = {"film": name, "rows": [], "reason": ""}
             try:
-                rows = _write_masks(segmenter, films, name, part, concepts)
+                done[name]["rows"] = _write_masks(segmenter, films, name, part, concepts)
             except InputError as error:
-                reason = str(error)
-            done[name] = {"film": name, "rows": rows, "reason": reason}
+                done[name]["reason"] = str(error)
             with (part / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(done[name]) + "\n")
         seen = {name for name in names if stem(name).replace("/", "__") in trained_on}
@@ -216,10 +213,8 @@ def _write_masks(
 
 @torch.inference_mode()
 def draw_film(segmenter: Segmenter, image: U8) -> list[U8]:
-    """The mask of each class on a film's own grid, (H, W) in {0, 1}, from its grey values (H, W).
-
-    The padding is cut away and the logits are resized bilinearly, which gives smooth outlines where
-    resized masks would have stairs; inside is what lies above zero (probability one half).
+    """The mask of each class on a film's own grid, (H, W) in {0, 1}: the logits are resized, which
+    gives smooth outlines where resized masks would have stairs.
     """
     device = next(segmenter.net.parameters(), torch.empty(0)).device
     x = compute.to_input(fit(image, segmenter.size)[None], device)

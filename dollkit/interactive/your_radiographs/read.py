@@ -235,7 +235,7 @@ def measure_masks(table: FilmTable) -> tuple[pd.DataFrame, list[str]]:
     cover, and share that is ignored, per class; and notes on what looks wrong."""
     names = [str(name) for name in table.masks]
     shares, ignored = np.zeros((2, len(table), len(names)))
-    notes = []
+    notes: list[str] = []
     for i, path in enumerate(tqdm(table.films["path"], desc="masks", unit="film", disable=None)):
         film = images.load_image(path, table.depths, table.any_ending)
         notes += filter(None, [images.range_note(Path(path), film)])

@@ -42,11 +42,10 @@ def rare_classes(cases: pd.DataFrame) -> list[str]:
 def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     """DoLL minus every other start, for each number of masks, with a verdict; empty without DoLL.
 
-    Paired over the same films, seeds and folds; patients and training runs are both random
-    (`statistics.crossed`). ``effect`` is in mIoU, positive where DoLL is better, ``p_holm``
-    corrected over the starts of one size, ``mde`` the smallest true effect that this design finds
-    in four of five cases, ``best`` the mean IoU of the better of the two. Classes that are rare do
-    not count, unless all are: they would weigh as much as the others.
+    Paired over films, seeds and folds (`statistics.crossed`). ``effect`` is in mIoU, positive where
+    DoLL is better, ``p_holm`` corrected over the starts of one size, ``mde`` the smallest effect
+    that this design finds in four of five cases, ``best`` the mIoU of the better of the two. Rare
+    classes do not count, unless all are rare.
     """
     rare = rare_classes(cases)
     if set(rare) < set(cases["class"]):
@@ -75,10 +74,8 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
 
 
 def verdict(row: Mapping[Any, Any], margin: float) -> tuple[str, str]:
-    """Verdict on one contrast, and its reason.
-
-    ``paid``: above zero beyond chance (Holm-adjusted p) and the interval reaches the margin.
-    ``did not pay``: the whole interval is below the margin. Everything else cannot be told.
+    """Verdict on one contrast, and its reason. ``paid``: above zero beyond chance (Holm-adjusted p)
+    and the interval reaches the margin; ``did not pay``: the whole interval is below the margin.
     """
     n = f"{row['n_cases']} films of {row['n_patients']} patients and {row['n_seeds']} seeds"
     if row["n_patients"] < LEAST or row["n_seeds"] < MIN_SEEDS or not np.isfinite(row["lo"]):
@@ -133,10 +130,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
 
 
 def advice(cases: pd.DataFrame, table: pd.DataFrame, margin: float = MARGIN) -> list[str]:
-    """How many masks are needed, from the learning curves and no further than they reach.
-
-    `table`: from `contrasts`.
-    """
+    """How many masks are needed, from the learning curves and no further than they reach."""
     means = summarise(cases).pivot(index="n_train", columns="arm", values="miou")
     sizes = [int(n) for n in means.index]
     if "doll" not in means or means["doll"].max() < margin or len(sizes) < 2:
@@ -162,10 +156,8 @@ def write_report(
     folder: Path, yours: Radiographs, cases: pd.DataFrame | None, selection: pd.DataFrame | None,
     aurocs: pd.DataFrame, settings: Mapping[str, object], margin: float = MARGIN,
 ) -> str:  # fmt: skip
-    """Write ``report.md``, its tables (CSV) and the learning curve; return the report's text.
-
-    `cases` and `selection` are the comparison's rows; None if there was none. ``cases.csv`` holds
-    the names of your films and patients.
+    """Write ``report.md`` and its tables (CSV); return the report's text. `cases` and `selection`
+    are the comparison's rows, if any; ``cases.csv`` holds the names of your films and patients.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("cases", "contrasts", "curve", "classifiers"):
@@ -173,10 +165,8 @@ def write_report(
         (folder / f"{name}.csv").unlink(missing_ok=True)
     text = ["# Did DoLL pay on these films?", f"> {WARNING}"]
     if cases is None or selection is None:
-        text.append(
-            "Nothing was held out (`compare = False`): whether DoLL paid, and how good the "
-            "predictions are, cannot be told."
-        )
+        text.append("Nothing was held out (`compare = False`): whether DoLL paid, and how good the "
+                    "predictions are, cannot be told.")  # fmt: skip
     else:
         text += _compared(folder, cases, selection, margin)
     text += ["## The films", _list(f"{k}: {v}" for k, v in yours.facts.items() if v)]

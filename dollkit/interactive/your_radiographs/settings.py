@@ -18,18 +18,9 @@ from dollkit.common.errors import InputError
 from dollkit.data.splits import PATIENT_ID
 from dollkit.interactive.your_radiographs import predict, read, steps
 from dollkit.training import networks
+from dollkit.workflow import parameter_ranges as ranges
 from dollkit.workflow import parameters, run, stage, stages
-from dollkit.workflow.parameter_ranges import (
-    COUNT,
-    DECAY,
-    NATURAL,
-    POSITIVE,
-    SIDE,
-    among,
-    build_classifier,
-    build_network,
-    several,
-)
+from dollkit.workflow.parameter_ranges import COUNT, NATURAL, POSITIVE, among, several
 
 NOTEBOOK = "11_your_radiographs.ipynb"
 ACTIVATION = "silu"
@@ -37,14 +28,14 @@ ACTIVATION = "silu"
 
 RANGES: dict[str, Any] = {
     "network": among(networks.NETWORKS),
-    "size": SIDE,
+    "size": ranges.SIDE,
     "arms": several(among(steps.STARTS)),
     "sizes": several(COUNT, 0),
     "n_valid": COUNT,
     "lrs": several(POSITIVE),
     "seeds": several(NATURAL),
     "precision": among(compute.PRECISIONS),
-    "margin": DECAY,
+    "margin": ranges.DECAY,
     "device": among(("", "auto", "cpu", "cuda")),
     "patient_id": among(PATIENT_ID),
     "to": several(among(predict.FORMATS)),
@@ -61,33 +52,30 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     work_folder(settings["run"])
     for name, needed in NUMBERS.items():
         if set(settings[name]) != needed or min(settings[name].values()) < 1:
-            raise InputError(
-                f"parameter {name!r} is {settings[name]}: give {', '.join(sorted(needed))}, "
-                "each 1 or more"
-            )
+            keys = ", ".join(sorted(needed))
+            raise InputError(f"parameter {name!r} is {settings[name]}: give {keys}, each 1 or more")
     compute.device()  # one that is not there is refused
     for name in ("arms", "architectures", "lrs", "seeds"):
         if len(set(settings[name])) < len(settings[name]):
             raise InputError(f"parameter {name!r} is {settings[name]}: each one once")
-    drawing, architectures = settings["predict_with"], settings["architectures"]
-    if drawing not in settings["arms"]:
-        raise InputError(f"parameter 'predict_with' is {drawing!r}, not in 'arms'")
+    architectures = settings["architectures"]
+    if settings["predict_with"] not in settings["arms"]:
+        raise InputError(f"parameter 'predict_with' is {settings['predict_with']!r}, not in 'arms'")
     if settings["classifiers"]:
         return
     if not architectures:
         raise InputError("parameter 'architectures' is empty: name at least one")
     # Each is built once: no other way tells whether an encoder exists and fits.
     for name in architectures:
-        build_classifier(name, 5, ACTIVATION, "lse")
-    build_network(settings["network"], architectures[0], steps.DEPTH, ACTIVATION)
+        ranges.build_classifier(name, 5, ACTIVATION, "lse")
+    ranges.build_network(settings["network"], architectures[0], steps.DEPTH, ACTIVATION)
 
 
 def places(settings: Mapping[str, Any]) -> list[Path]:
     """Where films, findings and masks are."""
     names = ("films", "findings", "masks")
-    for name in names:
-        if not settings[name]:
-            raise InputError(f"parameter {name!r} is empty: give films, findings and masks")
+    if empty := [name for name in names if not settings[name]]:
+        raise InputError(f"parameter {empty[0]!r} is empty: give films, findings and masks")
     return [Path(settings[name]).expanduser().resolve() for name in names]
 
 
@@ -149,16 +137,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> None:
     settings = read_settings(options.settings)
-    films, findings, masks = places(settings)
+    folders = places(settings)
     named = (settings[name] for name in ("columns", "classes", "folds", "patient_id"))
-    yours = read.read_radiographs(films, findings, masks, *named)
+    yours = read.read_radiographs(*folders, *named)
     covered, notes = read.measure_masks(yours.task)
     for name, value in yours.facts.items():
         print(f"{name}: {value}")
-    for row in covered.to_dict("records"):
+    for name, masks, empty, share, ignored in covered.itertuples(index=False):
         print(
-            "masks of {class}: {masks}, {empty} of them empty, the others cover {share:.1%} of "
-            "their film on average; {ignored:.1%} is ignored".format(**row)
+            f"masks of {name}: {masks}, {empty} of them empty, the others cover {share:.1%} of "
+            f"their film on average; {ignored:.1%} is ignored"
         )
     enough = steps.check_masks(yours.task.films, settings["compare"], settings["n_valid"])
     for note in (*yours.notes, *notes, enough):

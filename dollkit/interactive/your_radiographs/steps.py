@@ -28,7 +28,8 @@ from dollkit.finetuning.run import Job
 from dollkit.finetuning.starts import starts
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.read import Radiographs
-from dollkit.labels.make import find_classifiers, fingerprint, make_labels, rows_to_label
+from dollkit.labels import make
+from dollkit.labels.make import fingerprint, hashes_of
 from dollkit.labels.steps import LabelSettings
 from dollkit.labels.store import LabelStore
 from dollkit.training import classifiers, networks, weights
@@ -73,11 +74,8 @@ def _finish(folder: Path, key: str) -> None:
 
 def build_stores(yours: Radiographs, folder: Path, size: int) -> tuple[Store, Store]:
     """Packed stores of the films with findings and of the films with masks."""
-    films, masked = (
-        open_store(build_store(table, folder / name, size))
-        for name, table in (("films", yours.films), ("masked", yours.task))
-    )
-    return films, masked
+    films = build_store(yours.films, folder / "films", size)
+    return open_store(films), open_store(build_store(yours.task, folder / "masked", size))
 
 
 def train_classifiers(
@@ -99,7 +97,7 @@ def train_classifiers(
 def trained_classifiers(folder: Path, first: str = "") -> dict[str, Path]:
     """Classifiers below a folder such as ``runs/laptop/classifiers``; `first`, if it is there,
     foremost, since its backbone is the networks'."""
-    folders = find_classifiers([folder])
+    folders = make.find_classifiers([folder])
     return {name: folders[name] for name in sorted(folders, key=lambda name: name != first)}
 
 
@@ -108,7 +106,7 @@ def score_classifiers(
 ) -> pd.DataFrame:
     """AUROC of each classifier on films that are new to it; empty if there is nothing to score."""
     code = _code_of(classifiers.__name__)
-    for name, digest in _hashes(folders).items():
+    for name, digest in hashes_of(folders).items():
         key = fingerprint(store.digest, digest, split, precision, code)
         if not _is_done(folder / name, key):
             model = classifiers.load_classifier(folders[name], compute.device())
@@ -126,12 +124,8 @@ def label_films(
     """DoLL labels of films of splits ``train`` and ``valid``, each map cut by Otsu's threshold."""
     explain = ExplainerSettings(most_steps=most_steps, precision=precision, unsettled="keep")
     models = classifiers.load_classifiers(folders, compute.device())
-    rows = rows_to_label(store, n_label, n_hold)
-    return make_labels(models, store, rows, explain, LabelSettings(), folder, _hashes(folders))
-
-
-def _hashes(folders: Mapping[str, Path]) -> dict[str, str]:
-    return {name: sha256(folder / weights.FILE) for name, folder in folders.items()}
+    made_by = explain, LabelSettings(), folder, hashes_of(folders)
+    return make.make_labels(models, store, make.rows_to_label(store, n_label, n_hold), *made_by)
 
 
 def _encoder_of(folders: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -156,7 +150,7 @@ def pretrain(
     train, held = pretraining.parts(store, labels)
     out = {arm: folder / f"{network}-{arm}" for arm in arms if arm in PRETRAINED}
     built = network, config["encoder"], DEPTH, config["activation"]
-    inputs = store.digest, labels.meta["sha256"], _hashes(folders), network, config
+    inputs = store.digest, labels.meta["sha256"], hashes_of(folders), network, config
     code = _code_of(pretraining.__name__)
     for arm, place in out.items():
         key = fingerprint(*inputs, arm, vars(recipe), code)
@@ -178,9 +172,8 @@ def pretrain(
 
 
 def check_masks(films: pd.DataFrame, compare: bool, n_valid: int) -> str:
-    """What to expect of the films with masks, if there are enough.
-
-    `compare`: some are held out to judge on; `n_valid` films choose rate and step.
+    """What to expect of the films with masks, if there are enough; with `compare` some are held
+    out to judge on.
     """
     patients, folds = films["patient_id"].nunique(), sorted(films["fold"].unique())
     needed = {"train", "valid", "test"} if compare else {"train", "valid"}
@@ -246,15 +239,11 @@ def set_up(
 def compare_starts(
     setup: Setup, folder: Path, sizes: Sequence[int], seeds: Sequence[int]
 ) -> dict[str, pd.DataFrame]:
-    """Fine-tune every start with several numbers of masks and judge on held-out patients; frames
-    ``cases``, ``curves``, ``selection``, ``runs``, written to `folder` too.
-
-    The verdict is about all masks that every fold can train on; `sizes` are further points of the
-    learning curve. Rates and steps are chosen on validation films.
+    """Fine-tune every start with all masks that every fold can train on, and with `sizes` of them,
+    and judge on held-out patients: frames of `grid.execute`, written to `folder` too.
     """
     films, folds, arms = setup.data.films, setup.folds, list(setup.starts)
-    most = min(len(run.split(films, f, 0, setup.n_valid, 0).pool) for f in folds)
-    fewer = [n for n in grid.sizes_of(sizes, most, films, folds, setup.n_valid) if n < most]
+    *fewer, most = grid.sizes_of([*sizes, 0], 0, films, folds, setup.n_valid)
     folder.mkdir(parents=True, exist_ok=True)
     frames = grid.execute(grid.Grid(
         TASK, setup.network, setup.config, setup.data, setup.starts, {"full": (arms, setup.lrs)},
@@ -268,10 +257,8 @@ def compare_starts(
 def final_network(
     setup: Setup, folder: Path, arm: str, selection: pd.DataFrame | None, seed: int
 ) -> tuple[Path, list[str]]:
-    """The network to predict with: `arm`, fine-tuned on all masks but those that choose the step.
-
-    The rate is the comparison's (`selection`), or is chosen on the validation films. Returns
-    `folder`, and the ids of the films whose masks it saw.
+    """The network to predict with, fine-tuned on all masks but those that choose the step: its
+    folder, and ids of the films whose masks it saw. The rate is that of `selection`, if any.
     """
     data, start = setup.data, setup.starts[arm]
     held = np.flatnonzero(data.films["split"] == "valid")
