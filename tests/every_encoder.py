@@ -45,7 +45,7 @@ def through(name: str) -> str:
     warnings.simplefilter("ignore")
     config = name, 5, "silu", "lse"
     try:
-        networks.check_pass(lambda: Classifier(*config), SIDE)
+        networks.check_pass(f"architecture {name!r}", lambda: Classifier(*config), SIDE)
     except InputError as error:
         return f"refused: {error}"
     with torch.device("meta"):

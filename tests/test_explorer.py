@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from dollkit.common import paths
 from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
 from dollkit.explanations.ensemble import ExplainerSettings
@@ -22,6 +23,7 @@ from dollkit.labels.steps import LabelSettings, Rule
 from dollkit.labels.store import open_labels
 from dollkit.training import weights
 from dollkit.training.classifiers import create, load_classifiers
+from dollkit.workflow.parameters import check_cell, declared
 from tests.label_films import noise, write_films, write_models
 from tests.small_files import error_of
 
@@ -214,4 +216,10 @@ def test_the_median_film_is_explained() -> None:
         assert case.truth.any()
         assert 0 <= case.iou <= 1
         assert 0 < case.chance < 1
-    assert "has no place in the film" in error_of(quickstart.explain, model, few, "No Finding")
+    for more, words in (
+        ({"finding": "No Finding"}, "is 'No Finding'"), ({"size": 64.0}, "'size' is 64.0"),
+        ({"seed": 7.0}, "'seed' is 7.0"), ({"n_films": "64"}, "'n_films' is '64'"),
+        ({"size": 50}, "'size' is 50"), ({"n_films": 20}, "'n_films' is 20"),
+    ):  # fmt: skip
+        given = declared(paths.NOTEBOOKS / quickstart.NOTEBOOK)().model_dump() | more
+        assert words in error_of(check_cell, quickstart.NOTEBOOK, given, quickstart.RANGES)

@@ -137,10 +137,17 @@ def test_classes_without_a_code() -> None:
     assert find_concept("lungs").modifier is None
 
 
-@pytest.mark.parametrize("charset", ["", "ISO_IR 100"])
-def test_classes_are_written_in_any_letters(film: Path, charset: str) -> None:
+@pytest.mark.parametrize(
+    ("charset", "patient"),
+    [
+        ("", "Mueller^Joerg"), ("ISO_IR 100", "Müller^Jörg"), ("ISO_IR 144", "Люкceмбypг"),
+        ("GB18030", "Wang^XiaoDong=王^小东"), ("ISO_IR 192", "Σ^α"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+    ],
+)  # fmt: skip
+def test_classes_are_written_in_any_letters(film: Path, charset: object, patient: str) -> None:
     """Whatever letters the film itself can hold, and its patient's name stays."""
-    patient = "Müller^Jörg" if charset else "Mueller^Joerg"
     changed(film, SpecificCharacterSet=charset, PatientName=patient)
     labels = ["Lunge", "Herz ä", "心"]
     read = dcmread(segmentation(film, labels))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from pydantic import Field
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError
@@ -21,7 +22,14 @@ from dollkit.labels.steps import LabelSettings, maps_to_labels, scale
 from dollkit.training import classifiers, metrics
 from dollkit.training.augment import Augmentation
 from dollkit.training.loss_and_optimiser import Recipe
+from dollkit.workflow.parameter_ranges import COUNT, NATURAL, SIDE, among
 
+NOTEBOOK = "00_quickstart.ipynb"
+RANGES = {
+    "size": SIDE, "passes": COUNT, "seed": NATURAL, "n_films": Annotated[int, Field(ge=32)],
+    "finding": among(PATHOLOGIES),
+}  # fmt: skip
+"""What the type of a parameter cannot say."""
 STEPS = 8
 CPU = torch.device("cpu")
 
@@ -44,8 +52,6 @@ class Few:
 
 def phantom_films(n: int, size: int, seed: int) -> Few:
     """Render `n` films of as many patients as the population has."""
-    if n < 32:
-        raise InputError(f"parameter 'n_films' is {n}: use at least 32")
     protocol = phantom.Protocol()
     people = phantom.sample_population(n, seed, "ward", protocol)
     drawn = phantom.render(people, size, seed, protocol)
@@ -90,9 +96,6 @@ class Case(NamedTuple):
 
 def explain(model: classifiers.Classifier, few: Few, finding: str) -> Case:
     """Label all positive test films and return the one with the median IoU."""
-    if finding not in PATHOLOGIES:
-        index(finding)
-        raise InputError(f"parameter 'finding' is {finding!r}: it has no place in the film")
     rows = few.rows("test")
     rows = rows[few.states[rows, index(finding)] == 1]
     if not len(rows):

@@ -47,21 +47,22 @@ def encoder(name: str, depth: int, activation: str, channels: int = 1) -> nn.Mod
     return net
 
 
-def check_pass(make: Callable[[], nn.Module], size: int) -> None:
-    """Refuse a network that films of `size` pixels a side do not pass: it is made and run without
-    arithmetic or, where it cannot do without, with."""
+def check_pass(what: str, make: Callable[[], nn.Module], size: int) -> None:
+    """Refuse a network, `what`, that films of `size` pixels a side do not pass: it is made and run
+    without arithmetic or, where it cannot do without, with."""
     for device in ("meta", "cpu"):
         try:
             with torch.device(device):
                 # A copy: the attribution engine works on one, and not every network can be copied.
                 copy.deepcopy(make())(torch.zeros(2, 1, size, size))
             return
-        except InputError:
-            raise
         except Exception as error:  # each architecture raises its own types
-            if device == "cpu":
-                why = f"films of {size} pixels do not pass it ({brief(error)})"
-                raise InputError(why) from error
+            if device == "meta":
+                continue
+            if isinstance(error, InputError):
+                raise
+            fault = f"films of {size} pixels do not pass it ({brief(error)}): use another one"
+            raise InputError(f"{what}: {fault}") from error
 
 
 def smooth(net: nn.Module, activation: str) -> None:

@@ -12,7 +12,6 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 
 from dollkit import pretraining
@@ -122,8 +121,9 @@ def _data(settings: SimpleNamespace) -> None:
             named(name)
 
 
-def _classifiers(settings: SimpleNamespace) -> None:
-    build_classifier(settings.architecture, settings.depth, settings.activation, settings.pooling)
+def _classifiers(settings: SimpleNamespace, size: int) -> None:
+    config = settings.depth, settings.activation, settings.pooling
+    check_classifier(size, settings.architecture, *config)
     if settings.init == "imagenet" and settings.imagenet_weights != published_weights.DOWNLOAD:
         try:
             published_weights.find(settings.imagenet_weights, settings.architecture)
@@ -150,21 +150,23 @@ def _finetuning(settings: SimpleNamespace) -> None:
 
 
 @cache
-def build_classifier(architecture: str, depth: int, activation: str, pooling: str) -> None:
-    """Build a classifier without weights: no other way tells whether its encoder fits."""
-    with torch.device("meta"):
-        Classifier(architecture, depth, activation, pooling)
+def check_classifier(size: int, architecture: str, *config: Any) -> None:
+    """Refuse a classifier that films of `size` do not pass; `config` is the rest of its own."""
+    what = f"parameter 'architecture', {architecture!r}"
+    networks.check_pass(what, lambda: Classifier(architecture, *config), size)
 
 
 @cache
-def build_network(network: str, encoder: str, depth: int, activation: str) -> None:
-    """Build a segmentation network, likewise."""
-    networks.build(network, encoder, 1, depth=depth, activation=activation)
+def check_network(size: int, network: str, encoder: str, depth: int, activation: str) -> None:
+    """Refuse a segmentation network, likewise."""
+    config = {"depth": depth, "activation": activation}
+    what = f"parameters 'network' and 'encoder', {network} on {encoder!r}"
+    networks.check_pass(what, lambda: networks.build(network, encoder, 1, **config), size)  # type: ignore[arg-type]
 
 
 def check_plan(plan: Iterable[Instance]) -> None:
     """Refuse the first parameter of a plan that its stage could not work with."""
-    films = PHANTOM
+    films, size = PHANTOM, 0
     pretrained: set[tuple[str, str]] = set()
     for instance in plan:
         family, model = instance.stage.family, parameters.declared(instance.notebook)
@@ -176,13 +178,14 @@ def check_plan(plan: Iterable[Instance]) -> None:
         settings: Any = SimpleNamespace(**values)
         try:
             if "encoder_depth" in values:
-                network = (settings.network, settings.encoder, settings.encoder_depth)
-                build_network(*network, settings.activation)
+                network = settings.network, settings.encoder, settings.encoder_depth
+                check_network(size, *network, settings.activation)
             if family == "data":
                 _data(settings)
+                size = settings.size
                 films = settings.stores.get("films", settings.source)
             elif family == "classifiers":
-                _classifiers(settings)
+                _classifiers(settings, size)
             elif family == "labels":
                 _labels(settings)
             elif family == "pretrain":

@@ -133,6 +133,12 @@ def check(
     raise InputError(f"{place}parameter '{name}'{item} is {repr(value)[:80]}: {said}")
 
 
+def check_cell(notebook: str, values: Mapping[str, Any], ranges: Mapping[str, Any]) -> None:
+    """Refuse parameters of a notebook that is no stage; other names among `values` are passed."""
+    model = narrowed(declared(notebooks() / notebook), ranges)
+    check(model, {name: values[name] for name in model.model_fields}, "")
+
+
 def profile_file(profile: str) -> Path:
     """Path of a profile's YAML file; an unknown profile is an `InputError` naming those there."""
     files = {p.stem: p for p in sorted((notebooks() / "params").glob("*.yaml"))}

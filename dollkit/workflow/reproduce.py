@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -74,7 +75,7 @@ def snakemake(
     threads = threads or max(1, cores() // jobs)
     folder = paths.runs() / profile
     config = [f"profile={profile}", f"threads={threads}", f"parts={parts}", f"device={device}"]
-    config += [f"executor={executor}", *([f"data={data}"] if data else [])]
+    config += [f"executor={executor}", *([f"data={json.dumps(str(data))}"] if data else [])]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
     command += ["--directory", str(folder), "--config", *config]
     # `run.hold` keeps other runs out; Snakemake's lock would outlive a killed one.

@@ -143,7 +143,9 @@ def begin(stage: str, namespace: Mapping[str, Any]) -> RunningStage:
         raise InputError(f"{notebook}: run its parameters cell first: '{unset[0]}' is not set")
     values = {name: namespace[name] for name in model.model_fields}
     values = parameters.check(model, values, str(notebook))
-    profile = str(values["profile"])
+    profile = values.get("profile")
+    if not isinstance(profile, str):
+        raise InputError(f"{notebook}: must declare the parameter 'profile: str'")
     if missing := [parameter for parameter in family.over if not values[parameter]]:
         raise InputError(f"{notebook}: say which of {missing[0]}s by '{missing[0]}'")
     name = stages.name_of(family, {p: str(values[p]) for p in family.over})

@@ -65,10 +65,10 @@ def load_segmenter(folder: Path) -> Segmenter:
     channels = networks.config_of(net)["classes"]
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        classes, size = tuple(map(str, note["classes"])), int(note["size"])
+        classes, size = tuple(map(str, note["classes"])), note["size"]
     except (OSError, ValueError, KeyError, TypeError):
         classes, size = (), 0
-    if len(classes) != channels or size < 32 or size % 32:
+    if len(classes) != channels or type(size) is not int or size < 32 or size % 32:
         raise InputError(
             f"{folder / NOTE}: does not name {channels} classes and a size that is a multiple of "
             '32: write one like {"classes": ["lungs"], "size": 256}'

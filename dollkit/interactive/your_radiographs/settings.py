@@ -47,8 +47,7 @@ NUMBERS = {"steps": {"classifier", "pretrain", "finetune"}, "doll": {"train", "v
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse parameters that the notebook cannot work with; other names are passed over."""
-    model = parameters.narrowed(parameters.declared(parameters.notebooks() / NOTEBOOK), RANGES)
-    parameters.check(model, {name: settings[name] for name in model.model_fields}, "")
+    parameters.check_cell(NOTEBOOK, settings, RANGES)
     work_folder(settings["run"])
     for name, needed in NUMBERS.items():
         if set(settings[name]) != needed or min(settings[name].values()) < 1:
@@ -67,8 +66,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise InputError("parameter 'architectures' is empty: name at least one")
     # Each is built once: no other way tells whether an encoder exists and fits.
     for name in architectures:
-        ranges.build_classifier(name, 5, ACTIVATION, "lse")
-    ranges.build_network(settings["network"], architectures[0], steps.DEPTH, ACTIVATION)
+        ranges.check_classifier(settings["size"], name, 5, ACTIVATION, "lse")
+    network = settings["network"], architectures[0], steps.DEPTH, ACTIVATION
+    ranges.check_network(settings["size"], *network)
 
 
 def places(settings: Mapping[str, Any]) -> list[Path]:
@@ -137,9 +137,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> None:
     settings = read_settings(options.settings)
-    folders = places(settings)
-    named = (settings[name] for name in ("columns", "classes", "folds", "patient_id"))
-    yours = read.read_radiographs(*folders, *named)
+    films, findings, masks = places(settings)
+    named = {name: settings[name] for name in ("columns", "classes", "folds", "patient_id")}
+    yours = read.read_radiographs(films, findings, masks, **named)
     covered, notes = read.measure_masks(yours.task)
     for name, value in yours.facts.items():
         print(f"{name}: {value}")
