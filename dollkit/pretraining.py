@@ -20,7 +20,7 @@ from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.labels.make import hashes_of, make_labels
-from dollkit.labels.steps import LabelSettings
+from dollkit.labels.maps_to_labels import LabelSettings
 from dollkit.labels.store import LabelStore
 from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment

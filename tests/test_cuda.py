@@ -18,7 +18,7 @@ from dollkit.data.store import Store
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.explanations.integrated_gradients import integrated_gradients
 from dollkit.labels.make import make_labels
-from dollkit.labels.steps import LabelSettings
+from dollkit.labels.maps_to_labels import LabelSettings
 from dollkit.training.classifiers import Classifier, create
 from tests import far
 from tests.small_run import CPU, ENCODER, make_store

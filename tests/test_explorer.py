@@ -19,7 +19,7 @@ from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.interactive import quickstart
 from dollkit.interactive.explorer import CONSENSUS, Explorer, Run, View, cut_of, look, open_run
 from dollkit.labels import make
-from dollkit.labels.steps import LabelSettings, Rule
+from dollkit.labels.maps_to_labels import LabelSettings, Rule
 from dollkit.labels.store import open_labels
 from dollkit.training import weights
 from dollkit.training.classifiers import create, load_classifiers

@@ -17,7 +17,7 @@ from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.labels import summary
-from dollkit.report import curves, figures, in_notebook, results, rows, style
+from dollkit.report import curve_figures, film_figures, in_notebook, results, rows, style
 from tests import synthetic_run as synthetic
 
 LABELS = "labels/examples.npz"
@@ -37,7 +37,8 @@ def run(whole: rows.Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_figure_has_fixed_bytes_and_leaves_nothing_behind(run: Path, tmp_path: Path) -> None:
     settings = dict(mpl.rcParams)
     first, second = (
-        figures.figure2(run / LABELS, profile="p", columns=1).save(tmp_path / name) for name in "ab"
+        film_figures.figure2(run / LABELS, profile="p", columns=1).save(tmp_path / name)
+        for name in "ab"
     )
     assert [p.suffix for p in first] == [".svg", ".png", ".csv", ".txt"]
     for one, other in zip(first, second, strict=True):
@@ -49,12 +50,12 @@ def test_a_figure_has_fixed_bytes_and_leaves_nothing_behind(run: Path, tmp_path:
 
 def test_figure1_shows_arrays_of_the_run(run: Path) -> None:
     labels, task = run / LABELS, next(run.glob(TASKS))
-    drawn = figures.figure1(labels, task, profile="p")
+    drawn = film_figures.figure1(labels, task, profile="p")
     label = drawn.data.set_index("panel").loc["label"]
     assert 0 < label["share_finding"] < 1
     assert label["share_ignored"] > 0
     with pytest.raises(InputError, match="no arm 'prior'"):
-        figures.figure1(labels, task, profile="p", arm="prior")
+        film_figures.figure1(labels, task, profile="p", arm="prior")
 
 
 def _median(values: np.ndarray) -> float:
@@ -63,7 +64,7 @@ def _median(values: np.ndarray) -> float:
 
 def test_figure2_takes_best_median_and_worst(run: Path) -> None:
     a = rows.load_examples(run / LABELS, rows.LABEL_ARRAYS)
-    for finding, part in figures.figure2(run / LABELS, profile="p").data.groupby("finding"):
+    for finding, part in film_figures.figure2(run / LABELS, profile="p").data.groupby("finding"):
         iou = a["iou"][a["finding"] == finding]
         picked = part.set_index("rank")["iou"].to_dict()
         assert picked == {"best": iou.max(), "median": _median(iou), "worst": iou.min()}
@@ -72,7 +73,7 @@ def test_figure2_takes_best_median_and_worst(run: Path) -> None:
 
 def test_figure3_shows_every_arm_of_the_same_film(run: Path) -> None:
     tasks = list(run.glob(TASKS))
-    data = figures.figure3(tasks, profile="p").data
+    data = film_figures.figure3(tasks, profile="p").data
     assert len(data) == len(tasks) * 2 * len(synthetic.GAIN)
     for (task, quantile), part in data.groupby(["task", "quantile"]):
         assert part["image_id"].nunique() == 1
@@ -82,11 +83,11 @@ def test_figure3_shows_every_arm_of_the_same_film(run: Path) -> None:
         shown = _median(mean) if quantile else mean.min()
         assert part["iou"].mean() == pytest.approx(shown, abs=1e-12)
     with pytest.raises(InputError, match="fine-tune a task first"):
-        figures.figure3([], profile="p")
+        film_figures.figure3([], profile="p")
 
 
 def test_figure_s2_shows_the_median_case_of_each_finding(run: Path) -> None:
-    drawn = figures.figure_s2(run / LABELS, profile="p")
+    drawn = film_figures.figure_s2(run / LABELS, profile="p")
     a = rows.load_examples(run / LABELS, rows.LABEL_ARRAYS)
     assert set(drawn.data["finding"]) == set(a["finding"])
     for row in drawn.data.to_dict("records"):
@@ -105,7 +106,7 @@ def test_figure_s2_without_truth_takes_the_first_case_and_says_so(tmp_path: Path
     arrays["truth"] = np.zeros_like(arrays["truth"])
     arrays["iou"] = np.full(len(arrays["iou"]), np.nan)
     np.savez(path, **arrays)
-    drawn = figures.figure_s2(path, profile="p")
+    drawn = film_figures.figure_s2(path, profile="p")
     assert drawn.data["image_id"].tolist() == [str(f)[:4] + "0" for f in drawn.data["finding"]]
     assert "no truth is known" in drawn.caption
     titles = {ax.get_title() for ax in drawn.figure.axes}
@@ -113,7 +114,7 @@ def test_figure_s2_without_truth_takes_the_first_case_and_says_so(tmp_path: Path
     arrays["finding"] = np.repeat("No Finding", len(arrays["finding"]))
     np.savez(path, **arrays)
     with pytest.raises(InputError, match="no example of any pathology"):
-        figures.figure_s2(path, profile="p")
+        film_figures.figure_s2(path, profile="p")
 
 
 def mean_of(*runs: tuple[int, int, list[int], list[float]]) -> pd.DataFrame:
@@ -121,7 +122,7 @@ def mean_of(*runs: tuple[int, int, list[int], list[float]]) -> pd.DataFrame:
     key = {"task": "lungs", "tuning": "full", "arm": "doll"}
     names = ["seed", "fold", "step", "val_miou"]
     parts = [pd.DataFrame(key | dict(zip(names, run, strict=True))) for run in runs]
-    return curves.mean_curves(pd.concat(parts))
+    return curve_figures.mean_curves(pd.concat(parts))
 
 
 def test_curves_average_folds_then_seeds_and_are_not_extrapolated() -> None:
@@ -136,13 +137,13 @@ def test_curves_average_folds_then_seeds_and_are_not_extrapolated() -> None:
 
 
 def test_figure4_plots_its_data(whole: rows.Rows) -> None:
-    drawn = curves.figure4(whole.curves, profile="p")
+    drawn = curve_figures.figure4(whole.curves, profile="p")
     want = drawn.data.query("task == 'lungs' and tuning == 'full' and arm == 'doll'")["mean"]
     blue = style.ARM_LOOKS["doll"].color
     (line,) = (x for x in drawn.figure.axes[0].lines if x.get_color() == blue)
     np.testing.assert_allclose(np.asarray(line.get_ydata()), want)
     with pytest.raises(InputError, match="curves are empty"):
-        curves.figure4(whole.curves.iloc[:0], profile="p")
+        curve_figures.figure4(whole.curves.iloc[:0], profile="p")
 
 
 def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(run: Path) -> None:
@@ -153,7 +154,7 @@ def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(run: Path) -> None
     ]  # fmt: skip
     names = ["factor", "value", "delta", "delta_lo", "delta_hi"]
     ablation = pd.DataFrame(changes, columns=names).assign(n=780)
-    drawn = curves.figure_s3(ablation, losses, profile="p")
+    drawn = curve_figures.figure_s3(ablation, losses, profile="p")
     change = drawn.data[drawn.data["panel"] == "change"]
     assert change["row"].tolist() == ["steps = 4", "baseline = blur"]
     loss = drawn.data[drawn.data["panel"] == "loss"]["value"]
@@ -165,20 +166,20 @@ def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(run: Path) -> None
     assert [np.asarray(x.get_xdata()).tolist() for x in (sure, unsure)] == [[-0.11], [-0.01]]
     assert "(" not in right.texts[0].get_text()
     with pytest.raises(InputError, match="no changed factor"):
-        curves.figure_s3(ablation.iloc[:1], losses, profile="p")
+        curve_figures.figure_s3(ablation.iloc[:1], losses, profile="p")
 
 
 def test_rank_correlation_of_known_orders_and_that_of_scipy_also_in_its_resamples() -> None:
     x = np.arange(8.0)
-    assert curves.rank_correlation(x, x**3) == pytest.approx((1, 1, 1))
-    assert curves.rank_correlation(x, -np.exp(x)) == pytest.approx((-1, -1, -1))
-    rho, lo, hi = curves.rank_correlation([1, 2, 3, 4], [2, 1, 4, 3])
+    assert curve_figures.rank_correlation(x, x**3) == pytest.approx((1, 1, 1))
+    assert curve_figures.rank_correlation(x, -np.exp(x)) == pytest.approx((-1, -1, -1))
+    rho, lo, hi = curve_figures.rank_correlation([1, 2, 3, 4], [2, 1, 4, 3])
     assert rho == pytest.approx(0.6)  # 1 - 6 * 4 / (4 * 15)
-    assert np.isnan([lo, hi, *curves.rank_correlation([1, 2], [2, 3])]).all()
-    assert np.isnan(curves.rank_correlation(np.ones(8), x)[0])
+    assert np.isnan([lo, hi, *curve_figures.rank_correlation([1, 2], [2, 3])]).all()
+    assert np.isnan(curve_figures.rank_correlation(np.ones(8), x)[0])
     draw = np.random.default_rng(3)
     x, y = draw.normal(size=12), draw.normal(size=12).round(1)
-    rho, lo, hi = curves.rank_correlation(x, y, n_boot=300, seed=5)
+    rho, lo, hi = curve_figures.rank_correlation(x, y, n_boot=300, seed=5)
     assert rho == pytest.approx(sps.spearmanr(x, y).statistic)
     picks = np.random.default_rng(5).integers(0, 12, (300, 12))
     slow = [sps.spearmanr(x[p], y[p]).statistic for p in picks]
@@ -191,7 +192,7 @@ def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) 
     judged.loc[judged["finding"] == PATHOLOGIES[1], "iou_matched"] = np.nan
     unsure = judged["finding"] == PATHOLOGIES[2]
     judged.loc[unsure, ["iou_matched_lo", "iou_matched_hi"]] = np.nan
-    drawn = curves.figure6(graded, judged, profile="p")
+    drawn = curve_figures.figure6(graded, judged, profile="p")
     assert drawn.data["finding"].tolist() == list(PATHOLOGIES[2:])
     first, auroc = drawn.data.iloc[0], graded[graded["finding"] == PATHOLOGIES[2]]["auroc"]
     assert (first["auroc"], first["auroc_lo"]) == pytest.approx((auroc.mean(), auroc.min()))
@@ -200,14 +201,14 @@ def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) 
     assert [len(np.asarray(line.get_xdata())) for line in hollow] == [1]
     assert "hollow: too few patients" in drawn.caption
     with pytest.raises(InputError, match="no finding has both"):
-        curves.figure6(graded, judged.iloc[:0], profile="p")
+        curve_figures.figure6(graded, judged.iloc[:0], profile="p")
 
 
 @pytest.mark.parametrize("profile", ["laptop", "open"])
 def test_names_overlap_neither_each_other_nor_a_diamond(profile: str) -> None:
     stored = rows.read_stored(paths.ROOT / "figures" / profile)
     judged = results.shipped_quality(stored)
-    drawn = curves.figure6(stored.classifiers, judged, profile=profile)
+    drawn = curve_figures.figure6(stored.classifiers, judged, profile=profile)
     ax = drawn.figure.axes[0]
     with style.context():
         drawn.figure.draw_without_rendering()

@@ -15,7 +15,7 @@ from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.labels import chexlocalize, judge, summary
-from dollkit.labels.steps import LabelSettings, Rule, maps_to_labels
+from dollkit.labels.maps_to_labels import LabelSettings, Rule, maps_to_labels
 from dollkit.report import contrasts, results, tables
 from dollkit.training import metrics
 from dollkit.training.classifiers import create

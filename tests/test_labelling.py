@@ -27,7 +27,7 @@ from dollkit.explanations import ensemble
 from dollkit.explanations.ensemble import ExplainerSettings, explain_all
 from dollkit.labels import make
 from dollkit.labels.make import make_labels
-from dollkit.labels.steps import LabelSettings
+from dollkit.labels.maps_to_labels import LabelSettings
 from dollkit.labels.store import LabelStore, open_labels
 from dollkit.training import weights
 from dollkit.training.classifiers import create, load_classifiers
@@ -109,8 +109,10 @@ def test_shards_are_made_once_whoever_makes_them_unless_code_or_findings_change(
     films.states[0, FRACTURE] = 1
     label(films, tmp_path / "parts")
     assert len(made) == 1
-    assert {"dollkit/labels/steps.py", "dollkit/explanations/ensemble.py"} <= set(code)
-    monkeypatch.setattr(make, "code_of", lambda _: code | {"dollkit/labels/steps.py": "another"})
+    assert {"dollkit/labels/maps_to_labels.py", "dollkit/explanations/ensemble.py"} <= set(code)
+    monkeypatch.setattr(
+        make, "code_of", lambda _: code | {"dollkit/labels/maps_to_labels.py": "another"}
+    )
     label(films, tmp_path / "parts")
     assert len(made) == 1 + 3  # one film has no finding
 
@@ -282,7 +284,7 @@ def test_labels_of_another_making_are_not_replaced(
     shutil.copytree(work / "models", tmp_path / "models")
     model = create("tu-test_resnet", 3, "silu", "avg", 7, CPU)
     weights.save(model, tmp_path / "models" / "b", model.config)
-    monkeypatch.setattr(make, "code_of", lambda _: {"dollkit/labels/steps.py": "another"})
+    monkeypatch.setattr(make, "code_of", lambda _: {"dollkit/labels/maps_to_labels.py": "another"})
     assert call(tmp_path, whole, films=work / "films") == 2
     refused(capsys, "labels made with other classifiers, code are there: choose another --out")
     assert content(whole) == before

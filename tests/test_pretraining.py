@@ -17,7 +17,7 @@ from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.labels import make
-from dollkit.labels.steps import LabelSettings
+from dollkit.labels.maps_to_labels import LabelSettings
 from dollkit.labels.store import LabelStore
 from dollkit.training.augment import NONE
 from dollkit.training.classifiers import load_classifiers

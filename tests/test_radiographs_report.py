@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.interactive.your_radiographs import read, report
+from dollkit.interactive.your_radiographs import read_and_check, report
 
 MARGIN = 0.01
 
@@ -139,7 +139,7 @@ def test_masks_saved_are_read_from_the_curve() -> None:
 
 def write(folder: Path, rows: pd.DataFrame | None) -> str:
     """A report on some rows, where fine-tuning with 8 masks chose the second rate of three."""
-    yours = read.Radiographs(None, None, {"films": 7}, ("a note",))  # type: ignore[arg-type]
+    yours = read_and_check.Radiographs(None, None, {"films": 7}, ("a note",))  # type: ignore[arg-type]
     selection = pd.DataFrame(
         {"task": "own", "network": "pspnet", "arm": "doll", "tuning": "full", "n_train": 8,
          "fold": 0, "lr": [1e-3, 3e-3, 9e-3]}

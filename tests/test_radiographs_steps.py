@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dollkit.common.errors import InputError
-from dollkit.interactive.your_radiographs import predict, read, steps
+from dollkit.interactive.your_radiographs import predict, read_and_check, steps
 from dollkit.interactive.your_radiographs.example import COLUMNS, write_example
 from dollkit.training.loss_and_optimiser import Recipe
 
@@ -27,7 +27,9 @@ class Walk:
         self.root = root
         given = write_example(root / "example", n=40, masked=16, dicom=0)
         self.films = Path(given["films"])
-        self.yours = read.read_radiographs(*(Path(p) for p in given.values()), COLUMNS, folds=2)
+        self.yours = read_and_check.read_radiographs(
+            *(Path(p) for p in given.values()), COLUMNS, folds=2
+        )
 
     def run(self) -> pd.DataFrame:
         self.store, masked = steps.build_stores(self.yours, self.root / "stores", 64)
@@ -102,7 +104,7 @@ def test_a_network_that_draws(walked: Walked) -> None:
     rows = pd.read_csv(walk.root / "example" / "findings.csv", dtype=str)
     split = rows.assign(split=["train", "valid"] * (len(rows) // 2), patient=rows["image"])
     split.to_csv(walk.root / "own.csv", index=False)
-    again = read.read_radiographs(walk.films, walk.root / "own.csv", out, COLUMNS)
+    again = read_and_check.read_radiographs(walk.films, walk.root / "own.csv", out, COLUMNS)
     assert len(again.task) == len(rows)
 
 

@@ -20,7 +20,7 @@ from pydicom.tag import Tag
 from dollkit.common import paths
 from dollkit.data.sets.own_folder import read_own
 from dollkit.data.store_builder import build_store
-from dollkit.interactive.your_radiographs import read
+from dollkit.interactive.your_radiographs import read_and_check
 from dollkit.labels import store as labels
 from dollkit.training import published_weights
 from tests.small_files import error_of
@@ -121,7 +121,7 @@ def test_no_name_of_a_header_reaches_an_output(
 
     for store, table in read_own(root).items():
         build_store(table, out / store, 32, workers=1)
-    own = read.read_radiographs(root / "images", root / "films.csv", root / "masks")
+    own = read_and_check.read_radiographs(root / "images", root / "films.csv", root / "masks")
     build_store(own.films, out / "stranger", 32, workers=1)
     # A header that cannot be read, too: its message must not quote it.
     (root / "images" / "0.dcm").write_bytes(raw[: len(raw) // 2])

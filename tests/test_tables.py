@@ -13,7 +13,7 @@ import pytest
 from dollkit import common
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import crossed_effect
-from dollkit.report import contrasts, curves, render, results, tables
+from dollkit.report import contrasts, curve_figures, render, results, tables
 from dollkit.report.rows import TASKS, Rows, aligned, in_order
 from dollkit.training import adapters
 from tests import synthetic_run as synthetic
@@ -95,7 +95,7 @@ def test_table2_shares_and_steps(given: Rows) -> None:
 def test_every_tuning_has_its_place() -> None:
     shuffled = pd.DataFrame({"tuning": list(reversed(adapters.TUNINGS))})
     assert in_order(shuffled, "tuning")["tuning"].tolist() == list(common.TUNINGS)
-    assert set(common.TUNINGS) == set(adapters.TUNINGS) == set(curves.TUNING_TITLES)
+    assert set(common.TUNINGS) == set(adapters.TUNINGS) == set(curve_figures.TUNING_TITLES)
 
 
 def test_table3_deltas_are_paired() -> None:
@@ -161,7 +161,7 @@ def test_label_efficiency_differences_and_masks_needed() -> None:
     one = level_rows({("random", 4): 0.5, ("doll", 4): 0.6})
     assert tables.table_sizes(one, "toy").frame.empty
     with pytest.raises(InputError, match="one training size only"):
-        curves.figure5(one, profile="toy")
+        curve_figures.figure5(one, profile="toy")
 
 
 def test_masks_needed_beyond_the_curve() -> None:

@@ -29,7 +29,7 @@ from dollkit.data.store import Store, open_store
 from dollkit.explanations import ensemble
 from dollkit.explanations.ensemble import EXPLAINERS, Explained, ExplainerSettings
 from dollkit.labels import judge, make
-from dollkit.labels.steps import LabelSettings, Rule, maps_to_labels
+from dollkit.labels.maps_to_labels import LabelSettings, Rule, maps_to_labels
 from dollkit.report import rows, style
 from dollkit.training import metrics
 from dollkit.training.classifiers import Classifier, load_classifiers

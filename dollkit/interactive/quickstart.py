@@ -18,7 +18,7 @@ from dollkit.common.findings import FINDINGS, PATHOLOGIES, index
 from dollkit.data import phantom
 from dollkit.explanations import ensemble
 from dollkit.explanations.integrated_gradients import integrated_gradients
-from dollkit.labels.steps import LabelSettings, maps_to_labels, scale
+from dollkit.labels.maps_to_labels import LabelSettings, maps_to_labels, scale
 from dollkit.training import classifiers, metrics
 from dollkit.training.augment import Augmentation
 from dollkit.training.loss_and_optimiser import Recipe

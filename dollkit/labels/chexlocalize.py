@@ -26,7 +26,7 @@ from dollkit.data.images import fit, load_image, unfit
 from dollkit.data.store_writer import unwritable
 from dollkit.explanations.ensemble import ExplainerSettings, explain_all
 from dollkit.labels.make import device_of, find_classifiers, mean_probability
-from dollkit.labels.steps import LabelSettings, Rule, maps_to_labels
+from dollkit.labels.maps_to_labels import LabelSettings, Rule, maps_to_labels
 from dollkit.labels.summary import mean_interval
 from dollkit.training.classifiers import Classifier, load_classifiers
 

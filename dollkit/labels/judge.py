@@ -18,9 +18,9 @@ from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.data.store import Store
 from dollkit.explanations import ensemble
 from dollkit.explanations.ensemble import Explained, ExplainerSettings, explain_all
-from dollkit.labels import steps
+from dollkit.labels import maps_to_labels as steps
 from dollkit.labels.make import Rows, batches
-from dollkit.labels.steps import OTHER, Bytes, FloatMaps, LabelSettings, Rule
+from dollkit.labels.maps_to_labels import OTHER, Bytes, FloatMaps, LabelSettings, Rule
 from dollkit.training import metrics
 from dollkit.training.classifiers import Classifier, split_rows
 

@@ -33,7 +33,7 @@ from dollkit.data.store_builder import build_store
 from dollkit.data.store_writer import unwritable
 from dollkit.explanations.ensemble import ExplainerSettings, explain_all, pair_settled, positives
 from dollkit.labels import store as labelstore
-from dollkit.labels.steps import LabelSettings, maps_to_labels
+from dollkit.labels.maps_to_labels import LabelSettings, maps_to_labels
 from dollkit.labels.store import LabelStore, open_labels
 from dollkit.training import weights
 from dollkit.training.classifiers import Classifier, load_classifiers

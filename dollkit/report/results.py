@@ -7,7 +7,7 @@ import pandas as pd
 from dollkit.common import PRETRAINED
 from dollkit.labels import summary
 from dollkit.labels.summary import GROUPS, STEPS
-from dollkit.report import curves, robustness, tables
+from dollkit.report import curve_figures, robustness, tables
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import Rows, difference, in_order, main_size
 from dollkit.report.style import Drawn
@@ -64,17 +64,17 @@ def label_tables_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> di
 
 def figures_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[str, Drawn]:
     """Figures that show no film, by the names of their files; `losses` as `label_tables_of`."""
-    drawn = {"figure4": curves.figure4(rows.curves, profile=profile)}
+    drawn = {"figure4": curve_figures.figure4(rows.curves, profile=profile)}
     if len(tables.several_sizes(rows.cases)):
-        drawn["figure5"] = curves.figure5(rows.cases, profile=profile)
+        drawn["figure5"] = curve_figures.figure5(rows.cases, profile=profile)
     if len(rows.robust):
         drawn["figure_s4"] = robustness.figure_s4(rows.robust, rows.cases, profile=profile)
     if losses is not None:
         graded = rows.classifiers, shipped_quality(rows)
-        drawn["figure_s1"] = curves.figure_s1(*graded, profile=profile)
-        if len(curves.points(*graded)):
-            drawn["figure6"] = curves.figure6(*graded, profile=profile)
-        drawn["figure_s3"] = curves.figure_s3(rows.ablation, losses, profile=profile)
+        drawn["figure_s1"] = curve_figures.figure_s1(*graded, profile=profile)
+        if len(curve_figures.points(*graded)):
+            drawn["figure6"] = curve_figures.figure6(*graded, profile=profile)
+        drawn["figure_s3"] = curve_figures.figure_s3(rows.ablation, losses, profile=profile)
     return drawn
 
 

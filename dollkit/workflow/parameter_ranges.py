@@ -24,7 +24,7 @@ from dollkit.data.phantom.population import Protocol
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.explanations.integrated_gradients import BASELINES
 from dollkit.finetuning import grid, robustness
-from dollkit.labels.steps import LabelSettings, threshold_settings
+from dollkit.labels.maps_to_labels import LabelSettings, threshold_settings
 from dollkit.training import networks, published_weights
 from dollkit.training.classifiers import Classifier
 from dollkit.workflow import parameters

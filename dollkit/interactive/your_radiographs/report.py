@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dollkit.common.statistics import crossed_effect, holm, seen_enough, smallest_effect
 from dollkit.data.images import fit, fit_mask, load_image
-from dollkit.interactive.your_radiographs.read import Radiographs
+from dollkit.interactive.your_radiographs.read_and_check import Radiographs
 from dollkit.interactive.your_radiographs.steps import LEAST
 from dollkit.report import in_notebook
 from dollkit.report.claims import ALPHA, MIN_SEEDS

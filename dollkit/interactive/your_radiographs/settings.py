@@ -16,7 +16,7 @@ from typing import Any
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.data.splits import PATIENT_ID
-from dollkit.interactive.your_radiographs import predict, read, steps
+from dollkit.interactive.your_radiographs import predict, read_and_check, steps
 from dollkit.training import networks
 from dollkit.workflow import parameter_ranges as ranges
 from dollkit.workflow import parameters, run, stage, stages
@@ -139,8 +139,8 @@ def _check(options: argparse.Namespace) -> None:
     settings = read_settings(options.settings)
     films, findings, masks = places(settings)
     named = {name: settings[name] for name in ("columns", "classes", "folds", "patient_id")}
-    yours = read.read_radiographs(films, findings, masks, **named)
-    covered, notes = read.measure_masks(yours.task)
+    yours = read_and_check.read_radiographs(films, findings, masks, **named)
+    covered, notes = read_and_check.measure_masks(yours.task)
     for name, value in yours.facts.items():
         print(f"{name}: {value}")
     for name, masks, empty, share, ignored in covered.itertuples(index=False):

@@ -27,10 +27,10 @@ from dollkit.finetuning import grid, run
 from dollkit.finetuning.run import Job
 from dollkit.finetuning.starts import starts
 from dollkit.interactive.your_radiographs import predict
-from dollkit.interactive.your_radiographs.read import Radiographs
+from dollkit.interactive.your_radiographs.read_and_check import Radiographs
 from dollkit.labels import make
 from dollkit.labels.make import fingerprint, hashes_of
-from dollkit.labels.steps import LabelSettings
+from dollkit.labels.maps_to_labels import LabelSettings
 from dollkit.labels.store import LabelStore
 from dollkit.training import classifiers, networks, weights
 from dollkit.training.augment import Augmentation

@@ -14,10 +14,14 @@ from PIL import Image
 
 from dollkit.common import paths
 from dollkit.common.errors import InputError
-from dollkit.interactive.your_radiographs import read as reading
+from dollkit.interactive.your_radiographs import read_and_check as reading
 from dollkit.interactive.your_radiographs import settings
 from dollkit.interactive.your_radiographs.example import COLUMNS, write_example
-from dollkit.interactive.your_radiographs.read import Radiographs, list_films, measure_masks
+from dollkit.interactive.your_radiographs.read_and_check import (
+    Radiographs,
+    list_films,
+    measure_masks,
+)
 from dollkit.workflow.cli import main
 from dollkit.workflow.parameters import declared
 

@@ -13,8 +13,8 @@ from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.data.images import IGNORE
-from dollkit.labels import steps
-from dollkit.labels.steps import LabelSettings, Rule
+from dollkit.labels import maps_to_labels as steps
+from dollkit.labels.maps_to_labels import LabelSettings, Rule
 from dollkit.training import metrics
 from tests.label_films import bump
 
