@@ -162,7 +162,7 @@ def lost_files(table: FilmTable) -> list[Fault]:
     ]
 
 
-CURE = "fetch it, mend the row or use skip_bad"
+CURE = "put it there, mend the row or use skip_bad"
 
 
 def check_files(table: FilmTable, skip_bad: bool = False, cure: str = CURE) -> list[Fault]:
