@@ -53,18 +53,21 @@ reproduce: knobs $(STAMP)
 plan: knobs $(STAMP)
 	@$(PY) -m dollkit plan --profile "$$PROFILE" --data="$$DATA"
 
-# Every part runs, whatever failed before it; the last line names the parts that failed.
+# Every part runs, whatever failed before it; the last line names the parts that failed. mypy, which
+# takes a minute of one core, runs beside the others.
 test: QUICK := -m 'not slow'
 test-all: ALL := all
 test test-all: $(DEV_STAMP)
 	@failed=; trap 'exit 130' INT TERM; \
 	part() { echo "== $$1"; "$${@:2}" || failed+="$${failed:+, }$$1"; }; \
+	said=$$(mktemp); $(VENV)/bin/mypy > "$$said" 2>&1 & mypy=$$!; \
+	types() { local code=0; wait "$$mypy" || code=$$?; cat "$$said"; rm -f "$$said"; return $$code; }; \
 	part 'ruff check' $(VENV)/bin/ruff check .; \
 	part 'ruff format' $(VENV)/bin/ruff format --check .; \
-	part mypy $(VENV)/bin/mypy; \
 	part lint-imports $(VENV)/bin/lint-imports; \
 	part pytest env OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist loadfile $(QUICK); \
 	part end_to_end.sh tests/end_to_end.sh $(PY) $(ALL); \
+	part mypy types; \
 	test -z "$$failed" || { echo "make $@ failed in: $$failed" >&2; exit 1; }
 
 test-slurm: $(DEV_STAMP)
