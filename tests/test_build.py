@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import os
@@ -86,13 +87,14 @@ def contents(path: Path, root: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes().replace(old, b"ROOT") for p in path.iterdir()}
 
 
-def watch(monkeypatch: pytest.MonkeyPatch, last: float = np.inf) -> list[str]:
-    """Paths of the films that are decoded from here on; all after the `last` fail."""
+def watch(monkeypatch: pytest.MonkeyPatch, stop: int = 0) -> list[str]:
+    """Paths of the films that are decoded from here on; number `stop` fails."""
     decoded: list[str] = []
+    numbers = itertools.count(1)  # of several threads
 
     def load(path: str, *given: object) -> object:
         decoded.append(path)
-        if len(decoded) > last:
+        if next(numbers) == stop:
             raise RuntimeError("stopped")
         return load_image(path, *given)
 
@@ -134,7 +136,7 @@ def test_stopped_at_random_films(
     chance = random.Random(workers)
     out, n_decoded, stops = tmp_path / "s", 0, 0
     while True:
-        decoded = watch(monkeypatch, last=chance.randint(20, 60))
+        decoded = watch(monkeypatch, stop=chance.randint(20, 60))
         try:
             build_store(read(root), out, SIZE, skip_bad=True, workers=workers)
             break

@@ -178,7 +178,8 @@ def test_a_profile_is_checked_before_anything_runs(
 def test_waiting_for_a_run_and_reporting_it_need_no_torch() -> None:
     """It would hold 300 MB, and take three seconds of every report notebook."""
     ours = "dollkit.workflow.reproduce, dollkit.workflow.stage, dollkit.labels.summary"
-    report = ", ".join(f"dollkit.report.{n}" for n in ("page", "results", "figures", "in_notebook"))
+    names = ("page", "results", "film_figures", "in_notebook")
+    report = ", ".join(f"dollkit.report.{name}" for name in names)
     code = f"import sys, {ours}, {report}; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": paths.python_path()}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

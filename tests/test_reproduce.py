@@ -197,10 +197,8 @@ def waiting(toy: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     return running, [top, *top.children(recursive=True)]
 
 
-@pytest.mark.parametrize(
-    "signum",
-    [signal.SIGTERM, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGHUP, 2))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_run_that_is_told_to_end_takes_all_of_it_along(toy: Path, signum: int) -> None:
     running, everyone = waiting(toy)
     running.send_signal(signum)
