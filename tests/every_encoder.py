@@ -1,9 +1,10 @@
-"""Every encoder that smp and timm list, of at most 30 million parameters, through the whole use.
+"""Encoders that smp and timm list, of at most 30 million parameters, through the whole use.
 
-``python -m tests.every_encoder [N/K]`` builds each, puts SiLU in place of ReLU, makes a training
-step, explains two films beside captum, saves and loads; one process for many, and a new one where
-an encoder ends it. Outcomes go to ``runs/encoders.csv`` (a second call goes on), and the table of
-what is refused, with the reason, to ``docs/encoders.md``.
+``python -m tests.every_encoder [families | all]`` builds each, puts SiLU in place of ReLU, makes a
+training step, explains two films beside captum, saves and loads; one process for many, and a new
+one where an encoder ends it. ``families`` takes the smallest network of each of timm's modules, all
+of them take hours. Outcomes go to ``runs/encoders.csv`` (a second call goes on), and what is
+refused, with the reason, to ``docs/encoders.md``.
 """
 
 from __future__ import annotations
@@ -34,9 +35,25 @@ CPU = torch.device("cpu")
 OUTCOMES = paths.ROOT / "runs" / "encoders.csv"
 
 
-def names() -> list[str]:
+def names(which: str) -> list[str]:
     """Encoders by smp's names: its own, then timm's."""
-    return [*smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
+    found = timm.list_models()
+    if which == "families":
+        smallest: dict[str, tuple[int, str]] = {}
+        for module in timm.list_modules():
+            for name in timm.list_models(module=module):
+                smallest[module] = min(smallest.get(module, (LARGEST, "")), (_size(name), name))
+        found = sorted(name for _, name in smallest.values() if name)
+    return [*smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in found)]
+
+
+def _size(name: str) -> int:
+    """Parameters of timm's network; more than `LARGEST` where it cannot be built."""
+    try:
+        with torch.device("meta"):
+            return sum(p.numel() for p in timm.create_model(name).parameters())
+    except Exception:
+        return LARGEST + 1
 
 
 def through(name: str) -> str:
@@ -85,22 +102,52 @@ def _guarded(name: str) -> str:
         return f"fails: {brief(error)}"
 
 
-def main(share: str = "1/1") -> None:
-    number, of = map(int, share.split("/"))
+def main(which: str = "families") -> None:
     OUTCOMES.parent.mkdir(exist_ok=True)
     done = dict(csv.reader(OUTCOMES.open())) if OUTCOMES.is_file() else {}
     spawn = multiprocessing.get_context("spawn")
-    pool = None
-    for name in [n for n in names()[number - 1 :: of] if n not in done]:
+    pool, wanted = None, names(which)
+    for name in [n for n in wanted if n not in done]:
         pool = pool or ProcessPoolExecutor(1, spawn, max_tasks_per_child=40)
         try:
-            outcome = pool.submit(_guarded, name).result(timeout=300)
+            outcome = pool.submit(_guarded, name).result(timeout=600)
         except (BrokenProcessPool, TimeoutError) as error:
             pool.shutdown(wait=False, cancel_futures=True)
             pool, outcome = None, f"ends the process: {type(error).__name__}"
         print(name, outcome, flush=True)
+        done[name] = outcome
         with OUTCOMES.open("a", newline="") as file:
             csv.writer(file).writerow([name, outcome])
+    if pool is not None:
+        pool.shutdown()
+    write_page({name: done[name] for name in wanted}, which)
+
+
+def write_page(outcomes: dict[str, str], which: str) -> None:
+    """``docs/encoders.md``: how many work, and what is refused or fails, reason by reason."""
+    tried = {name: outcome for name, outcome in outcomes.items() if outcome != "large"}
+    bad: dict[str, list[str]] = {}
+    for name, outcome in tried.items():
+        if outcome != "works":
+            reason = outcome.partition(": ")[2].replace(repr(name), "it").replace(name, "it")
+            bad.setdefault(f"{outcome.partition(':')[0]}: {reason}", []).append(name)
+    scope = "all" if which == "all" else "the smallest of each of timm's modules"
+    lines = [
+        "# Encoders",
+        "",
+        f"Of smp's own encoders and timm's ({scope}), {len(tried)} with at most 30 million "
+        f"parameters were tried at {SIDE} px by `python -m tests.every_encoder {which}` (timm "
+        f"{timm.__version__}, segmentation-models-pytorch {smp.__version__}, PyTorch "
+        f"{torch.__version__.partition('+')[0]}): build, SiLU in place of ReLU, a training step, "
+        "Integrated Gradients of two films beside captum's (cosine above 0.999), save and load. "
+        f"{len(tried) - sum(map(len, bad.values()))} work. What is refused is refused in one line, "
+        "before anything starts.",
+        "",
+        "| encoders | reason |",
+        "| --- | --- |",
+        *(f"| {', '.join(found)} | {reason} |" for reason, found in sorted(bad.items())),
+    ]
+    (paths.ROOT / "docs" / "encoders.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

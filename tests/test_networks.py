@@ -15,6 +15,7 @@ from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.training import networks, weights
 from tests import far, same
+from tests.every_encoder import through
 from tests.small_run import CPU, ENCODER
 
 PAIRS = [
@@ -145,3 +146,16 @@ def test_the_card_says_what_the_folder_holds(tmp_path: Path) -> None:
         assert said in card
     with pytest.raises(InputError, match="'side' is 50: use a multiple of 32"):
         weights.main([str(tmp_path), str(tmp_path / "out"), "--side", "50"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v2", "tu-repvgg_a0", "tu-edgenext_xx_small"])
+def test_an_encoder_passes_through_the_whole_use(name: str) -> None:
+    assert through(name) == "works"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tu-xception41", "tu-swin_tiny_patch4_window7_224"])
+def test_an_encoder_that_cannot_is_refused_in_one_line(name: str) -> None:
+    words = f"refused: architecture {name!r}: films of 64 pixels do not pass it "
+    assert through(name).startswith(words)
