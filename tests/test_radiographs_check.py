@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from dollkit.common import paths
 from dollkit.common.errors import InputError
@@ -264,10 +267,23 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_defaults_and_what_else_a_namespace_holds() -> None:
+def test_the_defaults_and_what_else_a_namespace_holds(tmp_path: Path) -> None:
     settings.check_settings({**DEFAULTS, "np": object()})
-    for named in (["ours"], []):  # classifiers given trained tell themselves what they are
-        settings.check_settings({**DEFAULTS, "classifiers": "/some/folder", "architectures": named})
+    # Classifiers given trained tell themselves what they are.
+    for name, encoder in (
+        ("ours", "tu-test_resnet"),
+        ("theirs", "tu-swin_tiny_patch4_window7_224"),
+    ):
+        (tmp_path / name).mkdir()
+        save_file({"x": torch.zeros(1)}, tmp_path / name / "weights.safetensors")
+        about = {"architecture": encoder, "activation": "silu"}
+        (tmp_path / name / "model.json").write_text(json.dumps(about))
+    given = {**DEFAULTS, "classifiers": str(tmp_path), "architectures": []}
+    settings.check_settings(given)
+    with pytest.raises(InputError, match="pspnet on 'tu-swin_tiny.*films of 64 pixels do not pass"):
+        settings.check_settings({**given, "architectures": ["theirs"]})
+    with pytest.raises(InputError, match="none: no such folder"):
+        settings.check_settings({**given, "classifiers": str(tmp_path / "none")})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.data.splits import PATIENT_ID
 from dollkit.interactive.your_radiographs import predict, read_and_check, steps
-from dollkit.training import networks
+from dollkit.training import networks, weights
 from dollkit.workflow import parameter_ranges as ranges
 from dollkit.workflow import parameters, run, stage, stages
 from dollkit.workflow.parameter_ranges import COUNT, NATURAL, POSITIVE, among, several
@@ -60,15 +60,19 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     architectures = settings["architectures"]
     if settings["predict_with"] not in settings["arms"]:
         raise InputError(f"parameter 'predict_with' is {settings['predict_with']!r}, not in 'arms'")
-    if settings["classifiers"]:
-        return
-    if not architectures:
+    if not (architectures or settings["classifiers"]):
         raise InputError("parameter 'architectures' is empty: name at least one")
     # Each is built once: no other way tells whether an encoder exists and fits.
-    for name in architectures:
-        ranges.check_classifier(settings["size"], name, 5, ACTIVATION, "lse")
-    network = settings["network"], architectures[0], steps.DEPTH, ACTIVATION
-    ranges.check_network(settings["size"], *network)
+    if settings["classifiers"]:
+        folder = Path(settings["classifiers"]).expanduser()
+        first, *_ = steps.trained_classifiers(folder, *architectures[:1]).values()
+        config = weights.read(first)[0]
+        backbone = config["architecture"], steps.DEPTH, config["activation"]
+    else:
+        for name in architectures:
+            ranges.check_classifier(settings["size"], name, 5, ACTIVATION, "lse")
+        backbone = architectures[0], steps.DEPTH, ACTIVATION
+    ranges.check_network(settings["size"], settings["network"], *backbone)
 
 
 def places(settings: Mapping[str, Any]) -> list[Path]:
