@@ -280,7 +280,7 @@ def test_the_defaults_and_what_else_a_namespace_holds(tmp_path: Path) -> None:
         (tmp_path / name / "model.json").write_text(json.dumps(about))
     given = {**DEFAULTS, "classifiers": str(tmp_path), "architectures": []}
     settings.check_settings(given)
-    with pytest.raises(InputError, match="pspnet on 'tu-swin_tiny.*films of 64 pixels do not pass"):
+    with pytest.raises(InputError, match=r"on 'tu-swin_tiny.*films of 64 pixels do not pass"):
         settings.check_settings({**given, "architectures": ["theirs"]})
     with pytest.raises(InputError, match="none: no such folder"):
         settings.check_settings({**given, "classifiers": str(tmp_path / "none")})
