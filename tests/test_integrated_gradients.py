@@ -143,6 +143,10 @@ def test_a_changed_weight_is_noticed() -> None:
         lambda: model.head.weight.data.copy_(model.head.weight.data.flip(0)),
         lambda: nn.init.zeros_(model.head.bias),
         lambda: setattr(model, "head", nn.Linear(16, 8)),
+        lambda: setattr(model, "act", nn.LeakyReLU(0.1)),
+        lambda: setattr(model.act, "negative_slope", 0.3),
+        lambda: setattr(model.norm, "eps", 0.5),
+        lambda: model.mid.register_forward_hook(lambda _m, _i, out: 2 * out),
     ):
         change()
         second = prepare(model, "float32", x)
@@ -183,6 +187,18 @@ def test_layers_that_work_in_place_are_part_of_the_function(functional: bool, st
         theirs = by_captum(film, base, target=t, n_steps=9, method="riemann_middle")
         assert far(made.maps[row][None], theirs[0]) < 1e-5
         assert far(made.logit[row].view(1, 1), model(film.clone())[:, [t]].detach()) < 1e-5
+
+
+def test_a_first_layer_with_a_hook_is_not_taken_for_affine() -> None:
+    model, x = make("pooled"), draw(2, 1, 32, 32)
+    model.stem.register_forward_hook(lambda _m, _i, out: out.square())
+    assert prepare(model, "float64", x).stem is None
+    ours = integrated_gradients(model, x, [[1], [3]], steps=6, precision="float64").maps
+    theirs = IntegratedGradients(copy.deepcopy(model).double()).attribute(
+        x.double(), baseline_films(x, "black").double(), target=[1, 3], n_steps=6,
+        method="riemann_middle",
+    )  # fmt: skip
+    assert far(ours, theirs[:, 0]) < 1e-6
 
 
 def test_bfloat16_is_close_and_not_the_same() -> None:

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from benchmarks.every_encoder import through
 from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.training import networks, weights
 from tests import far, same
-from tests.every_encoder import through
 from tests.small_run import CPU, ENCODER
 
 PAIRS = [

@@ -160,10 +160,15 @@ def test_files_of_torchvision_fit_smps_encoder(name: str, head: str, tmp_path: P
     "wrap",
     [lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
      lambda s: {"state_dict": {f"module.encoder.{k}": v for k, v in s.items()}, "epoch": 3},
+     lambda s: {f"student.backbone.{k}": nn.Parameter(v) if v.is_floating_point() else v
+                for k, v in s.items()},
+     lambda s: {**{f"encoder.{k}": v for k, v in s.items()}, "decoder.w": torch.zeros(2),
+                "segmentation_head.0.bias": torch.zeros(1)},
      lambda s: {"model_state_dict": s, "optimizer_state_dict": {"state": {}, "groups": [1]}},
      lambda s: {k: v for k, v in s.items() if not k.startswith("fc.")},
      lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")}],
-    ids=["compiled", "lightning", "beside an optimiser", "no head", "no counters"],
+    ids=["compiled", "lightning", "student", "segmentation network", "beside an optimiser",
+         "no head", "no counters"],
 )  # fmt: skip
 def test_wrappers_do_not_matter(wrap: Callable[[State], dict[str, Any]], tmp_path: Path) -> None:
     state = timm.create_model("test_resnet").state_dict()
@@ -184,11 +189,29 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         ({"layer9.weight": torch.zeros(3)}, "", "layer9.weight has no place"),
         ({"bn1.bias": state["bn1.bias"] * float("nan")}, "", "bn1.bias holds NaN"),
         ({"epoch": 3}, "", "something else"),
+        (
+            {"bn1.running_var": -state["bn1.running_var"]},
+            "",
+            "bn1.running_var holds variances below",
+        ),
+        ({"bn1.bias": state["bn1.bias"].to(torch.int8)}, "", "bn1.bias holds torch.int8"),
     ):
         torch.save({k: v for k, v in {**state, **change}.items() if k != drop}, path)
         with pytest.raises(InputError) as error:
             published_weights.find(str(path), ENCODER)
         assert said in str(error.value)
+    for content, said in (
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github", "git lfs pull"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=said):
+            published_weights.find(str(path), ENCODER)
+    torch.save({"student": state, "teacher": state}, path)
+    with pytest.raises(InputError, match="several sets of weights: student, teacher; save one"):
+        published_weights.find(str(path), ENCODER)
+    save_file(state, path)  # under .pth
+    assert published_weights.find(str(path), ENCODER).ignored
     with pytest.raises(InputError, match="no such file; use a file's path, packaged or download"):
         published_weights.find(str(tmp_path / "none.pth"), ENCODER)
 

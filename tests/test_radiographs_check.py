@@ -253,7 +253,7 @@ def test_masks_that_look_wrong(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "no mask of heart has a pixel inside: mend them" in capsys.readouterr().err
     first = redraw(folder, "heart", lambda p: np.arange(p.size).reshape(p.shape).astype("u1") % 3)
     assert check(folder) == 2
-    assert f"{first.name}: mask of values 0, 1, 2" in capsys.readouterr().err
+    assert f"{first.name}: mask of values" in capsys.readouterr().err
 
 
 # Notebook 11 by command: each parameter is checked first, and its errors arrive as one line.

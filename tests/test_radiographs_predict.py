@@ -173,12 +173,23 @@ def test_bad_calls_are_refused(world: Path, segmenter: predict.Segmenter, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "note", ["{", '{"classes": ["a"], "size": 64}', '{"classes": ["a", "b"], "size": 65}']
+    "note",
+    [
+        "{",
+        '{"classes": ["a"], "size": 64}',
+        '{"classes": ["a", "b"], "size": 65}',
+        '{"classes": ["a", "A"], "size": 64}',
+        '{"classes": ["a", "../b"], "size": 64}',
+        '{"classes": ["", "b"], "size": 64}',
+        '{"classes": "ab", "size": 64}',
+        '{"classes": ["a", "b"], "size": "64"}',
+        '{"classes": ["a", "b"], "size": 1e30}',
+    ],
 )
 def test_a_network_tells_what_it_draws(note: str, world: Path, tmp_path: Path) -> None:
     shutil.copytree(world / "network", tmp_path / "network")
     (tmp_path / "network" / predict.NOTE).write_text(note)
-    with pytest.raises(InputError, match=r"segmenter\.json: does not name 2 classes and a size"):
+    with pytest.raises(InputError, match=r"segmenter\.json: does not name 2 different classes"):
         predict.load_segmenter(tmp_path / "network")
 
 

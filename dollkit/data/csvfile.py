@@ -92,7 +92,9 @@ class CsvTable:
         """Label states of a column: 1.0, 0.0, -1.0, or NaN for blank; anything else is wrong."""
         values = {"1": 1.0, "0": 0.0, "-1": -1.0, "": np.nan}
         # By distinct cell: CheXpert has 14 such columns of 223,414 rows, and few distinct cells.
-        short = {cell: re.sub(r"\.0+$", "", cell.strip()) for cell in self.frame[column].unique()}
+        short = {
+            cell: re.sub(r"(?<=\d)\.0+$", "", cell.strip()) for cell in self.frame[column].unique()
+        }
         known = {cell: values[text] for cell, text in short.items() if text in values}
         self.require(self.frame[column].isin(list(known)), column, "1, 0, -1 or blank")
         return self.frame[column].map(known).astype("float64")

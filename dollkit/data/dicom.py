@@ -76,7 +76,7 @@ def load_dicom(path: Path, file: BinaryIO, depths: Sequence[int]) -> U8:
         return values.astype(np.uint8)
     low = -(1 << (bits - 1)) if film.PixelRepresentation else 0
     stored = np.arange(low, low + (1 << bits))
-    padding = _is_padding(film, stored)
+    padding = _is_padding(path, film, stored)
     there = np.unique(values)
     there = there[~padding[there - low]]
     table = _grey(path, film, stored, _range_of(there, int(stored[0]), int(stored[-1])))
@@ -87,8 +87,11 @@ def load_dicom(path: Path, file: BinaryIO, depths: Sequence[int]) -> U8:
 def range_element(path: Path) -> str:
     """The elements of a film that decide which of its values are black and white."""
     film = dcmread(path, stop_before_pixels=True, force=True)
-    for names in (("VOILUTSequence",), ("WindowCenter", "WindowWidth"), ("ModalityLUTSequence",)):
-        if film.get(names[0]):
+    for names in (
+        ("VOILUTSequence",), ("WindowCenter", "WindowWidth"), ("ModalityLUTSequence",),
+        ("RescaleSlope", "RescaleIntercept"),
+    ):  # fmt: skip
+        if film.get(names[0]) not in (None, ""):
             return " and ".join(names)
     return "BitsStored"
 
@@ -116,12 +119,15 @@ def _dataset(path: Path, file: BinaryIO, whole: bool) -> Dataset:
 
 def _check_header(path: Path, film: Dataset, depths: Sequence[int]) -> None:
     """`InputError` if this is no single film of 8 or 16 bits."""
-    if (modality := film.get("Modality")) in _OTHER_MODALITIES:
+    if (modality := _text(film, "Modality")) in _OTHER_MODALITIES:
         raise InputError(f"{path}: DICOM of modality {modality}: not a radiograph; leave it out")
     if "FloatPixelData" in film or "DoubleFloatPixelData" in film:
         raise _refused(path, "floating-point image")
     if not film.get("Rows") or not film.get("Columns"):
         raise InputError(f"{path}: DICOM file without an image: leave it out")
+    for name in ("Rows", "Columns"):
+        if not isinstance(film.get(name), int):
+            raise InputError(f"{path}: DICOM {name} is no number: mend it or leave it out")
     frames = _number(path, film, "NumberOfFrames") or 1
     if frames != 1 or "SharedFunctionalGroupsSequence" in film:
         kind = f"{frames:g} frames" if frames != 1 else "the multi-frame kind"
@@ -139,7 +145,7 @@ def _check_header(path: Path, film: Dataset, depths: Sequence[int]) -> None:
         raise _refused(path, f"{allocated:d}-bit image")
     if not 1 <= stored <= allocated or film.HighBit != stored - 1:
         raise _refused(path, f"{stored:d} of {allocated:d} bits, not the lowest ones")
-    meaning = film.PhotometricInterpretation
+    meaning = film.PhotometricInterpretation = _text(film, "PhotometricInterpretation")
     if samples == 1 and meaning not in ("MONOCHROME1", "MONOCHROME2"):
         raise _refused(path, "photometric interpretation other than MONOCHROME1 and MONOCHROME2")
     if samples != 1 and (samples != 3 or meaning not in _COLOUR):
@@ -209,6 +215,7 @@ def _check_frame(film: Dataset, syntax: uid.UID, plugin: str) -> int:
     if plugin in ("", "pydicom"):
         return int(film.BitsStored)
     code = get_frame(film.PixelData, 0, number_of_frames=1)
+    code = code[max(code.find(b"\xff\x4f\xff\x51"), 0) :]  # some put a JP2 file around a codestream
     if not code.rstrip(b"\0\xff").endswith(b"\xff\xd9"):  # some pad with FF
         raise _FrameError("cut off")
     if syntax in uid.JPEG2000TransferSyntaxes:
@@ -245,13 +252,19 @@ def _range_of(there: npt.NDArray[Any], low: int, high: int) -> tuple[int, int]:
     return max(low, -half), min(high, half - 1)
 
 
-def _is_padding(film: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which stored values pad the film."""
-    names = ("PixelPaddingValue", "PixelPaddingRangeLimit")
-    ends = [_as_16_bits(v, stored[0] < 0) for v in map(film.get, names) if isinstance(v, int)]
-    if not isinstance(film.get(names[0]), int):
+def _is_padding(path: Path, film: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which stored values pad the film; bits above those stored are left out here, too."""
+    ends = []
+    for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        value = film.get(name)
+        if isinstance(value, bytes):  # of an unknown kind
+            value = int.from_bytes(value[:2], "little" if film.original_encoding[1] else "big")
+            setattr(film, name, value)
+        if (number := _number(path, film, name)) is not None:
+            ends.append(int(stored[0]) + (int(number) - int(stored[0])) % len(stored))
+    if not ends:
         return np.zeros(len(stored), bool)
-    return (stored >= min(ends)) & (stored <= max(ends))
+    return np.asarray((stored >= min(ends)) & (stored <= max(ends)))
 
 
 def _grey(path: Path, film: Dataset, stored: npt.NDArray[Any], ends: tuple[int, int]) -> U8:
@@ -288,7 +301,7 @@ def _windowed(path: Path, film: Dataset, values: F64) -> F64 | None:
     centre, width = _number(path, film, "WindowCenter"), _number(path, film, "WindowWidth")
     if centre is None and width is None:
         return None
-    kind = film.get("VOILUTFunction") or "LINEAR"
+    kind = _text(film, "VOILUTFunction") or "LINEAR"
     narrowest = {"LINEAR": 1.0, "LINEAR_EXACT": np.nextafter(0, 1), "SIGMOID": np.nextafter(0, 1)}
     if centre is None or width is None or width < narrowest.get(kind, math.inf):
         raise InputError(
@@ -323,28 +336,26 @@ def _look_up(
     if isinstance(data, bytes):
         order = "<" if film.original_encoding[1] is not False else ">"
         # Entries of a byte may be packed.
-        data = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * count else np.uint8)
-    entries = np.atleast_1d(np.asarray(data, np.int64))[:count]
+        packed = bits == 8 and len(data) in (count, count + 1)
+        data = np.frombuffer(data, np.uint8 if packed else f"{order}u2")
+    entries = np.atleast_1d(np.asarray(data, np.int64))[:count] % 65536
     turned = (entries & 255) << 8 | entries >> 8
-    if bits > 8 and _is_curve(turned) and not _is_curve(entries):
+    if bits > 8 and 8 * np.abs(np.diff(turned)).sum() < np.abs(np.diff(entries)).sum():
         entries = turned
     if not 8 <= bits <= 16 or len(entries) < count or entries.max() >= 1 << bits:
         raise wrong
     # The first value may have been written with the other sign.
-    first = _as_16_bits(first, bool(values.min() < 0))
+    if values.min() < 0:
+        first = (first + 32768) % 65536 - 32768
     index = np.clip(np.rint(values - first), 0, count - 1).astype(np.int64)
     return entries[index].astype(np.float64), 0.0, full_range(int(entries.max()))
 
 
-def _is_curve(entries: npt.NDArray[Any]) -> bool:
-    """Whether a table rises throughout, or falls."""
-    steps = np.diff(entries)
-    return bool((steps >= 0).all() or (steps <= 0).all())
-
-
-def _as_16_bits(value: int, signed: bool) -> int:
-    """A 16-bit value that may have been read with the wrong sign."""
-    return (value + 32768) % 65536 - 32768 if signed else value % 65536
+def _text(film: Dataset, name: str) -> str:
+    """First value of an element of texts in capitals, as the standard has them; "" without one."""
+    value: Any = film.get(name) or ""
+    value = value if isinstance(value, str) or not len(value) else value[0]
+    return str(value).strip().upper()
 
 
 def _number(path: Path, film: Dataset, name: str) -> float | None:
@@ -353,7 +364,7 @@ def _number(path: Path, film: Dataset, name: str) -> float | None:
     try:
         value = film.get(name)  # of a text that is no number pydicom makes an error, or a text
         if isinstance(value, Sequence) and not isinstance(value, str):
-            value = value[0] if len(value) else None
+            value = next((v for v in value if v not in (None, "")), None)
         if value is None or value == "":
             return None
         number = float(value)

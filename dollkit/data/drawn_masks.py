@@ -2,7 +2,7 @@
 
 - Two values, of which one is 0: the other is inside.
 - 0, 1 and 255, with 1 and 255 in one file: inside is 1, and 255 is ignored, as VOC, nnU-Net's tools
-  and our own exports write.
+  and our own exports write; these say so (`OURS`), since a file may hold 0 and 255 alone.
 - Grey edges between 0 and 255, smoothed or of a JPEG file: inside is above 127.
 - Drawn on glass (transparency), or in one colour on white or black: inside is what is drawn.
 - A palette whose first colour is black: its indices are the values.
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +30,22 @@ from dollkit.data.masks import Mask, check_grid
 
 U8 = npt.NDArray[np.uint8]
 CURE = "save it as grey, 255 inside and 0 outside, one file for each class"
+OURS = "dollkit: 0 outside, 1 inside, 255 ignored"
+"""Comment of a PNG mask that `labels export` writes."""
+ONE_VALUE = "use one value for all of a class"
 GREY = "in grey"
 FEW = 16
-"""Values up to which a picture has labels or steps; a smoothed edge has more."""
-LONE = 0.3
-"""Share of the greys between that may lie beside no darker or no lighter one on a smooth edge."""
+"""Values up to which a picture has labels or steps; a smoothed edge has more, and flat tails."""
+FLAT = 0.1
+"""Share of a grey's pixels in flat places above which it is a label and no edge."""
+RIDGE = 0.1
+"""Share of the middle greys that may be brighter than all around them: thin labels are."""
+MOST_BETWEEN = 0.75
+"""Share of the greys of what is not dark that may lie between; of a film they all do."""
 SAME_COLOUR = 64  # of 255, in each channel
+SPECKS = 1e-3  # share of a picture
+DARK, LIGHT = 32, 222
+"""Greys up to which a pixel is outside, and above which it is inside, whatever the edges are."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +81,14 @@ class DrawnMask(Mask):
 
 @dataclass(frozen=True)
 class _Look:
-    """What one file holds: how it is drawn, its values, and whether some of them are labels."""
+    """What one file holds: how it is drawn, its values, whether some of them are labels, and
+    whether it is `OURS`."""
 
     path: Path
     drawn: str
     values: frozenset[int]
     labels: bool
+    ours: bool
 
     @property
     def blank(self) -> bool:
@@ -101,12 +114,25 @@ def drawn_masks(files: Sequence[Path | None]) -> list[DrawnMask | None]:
             )
     alike = [look for look in looks if look.drawn == drawn]
     inside, ignore = _meaning(alike) if drawn == GREY else (None, False)
+    if drawn != GREY:
+        _check_labels(alike)
     return [DrawnMask(file, drawn, inside, ignore) if file else None for file in files]
+
+
+def _check_labels(looks: Sequence[_Look]) -> None:
+    for look in looks:
+        if look.labels:
+            seen = sorted(look.values)
+            shown = ", ".join(map(str, seen[:5])) + (", ..." if len(seen) > 5 else "")
+            fault = f"mask of values {shown}: several labels in one file, or no mask"
+            raise InputError(f"{look.path}: {fault}; {CURE}")
 
 
 def _meaning(looks: Sequence[_Look]) -> tuple[int | None, bool]:
     """Value that is inside (None: all above 127), and whether 255 is ignored."""
     values = sorted(frozenset().union(*(look.values for look in looks)))
+    if any(look.ours for look in looks) and set(values) <= {0, 1, IGNORE}:
+        return 1, True
     if (len(values) == 2 and values[0] == 0) or values in ([1], [IGNORE]):
         return values[-1], False
     if values in ([], [0]):
@@ -115,24 +141,20 @@ def _meaning(looks: Sequence[_Look]) -> tuple[int | None, bool]:
         raise InputError(
             f"{looks[0].path}: every mask of the class is {values[0]} throughout: {CURE}"
         )
-    both = [look.path for look in looks if {1, IGNORE} <= look.values]
     if values == [0, 1, IGNORE]:
-        if both:
+        with_one, *_ = (look for look in looks if 1 in look.values)
+        # 255 without 1 may be what is ignored on a film that has none, or inside.
+        alone = [look for look in looks if IGNORE in look.values and 1 not in look.values]
+        if not alone:
             return 1, True
-        one, other = (next(look for look in looks if v in look.values) for v in (1, IGNORE))
-        raise InputError(
-            f"{one.path}: inside is 1, and 255 in {other.path}: use one value for all of a class"
-        )
+        raise InputError(f"{alone[0].path}: mask of 255, {with_one.path} of 1: {ONE_VALUE}")
+    _check_labels(looks)
     if values[0] > 127:
         raise InputError(f"{looks[0].path}: no mask has a pixel outside (below 128): {CURE}")
-    labelled = [look for look in looks if look.labels]
-    if labelled or values[-1] <= 127:
-        worst = (labelled or looks)[0]
-        seen = sorted(worst.values)
-        shown = ", ".join(map(str, seen[:5])) + (", ..." if len(seen) > 5 else "")
-        raise InputError(
-            f"{worst.path}: mask of values {shown}: several labels in one file are not read; {CURE}"
-        )
+    for look in looks:
+        if 0 < max(look.values) <= LIGHT:
+            fault = f"mask of values up to {max(look.values)}, of a class with {values[-1]}"
+            raise InputError(f"{look.path}: {fault}: {ONE_VALUE}")
     return None, False
 
 
@@ -141,21 +163,35 @@ def _look(path: Path) -> _Look | None:
         drawn, values = _values(path)
     except InputError:
         return None
+    with Image.open(path) as picture:
+        ours = picture.info.get("Comment") == OURS
     seen = np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
-    return _Look(path, drawn, frozenset(seen), _has_labels(values, seen))
+    return _Look(path, drawn, frozenset(seen), _has_labels(values, seen), ours)
 
 
 def _has_labels(values: U8, seen: Sequence[int]) -> bool:
-    """Whether the greys between are labels: those of an edge lie between a darker and a lighter."""
-    middle = [v for v in seen if 32 < v <= 222]
-    if 0 < len(middle) < 3 and len(seen) > 2:  # too few for an edge; 127 may be what is ignored
+    """Whether greys between are labels: those of an edge have a darker and a lighter beside them.
+
+    A single one may be an edge's only step, or a contour that is to be ignored: refused, too.
+    """
+    middle = [v for v in seen if DARK < v <= LIGHT]
+    if len(seen) <= 2:
+        return False
+    if len(middle) == 1:
         return True
-    lone = (maximum_filter(values, 3) == values) | (minimum_filter(values, 3) == values)
-    if len(seen) > FEW:
-        between = np.isin(values, middle)
-        return bool(lone[between].sum() > LONE * between.sum())
-    labels = [v for v in seen[1:-1] if not (v > 222 and seen[-1] - v <= 3)]
-    return any(lone[values == v].mean() > LONE for v in labels)
+    most, least = maximum_filter(values, 3), minimum_filter(values, 3)
+    between = [v for v in seen[1:] if not (v > LIGHT and seen[-1] - v <= 3)]
+    if len(seen) > FEW:  # tails of a smooth edge are flat
+        between = [v for v in between if 8 <= v <= 247]
+    counts = np.bincount(values.ravel(), minlength=256)
+    flat = np.bincount(values[most == least], minlength=256)
+    if any(flat[v] > FLAT * counts[v] and flat[v] > max(8, SPECKS * values.size) for v in between):
+        return True
+    grey = (values > 63) & (values <= 200)
+    ridge = grey & (most == values) & (values - least >= DARK)
+    if ridge.sum() > RIDGE * grey.sum() and ridge.sum() > max(8, SPECKS * values.size):
+        return True
+    return bool(counts[middle].sum() > MOST_BETWEEN * counts[DARK + 1 :].sum())
 
 
 def _values(path: Path) -> tuple[str, U8]:
@@ -168,25 +204,37 @@ def _values(path: Path) -> tuple[str, U8]:
         index = np.asarray(picture) if picture.mode == "P" else None
         palette = picture.getpalette() or [0]
     rgb, alpha = rgba[..., :3], rgba[..., 3]
-    if alpha.min() < 255:
-        _check_one_colour(path, rgb[alpha > 127], "with transparency")
-        return "on glass", alpha
+    clear = alpha < 128
+    if clear.mean() > SPECKS:
+        edge = np.concatenate([clear[0], clear[-1], clear[:, 0], clear[:, -1]])
+        if edge.mean() <= 0.5:
+            raise InputError(f"{path}: mask on a page with transparent parts: {CURE}")
+        if not alpha.any() and np.ptp(rgb.reshape(-1, 3), axis=0).any():
+            raise InputError(f"{path}: mask that is transparent throughout: {CURE}")
+        strongest = max(int(alpha.max()), 1)
+        _check_one_colour(path, rgb[alpha > strongest / 2], "with transparency")
+        return "on glass", (alpha * (255 / strongest)).astype(np.uint8)
     if (rgb == rgb[..., :1]).all():
         return GREY, np.ascontiguousarray(rgb[..., 0])
     if index is not None and not any(palette[:3]):
         return GREY, index
     edge = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
     colours, counts = np.unique(edge, axis=0, return_counts=True)
-    page = colours[counts.argmax()]
-    if not (page.max() <= 32 or page.min() > 222):
+    page = colours[counts.argmax()].astype(float)
+    if not (page.max() <= DARK or page.min() > LIGHT):
         raise InputError(f"{path}: mask in colour, not on white or black: {CURE}")
-    distance = np.abs(rgb.astype(np.int16) - page).max(2)
-    most = max(int(distance.max()), 1)
-    _check_one_colour(path, rgb[distance > most / 2], "in colour")
-    on = "white" if page.min() > 222 else "black"
+    away = rgb - page
+    distance = np.abs(away).max(2)
+    most = max(float(distance.max()), 1.0)
+    drawn = distance > most / 2
+    # Of a pixel that the drawing covers in part: the colour if it covered all.
+    _check_one_colour(path, page + away[drawn] * (most / distance[drawn])[:, None], "in colour")
+    on = "white" if page.min() > LIGHT else "black"
     return f"in colour on {on}", (distance * (255 / most)).astype(np.uint8)
 
 
-def _check_one_colour(path: Path, drawn: U8, what: str) -> None:
-    if len(drawn) and np.ptp(drawn.astype(np.int16), axis=0).max() > SAME_COLOUR:
-        raise InputError(f"{path}: mask {what}, of several colours: {CURE}")
+def _check_one_colour(path: Path, drawn: npt.NDArray[Any], what: str) -> None:
+    if len(drawn):
+        low, high = np.percentile(drawn.astype(float), (1, 99), axis=0)
+        if (high - low).max() > SAME_COLOUR:
+            raise InputError(f"{path}: mask {what}, of several colours: {CURE}")

@@ -93,7 +93,7 @@ def load_image(path: Path | str, depths: Sequence[int] = (8, 16), any_ending: bo
         if kind != "JPEG" and (pages := getattr(image, "n_frames", 1)) > 1:
             raise InputError(f"{path}: {kind} of {pages} pages: keep the film alone in a file")
         # Before its pixels are there: Pillow turns a TIFF itself.
-        if image.getexif().get(_ORIENTATION, 1) != 1:
+        if image.getexif().get(_ORIENTATION, 1) not in (0, 1):
             raise InputError(f"{path}: {kind} that asks to be turned: save it upright")
         image.load()
         return _grey(image)
@@ -136,6 +136,8 @@ def range_note(path: Path, image: U8) -> str:
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is read as DICOM, with or without preamble; OSError if it is unreadable."""
+    if not path.is_file():  # to open a pipe would wait for ever
+        return False
     with path.open("rb") as file:
         return _content(path, file) == "DICOM"
 

@@ -83,8 +83,11 @@ def unify_patients(
 
 
 def _plain_id(patient: str) -> str:
-    plain = "".join(unicodedata.normalize("NFKC", patient).casefold().split())
-    return re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"(?<=\d)\.0+$", "", plain))
+    plain = unicodedata.normalize("NFKC", patient).casefold()
+    # No blanks, marks that nobody sees, or signs that make a spreadsheet take a number for a text.
+    seen = (c for c in plain if unicodedata.category(c) not in ("Cc", "Cf", "Zs"))
+    plain = "".join(str(unicodedata.digit(c, c)) for c in seen).strip("'\"=+")
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"(?<=\d)[.,]0+$", "", plain))
 
 
 def share(patient_id: str) -> float:

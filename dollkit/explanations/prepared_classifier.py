@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dollkit.common import compute
-from dollkit.common.errors import InputError
+from dollkit.common.errors import InputError, brief
 from dollkit.explanations.attribution import check_logits
 
 log = logging.getLogger(__name__)
@@ -71,12 +71,13 @@ class Prepared:
 
 
 _Key = tuple[object, ...]
+_SETTINGS = (bool, int, float, str, tuple, type(None))
 _known: weakref.WeakKeyDictionary[nn.Module, dict[_Key, tuple[_Key, Prepared]]]
 _known = weakref.WeakKeyDictionary()
 
 
 def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
-    """The classifier made ready; done once for each classifier, its weights and film shape.
+    """The classifier made ready; done once for each classifier, its state and film shape.
 
     `precision` of the walk is one of `PRECISIONS`; the first two films are traced with.
     """
@@ -87,29 +88,43 @@ def prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
         if mixes and module.training:
             raise InputError(f"the classifier's layer {name!r} is in training mode: call eval()")
     key: _Key = (precision, str(films.device), *films.shape[1:])
-    state = (*map(id, model.modules()), _values(model))
+    state = _state(model)
     kept = _known.setdefault(model, {})
     if key not in kept or kept[key][0] != state:
         kept[key] = (state, _prepare(model, precision, films[:2].detach().clone()))
     return kept[key][1]
 
 
-def _values(model: nn.Module) -> bytes:
-    """Changes when a weight does, by whatever means: ``weight.data`` leaves no other trace."""
+def _state(model: nn.Module) -> _Key:
+    """Changes when a layer, a setting of one, a hook or a weight does, by whatever means.
+
+    A write through ``weight.data`` leaves no trace but the values themselves.
+    """
+    layers: list[object] = []
+    tensors = [*model.parameters(), *model.buffers()]
+    for name, module in model.named_modules():
+        settings = [(k, v) for k, v in vars(module).items() if isinstance(v, _SETTINGS)]
+        hooks = (*module._forward_hooks, *module._forward_pre_hooks)
+        layers.append((name, type(module), tuple(settings), hooks))
+        tensors += [v for v in vars(module).values() if isinstance(v, torch.Tensor)]
     sums = [torch.zeros(2, dtype=torch.float64)]
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in tensors:
         flat = tensor.detach().double().flatten()
         # By place too: rows of a head that change places leave the plain sum as it is.
         place = torch.arange(1, len(flat) + 1, dtype=flat.dtype, device=flat.device)
         sums.append(torch.stack([flat.sum(), flat @ place]).cpu())
-    return torch.stack(sums).numpy().tobytes()
+    return (*layers, torch.stack(sums).numpy().tobytes())
 
 
 def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
     narrow = PRECISIONS[precision]
     wide = torch.float64 if narrow is torch.float64 else torch.float32
-    with torch.no_grad():
-        check_logits(model(films.clone()), len(films))
+    try:
+        with torch.no_grad():
+            check_logits(model(films.clone()), len(films))
+    except (AssertionError, RuntimeError) as error:
+        size = films.shape[-1]
+        raise InputError(f"films of {size} pixels do not pass it ({brief(error)})") from error
     stem, body, folded = _rewrite(model, films)
     stem = None if stem is None else _as(stem, wide)
     exact = _as(body, wide)
@@ -217,7 +232,7 @@ def _rewrite(model: nn.Module, films: torch.Tensor) -> tuple[nn.Module | None, n
     seen = films.clone()
     calls = _trace(body, seen)
     first = next((c for c in calls if c.input is seen and type(c.module) in CONVOLUTIONS), None)
-    if first is None:
+    if first is None or first.module._forward_hooks:  # what a hook makes of it need not be affine
         return None, _safe(body, films), folded
     rest = copy.deepcopy(body)
     _replace(rest, first.name, nn.Identity())

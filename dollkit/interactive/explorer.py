@@ -35,6 +35,7 @@ from dollkit.training import metrics
 from dollkit.training.classifiers import Classifier, load_classifiers
 from dollkit.workflow.stage import MANIFEST, check_artefact, read_manifest
 
+NOTEBOOK = "10_explorer.ipynb"
 CONSENSUS = "consensus"
 _RULES = {"Otsu": "otsu", "share of the maximum": "peak", "share of the pixels": "quantile"}
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from pycocotools import mask as coco_mask
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, index
+from dollkit.data.drawn_masks import OURS
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.data.store_writer import unwritable
@@ -131,10 +132,12 @@ def write_png(chosen: Selection, out: Path) -> str:
     """Write ``masks/``, ``masks.csv`` and, with films, ``images/``; returns a text on the files."""
     chosen.write_films(out / "images")
     files = []
+    meaning = PngImagePlugin.PngInfo()
+    meaning.add_text("Comment", OURS)
     for pair, row, name in chosen.rows():
         files.append(f"masks/{row['finding'].lower().replace(' ', '_')}/{name}.png")
         (out / files[-1]).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(chosen.store.label(pair)).save(out / files[-1])
+        Image.fromarray(chosen.store.label(pair)).save(out / files[-1], pnginfo=meaning)
     table = pd.concat([pd.Series(files, name="file"), chosen.pairs], axis=1)
     table.to_csv(out / "masks.csv", index=False, lineterminator="\n", na_rep="nan")
     return "masks/<finding>/<film>.png: 8-bit grey (1 looks black). masks.csv: what each one is."
@@ -234,6 +237,7 @@ def export(store: LabelStore, out: Path, to: str, films: Store | None = None) ->
         store.check_films(films)
     names = file_names(store.pairs["image_id"].unique().tolist())
     chosen = Selection(store, store.pairs, films, names)
+    out = out.resolve()
     part = out.with_name(out.name + ".part")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -194,6 +194,12 @@ def check_tensors(
     for key, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{origin}: tensor {key} holds NaN or infinity")
+        if tensor.is_floating_point() != needed[key].is_floating_point():
+            raise InputError(
+                f"{origin}: tensor {key} holds {tensor.dtype}, not {needed[key].dtype}"
+            )
+        if key.endswith("running_var") and (tensor < 0).any():
+            raise InputError(f"{origin}: tensor {key} holds variances below zero")
 
 
 def trainable(net: nn.Module) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from timm.models import load_state_dict
+from safetensors.torch import load_file
 from torch import nn
 
 from dollkit.common import compute, paths
@@ -40,8 +40,13 @@ PACKAGED_STD = 0.5
 """Deviation that packaged weights were trained with; their mean is ours, `compute.MEAN`."""
 HEADS = ("fc_", "_fc_", "classifier_", "head_", "last_linear_", "linear_")
 """Beginnings of ImageNet's classifier in files for smp's encoders, in the form of `comparable`."""
-WRAPPERS = ("module.", "_orig_mod.", "model.", "encoder.", "body.")
+WRAPPERS = (
+    "module.", "_orig_mod.", "model.", "encoder.", "body.", "backbone.", "net.", "network.",
+    "student.", "img_encoder.", "feature_extractor.",
+)  # fmt: skip
 """Beginnings that a wrapper puts before every name: parallel training, compiling, smp, timm."""
+PARTS = ("decoder.", "segmentation_head.", "classification_head.")
+"""Beginnings beside ``encoder.`` in a file of a whole network of smp's."""
 
 State = dict[str, torch.Tensor]
 
@@ -92,11 +97,12 @@ def find(weights: str, architecture: str) -> ImageNet:
         return _fitted(*packaged(architecture), architecture, compute.STD / PACKAGED_STD)
     if weights == DOWNLOAD:
         return _fitted(*download(architecture), architecture)
-    path = paths.ROOT / weights
+    path = paths.ROOT / Path(weights).expanduser()
     if not path.is_file():
+        fault = "a folder" if path.is_dir() else "no such file"
         raise InputError(
-            f"parameter 'imagenet_weights': {path}: no such file; use a file's path, "
-            f"{PACKAGED} or {DOWNLOAD}"
+            f"parameter 'imagenet_weights': {path}: {fault}; use a file's path, {PACKAGED} or "
+            f"{DOWNLOAD}"
         )
     return replace(_fitted(read_tensors(path), str(path), architecture), source=path.name)
 
@@ -145,17 +151,18 @@ def _fitted(tensors: State, source: str, architecture: str, scale: float = 1.0) 
     """
     grey, colour = (encoder(architecture, 5, "relu", n).state_dict() for n in (1, 3))
     rest = comparable(tensors)
-    if len(rest) < len(tensors):
+    if len(rest) < len({*rest.values()}):
         raise InputError(f"{source}: two of its tensors have the same name; is it one network?")
     state: State = {}
     for short, name in comparable(colour).items():
         if short in rest:
-            state[name] = tensors[rest.pop(short)].to(colour[name].dtype)
+            state[name] = tensors[rest.pop(short)]
         elif name.endswith("num_batches_tracked"):
             state[name] = colour[name]
         else:
             raise InputError(f"{source}: tensor {name} of {architecture} is missing")
     check_tensors(source, state, colour)
+    state = {name: tensor.to(colour[name].dtype) for name, tensor in state.items()}
     whole = comparable(_timms(architecture)) if architecture.startswith("tu-") else {}
     for short, name in rest.items():
         if short not in whole and (whole or not short.startswith(HEADS)):
@@ -175,10 +182,17 @@ def _timms(architecture: str) -> State:
 
 def read_tensors(path: Path) -> State:
     """Tensors of a file that others publish by the file's own names; no code in it is run."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head or head.startswith(b"version https://git-lfs"):
+        fault = "a Git LFS pointer: git lfs pull fetches the file" if head else "an empty file"
+        raise InputError(f"{path}: {fault}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch reports pickles that it does not run
-            content = load_state_dict(str(path), use_ema=False, weights_only=True)
+            # Not by its ending: there is safetensors under .pth, too.
+            safe = head[8:9] == b"{"
+            content = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # each format raises its own types
         why = brief(error)
         if "weights_only" in str(error):  # torch's own text says how to run the code after all
@@ -186,12 +200,18 @@ def read_tensors(path: Path) -> State:
         raise InputError(
             f"{path}: not readable as tensors ({why}); save the state_dict() as .safetensors"
         ) from None
-    if not any(isinstance(value, torch.Tensor) for value in content.values()):
-        states = [v for v in content.values() if isinstance(v, dict) and _tensors_alone(v)]
-        content = states[0] if len(states) == 1 else content  # beside them, what an optimiser keeps
-    if not _tensors_alone(content):
-        raise InputError(f"{path}: contains something else than named tensors")
-    return content
+    while isinstance(content, dict) and not _tensors_alone(content):
+        states = {k: v for k, v in content.items() if isinstance(v, dict) and _tensors_alone(v)}
+        # Beside them, what an optimiser keeps; of several, a moving average is not taken.
+        named = [k for k in ("state_dict", "model") if k in states] or list(states)
+        if len(named) != 1:
+            several = f"several sets of weights: {', '.join(named)}; save one" if named else (
+                "something else than named tensors")  # fmt: skip
+            raise InputError(f"{path}: contains {several}")
+        content = states[named[0]]
+    if not isinstance(content, dict) or any(t.layout != torch.strided for t in content.values()):
+        raise InputError(f"{path}: contains something else than named dense tensors")
+    return {name: tensor.detach() for name, tensor in content.items()}
 
 
 def _tensors_alone(state: State) -> bool:
@@ -204,6 +224,8 @@ def comparable(names: Iterable[str]) -> dict[str, str]:
     (timm's encoders call ``stages_0`` what its files call ``stages.0``.)
     """
     full = bare = list(names)
+    if any(n.startswith(PARTS) for n in bare):  # a whole network: its encoder
+        full = bare = [n for n in bare if n.startswith(ENCODER)]
     while bare and any(all(n.startswith(w) for n in bare) for w in WRAPPERS):
         bare = [n.split(".", 1)[1] for n in bare]
     # torchvision's DenseNet files have ``norm.1`` for what the modules call ``norm1``.

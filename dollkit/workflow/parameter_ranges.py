@@ -7,7 +7,7 @@ together go to the functions that the stage itself calls.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
@@ -41,8 +41,8 @@ def several(element: Any, fewest: int = 1) -> Any:
     return Annotated[list[element], Field(min_length=fewest)]
 
 
-COUNT = Annotated[int, Field(ge=1)]
-NATURAL = Annotated[int, Field(ge=0)]
+COUNT = Annotated[int, Field(ge=1, le=10**8)]
+NATURAL = Annotated[int, Field(ge=0, lt=2**63)]  # a seed, too
 DECAY = Annotated[float, Field(ge=0)]
 POSITIVE = Annotated[float, Field(gt=0)]
 SHARE = Annotated[float, Field(gt=0, lt=1)]
@@ -124,6 +124,8 @@ def _data(settings: SimpleNamespace) -> None:
 def _classifiers(settings: SimpleNamespace, size: int) -> None:
     config = settings.depth, settings.activation, settings.pooling
     check_classifier(size, settings.architecture, *config)
+    if settings.small > size:
+        raise InputError(f"parameter 'small' is {settings.small}, and films have {size} pixels")
     if settings.init == "imagenet" and settings.imagenet_weights != published_weights.DOWNLOAD:
         try:
             published_weights.find(settings.imagenet_weights, settings.architecture)
@@ -164,9 +166,26 @@ def check_network(size: int, network: str, encoder: str, depth: int, activation:
     networks.check_pass(what, lambda: networks.build(network, encoder, 1, **config), size)  # type: ignore[arg-type]
 
 
+def _check_transfer(built: Mapping[str, tuple[int, str]], encoder: str) -> None:
+    """Refuse depths and activations, by family or classifier, between which weights cannot go."""
+    classifier, pretrained, tuned = map(built.get, (encoder, "pretrain", "finetune"))
+    network = tuned or pretrained
+    if classifier and network and (classifier[1] != network[1] or classifier[0] < network[0]):
+        raise InputError(
+            f"parameters 'encoder_depth', 'activation' are {network}, those of the classifier of "
+            f"{encoder} {classifier}: give both one activation, and the classifier no less depth"
+        )
+    if tuned and pretrained and tuned != pretrained:
+        raise InputError(
+            f"parameters 'encoder_depth', 'activation' are {tuned}, those of pre-training "
+            f"{pretrained}: give both the same"
+        )
+
+
 def check_plan(plan: Iterable[Instance]) -> None:
     """Refuse the first parameter of a plan that its stage could not work with."""
     films, size = PHANTOM, 0
+    built: dict[str, tuple[int, str]] = {}
     pretrained: set[tuple[str, str]] = set()
     for instance in plan:
         family, model = instance.stage.family, parameters.declared(instance.notebook)
@@ -180,12 +199,15 @@ def check_plan(plan: Iterable[Instance]) -> None:
             if "encoder_depth" in values:
                 network = settings.network, settings.encoder, settings.encoder_depth
                 check_network(size, *network, settings.activation)
+                built[family] = settings.encoder_depth, settings.activation
+                _check_transfer(built, settings.encoder)
             if family == "data":
                 _data(settings)
                 size = settings.size
                 films = settings.stores.get("films", settings.source)
             elif family == "classifiers":
                 _classifiers(settings, size)
+                built[settings.architecture] = settings.depth, settings.activation
             elif family == "labels":
                 _labels(settings)
             elif family == "pretrain":

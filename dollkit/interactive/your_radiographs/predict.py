@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ Codes = Mapping[str, Sequence[str]]
 FORMATS = ("png", "dicom-seg")
 COLUMNS = ["file", "class", "mask", "pixels", "trained_on"]
 NOTE = "segmenter.json"
+LARGEST = 4096  # pixels
 """What a network draws, beside its weights."""
 
 LOG = "films.jsonl"
@@ -65,15 +67,21 @@ def load_segmenter(folder: Path) -> Segmenter:
     channels = networks.config_of(net)["classes"]
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        classes, size = tuple(map(str, note["classes"])), note["size"]
+        classes, size = note["classes"], note["size"]
     except (OSError, ValueError, KeyError, TypeError):
-        classes, size = (), 0
-    if len(classes) != channels or type(size) is not int or size < 32 or size % 32:
+        classes, size = [], 0
+    # They become names of folders.
+    name = re.compile(r"[^\x00-\x1f/\\.][^\x00-\x1f/\\]*")
+    texts = isinstance(classes, list) and all(
+        isinstance(c, str) and name.fullmatch(c) for c in classes
+    )
+    different = texts and len({c.casefold() for c in classes}) == channels == len(classes)
+    if not different or type(size) is not int or size % 32 or not 32 <= size <= LARGEST:
         raise InputError(
-            f"{folder / NOTE}: does not name {channels} classes and a size that is a multiple of "
-            '32: write one like {"classes": ["lungs"], "size": 256}'
+            f"{folder / NOTE}: does not name {channels} different classes and a size that is a "
+            f'multiple of 32 up to {LARGEST}: write one like {{"classes": ["lungs"], "size": 256}}'
         )
-    return Segmenter(net, classes, size, sha256(folder / weights.FILE))
+    return Segmenter(net, tuple(classes), size, sha256(folder / weights.FILE))
 
 
 def films_for(

@@ -35,7 +35,8 @@ RANGES: dict[str, Any] = {
     "lrs": several(POSITIVE),
     "seeds": several(NATURAL),
     "precision": among(compute.PRECISIONS),
-    "margin": ranges.DECAY,
+    "margin": ranges.SHARE,
+    "folds": COUNT,
     "device": among(("", "auto", "cpu", "cuda")),
     "patient_id": among(PATIENT_ID),
     "to": several(among(predict.FORMATS)),
@@ -54,7 +55,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             keys = ", ".join(sorted(needed))
             raise InputError(f"parameter {name!r} is {settings[name]}: give {keys}, each 1 or more")
     compute.device()  # one that is not there is refused
-    for name in ("arms", "architectures", "lrs", "seeds"):
+    if settings["device"] == "cuda" and not compute.cuda_name():
+        raise InputError("parameter 'device' is 'cuda', and torch sees no CUDA device")
+    for name in ("arms", "architectures", "classes", "lrs", "seeds", "sizes", "to"):
         if len(set(settings[name])) < len(settings[name]):
             raise InputError(f"parameter {name!r} is {settings[name]}: each one once")
     architectures = settings["architectures"]
@@ -85,7 +88,7 @@ def places(settings: Mapping[str, Any]) -> list[Path]:
 
 def work_folder(run: str) -> Path:
     """``runs/<run>``: everything that is made from the films stays below it."""
-    if not re.fullmatch(r"\w[\w.+-]*", run) or (paths.PARAMS / f"{run}.yaml").is_file():
+    if not re.fullmatch(r"\w[\w.+-]{0,99}", run) or (paths.PARAMS / f"{run}.yaml").is_file():
         raise InputError(f"parameter 'run' is {run!r}: use a name of letters, no profile's")
     stage.make_writable(paths.runs() / run)
     return paths.runs() / run

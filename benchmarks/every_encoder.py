@@ -1,10 +1,10 @@
 """Encoders that smp and timm list, of at most 30 million parameters, through the whole use.
 
-``python -m tests.every_encoder [families | all]`` builds each, puts SiLU in place of ReLU, makes a
-training step, explains two films beside captum, saves and loads; one process for many, and a new
-one where an encoder ends it. ``families`` takes the smallest network of each of timm's modules, all
-of them take hours. Outcomes go to ``runs/encoders.csv`` (a second call goes on), and what is
-refused, with the reason, to ``docs/encoders.md``.
+``python -m benchmarks.every_encoder [families | all]`` builds each, puts SiLU in place of ReLU,
+makes a training step, explains two films beside captum, saves and loads; one process for many, and
+a new one where an encoder ends it. ``families`` takes the smallest network of each of timm's
+modules, all of them take hours. Outcomes go to ``runs/encoders.csv`` (a second call goes on), and
+what is refused, with the reason, to ``docs/encoders.md``.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def write_page(outcomes: dict[str, str], which: str) -> None:
         "# Encoders",
         "",
         f"Of smp's own encoders and timm's ({scope}), {len(tried)} with at most 30 million "
-        f"parameters were tried at {SIDE} px by `python -m tests.every_encoder {which}` (timm "
+        f"parameters were tried at {SIDE} px by `python -m benchmarks.every_encoder {which}` (timm "
         f"{timm.__version__}, segmentation-models-pytorch {smp.__version__}, PyTorch "
         f"{torch.__version__.partition('+')[0]}): build, SiLU in place of ReLU, a training step, "
         "Integrated Gradients of two films beside captum's (cosine above 0.999), save and load. "
