@@ -238,10 +238,10 @@ def export(store: LabelStore, out: Path, to: str, films: Store | None = None) ->
     names = file_names(store.pairs["image_id"].unique().tolist())
     chosen = Selection(store, store.pairs, films, names)
     out = out.resolve()
-    part = out.with_name(out.name + ".part")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out}: not an empty folder: choose a new one")
+        part = out.with_name(out.name + ".part")
         if part.exists():  # an export that was stopped
             shutil.rmtree(part)
         part.mkdir(parents=True)
