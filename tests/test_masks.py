@@ -205,6 +205,15 @@ def test_drawings_that_lose_something_are_refused(tmp_path: Path, pictures: list
         drawn_masks(written(tmp_path, pictures))[0].load(128, 128)
 
 
+def test_a_bad_file_may_be_left_out_alone(tmp_path: Path) -> None:
+    paths = written(tmp_path, [picture(0, 255), picture(0, 100, 200), picture(0, 0)])
+    good, bad, empty = drawn_masks(paths, skip_bad=True)
+    np.testing.assert_array_equal(good.load(*BLOB.shape), BLOB)
+    assert not empty.load(*BLOB.shape).any()
+    with pytest.raises(InputError, match=r"1\.png: mask of values 0, 100, 200"):
+        bad.load(*BLOB.shape)
+
+
 def test_own_exports_keep_their_meaning(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", OURS)
@@ -213,6 +222,24 @@ def test_own_exports_keep_their_meaning(tmp_path: Path) -> None:
         Image.fromarray(values).save(tmp_path / f"{i}.png", pnginfo=info)
     for mask, values in zip(drawn_masks(sorted(tmp_path.iterdir())), drawings, strict=True):
         np.testing.assert_array_equal(mask.load(*BLOB.shape), values)
+    Image.fromarray(picture(0, 255)).save(tmp_path / "9.png")  # drawn by somebody else
+    with pytest.raises(InputError, match=r"9\.png: mask of 255, .* of 1: use one value"):
+        drawn_masks(sorted(tmp_path.iterdir()))
+
+
+def test_noise_on_an_empty_page_is_no_drawing(tmp_path: Path) -> None:
+    page = np.full((24, 20, 3), 255, np.uint8)
+    page[4, 5] = (255, 255, 251)
+    _, empty = drawn_masks(written(tmp_path, [picture(WHITE, RED), page]))
+    assert not empty.load(24, 20).any()
+
+
+@pytest.mark.parametrize("side", [256, 1024])
+def test_small_labels_on_a_large_film_are_labels(tmp_path: Path, side: int) -> None:
+    grey = np.zeros((side, side), np.uint8)
+    grey[20:120, 20:200], grey[140:150, 30:40], grey[160:170, 60:70] = 255, 100, 200
+    with pytest.raises(InputError, match="several labels"):
+        drawn_masks(written(tmp_path, [grey]))
 
 
 @given(st.sets(st.integers(0, 255), min_size=2, max_size=6), st.integers(1, 3))

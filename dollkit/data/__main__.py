@@ -23,7 +23,7 @@ from dollkit.common.errors import InputError
 from dollkit.common.machine import cores
 from dollkit.data import DATASETS, build, found, named
 from dollkit.data.film_table import DataSet, FilmTable, lost_files, placing
-from dollkit.data.images import IGNORE, load_image, range_note
+from dollkit.data.images import IGNORE, frame, load_image, range_note
 from dollkit.data.sets.common_steps import is_litter
 from dollkit.data.store_builder import map_ahead
 
@@ -163,7 +163,9 @@ def _decode(table: FilmTable, film: int) -> Decoded:
     faults, shares = [], []
     for channel, mask in table.masks_of[film]:
         try:
-            drawn = mask.fit(SIDE, *image.shape)
+            height, width = image.shape
+            f = frame(height, width, SIDE)
+            drawn = mask.fit(SIDE, height, width)[f.top : f.top + f.rows, f.left : f.left + f.cols]
         except InputError as error:
             faults.append((str(mask.files[0]), str(error)))
             continue

@@ -71,12 +71,12 @@ def load_dicom(path: Path, file: BinaryIO, depths: Sequence[int]) -> U8:
     _check_header(path, film, depths)
     if "PixelData" not in film:
         raise InputError(f"{path}: DICOM file without pixel data: {AGAIN}")
-    values, bits = _stored_values(path, film)
+    values, bits, above = _stored_values(path, film)
     if film.SamplesPerPixel == 3:
         return values.astype(np.uint8)
     low = -(1 << (bits - 1)) if film.PixelRepresentation else 0
     stored = np.arange(low, low + (1 << bits))
-    padding = _is_padding(path, film, stored)
+    padding = _is_padding(path, film, stored, above)
     there = np.unique(values)
     there = there[~padding[there - low]]
     table = _grey(path, film, stored, _range_of(there, int(stored[0]), int(stored[-1])))
@@ -166,8 +166,9 @@ def _unread(path: Path, syntax: str) -> InputError:
     )
 
 
-def _stored_values(path: Path, film: Dataset) -> tuple[npt.NDArray[Any], int]:
-    """Stored values of a grey film, or the luma of a colour one, (Rows, Columns); their bits."""
+def _stored_values(path: Path, film: Dataset) -> tuple[npt.NDArray[Any], int, bool]:
+    """Stored values of a grey film, or the luma of a colour one, (Rows, Columns); their bits, and
+    whether bits above these were left out."""
     syntax = uid.UID(film.file_meta.TransferSyntaxUID)
     # A damaged identifier could be any text.
     name = f"{syntax.name} ({syntax})" if syntax.is_valid else "of no valid identifier"
@@ -188,10 +189,15 @@ def _stored_values(path: Path, film: Dataset) -> tuple[npt.NDArray[Any], int]:
         raise InputError(f"{path}: DICOM pixels in {name}: {why}: {AGAIN}") from None
     if film.SamplesPerPixel == 3:
         rgb = meaning == "RGB"
-        return (np.asarray(Image.fromarray(pixels).convert("L")) if rgb else pixels[..., 0]), 8
+        return (
+            (np.asarray(Image.fromarray(pixels).convert("L")) if rgb else pixels[..., 0]),
+            8,
+            False,
+        )
     sign = 1 << (bits - 1)
     values = pixels.astype(np.int32) & (2 * sign - 1)
-    return (values ^ sign) - sign if film.PixelRepresentation else values, bits
+    values = (values ^ sign) - sign if film.PixelRepresentation else values
+    return values, bits, bool((values != pixels).any())
 
 
 class _FrameError(Exception):
@@ -215,7 +221,8 @@ def _check_frame(film: Dataset, syntax: uid.UID, plugin: str) -> int:
     if plugin in ("", "pydicom"):
         return int(film.BitsStored)
     code = get_frame(film.PixelData, 0, number_of_frames=1)
-    code = code[max(code.find(b"\xff\x4f\xff\x51"), 0) :]  # some put a JP2 file around a codestream
+    if syntax in uid.JPEG2000TransferSyntaxes:  # some put a JP2 file around a codestream
+        code = code[max(code.find(b"\xff\x4f\xff\x51"), 0) :]
     if not code.rstrip(b"\0\xff").endswith(b"\xff\xd9"):  # some pad with FF
         raise _FrameError("cut off")
     if syntax in uid.JPEG2000TransferSyntaxes:
@@ -252,16 +259,21 @@ def _range_of(there: npt.NDArray[Any], low: int, high: int) -> tuple[int, int]:
     return max(low, -half), min(high, half - 1)
 
 
-def _is_padding(path: Path, film: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which stored values pad the film; bits above those stored are left out here, too."""
+def _is_padding(
+    path: Path, film: Dataset, stored: npt.NDArray[Any], above: bool
+) -> npt.NDArray[np.bool_]:
+    """Which stored values pad the film; where bits `above` were left out, they are here, too."""
     ends = []
     for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         value = film.get(name)
         if isinstance(value, bytes):  # of an unknown kind
             value = int.from_bytes(value[:2], "little" if film.original_encoding[1] else "big")
             setattr(film, name, value)
-        if (number := _number(path, film, name)) is not None:
-            ends.append(int(stored[0]) + (int(number) - int(stored[0])) % len(stored))
+        if (number := _number(path, film, name)) is None:
+            break
+        # Or read with the wrong sign.
+        turn = len(stored) if above else 65536
+        ends.append(int(stored[0]) + (int(number) - int(stored[0])) % turn)
     if not ends:
         return np.zeros(len(stored), bool)
     return np.asarray((stored >= min(ends)) & (stored <= max(ends)))
@@ -344,9 +356,10 @@ def _look_up(
         entries = turned
     if not 8 <= bits <= 16 or len(entries) < count or entries.max() >= 1 << bits:
         raise wrong
-    # The first value may have been written with the other sign.
-    if values.min() < 0:
-        first = (first + 32768) % 65536 - 32768
+    # The first value may have been written with the other sign: which has more of the values?
+    low, high = values.min(), values.max()
+    signs = first, first % 65536, (first + 32768) % 65536 - 32768
+    first = max(signs, key=lambda f: min(high, f + count - 1) - max(low, f))
     index = np.clip(np.rint(values - first), 0, count - 1).astype(np.int64)
     return entries[index].astype(np.float64), 0.0, full_range(int(entries.max()))
 

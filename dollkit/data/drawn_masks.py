@@ -57,12 +57,15 @@ class DrawnMask(Mask):
     drawn: str = GREY
     inside: int | None = None
     ignore: bool = False
+    fault: str = ""
 
     @property
     def ignores(self) -> bool:
         return self.ignore
 
     def load(self, height: int, width: int) -> U8:
+        if self.fault:
+            raise InputError(self.fault)
         drawn, values = _values(self.path)
         check_grid(self.path, values.shape, (height, width), own_grid=False)
         if drawn != self.drawn:  # a page without a stroke
@@ -95,13 +98,16 @@ class _Look:
         return len(self.values) == 1
 
 
-def drawn_masks(files: Sequence[Path | None]) -> list[DrawnMask | None]:
+def drawn_masks(files: Sequence[Path | None], skip_bad: bool = False) -> list[DrawnMask | None]:
     """The masks of one class, file by file; None for None.
 
-    A file that cannot be read changes nothing here: whoever loads it is told.
+    A file that cannot be read changes nothing here: whoever loads it is told. With `skip_bad` so
+    it is with one that holds labels.
     """
     with ThreadPoolExecutor(cores()) as pool:
         looks = [look for look in pool.map(_look, filter(None, files)) if look is not None]
+    faults = {look.path: _labels_fault(look) for look in looks if look.labels and skip_bad}
+    looks = [look for look in looks if look.path not in faults]
     strokes = [look for look in looks if not look.blank]
     drawn = strokes[0].drawn if strokes else looks[0].drawn if looks else GREY
     for look in looks:
@@ -116,23 +122,37 @@ def drawn_masks(files: Sequence[Path | None]) -> list[DrawnMask | None]:
     inside, ignore = _meaning(alike) if drawn == GREY else (None, False)
     if drawn != GREY:
         _check_labels(alike)
-    return [DrawnMask(file, drawn, inside, ignore) if file else None for file in files]
+    return [
+        DrawnMask(file, drawn, inside, ignore, faults.get(file, "")) if file else None
+        for file in files
+    ]
 
 
 def _check_labels(looks: Sequence[_Look]) -> None:
     for look in looks:
         if look.labels:
-            seen = sorted(look.values)
-            shown = ", ".join(map(str, seen[:5])) + (", ..." if len(seen) > 5 else "")
-            fault = f"mask of values {shown}: several labels in one file, or no mask"
-            raise InputError(f"{look.path}: {fault}; {CURE}")
+            raise InputError(_labels_fault(look))
+
+
+def _labels_fault(look: _Look) -> str:
+    seen = sorted(look.values)
+    shown = ", ".join(map(str, seen[:5])) + (", ..." if len(seen) > 5 else "")
+    fault = f"mask of values {shown}: several labels in one file, or no mask"
+    return f"{look.path}: {fault}; {CURE}"
 
 
 def _meaning(looks: Sequence[_Look]) -> tuple[int | None, bool]:
     """Value that is inside (None: all above 127), and whether 255 is ignored."""
     values = sorted(frozenset().union(*(look.values for look in looks)))
-    if any(look.ours for look in looks) and set(values) <= {0, 1, IGNORE}:
-        return 1, True
+    # 255 without 1 is what is ignored in our exports; in others it may be inside.
+    alone = [look for look in looks if IGNORE in look.values and 1 not in look.values]
+    alone = [look for look in alone if not look.ours]
+    ours = any(look.ours for look in looks)
+    if values == [0, 1, IGNORE] or (ours and set(values) <= {0, 1, IGNORE}):
+        if not alone:
+            return 1, True
+        other, *_ = (look for look in looks if look.ours or 1 in look.values)
+        raise InputError(f"{alone[0].path}: mask of 255, {other.path} of 1: {ONE_VALUE}")
     if (len(values) == 2 and values[0] == 0) or values in ([1], [IGNORE]):
         return values[-1], False
     if values in ([], [0]):
@@ -141,18 +161,12 @@ def _meaning(looks: Sequence[_Look]) -> tuple[int | None, bool]:
         raise InputError(
             f"{looks[0].path}: every mask of the class is {values[0]} throughout: {CURE}"
         )
-    if values == [0, 1, IGNORE]:
-        with_one, *_ = (look for look in looks if 1 in look.values)
-        # 255 without 1 may be what is ignored on a film that has none, or inside.
-        alone = [look for look in looks if IGNORE in look.values and 1 not in look.values]
-        if not alone:
-            return 1, True
-        raise InputError(f"{alone[0].path}: mask of 255, {with_one.path} of 1: {ONE_VALUE}")
     _check_labels(looks)
     if values[0] > 127:
         raise InputError(f"{looks[0].path}: no mask has a pixel outside (below 128): {CURE}")
+    ground = {values[0]} if values[0] <= DARK and values[-1] > LIGHT else set()
     for look in looks:
-        if 0 < max(look.values) <= LIGHT:
+        if 0 < max(look.values) <= LIGHT and not look.values <= ground:
             fault = f"mask of values up to {max(look.values)}, of a class with {values[-1]}"
             raise InputError(f"{look.path}: {fault}: {ONE_VALUE}")
     return None, False
@@ -175,7 +189,7 @@ def _has_labels(values: U8, seen: Sequence[int]) -> bool:
     A single one may be an edge's only step, or a contour that is to be ignored: refused, too.
     """
     middle = [v for v in seen if DARK < v <= LIGHT]
-    if len(seen) <= 2:
+    if len(seen) <= 2 or set(seen) <= {0, 1, IGNORE}:
         return False
     if len(middle) == 1:
         return True
@@ -183,13 +197,15 @@ def _has_labels(values: U8, seen: Sequence[int]) -> bool:
     between = [v for v in seen[1:] if not (v > LIGHT and seen[-1] - v <= 3)]
     if len(seen) > FEW:  # tails of a smooth edge are flat
         between = [v for v in between if 8 <= v <= 247]
+    # A step of a few greys that is flat is a label of any size; of many, specks do not count.
+    fewest = 8 if len(seen) <= FEW else max(8, SPECKS * values.size)
     counts = np.bincount(values.ravel(), minlength=256)
     flat = np.bincount(values[most == least], minlength=256)
-    if any(flat[v] > FLAT * counts[v] and flat[v] > max(8, SPECKS * values.size) for v in between):
+    if any(flat[v] > FLAT * counts[v] and flat[v] > fewest for v in between):
         return True
     grey = (values > 63) & (values <= 200)
     ridge = grey & (most == values) & (values - least >= DARK)
-    if ridge.sum() > RIDGE * grey.sum() and ridge.sum() > max(8, SPECKS * values.size):
+    if ridge.sum() > RIDGE * grey.sum() and ridge.sum() > fewest:
         return True
     return bool(counts[middle].sum() > MOST_BETWEEN * counts[DARK + 1 :].sum())
 
@@ -211,7 +227,7 @@ def _values(path: Path) -> tuple[str, U8]:
             raise InputError(f"{path}: mask on a page with transparent parts: {CURE}")
         if not alpha.any() and np.ptp(rgb.reshape(-1, 3), axis=0).any():
             raise InputError(f"{path}: mask that is transparent throughout: {CURE}")
-        strongest = max(int(alpha.max()), 1)
+        strongest = int(alpha.max()) if alpha.max() > DARK else 255
         _check_one_colour(path, rgb[alpha > strongest / 2], "with transparency")
         return "on glass", (alpha * (255 / strongest)).astype(np.uint8)
     if (rgb == rgb[..., :1]).all():
@@ -225,6 +241,9 @@ def _values(path: Path) -> tuple[str, U8]:
         raise InputError(f"{path}: mask in colour, not on white or black: {CURE}")
     away = rgb - page
     distance = np.abs(away).max(2)
+    distance[distance <= min(DARK, distance.max() / 2)] = 0
+    if distance.max() <= DARK:  # noise, no drawing
+        distance[:] = 0
     most = max(float(distance.max()), 1.0)
     drawn = distance > most / 2
     # Of a pixel that the drawing covers in part: the colour if it covered all.

@@ -135,11 +135,14 @@ def range_note(path: Path, image: U8) -> str:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is read as DICOM, with or without preamble; OSError if it is unreadable."""
+    """Whether a file is read as DICOM, with or without preamble."""
     if not path.is_file():  # to open a pipe would wait for ever
         return False
-    with path.open("rb") as file:
-        return _content(path, file) == "DICOM"
+    try:
+        with path.open("rb") as file:
+            return _content(path, file) == "DICOM"
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 @contextmanager

@@ -83,7 +83,8 @@ def unify_patients(
 
 
 def _plain_id(patient: str) -> str:
-    plain = unicodedata.normalize("NFKC", patient).casefold()
+    plain = unicodedata.normalize("NFKC", patient).casefold().strip()
+    plain = re.sub(r"(?<=\d)\s+(?=\d)", "-", plain)  # two numbers stay two
     # No blanks, marks that nobody sees, or signs that make a spreadsheet take a number for a text.
     seen = (c for c in plain if unicodedata.category(c) not in ("Cc", "Cf", "Zs"))
     plain = "".join(str(unicodedata.digit(c, c)) for c in seen).strip("'\"=+")
@@ -159,7 +160,7 @@ def keep_apart(tables: Mapping[str, FilmTable]) -> dict[str, FilmTable]:
     Each store draws its splits by itself. Where two of them show the same patients, a film that
     judges fine-tuning may else have taught the classifiers: the arms that start from them would
     have seen it, a random start would not. Held out are validation and test films of a task; of a
-    task with folds all.
+    task with folds all. Where no film has a finding, there is no store ``films``.
     """
     held: dict[str, str] = {}
     for store, table in tables.items():
@@ -173,7 +174,7 @@ def keep_apart(tables: Mapping[str, FilmTable]) -> dict[str, FilmTable]:
     table = tables["films"]
     films = table.films
     if len(tables) > 1 and films[list(FINDINGS)].isna().all(axis=None):
-        log.info("%s: no film has a finding, masks alone are read", table.root)
+        log.warning("%s: no film has a finding, masks of tasks alone are read", table.root)
         return {store: other for store, other in tables.items() if store != "films"}
     moved = films["patient_id"].isin(list(held)) & (films["split"] != "test")
     if not moved.any():

@@ -111,7 +111,7 @@ def gradient(model: nn.Module, x: torch.Tensor, targets: Targets, **_: object) -
     """Plain input gradient of each target's logit (Simonyan et al. 2013), signed."""
     points = x.detach().clone().requires_grad_()
     with torch.enable_grad():
-        logits = _checked(model(points).float(), x, targets)
+        logits = _checked(model(points.clone()).float(), x, targets)
     maps = [grad.sum(1) for grad in _gradients(logits, points, targets)]
     return without_path(_of_pairs(maps, targets), logits, targets)
 
@@ -157,7 +157,7 @@ def occlusion(
 
     def outputs_of(films: torch.Tensor) -> torch.Tensor:
         with compute.autocast(x.device, precision):
-            out: torch.Tensor = model(films.contiguous(memory_format=torch.channels_last))
+            out: torch.Tensor = model(films.clone(memory_format=torch.channels_last))
         return out.float().flatten()
 
     mean = x.mean((2, 3), keepdim=True).expand_as(x)

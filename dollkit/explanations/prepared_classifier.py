@@ -71,7 +71,7 @@ class Prepared:
 
 
 _Key = tuple[object, ...]
-_SETTINGS = (bool, int, float, str, tuple, type(None))
+_PLAIN = (bool, int, float, str, type(None))
 _known: weakref.WeakKeyDictionary[nn.Module, dict[_Key, tuple[_Key, Prepared]]]
 _known = weakref.WeakKeyDictionary()
 
@@ -103,9 +103,11 @@ def _state(model: nn.Module) -> _Key:
     layers: list[object] = []
     tensors = [*model.parameters(), *model.buffers()]
     for name, module in model.named_modules():
-        settings = [(k, v) for k, v in vars(module).items() if isinstance(v, _SETTINGS)]
+        settings = [(k, v) for k, v in vars(module).items() if isinstance(v, _PLAIN)]
+        settings += [(k, repr(v)) for k, v in vars(module).items() if _is_plain_tuple(v)]
+        settings += [(k, id(v)) for k, v in vars(module).items() if callable(v)]
         hooks = (*module._forward_hooks, *module._forward_pre_hooks)
-        layers.append((name, type(module), tuple(settings), hooks))
+        layers.append((name, id(module), type(module), tuple(settings), hooks))
         tensors += [v for v in vars(module).values() if isinstance(v, torch.Tensor)]
     sums = [torch.zeros(2, dtype=torch.float64)]
     for tensor in tensors:
@@ -116,6 +118,10 @@ def _state(model: nn.Module) -> _Key:
     return (*layers, torch.stack(sums).numpy().tobytes())
 
 
+def _is_plain_tuple(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(v, _PLAIN) for v in value)
+
+
 def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
     narrow = PRECISIONS[precision]
     wide = torch.float64 if narrow is torch.float64 else torch.float32
@@ -123,6 +129,8 @@ def _prepare(model: nn.Module, precision: str, films: torch.Tensor) -> Prepared:
         with torch.no_grad():
             check_logits(model(films.clone()), len(films))
     except (AssertionError, RuntimeError) as error:
+        if compute.out_of_memory(error):
+            raise
         size = films.shape[-1]
         raise InputError(f"films of {size} pixels do not pass it ({brief(error)})") from error
     stem, body, folded = _rewrite(model, films)

@@ -231,9 +231,12 @@ def panels(
 def intervals(
     ax: Axes, rows: pd.DataFrame, value: str, y: npt.ArrayLike, marker: str, **look: Any
 ) -> None:
-    """A marker at each row's value, on a line from its lo to its hi where it has them."""
+    """A marker at each row's value, and a line from its lo to its hi where it has them: an interval
+    of few resamples need not hold its value."""
     x, lo, hi = (rows[k].to_numpy(np.float64) for k in (value, "lo", "hi"))
-    ax.errorbar(x, y, xerr=(x - lo, hi - x), fmt=marker, **look)
+    line = {"color": look.get("color"), "linewidth": look.pop("elinewidth", 1.2)}
+    ax.hlines(y, np.where(np.isnan(lo), x, lo), np.where(np.isnan(hi), x, hi), **line)
+    ax.plot(x, y, linestyle="none", marker=marker, **look)
 
 
 def key(fig: Figure, handles: Sequence[Artist], columns: int, **more: Any) -> None:

@@ -194,7 +194,8 @@ def check_tensors(
     for key, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{origin}: tensor {key} holds NaN or infinity")
-        if tensor.is_floating_point() != needed[key].is_floating_point():
+        counter = key.endswith("num_batches_tracked")
+        if tensor.is_floating_point() != needed[key].is_floating_point() and not counter:
             raise InputError(
                 f"{origin}: tensor {key} holds {tensor.dtype}, not {needed[key].dtype}"
             )

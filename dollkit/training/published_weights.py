@@ -150,9 +150,7 @@ def _fitted(tensors: State, source: str, architecture: str, scale: float = 1.0) 
     name or, for smp's encoders, to one of `HEADS`. Counters that old files lack stay zero.
     """
     grey, colour = (encoder(architecture, 5, "relu", n).state_dict() for n in (1, 3))
-    rest = comparable(tensors)
-    if len(rest) < len({*rest.values()}):
-        raise InputError(f"{source}: two of its tensors have the same name; is it one network?")
+    rest = comparable(tensors, source)
     state: State = {}
     for short, name in comparable(colour).items():
         if short in rest:
@@ -182,8 +180,11 @@ def _timms(architecture: str) -> State:
 
 def read_tensors(path: Path) -> State:
     """Tensors of a file that others publish by the file's own names; no code in it is run."""
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if not head or head.startswith(b"version https://git-lfs"):
         fault = "a Git LFS pointer: git lfs pull fetches the file" if head else "an empty file"
         raise InputError(f"{path}: {fault}")
@@ -201,7 +202,9 @@ def read_tensors(path: Path) -> State:
             f"{path}: not readable as tensors ({why}); save the state_dict() as .safetensors"
         ) from None
     while isinstance(content, dict) and not _tensors_alone(content):
-        states = {k: v for k, v in content.items() if isinstance(v, dict) and _tensors_alone(v)}
+        states = {
+            k: v for k, v in content.items() if isinstance(v, dict) and v and _tensors_alone(v)
+        }
         # Beside them, what an optimiser keeps; of several, a moving average is not taken.
         named = [k for k in ("state_dict", "model") if k in states] or list(states)
         if len(named) != 1:
@@ -215,19 +218,26 @@ def read_tensors(path: Path) -> State:
 
 
 def _tensors_alone(state: State) -> bool:
-    return all(isinstance(value, torch.Tensor) for value in state.values())
+    return all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())
 
 
-def comparable(names: Iterable[str]) -> dict[str, str]:
+def comparable(names: Iterable[str], source: str = "the network") -> dict[str, str]:
     """Names without wrappers and with ``_`` for ``.``, as files and networks agree, to the names.
 
-    (timm's encoders call ``stages_0`` what its files call ``stages.0``.)
+    (timm's encoders call ``stages_0`` what its files call ``stages.0``.) Of a whole segmentation
+    network of smp's the encoder's alone.
     """
     full = bare = list(names)
-    if any(n.startswith(PARTS) for n in bare):  # a whole network: its encoder
-        full = bare = [n for n in bare if n.startswith(ENCODER)]
-    while bare and any(all(n.startswith(w) for n in bare) for w in WRAPPERS):
-        bare = [n.split(".", 1)[1] for n in bare]
+    while bare:
+        if any(n.startswith(PARTS) for n in bare):
+            kept = [i for i, n in enumerate(bare) if n.startswith(ENCODER)]
+            full, bare = [full[i] for i in kept], [bare[i] for i in kept]
+        elif any(all(n.startswith(w) for n in bare) for w in WRAPPERS):
+            bare = [n.split(".", 1)[1] for n in bare]
+        else:
+            break
     # torchvision's DenseNet files have ``norm.1`` for what the modules call ``norm1``.
     plain = [re.sub(r"\.(norm|relu|conv)\.([12])\.", r".\1\2.", n).replace(".", "_") for n in bare]
+    if len({*plain}) < len(plain):
+        raise InputError(f"{source}: two of its tensors have the same name; is it one network?")
     return dict(zip(plain, full, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -141,8 +142,9 @@ def read_chexpert(
     ``train.csv`` are wrong. Training films may lie as the full-size archives unpack, in folders
     ``batch 2 (train 1)`` and on in or beside the root.
     """
-    of_train, of_valid = root / "train.csv", root / "valid.csv"
     batches = _batches(root)
+    root = root.absolute() if batches else root
+    of_train, of_valid = root / "train.csv", root / "valid.csv"
     in_batches = {p.name: batch for batch in batches for p in batch.iterdir() if p.is_dir()}
     train = read_rows(of_train, root / "train", bad, "train", elsewhere=in_batches)
     valid = read_rows(of_valid, root / "valid", bad, "valid").assign(split="test")
@@ -172,8 +174,11 @@ def _batches(root: Path) -> list[Path]:
     """Folders of training films, where the archives were unpacked as they are."""
     if (root / "train").is_dir():
         return []
-    places = (p for top in (root, root.absolute().parent) for p in sorted(top.iterdir()))
-    return [p for p in places if _BATCH.fullmatch(p.name) and p.is_dir()]
+    found: list[Path] = []
+    for top in (root.absolute(), root.absolute().parent):
+        with contextlib.suppress(OSError):  # a folder that may be passed through alone
+            found += [p for p in sorted(top.iterdir()) if _BATCH.fullmatch(p.name) and p.is_dir()]
+    return found
 
 
 def _facts(train: pd.DataFrame, valid: pd.DataFrame) -> dict[str, int]:

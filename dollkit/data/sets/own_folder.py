@@ -226,7 +226,7 @@ def _read_masks(root: Path, names: Sequence[str], bad: BadRows) -> tuple[pd.Data
             paths = (PurePosixPath(file) for file in list_files(path))
             files = {str(p.with_suffix(p.suffix.lower())): path / p for p in paths}
             of_films = [files.pop(f"{name}.png", None) for name in names]
-            drawn[cls] = drawn_masks(of_films)
+            drawn[cls] = drawn_masks(of_films, bad.skip)
             loose += files.values()
     if loose:
         log.warning(

@@ -38,8 +38,8 @@ Codes = Mapping[str, Sequence[str]]
 FORMATS = ("png", "dicom-seg")
 COLUMNS = ["file", "class", "mask", "pixels", "trained_on"]
 NOTE = "segmenter.json"
-LARGEST = 4096  # pixels
 """What a network draws, beside its weights."""
+LARGEST = 4096  # pixels
 
 LOG = "films.jsonl"
 """In the folder that a call works in: a line for each film that is done."""

@@ -251,7 +251,7 @@ def measure_masks(table: FilmTable) -> tuple[pd.DataFrame, list[str]]:
             "by parameter 'classes'"
         )
     notes += [
-        f"masks of {row['class']} cover {row['share']:.0%} of their films: is 255 inside in them?"
+        f"masks of {row['class']} cover {row['share']:.0%} of their films: is inside inside?"
         for row in frame[frame["share"] > LARGE].to_dict("records")
     ]
     return frame, notes
