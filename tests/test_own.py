@@ -228,8 +228,8 @@ def test_patients_that_a_spreadsheet_wrote_twice(
 
 
 def test_masks_alone_are_their_tasks(tmp_path: Path) -> None:
-    root = write(tmp_path, "image,patient\n" + "".join(f"{i}.png,{i}\n" for i in range(6)),
-                 " ".join(f"{i}.png" for i in range(6)))  # fmt: skip
+    rows = "".join(f"{i}.png,{i}\n" for i in range(6))
+    root = write(tmp_path, "image,patient\n" + rows, "0.png 1.png 2.png 3.png 4.png 5.png")
     for i in range(6):
         mask(root, "lungs", str(i))
     assert list(build("folder", root, tmp_path / "out", 8)) == ["lungs"]
