@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from dollkit.common.findings import FINDINGS
+from dollkit.data.drawn_masks import drawn_masks
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
 from dollkit.labels import store as labelstore
@@ -83,6 +84,8 @@ def test_png_masks_hold_the_labels(tmp_path: Path, store: LabelStore, films: Sto
     assert table["finding"].tolist() == KINDS
     for pair, name in enumerate(table["file"]):
         np.testing.assert_array_equal(read(out / name), store.label(pair))
+        (mask,) = drawn_masks([out / name])  # alone: 255 is ignored even where no pixel is inside
+        np.testing.assert_array_equal(mask.load(store.size, store.size), store.label(pair))
     more = export(store, tmp_path / "more", "png", films=films)
     for row in range(4):
         np.testing.assert_array_equal(read(more / f"images/film_{row}.png"), films.images[row])
