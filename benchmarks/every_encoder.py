@@ -65,11 +65,9 @@ def through(name: str) -> str:
         networks.check_pass(f"architecture {name!r}", lambda: Classifier(*config), SIDE)
     except InputError as error:
         return f"refused: {error}"
-    with torch.device("meta"):
-        encoder = smp.encoders.get_encoder(name, 1, 5, weights=None)
-    if sum(p.numel() for p in encoder.parameters()) > LARGEST:
-        return "large"
     model = classifiers.create(*config, seed=0, device=CPU)
+    if sum(p.numel() for p in model.encoder.parameters()) > LARGEST:
+        return "large"
     films = torch.rand(4, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     x = compute.normalise(films).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
