@@ -160,11 +160,11 @@ def _decode(table: FilmTable, film: int) -> Decoded:
         image = load_image(path, table.depths, table.any_ending)
     except InputError as error:
         return [(str(path), str(error))], [], []
+    height, width = image.shape
+    f = frame(height, width, SIDE)  # what lies beside it is padding
     faults, shares = [], []
     for channel, mask in table.masks_of[film]:
         try:
-            height, width = image.shape
-            f = frame(height, width, SIDE)
             drawn = mask.fit(SIDE, height, width)[f.top : f.top + f.rows, f.left : f.left + f.cols]
         except InputError as error:
             faults.append((str(mask.files[0]), str(error)))

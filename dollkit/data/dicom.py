@@ -127,7 +127,7 @@ def _check_header(path: Path, film: Dataset, depths: Sequence[int]) -> None:
         raise InputError(f"{path}: DICOM file without an image: leave it out")
     for name in ("Rows", "Columns"):
         if not isinstance(film.get(name), int):
-            raise InputError(f"{path}: DICOM {name} is no number: mend it or leave it out")
+            raise _no_number(path, name)
     frames = _number(path, film, "NumberOfFrames") or 1
     if frames != 1 or "SharedFunctionalGroupsSequence" in film:
         kind = f"{frames:g} frames" if frames != 1 else "the multi-frame kind"
@@ -138,7 +138,7 @@ def _check_header(path: Path, film: Dataset, depths: Sequence[int]) -> None:
                 f"{path}: DICOM without {name}: write it into the file, or leave it out"
             )
         if name != "PhotometricInterpretation" and not isinstance(film.get(name), int):
-            raise InputError(f"{path}: DICOM {name} is no number: mend it or leave it out")
+            raise _no_number(path, name)
     check_pixels(path, film.Rows, film.Columns)
     stored, allocated, samples = film.BitsStored, film.BitsAllocated, film.SamplesPerPixel
     if allocated not in (8, 16):
@@ -153,6 +153,10 @@ def _check_header(path: Path, film: Dataset, depths: Sequence[int]) -> None:
     if samples == 3 and (stored != 8 or allocated != 8 or film.PixelRepresentation):
         raise _refused(path, "colour of other than 8 bits")
     check_depth(path, stored, depths)
+
+
+def _no_number(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: DICOM {what} is no number: mend it or leave it out")
 
 
 def _refused(path: Path, what: str) -> InputError:
@@ -386,5 +390,5 @@ def _number(path: Path, film: Dataset, name: str) -> float | None:
     if not math.isfinite(number):
         # No more of a text than can be a number that somebody misspelt.
         text = f" {value}" if re.fullmatch(r"[\d.,+\-eEx ]{1,16}", str(value)) else ""
-        raise InputError(f"{path}: DICOM {name}{text} is no number: mend it or leave it out")
+        raise _no_number(path, f"{name}{text}")
     return number

@@ -119,8 +119,10 @@ def drawn_masks(files: Sequence[Path | None], skip_bad: bool = False) -> list[Dr
                 "in one way"
             )
     alike = [look for look in looks if look.drawn == drawn]
-    inside, ignore = _meaning(alike) if drawn == GREY else (None, False)
-    if drawn != GREY:
+    inside, ignore = None, False
+    if drawn == GREY:
+        inside, ignore = _meaning(alike)
+    else:
         _check_labels(alike)
     return [
         DrawnMask(file, drawn, inside, ignore, faults.get(file, "")) if file else None
@@ -179,15 +181,18 @@ def _look(path: Path) -> _Look | None:
         return None
     with Image.open(path) as picture:
         ours = picture.info.get("Comment") == OURS
-    seen = np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
-    return _Look(path, drawn, frozenset(seen), _has_labels(values, seen), ours)
+    counts = np.bincount(values.ravel(), minlength=256)
+    seen = frozenset(np.flatnonzero(counts).tolist())
+    return _Look(path, drawn, seen, _has_labels(values, counts), ours)
 
 
-def _has_labels(values: U8, seen: Sequence[int]) -> bool:
+def _has_labels(values: U8, counts: npt.NDArray[np.int64]) -> bool:
     """Whether greys between are labels: those of an edge have a darker and a lighter beside them.
 
     A single one may be an edge's only step, or a contour that is to be ignored: refused, too.
+    `counts` are the (256,) pixels of each grey.
     """
+    seen = np.flatnonzero(counts).tolist()
     middle = [v for v in seen if DARK < v <= LIGHT]
     if len(seen) <= 2 or set(seen) <= {0, 1, IGNORE}:
         return False
@@ -199,7 +204,6 @@ def _has_labels(values: U8, seen: Sequence[int]) -> bool:
         between = [v for v in between if 8 <= v <= 247]
     # A step of a few greys that is flat is a label of any size; of many, specks do not count.
     fewest = 8 if len(seen) <= FEW else max(8, SPECKS * values.size)
-    counts = np.bincount(values.ravel(), minlength=256)
     flat = np.bincount(values[most == least], minlength=256)
     if any(flat[v] > FLAT * counts[v] and flat[v] > fewest for v in between):
         return True
@@ -222,8 +226,7 @@ def _values(path: Path) -> tuple[str, U8]:
     rgb, alpha = rgba[..., :3], rgba[..., 3]
     clear = alpha < 128
     if clear.mean() > SPECKS:
-        edge = np.concatenate([clear[0], clear[-1], clear[:, 0], clear[:, -1]])
-        if edge.mean() <= 0.5:
+        if _edge(clear).mean() <= 0.5:
             raise InputError(f"{path}: mask on a page with transparent parts: {CURE}")
         if not alpha.any() and np.ptp(rgb.reshape(-1, 3), axis=0).any():
             raise InputError(f"{path}: mask that is transparent throughout: {CURE}")
@@ -234,8 +237,7 @@ def _values(path: Path) -> tuple[str, U8]:
         return GREY, np.ascontiguousarray(rgb[..., 0])
     if index is not None and not any(palette[:3]):
         return GREY, index
-    edge = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
-    colours, counts = np.unique(edge, axis=0, return_counts=True)
+    colours, counts = np.unique(_edge(rgb), axis=0, return_counts=True)
     page = colours[counts.argmax()].astype(float)
     if not (page.max() <= DARK or page.min() > LIGHT):
         raise InputError(f"{path}: mask in colour, not on white or black: {CURE}")
@@ -250,6 +252,11 @@ def _values(path: Path) -> tuple[str, U8]:
     _check_one_colour(path, page + away[drawn] * (most / distance[drawn])[:, None], "in colour")
     on = "white" if page.min() > LIGHT else "black"
     return f"in colour on {on}", (distance * (255 / most)).astype(np.uint8)
+
+
+def _edge(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The four sides of a picture, on which its page shows."""
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
 def _check_one_colour(path: Path, drawn: npt.NDArray[Any], what: str) -> None:

@@ -66,10 +66,11 @@ def check_pass(what: str, make: Callable[[], nn.Module], size: int) -> None:
 
 
 def smooth(net: nn.Module, activation: str) -> None:
-    """Put SiLU in place of every ReLU if `activation` is ``silu``.
+    """Put SiLU in place of every ReLU if `activation` is ``silu``; and, whatever it is, mend
+    convolutions on which oneDNN fails (`_in_plain_order`).
 
-    Never working in place, even where ReLU did: SiLU's gradient needs its input, of which autograd
-    would then keep a copy.
+    SiLU never works in place, even where ReLU did: its gradient needs its input, of which
+    autograd would then keep a copy.
     """
     if activation not in {"relu", "silu"}:
         raise InputError(f"parameter 'activation' is {activation!r}: use relu or silu")
