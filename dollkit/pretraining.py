@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dollkit.common import OWN_LABELS, PRETRAINED, compute
+from dollkit.common import OTHER_START, OWN_LABELS, PRETRAINED, compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, UNCERTAIN
 from dollkit.data.images import IGNORE
@@ -22,13 +23,13 @@ from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.labels.make import hashes_of, make_labels
 from dollkit.labels.maps_to_labels import LabelSettings
 from dollkit.labels.store import LabelStore
-from dollkit.training import metrics, networks, weights
+from dollkit.training import metrics, networks, published_weights, weights
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.classifiers import load_classifier, load_classifiers, transfer_encoder
 from dollkit.training.fit import TrainingResult, fit
 from dollkit.training.loss_and_optimiser import Batch, Recipe, batch_indices, weighted_bce_dice
 
-STARTS = ("classifier", "random")
+STARTS = ("classifier", "imagenet", "random")
 LR, BACKGROUND, DICE = 2e-3, 0.1, 0.5
 """Peak learning rate and the two weights of the loss: our choice, the paper's is not known."""
 REPEAT = "repeat"
@@ -41,10 +42,12 @@ def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets
     """What each pre-training arm is taught: rows (n,) -> (n, 14, S, S) uint8 in {0, 1, 255}.
 
     ``doll``: the film's labels. ``gradcam``, ``single``, ``plain``: the same, with `labels` from
-    `labels_of`. ``shuffled``: those of another film (a fixed permutation without fixed points).
-    ``prior``: for each positive finding the mean of up to 500 of its labels, cut at the finding's
-    mean area. ``truth``: the true masks of a data set that has them (the phantom).
+    `labels_of`. ``shuffled``: those of another film of the same split (a fixed permutation without
+    fixed points). ``prior``: for each positive finding the mean of up to 500 labels of other
+    training films, cut at its mean area. ``truth``: the true masks of a data set that has them (the
+    phantom). Arms of `common.OTHER_START` are taught what the arm is that they are named after.
     """
+    arm = OTHER_START.get(arm, (arm,))[0]
     if arm in ("doll", *OWN_LABELS):
         return lambda rows: labels.targets(rows, store.states[rows])
     if arm == "shuffled":
@@ -57,9 +60,10 @@ def targets_of(arm: str, store: Store, labels: LabelStore, seed: int) -> Targets
 
 
 def _shuffled(store: Store, labels: LabelStore, seed: int) -> Targets:
-    rows = labels.rows
-    turned = np.random.default_rng(compute.derive(seed, 4)).permutation(len(rows))
-    other = dict(zip(rows[turned].tolist(), rows[np.roll(turned, 1)].tolist(), strict=True))
+    other: dict[int, int] = {}
+    for number, rows in enumerate(parts(store, labels)):
+        turned = np.random.default_rng(compute.derive(seed, 4, number)).permutation(rows)
+        other |= dict(zip(turned.tolist(), np.roll(turned, 1).tolist(), strict=True))
 
     def shuffled(rows: Rows) -> U8:
         swapped = np.array([other[int(r)] for r in rows])
@@ -69,20 +73,36 @@ def _shuffled(store: Store, labels: LabelStore, seed: int) -> Targets:
 
 
 def _prior(store: Store, labels: LabelStore) -> Targets:
-    drawn = np.zeros((len(FINDINGS), labels.size, labels.size), np.uint8)
-    finding = labels.pairs["finding"].to_numpy()
-    for c, f in enumerate(FINDINGS):
-        pairs = np.flatnonzero(finding == f)[:500]
-        if len(pairs):
-            label = np.stack([labels.label(int(p)) for p in pairs])
-            mean = (label == 1).sum(0) / np.maximum((label != IGNORE).sum(0), 1)
-            drawn[c] = mean > np.quantile(mean, 1 - mean.mean())
-    has = np.zeros((len(store.films), len(FINDINGS)), bool)
-    has[labels.pairs["row"].to_numpy(), [FINDINGS.index(f) for f in finding]] = True
+    pairs = {(int(r), FINDINGS.index(f)): p for p, (r, f) in
+             enumerate(labels.pairs[["row", "finding"]].to_numpy().tolist())}  # fmt: skip
+    known = set(parts(store, labels)[0].tolist())
+    counted = [
+        dict.fromkeys([key for key in pairs if key[1] == c and key[0] in known][:500])
+        for c in range(len(FINDINGS))
+    ]
+
+    def drawn_and_judged(key: tuple[int, int]) -> npt.NDArray[np.int64]:
+        label = labels.label(pairs[key])
+        return np.stack([label == 1, label != IGNORE]).astype(np.int64)
+
+    nothing = np.zeros((2, labels.size, labels.size), np.int64)
+    sums = [sum(map(drawn_and_judged, keys), nothing) for keys in counted]
+
+    @cache
+    def mean_label(row: int, finding: int) -> npt.NDArray[np.bool_]:
+        self_counted = (row, finding) in counted[finding]
+        drawn, judged = sums[finding] - (drawn_and_judged((row, finding)) if self_counted else 0)
+        mean = drawn / np.maximum(judged, 1)
+        inside: npt.NDArray[np.bool_] = mean > np.quantile(mean, 1 - mean.mean())
+        return inside
 
     def prior(rows: Rows) -> U8:
-        out = has[rows][:, :, None, None] * drawn
-        out[(store.states[rows] == UNCERTAIN) & ~has[rows]] = IGNORE  # as in the labels
+        out = np.zeros((len(rows), len(FINDINGS), labels.size, labels.size), np.uint8)
+        out[store.states[rows] == UNCERTAIN] = IGNORE  # as in the labels
+        for place, row in enumerate(rows.tolist()):
+            for finding in range(len(FINDINGS)):
+                if (row, finding) in pairs:
+                    out[place, finding] = mean_label(row, finding)
         return out
 
     return prior
@@ -146,8 +166,9 @@ def parts(store: Store, labels: LabelStore) -> tuple[Rows, Rows]:
 def network(
     kind: str, encoder: str, depth: int, activation: str, start: str,
     classifiers: Mapping[str, Path], seed: int, device: torch.device,
+    imagenet_weights: str = published_weights.PACKAGED,
 ) -> nn.Module:  # fmt: skip
-    """The network to pre-train, its backbone from the classifier or at random."""
+    """The network to pre-train, its backbone from the classifier, from ImageNet or at random."""
     if start not in STARTS:
         raise InputError(f"parameter 'start' is {start!r}: use {' or '.join(STARTS)}")
     with compute.seeded(seed, 9):
@@ -156,6 +177,11 @@ def network(
         if encoder not in classifiers:
             raise InputError(f"parameter 'encoder' is {encoder!r}: no classifier of that name ran")
         transfer_encoder(net, load_classifier(classifiers[encoder], device))
+    elif start == "imagenet":
+        try:
+            published_weights.find(imagenet_weights, encoder).into(net)
+        except published_weights.Unavailable as error:
+            raise InputError(f"parameter 'start' is 'imagenet': {error}") from None
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net
 

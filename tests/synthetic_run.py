@@ -83,10 +83,13 @@ def learning_curves(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def pretraining_rows() -> pd.DataFrame:
-    """One row per pre-trained network, as pretraining.csv."""
+    """One row per pre-trained network, three of each arm but for the truth, as pretraining.csv."""
     arms = {"doll": (0.44, 0.41), "shuffled": (0.11, 0.19), "truth": (1.0, 0.52)}
-    made = [("PSPNet", arm, "classifier", 400, 16, 800, 0, iou, 0.5, own)
-            for arm, (iou, own) in arms.items()]  # fmt: skip
+    made = [
+        ("PSPNet", arm, "classifier", 400, 16, 800, seed, iou, 0.5, own)
+        for arm, (iou, own) in arms.items()
+        for seed in range(1 if arm == "truth" else 3)
+    ]
     return pd.DataFrame(made, columns=stored.PRETRAINING_COLUMNS)
 
 
@@ -210,6 +213,12 @@ def classifier_rows(name: str, rng: int) -> pd.DataFrame:
     return frame.assign(ap=auroc - 0.3, n_pos=50, n=400)
 
 
+def difficulty_rows(probe: float = 0.6) -> pd.DataFrame:
+    """Rows of difficulty.csv: what a probe without the diagnosis reaches."""
+    ends = {"probe_auroc": probe, "probe_lo": probe - 0.05, "probe_hi": probe + 0.05}
+    return pd.DataFrame({"finding": PATHOLOGIES, "linear_auroc": 0.7, **ends})
+
+
 def rows() -> stored.Rows:
     """All rows of two tasks, one of them with two training sizes, with more digits than stored."""
     gain = {arm: GAIN[arm] for arm in ("random", "doll", "shuffled")}
@@ -224,7 +233,8 @@ def rows() -> stored.Rows:
         classifiers=pd.concat(graded, ignore_index=True), labels=summary.summarise(labels),
         cases=cases, label_cases=labels, curves=curves, runs=runs, selection=selection_rows(runs),
         robust=perturbed(cases), pretraining=pretraining_rows(),
-        ablation=summary.ablation(labels), not_run={"imagenet": "no weights"},
+        difficulty=difficulty_rows(), ablation=summary.ablation(labels),
+        not_run={"imagenet": "no weights"},
     )  # fmt: skip
 
 
@@ -244,7 +254,7 @@ def stored_profile(folder: Path) -> Path:
     found, profile = rows(), folder.name
     lost = losses(found.label_cases)
     found.write(folder)
-    tables = results.tables_of(found, profile) | results.label_tables_of(found, lost, profile)
+    tables = results.tables_of(found, profile) | results.label_tables_of(lost, profile)
     for name, table in tables.items():
         table.save(folder / name)
     verdicts = claims.evaluate(found)
@@ -281,6 +291,7 @@ def make_run(root: Path, found: stored.Rows | None = None, *, size: int = 32) ->
     for name in ("labels", "label_cases"):
         stored.write_csv(getattr(found, name), run / stored.SOURCES[name].in_run)
     stored.write_csv(found.ablation, run / "labels" / "ablation.csv")
+    stored.write_csv(found.difficulty, run / stored.SOURCES["difficulty"].in_run)
     np.savez(run / "labels" / "examples.npz", **label_examples(size))
     _manifest(run / "labels", 20.0)
     for task in found.cases["task"].unique():

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
+from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, PATHOLOGIES
-from dollkit.training import classifiers, networks, weights
+from dollkit.data import build
+from dollkit.data.store import open_store
+from dollkit.training import classifiers, networks, shortcuts, weights
 from dollkit.training.augment import NONE
 from dollkit.training.classifiers import Classifier, transfer_encoder
 from dollkit.training.loss_and_optimiser import Recipe
@@ -75,7 +81,7 @@ def test_the_probe_finds_what_is_linear_and_the_prior_what_never_moves(tmp_path:
     masks = {f: positive[:, None, None] * corner for f, positive in findings.items()}
     split = ["train", "valid", "test", "train"] * (n // 4)
     store = write_films(tmp_path, images + 60 * masks["Edema"], findings, masks, split=split)
-    table = classifiers.difficulty(store).set_index("finding")
+    table = shortcuts.difficulty(store).set_index("finding")
     assert table.loc["Edema", "linear_auroc"] == 1.0
     assert 0.2 < table.loc["Fracture", "linear_auroc"] < 0.8
     assert table.loc["Edema", "iou_prior"] == 1.0
@@ -83,3 +89,35 @@ def test_the_probe_finds_what_is_linear_and_the_prior_what_never_moves(tmp_path:
     assert table.loc["Fracture", "mobile"]
     assert table.index[-1] == "macro"
     assert set(table.index[:-1]) <= set(FINDINGS)
+
+
+def test_a_planted_marker_is_a_shortcut_and_the_phantom_has_none(tmp_path: Path) -> None:
+    few = {"n_films": 1500, "n_train_pool": 1, "n_valid": 1, "n_test": 1, "protocol": {}}
+    few |= {"valid_fraction": 0.2, "test_fraction": 0.3}
+    films = open_store(build("phantom", "", tmp_path, 64, phantom=few)["films"])
+    fracture = films.states[:, FINDINGS.index("Fracture")] == 1
+    images = np.array(films.images)
+    images[fracture, 2:6, 2:6] = 255  # a marker in the corner, as a side marker of one ward
+    columns = {name: films.films[name].to_numpy() for name in films.films}
+    marked = write_films(tmp_path / "marked", images, **columns)
+    able = pd.DataFrame({"finding": PATHOLOGIES, "auroc": 0.95})
+    found = {}
+    for name, store in (("plain", films), ("marked", marked)):
+        found[name] = shortcuts.flagged(shortcuts.probe(store), able)
+    assert found == {"plain": [], "marked": ["Fracture"]}
+    committed = paths.ROOT / "figures" / "laptop"
+    tables = (pd.read_csv(committed / f"{name}.csv") for name in ("difficulty", "classifiers"))
+    assert shortcuts.flagged(*tables) == []
+
+
+def test_how_films_were_taken_is_a_shortcut_too() -> None:
+    n, rng = 900, np.random.default_rng(0)
+    ill = rng.random(n) < 0.5
+    number = np.where(ill, rng.integers(5000, 6000, n), rng.integers(1, 9999, n))
+    table = pd.DataFrame({"patient_id": [f"p{k:05d}" for k in number], "view": "PA", "sex": ""})
+    table = table.assign(age=np.nan, width=1024.0, height=1024.0)
+    seen = shortcuts.acquisition(table)
+    assert np.isfinite(seen).all()
+    half = n // 2
+    model = LogisticRegression(max_iter=500).fit(seen[:half], ill[:half])
+    assert roc_auc_score(ill[half:], model.decision_function(seen[half:])) > 0.85

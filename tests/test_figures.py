@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -9,11 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.text import Annotation
-from matplotlib.transforms import Bbox
 from scipy import stats as sps
 
-from dollkit.common import paths
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.labels import summary
@@ -186,40 +184,46 @@ def test_rank_correlation_of_known_orders_and_that_of_scipy_also_in_its_resample
     assert (lo, hi) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
 
 
-def test_one_point_per_finding_that_was_classified_and_judged(whole: rows.Rows) -> None:
-    graded, judged = whole.classifiers.copy(), results.shipped_quality(whole).copy()
-    graded.loc[graded["finding"] == PATHOLOGIES[0], "auroc"] = np.nan
-    judged.loc[judged["finding"] == PATHOLOGIES[1], "iou_matched"] = np.nan
-    unsure = judged["finding"] == PATHOLOGIES[2]
-    judged.loc[unsure, ["iou_matched_lo", "iou_matched_hi"]] = np.nan
-    drawn = curve_figures.figure6(graded, judged, profile="p")
-    assert drawn.data["finding"].tolist() == list(PATHOLOGIES[2:])
-    first, auroc = drawn.data.iloc[0], graded[graded["finding"] == PATHOLOGIES[2]]["auroc"]
-    assert (first["auroc"], first["auroc_lo"]) == pytest.approx((auroc.mean(), auroc.min()))
-    diamonds = [line for line in drawn.figure.axes[0].lines if line.get_marker() == "D"]
-    hollow = [line for line in diamonds if line.get_markerfacecolor() == "white"]
-    assert [len(np.asarray(line.get_xdata())) for line in hollow] == [1]
-    assert "hollow: too few patients" in drawn.caption
-    with pytest.raises(InputError, match="no finding has both"):
-        curve_figures.figure6(graded, judged.iloc[:0], profile="p")
+def test_figure6_goes_by_auroc_and_marks_what_may_be_a_shortcut(whole: rows.Rows) -> None:
+    judged, graded = results.shipped_quality(whole), whole.classifiers
+    probes = whole.difficulty.assign(probe_lo=0.4)
+    probes.loc[probes["finding"] == "Edema", ["probe_auroc", "probe_lo"]] = 0.9, 0.8
+    probes.loc[probes["finding"] == "Fracture", "probe_auroc"] = 0.95  # not beyond doubt
+    drawn = curve_figures.figure6(graded, judged, probes, profile="p")
+    names = [label.get_text() for label in drawn.figure.axes[0].get_yticklabels()]
+    means = graded.groupby("finding")["auroc"].mean()
+    plain = [name.partition("\n")[0] for name in names]
+    assert plain[:-1] == sorted(PATHOLOGIES, key=lambda f: -means[f])
+    assert plain[-1] == "macro"
+    assert [name for name in names if "shortcut" in name] == ["Edema\npossibly a shortcut"]
+    assert set(drawn.data.loc[drawn.data["shortcut"], "finding"]) == {"Edema"}
+    assert "75% of what the classifiers are above 0.5: Edema." in drawn.caption
+    for few in (judged, judged.iloc[:0]):  # nothing to judge labels by, no probe
+        bare = curve_figures.figure6(graded, few, probes.iloc[:0], profile="p")
+        assert "above 0.5: none here." in bare.caption
+    with pytest.raises(InputError, match="neither classifiers nor labels"):
+        curve_figures.figure6(graded.iloc[:0], judged.iloc[:0], probes.iloc[:0], profile="p")
 
 
-@pytest.mark.parametrize("profile", ["laptop", "open"])
-def test_names_overlap_neither_each_other_nor_a_diamond(profile: str) -> None:
-    stored = rows.read_stored(paths.ROOT / "figures" / profile)
-    judged = results.shipped_quality(stored)
-    drawn = curve_figures.figure6(stored.classifiers, judged, profile=profile)
-    ax = drawn.figure.axes[0]
-    with style.context():
-        drawn.figure.draw_without_rendering()
-        texts = [t for t in ax.texts if isinstance(t, Annotation) and t.get_text()]
-        boxes = [t.get_window_extent() for t in texts]
-        at = ax.transData.transform(drawn.data[["auroc", "iou"]].to_numpy())
-        frame = ax.get_window_extent()
-    assert len(boxes) == len(drawn.data) > 0
-    marks = [Bbox([dot - 3, dot + 3]) for dot in at]
-    assert {box.count_overlaps([*boxes, *marks]) for box in boxes} == {1}  # itself
-    assert all(frame.fully_contains(*end) for box in boxes for end in (box.min, box.max))
+def test_figure_s1_has_a_line_through_the_sizes_of_each_kind(whole: rows.Rows) -> None:
+    tunings = {"full": 1.0, "bias": 0.4, "lora4": 0.6, "lora": 0.5, "lora16": 0.8}
+    cases = synthetic.segmentation_cases(tasks=["lungs"], tunings=tunings, patients=4)
+    curves = synthetic.learning_curves(cases)
+    runs = synthetic.run_rows(curves)
+    runs["trainable"] = runs["tuning"].map(dict(zip(tunings, (9, 1, 3, 2, 4), strict=True)))
+    found = replace(whole, cases=cases, curves=curves, runs=runs, robust=whole.robust[:0])
+    assert "figure_s1" in results.figures_of(found, None, "p")
+    drawn = curve_figures.figure_s1(found, profile="p")
+    assert drawn.data["tuning"].drop_duplicates().tolist() == [
+        "full",
+        "lora",
+        "lora4",
+        "lora16",
+        "bias",
+    ]
+    lines = {len(line.get_xdata()) for line in drawn.figure.axes[0].lines}
+    assert lines == {1, 3}
+    assert "figure_s1" not in results.figures_of(whole, None, "p")
 
 
 def test_a_number_and_its_interval_stay_together(tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dollkit.common import compute
+from dollkit.common import TUNINGS, compute
 from dollkit.common.machine import Part, PartDone
 from dollkit.data.images import IGNORE
 from dollkit.finetuning import grid, run
 from dollkit.finetuning import starts as starting
 from dollkit.finetuning.run import Initialisation, Job, TaskData
 from dollkit.pretraining import folders_of
-from dollkit.training import adapters, weights
+from dollkit.training import weights
 from dollkit.training.augment import NONE
 from dollkit.training.loss_and_optimiser import Recipe
 from tests import same
@@ -109,9 +109,9 @@ def test_files_tell_what_is_copied_and_what_is_trained(
         classifiers={ENCODER: write_models(tmp_path) / "a"}, pretrained={"doll": doll},
     )  # fmt: skip
     tunings = grid.tunings_of(
-        ["doll"], dict.fromkeys(adapters.TUNINGS[1:], ("doll",)), {"full": [1e-3], "other": [1e-2]}
+        ["doll"], dict.fromkeys(TUNINGS[1:], ("doll",)), {"full": [1e-3], "other": [1e-2]}
     )
-    whole = make(starts=given, tunings=tunings, rank=2, seeds=[0], device=device)
+    whole = make(starts=given, tunings=tunings, seeds=[0], device=device)
     copied, trained = starting.write(tmp_path, whole)
     assert json.loads((tmp_path / "transfer.json").read_text()) == copied
     assert json.loads((tmp_path / "trainable.json").read_text()) == trained
@@ -119,7 +119,7 @@ def test_files_tell_what_is_copied_and_what_is_trained(
     assert copied["random"]["copied"] == []
     assert all(n.startswith("encoder.") for n in copied["classifier"]["copied"])
     assert copied["doll"]["drawn"] == ["segmentation_head.0.weight", "segmentation_head.0.bias"]
-    assert list(trained) == list(adapters.TUNINGS)
+    assert list(trained) == list(TUNINGS)
     # The runs train what the files say, and every tuning reaches its table.
     counts = grid.execute(whole)["runs"].set_index("tuning")["trainable"]
     assert counts.to_dict() == {t: v["trainable"] for t, v in trained.items()}

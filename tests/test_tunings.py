@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from dollkit.common import compute
+from dollkit.common import TUNINGS, compute
 from dollkit.common.errors import InputError
 from dollkit.training import adapters, networks, weights
 from tests import far, same
 from tests.small_run import ENCODER
 
-PARTIAL = adapters.TUNINGS[1:]
+PARTIAL = (*TUNINGS[1:], "adapter2", "lora2")
 
 
 def network(kind: str = "pspnet", encoder: str = ENCODER) -> nn.Module:
@@ -44,7 +44,7 @@ def train(net: nn.Module, tuning: str) -> None:
     net.eval()
 
 
-@pytest.mark.parametrize("tuning", adapters.TUNINGS)
+@pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize(
     ("kind", "encoder"),
     [("pspnet", "resnet18"), ("pspnet", "tu-convnext_atto"),
@@ -69,9 +69,9 @@ def test_only_what_is_listed_moves_from_where_it_was(tuning: str, kind: str, enc
 @pytest.mark.parametrize("tuning", PARTIAL)
 def test_checkpoint_holds_what_was_trained_and_comes_back(tuning: str, tmp_path: Path) -> None:
     net, again, path = network(), network(), tmp_path / "tuned.safetensors"
-    names = adapters.prepare(net, tuning, rank=2)
+    names = adapters.prepare(net, tuning)
     train(net, tuning)
-    weights.save_tuned(net, names, tuning, path, rank=2)
+    weights.save_tuned(net, names, tuning, path)
     trained, total = networks.trainable(net)
     assert 4 * trained <= path.stat().st_size < 4 * trained + 200 * len(names) + 1000  # a header
     assert trained < total / 2
@@ -81,7 +81,7 @@ def test_checkpoint_holds_what_was_trained_and_comes_back(tuning: str, tmp_path:
 
 def test_what_each_tuning_trains() -> None:
     found = {}
-    for tuning in adapters.TUNINGS:
+    for tuning in TUNINGS:
         net = network(encoder="resnet18")
         found[tuning] = set(adapters.prepare(net, tuning))
     head = {"segmentation_head.0.weight", "segmentation_head.0.bias"}
@@ -92,6 +92,17 @@ def test_what_each_tuning_trains() -> None:
     assert {n.rpartition(".")[0] for n in found["bn"] - head} <= norms
     assert all(n.endswith(".bias") for n in found["bias"] - head)
     assert not any(n.startswith(("encoder.layer3", "encoder.layer4")) for n in found["lora"])
+    sizes = [networks.trainable(network())[1]]
+    for tuning in ("adapter16", "adapter", "adapter2", "adapter1", "lora1", "lora", "lora16"):
+        net = network(encoder="resnet18")
+        adapters.prepare(net, tuning)
+        sizes.append(networks.trainable(net)[0])
+        beside = [m for m in net.modules() if isinstance(m, adapters.LowRank)]
+        assert {m.down.out_channels for m in beside} == (
+            {int(tuning[4:] or 4)} if beside else set()
+        )
+    assert sizes[1] < sizes[2] < sizes[3] < sizes[4]
+    assert sizes[5] < sizes[6] < sizes[7]
     layer_norms = adapters.prepare(network(encoder="tu-convnext_atto"), "bn")
     assert any(n.startswith("encoder.") and n.endswith("norm.weight") for n in layer_norms)
 
@@ -110,12 +121,13 @@ def test_lora_is_a_change_of_the_weight_of_low_rank() -> None:
 
 def test_bad_tunings_and_checkpoints_are_named(tmp_path: Path) -> None:
     net, path = network(), tmp_path / "tuned.safetensors"
-    with pytest.raises(InputError, match="'prompt'"):
-        adapters.prepare(net, "prompt")
+    for tuning in ("prompt", "bn4", "lora0", "lora04"):
+        with pytest.raises(InputError, match=f"'tuning' names '{tuning}'"):
+            adapters.prepare(net, tuning)
     with pytest.raises(InputError, match="no readable adapter"):
         weights.load_tuned(net, path)
     names = adapters.prepare(net, "bn")
-    weights.save_tuned(net, names[1:], "bn", path, rank=1)
+    weights.save_tuned(net, names[1:], "bn", path)
     with pytest.raises(InputError, match=f"tensor {names[0]} is missing"):
         weights.load_tuned(network(), path)
     with pytest.raises(InputError, match="made by '', not by 'another run'"):

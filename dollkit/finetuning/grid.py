@@ -22,13 +22,13 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dollkit.common import TUNINGS
+from dollkit.common import TUNINGS, tuning_of
 from dollkit.common.errors import InputError
 from dollkit.common.machine import Part
 from dollkit.data import store
 from dollkit.finetuning import robustness
 from dollkit.finetuning.run import Initialisation, Job, Split, TaskData, run, split, step_mb
-from dollkit.training import adapters, metrics
+from dollkit.training import metrics
 from dollkit.training.augment import Augmentation
 from dollkit.training.loss_and_optimiser import Recipe
 
@@ -77,7 +77,6 @@ class Grid:
     folder: Path  # gets jobs/ and networks/, what `run.restored` reads: one of each arm and tuning
     key: str  # fingerprint of data, weights and settings; jobs made under another one run again
     device: torch.device
-    rank: int = adapters.RANK
     sizes: Mapping[int, Sequence[str]] = field(default_factory=dict)  # more numbers of films: arms
     changes: Mapping[str, Sequence[float]] = field(default_factory=dict)  # see `changes_of`
 
@@ -122,19 +121,21 @@ def tunings_of(
 ) -> Tunings:
     """Every tuning that has arms, with them and its learning rates, in `TUNINGS`' order; `arms`
     are tuned in full, those of `tunings` in other ways too.
+
+    Rates of ``lora`` are those of ``lora16``, too, unless it has some of its own.
     """
-    choices = ("tunings", tunings, TUNINGS[1:]), ("lrs", lrs, (*TUNINGS, OTHER))
-    for parameter, names, known in choices:
-        if unknown := [name for name in names if name not in known]:
-            raise InputError(
-                f"parameter {parameter!r} names {unknown[0]!r}: use some of {', '.join(known)}"
-            )
+    if "full" in tunings:
+        raise InputError("parameter 'tunings' names 'full': name its arms in 'arms'")
+    kinds = {name: tuning_of(name, "tunings") for name in ("full", *tunings)}
+    for name in lrs.keys() - {OTHER}:
+        tuning_of(name, "lrs")
     arms_of = {"full": arms, **tunings}
-    return {
-        tuning: (arms_of[tuning], lrs.get(tuning, lrs.get(OTHER, ())))
-        for tuning in TUNINGS
-        if arms_of.get(tuning)
-    }
+    out: dict[str, tuple[Sequence[str], Sequence[float]]] = {}
+    for name in sorted(kinds, key=lambda name: (TUNINGS.index(kinds[name][0]), kinds[name][1])):
+        rates = [lrs[key] for key in (name, kinds[name][0], OTHER) if key in lrs]
+        if arms_of[name]:
+            out[name] = arms_of[name], rates[0] if rates else ()
+    return out
 
 
 def sizes_of(
@@ -209,7 +210,7 @@ def execute(grid: Grid, part: Part | None = None) -> dict[str, pd.DataFrame]:
     total = sum(len(setting.lrs) + len(grid.seeds) for setting, _ in pairs)
     bar = tqdm(total=total, desc=f"fine-tune {grid.task}", unit="run", disable=None)
     frames: dict[str, list[pd.DataFrame]] = defaultdict(list)
-    shared = grid.data, grid.config, grid.recipe, grid.device, grid.rank
+    shared = grid.data, grid.config, grid.recipe, grid.device
     tunings = {setting.tuning for setting, _ in pairs}
     memory = {t: round(step_mb(grid.first_job(t), *shared), 3) for t in tunings}
     kept: set[Path | None] = set()
@@ -278,7 +279,7 @@ def _result(grid: Grid, job: Job) -> dict[str, Any]:
             return {**text, **{name: stored[name] for name in ARRAYS}}
     result = run(
         job, grid.data, grid.split(job.fold, job.n_train, job.seed), grid.config,
-        grid.starts[job.arm], grid.recipe, grid.augmentation, grid.device, grid.rank,
+        grid.starts[job.arm], grid.recipe, grid.augmentation, grid.device,
         grid.changes_of(job), grid.network_of(job),
     )  # fmt: skip
     text = {"key": grid.key_of(job), "curve": result["curve"], "run": result["run"]}

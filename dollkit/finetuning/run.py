@@ -137,22 +137,21 @@ class Initialisation:
 
 
 def network(
-    job: Job, config: Mapping[str, Any], classes: int, start: Initialisation,
-    rank: int = adapters.RANK,
-) -> tuple[nn.Module, list[str], list[str]]:  # fmt: skip
+    job: Job, config: Mapping[str, Any], classes: int, start: Initialisation
+) -> tuple[nn.Module, list[str], list[str]]:
     """A network ready for the job, names of the tensors that its start brings, of those it trains;
     what the start does not bring is drawn from the job's seed, so arms differ in nothing else.
     """
     with compute.seeded(job.seed, 7):
         net = networks.build(job.network, classes=classes, **config)
         copied = start.of(job.seed).load(net)
-        trained = adapters.prepare(net, job.tuning, rank)
+        trained = adapters.prepare(net, job.tuning)
     return net, copied, trained
 
 
 def run(
     job: Job, data: TaskData, parts: Split, config: Mapping[str, Any], start: Initialisation,
-    recipe: Recipe, augmentation: Augmentation, device: torch.device, rank: int = adapters.RANK,
+    recipe: Recipe, augmentation: Augmentation, device: torch.device,
     changes: Mapping[str, Sequence[float]] | None = None, keep: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one job; the tensors that were trained go to the file `keep`, see `restored`.
@@ -162,7 +161,7 @@ def run(
     films, classes), and ``prediction`` (test films, C, S, S / 8) bits.
     """
     recipe = replace(recipe, lr=job.lr, seed=job.seed)
-    net, _, trained = network(job, config, len(data.classes), start, rank)
+    net, _, trained = network(job, config, len(data.classes), start)
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if job.tuning == "full":  # batch-norm statistics move too
         trained = list(net.state_dict())
@@ -206,7 +205,7 @@ def run(
         net.load_state_dict(done.best_state)
     net.eval()
     if keep is not None:
-        weights.save_tuned(net, trained, job.tuning, keep, rank, made_by=job.made_by(start))
+        weights.save_tuned(net, trained, job.tuning, keep, made_by=job.made_by(start))
 
     def predict(films: U8) -> U8:
         with torch.inference_mode(), compute.autocast(device, recipe.precision):
@@ -237,11 +236,10 @@ def restored(
 
 
 def step_mb(
-    job: Job, data: TaskData, config: Mapping[str, Any], recipe: Recipe, device: torch.device,
-    rank: int = adapters.RANK,
-) -> float:  # fmt: skip
+    job: Job, data: TaskData, config: Mapping[str, Any], recipe: Recipe, device: torch.device
+) -> float:
     """Memory of one training step of a job, in MB of 2**20 bytes; NaN where it does not fit."""
-    net, _, _ = network(job, config, len(data.classes), Initialisation(), rank)
+    net, _, _ = network(job, config, len(data.classes), Initialisation())
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     net.train(job.tuning == "full")
     picked = np.resize(np.arange(len(data.images)), recipe.batch)

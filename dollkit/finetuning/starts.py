@@ -123,7 +123,7 @@ def trained(grid: Grid) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for tuning in grid.tunings:
         job, classes = grid.first_job(tuning), len(grid.data.classes)
-        net, _, names = network(job, grid.config, classes, Initialisation(), grid.rank)
+        net, _, names = network(job, grid.config, classes, Initialisation())
         trainable, total = networks.trainable(net)
         size = bytes_of(net.get_parameter(name) for name in names)
         out[tuning] = {"trainable": trainable, "total": total, "bytes": size, "tensors": names}

@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.ndimage import binary_dilation, find_objects
 
 from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS, MOBILE, PATHOLOGIES
+from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.common.statistics import bootstrap_interval, patient_values, seen_enough
 from dollkit.labels.store import LabelStore
 from dollkit.training import metrics
@@ -32,7 +32,6 @@ ABLATION_COLUMNS = [
     "factor", "value", "iou_matched", "iou_lo", "iou_hi", "hit_rate", "iou_label", "precision",
     "recall", "n", "delta", "delta_lo", "delta_hi",
 ]  # fmt: skip
-GOAL_COLUMNS = ["goal", "value", "lo", "hi", "met", "n"]
 CASE = ["image_id", "finding"]
 
 ARRAYS = ("finding", "map", "maps", "probability", "label", "truth", "iou")
@@ -127,55 +126,6 @@ def ablation(cases: pd.DataFrame) -> pd.DataFrame:
         (row["delta"], row["delta_lo"], row["delta_hi"]), _ = _gap(part, shipped)
         rows.append(row)
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS)
-
-
-def goals(
-    cases: pd.DataFrame, classifiers: pd.DataFrame, *, auroc: float = 0.9, hit_rate: float = 0.8
-) -> pd.DataFrame:
-    """Quality goals of the labels, each with what was measured, with the columns `GOAL_COLUMNS`.
-
-    1. Hit rate, mean over the findings whose AUROC (mean over classifiers) exceeds `auroc`: at
-       least `hit_rate`.
-    2. IoU at matched area minus that of the mean-mask prior, for each mobile finding: interval
-       above zero.
-    3. IoU at matched area of all classifiers minus that of the best single one, chosen on the same
-       cases: interval above zero.
-
-    Intervals are 95 % bootstrap intervals over patients (paired in 2 and 3, not corrected for the
-    number of goals); met is yes, no or not judged.
-    """
-    shipped = cases[cases["variant"] == "shipped"]
-    able = classifiers.groupby("finding")["auroc"].mean()
-    # A finding of few patients tells nothing of others.
-    enough = shipped[seen_enough(shipped["patient_id"], shipped["finding"])]
-    part = enough[enough["finding"].isin(able.index[able > auroc])]
-    value, shown = mean_interval(part, "hit"), part["finding"].nunique()
-    text = f"hit rate at least {hit_rate:g}, {shown} findings with AUROC above {auroc:g}"
-    rows = [(text, *value, _verdict(value[0] >= hit_rate, value[0]), len(part))]
-    gaps = enough.assign(gap=enough["iou_matched"] - enough["iou_prior"])
-    for finding in MOBILE:
-        part = gaps[(gaps["finding"] == finding) & gaps["iou_prior"].notna()]
-        value = mean_interval(part, "gap")
-        text = f"IoU above that of the mean-mask prior: {finding}"
-        rows.append((text, *value, _verdict(value[1] > 0, value[1]), len(part)))
-    singles = cases[(cases["factor"] == "classifiers") & (cases["n_classifiers"] == 1)]
-    value, n = (np.nan, np.nan, np.nan), 0
-    text = "IoU of all classifiers above that of the best single one"
-    if not singles.empty and not shipped.empty:
-        of_each = singles.groupby("classifiers")
-        means = {str(k): mean_interval(judged(p), "iou_matched")[0] for k, p in of_each}
-        best = max(means, key=means.__getitem__)
-        value, n = _gap(shipped, singles[singles["classifiers"] == best])
-        text = (
-            f"IoU of {shipped['n_classifiers'].iloc[0]} classifiers above that of the best single "
-            f"one ({best}, chosen on the same cases, in its favour)"
-        )
-    rows.append((text, *value, _verdict(value[1] > 0, value[1]), n))
-    return pd.DataFrame(rows, columns=GOAL_COLUMNS)
-
-
-def _verdict(met: bool, value: float) -> str:
-    return "not judged" if np.isnan(value) else "yes" if met else "no"
 
 
 def losses(arrays: Arrays) -> pd.DataFrame:

@@ -1,13 +1,22 @@
 """C1-C5 of the paper as data, from per-case rows to a verdict on each, their page and Figure S5.
 
-A contrast is *confirmed* if its 95 % interval lies above zero, its effect reaches the claim's
-threshold of relevance and its Holm-adjusted p is below 0.05; *contradicted* if the interval
-lies below zero with adjusted p below 0.05; else *undecided*. Contrasts that decide a claim form
-one Holm family over the whole profile; details (single findings, other networks and training
-sizes, the area under the curve) form a second one and decide nothing.
+The rules, fixed before any data:
 
-A training run is a draw, too: contrasts between trained networks need at least `MIN_SEEDS`
-seeds, and their intervals and tests cover runs as well as patients (`statistics.crossed`).
+- Two questions with a verdict each. *As stated*: what the paper claims, against the baselines that
+  it names. *Is it the diagnosis?*: against controls that have all of DoLL but the film's own
+  diagnosis (shuffled labels, the anatomy prior) or Integrated Gradients (Grad-CAM labels).
+- A contrast is *confirmed* if its 95 % interval lies above zero, its effect reaches the claim's
+  threshold of relevance and its Holm-adjusted p is below 0.05; *contradicted* if the interval lies
+  below zero with adjusted p below 0.05; else *undecided*.
+- Every task and baseline has a verdict. The verdict on a question rests on the means over tasks:
+  confirmed if the contrast with every baseline is and no single task contradicts it; contradicted
+  if the contrast with any baseline is; else undecided.
+- Holm families: the means over tasks of one claim and question; its single tasks; all details
+  (single findings, other networks and training sizes, areas under curves), which decide nothing.
+- A training run is a draw, too: contrasts between trained networks need `MIN_SEEDS` fine-tuning
+  seeds and as many pre-trainings of each arm. Their intervals and tests cover runs as well as
+  patients (`statistics.crossed`).
+- Findings that may be shortcuts (`shortcuts.flagged`) do not decide C1.
 """
 
 from __future__ import annotations
@@ -24,13 +33,24 @@ from matplotlib.ticker import MaxNLocator
 
 from dollkit.common.statistics import FEWEST, holm
 from dollkit.report import style
-from dollkit.report.contrasts import NO_GAIN, label_rows, segmentation_rows
+from dollkit.report.contrasts import (
+    CLAIM,
+    DETAIL,
+    DIAGNOSIS,
+    NO_GAIN,
+    OVERALL,
+    TASK,
+    label_rows,
+    segmentation_rows,
+)
 from dollkit.report.render import format_value, markdown, p_value, signed, span
-from dollkit.report.rows import Rows, read_table, write_csv
+from dollkit.report.rows import TASKS, Rows, read_table, write_csv
+from dollkit.training import shortcuts
 
 ALPHA = 0.05
 CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "undecided"
-MIN_SEEDS = 3  # seeds below which no contrast between trained networks is decided
+MIN_SEEDS = 3  # fine-tunings, and pre-trainings, below which no trained networks are judged
+QUESTIONS = {CLAIM: "as stated", DIAGNOSIS: "is it the diagnosis?"}
 
 
 class Claim(NamedTuple):
@@ -66,8 +86,7 @@ CLAIMS: tuple[Claim, ...] = (
         "pre-training the backbone alone on classification.",
         "arXiv 2401.08469, abstract and tables",
         "mIoU",
-        "doll minus each other arm, all weights tuned; shuffled labels and the anatomy prior "
-        "are the controls that tell diagnosis from dense pre-training",
+        "doll minus each other arm, all weights tuned",
         _CROSSED,
         0.005,
     ),
@@ -102,9 +121,11 @@ CLAIMS: tuple[Claim, ...] = (
 )
 KEYS = [claim.key for claim in CLAIMS]
 
+COUNTS = ("n_cases", "n_patients", "n_seeds", "n_pretrained")
 COLUMNS = [
-    "claim", "contrast", "task", "effect", "lo", "hi", "p", "p_holm", "n_cases", "n_patients",
-    "n_seeds", "mde", "relevance", "decides", "verdict", "network", "n_train", "note",
+    "claim", "question", "scope", "contrast", "task", "effect", "lo", "hi", "p", "p_holm",
+    "n_cases", "n_patients", "n_seeds", "n_pretrained", "mde", "relevance", "verdict", "network",
+    "n_train", "note",
 ]  # fmt: skip
 
 
@@ -113,19 +134,26 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
     out = rows.copy()
     out["relevance"] = out["claim"].map({c.key: c.relevance for c in CLAIMS})
     out["p_holm"] = np.nan
-    trained = out["claim"].isin(["C2", "C3", "C4"])
-    few = trained & (out["n_seeds"] < MIN_SEEDS) & out["effect"].notna()
+    trained = out["claim"].isin(["C2", "C3", "C4"]) & out["effect"].notna()
+    few = {
+        "seeds": trained & (out["n_seeds"] < MIN_SEEDS),
+        "pre-trainings": trained & ~(out["n_pretrained"] >= MIN_SEEDS),
+    }
     idle = (out["claim"] == "C4") & out["note"].str.contains(NO_GAIN, regex=False)
-    for decides in (True, False):
-        family = (out["decides"] == decides) & ~few & ~idle
-        out.loc[family, "p_holm"] = holm(out.loc[family, "p"])
+    judged = out[~few["seeds"] & ~few["pre-trainings"] & ~idle]
+    details = judged["scope"] == DETAIL
+    for _, family in judged.assign(claim=judged["claim"].mask(details, "")).groupby(
+        ["scope", "claim", judged["question"].mask(details, "")]
+    ):
+        out.loc[family.index, "p_holm"] = holm(family["p"])
     sure = out["p_holm"] < ALPHA
     up = sure & (out["lo"] > 0) & (out["effect"] >= out["relevance"])
     down = sure & (out["hi"] < 0)
     out["verdict"] = np.select([up, down], [CONFIRMED, CONTRADICTED], UNDECIDED)
-    out.loc[few, "note"] = [
-        "; ".join(filter(None, [n, f"fewer than {MIN_SEEDS} seeds"])) for n in out.loc[few, "note"]
-    ]
+    for what, too_few in few.items():
+        said = f"fewer than {MIN_SEEDS} {what}"
+        notes = out.loc[too_few, "note"]
+        out.loc[too_few, "note"] = ["; ".join(filter(None, [note, said])) for note in notes]
     return out[COLUMNS]
 
 
@@ -135,9 +163,17 @@ def evaluate(rows: Rows) -> pd.DataFrame:
     `COLUMNS`; a positive effect speaks for the claim. ``mde`` is the smallest effect that this
     design finds with 80 % power at alpha 0.05 before correction. C3's n_cases counts pairs of runs.
     """
-    contrasts = label_rows(rows.label_cases) + segmentation_rows(rows)
-    contrasts.sort(key=lambda row: KEYS.index(str(row["claim"])))
-    return judge(pd.DataFrame(contrasts).astype({"decides": bool, "n_train": "Int64"}))
+    doubted = shortcuts.flagged(rows.difficulty, rows.classifiers)
+    contrasts = label_rows(rows.label_cases, doubted) + segmentation_rows(rows)
+    scopes = [OVERALL, TASK, DETAIL]
+    contrasts.sort(
+        key=lambda row: (
+            KEYS.index(str(row["claim"])), [*QUESTIONS].index(str(row["question"])),
+            scopes.index(str(row["scope"])),
+        )
+    )  # fmt: skip
+    frame = pd.DataFrame(contrasts)
+    return judge(frame.astype({"n_train": "Int64", "n_pretrained": "Int64"}))
 
 
 def read_claims(folder: Path) -> pd.DataFrame:
@@ -145,38 +181,59 @@ def read_claims(folder: Path) -> pd.DataFrame:
     return read_table(folder / "claims.csv", [c for c in COLUMNS if c != "task"])
 
 
-def overall(rows: pd.DataFrame, claim: str) -> str:
-    """Verdict on a claim: confirmed if all deciding contrasts are, contradicted if any is."""
-    verdicts = rows.loc[(rows["claim"] == claim) & rows["decides"], "verdict"]
+def overall(rows: pd.DataFrame, claim: str, question: str = CLAIM) -> str:
+    """Verdict on one of the `QUESTIONS` about a claim; the rule stands at the module's head."""
+    rows = rows[(rows["claim"] == claim) & (rows["question"] == question)]
+    verdicts, tasks = (rows.loc[rows["scope"] == scope, "verdict"] for scope in (OVERALL, TASK))
     if (verdicts == CONTRADICTED).any():
         return CONTRADICTED
-    return CONFIRMED if len(verdicts) and (verdicts == CONFIRMED).all() else UNDECIDED
+    sure = len(verdicts) and (verdicts == CONFIRMED).all() and not (tasks == CONTRADICTED).any()
+    return CONFIRMED if sure else UNDECIDED
 
 
-def sentence(rows: pd.DataFrame, claim: str) -> str:
+def asked(rows: pd.DataFrame) -> list[tuple[Claim, str]]:
+    """Claims and the questions about them that a profile has contrasts for."""
+    there = set(zip(rows["claim"], rows["question"], strict=True))
+    return [(c, q) for c in CLAIMS for q in QUESTIONS if q == CLAIM or (c.key, q) in there]
+
+
+def matrix(rows: pd.DataFrame) -> pd.DataFrame:
+    """Contrasts of one question in rows, tasks and their mean in columns, as text."""
+    rows = rows[rows["scope"] != DETAIL]
+    effects = rows[["effect", "lo", "hi"]].astype(float).to_numpy()
+    text = [
+        f"{signed(*values)} {MARKS[verdict]}".strip() if np.isfinite(values[0]) else note
+        for values, verdict, note in zip(effects, rows["verdict"], rows["note"], strict=True)
+    ]
+    tasks = sorted(rows["task"].unique(), key=lambda task: ([*TASKS, task].index(task), task))
+    cells = rows.assign(text=text).pivot(index="contrast", columns="task", values="text")
+    return cells.loc[rows["contrast"].unique(), tasks].fillna("–").reset_index()
+
+
+def sentence(rows: pd.DataFrame, claim: str, question: str = CLAIM) -> str:
     """What the rows mean, in one generated sentence with numbers."""
-    rows = rows[rows["claim"] == claim]
-    part = rows[rows["decides"]]
+    rows = rows[(rows["claim"] == claim) & (rows["question"] == question)]
+    part = rows[rows["scope"] == OVERALL]
     tested = part[part["effect"].notna()].sort_values("effect", kind="stable")
+    gaps, missed = part[part["effect"].isna()], ""
+    if len(gaps):
+        reasons = gaps["note"].str.removeprefix("not run: ")
+        missed = f" Not tested: {', '.join(sorted(set(gaps['contrast'] + ' (' + reasons + ')')))}."
     if tested.empty:
-        return "Nothing in this profile tests it."
+        return "Nothing in this profile tests it." + missed
     ends = []
     for row in tested.iloc[sorted({0, len(tested) - 1})].to_dict("records"):
         values = [row[k] for k in ("effect", "lo", "hi")]
         text = signed(*values)
         if claim == "C3":
             text = "{:.2f} times [{:.2f}, {:.2f}]".format(*np.exp(values))
-        ends.append(f"{text} ({row['contrast']}, {row['task']})")
+        ends.append(f"{text} ({row['contrast']})")
     many = {v: int((part["verdict"] == v).sum()) for v in (CONFIRMED, CONTRADICTED, UNDECIDED)}
     text = (
-        f"Of {len(part)} deciding contrasts {many[CONFIRMED]} are confirmed, "
+        f"Of {len(part)} contrasts {many[CONFIRMED]} are confirmed, "
         f"{many[CONTRADICTED]} contradicted, {many[UNDECIDED]} undecided; effects run "
-        f"{'from ' * (len(ends) > 1)}{' to '.join(ends)}."
+        f"{'from ' * (len(ends) > 1)}{' to '.join(ends)}.{missed}"
     )
-    gaps = rows[rows["effect"].isna()]
-    if len(gaps):
-        reasons = gaps["note"].str.removeprefix("not run: ")
-        text += f" Not tested: {', '.join(sorted(set(gaps['contrast'] + ' (' + reasons + ')')))}."
     mde = tested.loc[tested["verdict"] == UNDECIDED, "mde"].dropna()
     if len(mde):
         best = f"{np.exp(mde.min()):.2f} times" if claim == "C3" else f"{mde.min():.3f}"
@@ -184,14 +241,12 @@ def sentence(rows: pd.DataFrame, claim: str) -> str:
     return text
 
 
-def write_claims(
-    rows: pd.DataFrame, folder: Path, *, profile: str, population: str, repeats: int = 1
-) -> list[Path]:
-    """Write the result of `evaluate` as ``claims.csv`` and ``claims.md``.
-
-    `population` says whose films these are; `repeats` is that of `results`, 0 if not known.
-    """
+def write_claims(rows: pd.DataFrame, folder: Path, *, profile: str, population: str) -> list[Path]:
+    """Write the result of `evaluate` as ``claims.csv`` and ``claims.md``; `population` says whose
+    films these are."""
     seeds = rows.loc[rows["n_seeds"] > 0, "n_seeds"]
+    decisive = rows.loc[rows["scope"] != DETAIL, "n_pretrained"].dropna()
+    repeats = int(decisive.min()) if len(decisive) else 0
     counted = f"; pre-training runs per arm: {repeats}" if repeats else ""
     lines = [
         f"# Claims, profile {profile}",
@@ -199,23 +254,30 @@ def write_claims(
         f"Population: {population}. Seeds per trained network: {span(seeds)}{counted}. A verdict "
         "speaks for this population and these settings only.",
         "",
-        "| claim | verdict | |",
-        "| --- | --- | --- |",
-        *(f"| {c.key} | **{overall(rows, c.key)}** | {c.statement} |" for c in CLAIMS),
+        "| claim | question | verdict | |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {c.key} | {QUESTIONS[q]} | **{overall(rows, c.key, q)}** | {c.statement} |"
+            for c, q in asked(rows)
+        ),
     ]
-    for claim in CLAIMS:
-        part = rows[rows["claim"] == claim.key]
-        lines += [
-            *("", f"## {claim.key}: {overall(rows, claim.key)}", "", claim.statement, ""),
-            f"- Source: {claim.source}",
-            f"- Metric: {claim.metric}; contrast: {claim.contrast}",
-            f"- Test: {claim.test}; smallest effect worth having: {claim.relevance:.3g}",
-            "",
-            sentence(rows, claim.key),
-        ]
-        details = part[~part["decides"] & part["effect"].notna()]
-        if part["decides"].any():
-            lines += ["", _claim_table(part[part["decides"]])]
+    for claim, question in asked(rows):
+        part = rows[(rows["claim"] == claim.key) & (rows["question"] == question)]
+        verdict = overall(rows, claim.key, question)
+        lines += ["", f"## {claim.key}, {QUESTIONS[question]}: {verdict}", ""]
+        if question == CLAIM:
+            lines += [
+                *(claim.statement, "", f"- Source: {claim.source}"),
+                f"- Metric: {claim.metric}; contrast: {claim.contrast}",
+                f"- Test: {claim.test}; smallest effect worth having: {claim.relevance:.3g}",
+                "",
+            ]
+        lines.append(sentence(rows, claim.key, question))
+        details = part[(part["scope"] == DETAIL) & part["effect"].notna()]
+        if (part["scope"] == TASK).any():
+            lines += ["", markdown(matrix(part))]
+        if (part["scope"] != DETAIL).any():
+            lines += ["", _claim_table(part[part["scope"] != DETAIL])]
         if len(details):
             lines += ["", "Details (they decide nothing):", "", _claim_table(details)]
     covered = "fine-tuning runs; each arm was pre-trained once, so not another pre-training"
@@ -226,12 +288,15 @@ def write_claims(
     lines += [
         *("", "## How to read this", ""),
         "- Effects are signed so that positive speaks for the claim; brackets are 95 % intervals; "
-        "p is Holm-adjusted over all deciding contrasts of the profile "
-        "(details: over all details).",
+        "p is Holm-adjusted over the means over tasks of a claim and question, over its single "
+        "tasks, and over all details. ↑ confirmed, ↓ contradicted.",
+        "- The verdict rests on the means over tasks: confirmed if every one is and no single task "
+        "is contradicted, contradicted if any is.",
         "- mde: smallest true effect found with 80 % power at 5 %, before that adjustment; of C3's "
         "steps effect, interval and mde are logarithms of ratios in the tables.",
         f"- Means over findings leave out those that fewer than {FEWEST} patients have.",
-        f"- Contrasts between trained networks need {MIN_SEEDS} seeds; their intervals cover other "
+        f"- Contrasts between trained networks need {MIN_SEEDS} seeds of fine-tuning and of "
+        "pre-training; their intervals cover other "
         f"patients and other {covered}.",
         "- Undecided means that the data fit both an effect and none; it is not evidence for none.",
     ]
@@ -251,7 +316,7 @@ def _claim_table(rows: pd.DataFrame) -> str:
         "effect [95 %]": [signed(*values) for values in effects],
         "p (Holm)": [p_value(float(p)) for p in rows["p_holm"]],
         "mde": [format_value(float(m)) for m in rows["mde"]],
-        **{n.removeprefix("n_"): rows[n].astype(str) for n in ("n_cases", "n_patients", "n_seeds")},
+        **{n.removeprefix("n_"): rows[n].astype(str) for n in COUNTS},
         "verdict": rows["verdict"],
         "note": rows["note"],
     }
@@ -262,9 +327,10 @@ def _claim_table(rows: pd.DataFrame) -> str:
 
 
 SHOWN = [
-    "claim", "task", "network", "n_train", "contrast", "effect", "lo", "hi", "relevance",
-    "verdict", "n_patients", "n_seeds",
+    "claim", "question", "scope", "task", "network", "n_train", "contrast", "effect", "lo", "hi",
+    "relevance", "verdict", "n_patients", "n_seeds",
 ]  # fmt: skip
+MARKS = {CONFIRMED: "↑", UNDECIDED: "", CONTRADICTED: "↓"}
 LOOKS = {
     CONFIRMED: (style.BLUE, "D", style.BLUE),
     UNDECIDED: (style.GREY, "o", "white"),
@@ -272,8 +338,11 @@ LOOKS = {
 }
 """Colour, marker and its filling, so that a greyscale print tells them apart."""
 
-SIDES = (("C1", "C2"), ("C3", "C4", "C5"))  # claims of the left and of the right half
-TITLES = {"C1": "IoU", "C2": "mIoU", "C3": "steps, as a ratio", "C4": "mIoU", "C5": "IoU"}
+SIDES = ("C1", "C2", "C2?"), ("C3", "C4", "C5")  # panels of the left and of the right half
+TITLES = {
+    "C1": "C1  IoU", "C2": "C2 as stated  mIoU", "C2?": "C2, is it the diagnosis?  mIoU",
+    "C3": "C3  steps, as a ratio", "C4": "C4  mIoU", "C5": "C5  IoU",
+}  # fmt: skip
 SHORT = (
     ("steps to 95 %: ", ""),
     ("adapter keeps over half of the gain", "adapter - half of the gain"),
@@ -285,10 +354,11 @@ WIDEST = 2.0  # how far a panel reaches beyond its effects, in median widths of 
 
 
 def figure_s5(rows: pd.DataFrame, *, profile: str) -> style.Drawn:
-    """Effects and 95 % intervals, one line per deciding contrast, one panel per claim."""
-    data = rows[rows["decides"].astype(bool) & rows["effect"].notna()]
-    data = data.sort_values("claim", kind="stable", ignore_index=True)[SHOWN]
-    parts = {str(key): part for key, part in data.groupby("claim")}
+    """Effects and 95 % intervals of every task and of their mean, one panel per question."""
+    data = rows[(rows["scope"] != DETAIL) & rows["effect"].notna()][SHOWN]
+    data = data.sort_values(["claim", "question", "contrast"], kind="stable", ignore_index=True)
+    panel = data["claim"] + np.where(data["question"] == DIAGNOSIS, "?", "")
+    parts = {str(key): part for key, part in data.groupby(panel)}
     halves = [half for keys in SIDES if (half := [k for k in keys if k in parts])]
     with style.context():
         heights = [[len(parts[k]) + 3 for k in half] for half in halves]
@@ -305,11 +375,12 @@ def figure_s5(rows: pd.DataFrame, *, profile: str) -> style.Drawn:
         style.key(fig, handles, 3)
     caption = (
         f"Figure S5 (profile {profile}). Every contrast that decides a claim: effect and 95 % "
-        "interval; right of the line at zero speaks for the claim, the dotted line is the "
+        "interval of the mean over tasks (bold) and of each task; right of the line at zero speaks "
+        "for the claim, the dotted line is the "
         "smallest effect worth having. C1 and C5: IoU of labels with the truth at matched area; "
         "C2 and C4: mIoU; an interval much wider than the others runs out of its panel; "
         "C3: how many times the steps of DoLL the other start needs. A verdict "
-        "also asks for Holm's p < 0.05 over all of them."
+        "also asks for Holm's p < 0.05."
     )
     if (trained := data["n_seeds"] > 0).any():
         caption += f" {span(data.loc[trained, 'n_seeds'])} seeds per trained network."
@@ -332,8 +403,9 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
         name = row["contrast"]
         for pattern, other in SHORT:
             name = re.sub(pattern, other, name)
-        where = "" if row["task"] == "labels" else f"{row['task']}: "
-        names.append(where + f"{row['network']}, " * mixed + name)
+        if row["scope"] == TASK:
+            name = str(row["task"])
+        names.append(f"{row['network']}, " * mixed + name)
     relevance = float(part["relevance"].iloc[0])
     ax.axvline(0, color=style.BLACK, linewidth=0.7)
     ax.axvline(relevance, color=style.GREY, linewidth=0.8, linestyle=":")
@@ -345,11 +417,13 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
         if np.nanmax(widths) > 3 * room:
             ax.set_xlim(spans[:, 0].min() - room, spans[:, 0].max() + room)
     ax.set_yticks(place, names, fontsize=6)
+    for label, scope in zip(ax.get_yticklabels(), part["scope"], strict=True):
+        label.set_fontweight("bold" if scope == OVERALL else "normal")
     ax.set_ylim(-0.7, len(part) - 0.3)
     ax.tick_params(axis="y", length=0)
     ax.tick_params(axis="x", labelsize=6)
     ax.spines["left"].set_visible(False)
-    ax.set_title(f"{claim}  {TITLES[claim]}", loc="left", fontweight="bold", pad=2)
+    ax.set_title(TITLES[claim], loc="left", fontweight="bold", pad=2)
     ax.xaxis.set_major_locator(MaxNLocator(4))
     if claim == "C3":  # effects are logarithms of ratios
         ax.xaxis.set_major_formatter(lambda value, _: f"{np.exp(value):.2g}x")

@@ -1,9 +1,9 @@
-"""Results beside results: two profiles on the same films, C2 of all profiles, a run and its past.
+"""Results beside results: two profiles on the same films, a run and its past.
 
 ``python -m dollkit compare PROFILE_A PROFILE_B`` pairs the per-case rows of both film by
 film and seed by seed and writes two tables: what does it matter what they were pre-trained on?
 Arms that start alike in both (`CONTROLS`) must come out alike: they tell whether anything else
-differs. Without profiles it writes ``c2``: what DoLL gives beyond each other start, in every one.
+differs.
 """
 
 from __future__ import annotations
@@ -19,21 +19,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dollkit.common import ARMS, paths
+from dollkit.common import paths
 from dollkit.common.errors import InputError, brief
 from dollkit.common.statistics import Floats, crossed_effect, holm
-from dollkit.report import claims, page
-from dollkit.report.render import Table, constant, signed, span
-from dollkit.report.results import repeats
+from dollkit.report import page
+from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import (
     CASE_COLUMNS,
-    PRETRAINING_COLUMNS,
     SETTING,
     aligned,
     check_cases,
     in_order,
     read_table,
-    write_csv,
 )
 from dollkit.report.tables import bounds, interval
 
@@ -194,71 +191,16 @@ def pretrained_on(folder: Path) -> str:
     return f" (pre-trained on: {source})" if source else ""
 
 
-# C2 in all profiles on one page.
-
-
-BLOCK = ["profile", "network", "n_train", "task"]
-MARKS = {claims.CONFIRMED: " ↑", claims.CONTRADICTED: " ↓", claims.UNDECIDED: ""}
-C2_COLUMNS = [
-    *BLOCK, "arm", "effect", "lo", "hi", "verdict", "decides", "n_patients", "n_seeds",
-    "n_pretrained",
-]  # fmt: skip
-
-
-def c2_contrasts(profiles: Sequence[str]) -> pd.DataFrame:
-    """DoLL minus every other start, all weights tuned: `C2_COLUMNS`, in the order of `profiles`."""
-    parts = []
-    for place, profile in enumerate(profiles):
-        folder = paths.figures() / profile
-        rows = claims.read_claims(folder)
-        rows = rows[(rows["claim"] == "C2") & rows["effect"].notna()]
-        record = folder / "pretraining.csv"
-        runs = repeats(read_table(record, PRETRAINING_COLUMNS)) if record.is_file() else 0
-        arm = rows["contrast"].str.removeprefix("doll - ")
-        rows = rows.assign(profile=profile, place=place, arm=arm, n_pretrained=runs)
-        parts.append(rows.assign(other=rows["network"] != "pspnet"))  # the paper's first
-    frame = pd.concat(parts).astype({"n_train": int})
-    return in_order(frame, "place", "other", "n_train", "task", "arm")[C2_COLUMNS]
-
-
-def c2_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per profile, network and task; one column of text per other start."""
-    effects = zip(frame[["effect", "lo", "hi"]].to_numpy(float), frame["verdict"], strict=True)
-    text = [signed(*values) + MARKS[verdict] for values, verdict in effects]
-    frame = frame.assign(text=text)
-    names = {"n_patients": "patients", "n_seeds": "seeds", "n_pretrained": "pre-trained"}
-    counts = frame.groupby(BLOCK, sort=False)[list(names)].max().rename(columns=names)
-    arms = [arm for arm in ARMS if arm in set(frame["arm"])]
-    cells = frame.pivot(index=BLOCK, columns="arm", values="text").fillna("–")
-    return cells.loc[counts.index, arms].join(counts).reset_index()
-
-
-def write_c2(profiles: Sequence[str], folder: Path) -> list[Path]:
-    """Write ``c2``: a row per contrast as CSV, one per task as Markdown and LaTeX."""
-    frame = c2_contrasts(profiles)
-    caption = (
-        "C2 in every profile: mIoU of DoLL minus that of each other start, all weights tuned, with "
-        "its 95 % interval over patients and seeds. Pre-trained: networks of each arm that differ "
-        "in their seed; with one, the interval covers fine-tuning runs alone. ↑: confirmed "
-        "(Holm's p < 0.05 among the contrasts of its kind in its profile, effect of 0.005 or "
-        "more); ↓: contradicted."
-    )
-    table = c2_table(frame)
-    made = Table(table, caption, hide=constant(table, ("n_train",))).save(folder / "c2")
-    write_csv(frame, folder / "c2.csv")
-    return made
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dollkit compare", description=__doc__)
-    parser.add_argument("profile", nargs="*", help="two of them; none: C2 in every one")
+    parser.add_argument("profile", nargs="*", help="two of them")
     names, folder = parser.parse_args(arguments).profile, paths.figures() / "across"
     there = sorted(p.parent.name for p in paths.figures().glob("*/claims.csv"))
     try:
-        if len(names) not in (0, 2) or not there:
-            raise InputError(f"name two profiles, or none; {paths.figures()} has {there}")
-        made = write_pair(names[0], names[1], folder) if names else write_c2(there, folder)
+        if len(names) != 2:
+            raise InputError(f"name two profiles; {paths.figures()} has {there}")
+        made = write_pair(names[0], names[1], folder)
     except (InputError, OSError) as error:
         print(f"error: {brief(error)}", file=sys.stderr)
         return 2

@@ -1,18 +1,21 @@
 """From per-case rows to the contrasts that the claims rest on: effects, not verdicts yet.
 
 Every effect is signed so that positive speaks for the claim. A contrast that cannot be made is a
-row with a reason, never left out.
+row with a reason, never left out. Each has a question, `CLAIM` or `DIAGNOSIS`, and a scope: `TASK`
+(one cell of the matrix of tasks and baselines), `OVERALL` (the mean over tasks, which the verdict
+rests on) or `DETAIL`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dollkit.common import ARMS, OPTIONAL
+from dollkit.common import OPTIONAL, PRETRAINED
 from dollkit.common.findings import MOBILE
 from dollkit.common.statistics import (
     FEWEST,
@@ -30,6 +33,15 @@ from dollkit.report.rows import Rows, aligned, blocks, main_size
 Row = dict[str, object]
 Settings = Mapping[Any, pd.DataFrame]  # per-case rows by arm and tuning
 
+CLAIM, DIAGNOSIS = "claim", "diagnosis"
+"""As the paper states it; and whether the film's diagnosis is what does it."""
+OVERALL, TASK, DETAIL = "overall", "task", "detail"
+ALL_TASKS = "all tasks"
+BASELINES = ("random", "imagenet", "classifier")
+"""What the paper compares DoLL with."""
+CONTROLS = ("shuffled", "prior", "gradcam")
+"""What DoLL must beat if a film's own diagnosis, shown by Integrated Gradients, is what helps."""
+
 NO_GAIN = "no gain to keep: doll/full - random/full is not above zero"
 
 
@@ -39,13 +51,14 @@ def _row(claim: str, contrast: str, task: str, effect: Effect | str, **more: obj
     base: Row = {"claim": claim, "contrast": contrast, "task": task}
     base |= {"effect": effect.estimate, "lo": effect.lo, "hi": effect.hi, "p": effect.p}
     base |= {"mde": smallest_effect(effect.se, effect.df)}
-    base |= {"n_cases": 0, "n_patients": 0, "n_seeds": 0, "decides": True}
+    base |= {"n_cases": 0, "n_patients": 0, "n_seeds": 0, "n_pretrained": pd.NA}
+    base |= {"question": CLAIM, "scope": OVERALL}
     return base | {"network": "", "n_train": pd.NA, "note": note} | more
 
 
 def _label_row(
     contrast: str, rows: pd.DataFrame, other: str, task: str = "labels", claim: str = "C1",
-    decides: bool = True,
+    scope: str = OVERALL, note: str = "",
 ) -> Row:  # fmt: skip
     """IoU at matched area of rows minus another column, over findings of enough patients."""
     enough = seen_enough(rows["patient_id"], rows["finding"])
@@ -53,23 +66,28 @@ def _label_row(
     rows = rows[enough]
     if rows.empty:
         reason = f"fewer than {FEWEST} patients with {few}"
-        return _row(claim, contrast, task, reason, decides=decides)
+        return _row(claim, contrast, task, reason, scope=scope)
     gap = rows["iou_matched"] - rows[other]
     _, units = patient_values(gap, rows["patient_id"], rows["finding"])
-    note = f"left out, in fewer than {FEWEST} patients: {few}" if few else ""
-    more = {"n_cases": len(rows), "n_patients": len(units), "note": note, "decides": decides}
+    left_out = f"left out, in fewer than {FEWEST} patients: {few}" if few else ""
+    more = {"n_cases": len(rows), "n_patients": len(units), "scope": scope}
+    more["note"] = "; ".join(filter(None, (note, left_out)))
     return _row(claim, contrast, task, paired(units), **more)
 
 
-def label_rows(labels: pd.DataFrame) -> list[Row]:
+def label_rows(labels: pd.DataFrame, shortcuts: Iterable[str] = ()) -> list[Row]:
     """Contrasts of C1 (mobile findings) and C5 (all findings) from label_cases.csv.gz.
 
-    Without a truth to judge labels by, it is empty.
+    Without a truth to judge labels by, it is empty. Findings that may be `shortcuts` (see
+    `shortcuts.flagged`) have rows of their own in C1, which decide nothing.
     """
     if labels.empty:
         unknown = (("C1", "labels - mean-mask prior"), ("C5", "K - best single"))
         return [_row(*pair, "labels", "no per-case label quality") for pair in unknown]
     shipped = labels[labels["factor"] == "shipped"]
+    doubted = sorted({*shortcuts} & {*MOBILE} & {*shipped["finding"]})
+    note = f"left out, possibly a shortcut: {', '.join(doubted)}" if doubted else ""
+    decisive = [finding for finding in MOBILE if finding not in doubted]
     mobile = shipped[shipped["finding"].isin(MOBILE)]
     rows: list[Row] = []
     for name, column in (("mean-mask prior", "iou_prior"), ("chance", "iou_chance")):
@@ -77,10 +95,14 @@ def label_rows(labels: pd.DataFrame) -> list[Row]:
         if mobile[column].isna().all():
             rows.append(_row("C1", contrast, "labels", f"no {column} for mobile findings"))
             continue
-        rows.append(_label_row(contrast, mobile, column))
+        part = mobile[mobile["finding"].isin(decisive)]
+        if len(part):
+            rows.append(_label_row(contrast, part, column, note=note))
+        else:
+            rows.append(_row("C1", contrast, "labels", note or "no mobile finding"))
         for finding in [f for f in MOBILE if (mobile["finding"] == f).any()]:
             part = mobile[mobile["finding"] == finding]
-            rows.append(_label_row(contrast, part, column, finding, decides=False))
+            rows.append(_label_row(contrast, part, column, finding, scope=DETAIL))
     case, suffixes = ["image_id", "finding"], ("", "_other")
     tried = labels[labels["factor"].isin(["shipped", "explainer"])]
     paths, cam = (tried[tried["explainer"] == name] for name in ("ig", "gradcam"))
@@ -88,8 +110,8 @@ def label_rows(labels: pd.DataFrame) -> list[Row]:
         absent = "IG" if paths.empty else "Grad-CAM"
         rows.append(_row("C1", "IG - Grad-CAM", "labels", f"no {absent} labels"))
     else:
-        both = paths[paths["finding"].isin(MOBILE)].merge(cam, on=case, suffixes=suffixes)
-        rows.append(_label_row("IG - Grad-CAM", both, "iou_matched_other"))
+        both = paths[paths["finding"].isin(decisive)].merge(cam, on=case, suffixes=suffixes)
+        rows.append(_label_row("IG - Grad-CAM", both, "iou_matched_other", note=note))
     single = labels[(labels["factor"] == "classifiers") & (labels["n_classifiers"] == 1)]
     if single.empty:
         return [*rows, _row("C5", "K - best single", "labels", "no single-classifier labels")]
@@ -99,87 +121,165 @@ def label_rows(labels: pd.DataFrame) -> list[Row]:
     for classifier, part in single.groupby("classifiers", sort=True):
         kind = "best single" if classifier == best else "single"
         contrast = f"{shipped['n_classifiers'].iloc[0]} classifiers - {kind} ({classifier})"
-        both, decides = shipped.merge(part, on=case, suffixes=suffixes), classifier == best
-        rows.append(_label_row(contrast, both, "iou_matched_other", "labels", "C5", decides))
+        both = shipped.merge(part, on=case, suffixes=suffixes)
+        scope = OVERALL if classifier == best else DETAIL
+        rows.append(_label_row(contrast, both, "iou_matched_other", "labels", "C5", scope))
     return rows
 
 
 def segmentation_rows(rows: Rows) -> list[Row]:
-    """Contrasts of C2, C3 and C4, per task and network, at their `main_size`."""
+    """Contrasts of C2, C3 and C4, per task and network, at their `main_size`, and over tasks."""
     contrasts: list[Row] = []
     cases = main_size(rows.cases)
     chosen = blocks(cases)
     firsts = {task: block for task, *block in reversed(chosen)}
+    cells: dict[tuple[str, str, str], list[tuple[Row, Floats]]] = {}
     for task, network, size in chosen:
-        decides = firsts[task] == [network, size]
-        where: Row = {"network": network, "n_train": size, "decides": decides}
+        first = firsts[task] == [network, size]
+        where: Row = {"network": network, "n_train": size}
         block, paces, trained = (
             f[(f["task"] == task) & (f["network"] == network) & (f["n_train"] == size)]
             for f in (cases, rows.curves, rows.runs)
         )
         settings = dict(list(block.groupby(["arm", "tuning"])))
-        contrasts += _arm_rows(settings, task, where, rows.not_run)
-        contrasts += _pace_rows(paces[paces["tuning"] == "full"], task, where)
-        contrasts.append(_adapter_row(settings, trained, task, where))
-    return contrasts
+        made = _arm_rows(settings, task, where, rows.not_run)
+        made += _pace_rows(paces[paces["tuning"] == "full"], task, where)
+        made += _adapter_rows(settings, trained, task, where)
+        for row, matrix in made:
+            row["n_pretrained"] = pretrainings(rows.pretraining, network, str(row["contrast"]))
+            row["scope"] = row["scope"] if first else DETAIL
+            contrasts.append(row)
+            if row["scope"] == TASK:
+                key = str(row["claim"]), str(row["question"]), str(row["contrast"])
+                cells.setdefault(key, []).append((row, matrix))
+    return contrasts + [_overall_row(*key, cells=found) for key, found in cells.items()]
 
 
-def _arm_rows(settings: Settings, task: str, where: Row, not_run: Mapping[str, str]) -> list[Row]:
+def pretrainings(record: pd.DataFrame, network: str, contrast: str) -> int:
+    """Fewest pre-trainings of the arms that a contrast names; of those without any, one counts for
+    all. Arms that are trained once by nature, such as ``random``, do not count."""
+    runs = record[record["network"] == network].groupby("arm")["seed"].nunique()
+    named = [arm for arm in PRETRAINED if re.search(rf"\b{arm}\b", f"doll {contrast}")]
+    return int(min((runs.get(arm, 0) for arm in named), default=0))
+
+
+def over_tasks(matrices: list[Floats]) -> Floats:
+    """(S, sum of units) matrix of several tasks, (S, units) each, whose row means are the means
+    over tasks: each task counts alike, whatever its number of patients. What tasks differ by in
+    their mean is no chance, so that every unit is centred on the mean of all.
+    """
+    means = [m.mean() for m in matrices]
+    total = sum(m.shape[1] for m in matrices)
+    parts = [
+        np.mean(means) + total / (len(matrices) * m.shape[1]) * (m - mean)
+        for m, mean in zip(matrices, means, strict=True)
+    ]
+    return np.concatenate(parts, axis=1)
+
+
+def _overall_row(claim: str, question: str, contrast: str, cells: list[tuple[Row, Floats]]) -> Row:
+    """A contrast over the tasks of a profile; it is as good as its weakest task."""
+    shared: Row = {"question": question, "scope": OVERALL}
+    same = {row["network"] for row, _ in cells}, {row["n_train"] for row, _ in cells}
+    if all(len(values) == 1 for values in same):
+        shared |= {key: cells[0][0][key] for key in ("network", "n_train")}
+    if missing := [row for row, matrix in cells if not matrix.size]:
+        reason = str(missing[0]["note"]).removeprefix("not run: ")
+        return _row(claim, contrast, ALL_TASKS, reason, **shared)
+    matrices = [matrix for _, matrix in cells]
+    seeds = min(len(matrix) for matrix in matrices)
+    effect = crossed_effect(over_tasks([matrix[:seeds] for matrix in matrices]))
+    counts = pd.DataFrame([row for row, _ in cells])
+    shared |= {name: int(counts[name].sum()) for name in ("n_cases", "n_patients")}
+    shared["n_pretrained"] = int(counts["n_pretrained"].min())
+    idle = all(NO_GAIN in str(row["note"]) for row, _ in cells)
+    shared |= {"n_seeds": seeds, "note": NO_GAIN if idle else ""}
+    return _row(claim, contrast, ALL_TASKS, effect, **shared)
+
+
+Cell = tuple[Row, Floats]  # a contrast, and its seeds x units differences
+NOTHING = np.empty((0, 0))
+
+
+def _arm_rows(settings: Settings, task: str, where: Row, not_run: Mapping[str, str]) -> list[Cell]:
     """C2: doll minus every other arm, all weights tuned."""
-    rows: list[Row] = []
     full = {arm: cases for (arm, tuning), cases in settings.items() if tuning == "full"}
-    for arm in ARMS:
-        if arm in ("doll", "truth") or (arm in OPTIONAL and arm not in full):
+    pairs = [("doll", arm, CLAIM, TASK) for arm in BASELINES]
+    controls = [arm for arm in CONTROLS if arm in full or arm == "shuffled"]
+    pairs += [("doll", arm, DIAGNOSIS, TASK) for arm in controls]
+    pairs += [("doll_random", "shuffled_random", DIAGNOSIS, DETAIL)]
+    pairs += [("truth", "doll", DIAGNOSIS, DETAIL), ("truth", "shuffled", DIAGNOSIS, DETAIL)]
+    pairs += [("doll", arm, CLAIM, DETAIL) for arm in OPTIONAL]
+    rows: list[Cell] = []
+    for one, other, question, scope in pairs:
+        more = where | {"question": question, "scope": scope}
+        absent = [name for name in (one, other) if name not in full]
+        if absent and scope == DETAIL:
             continue
-        # Arms that the paper compares with, and the controls, must be there for a verdict; the
-        # optional ones speak of how labels are made.
-        needed = arm in full or arm in ("random", "classifier", "shuffled")
-        more = where | {"decides": where["decides"] and needed and arm not in OPTIONAL}
-        absent = [name for name in ("doll", arm) if name not in full]
         effect: Effect | str = not_run.get("".join(absent[:1]), "not part of this profile")
+        matrix = NOTHING
         if not absent:
-            (a, b), counts = aligned([full["doll"], full[arm]])
-            effect, more = crossed_effect(a - b), more | counts
-        rows.append(_row("C2", f"doll - {arm}", task, effect, **more))
+            (a, b), counts = aligned([full[one], full[other]])
+            matrix, more = a - b, more | counts
+            effect = crossed_effect(matrix)
+        rows.append((_row("C2", f"{one} - {other}", task, effect, **more), matrix))
     return rows
 
 
-def _pace_rows(curves: pd.DataFrame, task: str, where: Row) -> list[Row]:
-    """C3: steps and area of doll against random and classifier, paired by seed and fold."""
-    rows: list[Row] = []
-    for arm in ("random", "classifier"):
+def _pace_rows(curves: pd.DataFrame, task: str, where: Row) -> list[Cell]:
+    """C3: steps and area of doll against `BASELINES`, paired by seed and fold."""
+    rows: list[Cell] = []
+    for arm in BASELINES:
         table = paired_speed(curves, "doll", arm)
-        for column, contrast in (
-            ("log_ratio", f"steps to 95 %: {arm} / doll"),
-            ("area_gain", f"area under validation curve: doll - {arm}"),
+        for column, contrast, scope in (
+            ("log_ratio", f"steps to 95 %: {arm} / doll", TASK),
+            ("area_gain", f"area under validation curve: doll - {arm}", DETAIL),
         ):
-            more = where | {"decides": where["decides"] and column == "log_ratio"}
+            more = where | {"scope": scope}
             effect: Effect | str = "no curves"
+            matrix = NOTHING
             if len(table):
                 grid = table.pivot(index="seed", columns="fold", values=column).dropna(axis=1)
-                effect = crossed_effect(grid.to_numpy(np.float64))
+                matrix = grid.to_numpy(np.float64)
+                effect = crossed_effect(matrix)
                 more |= {"n_cases": grid.size, "n_seeds": len(grid)}
-            rows.append(_row("C3", contrast, task, effect, **more))
+            rows.append((_row("C3", contrast, task, effect, **more), matrix))
     return rows
 
 
-def _adapter_row(settings: Settings, runs: pd.DataFrame, task: str, where: Row) -> Row:
-    """C4: what doll/adapter has beyond random/full plus half of the gain of doll/full."""
-    contrast = "adapter keeps over half of the gain"
-    needed = ("doll", "adapter"), ("doll", "full"), ("random", "full")
-    if not set(needed) <= set(settings):
-        reason = "needs doll/adapter, doll/full and random/full"
-        return _row("C4", contrast, task, reason, **where)
-    (adapter, doll, random), counts = aligned([settings[key] for key in needed])
-    if not adapter.size:
-        return _row("C4", contrast, task, "no seed and film that all three have", **where)
-    share = runs[(runs["arm"] == "doll") & (runs["tuning"] == "adapter")]
-    trained = 100 * float((share["trainable"] / share["total"]).mean())
-    notes = [f"trains {trained:.2g} % of the weights"] if len(share) else []
-    if not crossed_effect(doll - random).lo > 0:
-        notes.append(NO_GAIN)
-    effect = crossed_effect(adapter - random - 0.5 * (doll - random))
-    return _row("C4", contrast, task, effect, **where, **counts, note="; ".join(notes))
+def _adapter_rows(settings: Settings, runs: pd.DataFrame, task: str, where: Row) -> list[Cell]:
+    """C4: what doll with a tuning has beyond random/full plus half of the gain of doll/full."""
+    tunings = dict.fromkeys(["adapter", *(tuning for arm, tuning in settings if arm == "doll")])
+    rows: list[Cell] = []
+    for tuning in tunings:
+        if tuning == "full":
+            continue
+        contrast = f"{tuning} keeps over half of the gain"
+        more = where | {"scope": TASK if tuning == "adapter" else DETAIL}
+        needed = ("doll", tuning), ("doll", "full"), ("random", "full")
+        if not set(needed) <= set(settings):
+            reason = f"needs doll/{tuning}, doll/full and random/full"
+            rows.append((_row("C4", contrast, task, reason, **more), NOTHING))
+            continue
+        (tuned, doll, random), counts = aligned([settings[key] for key in needed])
+        if not tuned.size:
+            reason = "no seed and film that all three have"
+            rows.append((_row("C4", contrast, task, reason, **more), NOTHING))
+            continue
+        share = runs[(runs["arm"] == "doll") & (runs["tuning"] == tuning)]
+        trained = 100 * float((share["trainable"] / share["total"]).mean())
+        notes = [f"trains {trained:.2g} % of the weights"] if len(share) else []
+        if not crossed_effect(doll - random).lo > 0:
+            notes.append(NO_GAIN)
+        matrix = tuned - random - 0.5 * (doll - random)
+        more |= counts | {"note": "; ".join(notes)}
+        rows.append((_row("C4", contrast, task, crossed_effect(matrix), **more), matrix))
+        if ("imagenet", tuning) in settings:  # are features that nothing moves any more better?
+            (a, b), counts = aligned([settings["doll", tuning], settings["imagenet", tuning]])
+            more = where | counts | {"scope": DETAIL}
+            contrast = f"{tuning}: doll - imagenet"
+            rows.append((_row("C4", contrast, task, crossed_effect(a - b), **more), NOTHING))
+    return rows
 
 
 # How fast a network learns: steps to a target, and the area under the validation curve.

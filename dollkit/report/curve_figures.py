@@ -11,20 +11,20 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Bbox
 from scipy import stats as sps
 
+from dollkit.common import tuning_of
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
 from dollkit.common.statistics import N_BOOT, Floats
 from dollkit.labels.summary import STEPS
 from dollkit.report import style
 from dollkit.report.render import span
-from dollkit.report.rows import main_network, main_size
+from dollkit.report.rows import TASKS, Rows, main_network, main_size
 from dollkit.report.style import Drawn
-from dollkit.report.tables import several_sizes, summarise
+from dollkit.report.tables import several_sizes, summarise, table2
+from dollkit.training import shortcuts
 
 TUNING_TITLES = {
     "full": "all weights", "adapter": "adapters", "head": "head only", "lora": "LoRA",
@@ -83,6 +83,60 @@ def figure4(curves: pd.DataFrame, *, profile: str) -> Drawn:
     return Drawn(fig, data, caption)
 
 
+PROBE = "probe, no diagnosis"
+MANY_TUNINGS = 4  # from which on Figure S1 is drawn
+KIND_MARKERS = {"full": "D", "head": "s", "adapter": "o", "lora": "^", "bn": "v", "bias": "P"}
+COSTS = {"miou": "test mIoU", "memory_mb": "memory of a step, MB", "step_seconds": "step, s"}
+
+
+def figure_s1(rows: Rows, *, profile: str) -> Drawn:
+    """What can be had for which share of trained weights: mIoU, memory and time of a step against
+    it, a line through the sizes of adapters and of LoRA. Rows of `tables.table2`, `main_network`.
+    """
+    data = table2(rows, profile).frame
+    data = data[data["network"] == main_network(rows.cases)].reset_index(drop=True)
+    data["kind"] = [tuning_of(name)[0] for name in data["tuning"]]
+    several = data.groupby("arm")["tuning"].nunique()
+    data = data[data["arm"].isin(several.index[several > 1])]
+    tasks = [task for task in TASKS if task in set(data["task"])]
+    with style.context():
+        fig = style.canvas(style.PAGE, 5.6)
+        axes = fig.subplots(len(COSTS), len(tasks), squeeze=False, sharex=True)
+        for (r, c), ax in np.ndenumerate(axes):
+            panel = data[data["task"] == tasks[c]]
+            value = list(COSTS)[r]
+            groups: Any = panel.groupby(["arm", "kind"], sort=False)
+            for (arm, kind), part in groups:
+                part = part.sort_values("trainable_share")
+                x, y = (part[k].to_numpy(np.float64) for k in ("trainable_share", value))
+                color = style.ARM_LOOKS[arm].color
+                ax.plot(x, y, color=color, marker=KIND_MARKERS[kind], linewidth=1)
+                if value == "miou":
+                    ax.vlines(x, part["miou_lo"], part["miou_hi"], color=color, linewidth=0.7)
+            ax.set_xscale("log")
+            ax.grid(axis="y", color="#dddddd", linewidth=0.5)
+            if r == 0:
+                ax.set_title(tasks[c], fontweight="bold")
+            if c == 0:
+                ax.set_ylabel(COSTS[value])
+            if r == len(COSTS) - 1:
+                ax.set_xlabel("share of weights trained")
+        arms = style.arms_of(data["arm"])
+        looks = [(style.ARM_LOOKS[arm].color, "", style.ARM_LOOKS[arm].label) for arm in arms]
+        kinds = [k for k in KIND_MARKERS if k in set(data["kind"])]
+        looks += [(style.GREY, KIND_MARKERS[k], TUNING_TITLES[k]) for k in kinds]
+        handles = [Line2D([], [], color=c, marker=m, label=said) for c, m, said in looks]
+        style.key(fig, handles, 5)
+    caption = (
+        f"Figure S1 (profile {profile}). Test mIoU, memory and time of a training step against the "
+        "share of weights that is trained; adapters and LoRA of several sizes are joined by a "
+        "line. Lines through points: 95 % bootstrap intervals over patients; "
+        f"{span(data['n_seeds'])} seeds, {span(data['n_cases'])} test films. Each with the rate "
+        "chosen for it on validation."
+    )
+    return Drawn(fig, data, caption)
+
+
 def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
     """mIoU against the number of training masks, of `main_network`; data as `summarise`."""
     kept = several_sizes(cases)
@@ -108,21 +162,37 @@ def figure5(cases: pd.DataFrame, *, profile: str) -> Drawn:
     return Drawn(fig, data, text)
 
 
-def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) -> Drawn:
-    """Per finding: AUROC of each classifier, and label IoU beside the anatomy prior and chance."""
+def figure6(
+    classifiers: pd.DataFrame, labels: pd.DataFrame, difficulty: pd.DataFrame, *, profile: str
+) -> Drawn:
+    """Do labels show where a finding is, where classifiers can tell that it is? Per finding, AUROC
+    of each classifier beside the probe's, and label IoU beside the mean-mask prior and chance.
+
+    Findings of `shortcuts.flagged` are named so. Findings go by the mean AUROC.
+    """
     graded = classifiers.rename(columns={"classifier": "series"}).assign(panel="auroc")
+    probed = difficulty.assign(series=PROBE, panel="auroc").reindex(
+        columns=["finding", "series", "panel", "probe_auroc", "probe_lo", "probe_hi"]
+    )
+    probed = probed.rename(columns=lambda c: c.replace("probe_", "auroc_")).rename(
+        columns={"auroc_auroc": "auroc"}
+    )
     quality = labels.assign(finding=labels["finding"].replace("mean", "macro"), panel="iou")
-    named = {"iou_matched": "DoLL", "iou_prior": "anatomy prior", "iou_chance": "chance"}
+    named = {"iou_matched": "label", "iou_prior": "mean-mask prior", "iou_chance": "chance"}
     kinds = [_values(quality.assign(series=name), column) for column, name in named.items()]
-    quality = pd.concat(kinds).sort_index(kind="stable")
-    data = pd.concat([_values(graded, "auroc"), quality])
-    order = [f for f in (*PATHOLOGIES, "macro") if f in set(data["finding"])]
-    if not order:
-        raise InputError("figure S1: neither classifiers nor labels name a pathology")
-    data = data[data["finding"].isin(order)].reset_index(drop=True)
+    shown = pd.concat(kinds).sort_index(kind="stable")
+    data = pd.concat([_values(part, "auroc") for part in (graded, probed)] + [shown])
+    data = data[data["finding"].isin([*PATHOLOGIES, "macro"]) & data["value"].notna()]
+    if data.empty:
+        raise InputError("figure 6: neither classifiers nor labels name a pathology")
+    means = classifiers.groupby("finding")["auroc"].mean()
+    found = sorted(set(data["finding"]) - {"macro"}, key=lambda f: (-means.get(f, 0.0), f))
+    order = [*found, *({"macro"} & set(data["finding"]))]
+    doubted = shortcuts.flagged(difficulty, classifiers)
+    data = data.assign(shortcut=data["finding"].isin(doubted)).reset_index(drop=True)
     series = dict(zip(sorted(set(classifiers["classifier"])), cycle(style.SERIES), strict=False))
-    series |= {"DoLL": (style.BLUE, "D"), "anatomy prior": (style.GREY, "P")}
-    series |= {"chance": (style.BLACK, "|")}
+    series |= {PROBE: (style.VERMILLION, "P"), "label": (style.BLUE, "D")}
+    series |= {"mean-mask prior": (style.GREY, "P"), "chance": (style.BLACK, "|")}
     with style.context():
         fig = style.canvas(style.PAGE, 0.24 * len(order) + 0.9)
         axes = fig.subplots(1, 2, sharey=True)
@@ -131,31 +201,55 @@ def figure_s1(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) 
             (axes[1], "iou", "labels: IoU with the truth at matched area"),
         ):
             part = data[data["panel"] == panel]
-            shown = [s for s in series if s in set(part["series"])]
-            for number, name in enumerate(shown):
+            present = [s for s in series if s in set(part["series"])]
+            for number, name in enumerate(present):
                 own = part[part["series"] == name]
                 color, marker = series[name]
-                shift = 0.18 * (number - (len(shown) - 1) / 2) if panel == "auroc" else 0.0
+                shift = 0.18 * (number - (len(present) - 1) / 2) if panel == "auroc" else 0.0
                 y = np.array([order.index(f) for f in own["finding"]]) + shift
-                look = {"color": color, "label": name, "elinewidth": 1.1}
+                look = {"color": color, "label": style.short(name), "elinewidth": 1.1}
                 style.intervals(ax, own, "value", y, marker, **look)
             ax.grid(axis="both", color="#e5e5e5", linewidth=0.5)
             ax.set(title=title, axisbelow=True)
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
-        axes[0].set_yticks(range(len(order)), order)
+            if present:
+                ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
+        marked = [f"{f}\npossibly a shortcut" if f in doubted else f for f in order]
+        axes[0].set_yticks(range(len(order)), marked)
         axes[0].set_ylim(len(order) - 0.4, -0.6)
         axes[0].axvline(0.5, color=style.GREY, linewidth=0.8, linestyle=":")
         axes[1].set_xlim(left=0)
     caption = (
-        f"Figure S1 (profile {profile}). Left: AUROC of each classifier on test patients; right: "
-        "quality of the labels made from them, beside the mean-mask prior and chance. Lines: 95 % "
-        "bootstrap intervals over patients."
+        f"Figure 6 (profile {profile}). Does a label show where a finding is, if the classifiers "
+        "can tell that it is? Left: AUROC of each classifier on test patients, and of a probe that "
+        "sees how a film was taken, its grey values and its edge, but no diagnosis. A finding is "
+        f"possibly a shortcut where the probe, beyond doubt better than chance, has "
+        f"{shortcuts.SHARE:.0%} of what the classifiers are above 0.5: "
+        f"{', '.join(doubted) or 'none here'}. Right: IoU of labels with the truth at matched "
+        "area, beside the mean mask of other patients and chance. Lines: 95 % bootstrap intervals "
+        f"over patients. {_correlation(means, labels)}."
     )
     return Drawn(fig, data, caption)
 
 
+def _correlation(auroc: pd.Series, labels: pd.DataFrame) -> str:
+    """How ranks of AUROC and of label IoU go together over findings, in words."""
+    iou = labels.set_index("finding")["iou_matched"]
+    both = pd.DataFrame({"auroc": auroc, "iou": iou}).dropna()
+    both = both[both.index.isin(PATHOLOGIES)]
+    rho, lo, hi = rank_correlation(both["auroc"], both["iou"])
+    n = len(both)
+    if np.isnan(rho):
+        return f"No rank correlation can be given for n = {n} finding{'s' * (n != 1)}"
+    if np.isnan(lo):
+        return f"Spearman's rho {rho:.2f}, n = {n} findings, too few for an interval"
+    return (
+        f"Spearman's rho of AUROC and IoU {rho:.2f}, 95 % bootstrap interval over the n = {n} "
+        f"findings [{lo:.2f}, {hi:.2f}]"
+    )
+
+
 def _values(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Data of `figure_s1`: a column as value, and the ends of its interval if it has one."""
+    """Data of `figure6`: a column as value, and the ends of its interval if it has one."""
     ends = {f"{column}_{end}": end for end in ("lo", "hi")}
     columns = ["finding", "panel", "series", "value", "lo", "hi"]
     return rows.rename(columns={column: "value"} | ends).reindex(columns=columns)
@@ -230,9 +324,6 @@ def _stairs(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_title("which step loses what: IoU")
 
 
-# Figure 6: do the labels of a finding show where it is, if the classifiers can tell that it is?
-
-
 FEWEST = 6  # findings that an interval of a correlation needs: resamples hold fewer ranks
 
 
@@ -260,119 +351,3 @@ def _spearman(a: Floats, b: Floats) -> Floats:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sps.ConstantInputWarning)
         return np.asarray(sps.pearsonr(u, v, axis=1).statistic)
-
-
-def points(classifiers: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """One row per finding that was both classified and judged, in CheXpert's order.
-
-    auroc is the mean over classifiers, auroc_lo and _hi the lowest and highest of them, n_auroc
-    counts test films; iou is that of label and truth at matched area, n counts films judged.
-    """
-    graded = classifiers.dropna(subset="auroc").groupby("finding").agg(
-        auroc=("auroc", "mean"), auroc_lo=("auroc", "min"), auroc_hi=("auroc", "max"),
-        n_classifiers=("auroc", "size"), n_auroc=("n", "max"),
-    )  # fmt: skip
-    shown = labels.dropna(subset="iou_matched").set_index("finding")
-    shown = shown[["iou_matched", "iou_matched_lo", "iou_matched_hi", "iou_prior", "n"]]
-    data = graded.join(shown.rename(columns=lambda c: c.replace("_matched", "")), how="inner")
-    return data.loc[[f for f in PATHOLOGIES if f in data.index]].reset_index()
-
-
-def figure6(classifiers: pd.DataFrame, labels: pd.DataFrame, *, profile: str) -> Drawn:
-    """Mean AUROC of the classifiers against IoU of label and mean-mask prior; data as `points`."""
-    data = points(classifiers, labels)
-    if data.empty:
-        raise InputError("figure 6: no finding has both an AUROC and a label that was judged")
-    x, y, prior = (data[k].to_numpy(np.float64) for k in ("auroc", "iou", "iou_prior"))
-    left, right, low, high = (data[f"{k}_{end}"] for k in ("auroc", "iou") for end in ("lo", "hi"))
-    known, sure = np.isfinite(prior), low.notna()
-    blue: Any = {"color": style.BLUE}
-    circle: Any = {"color": style.BLACK, "markersize": 4.5, "markerfacecolor": "white"}
-    with style.context():
-        fig = style.canvas(style.PAGE, 4.6)
-        ax = fig.subplots()
-        ax.vlines(x[known], y[known], prior[known], color=style.GREY, linewidth=0.8, linestyle=":")
-        ax.vlines(x, low, high, linewidth=1.3, **blue)
-        ax.hlines(y, left, right, linewidth=0.6, alpha=0.6, **blue)
-        ax.plot(x[known], prior[known], "o", zorder=3, **circle)
-        for part, face in ((sure, style.BLUE), (~sure, "white")):
-            ax.plot(x[part], y[part], "D", markersize=5, zorder=4, markerfacecolor=face, **blue)
-        ax.grid(color="#ececec", linewidth=0.5)
-        ax.set(xlabel="classifiers: test AUROC, mean", axisbelow=True)
-        ax.set_ylabel("IoU with the truth at matched area")
-        ax.margins(0.05, 0.08)
-        handles = [
-            Line2D([], [], marker="D", markersize=5, linewidth=1.3, label="label, 95 % interval",
-                   **blue),
-            Line2D([], [], marker="o", linestyle="", label="mean-mask prior", **circle),
-            Line2D([], [], linewidth=0.8, color=style.GREY, linestyle=":", label="same finding"),
-            Line2D([], [], linewidth=0.6, label="lowest to highest classifier", **blue),
-        ]  # fmt: skip
-        style.key(fig, handles, 4)
-        _name_points(ax, data)
-    return Drawn(fig, data, _caption(data, profile))
-
-
-def _caption(data: pd.DataFrame, profile: str) -> str:
-    rho, lo, hi = rank_correlation(data["auroc"], data["iou"])
-    n = len(data)
-    if np.isnan(rho):
-        said = f"No rank correlation can be given for n = {n} finding{'s' * (n != 1)}"
-    elif np.isnan(lo):
-        said = f"Spearman's rho {rho:.2f}, n = {n} findings, too few for an interval"
-    else:
-        said = (
-            f"Spearman's rho {rho:.2f}, 95 % bootstrap interval over the n = {n} findings "
-            f"[{lo:.2f}, {hi:.2f}]"
-        )
-    above = int((data["iou"] > data["iou_prior"]).sum())
-    return (
-        f"Figure 6 (profile {profile}). Does a label show where a finding is, if the classifiers "
-        f"can tell that it is? One diamond per finding: AUROC on {data['n_auroc'].max()} test "
-        f"films, mean over {data['n_classifiers'].max()} classifiers (line: lowest to highest), "
-        "against the label's IoU with the truth at matched area (line: 95 % bootstrap interval "
-        f"over patients; {span(data['n'])} films with the finding"
-        f"{'; hollow: too few patients for an interval' * bool(data['iou_lo'].isna().any())}). "
-        "Circles: IoU of the finding's mean mask, which knows nothing of the film; "
-        f"{above} of {n} labels are above it. {said}."
-    )
-
-
-RADII = (9, 12, 16, 20, 25, 31, 38, 50, 64, 80)
-PLACES = [(r, np.array([np.cos(a), np.sin(a)])) for r in RADII for a in np.arange(24) * np.pi / 12]
-"""Where a name may stand: its nearest point this far (pixels at the figure's dpi) from the mark."""
-LEADER = 12  # pixels from which on a thin line leads from the mark to its name
-MARK = 5  # half the width of a mark, in pixels
-
-
-def _name_points(ax: Axes, data: pd.DataFrame) -> None:
-    """Write each finding beside its diamond: over no name or mark, and over as few lines."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()
-    frame, per_point = ax.get_window_extent(), figure.dpi / 72
-    marks = np.vstack([data[["auroc", "iou"]], data[["auroc", "iou_prior"]].dropna()])
-    lines = [p.get_extents(ax.transData) for c in ax.collections for p in c.get_paths()]
-    taken = [Bbox([dot - MARK, dot + MARK]) for dot in ax.transData.transform(marks)]
-    look: Any = {"textcoords": "offset points", "annotation_clip": False, "in_layout": False}
-    arrow = {"arrowstyle": "-", "color": "#9a9a9a", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-    for name, x, y in data[["finding", "auroc", "iou"]].to_numpy().tolist():
-        text = ax.annotate(name, (x, y), (0, 0), fontsize=7, ha="center", va="center", **look)
-        text.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
-        box = text.get_window_extent()
-        half = np.divide(box.size, 2)
-        costs, boxes = [], []
-        for radius, way in PLACES:
-            # The box touches the circle by the side or corner that faces the mark.
-            there = box.translated(*(radius * way + half * np.clip(1.5 * way, -1, 1)))
-            inside = frame.fully_contains(*there.min) and frame.fully_contains(*there.max)
-            over = 100 * there.count_overlaps(taken) + 5 * there.count_overlaps(lines)
-            costs.append(radius + over + 1000 * (not inside))
-            boxes.append(there)
-        best = int(np.argmin(costs))
-        radius, way = PLACES[best]
-        taken.append(boxes[best].padded(1))
-        text.set_position(tuple(np.subtract(boxes[best].min, box.min) / per_point))
-        if radius >= LEADER:
-            end = tuple(radius * way / per_point)
-            ax.annotate("", (x, y), end, arrowprops=arrow, **look)

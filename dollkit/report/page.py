@@ -17,17 +17,18 @@ import pandas as pd
 from dollkit.common.errors import InputError
 from dollkit.data import PHANTOM, named
 from dollkit.report import claims
+from dollkit.report.contrasts import CLAIM
 from dollkit.report.render import escape_md
 from dollkit.report.rows import read_json
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "The approach": ("figure1",),
     "Labels": (
-        "figure2", "figure6", "label_goals", "figure_s1", "table3", "table3_arms", "figure_s3",
-        "label_losses", "figure_s2",
+        "figure2", "figure6", "table3", "table3_arms", "figure_s3", "label_losses", "figure_s2",
     ),
     "Segmentation with few masks": (
-        "table1", "figure3", "figure4", "table2", "table_sizes", "figure5",
+        "table1", "table_starts", "figure3", "figure4", "table2", "figure_s1", "table_sizes",
+        "figure5",
     ),
     "Perturbed films": ("robustness", "figure_s4"),
 }  # fmt: skip
@@ -52,7 +53,7 @@ ROWS = {
     "classifiers.csv": "AUROC and average precision of every classifier and finding",
     "pretraining.csv": "one row per pre-trained network: IoU of what it was taught, and its own",
     "labels.csv": "quality of the labels per finding and explainer",
-    "difficulty.csv": "per finding, AUROC of a linear model on thumbnails and IoU of the mean mask",
+    "difficulty.csv": "per finding, AUROC of probes that see no diagnosis, IoU of the mean mask",
     "claims.csv": "every contrast of every claim",
     "provenance.json": "every stage: parameters, hashes of inputs and modules, seeds, seconds",
 }
@@ -146,10 +147,11 @@ def _head(record: Mapping[str, Any], folder: Path) -> str:
 
 def _verdicts(rows: pd.DataFrame) -> str:
     lines = ["## Verdicts", "", "| claim | | verdict | |", "| --- | --- | --- | --- |"]
-    for claim in claims.CLAIMS:
-        told = escape_md(claims.sentence(rows, claim.key))
-        verdict = claims.overall(rows, claim.key)
-        lines.append(f"| {claim.key} | {claim.statement} | **{verdict}** | {told} |")
+    for claim, question in claims.asked(rows):
+        told = escape_md(claims.sentence(rows, claim.key, question))
+        verdict = claims.overall(rows, claim.key, question)
+        asked = claim.statement if question == CLAIM else claims.QUESTIONS[question]
+        lines.append(f"| {claim.key} | {asked} | **{verdict}** | {told} |")
     links = "[Every contrast, and how to read it](claims.md) · [CSV](claims.csv)"
     return "\n".join([*lines, "", links])
 

@@ -23,7 +23,8 @@ _TEX_PATTERN = re.compile("|".join(re.escape(k) for k in _TEX))
 HEADS = {
     "n_train": "n train", "miou": "mIoU", "n_cases": "films", "n_patients": "patients",
     "n_seeds": "seeds", "dice": "Dice", "lr": "learning rate", "memory_mb": "step, MB",
-    "checkpoint_mb": "checkpoint, MB", "trainable_share": "trained share",
+    "checkpoint_mb": "checkpoint, MB", "step_seconds": "step, s",
+    "trainable_share": "trained share",
     "steps_own": "steps (own)", "seconds_own": "seconds (own)", "steps_random": "steps (random)",
     "n_classifiers": "classifiers", "iou_matched": "IoU (matched area)",
 }  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from dollkit.common import PRETRAINED
-from dollkit.labels import summary
 from dollkit.labels.summary import GROUPS, STEPS
 from dollkit.report import curve_figures, robustness, tables
 from dollkit.report.render import Table, constant, span
@@ -25,55 +24,44 @@ def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str,
     if len(rows.label_cases):
         found["table3"] = tables.table3(rows.label_cases, profile)
     found["table3_arms"] = worth_of_labels(rows.pretraining, cases, profile)
+    found["table_starts"] = tables.table_starts(cases, profile)
     found["table_sizes"] = tables.table_sizes(cases, profile)
     if len(rows.robust):
         found["robustness"] = robustness.table(rows.robust, cases, profile)
     return {name: table for name, table in found.items() if len(table.frame)}
 
 
-def label_tables_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[str, Table]:
-    """Quality goals of the labels; and where there is a truth to judge by `summary.losses`."""
+def label_tables_of(losses: pd.DataFrame | None, profile: str) -> dict[str, Table]:
+    """Where there is a truth to judge labels by: `summary.losses`."""
+    if losses is None:
+        return {}
     caption = (
-        f"Quality goals of the labels (profile {profile}), on films that trained no classifier; "
-        "lo, hi: 95 % bootstrap interval over patients; n: pairs of film and finding."
+        f"Which step loses what (profile {profile}): IoU of the label, of labels that are told "
+        "something by the truth, and of groups of films at matched area."
     )
     notes = [
-        "IoU with the truth at matched area; the value is the difference, its interval paired.",
-        "A goal on a difference is met where the whole interval is above zero; no correction is "
-        "made for the number of goals.",
-        "Not judged: no case with a truth, or too few patients for an interval.",
+        "Best threshold: of each film; best map: of the single classifiers and the consensus; "
+        "box and form: somewhat wider than the truth.",
+        "Called, missed: films to which the classifiers give a mean probability of at least, "
+        "or below, one half; smallest, largest: thirds of each finding's films by size of the "
+        "truth.",
     ]
-    goals = summary.goals(rows.label_cases, rows.classifiers)
-    found = {"label_goals": Table(goals, caption, notes=notes)}
-    if losses is not None:
-        caption = (
-            f"Which step loses what (profile {profile}): IoU of the label, of labels that are told "
-            "something by the truth, and of groups of films at matched area."
-        )
-        notes = [
-            "Best threshold: of each film; best map: of the single classifiers and the consensus; "
-            "box and form: somewhat wider than the truth.",
-            "Called, missed: films to which the classifiers give a mean probability of at least, "
-            "or below, one half; smallest, largest: thirds of each finding's films by size of the "
-            "truth.",
-        ]
-        names = STEPS | {f"iou_{group}": group for group in GROUPS}
-        found["label_losses"] = Table(losses, caption, names=names, notes=notes)
-    return found
+    names = STEPS | {f"iou_{group}": group for group in GROUPS}
+    return {"label_losses": Table(losses, caption, names=names, notes=notes)}
 
 
 def figures_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[str, Drawn]:
     """Figures that show no film, by the names of their files; `losses` as `label_tables_of`."""
     drawn = {"figure4": curve_figures.figure4(rows.curves, profile=profile)}
+    if rows.cases["tuning"].nunique() >= curve_figures.MANY_TUNINGS:
+        drawn["figure_s1"] = curve_figures.figure_s1(rows, profile=profile)
     if len(tables.several_sizes(rows.cases)):
         drawn["figure5"] = curve_figures.figure5(rows.cases, profile=profile)
     if len(rows.robust):
         drawn["figure_s4"] = robustness.figure_s4(rows.robust, rows.cases, profile=profile)
+    graded = rows.classifiers, shipped_quality(rows), rows.difficulty
+    drawn["figure6"] = curve_figures.figure6(*graded, profile=profile)
     if losses is not None:
-        graded = rows.classifiers, shipped_quality(rows)
-        drawn["figure_s1"] = curve_figures.figure_s1(*graded, profile=profile)
-        if len(curve_figures.points(*graded)):
-            drawn["figure6"] = curve_figures.figure6(*graded, profile=profile)
         drawn["figure_s3"] = curve_figures.figure_s3(rows.ablation, losses, profile=profile)
     return drawn
 
@@ -85,15 +73,6 @@ def shipped_quality(rows: Rows) -> pd.DataFrame:
     labels = labels[labels["explainer"].isin(explainers)]
     whole: pd.DataFrame = labels[labels["n_classifiers"] == labels["n_classifiers"].max()]
     return whole
-
-
-def repeats(pretraining: pd.DataFrame) -> int:
-    """Fewest networks that an arm was pre-trained with alike but for the seed; 0 without rows.
-
-    The upper bound, which no claim is about, does not count.
-    """
-    some = pretraining[pretraining["arm"] != "truth"]
-    return int(some.groupby(["network", "arm"])["seed"].nunique().min()) if len(some) else 0
 
 
 def worth_of_labels(pretraining: pd.DataFrame, cases: pd.DataFrame, profile: str) -> Table:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dollkit.common import ARMS, TUNINGS
+from dollkit.common import ARMS, TUNINGS, tuning_of
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import Effect, Floats, crossed_effect, patient_values
 from dollkit.data import store
@@ -56,7 +56,7 @@ the truth; the first on its training films, the others on held-out ones."""
 _TEXT = {
     "task", "network", "arm", "tuning", "image_id", "patient_id", "class", "finding", "explainer",
     "classifiers", "variant", "classifier", "factor", "value", "start", "perturbation", "status",
-    "claim", "contrast", "verdict", "note",
+    "claim", "question", "scope", "contrast", "verdict", "note",
 }  # fmt: skip
 _KNOWN: dict[str, Collection[str]] = {
     "arm": ARMS, "task": TASKS, "tuning": TUNINGS, "perturbation": KINDS,
@@ -88,6 +88,7 @@ SOURCES = {
     "pretraining": Source(
         "pretrain/*/pretraining.csv", "pretraining.csv", PRETRAINING_COLUMNS, True
     ),
+    "difficulty": Source("data/difficulty.csv", "difficulty.csv", ["finding"], True),
 }
 
 
@@ -95,8 +96,9 @@ SOURCES = {
 class Rows:
     """All rows that tables, curves and claims of a profile are made from.
 
-    Without perturbed films, or a record of pre-training, these frames are empty. `ablation` has
-    one row per changed factor of label making; `not_run` says why an arm could not run.
+    Without perturbed films, a record of pre-training, or of how hard the data are, these frames are
+    empty. `ablation` has one row per changed factor of label making; `not_run` says why an arm
+    could not run.
     """
 
     classifiers: pd.DataFrame
@@ -108,6 +110,7 @@ class Rows:
     selection: pd.DataFrame
     robust: pd.DataFrame
     pretraining: pd.DataFrame
+    difficulty: pd.DataFrame
     ablation: pd.DataFrame
     not_run: dict[str, str]
 
@@ -207,8 +210,10 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             raise InputError(f"{path}: column {column!r} is missing; run its stage again")
         if len(frame) and column not in _TEXT and frame[column].dtype.kind not in "ifb":
             raise InputError(f"{path}: column {column!r} holds text where a number belongs")
-        known = _KNOWN.get(column, ())
-        if known and (strange := sorted(set(frame[column].astype(str)) - set(known))):
+        known, names = _KNOWN.get(column, ()), frame[column].astype(str)
+        if column == "tuning":  # such as lora16
+            names = names.str.rstrip("0123456789")
+        if known and (strange := sorted(set(names) - set(known))):
             raise InputError(
                 f"{path}: column {column!r} holds {strange[0]!r}: use one of {', '.join(known)}"
             )
@@ -313,7 +318,10 @@ def in_order(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """Rows sorted by these columns, names of `ORDER` as they stand there."""
 
     def rank(column: pd.Series) -> pd.Series:
-        places = {name: i for i, name in enumerate(ORDER.get(str(column.name), ()))}
+        places: Any = {name: i for i, name in enumerate(ORDER.get(str(column.name), ()))}
+        if column.name == "tuning":
+            sizes = {name: tuning_of(name) for name in column.unique()}
+            places = {name: (places[kind], size) for name, (kind, size) in sizes.items()}
         return column.map(places) if places else column
 
     return frame.sort_values(list(columns), key=rank, ignore_index=True)

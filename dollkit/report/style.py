@@ -45,6 +45,9 @@ ARM_LOOKS: dict[str, Look] = {
     "single": Look("#8c6d31", (0, (2, 2)), "<", "one classifier"),
     "plain": Look("#5d4ea8", (0, (6, 1, 1, 1, 1, 1)), ">", "plain IG"),
     "truth": Look(GREEN, (0, (7, 2)), "*", "true masks"),
+    "doll_imagenet": Look("#7fb2d9", (0, (4, 1)), "h", "DoLL from ImageNet"),
+    "doll_random": Look("#003f66", (0, (2, 1)), "d", "DoLL from random"),
+    "shuffled_random": Look("#a6a6a6", (0, (2, 3)), "1", "shuffled DoLL from random"),
 }
 
 SERIES = (("#000000", "o"), ("#8c8c8c", "s"), ("#4d4d4d", "^"), ("#b3b3b3", "v"), ("#666666", "X"))

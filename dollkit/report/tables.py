@@ -113,7 +113,9 @@ def table2(rows: Rows, profile: str, **more: Any) -> Table:
     """
     share = rows.runs["trainable"] / rows.runs["total"]
     cost = rows.runs.assign(trainable_share=share, checkpoint_mb=rows.runs["checkpoint_bytes"])
-    cost = cost.groupby(SETTING)[["trainable_share", "memory_mb", "checkpoint_mb"]].mean()
+    cost["step_seconds"] = cost["seconds"] / cost["steps"]
+    shown = ["trainable_share", "memory_mb", "step_seconds", "checkpoint_mb"]
+    cost = cost.groupby(SETTING)[shown].mean()
     cost["checkpoint_mb"] /= 1e6
     pace = speed(rows.curves).groupby(SETTING)
     hits = pace["steps_random"].agg(["count", "size", "mean"])
@@ -123,7 +125,7 @@ def table2(rows: Rows, profile: str, **more: Any) -> Table:
     frame = summarise(main_size(rows.cases)).join(cost, on=SETTING).join(fast, on=SETTING)
     columns = [
         *SETTING, "trainable_share", "steps_own", "seconds_own", "steps_random", "reached",
-        *bounds("miou"), "memory_mb", "checkpoint_mb", "n_cases", "n_seeds",
+        *bounds("miou"), *shown[1:], "n_cases", "n_seeds",
     ]  # fmt: skip
     words = (
         f"What each tuning trains and what it gives: {span(frame['n_seeds'])} seeds, "
@@ -177,6 +179,50 @@ def table3(labels: pd.DataFrame, profile: str) -> Table:
         f"the same pairs; {INTERVAL}."
     )
     return _numbered(3, frame, profile, words, names={"n": "pairs"})
+
+
+STARTS = {
+    "random": ("doll_random", "shuffled_random"), "imagenet": ("doll_imagenet", ""),
+    "classifier": ("doll", "shuffled"),
+}  # fmt: skip
+"""Where a backbone comes from, and the arms that are pre-trained from there: on DoLL, and on the
+labels of other films."""
+
+
+def table_starts(cases: pd.DataFrame, profile: str) -> Table:
+    """Backbone x dense pre-training: what each ingredient gives; empty but for several backbones.
+
+    alone, with_doll: mIoU; gain: the second minus the first; diagnosis: on DoLL minus on the labels
+    of other films. Intervals of differences are over seeds and patients.
+    """
+    full = main_size(cases[cases["tuning"] == "full"])
+    rows: list[dict[str, object]] = []
+    for (task, network), part in full.groupby(["task", "network"]):
+        arms = dict(list(part.groupby("arm")))
+        for start, (doll, shuffled) in STARTS.items():
+            if not {start, doll} <= set(arms):
+                continue
+            row: dict[str, object] = {"task": task, "network": network, "start": start}
+            for column, arm in (("alone", start), ("with_doll", doll)):
+                iou = contributions(arms[arm], "iou")
+                row |= interval(column, (float(iou.mean()), *bootstrap_interval(iou.mean(0))))
+            row |= interval("gain", difference(arms[doll], arms[start]))
+            if shuffled in arms:
+                row |= interval("diagnosis", difference(arms[doll], arms[shuffled]))
+            counts = {"n_cases": part["image_id"].nunique(), "n_seeds": part["seed"].nunique()}
+            rows.append(row | counts)
+    columns = ["task", "network", "start", *bounds("alone", "with_doll", "gain", "diagnosis")]
+    frame = pd.DataFrame(rows, columns=[*columns, "n_cases", "n_seeds"])
+    if frame["start"].nunique() < 2:
+        frame = frame[:0]
+    caption = (
+        f"What each ingredient gives (profile {profile}). mIoU of a network whose backbone starts "
+        "at random, from ImageNet or from the classifier, alone and after pre-training on DoLL; "
+        "gain: their difference; diagnosis: DoLL minus the labels of other films, from the same "
+        f"start. {span(frame['n_seeds'])} seeds, {span(frame['n_cases'])} test films; brackets: "
+        "95 % intervals, of differences over seeds and patients."
+    )
+    return Table(frame, caption, hide=constant(frame, ("network",)), names={"alone": "mIoU alone"})
 
 
 def several_sizes(cases: pd.DataFrame) -> pd.DataFrame:

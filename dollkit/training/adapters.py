@@ -5,7 +5,8 @@ arXiv 2303.17051) a small residual head on the frozen network; ``adapter`` (C, a
 arXiv 2208.07463) bottlenecks parallel to the spatial convolutions of the frozen encoder; ``lora``
 (arXiv 2106.09685) low-rank updates of the encoder's convolutions; ``bn`` scales and shifts of the
 normalisation layers (arXiv 2003.00152); ``bias`` the biases (BitFit, arXiv 2106.10199). All of
-them tune the new output layer. Frozen means frozen: batch-norm statistics too.
+them tune the new output layer. Frozen means frozen: batch-norm statistics too. A number behind
+``adapter`` divides the bottleneck's width, one behind ``lora`` is the rank; without, both are 4.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import math
 import torch
 from torch import nn
 
-from dollkit.common import TUNINGS
+from dollkit.common import tuning_of
 from dollkit.common.errors import InputError
 from dollkit.training.networks import ENCODER, HEAD
 
-RANK = 4  # of LoRA's updates, where none is given
+RANK = GAMMA = 4  # of a LoRA, of a Conv-Adapter
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -27,14 +28,14 @@ class ConvAdapter(nn.Module):
     """A frozen convolution (odd square kernel) with a trainable bottleneck beside it.
 
     ``y = conv(x) + scale * up(relu(down(x)))`` with `down` a convolution of the same kernel to
-    width / gamma channels in as many groups, `up` 1x1, and one learnable scale per output channel.
-    `up` starts at zero, so the network starts as it was pre-trained.
+    width / gamma channels in as many groups as go, `up` 1x1, and one learnable scale per output
+    channel. `up` starts at zero, so the network starts as it was pre-trained.
     """
 
-    def __init__(self, conv: nn.Conv2d, gamma: int = 4) -> None:
+    def __init__(self, conv: nn.Conv2d, gamma: int) -> None:
         super().__init__()
         width = max(1, conv.in_channels // gamma)
-        groups = width if conv.in_channels % width == 0 else 1
+        groups = math.gcd(conv.in_channels, width)
         side, stride, spread = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
         self.conv = conv
         self.down = nn.Conv2d(
@@ -103,14 +104,13 @@ class ResidualHead(nn.Module):
         return out
 
 
-def prepare(net: nn.Module, tuning: str, rank: int = RANK) -> list[str]:
+def prepare(net: nn.Module, tuning: str) -> list[str]:
     """Freeze what a tuning freezes and add what it adds to a pre-trained network, in place.
 
     Names of the trainable parameters are returned, in order. All tunings but ``full`` train in eval
     mode: ``requires_grad = False`` alone lets batch-norm statistics and dropout move on.
     """
-    if tuning not in TUNINGS:
-        raise InputError(f"parameter 'tuning' is {tuning!r}: use one of {', '.join(TUNINGS)}")
+    tuning, size = tuning_of(tuning)
     used = {name for name, p in net.named_parameters() if p.requires_grad}
     trained: set[str] = set()
     if tuning == "bn":
@@ -130,9 +130,9 @@ def prepare(net: nn.Module, tuning: str, rank: int = RANK) -> list[str]:
             side = conv.kernel_size[0]
             beside: nn.Module
             if tuning == "adapter" and side % 2 and side > 1 and conv.in_channels > 1:
-                beside = ConvAdapter(conv)
+                beside = ConvAdapter(conv, size or GAMMA)
             elif tuning == "lora" and conv.groups == 1 and conv.dilation == (1, 1):
-                beside = LowRank(conv, rank)  # not in DeepLabV3+'s dilated last stage
+                beside = LowRank(conv, size or RANK)  # not in DeepLabV3+'s dilated last stage
             else:
                 continue
             net.set_submodule(path, beside)

@@ -18,17 +18,13 @@ from torch import nn
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS, MOBILE, PATHOLOGIES, POSITIVE, apply_policy
+from dollkit.common.findings import FINDINGS, PATHOLOGIES, apply_policy
 from dollkit.data.store import Store
 from dollkit.training import metrics, networks, weights
 from dollkit.training.augment import Augmentation, augment
 from dollkit.training.fit import TrainingResult, fit
 from dollkit.training.loss_and_optimiser import Batch, Recipe, batch_indices
 from dollkit.training.networks import encoder
-
-THUMB = 16
-"""Places a side that the linear probe sees."""
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 class Classifier(nn.Module):
@@ -216,70 +212,3 @@ def transfer_encoder(target: nn.Module, classifier: Classifier) -> list[str]:
         )
     origin = f"the classifier ({classifier.config['architecture']})"
     return networks.transfer(target, classifier.state_dict(), "encoder", origin)
-
-
-# How hard a data set is: what a linear model on thumbnails, and what the anatomy alone, can do. A
-# set that a linear model on 16 x 16 thumbnails solves teaches a network nothing about place, and a
-# finding that the mean mask of other patients outlines needs no explanation.
-
-
-def linear_probe(store: Store) -> pd.DataFrame:
-    """Test AUROC of a logistic regression on thumbnails, ``linear_auroc``.
-
-    A row per pathology with both classes in every split; its penalty is chosen on validation films.
-    """
-    from sklearn.linear_model import LogisticRegression  # seconds, and most stages need neither
-    from sklearn.preprocessing import StandardScaler
-
-    parts = {s: split_rows(store, s) for s in ("train", "valid", "test")}
-    k = store.size // THUMB
-    x = {
-        s: store.images[rows].reshape(-1, THUMB, k, THUMB, k).mean((2, 4)).reshape(len(rows), -1)
-        for s, rows in parts.items()
-    }
-    scaler = StandardScaler().fit(x["train"])
-    x = {s: scaler.transform(v) for s, v in x.items()}
-    rows = []
-    for finding in PATHOLOGIES:
-        y = {s: store.states[r, FINDINGS.index(finding)] == POSITIVE for s, r in parts.items()}
-        if not all(0 < v.sum() < len(v) for v in y.values()):
-            continue
-        tried = []
-        for penalty in PENALTIES:
-            model = LogisticRegression(C=penalty, max_iter=500).fit(x["train"], y["train"])
-            valid, test = (
-                metrics.weighted_auroc(y[s], model.decision_function(x[s]), np.ones((1, len(y[s]))))
-                for s in ("valid", "test")
-            )
-            tried.append((float(valid[0]), penalty, float(test[0])))
-        rows.append((finding, max(tried)[2]))
-    return pd.DataFrame(rows, columns=["finding", "linear_auroc"])
-
-
-def prior_overlap(store: Store) -> pd.DataFrame:
-    """IoU at matched area of the training patients' mean mask on test films: ``iou_prior``.
-
-    A row per pathology whose masks are known in both splits, with ``mobile`` and ``n``.
-    """
-    rows = []
-    for finding in (f for f in PATHOLOGIES if f in store.mask_classes):
-        positive = store.states[:, FINDINGS.index(finding)] == POSITIVE
-        train, test = (
-            store.masks(r[positive[r] & store.mask_valid(r, [finding])[:, 0]], [finding])[:, 0]
-            for r in (split_rows(store, "train"), split_rows(store, "test"))
-        )
-        test = test[test.any((1, 2))]
-        if len(train) and len(test):
-            mean = np.broadcast_to(train.mean(0, dtype=np.float32), test.shape)
-            overlap = metrics.iou_matched(mean, test).mean()
-            rows.append((finding, finding in MOBILE, overlap, len(test)))
-    return pd.DataFrame(rows, columns=["finding", "mobile", "iou_prior", "n"])
-
-
-def difficulty(store: Store) -> pd.DataFrame:
-    """`linear_probe` and `prior_overlap` side by side; the last row is ``macro``."""
-    both = linear_probe(store).merge(prior_overlap(store), on="finding", how="left")
-    if both.empty:
-        return both
-    macro = {"finding": "macro", "linear_auroc": both["linear_auroc"].mean()}
-    return pd.concat([both, pd.DataFrame([macro])], ignore_index=True)

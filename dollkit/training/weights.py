@@ -57,7 +57,7 @@ def load(folder: Path, build: Callable[..., Net], device: torch.device) -> Net:
 
 
 def save_tuned(
-    net: nn.Module, names: list[str], tuning: str, path: Path, rank: int, made_by: str = ""
+    net: nn.Module, names: list[str], tuning: str, path: Path, made_by: str = ""
 ) -> None:
     """Write what a tuning trained, and nothing else, as one safetensors file.
 
@@ -67,7 +67,7 @@ def save_tuned(
     state = net.state_dict()
     tensors = {name: state[name].contiguous().cpu() for name in names}
     part = path.with_suffix(".part")
-    save_file(tensors, part, {"tuning": tuning, "rank": str(rank), "made_by": made_by})
+    save_file(tensors, part, {"tuning": tuning, "made_by": made_by})
     part.replace(path)
 
 
@@ -80,12 +80,12 @@ def load_tuned(net: nn.Module, path: Path, made_by: str = "") -> list[str]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        tuning, rank = header["tuning"], int(header["rank"])
+        tuning = header["tuning"]
     except Exception as error:  # safetensors raises its own types
         raise InputError(f"{path}: no readable adapter checkpoint ({brief(error)})") from error
     if header.get("made_by") != made_by:
         raise InputError(f"{path}: made by {header.get('made_by')!r}, not by {made_by!r}")
-    names = adapters.prepare(net, tuning, rank)
+    names = adapters.prepare(net, tuning)
     fresh = net.state_dict()
     names = list(fresh) if tuning == "full" else names
     networks.check_tensors(path, state, {name: fresh[name] for name in names})

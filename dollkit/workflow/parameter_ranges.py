@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from dollkit import pretraining
-from dollkit.common import ARMS, PRETRAINED, compute
+from dollkit.common import ARMS, OTHER_START, PRETRAINED, compute
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS, POLICIES
 from dollkit.data import PHANTOM, check_stores, named
@@ -90,7 +90,7 @@ RANGES: dict[str, dict[str, Any]] = {
     "finetune": {
         **TRAINING,
         **NETWORK,
-        **dict.fromkeys(("n_train", "n_valid", "n_examples", "lora_rank"), COUNT),
+        **dict.fromkeys(("n_train", "n_valid", "n_examples"), COUNT),
         **dict.fromkeys(("seeds", "folds"), several(NATURAL)),
         "arms": several(among(ARMS)),
         "size_arms": several(among(ARMS), 0),
@@ -126,11 +126,16 @@ def _classifiers(settings: SimpleNamespace, size: int) -> None:
     check_classifier(size, settings.architecture, *config)
     if settings.small > size:
         raise InputError(f"parameter 'small' is {settings.small}, and films have {size} pixels")
-    if settings.init == "imagenet" and settings.imagenet_weights != published_weights.DOWNLOAD:
+    if settings.init == "imagenet":
+        _need_imagenet("init", settings.imagenet_weights, settings.architecture)
+
+
+def _need_imagenet(parameter: str, weights: str, architecture: str) -> None:
+    if weights != published_weights.DOWNLOAD:
         try:
-            published_weights.find(settings.imagenet_weights, settings.architecture)
+            published_weights.find(weights, architecture)
         except published_weights.Unavailable as error:
-            raise InputError(f"parameter 'init' is 'imagenet', and there are {error}") from None
+            raise InputError(f"parameter {parameter!r} is 'imagenet': {error}") from None
 
 
 def _labels(settings: SimpleNamespace) -> None:
@@ -212,6 +217,8 @@ def check_plan(plan: Iterable[Instance]) -> None:
                 _labels(settings)
             elif family == "pretrain":
                 pretrained.add((settings.network, settings.arm))
+                if OTHER_START.get(settings.arm, ("", settings.start))[1] == "imagenet":
+                    _need_imagenet("start", settings.imagenet_weights, settings.encoder)
                 if settings.arm == "truth" and films != PHANTOM:
                     raise InputError(
                         "arm 'truth' needs true masks of every finding, and the films come from "
