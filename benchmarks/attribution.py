@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks import arithmetic
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
@@ -53,9 +54,10 @@ class Sizes:
     reference_steps: int = 256  # shares no point with the rules that are judged
     same: int = 2
     relu_steps: int = 200
+    sides: tuple[int, ...] = (1024, 2048, 4096)  # of the matrices whose product rate counts
 
 
-QUICK = Sizes(films=4, rounds=1, reference_steps=54, same=1)
+QUICK = Sizes(films=4, rounds=1, reference_steps=54, same=1, sides=(256,))
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,9 @@ def run(
         stranger = measure({"resnet18": relu}, x, targets, **how)  # type: ignore[arg-type]
         few = [x[: sizes.same], targets[: sizes.same]]
         gaps = [differences(m, *few) for m in models.values()]  # type: ignore[arg-type]
+        fastest = "bfloat16" if compute.computes_bfloat16(device) else "float32"
+        walk = {"precision": fastest, "steps": 16, "rounds": sizes.rounds}
+        used = arithmetic.use(models, x, targets, sides=sizes.sides, **walk)
     rows = told["models"]
     for name, folder in run.folders.items():
         rows[name] |= {**_weights(folder), "macro_auroc": _macro_of(folder)}
@@ -148,7 +153,9 @@ def run(
         "ig_exact_dice": round(exact["dice"], 4),
         "ig_relu_speedup": round(other["fast"]["ratio"], 2),
         "ig_relu_dice": round(other["fast"]["dice"], 4),
-        "ig_goals": GOALS,
+        "ig_goals": GOALS | {"gpu_share": arithmetic.GOAL_SHARE},
+        "ig_share_of_matmul": round(float(used["share"].median()), 3),
+        "ig_arithmetic": used.round(6).to_dict("records"),
         "ig_peak_mb": round(max(peaks), 1) if peaks else None,
         "ig_captum_difference": _gaps(gaps),
         "ig_models": rows,

@@ -12,9 +12,8 @@ import pytest
 
 from dollkit import common
 from dollkit.common.errors import InputError
-from dollkit.common.statistics import crossed_effect
 from dollkit.report import contrasts, curve_figures, render, results, tables
-from dollkit.report.rows import TASKS, Rows, aligned, in_order
+from dollkit.report.rows import TASKS, Rows, in_order
 from tests import synthetic_run as synthetic
 
 
@@ -183,24 +182,6 @@ def test_rates_at_the_edge_of_their_grid_are_told() -> None:
     assert low.startswith("Chosen rate is the lowest")
     assert low.endswith(": lungs full/classifier.")
     assert high.endswith(": lungs full/random.")
-
-
-def test_each_labelled_arm_has_its_labels_its_networks_and_its_distance(whole: Rows) -> None:
-    one = whole.pretraining
-    two = pd.concat([one, one.assign(seed=1, label_iou=one["label_iou"] / 2)])
-    frame = results.worth_of_labels(two, whole.cases, "p").frame
-    # Arms that were only pre-trained (truth), or only tuned (random), have no row.
-    assert frame["arm"].tolist() == ["doll", "shuffled"] * 2
-    assert frame["task"].tolist() == ["lungs"] * 2 + ["organs"] * 2
-    cell = frame.set_index(["task", "arm"])
-    assert cell.loc[("lungs", "shuffled"), "label_iou"] == pytest.approx(0.75 * 0.11)
-    assert cell.loc[("organs", "doll"), "true_iou"] == 0.41
-    full = whole.cases.query("task == 'organs' and tuning == 'full'")
-    (a, b), _ = aligned([full[full["arm"] == k] for k in ("doll", "shuffled")])
-    gap = cell.loc[("organs", "shuffled"), "gap"]
-    assert gap == pytest.approx(crossed_effect(a - b).estimate)
-    assert frame.loc[frame["arm"] == "doll", "gap"].isna().all()
-    assert results.worth_of_labels(one.iloc[:0], whole.cases, "p").frame.empty
 
 
 def test_latex_is_escaped_once_and_balanced() -> None:

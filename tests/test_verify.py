@@ -19,7 +19,7 @@ from dollkit.report.verify import DIFFERS, NOT_DERIVED, SAME, Made
 from tests import synthetic_run as synthetic
 
 NAMES = [
-    "table1", "table2", "table3", "table3_arms", "table_sizes", "robustness",
+    "table1", "table2", "table3", "table_sizes", "robustness",
     "label_losses", "figure4", "figure5", "figure6", "figure_s3", "figure_s4",
     "figure_s5", "labels", "claims", "index",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What explanations cost: against captum, against the machine's own arithmetic, for CheXpert.
+"""What explanations cost: against captum, and for CheXpert.
 
 Seconds belong to a machine and to its load. So ratios are taken of things measured in turns, and
 what is derived for another size, set or machine says from what.
@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 from captum.attr import IntegratedGradients
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dollkit.common import compute
 from dollkit.common.errors import InputError
@@ -35,7 +34,6 @@ from dollkit.explanations.integrated_gradients import (
     integrated_gradients,
     mask_dice,
 )
-from dollkit.explanations.prepared_classifier import PRECISIONS, prepare
 from dollkit.training.classifiers import split_rows
 
 log = logging.getLogger(__name__)
@@ -46,8 +44,7 @@ CAPTUM_ROWS = 64
 """Film-steps in one of captum's passes where it explains several pairs at once."""
 CHEXPERT_FILMS, CHEXPERT_PAIRS = 191_027, 458_465
 """Frontal training films of CheXpert, and their positive findings: 2.4 a film."""
-GOAL_SHARE, GOAL_HOURS, GOAL_CLASSIFIERS = 0.40, 3.0, 5
-"""Of a GPU: share of its measured matrix product rate; hours for CheXpert-small."""
+CLASSIFIERS = 5  # that CheXpert is explained by, beside those of a run
 
 
 def measure(
@@ -190,75 +187,6 @@ def _status_mb(field: str) -> float:
     return int(next(x for x in lines if x.startswith(field)).split()[1]) / 1024
 
 
-def work(model: nn.Module, x: torch.Tensor, precision: str) -> tuple[int, int]:
-    """Operations of a film-step: of a pass up for all its targets, and of one down for each.
-
-    PyTorch's own count for the prepared classifier on the first film; a multiply-add is 2.
-    """
-    prepared = prepare(model, precision, x[:1])
-    with torch.no_grad():
-        points = prepared.enter(x[:1].to(prepared.wide)).to(prepared.narrow)
-    points.requires_grad_()
-    with torch.enable_grad():
-        with FlopCounterMode(display=False) as up:
-            logit = prepared.body(points)[0, 0]
-        with FlopCounterMode(display=False) as down:
-            torch.autograd.grad(logit, points)
-    return up.get_total_flops(), down.get_total_flops()
-
-
-def per_pair(used: pd.DataFrame, points: Sequence[float], films_per_pair: float) -> list[float]:
-    """Billions of operations of a pair, of each classifier of `use`.
-
-    `points` are of a path, mean over pairs; a pair bears `films_per_pair` of a film's pass up.
-    """
-    up, down = used["gflop_forward"].tolist(), used["gflop_backward"].tolist()
-    return [n * (films_per_pair * a + b) for n, a, b in zip(points, up, down, strict=True)]
-
-
-def use(
-    models: Mapping[str, nn.Module],
-    x: torch.Tensor,
-    targets: Targets,
-    *,
-    baseline: str = "black",
-    precision: str,
-    steps: int,
-    sides: Sequence[int],
-    rounds: int = 3,
-    budget_mb: int = BUDGET_MB,
-) -> pd.DataFrame:
-    """Share of the machine's matrix product rate that the walk reaches, in turns with it.
-
-    `precision` is of walk and product, `steps` of every pair; the fastest of the matrices with
-    these `sides` counts, in each round. Per classifier: classifier, gflop_forward, gflop_backward
-    (per film-step), gflop_pair, seconds_per_pair, tflops, matmul_tflops, share (medians).
-    """
-    if rounds < 1 or not sides or min(sides) < 1:
-        raise InputError("give at least one round and one side of a matrix")
-    squares = [torch.randn(n, n, device=x.device).to(PRECISIONS[precision]) for n in sides]
-    settings = {"baseline": baseline, "steps": steps, "precision": precision}
-    films, pairs = sum(map(bool, targets)), sum(map(len, targets))
-    rows = []
-    for name, model in models.items():
-        forward, backward = work(model, x, precision)
-        total = steps * (films * forward + pairs * backward)
-        turns = []
-        for _ in range(rounds + 1):
-            best = max(
-                2 * len(m) ** 3 / timed(partial(torch.matmul, m, m), x.device)[0]
-                for m in squares
-                for _ in range(2)
-            )
-            took = walk_seconds(model, x, targets, budget_mb=budget_mb, **settings)
-            turns.append((took / pairs, best, total / took / best))
-        seconds, peak, share = map(statistics.median, zip(*turns[1:], strict=True))
-        flops, each = (forward, backward, total / pairs), total / pairs / seconds
-        rows.append((name, *(n / 1e9 for n in flops), seconds, each / 1e12, peak / 1e12, share))
-    columns = ["classifier", "gflop_forward", "gflop_backward", "gflop_pair", "seconds_per_pair"]
-    return pd.DataFrame(rows, columns=[*columns, "tflops", "matmul_tflops", "share"])
-
-
 def walk_seconds(model: nn.Module, x: torch.Tensor, targets: Targets, **settings: Any) -> float:
     """Seconds of `integrated_gradients` with some settings."""
     return timed(partial(integrated_gradients, model, x, targets, **settings), x.device)[0]
@@ -279,43 +207,18 @@ def films_of(
 
 
 def chexpert(
-    seconds: Sequence[float],
-    size: int,
-    exponent: float,
-    gflop_pair: Sequence[float],
-    gpu_tflops: float,
-    measured_on: str = "this machine",
+    seconds: Sequence[float], size: int, exponent: float, measured_on: str = "this machine"
 ) -> pd.DataFrame:
     """Hours to explain all positive findings of CheXpert's frontal films; labels are not in it.
 
-    `seconds` and `gflop_pair` are per pair, of each classifier, at side `size` in pixels;
-    `exponent` is that of seconds against pixels; `gpu_tflops`, the sustained rate of another
-    machine, is assumed. Columns where, size (also 224), classifiers (those of the run, and
-    `GOAL_CLASSIFIERS` of their mean), hours, basis (``measured``: seconds per pair times pairs;
-    ``scaled``: by the exponent; ``assumed rate``: from operations alone, which grow with pixels).
+    `seconds` are per pair, of each classifier, at side `size` in pixels; `exponent` is that of
+    seconds against pixels. Columns where, size (also 224), classifiers (those of the run, and
+    `CLASSIFIERS` of their mean), hours, basis (``measured``: seconds per pair times pairs;
+    ``scaled``: by the exponent).
     """
-    if not gpu_tflops > 0:
-        raise InputError(f"parameter 'gpu_tflops' is {gpu_tflops}: it must be above 0")
-    each = statistics.fmean(seconds)
-    assumed = 1e9 * statistics.fmean(gflop_pair) / (gpu_tflops * 1e12)
-    rows = []
-    for k in dict.fromkeys((len(seconds), GOAL_CLASSIFIERS)):
+    each, rows = statistics.fmean(seconds), []
+    for k in dict.fromkeys((len(seconds), CLASSIFIERS)):
         for side in dict.fromkeys((size, 224)):
-            basis = "measured" if side == size else "scaled"
-            pairs, pixels = k * CHEXPERT_PAIRS, (side / size) ** 2
-            rows.append((measured_on, side, k, each * pixels**exponent * pairs / 3600, basis))
-            name = f"{gpu_tflops:g} TFLOP/s"
-            rows.append((name, side, k, assumed * pixels * pairs / 3600, "assumed rate"))
+            hours = each * (side / size) ** (2 * exponent) * k * CHEXPERT_PAIRS / 3600
+            rows.append((measured_on, side, k, hours, "measured" if side == size else "scaled"))
     return pd.DataFrame(rows, columns=["where", "size", "classifiers", "hours", "basis"])
-
-
-def goals(share: float, hours: float, device: torch.device) -> pd.DataFrame:
-    """The goals of a GPU beside what `device` reached: share of `use`, hours of `chexpert`."""
-    rows = [
-        ("share of the measured matrix product rate", share, GOAL_SHARE, share >= GOAL_SHARE),
-        (f"hours, {GOAL_CLASSIFIERS} classifiers", hours, GOAL_HOURS, hours < GOAL_HOURS),
-    ]
-    table = pd.DataFrame(rows, columns=["what", "here", "goal", "met"])
-    if device.type != "cuda":
-        table["met"] = "asked of a GPU"
-    return table

@@ -24,7 +24,7 @@ from dollkit.report.rows import read_json
 SECTIONS: dict[str, tuple[str, ...]] = {
     "The approach": ("figure1",),
     "Labels": (
-        "figure2", "figure6", "table3", "table3_arms", "figure_s3", "label_losses", "figure_s2",
+        "figure2", "figure6", "table3", "figure_s3", "label_losses", "figure_s2",
     ),
     "Segmentation with few masks": (
         "table1", "table_starts", "figure3", "figure4", "table2", "figure_s1", "table_sizes",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dollkit.common import PRETRAINED
 from dollkit.labels.summary import GROUPS, STEPS
 from dollkit.report import curve_figures, robustness, tables
-from dollkit.report.render import Table, constant, span
-from dollkit.report.rows import Rows, difference, in_order, main_size
+from dollkit.report.render import Table
+from dollkit.report.rows import Rows
 from dollkit.report.style import Drawn
-from dollkit.report.tables import bounds, interval, summarise
 
 
 def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str, Table]:
@@ -23,7 +21,6 @@ def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str,
     }
     if len(rows.label_cases):
         found["table3"] = tables.table3(rows.label_cases, profile)
-    found["table3_arms"] = worth_of_labels(rows.pretraining, cases, profile)
     found["table_starts"] = tables.table_starts(cases, profile)
     found["table_sizes"] = tables.table_sizes(cases, profile)
     if len(rows.robust):
@@ -73,35 +70,3 @@ def shipped_quality(rows: Rows) -> pd.DataFrame:
     labels = labels[labels["explainer"].isin(explainers)]
     whole: pd.DataFrame = labels[labels["n_classifiers"] == labels["n_classifiers"].max()]
     return whole
-
-
-def worth_of_labels(pretraining: pd.DataFrame, cases: pd.DataFrame, profile: str) -> Table:
-    """The second part of Table 3: what each kind of labels is worth downstream.
-
-    One row per network, task and arm that was taught labels of some kind: label_iou and true_iou
-    (`rows.PRETRAINING_COLUMNS`), miou with its interval over patients, gap: mIoU of ``doll`` minus
-    the arm's with a 95 % interval over seeds and patients. `main_size` and tuning "full" count.
-    """
-    full = main_size(cases[cases["tuning"] == "full"])
-    iou = ["label_iou", "true_iou"]
-    groups = pretraining.astype(dict.fromkeys(iou, float)).groupby(["network", "arm"])[iou]
-    means = groups.mean().reset_index().merge(summarise(full), on=["network", "arm"])
-    means = in_order(means[means["arm"].isin(PRETRAINED)], "network", "task", "arm")
-    rows = []
-    for row in means.to_dict("records"):
-        block = full[(full["network"] == row["network"]) & (full["task"] == row["task"])]
-        doll, other = (block[block["arm"] == arm] for arm in ("doll", row["arm"]))
-        paired = row["arm"] != "doll" and len(doll)
-        rows.append(row | (interval("gap", difference(doll, other)) if paired else {}))
-    columns = ["network", "task", "arm", *iou, *bounds("miou", "gap"), "n_cases", "n_seeds"]
-    frame = pd.DataFrame(rows, columns=columns)
-    caption = (
-        f"Table 3, continued (profile {profile}). Labels made in several ways, and what they are "
-        "worth downstream: IoU of the labels with the truth on the films that they teach, of the "
-        "network that they pre-trained on held-out films (mean over findings), and mIoU after "
-        f"fine-tuning all weights, {span(frame['n_seeds'])} seeds, {span(frame['n_cases'])} test "
-        "films; brackets: 95 % intervals, of differences over seeds and patients."
-    )
-    names = {"label_iou": "IoU of the labels", "true_iou": "IoU of the network"}
-    names["gap"] = "DoLL minus it"
-    return Table(frame, caption, hide=constant(frame, ("network",)), names=names)

@@ -101,14 +101,12 @@ RANGES: dict[str, dict[str, Any]] = {
     "figures": {"arm": among(ARMS), "columns": COUNT},
     "cost": {
         **PRECISION,
-        **dict.fromkeys(("n_films", "steps", "rounds", "captum_films", "reference_steps"), COUNT),
+        **dict.fromkeys(("n_films", "rounds", "captum_films", "reference_steps"), COUNT),
         **dict.fromkeys(("grow_films", "grow_steps"), several(COUNT, 2)),
         "grow_targets": several(Annotated[int, Field(ge=1, le=len(FINDINGS))], 2),
         "grow_sides": several(SIDE, 2),
-        "matmul_sides": several(COUNT),
         "kind": among(BASELINES),
         "budget_mb": COUNT,
-        "gpu_tflops": POSITIVE,
     },
 }
 
