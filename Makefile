@@ -31,7 +31,7 @@ help:
 	@echo 'make lab        JupyterLab in the same environment, on the quickstart'
 	@echo 'make lock       resolve both lock files again'
 	@echo 'make clean      delete runs/, site/ and caches (keeps .venv and figures/)'
-	@echo 'knobs: PROFILE=smoke|laptop|desk|scratch|gpu|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)  EXECUTOR=local|slurm (local)'
+	@echo 'knobs: PROFILE=smoke|laptop|desk|gpu|open|to-real|to-phantom|disk-smoke|disk|paper (laptop)  DATA=dir  JOBS=n (3)  DEVICE=auto|cpu|cuda (auto)  EXECUTOR=local|slurm (local)'
 
 # As variables of the shell: a path may hold blanks, quotes, brackets, or begin with a dash.
 reproduce plan docs: export PROFILE := $(PROFILE)

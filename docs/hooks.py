@@ -49,7 +49,6 @@ GROUPS = {
 RESULTS = {
     "laptop": "Phantom",
     "desk": "Phantom, five seeds",
-    "scratch": "Phantom, pre-trained from random weights",
     "open": "Real films",
     "to-real": "Phantom to real films",
 }

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -15,7 +13,6 @@ from benchmarks import arithmetic
 from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.explanations import cost
-from dollkit.report import cost_growth
 from tests.label_films import noise, write_films
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,34 +65,11 @@ def test_work_is_what_a_hand_counts_and_use_is_consistent(model: nn.Module) -> N
         arithmetic.use({"a": model}, X, [[1], []], sides=[], **how)
 
 
-def test_growth_has_every_point_and_a_figure(model: nn.Module) -> None:
-    given = {"films": [1, 3], "targets": [1, 2], "steps": [2, 4], "sides": [16, 32]}
-    given |= {"precision": "float32", "rounds": 1}
-    table = cost_growth.growth(model, X, **given)
-    assert table["factor"].tolist() == [f for f in cost_growth.FACTORS for _ in range(2)]
-    assert table["value"].tolist() == [1, 3, 1, 2, 2, 4, 256, 1024]
-    drawn = cost_growth.figure(table)
-    assert len([a for a in drawn.figure.axes if a.get_xlabel()]) == 4
-    with pytest.raises(InputError, match=r"growth with films is asked of \[2\]"):
-        cost_growth.growth(model, X, **given | {"films": [2]})
-
-
-def test_exponents_and_lines_are_found_again() -> None:
-    n = np.array([1.0, 2.0, 4.0, 8.0])
-    power = pd.DataFrame({"factor": "films", "value": n, "seconds": 3 * n**0.8, "peak_mb": 5.0})
-    line = pd.DataFrame({"factor": "steps", "value": n, "seconds": 2 + 3 * n, "peak_mb": np.nan})
-    fits = cost_growth.fits(pd.concat([power, line])).set_index("factor")
-    assert fits.loc["films", "exponent"] == pytest.approx(0.8)
-    assert fits.loc["films", "peak_ratio"] == 1
-    assert (fits.loc["steps", "each"], fits.loc["steps", "first"]) == pytest.approx((3, 2))
-    assert np.isnan(fits.loc["steps", "peak_ratio"])
-
-
 def test_chexpert_is_seconds_times_pairs() -> None:
-    table = cost.chexpert([0.1, 0.3], 112, 0.5)
+    table = cost.chexpert([0.1, 0.3], 112)
     at = table.set_index(["basis", "size", "classifiers"])["hours"]
     assert at["measured", 112, 2] == pytest.approx(0.4 * 458_465 / 3600)
-    assert at["scaled", 224, 2] == pytest.approx(2 * at["measured", 112, 2])
+    assert at["scaled", 224, 2] == pytest.approx(4 * at["measured", 112, 2])
     assert at["measured", 112, 5] == pytest.approx(2.5 * at["measured", 112, 2])
 
 

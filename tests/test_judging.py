@@ -1,4 +1,4 @@
-"""Judging labels: metrics, tuned rules, variants, CheXlocalize's protocol, losses, goals."""
+"""Judging labels: metrics, tuned rules, variants, CheXlocalize's protocol, losses."""
 
 from __future__ import annotations
 
@@ -320,36 +320,6 @@ def test_an_ablation_is_paired() -> None:
     np.testing.assert_allclose(table[deltas], [[0] * 3, [-0.1] * 3], atol=1e-12)
     assert table["n"].tolist() == [6, 4]
     assert summary.ablation(changed)[deltas].isna().all(axis=None)
-
-
-def test_goals_of_made_up_cases() -> None:
-    variants = [
-        rows("shipped", 0.4),
-        rows("shipped", 0.1, "Edema", hit=0, iou_prior=0.5),
-        rows("shipped", 0.21, "Pneumonia", hit=[1, 1, 1, 1, 1, 0]),
-        rows("classifiers=a", 0.35, classifiers="a", n_classifiers=1),
-        rows("classifiers=b", 0.42, classifiers="b", n_classifiers=1),
-    ]
-    cases = pd.concat(variants, ignore_index=True)
-    found = ["Fracture", "Edema", "Pneumonia", "Fracture", "Edema", "Pneumonia", "macro"]
-    classifiers = pd.DataFrame({"finding": found, "auroc": [0.95, 0.7, 0.88, 0.9, 0.99, 0.94, 1]})
-    table = summary.goals(cases, classifiers)
-    prior = table.set_index(table["goal"].str.split(": ").str[-1])
-    hits, several = table.iloc[0], table.iloc[-1]
-    # Edema's classifiers are below the bar, though one of them is above it.
-    assert hits["goal"] == "hit rate at least 0.8, 2 findings with AUROC above 0.9"
-    assert hits[["met", "value", "n"]].tolist() == ["yes", pytest.approx((1 + 5 / 6) / 2), 12]
-    for finding, met, value in (("Fracture", "yes", 0.2), ("Pneumonia", "no", 0.01)):
-        row = prior.loc[finding]
-        assert row[["met", "value", "n"]].tolist() == [met, pytest.approx(value), 6]
-        assert row["lo"] < value < row["hi"]
-        assert (row["lo"] > 0) == (met == "yes")
-    assert prior.loc["Lung Lesion", ["met", "n"]].tolist() == ["not judged", 0]
-    assert "best single one (b, chosen on the same cases, in its favour)" in several["goal"]
-    assert several[["value", "lo", "hi"]].tolist() == pytest.approx([-0.02] * 3)
-    assert several[["met", "n"]].tolist() == ["no", 6]
-    assert summary.goals(cases, classifiers, hit_rate=0.95).iloc[0]["met"] == "no"
-    assert set(summary.goals(cases.iloc[:0], classifiers)["met"]) == {"not judged"}
 
 
 def test_grad_cam_in_the_place_of_integrated_gradients_has_all_tables() -> None:

@@ -296,6 +296,7 @@ def test_the_defaults_and_what_else_a_namespace_holds(tmp_path: Path) -> None:
         ({"predict_with": "shuffled"}, "'predict_with' is 'shuffled', not in 'arms'"),
         ({"architectures": ["tu-resnet10t"] * 2}, "'architectures' is .*: each one once"),
         ({"architectures": ["tu-resnet11t"]}, "no encoder 'tu-resnet11t'"),
+        ({"architectures": ["tu-resnet10t"]}, "'arms' is 'imagenet': no weights: no package"),
         ({"run": "smoke"}, "'run' is 'smoke': use a name of letters, no profile's"),
     ],
 )

@@ -160,5 +160,9 @@ def test_the_report_tells_what_its_rows_tell(tmp_path: Path) -> None:
         assert text in page
     stored = pd.read_csv(tmp_path / "contrasts.csv")
     np.testing.assert_allclose(stored["effect"], table["effect"], rtol=1e-5)
-    write(tmp_path, None)
+    yours = read_and_check.Radiographs(None, None, {}, ())  # type: ignore[arg-type]
+    more = None, None, pd.DataFrame(), {}, MARGIN, ["Pneumonia", "Edema"]
+    page = report.write_report(tmp_path, yours, *more)
+    assert "**Possibly a shortcut: Pneumonia, Edema.**" in page
+    assert "Possibly a shortcut" not in write(tmp_path, None)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["mine.csv", "report.md"]

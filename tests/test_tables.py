@@ -163,6 +163,18 @@ def test_label_efficiency_differences_and_masks_needed() -> None:
         curve_figures.figure5(one, profile="toy")
 
 
+def test_what_each_ingredient_gives() -> None:
+    level = {"random": 0.4, "imagenet": 0.5, "classifier": 0.6, "doll_random": 0.5, "doll": 0.65}
+    rows = level_rows({(arm, 8): miou for arm, miou in (level | {"shuffled": 0.62}).items()})
+    table = tables.table_starts(rows, "toy").frame.set_index("start")
+    assert list(table.index) == ["random", "classifier"]  # ImageNet has no DoLL of its own here
+    np.testing.assert_allclose(table["gain"], [0.1, 0.05])
+    np.testing.assert_allclose(table[["alone", "with_doll"]], [[0.4, 0.5], [0.6, 0.65]])
+    assert table["diagnosis"].isna().tolist() == [True, False]
+    assert table.loc["classifier", "diagnosis"] == pytest.approx(0.03)
+    assert tables.table_starts(rows[rows["arm"] != "doll_random"], "toy").frame.empty
+
+
 def test_masks_needed_beyond_the_curve() -> None:
     sizes, curve = np.array([4.0, 8.0, 16.0]), np.array([0.5, np.nan, 0.7])
     wanted = {0.6: "8", 0.4: "< 4", 0.7: "16", 0.71: "> 16"}

@@ -207,18 +207,17 @@ def films_of(
 
 
 def chexpert(
-    seconds: Sequence[float], size: int, exponent: float, measured_on: str = "this machine"
+    seconds: Sequence[float], size: int, measured_on: str = "this machine"
 ) -> pd.DataFrame:
     """Hours to explain all positive findings of CheXpert's frontal films; labels are not in it.
 
-    `seconds` are per pair, of each classifier, at side `size` in pixels; `exponent` is that of
-    seconds against pixels. Columns where, size (also 224), classifiers (those of the run, and
-    `CLASSIFIERS` of their mean), hours, basis (``measured``: seconds per pair times pairs;
-    ``scaled``: by the exponent).
+    `seconds` are per pair, of each classifier, at side `size` in pixels. Columns where, size (also
+    224), classifiers (those of the run, and `CLASSIFIERS` of their mean), hours, basis
+    (``measured``: seconds per pair times pairs; ``scaled``: as the number of pixels grows).
     """
     each, rows = statistics.fmean(seconds), []
     for k in dict.fromkeys((len(seconds), CLASSIFIERS)):
         for side in dict.fromkeys((size, 224)):
-            hours = each * (side / size) ** (2 * exponent) * k * CHEXPERT_PAIRS / 3600
+            hours = each * (side / size) ** 2 * k * CHEXPERT_PAIRS / 3600
             rows.append((measured_on, side, k, hours, "measured" if side == size else "scaled"))
     return pd.DataFrame(rows, columns=["where", "size", "classifiers", "hours", "basis"])

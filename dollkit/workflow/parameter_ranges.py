@@ -17,7 +17,7 @@ from pydantic import Field
 from dollkit import pretraining
 from dollkit.common import ARMS, OTHER_START, PRETRAINED, compute
 from dollkit.common.errors import InputError
-from dollkit.common.findings import FINDINGS, POLICIES
+from dollkit.common.findings import POLICIES
 from dollkit.data import PHANTOM, check_stores, named
 from dollkit.data.film_table import SPLITS
 from dollkit.data.phantom.population import Protocol
@@ -100,11 +100,7 @@ RANGES: dict[str, dict[str, Any]] = {
     },
     "figures": {"arm": among(ARMS), "columns": COUNT},
     "cost": {
-        **PRECISION,
         **dict.fromkeys(("n_films", "rounds", "captum_films", "reference_steps"), COUNT),
-        **dict.fromkeys(("grow_films", "grow_steps"), several(COUNT, 2)),
-        "grow_targets": several(Annotated[int, Field(ge=1, le=len(FINDINGS))], 2),
-        "grow_sides": several(SIDE, 2),
         "kind": among(BASELINES),
         "budget_mb": COUNT,
     },
@@ -125,10 +121,11 @@ def _classifiers(settings: SimpleNamespace, size: int) -> None:
     if settings.small > size:
         raise InputError(f"parameter 'small' is {settings.small}, and films have {size} pixels")
     if settings.init == "imagenet":
-        _need_imagenet("init", settings.imagenet_weights, settings.architecture)
+        need_imagenet("init", settings.imagenet_weights, settings.architecture)
 
 
-def _need_imagenet(parameter: str, weights: str, architecture: str) -> None:
+def need_imagenet(parameter: str, weights: str, architecture: str) -> None:
+    """Refuse an encoder that there are no ImageNet weights of."""
     if weights != published_weights.DOWNLOAD:
         try:
             published_weights.find(weights, architecture)
@@ -216,7 +213,7 @@ def check_plan(plan: Iterable[Instance]) -> None:
             elif family == "pretrain":
                 pretrained.add((settings.network, settings.arm))
                 if OTHER_START.get(settings.arm, ("", settings.start))[1] == "imagenet":
-                    _need_imagenet("start", settings.imagenet_weights, settings.encoder)
+                    need_imagenet("start", settings.imagenet_weights, settings.encoder)
                 if settings.arm == "truth" and films != PHANTOM:
                     raise InputError(
                         "arm 'truth' needs true masks of every finding, and the films come from "

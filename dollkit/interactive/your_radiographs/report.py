@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,11 @@ MARGIN = 0.01
 
 SPAN = "{effect:+.3f} mIoU [{lo:+.3f}, {hi:+.3f}]"
 WARNING = "Research software. Not a medical device, not for clinical use."
+SHORTCUT = (
+    "**Possibly a shortcut: {}.** How the radiograph was taken, its brightness and its edge alone "
+    "tell these findings nearly as well as the classifiers do. The classifiers may have learnt the "
+    "ward or the device in place of the disease: do not rely on maps or labels of these findings."
+)
 NAMES = HEADS | {
     "n_train": "masks", "against": "DoLL minus", "p_holm": "p (Holm)", "mde": "smallest visible",
     "arm": "start", "dice": "Dice",
@@ -155,9 +160,11 @@ def advice(cases: pd.DataFrame, table: pd.DataFrame, margin: float = MARGIN) -> 
 def write_report(
     folder: Path, yours: Radiographs, cases: pd.DataFrame | None, selection: pd.DataFrame | None,
     aurocs: pd.DataFrame, settings: Mapping[str, object], margin: float = MARGIN,
+    doubtful: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """Write ``report.md`` and its tables (CSV); return the report's text. `cases` and `selection`
     are the comparison's rows, if any; ``cases.csv`` holds the names of your films and patients.
+    `doubtful` findings are those of `shortcuts.flagged`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("cases", "contrasts", "curve", "classifiers"):
@@ -169,6 +176,8 @@ def write_report(
                     "predictions are, cannot be told.")  # fmt: skip
     else:
         text += _compared(folder, cases, selection, margin)
+    if doubtful:
+        text.append(SHORTCUT.format(", ".join(doubtful)))
     text += ["## The films", _list(f"{k}: {v}" for k, v in yours.facts.items() if v)]
     text += [_list(yours.notes), *_classifiers(folder, aurocs)]
     text += ["## Settings", _list(f"`{k}`: {v}" for k, v in settings.items())]

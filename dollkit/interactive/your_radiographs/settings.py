@@ -17,7 +17,7 @@ from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.data.splits import PATIENT_ID
 from dollkit.interactive.your_radiographs import predict, read_and_check, steps
-from dollkit.training import networks, weights
+from dollkit.training import networks, published_weights, weights
 from dollkit.workflow import parameter_ranges as ranges
 from dollkit.workflow import parameters, run, stage, stages
 from dollkit.workflow.parameter_ranges import COUNT, NATURAL, POSITIVE, among, several
@@ -76,6 +76,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             ranges.check_classifier(settings["size"], name, 5, ACTIVATION, "lse")
         backbone = architectures[0], steps.DEPTH, ACTIVATION
     ranges.check_network(settings["size"], settings["network"], *backbone)
+    if "imagenet" in settings["arms"]:
+        ranges.need_imagenet("arms", published_weights.PACKAGED, backbone[0])
 
 
 def places(settings: Mapping[str, Any]) -> list[Path]:

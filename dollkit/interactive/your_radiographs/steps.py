@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from dollkit import pretraining
-from dollkit.common import ARMS, PRETRAINED, build_key, compute
+from dollkit.common import ARMS, OTHER_START, PRETRAINED, build_key, compute
 from dollkit.common.errors import InputError
 from dollkit.common.machine import sha256
 from dollkit.data.store import Store, open_store
@@ -32,7 +32,7 @@ from dollkit.labels import make
 from dollkit.labels.make import fingerprint, hashes_of
 from dollkit.labels.maps_to_labels import LabelSettings
 from dollkit.labels.store import LabelStore
-from dollkit.training import classifiers, networks, weights
+from dollkit.training import classifiers, networks, published_weights, weights
 from dollkit.training.augment import Augmentation
 from dollkit.training.loss_and_optimiser import Recipe
 
@@ -43,8 +43,8 @@ KEY = "done.txt"
 DEPTH = 3
 """Encoder stages of a PSPNet: stride 8."""
 
-STARTS = tuple(arm for arm in ARMS if arm not in ("imagenet", "truth"))
-"""Starts that need nothing but films and findings."""
+STARTS = tuple(arm for arm in ARMS if arm not in ("truth", *OTHER_START))
+"""Starts that need nothing but films and findings, and for ImageNet an encoder with weights."""
 
 LEAST = 6
 """Patients with masks below which none can be held out: a paired test of five has no p < 0.05."""
@@ -81,13 +81,15 @@ def build_stores(yours: Radiographs, folder: Path, size: int) -> tuple[Store, St
 def train_classifiers(
     store: Store, folder: Path, architectures: Sequence[str], recipe: Recipe, activation: str
 ) -> dict[str, Path]:
-    """Folder of a trained classifier of each architecture."""
+    """Folder of a trained classifier of each architecture, from ImageNet where a package has it."""
     out = {name: folder / name for name in architectures}
     code = _code_of(classifiers.__name__)
     for name, place in out.items():
         key = fingerprint(store.digest, name, activation, vars(recipe), code)
         if not _is_done(place, key):
             model = classifiers.create(name, 5, activation, "lse", recipe.seed, compute.device())
+            if name in published_weights.PACKAGES:
+                published_weights.find(published_weights.PACKAGED, name).into(model)
             classifiers.train(model, store, "U-Ones", recipe, Augmentation(), place, key=key)
             weights.save(model, place, model.config)
             _finish(place, key)
