@@ -22,8 +22,9 @@ The rules, fixed before any data:
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -200,10 +201,11 @@ def asked(rows: pd.DataFrame) -> list[tuple[Claim, str]]:
 def matrix(rows: pd.DataFrame) -> pd.DataFrame:
     """Contrasts of one question in rows, tasks and their mean in columns, as text."""
     rows = rows[rows["scope"] != DETAIL]
-    effects = rows[["effect", "lo", "hi"]].astype(float).to_numpy()
     text = [
-        f"{signed(*values)} {MARKS[verdict]}".strip() if np.isfinite(values[0]) else note
-        for values, verdict, note in zip(effects, rows["verdict"], rows["note"], strict=True)
+        f"{_effect(row)} {MARKS[row['verdict']]}".strip()
+        if pd.notna(row["effect"])
+        else row["note"]
+        for row in rows.to_dict("records")
     ]
     tasks = sorted(rows["task"].unique(), key=lambda task: ([*TASKS, task].index(task), task))
     cells = rows.assign(text=text).pivot(index="contrast", columns="task", values="text")
@@ -223,11 +225,7 @@ def sentence(rows: pd.DataFrame, claim: str, question: str = CLAIM) -> str:
         return "Nothing in this profile tests it." + missed
     ends = []
     for row in tested.iloc[sorted({0, len(tested) - 1})].to_dict("records"):
-        values = [row[k] for k in ("effect", "lo", "hi")]
-        text = signed(*values)
-        if claim == "C3":
-            text = "{:.2f} times [{:.2f}, {:.2f}]".format(*np.exp(values))
-        ends.append(f"{text} ({row['contrast']})")
+        ends.append(f"{_effect(row)} ({row['contrast']})")
     many = {v: int((part["verdict"] == v).sum()) for v in (CONFIRMED, CONTRADICTED, UNDECIDED)}
     text = (
         f"Of {len(part)} contrasts {many[CONFIRMED]} are confirmed, "
@@ -316,11 +314,22 @@ def _claim_table(rows: pd.DataFrame) -> str:
         "effect [95 %]": [signed(*values) for values in effects],
         "p (Holm)": [p_value(float(p)) for p in rows["p_holm"]],
         "mde": [format_value(float(m)) for m in rows["mde"]],
-        **{n.removeprefix("n_"): rows[n].astype(str) for n in COUNTS},
+        **{n.removeprefix("n_"): [_count(v) for v in rows[n]] for n in COUNTS},
         "verdict": rows["verdict"],
         "note": rows["note"],
     }
     return markdown(pd.DataFrame(shown))
+
+
+def _effect(row: dict[Hashable, Any]) -> str:
+    values = [float(row[k]) for k in ("effect", "lo", "hi")]
+    if row["claim"] == "C3":  # effects are logarithms of ratios
+        return "{:.2f} times [{:.2f}, {:.2f}]".format(*np.exp(values))
+    return signed(*values)
+
+
+def _count(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.0f}"
 
 
 # Figure S5: every contrast that decides a claim, with its interval, on one page.

@@ -211,13 +211,12 @@ def figure6(
                 style.intervals(ax, own, "value", y, marker, **look)
             ax.grid(axis="both", color="#e5e5e5", linewidth=0.5)
             ax.set(title=title, axisbelow=True)
-            if present:
-                ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
         marked = [f"{f}\npossibly a shortcut" if f in doubted else f for f in order]
         axes[0].set_yticks(range(len(order)), marked)
         axes[0].set_ylim(len(order) - 0.4, -0.6)
         axes[0].axvline(0.5, color=style.GREY, linewidth=0.8, linestyle=":")
         axes[1].set_xlim(left=0)
+        style.key(fig, [line for ax in axes for line in ax.get_legend_handles_labels()[0]], 6)
     caption = (
         f"Figure 6 (profile {profile}). Does a label show where a finding is, if the classifiers "
         "can tell that it is? Left: AUROC of each classifier on test patients, and of a probe that "

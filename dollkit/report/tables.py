@@ -88,8 +88,7 @@ def table1(rows: Rows, profile: str, **more: Any) -> Table:
     always = pd.DataFrame({"arm": [arm for arm in ARMS if arm not in OPTIONAL]})
     always = frame[block].drop_duplicates().merge(always, how="cross")
     frame = frame.drop(columns="tuning").merge(always, on=[*block, "arm"], how="outer")
-    reasons = {"truth": f"no true masks ({UPPER_BOUND})"} | rows.not_run
-    absent = NOT_RUN + frame["arm"].map(reasons).fillna("not part of this profile")
+    absent = NOT_RUN + frame["arm"].map(rows.not_run).fillna("not part of this profile")
     frame["status"] = frame["status"].fillna(absent)
     counts = dict.fromkeys(("n_cases", "n_patients", "n_seeds", "n_valid"), "Int64")
     frame = in_order(frame.astype(counts), *block, "arm")
