@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +137,14 @@ def run(
         few = [x[: sizes.same], targets[: sizes.same]]
         gaps = [differences(m, *few) for m in models.values()]  # type: ignore[arg-type]
         fastest = "bfloat16" if compute.computes_bfloat16(device) else "float32"
-        walk = {"precision": fastest, "steps": 16, "rounds": sizes.rounds}
-        used = arithmetic.use(models, x, targets, sides=sizes.sides, **walk)
+        walk: Any = {"precision": fastest, "steps": 16, "rounds": sizes.rounds}
+        sides = [*sizes.sides, *([8192] if device.type == "cuda" else [])]
+        used = arithmetic.use(models, x, targets, sides=sides, **walk)
     rows = told["models"]
     for name, folder in run.folders.items():
         rows[name] |= {**_weights(folder), "macro_auroc": _macro_of(folder)}
-    peaks = [
-        row[mode]["peak_mb"] for row in rows.values() for mode in told["overall"]
-        if row[mode]["peak_mb"] is not None
-    ]  # fmt: skip
+    walks = [partial(integrated_gradients, model, x, targets) for model in models.values()]
+    peaks = [peak for walk in walks if (peak := peak_mb(walk, device)) is not None]
     fast, exact = told["overall"]["fast"], told["overall"]["exact"]
     other = stranger["models"]["resnet18"]
     record: dict[str, Any] = {
@@ -234,6 +235,30 @@ def _twins(
             for k, row in told["models"].items()
         },
     }
+
+
+def peak_mb(work: Callable[[], Any], device: torch.device) -> float | None:
+    """Most memory held while `work` runs, above what was held before, in MiB.
+
+    None where the system does not tell (neither CUDA nor Linux).
+    """
+    if device.type == "cuda":
+        return compute.cuda_peak_mb(work, device)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that is still held would hide the peak
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status_mb("VmRSS")
+    except (OSError, StopIteration):  # not Linux
+        work()
+        return None
+    work()
+    return _status_mb("VmHWM") - before
+
+
+def _status_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(x for x in lines if x.startswith(field)).split()[1]) / 1024
 
 
 @contextlib.contextmanager

@@ -25,7 +25,6 @@ import torch
 
 from dollkit import data
 from dollkit.common import compute, paths
-from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.common.statistics import paired, patient_values
 from dollkit.data.film_table import blank_films
@@ -106,22 +105,20 @@ def with_small_films(store: Store, root: Path, folder: Path) -> Store:
     return open_store(folder)
 
 
-def trained(way: Way, store: Store, start: Path | None, seed: int) -> classifiers.Classifier:
+def trained(way: Way, store: Store, start: Path, seed: int) -> classifiers.Classifier:
     """A classifier of all findings."""
     device = compute.device()
     model = classifiers.create(ENCODER, 5, "silu", "lse", seed, device)
     if way.start == "imagenet":
         published_weights.find(published_weights.PACKAGED, ENCODER).into(model)
     elif way.start == "phantom":
-        if start is None:
-            raise InputError("way 'phantom' needs --run, a run with a trained classifier")
         model.load_state_dict(classifiers.load_classifier(start, device).state_dict())
     recipe = Recipe(way.steps, 32, 0.002, 0.05, way.steps // 4, "auto", seed)
     classifiers.train(model, store, "U-Ones", recipe, Augmentation(), None)
     return model
 
 
-def measure(way: Way, store: Store, start: Path | None) -> dict[str, Any]:
+def measure(way: Way, store: Store, start: Path) -> dict[str, Any]:
     """One row of the table."""
     channel = FINDINGS.index(FINDING)
     positive = store.states[:, channel] == 1
@@ -186,9 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_films", description=__doc__)
     parser.add_argument("data", type=Path, help="folder of the open pack")
-    parser.add_argument("--run", type=Path, help="run whose classifier the phantom start is")
+    parser.add_argument("--run", default="laptop", help="run with the phantom classifier (laptop)")
     args = parser.parse_args(arguments)
-    start = args.run and args.run / "classifiers" / ENCODER
+    start = paths.runs() / args.run / "classifiers" / ENCODER
+    if not (start / "weights.safetensors").is_file():
+        print(f"error: {start}: no classifier; run `make reproduce PROFILE={args.run}` first")
+        return 2
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         made = data.build("open", str(args.data), Path(scratch), 96, alone=True)

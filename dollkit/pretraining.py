@@ -89,9 +89,9 @@ def _prior(store: Store, labels: LabelStore) -> Targets:
     sums = [sum(map(drawn_and_judged, keys), nothing) for keys in counted]
 
     @cache
-    def mean_label(row: int, finding: int) -> npt.NDArray[np.bool_]:
-        self_counted = (row, finding) in counted[finding]
-        drawn, judged = sums[finding] - (drawn_and_judged((row, finding)) if self_counted else 0)
+    def mean_label(finding: int, without: int) -> npt.NDArray[np.bool_]:
+        own = drawn_and_judged((without, finding)) if without >= 0 else nothing
+        drawn, judged = sums[finding] - own
         mean = drawn / np.maximum(judged, 1)
         inside: npt.NDArray[np.bool_] = mean > np.quantile(mean, 1 - mean.mean())
         return inside
@@ -102,7 +102,8 @@ def _prior(store: Store, labels: LabelStore) -> Targets:
         for place, row in enumerate(rows.tolist()):
             for finding in range(len(FINDINGS)):
                 if (row, finding) in pairs:
-                    out[place, finding] = mean_label(row, finding)
+                    own = row if (row, finding) in counted[finding] else -1
+                    out[place, finding] = mean_label(finding, own)
         return out
 
     return prior

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from dollkit.report import claims, contrasts
+from dollkit.report import rows as case_rows
 from tests import synthetic_run as synthetic
 
 ARMS = dict.fromkeys(["random", "imagenet", "classifier", "doll", "shuffled"], 0.0)
@@ -116,6 +117,39 @@ def test_one_pretraining_decides_nothing_however_clear() -> None:
         assert (claims.overall(rows, "C2") == claims.CONFIRMED) == (arm != "doll")
 
 
+def test_seeds_that_start_from_one_pretraining_are_one_draw() -> None:
+    cases = _cases(seeds=6, tasks=["lungs"], tunings={"full": 1.0})
+    row = _evaluate(cases).set_index(["contrast", "scope"]).loc[("doll - random", "overall")]
+    assert (row["n_seeds"], row["n_pretrained"]) == (6, 3)
+    once = cases.assign(seed=cases["seed"] % 3 + 3 * (cases["seed"] > 2))
+    drawn = case_rows.with_draws(once, synthetic.pretraining_rows())
+    assert sorted(drawn["draw"].unique()) == [0, 1, 2]
+    (a, b), _, _ = case_rows.aligned([drawn[drawn["arm"] == x] for x in ("doll", "random")])
+    assert a.shape == (3, 40)
+    whole = cases.groupby(["arm", "seed"])["iou"].mean().groupby("arm").mean()
+    assert row["effect"] == pytest.approx(whole["doll"] - whole["random"], abs=1e-9)
+    assert row["effect"] == pytest.approx((a - b).mean(), abs=1e-9)
+    # Seeds that all start from one of them are no evidence of the others.
+    assert contrasts.pretrainings(synthetic.pretraining_rows(), {0, 3, 6}, "doll - random") == 1
+
+
+def test_a_mean_over_tasks_weighs_tasks_alike_and_knows_patients() -> None:
+    draw = np.random.default_rng(0)
+    names = [np.array([f"p{i}" for i in range(k, k + n)]) for k, n in ((0, 30), (20, 10), (99, 5))]
+    tasks = [contrasts.Units(draw.normal(k, 1, (3, len(n))), n) for k, n in enumerate(names)]
+    pooled = contrasts.over_tasks(tasks)
+    assert pooled.shape == (3, 35)  # ten patients are in two tasks
+    means = np.stack([task.values.mean(1) for task in tasks])
+    np.testing.assert_allclose(pooled.mean(1), means.mean(0))
+    # Its spread over patients is that of a mean of three independent means.
+    many = [
+        contrasts.Units(draw.normal(0, 1, (1, n)), np.arange(n) + 1000 * n) for n in (40, 20, 60)
+    ]
+    spread = contrasts.over_tasks(many).var(ddof=1) / 120
+    by_hand = sum(task.values.var(ddof=1) / task.values.size for task in many) / 9
+    assert spread == pytest.approx(by_hand, rel=0.02)
+
+
 def test_findings_that_may_be_shortcuts_do_not_decide(true_effect: pd.DataFrame) -> None:
     probes = synthetic.difficulty_rows()
     probes.loc[probes["finding"] == "Pneumonia", ["probe_auroc", "probe_lo"]] = 0.9, 0.8
@@ -203,8 +237,8 @@ def test_claims_page_says_it_all(true_effect: pd.DataFrame, tmp_path: Path) -> N
     about = {"profile": "smoke", "population": "made-up films"}
     for repeats, counted, covered in (
         (1, "3; pre-training runs per arm: 1. A", "each arm was pre-trained once"),
-        (2, "3; pre-training runs per arm: 2. A", "included (2 pre-training runs of each arm, "),
-        (3, "3; pre-training runs per arm: 3. A", "training runs, pre-training included."),
+        (2, "3; pre-training runs per arm: 2. A", "(2 pre-training runs of each arm, "),
+        (3, "3; pre-training runs per arm: 3. A", "training runs, pre-training included, but not"),
     ):
         trained = true_effect["n_pretrained"].notna()
         found = true_effect.assign(n_pretrained=true_effect["n_pretrained"].mask(trained, repeats))
@@ -256,13 +290,14 @@ def test_figure_s5_shows_deciding_contrasts_in_the_order_of_the_claims() -> None
     assert drawn.data["claim"].tolist() == ["C2", "C2", "C2", "C3"]
     assert drawn.data["effect"].tolist() == [0.03, -0.03, 0.02, 0.4]
     left, right = ([label.get_text() for label in ax.get_yticklabels()] for ax in drawn.figure.axes)
-    assert left == ["lungs", "organs", "infection"]
-    assert right == ["lungs"]
+    # Without the mean over tasks above them, tasks say what they are about.
+    assert left == [f"doll - random, {task}" for task in ("lungs", "organs", "infection")]
+    assert right == ["random / doll, lungs"]
     assert "2-5 seeds" in drawn.caption
     assert "40 patients" in drawn.caption
     two = pd.concat([ROWS, ROWS.assign(network="unet")], ignore_index=True)
     ticks = claims.figure_s5(two, profile="p").figure.axes[0].get_yticklabels()
-    assert ticks[0].get_text() == "pspnet, lungs"
+    assert ticks[0].get_text() == "pspnet, doll - random, lungs"
     overall = claims.figure_s5(ROWS.assign(scope="overall"), profile="p").figure
     assert overall.axes[1].get_yticklabels()[0].get_text() == "random / doll"
 

@@ -65,14 +65,6 @@ def test_work_is_what_a_hand_counts_and_use_is_consistent(model: nn.Module) -> N
         arithmetic.use({"a": model}, X, [[1], []], sides=[], **how)
 
 
-def test_chexpert_is_seconds_times_pairs() -> None:
-    table = cost.chexpert([0.1, 0.3], 112)
-    at = table.set_index(["basis", "size", "classifiers"])["hours"]
-    assert at["measured", 112, 2] == pytest.approx(0.4 * 458_465 / 3600)
-    assert at["scaled", 224, 2] == pytest.approx(4 * at["measured", 112, 2])
-    assert at["measured", 112, 5] == pytest.approx(2.5 * at["measured", 112, 2])
-
-
 def test_films_with_findings(tmp_path: Path) -> None:
     films = {0: [1, 1, 0, 0], 3: [0, 1, 0, 0], 2: [0, 0, 0, 1], 5: [0, 0, 0, 1]}
     positive = {FINDINGS[channel]: states for channel, states in films.items()}

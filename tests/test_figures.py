@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats as sps
 
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
@@ -165,23 +164,6 @@ def test_figure_s3_shows_what_changes_a_map_and_the_mean_loss(run: Path) -> None
     assert "(" not in right.texts[0].get_text()
     with pytest.raises(InputError, match="no changed factor"):
         curve_figures.figure_s3(ablation.iloc[:1], losses, profile="p")
-
-
-def test_rank_correlation_of_known_orders_and_that_of_scipy_also_in_its_resamples() -> None:
-    x = np.arange(8.0)
-    assert curve_figures.rank_correlation(x, x**3) == pytest.approx((1, 1, 1))
-    assert curve_figures.rank_correlation(x, -np.exp(x)) == pytest.approx((-1, -1, -1))
-    rho, lo, hi = curve_figures.rank_correlation([1, 2, 3, 4], [2, 1, 4, 3])
-    assert rho == pytest.approx(0.6)  # 1 - 6 * 4 / (4 * 15)
-    assert np.isnan([lo, hi, *curve_figures.rank_correlation([1, 2], [2, 3])]).all()
-    assert np.isnan(curve_figures.rank_correlation(np.ones(8), x)[0])
-    draw = np.random.default_rng(3)
-    x, y = draw.normal(size=12), draw.normal(size=12).round(1)
-    rho, lo, hi = curve_figures.rank_correlation(x, y, n_boot=300, seed=5)
-    assert rho == pytest.approx(sps.spearmanr(x, y).statistic)
-    picks = np.random.default_rng(5).integers(0, 12, (300, 12))
-    slow = [sps.spearmanr(x[p], y[p]).statistic for p in picks]
-    assert (lo, hi) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
 
 
 def test_figure6_goes_by_auroc_and_marks_what_may_be_a_shortcut(whole: rows.Rows) -> None:

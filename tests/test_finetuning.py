@@ -320,6 +320,8 @@ def test_grid_refuses_what_cannot_run(make: Make) -> None:
     ):
         assert said in error_of(make, **change)
     assert "'tunings' names 'full'" in error_of(grid.tunings_of, ["a"], {"full": ["a"]}, {})
+    twice = {"lora": ["a"], "lora4": ["a"]}
+    assert "names one twice" in error_of(grid.tunings_of, ["a"], twice, {"full": [1.0]})
     assert "'lrs' names 'lor'" in error_of(grid.tunings_of, ["a"], {}, {"lor": [1.0]})
 
 

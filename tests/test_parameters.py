@@ -141,7 +141,7 @@ def test_shipped_profiles_pass(profile: str) -> None:
         ("data", {"stores": {"film": "phantom"}}, "'film'"),
         ("data", {"source": "nih"}, "pretrain/pspnet-truth: arm 'truth' needs true masks"),
         ("classifiers", {"architecture": "resnet51"}, "did you mean 'resnet50'"),
-        ("classifiers", {"init": "imagenet"}, "'init' is 'imagenet': no weights: no package"),
+        ("classifiers", {"init": "imagenet"}, "'init' asks for ImageNet: no weights: no package"),
         ("finetune/", {**IMAGENET, "imagenet_weights": "no.pth"}, "no.pth: no such file"),
         ("labels", {"explainer": "shap"}, "'explainer' is 'shap'"),
         ("labels", {"threshold": "peak 1.5"}, "'threshold'"),

@@ -67,7 +67,7 @@ def redraw(folder: Path, kind: str, change: Callable[[np.ndarray], np.ndarray]) 
 def check(folder: Path) -> int:
     text = (
         "films: films\nfindings: findings.csv\nmasks: masks\nfolds: 2\n"
-        f"columns: {COLUMNS}\narchitectures: [tu-test_resnet]\n"
+        f"columns: {COLUMNS}\narchitectures: [tu-test_resnet]\narms: [random, doll]\n"
     )
     return main(["your-radiographs", "check", str(write(folder, text))])
 
@@ -278,7 +278,7 @@ def test_the_defaults_and_what_else_a_namespace_holds(tmp_path: Path) -> None:
         save_file({"x": torch.zeros(1)}, tmp_path / name / "weights.safetensors")
         about = {"architecture": encoder, "activation": "silu"}
         (tmp_path / name / "model.json").write_text(json.dumps(about))
-    given = {**DEFAULTS, "classifiers": str(tmp_path), "architectures": []}
+    given = {**DEFAULTS, "classifiers": str(tmp_path), "architectures": [], "arms": ["doll"]}
     settings.check_settings(given)
     with pytest.raises(InputError, match=r"on 'tu-swin_tiny.*films of 64 pixels do not pass"):
         settings.check_settings({**given, "architectures": ["theirs"]})
@@ -296,7 +296,7 @@ def test_the_defaults_and_what_else_a_namespace_holds(tmp_path: Path) -> None:
         ({"predict_with": "shuffled"}, "'predict_with' is 'shuffled', not in 'arms'"),
         ({"architectures": ["tu-resnet10t"] * 2}, "'architectures' is .*: each one once"),
         ({"architectures": ["tu-resnet11t"]}, "no encoder 'tu-resnet11t'"),
-        ({"architectures": ["tu-resnet10t"]}, "'arms' is 'imagenet': no weights: no package"),
+        ({"architectures": ["tu-resnet10t"]}, "'arms' asks for ImageNet: no weights: no package"),
         ({"run": "smoke"}, "'run' is 'smoke': use a name of letters, no profile's"),
     ],
 )

@@ -139,5 +139,7 @@ def test_the_main_size_and_network_have_most_settings() -> None:
     assert apart.groupby("network")["n_train"].first().to_dict() == {"pspnet": 4, "unet": 64}
     unet = some("unet", 4)
     assert rows.main_network(pd.concat([unet, few])) == "pspnet"  # then the paper's
-    assert rows.main_network(pd.concat([unet, some("unet", 4, "bn"), few])) == "unet"
+    more = some("unet", 4).assign(arm="imagenet")
+    assert rows.main_network(pd.concat([unet, more, few])) == "unet"
+    assert rows.main_network(pd.concat([unet, some("unet", 4, "bn"), few])) == "pspnet"
     assert rows.main_network(pd.concat([unet, some("fpn", 4)])) == "fpn"  # then by name

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from dollkit.common import paths
-from dollkit.report import verify
+from dollkit.report import claims, verify
 
 FIGURES = paths.ROOT / "figures"
 REAL = ("open", "to-real", "to-phantom")
@@ -96,17 +96,13 @@ def test_provenance_names_what_made_it(profile: str) -> None:
     assert not any(str(v).startswith("/") for v in record["data"])
 
 
-def test_readme_shows_the_real_table_1() -> None:
-    """One row per start, one column per task: mean IoU and its interval."""
+def test_readme_shows_what_doll_gives() -> None:
+    """Differences to other initialisations, for each task and over all."""
     readme = (paths.ROOT / "README.md").read_text()
-    table = pd.read_csv(FIGURES / "laptop" / "table1.csv")
-    ran = table[table["miou"].notna()]
-    assert {"random", "imagenet", "classifier", "doll", "shuffled", "truth"} <= set(ran["arm"])
-    cell = "{miou:.3f} [{miou_lo:.3f}, {miou_hi:.3f}]"
-    for arm, rows in ran.groupby("arm"):
-        of = rows.set_index("task")
-        cells = [cell.format(**of.loc[task]) for task in ("lungs", "infection", "organs")]
-        assert f"| {' | '.join(cells)} |" in readme, arm
+    rows = claims.read_claims(FIGURES / "desk").query("claim == 'C2'")
+    for question in claims.QUESTIONS:
+        for cells in claims.matrix(rows[rows["question"] == question]).to_numpy().tolist():
+            assert f"| {' | '.join(cells[1:])} |" in readme, cells[0]
 
 
 def test_readme_pictures_and_links_exist() -> None:
@@ -116,42 +112,21 @@ def test_readme_pictures_and_links_exist() -> None:
         assert link.startswith("http") or (paths.ROOT / link).exists(), link
 
 
-QUOTED = re.compile(r"\| ([^|]*) \| \[[^\]]*\]\(([^)]+)\) `([^`|]+)`(?: where `([^`|]+)`)? \|$")
-
-
-def told(value: float) -> str:
-    whole = abs(value) >= 100 or float(value).is_integer()
-    return f"{value:,.0f}" if whole else f"{value:.3f}"
-
-
-def test_the_numbers_of_the_card_are_those_of_the_results() -> None:
-    """Of one row a number and its interval; of several the lowest and the highest."""
-    lines = CARD.read_text(encoding="utf-8").splitlines()
-    quoting = [line for line in lines if line.startswith("|") and ("csv" in line or "json" in line)]
-    assert len(quoting) > 10
-    for line in quoting:
-        found = QUOTED.search(line)
-        assert found, line
-        stated, file, columns, query = found.groups()
-        path = CARD.parent / file
-        if path.suffix == ".json":
-            assert stated == told(json.loads(path.read_text())[columns]), line
-            continue
-        rows = pd.read_csv(path)
-        values = (rows.query(query) if query else rows)[columns.split(", ")].dropna()
-        first, *interval = map(told, values.iloc[0])
-        known = f"{first} [{', '.join(interval)}]" if interval else first
-        if len(values) > 1:
-            known = f"{told(values.iloc[:, 0].min())} to {told(values.iloc[:, 0].max())}"
+@pytest.mark.parametrize("page", verify.PAGES)
+def test_the_numbers_of_a_page_are_those_of_the_results(page: str) -> None:
+    lines = verify.quoted(paths.ROOT / page)
+    assert len(lines) > 10
+    for line, stated, known in lines:
         assert stated == known, line
+    # A decimal fraction in the prose would be one that nothing holds against the results.
+    text = (paths.ROOT / page).read_text(encoding="utf-8")
+    prose = "\n".join(p for p in text.split("\n") if not verify.QUOTED.search(p))
+    found = re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", re.sub(r"arXiv \S+", "", prose))
+    assert [number for number in found if number != "2.0"] == []
 
 
-def test_the_card_says_what_a_card_must_and_no_other_number_of_a_result() -> None:
+def test_the_card_says_what_a_card_must() -> None:
     text = CARD.read_text(encoding="utf-8")
     assert "Not a medical device" in text
     for title in ("Data", "Known failures", "Bias", "On weak labels", "Licences", "Compute"):
         assert f"\n## {title}\n" in text
-    # A decimal fraction in the prose would be one that nothing holds against the results.
-    prose = "\n".join(p for p in text.split("\n") if not QUOTED.search(p))
-    found = re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", re.sub(r"arXiv \S+", "", prose))
-    assert [number for number in found if number != "2.0"] == []

@@ -74,7 +74,7 @@ def test_permuted_rows_give_identical_tables(whole: Rows, tmp_path: Path) -> Non
         for stem, table in results.tables_of(found, "p").items():
             table.save(tmp_path / name / stem)
     files = sorted((tmp_path / "a").iterdir())
-    assert len(files) == 18
+    assert len(files) == 15
     for path in files:
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
@@ -165,13 +165,15 @@ def test_label_efficiency_differences_and_masks_needed() -> None:
 def test_what_each_ingredient_gives() -> None:
     level = {"random": 0.4, "imagenet": 0.5, "classifier": 0.6, "doll_random": 0.5, "doll": 0.65}
     rows = level_rows({(arm, 8): miou for arm, miou in (level | {"shuffled": 0.62}).items()})
-    table = tables.table_starts(rows, "toy").frame.set_index("start")
+    record = pd.DataFrame({"arm": ["doll"], "start": ["classifier"]})
+    table = tables.table_starts(rows, record, "toy").frame.set_index("start")
     assert list(table.index) == ["random", "classifier"]  # ImageNet has no DoLL of its own here
     np.testing.assert_allclose(table["gain"], [0.1, 0.05])
     np.testing.assert_allclose(table[["alone", "with_doll"]], [[0.4, 0.5], [0.6, 0.65]])
     assert table["diagnosis"].isna().tolist() == [True, False]
     assert table.loc["classifier", "diagnosis"] == pytest.approx(0.03)
-    assert tables.table_starts(rows[rows["arm"] != "doll_random"], "toy").frame.empty
+    for fewer, begun in ((rows[rows["arm"] != "doll_random"], "classifier"), (rows, "random")):
+        assert tables.table_starts(fewer, record.assign(start=begun), "toy").frame.empty
 
 
 def test_masks_needed_beyond_the_curve() -> None:

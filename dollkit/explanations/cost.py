@@ -1,23 +1,18 @@
-"""What explanations cost: against captum, and for CheXpert.
+"""What explanations cost, against captum.
 
-Seconds belong to a machine and to its load. So ratios are taken of things measured in turns, and
-what is derived for another size, set or machine says from what.
+Seconds belong to a machine and to its load. So ratios are taken of things measured in turns.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from captum.attr import IntegratedGradients
 from torch import nn
@@ -44,7 +39,6 @@ CAPTUM_ROWS = 64
 """Film-steps in one of captum's passes where it explains several pairs at once."""
 CHEXPERT_FILMS, CHEXPERT_PAIRS = 191_027, 458_465
 """Frontal training films of CheXpert, and their positive findings: 2.4 a film."""
-CLASSIFIERS = 5  # that CheXpert is explained by, beside those of a run
 
 
 def measure(
@@ -68,8 +62,8 @@ def measure(
     JSON-able: `models` -> name -> ``captum`` and each mode -> ``seconds_per_pair`` (median of
     rounds), ``dice`` (mean over pairs of both `masks`, against the reference), ``dice_min``; for a
     mode also ``ratio`` (captum's seconds over its own), ``error_median``, ``error_p95``,
-    ``steps_mean``, ``unsettled`` (share of pairs) and ``peak_mb`` (see `peak_mb`); `overall` ->
-    mode -> ``ratio`` (geometric mean over models), ``dice`` (mean); and what was measured.
+    ``steps_mean``, ``unsettled`` (share of pairs); `overall` -> mode -> ``ratio`` (geometric mean
+    over models), ``dice`` (mean); and what was measured.
     """
     explained = [i for i, channels in enumerate(targets) if channels]
     if not explained or rounds < 1 or not models:
@@ -89,7 +83,6 @@ def measure(
         walks = {mode: partial(walk, **settings) for mode, settings in modes.items()}
         reference = walk(steps=reference_steps).maps
         attributions = {mode: run() for mode, run in walks.items()}
-        peaks = {mode: peak_mb(run, x.device) for mode, run in walks.items()}
         captum_maps(model, x[:1], targets[:1], baseline)
         seconds: dict[str, list[float]] = {way: [] for way in ("captum", *walks)}
         dice: list[torch.Tensor] = []
@@ -114,7 +107,6 @@ def measure(
                 "error_p95": a.error.quantile(0.95).item(),
                 "steps_mean": a.steps.double().mean().item(),
                 "unsettled": (~a.settled).double().mean().item(),
-                "peak_mb": peaks[mode],
             }
         table[name] = row
         text = ", ".join(f"{mode} {row[mode]['ratio']:.1f}" for mode in modes)
@@ -163,35 +155,6 @@ def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     return time.perf_counter() - began, out
 
 
-def peak_mb(work: Callable[[], Any], device: torch.device) -> float | None:
-    """Most memory held while `work` runs, above what was held before, in MiB.
-
-    None where the system does not tell (neither CUDA nor Linux).
-    """
-    if device.type == "cuda":
-        return compute.cuda_peak_mb(work, device)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory that is still held would hide the peak
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status_mb("VmRSS")
-    except (OSError, StopIteration):  # not Linux
-        work()
-        return None
-    work()
-    return _status_mb("VmHWM") - before
-
-
-def _status_mb(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(x for x in lines if x.startswith(field)).split()[1]) / 1024
-
-
-def walk_seconds(model: nn.Module, x: torch.Tensor, targets: Targets, **settings: Any) -> float:
-    """Seconds of `integrated_gradients` with some settings."""
-    return timed(partial(integrated_gradients, model, x, targets, **settings), x.device)[0]
-
-
 def films_of(
     store: Store, split: str, count: int, device: torch.device
 ) -> tuple[torch.Tensor, list[list[int]]]:
@@ -204,20 +167,3 @@ def films_of(
     if not keep:
         raise InputError(f"{store.path}: no film of split {split!r} has a finding to explain")
     return compute.to_input(store.images[rows[keep]], device), [channels[i] for i in keep]
-
-
-def chexpert(
-    seconds: Sequence[float], size: int, measured_on: str = "this machine"
-) -> pd.DataFrame:
-    """Hours to explain all positive findings of CheXpert's frontal films; labels are not in it.
-
-    `seconds` are per pair, of each classifier, at side `size` in pixels. Columns where, size (also
-    224), classifiers (those of the run, and `CLASSIFIERS` of their mean), hours, basis
-    (``measured``: seconds per pair times pairs; ``scaled``: as the number of pixels grows).
-    """
-    each, rows = statistics.fmean(seconds), []
-    for k in dict.fromkeys((len(seconds), CLASSIFIERS)):
-        for side in dict.fromkeys((size, 224)):
-            hours = each * (side / size) ** 2 * k * CHEXPERT_PAIRS / 3600
-            rows.append((measured_on, side, k, hours, "measured" if side == size else "scaled"))
-    return pd.DataFrame(rows, columns=["where", "size", "classifiers", "hours", "basis"])

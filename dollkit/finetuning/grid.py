@@ -28,7 +28,7 @@ from dollkit.common.machine import Part
 from dollkit.data import store
 from dollkit.finetuning import robustness
 from dollkit.finetuning.run import Initialisation, Job, Split, TaskData, run, split, step_mb
-from dollkit.training import metrics
+from dollkit.training import adapters, metrics
 from dollkit.training.augment import Augmentation
 from dollkit.training.loss_and_optimiser import Recipe
 
@@ -127,6 +127,8 @@ def tunings_of(
     if "full" in tunings:
         raise InputError("parameter 'tunings' names 'full': name its arms in 'arms'")
     kinds = {name: tuning_of(name, "tunings") for name in ("full", *tunings)}
+    if len({(kind, size or adapters.RANK) for kind, size in kinds.values()}) < len(kinds):
+        raise InputError(f"parameter 'tunings' names one twice: {', '.join(tunings)}; 4 is default")
     for name in lrs.keys() - {OTHER}:
         tuning_of(name, "lrs")
     arms_of = {"full": arms, **tunings}
@@ -308,13 +310,6 @@ def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
         file = folder / (f"{name}.csv.gz" if name in ("cases", "robust") else f"{name}.csv")
         # No time stamp inside: the same rows are the same bytes.
         frame.to_csv(file, index=False, compression={"method": "infer", "mtime": 0})
-
-
-def overview(cases: pd.DataFrame) -> pd.DataFrame:
-    """Mean test IoU per tuning, size and arm (rows) and class (columns), and their mean."""
-    rows = ["tuning", "n_train", "arm"]
-    per_class = cases.pivot_table("iou", rows, "class", aggfunc="mean", sort=False)
-    return per_class.assign(mIoU=per_class.mean(axis=1))
 
 
 def examples(grid: Grid, runs: pd.DataFrame, tuning: str, limit: int) -> dict[str, Any]:

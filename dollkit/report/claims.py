@@ -4,7 +4,8 @@ The rules, fixed before any data:
 
 - Two questions with a verdict each. *As stated*: what the paper claims, against the baselines that
   it names. *Is it the diagnosis?*: against controls that have all of DoLL but the film's own
-  diagnosis (shuffled labels, the anatomy prior) or Integrated Gradients (Grad-CAM labels).
+  diagnosis (shuffled labels), the finding's place (the anatomy prior) or Integrated Gradients
+  (Grad-CAM labels).
 - A contrast is *confirmed* if its 95 % interval lies above zero, its effect reaches the claim's
   threshold of relevance and its Holm-adjusted p is below 0.05; *contradicted* if the interval lies
   below zero with adjusted p below 0.05; else *undecided*.
@@ -15,7 +16,8 @@ The rules, fixed before any data:
   (single findings, other networks and training sizes, areas under curves), which decide nothing.
 - A training run is a draw, too: contrasts between trained networks need `MIN_SEEDS` fine-tuning
   seeds and as many pre-trainings of each arm. Their intervals and tests cover runs as well as
-  patients (`statistics.crossed`).
+  patients (`statistics.crossed`), but no other classifiers and labels. Seeds that start from one
+  pre-training are one draw (`rows.with_draws`).
 - Findings that may be shortcuts (`shortcuts.flagged`) do not decide C1.
 """
 
@@ -243,7 +245,7 @@ def write_claims(rows: pd.DataFrame, folder: Path, *, profile: str, population: 
     """Write the result of `evaluate` as ``claims.csv`` and ``claims.md``; `population` says whose
     films these are."""
     seeds = rows.loc[rows["n_seeds"] > 0, "n_seeds"]
-    decisive = rows.loc[rows["scope"] != DETAIL, "n_pretrained"].dropna()
+    decisive = rows.loc[(rows["scope"] != DETAIL) & rows["effect"].notna(), "n_pretrained"].dropna()
     repeats = int(decisive.min()) if len(decisive) else 0
     counted = f"; pre-training runs per arm: {repeats}" if repeats else ""
     lines = [
@@ -255,7 +257,8 @@ def write_claims(rows: pd.DataFrame, folder: Path, *, profile: str, population: 
         "| claim | question | verdict | |",
         "| --- | --- | --- | --- |",
         *(
-            f"| {c.key} | {QUESTIONS[q]} | **{overall(rows, c.key, q)}** | {c.statement} |"
+            f"| {c.key} | {QUESTIONS[q]} | **{overall(rows, c.key, q)}** "
+            f"| {c.statement if q == CLAIM else ''} |"
             for c, q in asked(rows)
         ),
     ]
@@ -280,7 +283,7 @@ def write_claims(rows: pd.DataFrame, folder: Path, *, profile: str, population: 
             lines += ["", "Details (they decide nothing):", "", _claim_table(details)]
     covered = "fine-tuning runs; each arm was pre-trained once, so not another pre-training"
     if repeats > 1:
-        covered = "training runs, pre-training included"
+        covered = "training runs, pre-training included, but not other classifiers and labels"
         if not repeats >= seeds.max():
             covered += f" ({repeats} pre-training runs of each arm, taken in turns)"
     lines += [
@@ -402,6 +405,7 @@ def figure_s5(rows: pd.DataFrame, *, profile: str) -> style.Drawn:
 def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
     place = np.arange(len(part))[::-1]
     mixed = part["network"].nunique() > 1
+    overalls = set(part.loc[part["scope"] == OVERALL, "contrast"])
     names = []
     spans = part[["effect", "lo", "hi"]].to_numpy(np.float64)
     for verdict, (colour, marker, face) in LOOKS.items():
@@ -413,7 +417,8 @@ def _panel(ax: Axes, claim: str, part: pd.DataFrame) -> None:
         for pattern, other in SHORT:
             name = re.sub(pattern, other, name)
         if row["scope"] == TASK:
-            name = str(row["task"])
+            task = str(row["task"])
+            name = task if row["contrast"] in overalls else f"{name}, {task}"
         names.append(f"{row['network']}, " * mixed + name)
     relevance = float(part["relevance"].iloc[0])
     ax.axvline(0, color=style.BLACK, linewidth=0.7)

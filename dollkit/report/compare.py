@@ -82,7 +82,7 @@ def transfer(pair: Pair) -> pd.DataFrame:
     a, b = (dict(list(cases.groupby(SETTING))) for cases in pair.values())
     rows: list[dict[str, object]] = []
     for key in set(a) & set(b):
-        (one, other), counts = aligned([a[key], b[key]])
+        (one, other), _, counts = aligned([a[key], b[key]])
         if not one.size:
             continue
         matched = a[key].merge(b[key], on=["seed", "image_id", "class"], suffixes=("_a", "_b"))
@@ -121,7 +121,7 @@ def gains(pair: Pair) -> pd.DataFrame:
         }
         if arm in CONTROLS or arm == base or not sides:
             continue
-        matrices, counts = aligned(list(chain.from_iterable(sides.values())))
+        matrices, _, counts = aligned(list(chain.from_iterable(sides.values())))
         if not matrices[0].size:
             continue
         row = profiles | dict(zip(SETTING, key, strict=True)) | counts

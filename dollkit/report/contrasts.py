@@ -9,13 +9,14 @@ rests on) or `DETAIL`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from dollkit.common import OPTIONAL, PRETRAINED
+from dollkit.common import PRETRAINED
 from dollkit.common.findings import MOBILE
 from dollkit.common.statistics import (
     FEWEST,
@@ -28,7 +29,7 @@ from dollkit.common.statistics import (
     seen_enough,
     smallest_effect,
 )
-from dollkit.report.rows import Rows, aligned, blocks, main_size
+from dollkit.report.rows import Rows, aligned, blocks, main_size, with_draws
 
 Row = dict[str, object]
 Settings = Mapping[Any, pd.DataFrame]  # per-case rows by arm and tuning
@@ -111,7 +112,10 @@ def label_rows(labels: pd.DataFrame, shortcuts: Iterable[str] = ()) -> list[Row]
         rows.append(_row("C1", "IG - Grad-CAM", "labels", f"no {absent} labels"))
     else:
         both = paths[paths["finding"].isin(decisive)].merge(cam, on=case, suffixes=suffixes)
-        rows.append(_label_row("IG - Grad-CAM", both, "iou_matched_other", note=note))
+        if len(both):
+            rows.append(_label_row("IG - Grad-CAM", both, "iou_matched_other", note=note))
+        else:
+            rows.append(_row("C1", "IG - Grad-CAM", "labels", note or "no mobile finding"))
     single = labels[(labels["factor"] == "classifiers") & (labels["n_classifiers"] == 1)]
     if single.empty:
         return [*rows, _row("C5", "K - best single", "labels", "no single-classifier labels")]
@@ -130,86 +134,112 @@ def label_rows(labels: pd.DataFrame, shortcuts: Iterable[str] = ()) -> list[Row]
 def segmentation_rows(rows: Rows) -> list[Row]:
     """Contrasts of C2, C3 and C4, per task and network, at their `main_size`, and over tasks."""
     contrasts: list[Row] = []
-    cases = main_size(rows.cases)
+    cases, curves = (
+        with_draws(frame, rows.pretraining) for frame in (main_size(rows.cases), rows.curves)
+    )
     chosen = blocks(cases)
+    tuned = set(cases.loc[cases["tuning"] == "full", "arm"])
+    controls = [arm for arm in CONTROLS if arm in tuned or arm == "shuffled"]
     firsts = {task: block for task, *block in reversed(chosen)}
-    cells: dict[tuple[str, str, str], list[tuple[Row, Floats]]] = {}
+    cells: dict[tuple[str, str, str], list[Cell]] = {}
     for task, network, size in chosen:
         first = firsts[task] == [network, size]
         where: Row = {"network": network, "n_train": size}
         block, paces, trained = (
             f[(f["task"] == task) & (f["network"] == network) & (f["n_train"] == size)]
-            for f in (cases, rows.curves, rows.runs)
+            for f in (cases, curves, rows.runs)
         )
         settings = dict(list(block.groupby(["arm", "tuning"])))
-        made = _arm_rows(settings, task, where, rows.not_run)
+        made = _arm_rows(settings, controls, task, where, rows.not_run)
         made += _pace_rows(paces[paces["tuning"] == "full"], task, where)
         made += _adapter_rows(settings, trained, task, where)
-        for row, matrix in made:
-            row["n_pretrained"] = pretrainings(rows.pretraining, network, str(row["contrast"]))
+        record = rows.pretraining[rows.pretraining["network"] == network]
+        for row, units in made:
+            row["n_pretrained"] = pretrainings(record, set(block["seed"]), str(row["contrast"]))
             row["scope"] = row["scope"] if first else DETAIL
             contrasts.append(row)
             if row["scope"] == TASK:
                 key = str(row["claim"]), str(row["question"]), str(row["contrast"])
-                cells.setdefault(key, []).append((row, matrix))
+                cells.setdefault(key, []).append((row, units))
     return contrasts + [_overall_row(*key, cells=found) for key, found in cells.items()]
 
 
-def pretrainings(record: pd.DataFrame, network: str, contrast: str) -> int:
-    """Fewest pre-trainings of the arms that a contrast names; of those without any, one counts for
-    all. Arms that are trained once by nature, such as ``random``, do not count."""
-    runs = record[record["network"] == network].groupby("arm")["seed"].nunique()
+def pretrainings(record: pd.DataFrame, seeds: set[int], contrast: str) -> int:
+    """Fewest pre-trainings, of one network, that runs with these seeds start from, of the arms that
+    a contrast names; arms that have none, such as ``random``, do not count."""
+    made = record.groupby("arm")["seed"].nunique().to_dict()
     named = [arm for arm in PRETRAINED if re.search(rf"\b{arm}\b", f"doll {contrast}")]
-    return int(min((runs.get(arm, 0) for arm in named), default=0))
+    return min((len({s % made[a] for s in seeds}) if a in made else 0 for a in named), default=0)
 
 
-def over_tasks(matrices: list[Floats]) -> Floats:
-    """(S, sum of units) matrix of several tasks, (S, units) each, whose row means are the means
-    over tasks: each task counts alike, whatever its number of patients. What tasks differ by in
-    their mean is no chance, so that every unit is centred on the mean of all.
+class Units(NamedTuple):
+    """Differences (draws, units), and whose: patients, or folds in C3."""
+
+    values: Floats
+    names: npt.NDArray[np.str_]
+
+
+Cell = tuple[Row, Units]
+NOTHING = Units(np.empty((0, 0)), np.empty(0, str))
+
+
+def over_tasks(tasks: Sequence[Units]) -> Floats:
+    """(draws, units) of several tasks together; row means are the means over tasks.
+
+    Each task counts alike, whatever its number of patients; a patient of several tasks is one unit.
+    What tasks differ by in their mean is no chance, so that each is centred on the mean of all; the
+    factor of n / (n - 1) makes the variance of a mean over few patients unbiased. Tasks of one unit
+    each (C3 without folds) have draws alone.
     """
-    means = [m.mean() for m in matrices]
-    total = sum(m.shape[1] for m in matrices)
-    parts = [
-        np.mean(means) + total / (len(matrices) * m.shape[1]) * (m - mean)
-        for m, mean in zip(matrices, means, strict=True)
-    ]
-    return np.concatenate(parts, axis=1)
+    means = [units.values.mean() for units in tasks]
+    if all(units.values.shape[1] == 1 for units in tasks):
+        return np.asarray(np.mean([units.values for units in tasks], axis=0))
+    everyone = np.unique(np.concatenate([units.names for units in tasks]))
+    out = np.full((len(tasks[0].values), len(everyone)), np.mean(means))
+    for (values, names), mean in zip(tasks, means, strict=True):
+        rows, n = values.mean(1, keepdims=True), values.shape[1]
+        spread = (values - rows) * np.sqrt(n / max(1, n - 1)) * len(everyone) / n
+        out[:, np.searchsorted(everyone, names)] += spread / len(tasks)
+        out += (rows - mean) / len(tasks)
+    return out
 
 
-def _overall_row(claim: str, question: str, contrast: str, cells: list[tuple[Row, Floats]]) -> Row:
-    """A contrast over the tasks of a profile; it is as good as its weakest task."""
+def _overall_row(claim: str, question: str, contrast: str, cells: list[Cell]) -> Row:
+    """A contrast over the tasks of a profile; it is as good as its weakest task.
+
+    Of C4 over those with a gain to keep.
+    """
     shared: Row = {"question": question, "scope": OVERALL}
     same = {row["network"] for row, _ in cells}, {row["n_train"] for row, _ in cells}
     if all(len(values) == 1 for values in same):
         shared |= {key: cells[0][0][key] for key in ("network", "n_train")}
-    if missing := [row for row, matrix in cells if not matrix.size]:
+    if missing := [row for row, units in cells if not units.values.size]:
         reason = str(missing[0]["note"]).removeprefix("not run: ")
-        return _row(claim, contrast, ALL_TASKS, reason, **shared)
-    matrices = [matrix for _, matrix in cells]
-    seeds = min(len(matrix) for matrix in matrices)
-    effect = crossed_effect(over_tasks([matrix[:seeds] for matrix in matrices]))
-    counts = pd.DataFrame([row for row, _ in cells])
+        return _row(claim, contrast, ALL_TASKS, reason or "no seed and film in common", **shared)
+    kept = [cell for cell in cells if NO_GAIN not in str(cell[0]["note"])]
+    if len(kept) < len(cells):
+        shared["note"] = "left out: tasks without a gain to keep" if kept else NO_GAIN
+    tasks = [units for _, units in kept or cells]
+    if len({len(units.values) for units in tasks}) > 1:
+        return _row(claim, contrast, ALL_TASKS, "tasks differ in their seeds", **shared)
+    counts = pd.DataFrame([row for row, _ in kept or cells])
+    shared |= {name: int(counts[name].min()) for name in ("n_seeds", "n_pretrained")}
     shared |= {name: int(counts[name].sum()) for name in ("n_cases", "n_patients")}
-    shared["n_pretrained"] = int(counts["n_pretrained"].min())
-    idle = all(NO_GAIN in str(row["note"]) for row, _ in cells)
-    shared |= {"n_seeds": seeds, "note": NO_GAIN if idle else ""}
-    return _row(claim, contrast, ALL_TASKS, effect, **shared)
+    if shared["n_patients"]:
+        shared["n_patients"] = len(set(np.concatenate([units.names for units in tasks])))
+    return _row(claim, contrast, ALL_TASKS, crossed_effect(over_tasks(tasks)), **shared)
 
 
-Cell = tuple[Row, Floats]  # a contrast, and its seeds x units differences
-NOTHING = np.empty((0, 0))
-
-
-def _arm_rows(settings: Settings, task: str, where: Row, not_run: Mapping[str, str]) -> list[Cell]:
+def _arm_rows(
+    settings: Settings, controls: Sequence[str], task: str, where: Row, not_run: Mapping[str, str]
+) -> list[Cell]:
     """C2: doll minus every other arm, all weights tuned."""
     full = {arm: cases for (arm, tuning), cases in settings.items() if tuning == "full"}
     pairs = [("doll", arm, CLAIM, TASK) for arm in BASELINES]
-    controls = [arm for arm in CONTROLS if arm in full or arm == "shuffled"]
     pairs += [("doll", arm, DIAGNOSIS, TASK) for arm in controls]
     pairs += [("doll_random", "shuffled_random", DIAGNOSIS, DETAIL)]
-    pairs += [("truth", "doll", DIAGNOSIS, DETAIL), ("truth", "shuffled", DIAGNOSIS, DETAIL)]
-    pairs += [("doll", arm, CLAIM, DETAIL) for arm in OPTIONAL]
+    pairs += [("truth", "doll", DIAGNOSIS, DETAIL)]
+    pairs += [("doll", arm, CLAIM, DETAIL) for arm in ("single", "plain")]
     rows: list[Cell] = []
     for one, other, question, scope in pairs:
         more = where | {"question": question, "scope": scope}
@@ -217,12 +247,11 @@ def _arm_rows(settings: Settings, task: str, where: Row, not_run: Mapping[str, s
         if absent and scope == DETAIL:
             continue
         effect: Effect | str = not_run.get("".join(absent[:1]), "not part of this profile")
-        matrix = NOTHING
+        units = NOTHING
         if not absent:
-            (a, b), counts = aligned([full[one], full[other]])
-            matrix, more = a - b, more | counts
-            effect = crossed_effect(matrix)
-        rows.append((_row("C2", f"{one} - {other}", task, effect, **more), matrix))
+            (a, b), names, counts = aligned([full[one], full[other]])
+            units, more, effect = Units(a - b, names), more | counts, crossed_effect(a - b)
+        rows.append((_row("C2", f"{one} - {other}", task, effect, **more), units))
     return rows
 
 
@@ -237,13 +266,15 @@ def _pace_rows(curves: pd.DataFrame, task: str, where: Row) -> list[Cell]:
         ):
             more = where | {"scope": scope}
             effect: Effect | str = "no curves"
-            matrix = NOTHING
+            units = NOTHING
             if len(table):
-                grid = table.pivot(index="seed", columns="fold", values=column).dropna(axis=1)
-                matrix = grid.to_numpy(np.float64)
-                effect = crossed_effect(matrix)
-                more |= {"n_cases": grid.size, "n_seeds": len(grid)}
-            rows.append((_row("C3", contrast, task, effect, **more), matrix))
+                draws = table["seed"].map(curves.groupby("seed")["draw"].first()).rename("draw")
+                grid = table.pivot_table(column, draws, "fold").dropna(axis=1)
+                folds = np.array([f"{task} {fold}" for fold in grid])
+                units = Units(grid.to_numpy(np.float64), folds)
+                effect = crossed_effect(units.values)
+                more |= {"n_cases": len(table), "n_seeds": table["seed"].nunique()}
+            rows.append((_row("C3", contrast, task, effect, **more), units))
     return rows
 
 
@@ -257,13 +288,11 @@ def _adapter_rows(settings: Settings, runs: pd.DataFrame, task: str, where: Row)
         contrast = f"{tuning} keeps over half of the gain"
         more = where | {"scope": TASK if tuning == "adapter" else DETAIL}
         needed = ("doll", tuning), ("doll", "full"), ("random", "full")
-        if not set(needed) <= set(settings):
-            reason = f"needs doll/{tuning}, doll/full and random/full"
-            rows.append((_row("C4", contrast, task, reason, **more), NOTHING))
-            continue
-        (tuned, doll, random), counts = aligned([settings[key] for key in needed])
-        if not tuned.size:
-            reason = "no seed and film that all three have"
+        reason = f"needs doll/{tuning}, doll/full and random/full"
+        if set(needed) <= set(settings):
+            (tuned, doll, random), names, counts = aligned([settings[key] for key in needed])
+            reason = "" if tuned.size else "no seed and film that all three have"
+        if reason:
             rows.append((_row("C4", contrast, task, reason, **more), NOTHING))
             continue
         share = runs[(runs["arm"] == "doll") & (runs["tuning"] == tuning)]
@@ -273,9 +302,10 @@ def _adapter_rows(settings: Settings, runs: pd.DataFrame, task: str, where: Row)
             notes.append(NO_GAIN)
         matrix = tuned - random - 0.5 * (doll - random)
         more |= counts | {"note": "; ".join(notes)}
-        rows.append((_row("C4", contrast, task, crossed_effect(matrix), **more), matrix))
+        row = _row("C4", contrast, task, crossed_effect(matrix), **more)
+        rows.append((row, Units(matrix, names)))
         if ("imagenet", tuning) in settings:  # are features that nothing moves any more better?
-            (a, b), counts = aligned([settings["doll", tuning], settings["imagenet", tuning]])
+            (a, b), _, counts = aligned([settings["doll", tuning], settings["imagenet", tuning]])
             more = where | counts | {"scope": DETAIL}
             contrast = f"{tuning}: doll - imagenet"
             rows.append((_row("C4", contrast, task, crossed_effect(a - b), **more), NOTHING))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from itertools import cycle
 from typing import Any
 
@@ -12,16 +11,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from scipy import stats as sps
 
 from dollkit.common import tuning_of
 from dollkit.common.errors import InputError
 from dollkit.common.findings import PATHOLOGIES
-from dollkit.common.statistics import N_BOOT, Floats
 from dollkit.labels.summary import STEPS
 from dollkit.report import style
 from dollkit.report.render import span
-from dollkit.report.rows import TASKS, Rows, main_network, main_size
+from dollkit.report.rows import TASKS, Rows, in_order, main_network, main_size
 from dollkit.report.style import Drawn
 from dollkit.report.tables import several_sizes, summarise, table2
 from dollkit.training import shortcuts
@@ -59,7 +56,7 @@ def figure4(curves: pd.DataFrame, *, profile: str) -> Drawn:
         raise InputError("figure 4: curves are empty; fine-tune a task first")
     curves = pd.concat(kept, ignore_index=True)
     data = mean_curves(curves)
-    tunings = [t for t in TUNING_TITLES if t in set(data["tuning"])]
+    tunings = list(in_order(data, "tuning")["tuning"].unique())
     tall = 2.0 if len(tunings) < 4 else 1.4  # a page holds no more
     with style.context():
         fig, axes = style.panels(
@@ -73,7 +70,8 @@ def figure4(curves: pd.DataFrame, *, profile: str) -> Drawn:
             column[0].set_title(column[0].get_title(), fontweight="bold")
             column[-1].set_xlabel("training steps")
         for ax, tuning in zip(axes[:, 0], tunings, strict=True):
-            ax.set_ylabel(f"{TUNING_TITLES[tuning]}\nvalidation mIoU")
+            kind, size = tuning_of(tuning)
+            ax.set_ylabel(f"{TUNING_TITLES[kind]} {size or ''}\nvalidation mIoU")
     caption = (
         f"Figure 4 (profile {profile}). Validation mIoU during fine-tuning "
         f"({style.networks(curves)}): mean over {span(data['n_seeds'])} seeds, bands from the "
@@ -83,21 +81,22 @@ def figure4(curves: pd.DataFrame, *, profile: str) -> Drawn:
     return Drawn(fig, data, caption)
 
 
-PROBE = "probe, no diagnosis"
+PROBE = "probe"
 MANY_TUNINGS = 4  # from which on Figure S1 is drawn
 KIND_MARKERS = {"full": "D", "head": "s", "adapter": "o", "lora": "^", "bn": "v", "bias": "P"}
-COSTS = {"miou": "test mIoU", "memory_mb": "memory of a step, MB", "step_seconds": "step, s"}
+COSTS = {"miou": "test mIoU", "memory_mb": "memory of a step, MB", "step_seconds": "seconds a step"}
 
 
 def figure_s1(rows: Rows, *, profile: str) -> Drawn:
     """What can be had for which share of trained weights: mIoU, memory and time of a step against
-    it, a line through the sizes of adapters and of LoRA. Rows of `tables.table2`, `main_network`.
+    it, a line through the sizes of adapters and of LoRA. Rows of `tables.table2`, of tasks and
+    networks with `MANY_TUNINGS`.
     """
     data = table2(rows, profile).frame
-    data = data[data["network"] == main_network(rows.cases)].reset_index(drop=True)
+    many = data.groupby(["task", "network"])["tuning"].transform("nunique") >= MANY_TUNINGS
+    several = data.groupby(["task", "network", "arm"])["tuning"].transform("nunique") > 1
+    data = data[many & several].reset_index(drop=True)
     data["kind"] = [tuning_of(name)[0] for name in data["tuning"]]
-    several = data.groupby("arm")["tuning"].nunique()
-    data = data[data["arm"].isin(several.index[several > 1])]
     tasks = [task for task in TASKS if task in set(data["task"])]
     with style.context():
         fig = style.canvas(style.PAGE, 5.6)
@@ -105,8 +104,8 @@ def figure_s1(rows: Rows, *, profile: str) -> Drawn:
         for (r, c), ax in np.ndenumerate(axes):
             panel = data[data["task"] == tasks[c]]
             value = list(COSTS)[r]
-            groups: Any = panel.groupby(["arm", "kind"], sort=False)
-            for (arm, kind), part in groups:
+            groups: Any = panel.groupby(["arm", "kind", "network"], sort=False)
+            for (arm, kind, _), part in groups:
                 part = part.sort_values("trainable_share")
                 x, y = (part[k].to_numpy(np.float64) for k in ("trainable_share", value))
                 color = style.ARM_LOOKS[arm].color
@@ -128,9 +127,9 @@ def figure_s1(rows: Rows, *, profile: str) -> Drawn:
         handles = [Line2D([], [], color=c, marker=m, label=said) for c, m, said in looks]
         style.key(fig, handles, 5)
     caption = (
-        f"Figure S1 (profile {profile}). Test mIoU, memory and time of a training step against the "
-        "share of weights that is trained; adapters and LoRA of several sizes are joined by a "
-        "line. Lines through points: 95 % bootstrap intervals over patients; "
+        f"Figure S1 (profile {profile}, {style.networks(data)}). Test mIoU, memory and time of a "
+        "step against the share of weights that is trained; sizes of adapters and of LoRA are "
+        "joined by a line. Lines through points: 95 % bootstrap intervals over patients; "
         f"{span(data['n_seeds'])} seeds, {span(data['n_cases'])} test films. Each with the rate "
         "chosen for it on validation."
     )
@@ -189,6 +188,7 @@ def figure6(
     found = sorted(set(data["finding"]) - {"macro"}, key=lambda f: (-means.get(f, 0.0), f))
     order = [*found, *({"macro"} & set(data["finding"]))]
     doubted = shortcuts.flagged(difficulty, classifiers)
+    said = ", ".join(doubted) or ("none here" if "probe_auroc" in difficulty else "not probed")
     data = data.assign(shortcut=data["finding"].isin(doubted)).reset_index(drop=True)
     series = dict(zip(sorted(set(classifiers["classifier"])), cycle(style.SERIES), strict=False))
     series |= {PROBE: (style.VERMILLION, "P"), "label": (style.BLUE, "D")}
@@ -220,31 +220,14 @@ def figure6(
     caption = (
         f"Figure 6 (profile {profile}). Does a label show where a finding is, if the classifiers "
         "can tell that it is? Left: AUROC of each classifier on test patients, and of a probe that "
-        "sees how a film was taken, its grey values and its edge, but no diagnosis. A finding is "
+        "sees how a film was taken, its grey values and its edge, but no place. A finding is "
         f"possibly a shortcut where the probe, beyond doubt better than chance, has "
-        f"{shortcuts.SHARE:.0%} of what the classifiers are above 0.5: "
-        f"{', '.join(doubted) or 'none here'}. Right: IoU of labels with the truth at matched "
+        f"{shortcuts.SHARE:.0%} of what the classifiers are above 0.5: {said}. Right: IoU of "
+        "labels with the truth at matched "
         "area, beside the mean mask of other patients and chance. Lines: 95 % bootstrap intervals "
-        f"over patients. {_correlation(means, labels)}."
+        "over patients."
     )
     return Drawn(fig, data, caption)
-
-
-def _correlation(auroc: pd.Series, labels: pd.DataFrame) -> str:
-    """How ranks of AUROC and of label IoU go together over findings, in words."""
-    iou = labels.set_index("finding")["iou_matched"]
-    both = pd.DataFrame({"auroc": auroc, "iou": iou}).dropna()
-    both = both[both.index.isin(PATHOLOGIES)]
-    rho, lo, hi = rank_correlation(both["auroc"], both["iou"])
-    n = len(both)
-    if np.isnan(rho):
-        return f"No rank correlation can be given for n = {n} finding{'s' * (n != 1)}"
-    if np.isnan(lo):
-        return f"Spearman's rho {rho:.2f}, n = {n} findings, too few for an interval"
-    return (
-        f"Spearman's rho of AUROC and IoU {rho:.2f}, 95 % bootstrap interval over the n = {n} "
-        f"findings [{lo:.2f}, {hi:.2f}]"
-    )
 
 
 def _values(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -321,32 +304,3 @@ def _stairs(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_yticks(y, rows["row"].tolist())
     ax.set(ylim=(len(value) - 0.4, -0.6), xlim=(0, 1.45 * value.max()))
     ax.set_title("which step loses what: IoU")
-
-
-FEWEST = 6  # findings that an interval of a correlation needs: resamples hold fewer ranks
-
-
-def rank_correlation(
-    x: npt.ArrayLike, y: npt.ArrayLike, *, n_boot: int = N_BOOT, seed: int = 0
-) -> tuple[float, float, float]:
-    """Spearman's rho of (n,) x and y, and the ends of its 95 % percentile bootstrap interval.
-
-    Resamples without two different values of each are passed over. Rho is NaN below three units
-    or if x or y is constant, the ends below `FEWEST` units.
-    """
-    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    n, nan = len(a), float("nan")
-    rho = float(_spearman(a[None], b[None])[0]) if n >= 3 else nan
-    if n < FEWEST or np.isnan(rho):
-        return rho, nan, nan
-    draws = np.random.default_rng(seed).integers(0, n, (n_boot, n))
-    lo, hi = np.nanquantile(_spearman(a[draws], b[draws]), [0.025, 0.975])
-    return rho, float(lo), float(hi)
-
-
-def _spearman(a: Floats, b: Floats) -> Floats:
-    """Correlation of ranks, row by row; NaN where a row is constant."""
-    u, v = (sps.rankdata(rows, axis=1) for rows in (a, b))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sps.ConstantInputWarning)
-        return np.asarray(sps.pearsonr(u, v, axis=1).statistic)

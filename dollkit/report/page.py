@@ -53,7 +53,7 @@ ROWS = {
     "classifiers.csv": "AUROC and average precision of every classifier and finding",
     "pretraining.csv": "one row per pre-trained network: IoU of what it was taught, and its own",
     "labels.csv": "quality of the labels per finding and explainer",
-    "difficulty.csv": "per finding, AUROC of probes that see no diagnosis, IoU of the mean mask",
+    "difficulty.csv": "per finding, AUROC of probes for shortcuts, and IoU of the mean mask",
     "claims.csv": "every contrast of every claim",
     "provenance.json": "every stage: parameters, hashes of inputs and modules, seeds, seconds",
 }

@@ -7,13 +7,14 @@ import pandas as pd
 from dollkit.labels.summary import GROUPS, STEPS
 from dollkit.report import curve_figures, robustness, tables
 from dollkit.report.render import Table
-from dollkit.report.rows import Rows
+from dollkit.report.rows import Rows, main_size, with_draws
 from dollkit.report.style import Drawn
 
 
 def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str, Table]:
     """Tables with rows, by the names of their files; published numbers go beside Table 1."""
-    cases, notes = rows.cases, tables.at_the_edge(rows.selection)
+    notes = tables.at_the_edge(rows.selection)
+    cases, robust = (with_draws(f, rows.pretraining) for f in (rows.cases, rows.robust))
     published = tables.load_reference(sorted(cases["task"].unique())) if reference else None
     found = {
         "table1": tables.table1(rows, profile, notes=notes, reference=published),
@@ -21,10 +22,10 @@ def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str,
     }
     if len(rows.label_cases):
         found["table3"] = tables.table3(rows.label_cases, profile)
-    found["table_starts"] = tables.table_starts(cases, profile)
+    found["table_starts"] = tables.table_starts(cases, rows.pretraining, profile)
     found["table_sizes"] = tables.table_sizes(cases, profile)
     if len(rows.robust):
-        found["robustness"] = robustness.table(rows.robust, cases, profile)
+        found["robustness"] = robustness.table(robust, cases, profile)
     return {name: table for name, table in found.items() if len(table.frame)}
 
 
@@ -50,7 +51,8 @@ def label_tables_of(losses: pd.DataFrame | None, profile: str) -> dict[str, Tabl
 def figures_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[str, Drawn]:
     """Figures that show no film, by the names of their files; `losses` as `label_tables_of`."""
     drawn = {"figure4": curve_figures.figure4(rows.curves, profile=profile)}
-    if rows.cases["tuning"].nunique() >= curve_figures.MANY_TUNINGS:
+    tunings = main_size(rows.cases).groupby(["task", "network"])["tuning"].nunique()
+    if tunings.max() >= curve_figures.MANY_TUNINGS:
         drawn["figure_s1"] = curve_figures.figure_s1(rows, profile=profile)
     if len(tables.several_sizes(rows.cases)):
         drawn["figure5"] = curve_figures.figure5(rows.cases, profile=profile)

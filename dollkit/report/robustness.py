@@ -70,7 +70,7 @@ def table(rows: pd.DataFrame, plain: pd.DataFrame, profile: str) -> Table:
             row: dict[str, object] = dict(zip(CELL, (*key, arm), strict=True))
             row |= interval("drop", difference(*pair))
             if arm != "random" and "random" in pairs:
-                (a, b, c, d), _ = aligned([*pair, *pairs["random"]])
+                (a, b, c, d), _, _ = aligned([*pair, *pairs["random"]])
                 row |= interval("drop_vs_random", crossed_effect((a - b) - (c - d)))
             drops.append(row)
     frame = summarise(every, CELL).merge(pd.DataFrame(drops), on=CELL, how="left")

@@ -271,15 +271,30 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
         stream.write(text)
 
 
-def contributions(cases: pd.DataFrame, value: str) -> Floats:
-    """(S, P) contributions of seeds and patients to mIoU (or mean Dice) of one setting.
+def with_draws(frame: pd.DataFrame, pretraining: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the column ``draw``: runs of one draw are no independent ones.
+
+    It is the seed; or, where arms were pre-trained several times and less often than there are
+    seeds, the number of the pre-training that a run starts from (`Initialisation.of`).
+    """
+    draw = frame["seed"].copy()
+    arms = pretraining[pretraining["arm"] != "truth"]
+    for network, repeats in arms.groupby(["network", "arm"])["seed"].nunique().groupby("network"):
+        of_network = frame["network"] == network
+        if 1 < repeats.min() < frame.loc[of_network, "seed"].nunique():
+            draw[of_network] %= repeats.min()
+    return frame.assign(draw=draw)
+
+
+def contributions(cases: pd.DataFrame, value: str, by: str = "seed") -> Floats:
+    """(S, P) contributions of seeds (or draws) and patients to mIoU (or Dice) of one setting.
 
     The plain mean of row s is the mIoU of seed s by this module's definition; the mean of the
     matrix is the setting's. A patient whom a seed did not test contributes that seed's mean, so
     that it moves no mean; with complete designs this never happens.
     """
     patients = np.unique(cases["patient_id"].to_numpy().astype(str))
-    seeds = [part for _, part in cases.groupby("seed")]
+    seeds = [part for _, part in cases.groupby(by)]
     matrix = np.empty((len(seeds), len(patients)))
     for row, part in zip(matrix, seeds, strict=True):
         names, units = patient_values(part[value], part["patient_id"], part["class"])
@@ -288,20 +303,27 @@ def contributions(cases: pd.DataFrame, value: str) -> Floats:
     return matrix
 
 
-def aligned(settings: Sequence[pd.DataFrame]) -> tuple[list[Floats], dict[str, int]]:
-    """`contributions` to mIoU of the seeds and films that several settings all have, and counts."""
+def aligned(
+    settings: Sequence[pd.DataFrame],
+) -> tuple[list[Floats], npt.NDArray[np.str_], dict[str, int]]:
+    """`contributions` to mIoU of the seeds and films that several settings all have, the patients,
+    and counts.
+
+    One row per draw, where the cases tell draws apart (`with_draws`).
+    """
     films, seeds = (
         set.intersection(*(set(cases[c]) for cases in settings)) for c in ("image_id", "seed")
     )
     shared = [s[s["image_id"].isin(films) & s["seed"].isin(seeds)] for s in settings]
-    matrices = [contributions(cases, "iou") for cases in shared]
+    by = "draw" if "draw" in shared[0] else "seed"
+    matrices = [contributions(cases, "iou", by) for cases in shared]
     counts = {"n_cases": len(films), "n_patients": matrices[0].shape[1], "n_seeds": len(seeds)}
-    return matrices, counts
+    return matrices, np.unique(shared[0]["patient_id"].to_numpy().astype(str)), counts
 
 
 def difference(one: pd.DataFrame, other: pd.DataFrame) -> Effect:
     """mIoU of one setting minus another's, over seeds and patients of the films that both have."""
-    (a, b), _ = aligned([one, other])
+    (a, b), _, _ = aligned([one, other])
     return crossed_effect(a - b)
 
 
@@ -327,9 +349,11 @@ def in_order(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return frame.sort_values(list(columns), key=rank, ignore_index=True)
 
 
-def _most_settings(frame: pd.DataFrame, column: str, rank: Callable[[Any], Any]) -> Any:
-    """The value of a column with most arms and tunings; ties go to the first by `rank`."""
-    settings = frame[[column, "arm", "tuning"]].drop_duplicates().groupby(column).size()
+def _most_settings(
+    frame: pd.DataFrame, column: str, rank: Callable[[Any], Any], of: Sequence[str] = ("arm",)
+) -> Any:
+    """The value of a column with most arms (and tunings); ties go to the first by `rank`."""
+    settings = frame[[column, *of]].drop_duplicates().groupby(column).size()
     return min(settings.index, key=lambda value: (-settings[value], rank(value)))
 
 
@@ -343,14 +367,14 @@ def main_size(frame: pd.DataFrame) -> pd.DataFrame:
     It is the one with most arms and tunings; then the smallest, where pre-training can show.
     """
     kept = [
-        part[part["n_train"] == _most_settings(part, "n_train", int)]
+        part[part["n_train"] == _most_settings(part, "n_train", int, ("arm", "tuning"))]
         for _, part in frame.groupby(["task", "network"])
     ]
     return pd.concat(kept, ignore_index=True) if kept else frame
 
 
 def main_network(frame: pd.DataFrame) -> str:
-    """The network of pictures: most arms and tunings; then PSPNet, the paper's; then by name."""
+    """The network of pictures: most arms; then PSPNet, the paper's; then by name."""
     return str(_most_settings(frame, "network", _paper_first))
 
 

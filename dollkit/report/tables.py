@@ -131,7 +131,7 @@ def table2(rows: Rows, profile: str, **more: Any) -> Table:
         f"{span(frame['n_cases'])} test films per task; {INTERVAL}. Steps and seconds (own) run to "
         "95 % of the run's own best validation mIoU, steps (random) to 95 % of the best of the "
         "random arm tuned in full; reached: runs that get there; step: memory of one training "
-        "step, counted from its tensors."
+        "step, counted from its tensors, and its seconds, validation included."
     )
     return _numbered(2, in_order(frame[columns], *SETTING), profile, words, **more)
 
@@ -188,18 +188,19 @@ STARTS = {
 labels of other films."""
 
 
-def table_starts(cases: pd.DataFrame, profile: str) -> Table:
+def table_starts(cases: pd.DataFrame, pretraining: pd.DataFrame, profile: str) -> Table:
     """Backbone x dense pre-training: what each ingredient gives; empty but for several backbones.
 
     alone, with_doll: mIoU; gain: the second minus the first; diagnosis: on DoLL minus on the labels
     of other films. Intervals of differences are over seeds and patients.
     """
     full = main_size(cases[cases["tuning"] == "full"])
+    began = pretraining.groupby("arm")["start"].first().to_dict()
     rows: list[dict[str, object]] = []
     for (task, network), part in full.groupby(["task", "network"]):
         arms = dict(list(part.groupby("arm")))
         for start, (doll, shuffled) in STARTS.items():
-            if not {start, doll} <= set(arms):
+            if not {start, doll} <= set(arms) or began.get(doll, start) != start:
                 continue
             row: dict[str, object] = {"task": task, "network": network, "start": start}
             for column, arm in (("alone", start), ("with_doll", doll)):

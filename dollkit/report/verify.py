@@ -3,13 +3,16 @@
 Every table, and the data and caption of every figure, is made again from the rows in
 ``figures/<profile>`` alone, by the functions that notebooks 06 to 08 use, into a temporary folder,
 and compared with what is stored. Text and whole numbers must be equal, and so must all that is made
-of pixel counts (`EXACT`). Of the rest, `near` says how far the rounding of rows may move it.
+of pixel counts (`EXACT`). Of the rest, `near` says how far the rounding of rows may move it. Pages
+that quote results (`PAGES`) must quote them as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from dollkit.common import paths
+from dollkit.common.errors import brief
 from dollkit.labels import summary
 from dollkit.report import claims, page, results
 from dollkit.report import rows as stored_rows
@@ -187,6 +191,44 @@ def _numbers(
     return found, frame
 
 
+PAGES = ("docs/results.md", "docs/card.md")
+QUOTED = re.compile(r"\| ([^|]*) \| \[[^\]]*\]\(([^)]+)\) `([^`|]+)`(?: where `([^`|]+)`)? \|$")
+"""End of a table's row: a number, the file it is from, its columns there, and which rows."""
+
+
+def quoted(page: Path) -> list[tuple[str, str, str]]:
+    """Rows of a page that quote results: the line, the number as stated, and as the file has it.
+
+    Of one row of the file a number and its interval; of several the lowest and the highest.
+    """
+    out = []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if found := QUOTED.search(line):
+            stated, file, columns, query = found.groups()
+            path = page.parent / file
+            try:
+                out.append((line, stated, _quotation(path, columns.split(", "), query)))
+            except (OSError, ValueError, KeyError, IndexError, TypeError, NameError) as error:
+                out.append((line, stated, f"not there ({brief(error)})"))
+    return out
+
+
+def _quotation(path: Path, columns: list[str], query: str | None) -> str:
+    if path.suffix == ".json":
+        return _plain(json.loads(path.read_text(encoding="utf-8"))[columns[0]])
+    rows = pd.read_csv(path)
+    rows = (rows.query(query) if query else rows)[columns].dropna()
+    if len(rows) > 1:
+        return f"{_plain(rows.iloc[:, 0].min())} to {_plain(rows.iloc[:, 0].max())}"
+    first, *interval = map(_plain, rows.iloc[0])
+    return f"{first} [{', '.join(interval)}]" if interval else first
+
+
+def _plain(value: float) -> str:
+    whole = abs(value) >= 100 or float(value).is_integer()
+    return f"{value:,.0f}" if whole else f"{value:.3f}"
+
+
 def committed_profiles() -> list[str]:
     """Profiles under ``figures/`` with per-case rows; of a git checkout, those that it tracks."""
     root = paths.figures()
@@ -203,8 +245,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit status 0: nothing differs, 1: something does."""
     parser = argparse.ArgumentParser(prog="python -m dollkit verify", description=__doc__)
     parser.add_argument("profile", nargs="*", help="default: every stored one that has its rows")
-    names = parser.parse_args(arguments).profile or committed_profiles()
+    parsed = parser.parse_args(arguments)
+    names = parsed.profile or committed_profiles()
     status = 0 if names else 2
+    for text in PAGES if not parsed.profile else ():
+        every = quoted(paths.ROOT / text)
+        wrong = [q for q in every if q[1] != q[2]]
+        print(f"{text}: {len(wrong)} of {len(every)} quoted numbers differ", *wrong, sep="\n  ")
+        status = max(status, int(bool(wrong)))
     for name in names:
         lines = verify(paths.figures() / name)
         print(f"profile {name}")

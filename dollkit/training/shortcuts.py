@@ -2,8 +2,9 @@
 
 A classifier may learn how films were taken in place of what is on them; its explanations then show
 nothing of the finding, however good its AUROC. So small models are asked to tell each finding from
-what is no diagnosis (`PROBES`), fitted on training films and scored on test films, beside the
-network. After DeGrave et al. (Nature Machine Intelligence 2021); probes and `SHARE` are ours.
+what says little or nothing of a diagnosis (`PROBES`), fitted on training films and scored on test
+films, beside the network. After DeGrave et al. (Nature Machine Intelligence 2021); probes and
+`SHARE` are ours.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PROBES = ("acquisition", "greys", "frame")
 """Who was filmed and how; grey values whatever their place; the film's edge, beside the chest."""
 SHARE = 0.75
 """Of what a network ranks better than chance, from which on a probe makes a finding doubtful."""
-THUMB, EDGE = 16, 2
+THUMB, EDGE = 16, 1
 """Places a side of a thumbnail; those of them, on every side, that make up its frame."""
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 DRAWS = 500  # of the bootstrap over patients
@@ -31,10 +32,11 @@ DRAWS = 500  # of the bootstrap over patients
 
 def acquisition(films: pd.DataFrame) -> Floats:
     """(n, k) what a film table says of how films were taken: view, sex, age, size of the original,
-    and the patient's place in the order of ids, which is that of time or of the hospital. Unknown
-    is the mean, and a column of its own."""
+    and the patient's place in the order of ids, by number and as text, which is that of time or of
+    the hospital. Unknown is the mean, and a column of its own."""
     number = films["patient_id"].str.extract(r"(\d+)\D*$")[0].astype(float)
     values = films[["age", "width", "height"]].astype(float).assign(order=number)
+    values["text"] = films["patient_id"].rank()
     unknown = values.isna()
     bins = values.rank(pct=True).fillna(0.5)
     # Steps, so that a linear model can follow a curve.
@@ -46,7 +48,8 @@ def acquisition(films: pd.DataFrame) -> Floats:
 def greys(images: npt.NDArray[np.uint8]) -> Floats:
     """(n, 9) mean, SD, five percentiles, mean of the border and mean gradient of each film."""
     rows = []
-    for film in images.astype(np.float64):
+    for film in images:  # one by one: all of CheXpert as float64 fills no memory
+        film = film.astype(np.float64)
         border = np.concatenate([film[[0, -1]].ravel(), film[:, [0, -1]].ravel()])
         gradient = np.hypot(*np.gradient(film)).mean()
         percentiles = np.percentile(film, (5, 25, 50, 75, 95))
@@ -54,15 +57,10 @@ def greys(images: npt.NDArray[np.uint8]) -> Floats:
     return np.array(rows)
 
 
-def thumbnails(images: npt.NDArray[np.uint8]) -> Floats:
-    """(n, THUMB, THUMB) means over squares of (n, S, S) films."""
-    n, side = len(images), images.shape[1] // THUMB
-    return np.asarray(images.reshape(n, THUMB, side, THUMB, side).mean((2, 4)))
-
-
 def features(store: Store) -> dict[str, Floats]:
     """(films, k) of every probe, and ``linear``: the whole thumbnail, which shows the chest."""
-    small = thumbnails(np.asarray(store.images))
+    side = store.size // THUMB
+    small = store.images.reshape(-1, THUMB, side, THUMB, side).mean((2, 4))
     inside = slice(EDGE, THUMB - EDGE)
     edge = np.ones((THUMB, THUMB), bool)
     edge[inside, inside] = False

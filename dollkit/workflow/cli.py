@@ -22,7 +22,7 @@ ROOMS = {
     "your-radiographs": ("dollkit.interactive.your_radiographs.settings", "masks of your films"),
     "export-network": ("dollkit.training.weights", "a network for other programs"),
     "verify": ("dollkit.report.verify", "do stored tables follow from their rows?"),
-    "compare": ("dollkit.report.compare", "two profiles film by film; without any, C2 of all"),
+    "compare": ("dollkit.report.compare", "two profiles, film by film"),
 }
 """Commands that parse what follows them by themselves: module, help."""
 

@@ -130,7 +130,8 @@ def need_imagenet(parameter: str, weights: str, architecture: str) -> None:
         try:
             published_weights.find(weights, architecture)
         except published_weights.Unavailable as error:
-            raise InputError(f"parameter {parameter!r} is 'imagenet': {error}") from None
+            why = f"parameter {parameter!r} asks for ImageNet: {error}"
+            raise InputError(f"{why}; take another encoder, or do without") from None
 
 
 def _labels(settings: SimpleNamespace) -> None:
@@ -213,7 +214,7 @@ def check_plan(plan: Iterable[Instance]) -> None:
             elif family == "pretrain":
                 pretrained.add((settings.network, settings.arm))
                 if OTHER_START.get(settings.arm, ("", settings.start))[1] == "imagenet":
-                    need_imagenet("start", settings.imagenet_weights, settings.encoder)
+                    need_imagenet("arm", settings.imagenet_weights, settings.encoder)
                 if settings.arm == "truth" and films != PHANTOM:
                     raise InputError(
                         "arm 'truth' needs true masks of every finding, and the films come from "

@@ -63,7 +63,7 @@ def contrasts(cases: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
             continue
         rows = []
         for arm, other in arms.items():
-            (a, b), counts = aligned([doll, other])
+            (a, b), _, counts = aligned([doll, other])
             effect = crossed_effect(a - b)
             rows.append({
                 "n_train": n, "against": arm, "effect": effect.estimate, "lo": effect.lo,

@@ -83,7 +83,7 @@ def train_classifiers(
 ) -> dict[str, Path]:
     """Folder of a trained classifier of each architecture, from ImageNet where a package has it."""
     out = {name: folder / name for name in architectures}
-    code = _code_of(classifiers.__name__)
+    code = _code_of(classifiers.__name__, published_weights.__name__)
     for name, place in out.items():
         key = fingerprint(store.digest, name, activation, vars(recipe), code)
         if not _is_done(place, key):
