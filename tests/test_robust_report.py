@@ -92,33 +92,12 @@ def test_a_case_that_becomes_empty_on_both_sides_counts_nowhere() -> None:
     assert made["drop"].iloc[1] == pytest.approx(0.5)
 
 
-def test_two_networks_are_two_blocks_and_one_is_drawn(plain: pd.DataFrame) -> None:
-    """That of most arms."""
+def test_two_networks_are_two_blocks(plain: pd.DataFrame) -> None:
     few = plain[plain["arm"].isin(["random", "doll"])].assign(network="unet")
     both = pd.concat([plain.assign(network="deeplabv3plus"), few], ignore_index=True)
     rows = _perturbed(both, given={"contrast": [0.5]})
     made = robustness.table(rows, both, "p").frame
     assert made.groupby("network").size().to_dict() == {"deeplabv3plus": 20, "unet": 8}
-    drawn = robustness.figure_s4(rows, both, profile="p")
-    assert set(drawn.data["network"]) == {"deeplabv3plus"}
-    twice = pd.concat([plain, plain.assign(network="unet"), plain.assign(n_train=8)])
-    data = robustness.lines(_perturbed(twice, given={"contrast": [0.5]}), twice)
-    assert data[["network", "n_train"]].drop_duplicates().to_numpy().tolist() == [["PSPNet", 8]]
-
-
-def test_the_figure_says_what_it_shows(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
-    drawn = robustness.figure_s4(rows, plain, profile="p")
-    for words in ("profile p", "3 seeds", "12 test films", "lungs PSPNet, 16 training films",
-                  "(0.75, 0.5, 0.25)", "from the lowest to the highest seed"):  # fmt: skip
-        assert words in drawn.caption
-    assert "imagenet" not in set(drawn.data["arm"])
-    axes = drawn.figure.axes
-    assert len(axes) == 8
-    # Untouched on the left of every panel, whichever way the levels run.
-    for ax in axes:
-        names = [t.get_text() for t in ax.get_xticklabels()]
-        places = ax.transData.transform([(tick, 0.5) for tick in ax.get_xticks()])[:, 0]
-        assert names[places.argmin()] == "none"
 
 
 def test_rows_that_are_missing_are_told(plain: pd.DataFrame, rows: pd.DataFrame) -> None:
@@ -126,4 +105,4 @@ def test_rows_that_are_missing_are_told(plain: pd.DataFrame, rows: pd.DataFrame)
         robustness.table(rows.iloc[:0], plain, "p")
     less = plain[(plain["arm"] != "doll") | (plain["task"] != "lungs")]
     with pytest.raises(InputError, match="lungs, PSPNet, 16 training films, arm 'doll' has no"):
-        robustness.figure_s4(rows, less, profile="p")
+        robustness.table(rows, less, "p")

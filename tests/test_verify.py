@@ -20,7 +20,7 @@ from tests import synthetic_run as synthetic
 
 NAMES = [
     "table1", "table2", "table3", "table_sizes", "robustness",
-    "label_losses", "figure4", "figure5", "figure6", "figure_s3", "figure_s4",
+    "label_losses", "figure4", "figure5", "figure6", "figure_s3",
     "figure_s5", "labels", "claims", "index",
 ]  # fmt: skip
 QUICK = ("table1", "table2", "label_losses", "figure_s3", "claims")

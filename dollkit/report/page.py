@@ -30,7 +30,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "table1", "table_starts", "figure3", "figure4", "table2", "figure_s1", "table_sizes",
         "figure5",
     ),
-    "Perturbed films": ("robustness", "figure_s4"),
+    "Perturbed films": ("robustness",),
 }  # fmt: skip
 """Tables and figures in the order of the argument; a profile need not have all of them."""
 

@@ -56,8 +56,6 @@ def figures_of(rows: Rows, losses: pd.DataFrame | None, profile: str) -> dict[st
         drawn["figure_s1"] = curve_figures.figure_s1(rows, profile=profile)
     if len(tables.several_sizes(rows.cases)):
         drawn["figure5"] = curve_figures.figure5(rows.cases, profile=profile)
-    if len(rows.robust):
-        drawn["figure_s4"] = robustness.figure_s4(rows.robust, rows.cases, profile=profile)
     graded = rows.classifiers, shipped_quality(rows), rows.difficulty
     drawn["figure6"] = curve_figures.figure6(*graded, profile=profile)
     if losses is not None:

@@ -1,4 +1,4 @@
-"""What perturbed test films cost each arm: the table of robustness and Figure S4.
+"""What perturbed test films cost each arm: the table of robustness.
 
 Films, seeds and patients are paired throughout: an arm's drop is taken on the same films of the
 same networks, and its difference from the random start's drop on the same seeds too.
@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator
 
 from dollkit.common.errors import InputError
 from dollkit.common.statistics import crossed_effect
 from dollkit.finetuning.robustness import KINDS
-from dollkit.report import style
 from dollkit.report.render import Table, constant, span
-from dollkit.report.rows import UNTOUCHED, aligned, blocks, contributions, difference, in_order
-from dollkit.report.style import Drawn
+from dollkit.report.rows import UNTOUCHED, aligned, difference, in_order
 from dollkit.report.tables import bounds, interval, summarise
 
 BLOCK = ["task", "network", "n_train"]
@@ -106,63 +102,3 @@ def _meanings(frame: pd.DataFrame) -> str:
         f"{name}: {KINDS[str(name)].meaning} ({', '.join(f'{v:g}' for v in values)})"
         for name, values in levels.items()
     )
-
-
-# Figure S4: mIoU on test films that were perturbed, against the level of the perturbation.
-
-
-def lines(rows: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
-    """Mean mIoU over seeds and its range at each level, the untouched films included.
-
-    Of each task the first of `rows.blocks`, as in the claims. The untouched films are at the level
-    that is the identity; lo and hi are the lowest and highest seed.
-    """
-    rows, untouched = _tuned_in_full(rows, plain)
-    chosen = pd.DataFrame(blocks(rows), columns=BLOCK).drop_duplicates("task")
-    rows = rows.merge(chosen)
-    kinds = rows[[*BLOCK, "arm", "perturbation"]].drop_duplicates()
-    untouched = kinds.assign(level=kinds["perturbation"].map(IDENTITY)).merge(untouched)
-    perturbed = rows[rows["level"] != rows["perturbation"].map(IDENTITY)]
-    out: list[dict[str, object]] = []
-    for key, part in pd.concat([perturbed, untouched]).groupby(CELL):
-        seeds = contributions(part, "iou").mean(1)
-        row: dict[str, object] = dict(zip(CELL, key, strict=True))
-        row |= {"mean": seeds.mean(), "lo": seeds.min(), "hi": seeds.max()}
-        out.append(row | {"n_seeds": len(seeds), "n_cases": part["image_id"].nunique()})
-    return _ordered(pd.DataFrame(out))
-
-
-def figure_s4(rows: pd.DataFrame, plain: pd.DataFrame, *, profile: str) -> Drawn:
-    """mIoU against the level of each perturbation: tasks in columns, one line per arm."""
-    data = lines(rows, plain)
-    kinds = [k for k in KINDS if k in set(data["perturbation"])]
-    with style.context():
-        fig, axes = style.panels(
-            data, 1.55 * len(kinds) + 0.6, ("level", "mean", "lo", "hi"), "perturbation", kinds,
-            sharey="col", sharex="row",
-        )  # fmt: skip
-        for kind, row in zip(kinds, axes, strict=True):
-            for ax in row:
-                _scale(ax, kind, data.loc[data["perturbation"] == kind, "level"])
-            row[0].set_ylabel(f"{kind}\nmIoU")
-        for ax in axes[0]:
-            ax.set_title(ax.get_title(), fontweight="bold")
-    caption = (
-        f"Figure S4 (profile {profile}). mIoU on perturbed test films ({style.networks(data)}), "
-        f"against the level; none: the untouched film. Mean over {span(data['n_seeds'])} seeds of "
-        "networks whose weights were all tuned on untouched films, bands from the lowest to the "
-        f"highest seed; {span(data['n_cases'])} test films per task. Levels: {_meanings(data)}."
-    )
-    return Drawn(fig, data, caption)
-
-
-def _scale(ax: Axes, kind: str, levels: pd.Series) -> None:
-    """Levels as ticks; gains and shares fall to the right, so that films get worse there."""
-    identity = KINDS[kind].identity
-    ticks = sorted(set(levels.astype(float).tolist()))
-    if kind == "window":
-        ax.set_xscale("log", base=2)
-    ax.xaxis.set_inverted(identity > 0)
-    ax.set_xticks(ticks, ["none" if v == identity else f"{v:g}" for v in ticks])
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel(KINDS[kind].unit)
