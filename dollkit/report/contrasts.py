@@ -66,7 +66,7 @@ def _label_row(
     few = ", ".join(sorted(rows["finding"][~enough].unique()))
     rows = rows[enough]
     if rows.empty:
-        reason = f"fewer than {FEWEST} patients with {few}"
+        reason = "; ".join(filter(None, (f"fewer than {FEWEST} patients with {few}", note)))
         return _row(claim, contrast, task, reason, scope=scope)
     gap = rows["iou_matched"] - rows[other]
     _, units = patient_values(gap, rows["patient_id"], rows["finding"])
