@@ -214,13 +214,3 @@ def test_a_number_and_its_interval_stay_together(tmp_path: Path) -> None:
     assert in_notebook.table(tmp_path / "t.md", without=("b",)).data == shown
     absent = in_notebook.table(tmp_path / "u.md", there=False, otherwise="no films")
     assert absent.data == "No table here: no films."
-
-
-def test_an_interval_need_not_hold_its_value() -> None:
-    rows_ = pd.DataFrame({"value": [0.5, 0.9], "lo": [0.6, np.nan], "hi": [0.8, np.nan]})
-    with style.context():
-        _, ax = plt.subplots()
-        style.intervals(ax, rows_, "value", [0, 1], "o", color="k", markersize=4, elinewidth=1)
-    (line,) = ax.collections
-    assert line.get_segments()[0].tolist() == [[0.6, 0], [0.8, 0]]
-    assert ax.lines[0].get_xdata().tolist() == [0.5, 0.9]

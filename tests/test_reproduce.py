@@ -227,18 +227,6 @@ def test_whoever_is_killed_none_is_left_behind(toy: Path, word: str) -> None:
     assert not (toy / NOTE).exists()
 
 
-def test_a_signal_that_is_ignored_stays_so() -> None:
-    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with processes.handling(processes.terminate):
-            assert signal.getsignal(signal.SIGTERM) is processes.terminate
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) is before
-    finally:
-        signal.signal(signal.SIGHUP, earlier)
-
-
 def told(error: BaseException) -> str:
     return processes.shortage(f"{type(error).__name__}: {error}")
 
