@@ -73,7 +73,7 @@ def phantom_films(n: int, size: int, seed: int) -> Few:
     share = patient / patient.max()
     split = np.where(share > 0.75, "test", np.where(share > 0.625, "valid", "train"))
     films = pd.DataFrame({"patient_id": people["patient_id"], "split": split})
-    lungs = drawn.organs[:, : len(SIDES)].any(1, keepdims=True).astype(np.uint8)
+    lungs = np.asarray(drawn.organs[:, : len(SIDES)].any(1, keepdims=True), np.uint8)
     return Few(drawn.images, states, drawn.findings, lungs, films, titles)
 
 
