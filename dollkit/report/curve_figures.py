@@ -170,12 +170,11 @@ def figure6(
     Findings of `shortcuts.flagged` are named so. Findings go by the mean AUROC.
     """
     graded = classifiers.rename(columns={"classifier": "series"}).assign(panel="auroc")
+    known = {"probe_auroc": "auroc", "probe_lo": "auroc_lo", "probe_hi": "auroc_hi"}
     probed = difficulty.assign(series=PROBE, panel="auroc").reindex(
-        columns=["finding", "series", "panel", "probe_auroc", "probe_lo", "probe_hi"]
+        columns=["finding", "series", "panel", *known]
     )
-    probed = probed.rename(columns=lambda c: c.replace("probe_", "auroc_")).rename(
-        columns={"auroc_auroc": "auroc"}
-    )
+    probed = probed.rename(columns=known)
     quality = labels.assign(finding=labels["finding"].replace("mean", "macro"), panel="iou")
     named = {"iou_matched": "label", "iou_prior": "mean-mask prior", "iou_chance": "chance"}
     kinds = [_values(quality.assign(series=name), column) for column, name in named.items()]

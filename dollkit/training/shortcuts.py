@@ -18,7 +18,6 @@ from dollkit.data.store import Store
 from dollkit.training import metrics
 
 Floats = npt.NDArray[np.float64]
-Probe = dict[str, Floats]  # features by split
 
 PROBES = ("acquisition", "greys", "frame")
 """Who was filmed and how; grey values whatever their place; the film's edge, beside the chest."""
