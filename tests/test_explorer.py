@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -17,7 +19,16 @@ from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
 from dollkit.explanations.ensemble import ExplainerSettings
 from dollkit.interactive import quickstart
-from dollkit.interactive.explorer import CONSENSUS, Explorer, Run, View, cut_of, look, open_run
+from dollkit.interactive.explorer import (
+    CONSENSUS,
+    Explorer,
+    Run,
+    View,
+    cut_of,
+    disagreement,
+    look,
+    open_run,
+)
 from dollkit.labels import make
 from dollkit.labels.maps_to_labels import LabelSettings, Rule
 from dollkit.labels.store import open_labels
@@ -39,7 +50,8 @@ def finish(folder: Path, **parameters: object) -> None:
 
 def make_run(folder: Path) -> None:
     """Lung Lesion, which alone has masks, and Fracture in turns, every fourth pair without either;
-    of the task four films, of which arm doll drew film 0 exactly and random none.
+    of the task four films, of which arm doll drew film 0 exactly and random none. What is no
+    diagnosis tells Fracture as well as the classifiers do.
     """
     which = np.arange(N) // 2 % 4
     states = {LESION: which % 2 == 0, "Fracture": which == 1}
@@ -55,6 +67,10 @@ def make_run(folder: Path) -> None:
     folders = {name: classifiers / name for name in "ab"}
     for place in (folder / "data", *folders.values()):
         finish(place)
+        finding = {"finding": [LESION, "Fracture"]}
+        hard = finding | {"probe_auroc": [0.5, 0.9], "probe_lo": [0.4, 0.8]}
+        pd.DataFrame(hard).to_csv(place / "difficulty.csv")
+        pd.DataFrame(finding | {"auroc": [0.9, 0.9]}).to_csv(place / "metrics.csv")
     hashes = {name: sha256(place / weights.FILE) for name, place in folders.items()}
     models = load_classifiers(folders, torch.device("cpu"))
     rows, out = make.rows_to_label(store, 6, 2), folder / "labels"
@@ -62,7 +78,7 @@ def make_run(folder: Path) -> None:
     finish(out, judge_split="test", n_judge=8, n_label=6, n_hold=2)
     truth = np.zeros((4, 2, SIDE, SIDE), np.uint8)
     truth[:3, 0, 4:12, 4:20] = truth[:3, 1, 20:28, 4:12] = 1  # film 3 has no truth at all
-    prediction = np.stack([np.zeros_like(truth), truth])
+    prediction = np.stack([np.zeros_like(truth), truth, np.zeros_like(truth)])
     prediction[1, 1, 0, :8] = 0
     prediction[1, 2, :, :22] = 0
     tuned = folder / "finetune" / "pspnet-lungs"
@@ -70,8 +86,8 @@ def make_run(folder: Path) -> None:
     np.savez(
         tuned / "examples.npz", task="lungs", network="pspnet", image=task.images[:4],
         image_id=task.films["image_id"].to_numpy()[:4].astype("U"), truth=truth,
-        classes=["lung", "heart"], arms=["random", "doll"], prediction=prediction,
-        iou=np.zeros((2, 4)),
+        classes=["lung", "heart"], arms=["random", "doll", "truth"],
+        prediction=prediction, iou=np.zeros((3, 4)),
     )  # fmt: skip
     finish(tuned)
 
@@ -164,6 +180,44 @@ def test_iou_of_networks(run: Run) -> None:
     assert [s.scores["IoU doll"] for s in shown[:2]] == [1.0, 0.75]
     assert [s.scores["IoU random"] for s in shown[:3]] == [0, 0, 0]
     assert np.isnan(shown[3].scores["IoU doll"])
+    # An initialisation is called truth, too: it was pre-trained on true masks.
+    assert [s.scores["IoU truth"] for s in shown[:3]] == [0, 0, 0]
+    assert all(s.task.any() and not s.drawn["truth"].any() for s in shown[:3])
+
+
+def test_disagreement_is_what_two_networks_or_classifiers_do_not_share(run: Run) -> None:
+    def apart(a: np.ndarray, b: np.ndarray) -> float:
+        return 1 - (a & b).sum() / (a | b).sum()
+
+    settings = cut_of(run.label_settings, LESION)
+    a, b = (look(run, "judged", 0, LESION, "ig", name, settings).label == 1 for name in "ab")
+    assert disagreement(run, "judged", 0, LESION, "ig", settings) == pytest.approx(apart(a, b))
+    task = run.sets["pspnet-lungs"]
+    drawn = {"imagenet": task.drawn["doll"][[1, 1, 1, 3]], "doll": task.drawn["doll"]}
+    films = replace(run, sets={"task": replace(task, drawn=drawn)})
+    values = [disagreement(films, "task", at, LESION, "ig", settings) for at in range(4)]
+    # Of film 0, 64 of 192 pixels are not drawn by imagenet.
+    assert values[:2] == [pytest.approx(64 / 192), 0]
+    assert values[2] == pytest.approx(apart(drawn["imagenet"][2], drawn["doll"][2]))
+    assert values[3] == 0  # neither draws anything
+    explorer = Explorer(films)
+    explorer.finding.value, explorer.order.value = "Edema", "disagreement"  # all films
+    assert [values[i] for i in explorer.places] == sorted(values, reverse=True)
+
+
+def test_a_link_shows_the_same_again(run: Run, explorer: Explorer) -> None:
+    explorer.films.value, explorer.finding.value = "labelled", "Fracture"
+    assert "Fracture is possibly a shortcut" in explorer.scores.value
+    explorer.film.value, explorer.explainer.value, explorer.classifier.value = 2, "gradient", "b"
+    explorer.rule.value, explorer.hi.value, explorer.smooth.value = "quantile", 0.3, 0.05
+    link = html.unescape(explorer.link.value.removeprefix("<code>").removesuffix("</code>"))
+    assert link.endswith(f"  # run {PROFILE}")
+    other = Explorer(run, ["ig", "gradient"])
+    assert "shortcut" not in other.scores.value
+    exec(link, {"explorer": other})
+    assert other.view.value == explorer.view.value
+    assert other.scores.value == explorer.scores.value
+    assert "no film 'film 99' here" in error_of(other.show, "film 99")
 
 
 def test_every_control_changes_the_picture(explorer: Explorer) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import html
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,10 +20,11 @@ import ipywidgets
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib.figure import Figure
 
 from dollkit.common import compute, paths
-from dollkit.common.errors import InputError
+from dollkit.common.errors import InputError, near
 from dollkit.common.findings import FINDINGS, PATHOLOGIES, POSITIVE
 from dollkit.data.images import IGNORE, U8
 from dollkit.data.store import Store, open_store
@@ -31,12 +33,15 @@ from dollkit.explanations.ensemble import EXPLAINERS, Explained, ExplainerSettin
 from dollkit.labels import judge, make
 from dollkit.labels.maps_to_labels import LabelSettings, Rule, maps_to_labels
 from dollkit.report import rows, style
-from dollkit.training import metrics
+from dollkit.training import metrics, shortcuts
 from dollkit.training.classifiers import Classifier, load_classifiers
 from dollkit.workflow.stage import MANIFEST, check_artefact, read_manifest
 
 NOTEBOOK = "10_explorer.ipynb"
 CONSENSUS = "consensus"
+COMPARED = ("imagenet", "classifier", "doll")
+"""Initialisations side by side, before all others; films are ordered by how these disagree."""
+_LINKED = ("films", "finding", "order", "explainer", "classifier", "smooth", "rule", "hi", "ignore")
 _RULES = {"Otsu": "otsu", "share of the maximum": "peak", "share of the pixels": "quantile"}
 
 
@@ -49,7 +54,8 @@ class FilmSet:
     images: U8
     states: npt.NDArray[np.int8]
     truth: U8  # (n, 13, S, S) in {0, 1, 255 = unknown} of the findings that have a place
-    drawn: Mapping[str, U8]  # (n, C, S, S) of an initialisation, or of the task's ``truth``
+    drawn: Mapping[str, U8]  # initialisation -> (n, C, S, S) of its network
+    task: U8 | None = None  # (n, C, S, S) true masks of the task
 
     def targets(self) -> list[list[int]]:
         """Positive findings of each film that have a place: what is explained."""
@@ -78,6 +84,7 @@ class Run:
     classifiers: Mapping[str, Path]
     explain: ExplainerSettings
     label_settings: LabelSettings
+    shortcuts: tuple[str, ...]  # findings that may be told without the chest
     _explained: dict[tuple[str, str], Explained] = field(default_factory=dict, init=False)
 
     @functools.cached_property
@@ -135,7 +142,10 @@ def open_run(profile: str, n_films: int) -> Run:
         if read_manifest(path.parent) is not None:
             sets[path.parent.name] = _task_films(path, run / "data", n_films)
     sets = {name: films for name, films in sets.items() if len(films.images)}
-    return Run(profile, sets, folders, explain, label_settings)
+    judged_by = [pd.read_csv(folder / "metrics.csv") for folder in folders.values()]
+    hard = pd.read_csv(run / "data" / "difficulty.csv")
+    doubtful = tuple(shortcuts.flagged(hard, pd.concat(judged_by)))
+    return Run(profile, sets, folders, explain, label_settings, doubtful)
 
 
 def _films(
@@ -157,9 +167,11 @@ def _task_films(path: Path, data: Path, n_films: int) -> FilmSet:
     if missing := [image_id for image_id in ids if image_id not in row_of]:
         raise InputError(f"{path}: film {missing[0]!r} is not in {store.path}: run its stage again")
     arms = zip(map(str, kept["arms"]), kept["prediction"], strict=True)
-    drawn = {"truth": kept["truth"][:n_films], **{arm: p[:n_films] for arm, p in arms}}
+    drawn = {arm: masks[:n_films] for arm, masks in arms}
+    drawn = {arm: drawn[arm] for arm in dict.fromkeys((*COMPARED, *drawn)) if arm in drawn}
     title = f"test films of {name.replace('-', ' ')}"
-    return _films(title, store, np.array([row_of[i] for i in ids]), drawn)
+    films = _films(title, store, np.array([row_of[i] for i in ids]), drawn)
+    return replace(films, task=kept["truth"][:n_films])
 
 
 def cut_of(settings: LabelSettings, finding: str, **changed: Any) -> LabelSettings:
@@ -182,6 +194,7 @@ class View:
     label: U8 | None
     threshold: float
     truth: U8 | None
+    task: U8 | None
     drawn: Mapping[str, U8]
     scores: Mapping[str, float]
 
@@ -211,13 +224,27 @@ def look(
             scores["IoU of the label"] = float(label_iou[0])
             scores["IoU at matched area"] = float(metrics.iou_matched(maps, truth[None])[0])
             scores["IoU by chance"] = float(metrics.iou_chance(truth[None])[0])
+    task = None if film_set.task is None else film_set.task[at]
     for arm, prediction in drawn.items():
-        if arm != "truth":
-            values = metrics.iou_of_masks(prediction, drawn["truth"])
-            known = values[np.isfinite(values)]  # of the classes that either draws
-            scores[f"IoU {arm}"] = float(known.mean()) if len(known) else np.nan
+        values = metrics.iou_of_masks(prediction, task)
+        known = values[np.isfinite(values)]  # of the classes that either draws
+        scores[f"IoU {arm}"] = float(known.mean()) if len(known) else np.nan
     names = film_set.image_ids[at], film_set.images[at]
-    return View(*names, the_map, label, threshold, truth, drawn, scores)
+    return View(*names, the_map, label, threshold, truth, task, drawn, scores)
+
+
+def disagreement(
+    run: Run, films: str, at: int, finding: str, explainer: str, cut: LabelSettings
+) -> float:
+    """One minus the mean IoU of every two masks of the film: by the networks of `COMPARED`, or in
+    a set without predictions by the labels that each classifier alone would give."""
+    drawn = run.sets[films].drawn
+    masks = [drawn[arm][at] for arm in COMPARED if arm in drawn]
+    if not drawn:
+        views = [look(run, films, at, finding, explainer, name, cut) for name in run.classifiers]
+        masks = [(v.label == 1).astype(np.uint8) for v in views if v.label is not None]
+    both = [((a & b).sum(), (a | b).sum()) for a, b in itertools.combinations(masks, 2)]
+    return float(np.mean([1 - overlap / union if union else 0 for overlap, union in both] or [0]))
 
 
 Outlines = Sequence[tuple[U8, str]]
@@ -232,10 +259,11 @@ def picture(view: View, finding: str) -> bytes:
         (f"label: {finding}", truth),
         ("truth" if truth else "truth: unknown", truth),
     ]
+    shown = {"truth of the task": view.task} if view.task is not None else {}
     for arm, masks in view.drawn.items():
-        name = "truth of the task" if arm == "truth" else style.ARM_LOOKS[arm].label
-        value = view.scores.get(f"IoU {arm}", np.nan)
-        title = name if np.isnan(value) else f"{name}: IoU {value:.2f}"
+        name, value = style.ARM_LOOKS[arm].label, view.scores[f"IoU {arm}"]
+        shown[name if np.isnan(value) else f"{name}: IoU {value:.2f}"] = masks
+    for title, masks in shown.items():
         panels.append((title, list(zip(masks, style.CLASS_COLORS, strict=False))))
     rows = -(-len(panels) // 4)
     with style.context():
@@ -244,7 +272,7 @@ def picture(view: View, finding: str) -> bytes:
             place = (i % 4 + 0.01) / 4, 1 - (i // 4 + 0.99) / rows, 0.98 / 4, 0.88 / rows
             axis = figure.add_axes(place)
             axis.set_axis_off()
-            axis.set_title(title)
+            axis.set_title(title, fontsize=8)
             axis.imshow(view.image, cmap="gray", vmin=0, vmax=255)
             if i == 1 and view.map is not None:
                 alpha = np.clip(1.2 * view.map, 0, 0.85)[..., None]
@@ -289,6 +317,7 @@ class Explorer:
         sets = [(f"{s.title} ({len(s.images)})", name) for name, s in run.sets.items()]
         self.films = ipywidgets.Dropdown(options=sets, description="films")
         self.finding = ipywidgets.Dropdown(description="finding")
+        self.order = ipywidgets.Dropdown(options=["as stored", "disagreement"], description="order")
         self.film = ipywidgets.IntSlider(1, min=1, max=1, description="film")
         self.explainer = ipywidgets.Dropdown(options=list(explainers), description="explainer")
         names = [*many, *run.classifiers]
@@ -299,10 +328,10 @@ class Explorer:
         self.ignore = _slider("ignore", 1, "background where the map is below lo = ignore x hi")
         self.reset = ipywidgets.Button(description="as the run", icon="undo")
         self.view = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
-        self.scores = ipywidgets.HTML()
+        self.scores, self.link = ipywidgets.HTML(), ipywidgets.HTML()
         lines = []
-        for row in ("films finding film explainer classifier", "smooth rule hi ignore reset",
-                    "view", "scores"):  # fmt: skip
+        for row in ("films finding order film explainer classifier", "smooth rule hi ignore reset",
+                    "view", "scores", "link"):  # fmt: skip
             widgets = [getattr(self, name).add_class(f"dollkit-{name}") for name in row.split()]
             lines.append(ipywidgets.HBox(widgets, layout=ipywidgets.Layout(flex_flow="row wrap")))
         self.box = ipywidgets.VBox(lines).add_class("dollkit-explorer")
@@ -314,6 +343,7 @@ class Explorer:
 
     def _react(self, moved: Any) -> None:
         enter = {self.films: self._enter_set, self.finding: self._enter_finding}
+        enter[self.order] = self._enter_finding
         if not self._still:
             self._still = True
             try:
@@ -339,7 +369,8 @@ class Explorer:
         best = self.finding.value
         if not count.get(best):
             best = max(count, key=count.__getitem__)
-        self.finding.options = [(f"{f} ({n})", f) for f, n in count.items()]
+        doubt = dict.fromkeys(self.run.shortcuts, ", possibly a shortcut")
+        self.finding.options = [(f"{f} ({n}{doubt.get(f, '')})", f) for f, n in count.items()]
         self.finding.value = best
         self._enter_finding()
 
@@ -347,6 +378,9 @@ class Explorer:
         films = self.run.sets[self.films.value]
         places = films.with_finding(self.finding.value)
         self.places = [int(i) for i in (places if len(places) else range(len(films.images)))]
+        if self.order.value == "disagreement":
+            picked = self.finding.value, self.explainer.value, self.run.label_settings
+            self.places.sort(key=lambda i: -disagreement(self.run, self.films.value, i, *picked))
         self.film.max, self.film.value = len(self.places), 1
         self._reset()
 
@@ -366,7 +400,24 @@ class Explorer:
         threshold = self.shown.threshold
         shown = [f"hi {threshold:.2f}", f"lo {self.ignore.value * threshold:.2f}"]
         shown += [f"{name} {value:.3f}" for name, value in self.shown.scores.items()]
+        if picked[0] in self.run.shortcuts:
+            shown.append(f"{picked[0]} is possibly a shortcut: see notebook 01")
         self.scores.value = html.escape("; ".join(shown))
+        values = {name: getattr(self, name).value for name in _LINKED} | {
+            "film": self.shown.image_id
+        }
+        code = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        self.link.value = f"<code>explorer.show({html.escape(code)})  # run {self.run.name}</code>"
+
+    def show(self, film: str, **values: Any) -> None:
+        """Show the film of this name with these values of widgets, as `link` prints them."""
+        for name in (name for name in _LINKED if name in values):
+            getattr(self, name).value = values[name]
+        names = [self.run.sets[self.films.value].image_ids[i] for i in self.places]
+        if film not in names:
+            cure = "open the run with a larger 'n_films', or name another film"
+            raise InputError(f"no film {film!r} here{near(film, names)}: {cure}")
+        self.film.value = names.index(film) + 1
 
 
 def _read(slider: Any, run: float) -> float:
