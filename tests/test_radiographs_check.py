@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -240,6 +241,11 @@ def test_check_tells_what_the_masks_cover(
     assert f"masks of heart: 15, 0 of them empty, the others cover {frame['share'][0]:.1%}" in said
     assert said.count("no column 'patient'") == 1
     assert caplog.text == ""
+    page = (paths.runs() / "own" / "check.html").read_text(encoding="utf-8")
+    assert page.count("no column &#x27;patient&#x27;") == 1
+    positive = (read(folder).films.films["Pleural Effusion"] == 1).sum()
+    assert re.search(rf"<th>Pleural Effusion</th>\s*<td>{positive}</td>", page)
+    assert len(re.findall("src='data:image/png;base64,.{1000,}?'", page)) == 2
 
 
 def test_masks_that_look_wrong(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

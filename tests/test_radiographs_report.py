@@ -114,7 +114,9 @@ def test_a_class_of_one_patient_decides_nothing(tmp_path: Path) -> None:
 
 def test_backbone_and_shuffled_are_named() -> None:
     means = flat(random=0.5, classifier=0.56, shuffled=0.56, doll=0.56)
-    _, said, _ = told(cases(means, patients=80))
+    _, said, table = told(cases(means, patients=80))
+    verdicts = "paid against random; did not pay against classifier, shuffled DoLL"
+    assert report.headline(table.reset_index()) == f"DoLL with 8 masks of yours: {verdicts}"
     assert "backbone alone gives as much" in said
     assert "diagnosis in the labels is not shown" in said
 
@@ -156,6 +158,7 @@ def test_the_report_tells_what_its_rows_tell(tmp_path: Path) -> None:
     rows = cases(CURVES)
     page, (_, said, table) = write(tmp_path, rows), told(rows)
     assert page == (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {report.headline(table.reset_index())}\n")
     for text in (said, "- films: 7", "- a note", "`size`: 64", "Not a medical device"):
         assert text in page
     stored = pd.read_csv(tmp_path / "contrasts.csv")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from dollkit.common.findings import FINDINGS
 from dollkit.common.statistics import crossed_effect, holm, seen_enough, smallest_effect
+from dollkit.data.film_table import FilmTable
 from dollkit.data.images import fit, fit_mask, load_image
 from dollkit.interactive.your_radiographs.read_and_check import Radiographs
 from dollkit.interactive.your_radiographs.steps import LEAST
@@ -18,6 +23,7 @@ from dollkit.report import in_notebook
 from dollkit.report.claims import ALPHA, MIN_SEEDS
 from dollkit.report.render import HEADS, display, markdown
 from dollkit.report.rows import aligned, difference, write_csv
+from dollkit.report.style import ARM_LOOKS
 from dollkit.report.tables import at_the_edge, masks_needed, summarise
 
 PAID, NOT, UNKNOWN = "paid", "did not pay", "cannot be told"
@@ -108,6 +114,17 @@ def verdict(row: Mapping[Any, Any], margin: float) -> tuple[str, str]:
     return UNKNOWN, why
 
 
+def headline(table: pd.DataFrame) -> str:
+    """The verdicts with the most masks, in one line."""
+    if table.empty:
+        return f"Whether DoLL paid {UNKNOWN}: nothing was compared with it"
+    main = table[table["n_train"] == table["n_train"].max()]
+    looks = {verdict: [ARM_LOOKS[arm].label for arm in part["against"]]
+             for verdict, part in main.groupby("verdict")}  # fmt: skip
+    said = [f"{v} against {', '.join(looks[v])}" for v in (PAID, NOT, UNKNOWN) if v in looks]
+    return f"DoLL with {main['n_train'].max()} masks of yours: {'; '.join(said)}"
+
+
 def sentences(table: pd.DataFrame) -> list[str]:
     """What follows from the contrasts with the most masks."""
     if table.empty:
@@ -170,12 +187,13 @@ def write_report(
     for name in ("cases", "contrasts", "curve", "classifiers"):
         # An earlier call may have compared what this one did not.
         (folder / f"{name}.csv").unlink(missing_ok=True)
-    text = ["# Did DoLL pay on these films?", f"> {WARNING}"]
     if cases is None or selection is None:
-        text.append("Nothing was held out (`compare = False`): whether DoLL paid, and how good the "
-                    "predictions are, cannot be told.")  # fmt: skip
+        said = ["Nothing was held out (`compare = False`), so no image is left to judge on."]
+        table = pd.DataFrame()
     else:
-        text += _compared(folder, cases, selection, margin)
+        table = contrasts(cases, margin)
+        said = _compared(folder, cases, table, selection, margin)
+    text = [f"# {headline(table)}", f"> {WARNING}", *said]
     if doubtful:
         text.append(SHORTCUT.format(", ".join(doubtful)))
     text += ["## The films", _list(f"{k}: {v}" for k, v in yours.facts.items() if v)]
@@ -187,9 +205,9 @@ def write_report(
 
 
 def _compared(
-    folder: Path, cases: pd.DataFrame, selection: pd.DataFrame, margin: float
+    folder: Path, cases: pd.DataFrame, table: pd.DataFrame, selection: pd.DataFrame, margin: float
 ) -> list[str]:
-    table, means = contrasts(cases, margin), summarise(cases)
+    means = summarise(cases)
     for name, frame in {"cases": cases, "contrasts": table, "curve": means}.items():
         write_csv(frame, folder / f"{name}.csv")
     rare = rare_classes(cases)
@@ -234,6 +252,60 @@ def _table(frame: pd.DataFrame) -> str:
 
 def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
+
+
+def write_check(
+    path: Path, yours: Radiographs, covered: pd.DataFrame, notes: Iterable[str], n: int = 12
+) -> None:
+    """An HTML page for you to look at before any training: thumbnails of `n` films with masks and
+    of a film of each finding, counts, `covered` by masks (`measure_masks`), and doubts."""
+    table, task = yours.films, yours.task
+    states = table.films[list(FINDINGS)].astype(float)
+    names = {"positive": 1.0, "negative": 0.0, "uncertain": -1.0}
+    counts = pd.DataFrame({name: (states == state).sum() for name, state in names.items()})
+    counts["not said"] = states.isna().sum()
+    for split, part in states.groupby(table.films["split"]):
+        counts[f"positive, {split}"] = (part == 1).sum()
+    many = (states == 1).sum(axis=1)  # a film with few others shows a finding best
+    best = {f: int(many[states[f] == 1].idxmin()) for f in FINDINGS if (states[f] == 1).any()}
+    seen = [f"{f}: {table.films['image_id'].iloc[i]}" for f, i in best.items()]
+    some = np.unique(np.linspace(0, len(task) - 1, min(n, len(task))).astype(int))
+    titles = task.films["image_id"].iloc[some].tolist()
+    sheets = {
+        "Masks on your radiographs": _sheet(task, some, titles),
+        "Findings, one radiograph each": _sheet(table, list(best.values()), seen),
+    }
+    body = [f"<h1>{html.escape(str(table.root))}</h1><p>{WARNING}</p>", "<h2>To look into</h2><ul>"]
+    body += [f"<li>{html.escape(note)}</li>" for note in notes]
+    facts = pd.DataFrame(
+        [(k, v) for k, v in yours.facts.items() if not k.startswith("positive")], columns=["", "n"]
+    )
+    body += ["</ul><h2>What was read</h2>", facts.to_html(index=False)]
+    body += [
+        counts[counts["not said"] < len(states)].to_html(),
+        covered.round(3).to_html(index=False),
+    ]
+    for title, figure in sheets.items():
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=100)
+        code = base64.b64encode(stream.getvalue()).decode()
+        body.append(f"<h2>{title}</h2><img alt='{title}' src='data:image/png;base64,{code}'>")
+    style = "body{font:15px sans-serif;margin:2em auto;max-width:70em}td,th{padding:.2em .7em}"
+    style += "table{border-collapse:collapse;margin:1em 0}img{max-width:100%}"
+    head = f"<meta charset='utf-8'><title>Your radiographs</title><style>{style}</style>"
+    path.write_text(f"<!doctype html>{head}{''.join(body)}", encoding="utf-8")
+
+
+def _sheet(table: FilmTable, rows: Sequence[int], titles: Sequence[str]) -> Figure:
+    """Films of a table with those masks that they have."""
+    side, classes = 192, [str(name) for name in table.masks]
+    images, masks = [], np.zeros((len(rows), len(classes), side, side), np.uint8)
+    for i, row in enumerate(rows):
+        film = load_image(table.films["path"].iloc[row], table.depths, table.any_ending)
+        images.append(fit(film, side))
+        for j, name in enumerate(classes):
+            masks[i, j] = fit_mask(table.masks[name].iloc[row].load(*film.shape), side) == 1
+    return in_notebook.films(np.stack(images), titles, masks, classes, columns=6, side=2.0)
 
 
 def show_predictions(films: Path, out: Path, table: pd.DataFrame, n: int = 8) -> Figure:

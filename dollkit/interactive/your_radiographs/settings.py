@@ -16,7 +16,7 @@ from typing import Any
 from dollkit.common import compute, paths
 from dollkit.common.errors import InputError
 from dollkit.data.splits import PATIENT_ID
-from dollkit.interactive.your_radiographs import predict, read_and_check, steps
+from dollkit.interactive.your_radiographs import predict, read_and_check, report, steps
 from dollkit.training import networks, published_weights, weights
 from dollkit.workflow import parameter_ranges as ranges
 from dollkit.workflow import parameters, run, stage, stages
@@ -158,8 +158,11 @@ def _check(options: argparse.Namespace) -> None:
             f"their film on average; {ignored:.1%} is ignored"
         )
     enough = steps.check_masks(yours.task.films, settings["compare"], settings["n_valid"])
-    for note in (*yours.notes, *notes, enough):
+    for note in (doubts := [*yours.notes, *notes, enough]):
         print(f"note: {note}")
+    page = work_folder(settings["run"]) / "check.html"
+    report.write_check(page, yours, covered, doubts)
+    print(f"{page}: what was read, with thumbnails; open it in a browser")
 
 
 def _run(options: argparse.Namespace) -> None:
