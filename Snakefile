@@ -90,6 +90,8 @@ for instance, done in [(i, d) for i in PLAN for d in parts(i)]:
             **made_by(instance),
         log:
             f"logs/{Path(done).name}.log",
+        message:
+            "{params.instance}, part {params.part}"
         threads: int(config.get("threads", 1))
         resources:
             **resources(instance),
@@ -116,6 +118,9 @@ for instance in PLAN:
             **made_by(instance),
         log:
             f"logs/{instance.slug}.log",
+        # In place of Snakemake's list of a hundred inputs.
+        message:
+            "{params.instance}"
         # A stage that runs alone gets every core; of those with several instances each its share.
         threads: int(config.get("threads", 1)) if instance.stage.over or CLUSTER else min(workflow.cores or 1, cores())
         # What others wait for goes first: else the cost of explanations would keep the labels waiting.
