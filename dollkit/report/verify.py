@@ -191,8 +191,10 @@ def _numbers(
     return found, frame
 
 
-PAGES = ("docs/results.md", "docs/card.md")
-QUOTED = re.compile(r"\| ([^|]*) \| \[[^\]]*\]\(([^)]+)\) `([^`|]+)`(?: where `([^`|]+)`)? \|$")
+PAGES = ("docs/results.md", "docs/card.md", "notebooks/*.ipynb")
+QUOTED = re.compile(
+    r"\| ([^|]*) \| \[[^\]]*\]\(([^)]+)\) `([^`|]+)`(?: where `([^`|]+)`)? \|(?:(?:\\n)?\",?)?$"
+)
 """End of a table's row: a number, the file it is from, its columns there, and which rows."""
 
 
@@ -248,8 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     names = parsed.profile or committed_profiles()
     status = 0 if names else 2
-    for text in PAGES if not parsed.profile else ():
-        every = quoted(paths.ROOT / text)
+    pages = itertools.chain.from_iterable(sorted(paths.ROOT.glob(page)) for page in PAGES)
+    for path in pages if not parsed.profile else ():
+        every, text = quoted(path), path.relative_to(paths.ROOT)
         wrong = [q for q in every if q[1] != q[2]]
         print(f"{text}: {len(wrong)} of {len(every)} quoted numbers differ", *wrong, sep="\n  ")
         status = max(status, int(bool(wrong)))
