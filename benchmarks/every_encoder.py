@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import re
 import sys
 import tempfile
 import warnings
@@ -127,21 +128,28 @@ def write_page(outcomes: dict[str, str], which: str) -> None:
     bad: dict[str, list[str]] = {}
     for name, outcome in tried.items():
         if outcome != "works":
-            reason = outcome.partition(": ")[2].replace(repr(name), "it").replace(name, "it")
-            bad.setdefault(f"{outcome.partition(':')[0]}: {reason}", []).append(name)
-    scope = "all" if which == "all" else "the smallest of each of timm's modules"
+            kind, _, said = outcome.partition(": ")
+            error = re.search(r"\((\w+Error.*)\)", said)  # the library's own words, if any
+            reason = (error[1] if error else said).replace(name, "it")
+            bad.setdefault(f"{kind}: {reason}", []).append(name)
+    scope = "all of timm" if which == "all" else "the smallest of each timm module"
     lines = [
         "# Encoders",
         "",
-        f"Of smp's own encoders and timm's ({scope}), {len(tried)} with at most 30 million "
-        f"parameters were tried at {SIDE} px by `python -m benchmarks.every_encoder {which}` (timm "
-        f"{timm.__version__}, segmentation-models-pytorch {smp.__version__}, PyTorch "
-        f"{torch.__version__.partition('+')[0]}): build, SiLU in place of ReLU, a training step, "
-        "Integrated Gradients of two films beside captum's (cosine above 0.999), save and load. "
-        f"{len(tried) - sum(map(len, bad.values()))} work. What is refused is refused in one line, "
-        "before anything starts.",
+        "This page lists the encoders of segmentation-models-pytorch and timm that dollkit "
+        "refuses.",
         "",
-        "| encoders | reason |",
+        f"`python -m benchmarks.every_encoder {which}` tested {len(tried)} encoders with at most "
+        f"30 million parameters: all of segmentation-models-pytorch, and {scope}. "
+        f"**{len(tried) - sum(map(len, bad.values()))} work.** dollkit refuses the others in one "
+        "line before training starts.",
+        "",
+        f"Each encoder was built with {SIDE} px images and SiLU instead of ReLU, trained for one "
+        "step, explained beside captum (cosine above 0.999), saved and loaded. Versions: timm "
+        f"{timm.__version__}, segmentation-models-pytorch {smp.__version__}, PyTorch "
+        f"{torch.__version__.partition('+')[0]}.",
+        "",
+        "| encoders | result |",
         "| --- | --- |",
         *(f"| {', '.join(found)} | {reason} |" for reason, found in sorted(bad.items())),
     ]
