@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from unittest.mock import Mock
 
+import nbformat
 import nbformat.v4 as nb
 import papermill
 import pytest
@@ -103,6 +104,18 @@ def test_every_cell_must_have_run(tmp_path: Path) -> None:
     book = nb.new_notebook(cells=[nb.new_markdown_cell("x"), nb.new_code_cell("1")])
     with pytest.raises(StageError, match=r"cell 2 of .* was never executed"):
         run._check_cells(book, tmp_path)
+
+
+def test_a_copy_brings_the_pictures_of_its_prose(tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "a.png").write_bytes(b"seen")
+    text = '![a](../a.png) <img src="../a.png"> ![b](../b.png) [c](../a.md)'
+    copy = tmp_path / "copy.ipynb"
+    nbformat.write(nb.new_notebook(cells=[nb.new_markdown_cell(text)]), copy)
+    run._embed_pictures(copy, tmp_path / "notebooks")
+    shown = "data:image/png;base64,c2Vlbg=="
+    text = f'![a]({shown}) <img src="{shown}"> ![b](../b.png) [c](../a.md)'
+    assert nbformat.read(copy, 4).cells[0].source == text
 
 
 def test_the_manifest_must_be_there_and_tell_the_parameters(toy: Path) -> None:

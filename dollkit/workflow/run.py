@@ -8,6 +8,7 @@ notice. So the signal goes to its whole process group: each stage shuts its kern
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import logging
@@ -139,6 +140,7 @@ def execute(
     if part is not None:
         raise StageError(f"{executed} went on after its part")
     _check_cells(notebook, executed)
+    _embed_pictures(executed, instance.notebook.parent)
 
 
 def _prepare_kernel(folder: Path) -> None:
@@ -185,6 +187,20 @@ def _check_cells(notebook: Any, executed: Path) -> None:
             raise StageError(f"cell {number} of {executed} stopped the notebook early")
         if cell.execution_count is None:
             raise StageError(f"cell {number} of {executed} was never executed")
+
+
+def _embed_pictures(executed: Path, folder: Path) -> None:
+    """Put pictures that prose shows into the copy, from where their paths lead nowhere."""
+
+    def inline(found: re.Match[str]) -> str:
+        picture = folder / found[0]
+        if not picture.is_file():
+            return found[0]
+        return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+
+    text = executed.read_text(encoding="utf-8")
+    text = re.sub(r'(?<=\]\()\.\./[^()"]+\.png|(?<=src=\\")\.\./[^"]+\.png', inline, text)
+    executed.write_text(text, encoding="utf-8")
 
 
 def _check_manifest(manifest: Path, instance: stages.Instance, executed: Path) -> None:

@@ -45,8 +45,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Lab]:
     """
     home = tmp_path_factory.mktemp("lab")
     folder, finished, seen = home / "copy", paths.runs() / "smoke", home / "runs" / "smoke"
-    for copied in (paths.NOTEBOOKS, paths.ROOT / "docs"):
-        shutil.copytree(copied, folder / copied.name, ignore=shutil.ignore_patterns(".*"))
+    for copied in ("notebooks", "docs", "figures/laptop"):
+        shutil.copytree(paths.ROOT / copied, folder / copied, ignore=shutil.ignore_patterns(".*"))
     seen.mkdir(parents=True)
     for entry in finished.glob("*"):
         if entry.name != "explorer":  # maps that were kept; they are to be made here
