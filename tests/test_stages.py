@@ -158,6 +158,10 @@ def test_the_stages_of_the_real_profiles() -> None:
         plan = stages.plan(file.stem, paths.ROOT if needs else None)
         encoder = stages.matrix(file.stem).encoder
         assert {i.parameters.get("encoder", encoder) for i in plan} == {encoder}
+        compared = [(i.inputs, i.parameters["arms"]) for i in plan if i.stage.family == "finetune"]
+        for made in (i for i in plan if i.stage.family == "pretrain"):
+            assert any(made.name in x and made.parameters["arm"] in arms for x, arms in compared)
+        assert {n for i in plan for n in i.inputs} <= {i.name for i in plan}
 
 
 # Begin and finish.

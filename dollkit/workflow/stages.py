@@ -9,8 +9,8 @@ import ast
 import hashlib
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -220,7 +220,26 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
         raise InputError(f"{path}: common: no notebook declares '{key}'; {nearest(key, seen)}")
     if extra and not extra.keys() <= seen:
         raise InputError(f"{path}: needs_data, but no notebook declares 'data_dir'")
-    return planned
+    return _without_unused(planned)
+
+
+def _without_unused(planned: Sequence[Instance]) -> list[Instance]:
+    """The plan without pre-trainings of arms that no fine-tuning of their network compares."""
+    unused = set()
+    for made in planned:
+        by = [
+            o.parameters["arms"]
+            for o in planned
+            if made.name in o.inputs and "arms" in o.parameters
+        ]
+        if (
+            by
+            and "arm" in made.parameters
+            and not any(made.parameters["arm"] in arms for arms in by)
+        ):
+            unused.add(made.name)
+    kept = [i for i in planned if i.name not in unused]
+    return [replace(i, inputs=tuple(n for n in i.inputs if n not in unused)) for i in kept]
 
 
 def _data_parameter(path: Path, content: Mapping[str, Any], data: Path | None) -> dict[str, str]:
