@@ -28,8 +28,8 @@ from dollkit.workflow import stages
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NOTICE = (
-    "This page shows films of the data sets that the run has read. Their terms hold for it too: do "
-    "not pass it on without looking them up."
+    "This page shows radiographs of the data sets that the run has read. Their terms apply to it: "
+    "look them up before you pass it on."
 )
 
 GROUPS = {
@@ -49,10 +49,10 @@ GROUPS = {
 RESULTS = {
     "laptop": "Phantom",
     "desk": "Phantom, five seeds",
-    "open": "Real films",
-    "to-real": "Phantom to real films",
+    "open": "Real radiographs",
+    "to-real": "Phantom to real",
 }
-RESULTS |= {"to-phantom": "Real films to phantom", "across": "Domain shift"}
+RESULTS |= {"to-phantom": "Real to phantom", "across": "Domain shift"}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -163,7 +163,7 @@ def notebook(path: Path, stem: str, profile: str) -> tuple[str, dict[str, bytes]
     text = re.sub(r"<style scoped>.*?</style>\n?", "", text, flags=re.DOTALL)
     text = text.replace(' border="1" class="dataframe"', "")
     title, _, rest = text.strip().partition("\n")
-    told = f"*[Source]({stem}.ipynb); not executed, since no run of it was found.*"
+    told = f"*[Source]({stem}.ipynb); not executed: there is no run of it.*"
     if path.parent != paths.NOTEBOOKS:
         told = f"*[Source]({stem}.ipynb), executed as `{path.stem}` in profile `{profile}`.*"
         if _real(paths.figures() / profile):
