@@ -152,7 +152,7 @@ def test_label_efficiency_differences_and_masks_needed() -> None:
     assert table["n_train"].tolist() == [4, 16]
     np.testing.assert_allclose(table["miou"], [0.6, 0.75])
     np.testing.assert_allclose(table["random"], [0.1, 0.05])
-    assert table["classifier"].isna().all()
+    assert table["imagenet"].isna().all()
     # Half of the way from 4 to 16 is 8, on a logarithmic axis.
     assert table["masks"].tolist() == ["8", "> 16"]
     assert "3 seeds, 6 test films" in made.caption

@@ -27,7 +27,7 @@ from dollkit.report.rows import (
 
 UPPER_BOUND = "upper bound, phantom only"
 INTERVAL = "brackets: 95 % bootstrap interval over patients"
-AGAINST = ("random", "classifier", "shuffled")  # starts that DoLL is compared with at each size
+AGAINST = ("random", "imagenet")  # starts that DoLL is compared with at each size
 
 
 def bounds(*names: str) -> list[str]:
@@ -261,8 +261,8 @@ def table_sizes(cases: pd.DataFrame, profile: str) -> Table:
         f"{span(frame['n_seeds'])} seeds, {span(frame['n_cases'])} test films. Each start and size "
         "with the learning rate chosen for it on validation."
     )
-    names = {"miou": "DoLL", "masks": "masks that random needs"}
-    return Table(frame, caption, names=names | {arm: f"minus {arm}" for arm in AGAINST})
+    names = {"miou": "DoLL", "random": "minus random", "imagenet": "minus ImageNet"}
+    return Table(frame, caption, names=names | {"masks": "masks that random needs"})
 
 
 def masks_needed(sizes: Floats, miou: Floats, target: float) -> str:
