@@ -270,7 +270,7 @@ def figure_s3(ablation: pd.DataFrame, losses: pd.DataFrame, *, profile: str) -> 
         f"{span(changes['n'])} pairs of film and finding, mean over "
         "findings; lines: paired 95 % bootstrap intervals over patients, hollow where they "
         "include zero. Changes of the threshold rule alone leave the map as it is and are not "
-        f"shown. Right: IoU of the label, and of labels that are told something by the truth, "
+        f"shown. Right: IoU of the label, and of labels that use part of the truth, "
         f"all else unchanged; mean over {len(losses) - 1} findings, {steps['n'].iloc[0]} pairs; "
         "in brackets: gain over the label as shipped."
     )

@@ -34,8 +34,8 @@ def label_tables_of(losses: pd.DataFrame | None, profile: str) -> dict[str, Tabl
     if losses is None:
         return {}
     caption = (
-        f"Which step loses what (profile {profile}): IoU of the label, of labels that are told "
-        "something by the truth, and of groups of films at matched area."
+        f"Which step loses what (profile {profile}): IoU of the label, of labels that use part of "
+        "the truth, and of groups of films at matched area."
     )
     notes = [
         "Best threshold: of each film; best map: of the single classifiers and the consensus; "
