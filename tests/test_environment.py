@@ -24,8 +24,7 @@ from dollkit.common import paths
 
 MARKER = ' ; sys_platform == "linux" and platform_machine == "x86_64"'
 LINE = re.compile(r"([A-Za-z0-9._-]+)==([0-9][0-9A-Za-z.+!]*)(" + re.escape(MARKER) + ")?")
-LOCKS = ("requirements.lock", "requirements-dev.lock")
-LINES = [(paths.ROOT / name).read_text().splitlines() for name in LOCKS]
+LINES = [(paths.ROOT / f"requirements{d}.lock").read_text().splitlines() for d in ("", "-dev")]
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
 TOP_LEVEL = importlib.metadata.packages_distributions()
 ROOMS = ("report", "workflow", "interactive")  # what the extra `notebooks` is for
@@ -114,9 +113,8 @@ def test_citation_and_changelog_have_this_version() -> None:
 
 def test_conda_and_binder_take_their_versions_from_the_lock() -> None:
     environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text())
-    *conda, pip = environment["dependencies"]
+    python, *conda, pip = environment["dependencies"]
     assert pip == {"pip": ["-r requirements.lock", "-e ."]}
-    python = conda.pop(0)
     assert conda == ["pip"], "a version here would be a second source of pins"
     minor = int(re.fullmatch(r"python=3\.(\d+)", python)[1])  # type: ignore[index]
     assert minor >= int(PROJECT["requires-python"].removeprefix(">=3."))
