@@ -151,9 +151,9 @@ FREEZE := $(LOCK) freeze --all --exclude pip --exclude-editable \
 lock:
 	rm -rf .venv-lock
 	python3 -m venv .venv-lock
-	$(LOCK) install --quiet --upgrade 'setuptools>=77' aiohttp -e .
+	$(LOCK) install --quiet --upgrade 'setuptools>=77' aiohttp -e '.[notebooks]'
 	$(FREEZE) > requirements.lock.new
-	$(LOCK) install --quiet --constraint requirements.lock.new -e '.[dev]'
+	$(LOCK) install --quiet --constraint requirements.lock.new -e '.[notebooks,dev]'
 	$(FREEZE) | grep -vxFf requirements.lock.new > requirements-dev.lock.new
 	for name in requirements requirements-dev; do mv $$name.lock.new $$name.lock; done
 	rm -rf .venv-lock

@@ -102,6 +102,7 @@ def _guarded(name: str) -> str:
 
 
 def main(which: str = "families") -> None:
+    """Try the encoders that have no stored outcome, and write the page of all."""
     OUTCOMES.parent.mkdir(exist_ok=True)
     done = dict(csv.reader(OUTCOMES.open())) if OUTCOMES.is_file() else {}
     spawn = multiprocessing.get_context("spawn")

@@ -4,4 +4,4 @@ Modules run one way along the paper: data -> classifiers -> explanations -> labe
 pre-training -> fine-tuning -> report. Nothing imports a later stage.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -61,9 +61,11 @@ class DrawnMask(Mask):
 
     @property
     def ignores(self) -> bool:
+        """Whether 255 is to be ignored."""
         return self.ignore
 
     def load(self, height: int, width: int) -> U8:
+        """(h, w) uint8 as `Mask.load`; a page without a stroke is empty."""
         if self.fault:
             raise InputError(self.fault)
         drawn, values = _values(self.path)

@@ -199,8 +199,8 @@ def placing(root: Path) -> Callable[[Path], str]:
 
 @cache
 def catalogue() -> dict[str, Any]:
-    """What each data set is, for people, by name: ``data/catalogue.yaml``."""
-    return dict(yaml.safe_load((paths.DATA / "catalogue.yaml").read_text("utf-8")))
+    """What each data set is, for people, by name: ``catalogue.yaml``."""
+    return dict(yaml.safe_load(paths.CATALOGUE.read_text("utf-8")))
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,11 @@ class MaskFile(Mask):
 
     @property
     def ignores(self) -> bool:
+        """Whether any value means ignore."""
         return bool(self.ignore)
 
     def load(self, height: int, width: int) -> U8:
+        """(h, w) uint8 as `Mask.load`, on the mask's own grid if it may have one."""
         grey = load_image(self.path, depths=(8,))
         check_grid(self.path, grey.shape, (height, width), self.own_grid)
         meaning = np.full(256, 2, np.uint8)
@@ -93,9 +95,11 @@ class Union(Mask):
 
     @property
     def files(self) -> tuple[Path, ...]:
+        """Files of all parts."""
         return tuple(f for part in self.parts for f in part.files)
 
     def load(self, height: int, width: int) -> U8:
+        """(h, w) uint8 in {0, 1}: the largest value of any part."""
         loaded = [part.load(height, width) for part in self.parts]
         if len(shapes := {m.shape for m in loaded}) > 1:
             sizes = ", ".join(f"{w}x{h}" for h, w in sorted(shapes))
@@ -118,6 +122,7 @@ class Crop(Mask):
     film: tuple[int, int]
 
     def load(self, height: int, width: int) -> U8:
+        """(h, w) uint8 in {0, 1}: the crop at its place, zeros around it."""
         if (height, width) != self.film:
             raise InputError(
                 f"{self.path}: its row is for a film of {self.film[1]}x{self.film[0]}, the image "
@@ -142,6 +147,7 @@ class Boxes(Mask):
     files = ()
 
     def fit(self, size: int, height: int, width: int) -> U8:
+        """The boxes on the square grid, (size, size) uint8 in {0, 1}."""
         drawn = [fit_box(box, height, width, size) for box in self.boxes]
         return np.asarray(np.maximum.reduce(drawn), np.uint8)
 
@@ -184,6 +190,7 @@ class Runs(Mask):
         return runs
 
     def load(self, height: int, width: int) -> U8:
+        """(h, w) uint8 in {0, 1}, on the grid of the run lengths."""
         runs = self.check()
         check_grid(f"{self.path}, {self.where}", self.size, (height, width), True)
         values = (np.arange(len(runs)) % 2).astype(np.uint8)

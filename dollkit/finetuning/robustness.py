@@ -28,6 +28,8 @@ BATCH = 64  # films perturbed and judged at once
 
 
 class Perturbation(NamedTuple):
+    """One way to change films, and its levels."""
+
     levels: tuple[float, ...]  # weakest first
     identity: float  # the level that leaves films as they are
     low: float  # levels allowed, both included

@@ -41,6 +41,7 @@ class Job:
 
     @property
     def name(self) -> str:
+        """What tells it from other jobs of its task and network; the stem of its file."""
         return f"{self.arm}-{self.tuning}-n{self.n_train}-s{self.seed}-f{self.fold}-lr{self.lr:g}"
 
     def made_by(self, start: Initialisation) -> str:
@@ -282,4 +283,5 @@ def tensors_of_step(
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes that tensors take."""
     return sum(t.nbytes for t in tensors)

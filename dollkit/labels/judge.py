@@ -57,6 +57,7 @@ class Variant:
 
     @property
     def name(self) -> str:
+        """Its name in tables: factor and value."""
         return "shipped" if self.factor == "shipped" else f"{self.factor}={self.value}"
 
 

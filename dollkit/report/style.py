@@ -28,6 +28,8 @@ GREY = "#767676"
 
 
 class Look(NamedTuple):
+    """Colour, line, marker and legend of one initialisation."""
+
     color: str
     line: Any
     marker: str

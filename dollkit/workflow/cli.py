@@ -41,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.command(options))
     except InputError as error:
         said, status = str(error), 2
+    except ModuleNotFoundError as error:
+        said, status = f"{error}: install the extra, pip install '.[notebooks]'", 2
+        if (error.name or "dollkit").startswith("dollkit"):
+            raise
     except (StageError, ChildProcessError) as error:
         said, status = shortage(str(error)) or str(error), 1
     except (OSError, MemoryError) as error:

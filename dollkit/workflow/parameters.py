@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 def notebooks() -> Path:
     """Folder of the notebooks and of their ``params/``; ``DOLLKIT_NOTEBOOKS`` moves it."""
-    return Path(os.environ.get("DOLLKIT_NOTEBOOKS") or paths.NOTEBOOKS).resolve()
+    return paths.of_repository("DOLLKIT_NOTEBOOKS", paths.NOTEBOOKS)
 
 
 def code_cells(notebook: Path) -> list[tuple[str, frozenset[str]]]:

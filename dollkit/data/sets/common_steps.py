@@ -34,7 +34,7 @@ def data_set(
     read: Callable[..., dict[str, FilmTable]],
     **options: tuple[str, ...],
 ) -> DataSet:
-    """A data set as ``data/catalogue.yaml`` describes it; `options` have their allowed values."""
+    """A data set as ``catalogue.yaml`` describes it; `options` have their allowed values."""
     entry = {key: value for key, value in catalogue()[name].items() if key != "side"}
     return DataSet(name=name, stores=tuple(stores), find=find, read=read, options=options, **entry)
 

@@ -39,7 +39,7 @@ SPLITS: dict[str, tuple[str, str]] = {
     "172_25_50": ("jsrt_172_25_50.csv", "split"),
     "scr_folds": ("jsrt_scr_folds.csv", "fold"),
 }
-"""File in ``data/splits`` and its column, by the option ``split``."""
+"""File in ``splits`` and its column, by the option ``split``."""
 
 _FILM = re.compile(r"(JPC[LN]N\d{3})\.(IMG|PNG)", re.IGNORECASE)
 _MASK = re.compile(r"(JPC[LN]N\d{3})\.(?:GIF|PNG)", re.IGNORECASE)
