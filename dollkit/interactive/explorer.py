@@ -272,7 +272,7 @@ def picture(view: View, finding: str) -> bytes:
             place = (i % 4 + 0.01) / 4, 1 - (i // 4 + 0.99) / rows, 0.98 / 4, 0.88 / rows
             axis = figure.add_axes(place)
             axis.set_axis_off()
-            axis.set_title(title, fontsize=8)
+            axis.set_title(title, fontsize=7)
             axis.imshow(view.image, cmap="gray", vmin=0, vmax=255)
             if i == 1 and view.map is not None:
                 alpha = np.clip(1.2 * view.map, 0, 0.85)[..., None]

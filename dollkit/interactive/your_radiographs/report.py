@@ -34,8 +34,8 @@ SPAN = "{effect:+.3f} mIoU [{lo:+.3f}, {hi:+.3f}]"
 WARNING = "Research software. Not a medical device, not for clinical use."
 SHORTCUT = (
     "**Possibly a shortcut: {}.** How the radiograph was taken, its brightness and its edge alone "
-    "tell these findings nearly as well as the classifiers do. The classifiers may have learnt the "
-    "ward or the device in place of the disease: do not rely on maps or labels of these findings."
+    "predict these findings nearly as well as the classifiers do. The classifiers may have learnt "
+    "the ward or the device instead of the disease: do not rely on maps or labels of them."
 )
 NAMES = HEADS | {
     "n_train": "masks", "against": "DoLL minus", "p_holm": "p (Holm)", "mde": "smallest visible",
@@ -128,7 +128,7 @@ def headline(table: pd.DataFrame) -> str:
 def sentences(table: pd.DataFrame) -> list[str]:
     """What follows from the contrasts with the most masks."""
     if table.empty:
-        return ["Nothing was compared with DoLL, so that nothing can be told."]
+        return ["Nothing was compared with DoLL: there is no verdict."]
     main = table[table["n_train"] == table["n_train"].max()]
     said = []
     for row in main.to_dict("records"):
@@ -141,12 +141,12 @@ def sentences(table: pd.DataFrame) -> list[str]:
     if word.get("random") == PAID and word.get("classifier") == NOT:
         said.append(
             "The classifier's backbone alone gives as much: what pays here is having learnt from "
-            "your films at all, not the labels made of explanations."
+            "your images at all, not the labels made of explanations."
         )
     if word.get("random") == PAID and word.get("shuffled") in (NOT, UNKNOWN):
         said.append(
-            "Labels of other films (shuffled) were not shown to be worse: that the gain comes from "
-            "the diagnosis in the labels is not shown."
+            "Labels of other images (shuffled) were not shown to be worse, so the gain need not come "
+            "from the diagnosis in the labels."
         )
     return said
 
@@ -196,7 +196,7 @@ def write_report(
     text = [f"# {headline(table)}", f"> {WARNING}", *said]
     if doubtful:
         text.append(SHORTCUT.format(", ".join(doubtful)))
-    text += ["## The films", _list(f"{k}: {v}" for k, v in yours.facts.items() if v)]
+    text += ["## Your radiographs", _list(f"{k}: {v}" for k, v in yours.facts.items() if v)]
     text += [_list(yours.notes), *_classifiers(folder, aurocs)]
     text += ["## Settings", _list(f"`{k}`: {v}" for k, v in settings.items())]
     page = "\n\n".join(filter(None, text)) + "\n"
