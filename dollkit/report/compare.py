@@ -35,7 +35,7 @@ from dollkit.report.rows import (
 from dollkit.report.tables import bounds, interval
 
 CONTROLS = ("random", "imagenet")  # arms whose start has nothing to do with the profile's own films
-BASELINES = ("random", "classifier")
+BASELINES = ("random", "imagenet", "classifier")
 FILM = ["task", "image_id", "class"]
 COUNTS = ["n_cases", "n_patients", "n_seeds"]
 TRANSFER_COLUMNS = [

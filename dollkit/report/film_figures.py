@@ -128,7 +128,7 @@ def figure2(labels: Path, *, profile: str, columns: int = 6) -> Drawn:
         style.key(fig, [truth, *patches], 3)
     caption = (
         f"Figure 2 (profile {profile}). DoLL labels beside the truth: per finding the film with "
-        "the highest, the median and the lowest IoU (number in the corner) among "
+        "the highest, the median and the lowest IoU at matched area (in the corner) among "
         f"{min(have[f] for f in shown)}-{max(have[f] for f in shown)} examples."
     )
     return Drawn(fig, pd.DataFrame(rows), caption)
