@@ -124,9 +124,9 @@ endef
 # $(STAMP) is written last. .installing marks an installation that was cut short: start it afresh.
 $(STAMP): requirements.lock
 	$(if $(wildcard $@),,$(call room,$(SPACE)))
-	@python=''; for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	@python=''; for p in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
 	  "$$p" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && { python=$$p; break; }; done; \
-	test -n "$$python" || { echo 'no Python >= 3.11 with venv on the path: install one, or say PYTHON=/path/to/python3' >&2; exit 2; }; \
+	test -n "$$python" || { echo '$(or $(PYTHON),the path) has no Python >= 3.11 with venv: install one, or say PYTHON=/path/to/python3' >&2; exit 2; }; \
 	if test ! -e $(VENV)/.installing && $(VENV)/bin/python -m pip --version > /dev/null 2>&1; then \
 	  echo "updating $(VENV)"; else echo "making $(VENV) with $$("$$python" --version)"; "$$python" -m venv --clear $(VENV); fi
 	@rm -f $@; touch $(VENV)/.installing
