@@ -239,7 +239,7 @@ def test_what_changed_is_built_anew(
         caplog.clear()
         store = open_store(build_store(table, out, size, True), verify=True)
         assert len(decoded) >= N - 3
-        assert "built anew, for its films, settings or code changed" in caplog.text
+        assert "rebuilt, because its films, settings or code changed" in caplog.text
         return store
 
     os.utime(root / "17.png", ns=(1, 1))

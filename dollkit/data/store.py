@@ -149,15 +149,15 @@ def standing(path: Path, key: Key, whole: bool = False) -> bool:
     made = key.made(path)
     if not made:
         if made is False:
-            log.info("%s: built anew, for its films, settings or code changed", path)
+            log.info("%s: rebuilt, because its films, settings or code changed", path)
         return False
     try:
         left_out = open_store(path).left_out
     except InputError as error:
-        log.info("built anew, for %s", error)
+        log.info("rebuilt: %s", error)
         return False
     if whole and left_out:
-        log.info("%s: built anew, for films were left out (%d)", path, left_out)
+        log.info("%s: rebuilt, because films were left out (%d)", path, left_out)
         return False
     log.info("%s: kept, nothing that makes it has changed", path)
     return True
