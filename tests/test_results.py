@@ -118,7 +118,7 @@ def test_the_numbers_in_notebooks_are_those_of_the_results() -> None:
     assert [line for line, stated, known in lines if stated != known] == []
 
 
-@pytest.mark.parametrize("page", verify.PAGES[:2])
+@pytest.mark.parametrize("page", verify.PAGES[:3])
 def test_the_numbers_of_a_page_are_those_of_the_results(page: str) -> None:
     lines = verify.quoted(paths.ROOT / page)
     assert len(lines) > 10

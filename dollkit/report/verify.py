@@ -191,7 +191,7 @@ def _numbers(
     return found, frame
 
 
-PAGES = ("docs/results.md", "docs/card.md", "notebooks/*.ipynb")
+PAGES = ("docs/results.md", "docs/card.md", "docs/shift.md", "notebooks/*.ipynb")
 QUOTED = re.compile(
     r"\| ([^|]*) \| \[[^\]]*\]\(([^)]+)\) `([^`|]+)`(?: where `([^`|]+)`)? \|(?:(?:\\n)?\",?)?$"
 )
