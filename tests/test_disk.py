@@ -137,7 +137,7 @@ def test_a_sound_tree_has_nothing_off(copy: Path, capsys: pytest.CaptureFixture[
 
 
 def test_every_broken_missing_and_surplus_file_is_listed(copy: Path) -> None:
-    films = sorted(copy.rglob("Infection*/**/COVID-19/images/*.png"))
+    films = sorted(set(copy.rglob("Infection*/**/COVID-19/images/*.png")))
     assert len(films) == 4
     broken = films[0]
     broken.write_bytes(broken.read_bytes()[:-40])

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -288,6 +289,7 @@ def write_check(
     for title, figure in sheets.items():
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=100)
+        plt.close(figure)
         code = base64.b64encode(stream.getvalue()).decode()
         body.append(f"<h2>{title}</h2><img alt='{title}' src='data:image/png;base64,{code}'>")
     style = "body{font:15px sans-serif;margin:2em auto;max-width:70em}td,th{padding:.2em .7em}"
