@@ -146,8 +146,8 @@ def sentences(table: pd.DataFrame) -> list[str]:
         )
     if word.get("random") == PAID and word.get("shuffled") in (NOT, UNKNOWN):
         said.append(
-            "Labels of other images (shuffled) were not shown to be worse, so the gain need not come "
-            "from the diagnosis in the labels."
+            "Labels of other images (shuffled) were not shown to be worse, so the gain need not "
+            "come from the diagnosis in the labels."
         )
     return said
 
