@@ -23,7 +23,7 @@ from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.data import named
 from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.images import fit, load_image, unfit
-from dollkit.data.store_writer import unwritable
+from dollkit.data.store_writer import writing
 from dollkit.explanations.ensemble import ExplainerSettings, explain_all
 from dollkit.labels.make import device_of, find_classifiers, mean_probability
 from dollkit.labels.maps_to_labels import LabelSettings, Rule, maps_to_labels
@@ -107,12 +107,10 @@ def score(
     parts = [_score_films(table, i, known, models, size, cutoff) for i in starts]
     scores = pd.concat(parts, ignore_index=True)
     result = localisation_table(scores)
-    try:
+    with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         scores.to_csv(out.with_suffix(".cases.csv"), index=False, lineterminator="\n")
         result.to_csv(out, index=False, lineterminator="\n")
-    except OSError as error:
-        raise unwritable(out.parent, error) from None
     return result
 
 

@@ -20,7 +20,7 @@ from dollkit.common.findings import FINDINGS, index
 from dollkit.data.drawn_masks import OURS
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
-from dollkit.data.store_writer import unwritable
+from dollkit.data.store_writer import writing
 from dollkit.labels.store import LabelStore
 
 FIRST = 500
@@ -238,7 +238,7 @@ def export(store: LabelStore, out: Path, to: str, films: Store | None = None) ->
     names = file_names(store.pairs["image_id"].unique().tolist())
     chosen = Selection(store, store.pairs, films, names)
     out = out.resolve()
-    try:
+    with writing(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out}: not an empty folder: choose a new one")
         part = out.with_name(out.name + ".part")
@@ -252,6 +252,4 @@ def export(store: LabelStore, out: Path, to: str, films: Store | None = None) ->
         if out.exists():
             out.rmdir()
         part.replace(out)
-    except OSError as error:
-        raise unwritable(out, error) from None
     return out
