@@ -102,20 +102,13 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
 
 
-def _gap(part: pd.DataFrame, other: pd.DataFrame) -> tuple[tuple[float, float, float], int]:
-    """Mean IoU at matched area minus that of other labels of the same cases, and their number."""
-    both = judged(part).merge(other[[*CASE, "iou_matched"]], on=CASE, suffixes=("", "_other"))
-    both["gap"] = both["iou_matched"] - both["iou_matched_other"]
-    return mean_interval(both, "gap"), len(both)
-
-
 def ablation(cases: pd.DataFrame) -> pd.DataFrame:
     """One row per variant, with the columns `ABLATION_COLUMNS`.
 
     `delta` is iou_matched (see `summarise`) minus that of the shipped labels on the cases that both
     have, with a paired 95 % bootstrap interval over patients.
     """
-    shipped = cases[cases["factor"] == "shipped"]
+    shipped = cases.loc[cases["factor"] == "shipped", [*CASE, "iou_matched"]]
     rows = []
     for (factor, value), every in cases.groupby(["factor", "value"], sort=False):
         part = judged(every)
@@ -123,7 +116,9 @@ def ablation(cases: pd.DataFrame) -> pd.DataFrame:
         means = per_finding.mean().rename({"hit": "hit_rate"}).to_dict()
         row = {"factor": factor, "value": value, "n": len(part), **means}
         row["iou_matched"], row["iou_lo"], row["iou_hi"] = mean_interval(part, "iou_matched")
-        (row["delta"], row["delta_lo"], row["delta_hi"]), _ = _gap(part, shipped)
+        both = part.merge(shipped, on=CASE, suffixes=("", "_shipped"))
+        both["gap"] = both["iou_matched"] - both["iou_matched_shipped"]
+        row["delta"], row["delta_lo"], row["delta_hi"] = mean_interval(both, "gap")
         rows.append(row)
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS)
 
