@@ -99,13 +99,11 @@ def load_image(path: Path | str, depths: Sequence[int] = (8, 16), any_ending: bo
         return _grey(image)
 
 
-def probe(
-    path: Path | str, depths: Sequence[int] = (8, 16), any_ending: bool = False
-) -> tuple[int, int]:
+def probe(path: Path | str, depths: Sequence[int] = (8, 16)) -> tuple[int, int]:
     """(height, width) in pixels of what `load_image` would give, from the header alone."""
     path = Path(path)
     with _opened(path) as file:
-        kind = _kind(path, file, any_ending)
+        kind = _kind(path, file)
         if kind == RAW:
             _check_raw(path, file, depths)
             return RAW_SIDE, RAW_SIDE
@@ -172,7 +170,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raise InputError(f"{path}: {fault}: {AGAIN}") from None
 
 
-def _kind(path: Path, file: BinaryIO, any_ending: bool) -> str:
+def _kind(path: Path, file: BinaryIO, any_ending: bool = False) -> str:
     """Format of a file by its first bytes; its ending has to agree."""
     named, content = ENDINGS.get(path.suffix.lower()), _content(path, file)
     if content is None:
