@@ -45,8 +45,8 @@ Bools = npt.NDArray[np.bool_]
 class Store:
     """A store opened for reading; see `open_store`.
 
-    Arrays stay on disk. Pickles as its path, so that each worker process opens it anew. `films` has
-    the columns `COLUMNS`: findings as float 1, 0, -1 or NaN, age NaN if unknown, view and sex "".
+    Arrays stay on disk. `films` has the columns `COLUMNS`: findings as float 1, 0, -1 or NaN, age
+    NaN if unknown, view and sex "".
     `states` are int8 (N, 14), blank as ``NOT_MENTIONED``; indexing `images`, uint8 (N, S, S), reads
     these rows into an array of their own; `digest` is the sha256 of ``store.json``; `left_out`
     films were too bad to be read.
@@ -73,9 +73,6 @@ class Store:
 
     def __len__(self) -> int:
         return len(self.films)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open_store, (self.path,)
 
     def channels(self, classes: Sequence[str] | None = None) -> list[int]:
         """Mask channels of the named classes (None: all); unknown names are an `InputError`."""
