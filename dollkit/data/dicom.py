@@ -192,12 +192,8 @@ def _stored_values(path: Path, film: Dataset) -> tuple[npt.NDArray[Any], int, bo
         why = str(error) if isinstance(error, _FrameError) else "corrupt or cut off"
         raise InputError(f"{path}: DICOM pixels in {name}: {why}: {AGAIN}") from None
     if film.SamplesPerPixel == 3:
-        rgb = meaning == "RGB"
-        return (
-            (np.asarray(Image.fromarray(pixels).convert("L")) if rgb else pixels[..., 0]),
-            8,
-            False,
-        )
+        luma = Image.fromarray(pixels).convert("L") if meaning == "RGB" else pixels[..., 0]
+        return np.asarray(luma), 8, False
     sign = 1 << (bits - 1)
     values = pixels.astype(np.int32) & (2 * sign - 1)
     values = (values ^ sign) - sign if film.PixelRepresentation else values

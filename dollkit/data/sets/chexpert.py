@@ -59,18 +59,11 @@ def read_rows(
     rows = table.frame
     study = rows["patient"] + "_" + rows["study"]
     position, kind = rows["AP/PA"], rows["Frontal/Lateral"]
-    above = {p: str(place) for p, place in (elsewhere or {}).items()}
-    place = pd.Series([above.get(p, str(folder)) for p in rows["patient"]], rows.index, dtype=str)
+    above, parts = elsewhere or {}, rows[["patient", "study", "file"]].itertuples(index=False)
     return steps.films_of(
         "chexpert",
         study + "_" + rows["view"],
-        place.fillna(str(folder))
-        + "/"
-        + rows["patient"]
-        + "/"
-        + rows["study"]
-        + "/"
-        + rows["file"],
+        [f"{above.get(p, folder)}/{p}/{s}/{file}" for p, s, file in parts],
         table.where(),
         patient_id=rows["patient"],
         study_id=study,
@@ -325,9 +318,8 @@ def read_chexlocalize(root: Path, bad: BadRows = STRICT) -> dict[str, FilmTable]
         [val.assign(split="valid"), test.assign(split="test")],
         f"{root}: val_labels.csv and test_labels.csv",
     )
-    masks = truth_masks(films, truth)
     table = steps.make_table(
-        "chexlocalize", films, root, masks, others=others, facts=facts, bad=bad
+        "chexlocalize", films, root, truth_masks(films, truth), others=others, facts=facts, bad=bad
     )
     return {"films": table}
 

@@ -86,9 +86,8 @@ def _with_findings(
     boxes = read_boxes(root, bad)
     boxes = boxes[boxes["image_id"].isin(films["image_id"])].reset_index(drop=True)
     patients = films["patient_id"][films["image_id"].isin(boxes["image_id"])]
-    for patient in films["patient_id"][
-        films["patient_id"].isin(patients) & (films["split"] != "test")
-    ]:
+    leaks = films["patient_id"].isin(patients) & (films["split"] != "test")
+    for patient in films["patient_id"][leaks]:
         raise InputError(
             f"{path}: patient {patient!r} has a film with a box and is not in the test split: "
             "restore the file"
