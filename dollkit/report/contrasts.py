@@ -62,6 +62,8 @@ def _label_row(
     scope: str = OVERALL, note: str = "",
 ) -> Row:  # fmt: skip
     """IoU at matched area of rows minus another column, over findings of enough patients."""
+    if rows.empty:
+        return _row(claim, contrast, task, note or "no mobile finding", scope=scope)
     enough = seen_enough(rows["patient_id"], rows["finding"])
     few = ", ".join(sorted(rows["finding"][~enough].unique()))
     rows = rows[enough]
@@ -97,10 +99,7 @@ def label_rows(labels: pd.DataFrame, shortcuts: Iterable[str] = ()) -> list[Row]
             rows.append(_row("C1", contrast, "labels", f"no {column} for mobile findings"))
             continue
         part = mobile[mobile["finding"].isin(decisive)]
-        if len(part):
-            rows.append(_label_row(contrast, part, column, note=note))
-        else:
-            rows.append(_row("C1", contrast, "labels", note or "no mobile finding"))
+        rows.append(_label_row(contrast, part, column, note=note))
         for finding in [f for f in MOBILE if (mobile["finding"] == f).any()]:
             part = mobile[mobile["finding"] == finding]
             rows.append(_label_row(contrast, part, column, finding, scope=DETAIL))
@@ -112,10 +111,7 @@ def label_rows(labels: pd.DataFrame, shortcuts: Iterable[str] = ()) -> list[Row]
         rows.append(_row("C1", "IG - Grad-CAM", "labels", f"no {absent} labels"))
     else:
         both = paths[paths["finding"].isin(decisive)].merge(cam, on=case, suffixes=suffixes)
-        if len(both):
-            rows.append(_label_row("IG - Grad-CAM", both, "iou_matched_other", note=note))
-        else:
-            rows.append(_row("C1", "IG - Grad-CAM", "labels", note or "no mobile finding"))
+        rows.append(_label_row("IG - Grad-CAM", both, "iou_matched_other", note=note))
     single = labels[(labels["factor"] == "classifiers") & (labels["n_classifiers"] == 1)]
     if single.empty:
         return [*rows, _row("C5", "K - best single", "labels", "no single-classifier labels")]
