@@ -317,7 +317,7 @@ def _claim_table(rows: pd.DataFrame) -> str:
         "effect [95 %]": [signed(*values) for values in effects],
         "p (Holm)": [p_value(float(p)) for p in rows["p_holm"]],
         "mde": [format_value(float(m)) for m in rows["mde"]],
-        **{n.removeprefix("n_"): [_count(v) for v in rows[n]] for n in COUNTS},
+        **{n.removeprefix("n_"): [format_value(v, 0) for v in rows[n]] for n in COUNTS},
         "verdict": rows["verdict"],
         "note": rows["note"],
     }
@@ -329,10 +329,6 @@ def _effect(row: dict[Hashable, Any]) -> str:
     if row["claim"] == "C3":  # effects are logarithms of ratios
         return "{:.2f} times [{:.2f}, {:.2f}]".format(*np.exp(values))
     return signed(*values)
-
-
-def _count(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.0f}"
 
 
 # Figure S5: every contrast that decides a claim, with its interval, on one page.
