@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
@@ -22,6 +21,7 @@ import pandas as pd
 from dollkit.common import paths
 from dollkit.common.errors import InputError, brief
 from dollkit.common.statistics import Floats, crossed_effect, holm
+from dollkit.data.store_writer import writing
 from dollkit.report import page
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import (
@@ -197,13 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("profile", nargs="*", help="two of them")
     names, folder = parser.parse_args(arguments).profile, paths.figures() / "across"
     there = sorted(p.parent.name for p in paths.figures().glob("*/claims.csv"))
-    try:
-        if len(names) != 2:
-            raise InputError(f"name two profiles; {paths.figures()} has {there}")
+    if len(names) != 2:
+        raise InputError(f"name two profiles; {paths.figures()} has {there}")
+    with writing(folder):
         made = write_pair(names[0], names[1], folder)
-    except (InputError, OSError) as error:
-        print(f"error: {brief(error)}", file=sys.stderr)
-        return 2
     print(made[1].read_text(encoding="utf-8"), *made, sep="\n")
     return 0
 
@@ -248,7 +245,3 @@ def against_committed(profile: str, root: Path = paths.ROOT) -> list[str]:
         return lines
     except Exception as error:  # a run that came through must not fail for want of a comparison
         return [f"not compared with committed results: {brief(error)}"]
-
-
-if __name__ == "__main__":
-    sys.exit(main())
