@@ -21,24 +21,6 @@ CELL = [*BLOCK, "perturbation", "level", "arm"]
 IDENTITY = {name: kind.identity for name, kind in KINDS.items()}
 
 
-def _tuned_in_full(rows: pd.DataFrame, plain: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Perturbed rows of tuning "full", and the untouched ones of the same arms."""
-    rows, plain = (f[f["tuning"] == "full"] for f in (rows, plain))
-    if rows.empty:
-        raise InputError(
-            "robustness: no perturbed film was judged; name perturbations in parameter "
-            "'robustness' of fine-tuning"
-        )
-    trained = [*BLOCK, "arm"]
-    untouched = rows[trained].drop_duplicates().merge(plain, on=trained, how="left")
-    for row in untouched[untouched["image_id"].isna()][:1].to_dict("records"):
-        raise InputError(
-            f"robustness: {row['task']}, {row['network']}, {row['n_train']} training films, arm "
-            f"{row['arm']!r} has no rows of the untouched films; run its fine-tuning again"
-        )
-    return rows, untouched
-
-
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows by task, network, size, perturbation, strength of the level and arm."""
     strength = (frame["level"] - frame["perturbation"].map(IDENTITY)).abs()
@@ -56,9 +38,16 @@ def table(rows: pd.DataFrame, plain: pd.DataFrame, profile: str) -> Table:
     Args:
         rows, plain: per-case rows of the perturbed and of the untouched films.
     """
-    rows, untouched = _tuned_in_full(rows, plain)
+    trained = [*BLOCK, "arm"]
+    rows, plain = (f[f["tuning"] == "full"] for f in (rows, plain))
+    untouched = rows[trained].drop_duplicates().merge(plain, on=trained, how="left")
+    for row in untouched[untouched["image_id"].isna()][:1].to_dict("records"):
+        raise InputError(
+            f"robustness: {row['task']}, {row['network']}, {row['n_train']} training films, arm "
+            f"{row['arm']!r} has no rows of the untouched films; run its fine-tuning again"
+        )
     every = pd.concat([rows, untouched.assign(perturbation=UNTOUCHED, level=np.nan)])
-    before = dict(list(untouched.groupby([*BLOCK, "arm"])))
+    before = dict(list(untouched.groupby(trained)))
     drops: list[dict[str, object]] = []
     for key, part in rows.groupby(CELL[:-1]):
         pairs = {arm: (before[*key[:3], arm], own) for arm, own in part.groupby("arm")}
