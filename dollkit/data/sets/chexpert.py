@@ -88,20 +88,17 @@ def _check(table: CsvTable, part: str, plain: bool) -> None:
     table.frame["Age"] = table.numbers("Age")
     parts = table.frame["Path"].str.replace("\\", "/").str.extract(_PATH).fillna("")
     table.frame[parts.columns] = parts
-    leads = {lead: _leads(lead, part) for lead in table.frame["lead"].unique()}
+    # What stands before the patient stays inside the root and ends in `part`.
+    leads = {
+        lead: is_inside(lead) and part in ("", clean(lead).name) if lead else not part
+        for lead in table.frame["lead"].unique()
+    }
     good = table.frame["lead"].map(leads).astype(bool) & table.frame["file"].ne("")
     table.require(
         good, "Path", f"a path .../{part or 'valid'}/patientNNNNN/studyN/viewN_frontal.jpg"
     )
     twice = table.frame[["patient", "study", "view"]].duplicated()
     table.require(~twice, "Path", "each film once")
-
-
-def _leads(lead: str, part: str) -> bool:
-    """Whether what stands before the patient stays inside the root and ends in `part`."""
-    if not lead:
-        return not part
-    return is_inside(lead) and part in ("", clean(lead).name)
 
 
 def _apart(
