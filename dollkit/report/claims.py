@@ -225,9 +225,8 @@ def sentence(rows: pd.DataFrame, claim: str, question: str = CLAIM) -> str:
         missed = f" Not tested: {', '.join(sorted(set(gaps['contrast'] + ' (' + reasons + ')')))}."
     if tested.empty:
         return "Nothing in this profile tests it." + missed
-    ends = []
-    for row in tested.iloc[sorted({0, len(tested) - 1})].to_dict("records"):
-        ends.append(f"{_effect(row)} ({row['contrast']})")
+    extremes = tested.iloc[sorted({0, len(tested) - 1})].to_dict("records")
+    ends = [f"{_effect(row)} ({row['contrast']})" for row in extremes]
     many = {v: int((part["verdict"] == v).sum()) for v in (CONFIRMED, CONTRADICTED, UNDECIDED)}
     text = (
         f"Of {len(part)} contrasts {many[CONFIRMED]} are confirmed, "

@@ -24,14 +24,7 @@ from dollkit.common.statistics import Floats, crossed_effect, holm
 from dollkit.data.store_writer import writing
 from dollkit.report import page
 from dollkit.report.render import Table, constant, span
-from dollkit.report.rows import (
-    CASE_COLUMNS,
-    SETTING,
-    aligned,
-    check_cases,
-    in_order,
-    read_table,
-)
+from dollkit.report.rows import CASE_COLUMNS, SETTING, aligned, check_cases, in_order, read_table
 from dollkit.report.tables import bounds, interval
 
 CONTROLS = ("random", "imagenet")  # arms whose start has nothing to do with the profile's own films
