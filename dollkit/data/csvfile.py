@@ -18,10 +18,7 @@ AGAIN = "mend it, or put an intact copy there"
 
 
 class BadRows(list[tuple[str, str, str]]):
-    """Rows that a reader leaves out: file, row and reason of each, as ``skip_bad`` reports them.
-
-    Without `skip` none is left out: the first is an error.
-    """
+    """Rows that a reader leaves out: file, row and reason of each, as ``skip_bad`` reports them."""
 
     def __init__(self, skip: bool = True) -> None:
         super().__init__()
@@ -59,10 +56,7 @@ class CsvTable:
         return CsvTable(self.path, kept, self.bad)
 
     def require(self, good: npt.ArrayLike, column: str, allowed: str) -> None:
-        """Keep the rows that are `good` (n,) bool; the others are an error, or noted and dropped.
-
-        The message names the value in `column`, and what is `allowed` there.
-        """
+        """Keep the rows that are `good` (n,) bool; others are an error, or noted and dropped."""
         wrong = self.frame[~np.asarray(good, bool)]
         for row, value in zip(wrong["row"], wrong[column], strict=True):
             where = f"{self.path}, row {row}, column {column!r}"

@@ -175,10 +175,7 @@ def check_files(table: FilmTable, skip_bad: bool = False, cure: str = CURE) -> l
 
 
 def placing(root: Path) -> Callable[[Path], str]:
-    """Tells what is wrong with a file's place, one phrase; "" if it lies in the folder `root`.
-
-    Each folder is resolved once.
-    """
+    """Tells what is wrong with a file's place, one phrase; "" if it lies in the folder `root`."""
     top = Path(os.path.realpath(root))
     inside = cache(lambda path: Path(os.path.realpath(path)).is_relative_to(top))
 

@@ -159,14 +159,11 @@ def check_grid(
 
 @dataclass(frozen=True)
 class Runs(Mask):
-    """COCO run lengths (compressed text) of a JSON file: zeros and ones in turn, column by column.
-
-    `size` is the (height, width) of the grid that they are on.
-    """
+    """COCO run lengths (compressed text) of a JSON file: zeros and ones in turn, by columns."""
 
     path: Path
     where: str
-    size: tuple[int, int]
+    size: tuple[int, int]  # height and width of the grid that they are on
     counts: str
 
     def check(self) -> list[int]:

@@ -93,10 +93,7 @@ class Store:
         return self._unpack(self._ignored, rows, classes)
 
     def targets(self, rows: Rows, classes: Sequence[str] | None = None) -> U8:
-        """What a network may be taught: (n, C, S, S) uint8 in {0, 1, 255 = ignore}.
-
-        Ignored are the pixels drawn so, and the whole of a mask that the film does not have.
-        """
+        """What a network may be taught: (n, C, S, S) uint8 in {0, 1, 255 = ignore or unknown}."""
         out = self.masks(rows, classes)
         if self._ignored is not None:
             out[self.ignored(rows, classes) == 1] = IGNORE

@@ -187,10 +187,7 @@ class StoreWriter:
 
 
 class _Journal:
-    """JSON lines: the first names the key, each further one a finished step.
-
-    While it is open, no other process can open it.
-    """
+    """JSON lines, for one process at a time: first the key, then one for each finished step."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self._path = folder / JOURNAL
@@ -277,10 +274,7 @@ class NpyRows:
 
 
 def pack(masks: U8 | Bools, mask_valid: Bools) -> tuple[U8, U8]:
-    """Bits of masks (..., S, S), (..., S, S/8) uint8 each: pixels inside, and those to ignore.
-
-    Masks that are not valid, (...) bool, become 0.
-    """
+    """Bits of masks (..., S, S), (..., S, S/8) uint8 each: pixels inside, and those to ignore."""
     known = mask_valid[..., None, None]
     inside, ignored = ((masks == value) & known for value in (1, IGNORE))
     return np.packbits(inside, axis=-1), np.packbits(ignored, axis=-1)

@@ -54,15 +54,13 @@ KINDS: dict[str, Perturbation] = {
         "no display window: the film's greys fill this share of the range, from black",
     ),
 }  # fmt: skip
-"""What `perturb` does at each level, in grey levels of 0 to 255, rounded to whole ones:
+"""What `perturb` does at each level, in grey levels of 0 to 255, rounded to whole ones.
 
-- ``contrast``: g -> 127.5 + gain (g - 127.5).
-- ``noise``: g + level z, with z standard normal in each pixel, cut off beyond 0 and 255.
 - ``rotation``: bilinear in the film, nearest neighbour in the masks. What comes from outside is
   black in the film and ignored in the masks; what leaves the frame is lost to both.
-- ``window``: g -> share g. A DICOM film without VOI window is divided by the range of BitsStored,
-  so one of 12 bits that declares 13 or 14 fills a half or a quarter of the greys. Where the greys
-  lay in the range is not known: at its dark end is our choice.
+- ``window``: a DICOM film without VOI window is divided by the range of BitsStored, so one of 12
+  bits that declares 13 or 14 fills a half or a quarter of the greys. Where the greys lay in the
+  range is not known: at its dark end is our choice.
 """
 
 

@@ -127,13 +127,10 @@ def losses(arrays: Arrays) -> pd.DataFrame:
     """Which step loses what, per finding and then their ``mean``, with `LOSS_COLUMNS`.
 
     IoU of pairs (arrays of ``labels/examples.npz``) that have a truth: iou_label, of the label;
-    iou_area, of the map's top pixels, as many as the truth has; iou_threshold, at the threshold
-    that is best for this film; iou_classifier, as iou_area, of the best of the single classifiers'
-    maps and the consensus; iou_place, as iou_area, of the map inside a box around the truth
-    (`MARGIN` wider); iou_form, inside the truth itself, `MARGIN` wider. Groups, by iou_area: films
-    to which the classifiers give the finding a mean probability of at least (called) or below
-    (missed) one half; the third of each finding's films with the smallest and largest truth (three
-    films at least).
+    iou_area, of the map's top pixels, as many as the truth has; and of `STEPS`, of which box and
+    form are `MARGIN` wider than the truth. Groups, by iou_area: films to which the classifiers give
+    the finding a mean probability of at least (called) or below (missed) one half; the third of
+    each finding's films with the smallest and largest truth (three films at least).
     """
     cases = per_case(arrays)
     rows: list[dict[str, object]] = []

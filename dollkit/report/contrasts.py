@@ -201,10 +201,7 @@ def over_tasks(tasks: Sequence[Units]) -> Floats:
 
 
 def _overall_row(claim: str, question: str, contrast: str, cells: list[Cell]) -> Row:
-    """A contrast over the tasks of a profile; it is as good as its weakest task.
-
-    Of C4 over those with a gain to keep.
-    """
+    """A contrast over the tasks of a profile; it is as good as its weakest task."""
     shared: Row = {"question": question, "scope": OVERALL}
     same = {row["network"] for row, _ in cells}, {row["n_train"] for row, _ in cells}
     if all(len(values) == 1 for values in same):

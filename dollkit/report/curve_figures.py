@@ -47,10 +47,7 @@ def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure4(curves: pd.DataFrame, *, profile: str) -> Drawn:
-    """Validation mIoU against steps: tasks in columns, tunings in rows, one line per arm.
-
-    Of curves.csv `main_size` and `main_network` are shown; data as `mean_curves`.
-    """
+    """Validation mIoU against steps: tasks in columns, tunings in rows, one line per arm."""
     kept = [p[p["network"] == main_network(p)] for _, p in main_size(curves).groupby("task")]
     if not kept:
         raise InputError("figure 4: curves are empty; fine-tune a task first")

@@ -35,10 +35,7 @@ def _handles(label: str, ignored: str) -> list[Any]:
 
 
 def figure1(labels: Path, task: Path, *, profile: str, arm: str = "doll") -> Drawn:
-    """The approach, from real arrays: film, maps, consensus, label with ignore band, network.
-
-    From ``examples.npz`` of the labels and of a fine-tuning stage, whose `arm` predicts.
-    """
+    """The approach, from real arrays: film, maps, consensus, label with ignore band, network."""
     a, t = load_examples(labels, LABEL_ARRAYS), load_examples(task, TASK_ARRAYS)
     mobile = np.flatnonzero(np.isin(a["finding"], MOBILE))
     pool = mobile if mobile.size else np.arange(len(a["iou"]))

@@ -232,10 +232,7 @@ def _from_counts(cases: pd.DataFrame) -> dict[str, Floats]:
 
 
 def check_cases(cases: pd.DataFrame, place: str = "cases") -> pd.DataFrame:
-    """Per-case rows in canonical order; a doubled or inconsistent row is an `InputError`.
-
-    Rows of perturbed films are told apart by their perturbation and level, too.
-    """
+    """Per-case rows in canonical order; a doubled or inconsistent row is an `InputError`."""
     within = ["perturbation", "level"] if "level" in cases else []
     if within and cases["level"].isna().any():
         raise InputError(f"{place}: column 'level' has a blank; run its stage again")

@@ -283,10 +283,7 @@ def masks_needed(sizes: Floats, miou: Floats, target: float) -> str:
 
 
 def at_the_edge(selection: pd.DataFrame) -> list[str]:
-    """Notes that name the settings whose chosen learning rate is the last of its grid.
-
-    A better rate may lie beyond it, so these rows may undersell their setting.
-    """
+    """Notes that name the settings whose chosen learning rate is the last of its grid."""
     tried = main_size(selection).sort_values([*SETTING, "fold"], kind="stable")
     rates = tried.groupby([*SETTING, "fold"])["lr"]
     ends = {"lowest": rates.transform("min"), "highest": rates.transform("max")}

@@ -224,10 +224,7 @@ def find_truth(root: Path) -> Path | None:
 
 
 def load_truth(path: Path, bad: BadRows = STRICT) -> dict[str, dict[str, Mask]]:
-    """Masks by image key (``patient64541_study1_view1_frontal``) and finding.
-
-    A finding that an entry lacks is unknown.
-    """
+    """Masks by image key (``patient64541_study1_view1_frontal``) and finding, of those listed."""
     data = steps.read_json(path)
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds no JSON object of image keys: {AGAIN}")
