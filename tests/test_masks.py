@@ -89,7 +89,7 @@ def written(folder: Path, pictures: Sequence[object]) -> list[Path]:
 def test_a_drawn_mask_is_inside_where_it_is_drawn(tmp_path: Path, how: str) -> None:
     mask, _ = drawn_masks([*written(tmp_path, [DRAWN[how]]), None])
     inside = mask.load(*BLOB.shape)
-    assert not mask.ignores
+    assert not mask.ignore
     if how == "smoothed widely":
         assert (inside != BLOB).sum() <= RIM.sum()
     else:

@@ -150,7 +150,6 @@ def test_ignored_pixels(tmp_path: Path) -> None:
     store = open_store(tmp_path / "s", verify=True)
     kept = np.where(valid[:, :, None, None], masks, 0)
     np.testing.assert_array_equal(store.masks(slice(None)), kept == 1)
-    np.testing.assert_array_equal(store.ignored(slice(None)), kept == IGNORE)
     kept[3, 1] = IGNORE  # a mask that the film does not have teaches nothing
     np.testing.assert_array_equal(store.targets(slice(None)), kept)
     rows = np.array([2, 0])

@@ -59,10 +59,6 @@ class DrawnMask(Mask):
     ignore: bool = False
     fault: str = ""
 
-    @property
-    def ignores(self) -> bool:
-        return self.ignore
-
     def load(self, height: int, width: int) -> U8:
         if self.fault:
             raise InputError(self.fault)

@@ -140,7 +140,7 @@ class FilmTable:
     @property
     def ignoring(self) -> bool:
         """Whether any mask may hold pixels to ignore."""
-        return any(mask.ignores for row in self.masks_of for _, mask in row)
+        return any(mask.ignore for row in self.masks_of for _, mask in row)
 
 
 class Fault(NamedTuple):

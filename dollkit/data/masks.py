@@ -30,16 +30,13 @@ class Mask:
     """One mask of one class of one film; a dataclass of plain values."""
 
     path: Path
+    ignore: tuple[int, ...] | bool = False
+    """Whether it may hold pixels to ignore, or their values."""
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Files on disk that it is read from."""
         return (self.path,)
-
-    @property
-    def ignores(self) -> bool:
-        """Whether it may hold pixels to ignore."""
-        return False
 
     def load(self, height: int, width: int) -> U8:
         """(h, w) uint8 in {0, 1, 255 = ignore}, of a film of `height` x `width`."""
@@ -64,10 +61,6 @@ class MaskFile(Mask):
     outside: tuple[int, ...] = (0,)
     ignore: tuple[int, ...] = ()
     own_grid: bool = False
-
-    @property
-    def ignores(self) -> bool:
-        return bool(self.ignore)
 
     def load(self, height: int, width: int) -> U8:
         grey = load_image(self.path, depths=(8,))

@@ -88,15 +88,11 @@ class Store:
         """Pixels inside: (n, C, S, S) uint8 in {0, 1} of the films `rows` and the named classes."""
         return self._unpack(self._inside, rows, classes)
 
-    def ignored(self, rows: Rows, classes: Sequence[str] | None = None) -> U8:
-        """Pixels drawn as neither inside nor outside, as `masks`."""
-        return self._unpack(self._ignored, rows, classes)
-
     def targets(self, rows: Rows, classes: Sequence[str] | None = None) -> U8:
         """What a network may be taught: (n, C, S, S) uint8 in {0, 1, 255 = ignore or unknown}."""
         out = self.masks(rows, classes)
         if self._ignored is not None:
-            out[self.ignored(rows, classes) == 1] = IGNORE
+            out[self._unpack(self._ignored, rows, classes) == 1] = IGNORE
         out[~self.mask_valid(rows, classes)] = IGNORE
         return out
 

@@ -41,10 +41,10 @@ def table(rows: pd.DataFrame, plain: pd.DataFrame, profile: str) -> Table:
     trained = [*BLOCK, "arm"]
     rows, plain = (f[f["tuning"] == "full"] for f in (rows, plain))
     untouched = rows[trained].drop_duplicates().merge(plain, on=trained, how="left")
-    for row in untouched[untouched["image_id"].isna()][:1].to_dict("records"):
+    for lost in untouched[untouched["image_id"].isna()][:1].to_dict("records"):
         raise InputError(
-            f"robustness: {row['task']}, {row['network']}, {row['n_train']} training films, arm "
-            f"{row['arm']!r} has no rows of the untouched films; run its fine-tuning again"
+            f"robustness: {lost['task']}, {lost['network']}, {lost['n_train']} training films, arm "
+            f"{lost['arm']!r} has no rows of the untouched films; run its fine-tuning again"
         )
     every = pd.concat([rows, untouched.assign(perturbation=UNTOUCHED, level=np.nan)])
     before = dict(list(untouched.groupby(trained)))
