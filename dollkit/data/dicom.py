@@ -35,7 +35,7 @@ F64 = npt.NDArray[np.float64]
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 _NEEDED = (
-    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
+    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation",
 )  # fmt: skip
 _OTHER_MODALITIES = {
@@ -125,9 +125,6 @@ def _check_header(path: Path, film: Dataset, depths: Sequence[int]) -> None:
         raise _refused(path, "floating-point image")
     if not film.get("Rows") or not film.get("Columns"):
         raise InputError(f"{path}: DICOM file without an image: leave it out")
-    for name in ("Rows", "Columns"):
-        if not isinstance(film.get(name), int):
-            raise _no_number(path, name)
     frames = _number(path, film, "NumberOfFrames") or 1
     if frames != 1 or "SharedFunctionalGroupsSequence" in film:
         kind = f"{frames:g} frames" if frames != 1 else "the multi-frame kind"

@@ -93,8 +93,7 @@ def score(
     if not 0 <= cutoff < 1:
         raise InputError(f"parameter 'cutoff' is {cutoff}: it must lie in [0, 1)")
     folders = find_classifiers(classifiers)
-    reader = named("chexlocalize")
-    table = reader.read(reader.locate(folder))["films"]
+    table = named("chexlocalize").tables(folder)["films"]
     known = [c for c in table.mask_classes if c in PATHOLOGIES]
     rows = (table.films["split"] == split) & table.masks[known].notna().any(axis=1)
     if not rows.any():

@@ -242,8 +242,7 @@ def export(store: LabelStore, out: Path, to: str, films: Store | None = None) ->
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out}: not an empty folder: choose a new one")
         part = out.with_name(out.name + ".part")
-        if part.exists():  # an export that was stopped
-            shutil.rmtree(part)
+        shutil.rmtree(part, ignore_errors=True)  # of an export that was stopped
         part.mkdir(parents=True)
         files = FORMATS[to](chosen, part)
         pixels = "They hold no film pixels." if films is None else "FILM PIXELS ARE IN HERE."
