@@ -67,8 +67,6 @@ def unify_patients(
     Spreadsheets take leading zeros away and write ``12`` as ``12.0``: of one patient's films some
     would train what the others judge.
     """
-    if decision not in PATIENT_ID:
-        raise InputError(f"parameter 'patient_id' is {decision!r}: use {' or '.join(PATIENT_ID)}")
     first = ids.groupby(ids.map(_plain_id)).transform("first")
     others = dict(zip(ids[ids != first], first[ids != first], strict=True))
     if not others:
