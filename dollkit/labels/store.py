@@ -189,8 +189,6 @@ def merge(shards: Mapping[Path, str], out: Path, meta: Mapping[str, Any]) -> Lab
     The same shards and `meta` give the same bytes. `labels.json` is written last; an older store in
     `out` stays whole until the new one is.
     """
-    if not shards:
-        raise InputError(f"{out}: no shard to merge: {AGAIN}")
     parts = {name: out / f"{name}.part" for name in (*FILES, "labels.json")}
     try:
         out.mkdir(parents=True, exist_ok=True)
