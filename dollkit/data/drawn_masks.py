@@ -97,8 +97,7 @@ class _Look:
 def drawn_masks(files: Sequence[Path | None], skip_bad: bool = False) -> list[DrawnMask | None]:
     """The masks of one class, file by file; None for None.
 
-    A file that cannot be read changes nothing here: whoever loads it is told. With `skip_bad` so
-    it is with one that holds labels.
+    A file that cannot be read or, with `skip_bad`, holds labels changes nothing until it is loaded.
     """
     with ThreadPoolExecutor(cores()) as pool:
         looks = [look for look in pool.map(_look, filter(None, files)) if look is not None]

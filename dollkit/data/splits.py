@@ -64,8 +64,7 @@ def unify_patients(
 ) -> tuple[pd.Series[str], str]:
     """Ids of patients by film, and what to tell of those that differ in writing alone.
 
-    Spreadsheets take leading zeros away and write ``12`` as ``12.0``: of one patient's films some
-    would train what the others judge.
+    Spreadsheets write 0012 as ``12`` or ``12.0``: some films would train what the others judge.
     """
     first = ids.groupby(ids.map(_plain_id)).transform("first")
     others = dict(zip(ids[ids != first], first[ids != first], strict=True))

@@ -143,9 +143,7 @@ def tunings_of(
 def sizes_of(
     sizes: Sequence[int], n_train: int, films: pd.DataFrame, folds: Sequence[int], n_valid: int
 ) -> list[int]:
-    """Further numbers of training films than `n_train`, ascending; 0: all that every fold has. A
-    number larger than that is left out, and the log says so.
-    """
+    """Other numbers of training films than `n_train`, ascending, that every fold has (0: all)."""
     most = min(len(split(films, fold, 0, n_valid, 0).pool) for fold in folds)
     kept: set[int] = set()
     for size in sizes:

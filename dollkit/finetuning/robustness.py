@@ -158,9 +158,7 @@ def scored(cases: pd.DataFrame, counts: I64) -> pd.DataFrame:
 
 
 def frame(plain: pd.DataFrame, counts: I64, levels: Mapping[str, Sequence[float]]) -> pd.DataFrame:
-    """Per-case rows of the perturbed films of one network, from the `counts` of `judge`; `plain`
-    are its rows of the untouched films, in the same order.
-    """
+    """Per-case rows of perturbed films from `judge`'s counts, in the order of the `plain` ones."""
     blocks = [
         scored(plain, each).assign(perturbation=name, level=level)
         for (name, level), each in zip(pairs_of(levels), counts, strict=True)

@@ -66,9 +66,7 @@ def score_case(
 
 
 def localisation_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means per finding of cases (`CASE_COLUMNS`), then their ``mean``: columns `COLUMNS`, with
-    95 % bootstrap intervals over patients.
-    """
+    """Means per finding, then their ``mean``, with 95 % bootstrap intervals over patients."""
     rows = []
     for finding in (*FINDINGS, "mean"):
         part = scores if finding == "mean" else scores[scores["finding"] == finding]

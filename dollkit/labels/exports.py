@@ -85,8 +85,7 @@ def file_names(image_ids: Sequence[str]) -> dict[str, str]:
 def write_coco(chosen: Selection, out: Path) -> str:
     """Write ``annotations.json`` and, with films, ``images/``; returns a text on the files.
 
-    Pixels to ignore are an annotation of ``iscrowd`` 1, where COCO's own scoring counts a detection
-    neither way.
+    Pixels to ignore are of ``iscrowd`` 1, where COCO's own scoring counts a detection neither way.
     """
     chosen.write_films(out / "images")
     size = {"width": chosen.store.size, "height": chosen.store.size}

@@ -116,9 +116,7 @@ def _known(store: Store) -> list[str]:
 
 
 def judged_rows(store: Store, split: str, limit: int) -> Rows:
-    """First `limit` films of a split with a positive finding whose mask is known; in a store
-    without any such mask, with a positive finding.
-    """
+    """First `limit` films of a split with a positive finding and, if the store has any, a mask."""
     rows = split_rows(store, split)
     known = _known(store)
     if known:
@@ -174,9 +172,7 @@ def tuned(
     models: Mapping[str, Classifier], store: Store, rows: Rows, explain: ExplainerSettings,
     settings: LabelSettings,
 ) -> pd.DataFrame | None:  # fmt: skip
-    """Table of `tune` for films that are not judged later; None if none has a mask of a positive
-    finding.
-    """
+    """Table of `tune` for films not judged later; None if no positive finding has a mask."""
     parts = []
     for batch in _batches(models, store, rows, _known(store)):
         if batch.truth.any():

@@ -214,9 +214,7 @@ def consensus(maps: FloatMaps, probability: FloatMaps, trust: str) -> FloatMaps:
 
 
 def smooth(maps: FloatMaps, sigma: float | npt.ArrayLike) -> FloatMaps:
-    """Step 4: Gaussian smoothing of (pairs, S, S) maps, rescaled to a maximum of one; `sigma`, one
-    for all or (pairs,), is a fraction of the side.
-    """
+    """Step 4: Gaussian smoothing of (pairs, S, S), to a maximum of one; `sigma`: of the side."""
     sigmas = np.broadcast_to(np.asarray(sigma, dtype=np.float64), len(maps))
     blurred = np.empty_like(maps)
     for value in np.unique(sigmas):

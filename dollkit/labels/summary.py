@@ -66,9 +66,7 @@ def mean_interval(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
 
 
 def judged(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases of the findings that enough patients have, which alone enter a mean over findings;
-    all, where no finding has so many.
-    """
+    """Cases of findings that enough patients have, which alone enter means; all, if none has."""
     enough = seen_enough(cases["patient_id"], cases["finding"])
     return cases[enough] if enough.any() else cases
 

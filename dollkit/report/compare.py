@@ -101,8 +101,7 @@ def _effect(name: str, p: str, matrix: Floats) -> dict[str, object]:
 def gains(pair: Pair) -> pd.DataFrame:
     """What each arm gives beyond `BASELINES` in each profile, and how it changes: `GAIN_COLUMNS`.
 
-    A row rests on the films and seeds that all its settings have; a profile without the arm leaves
-    its part blank.
+    A row rests on films and seeds that all its settings have; blank where there is no such arm.
     """
     profiles = dict(zip(("profile_a", "profile_b"), pair, strict=True))
     a, b = (dict(list(cases.groupby(SETTING))) for cases in pair.values())

@@ -236,8 +236,7 @@ def _values(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 def figure_s3(ablation: pd.DataFrame, losses: pd.DataFrame, *, profile: str) -> Drawn:
     """What each choice of label making gives, and which step loses what.
 
-    Of the tables of `dollkit.labels.summary`. Variants that change no map (other threshold rules)
-    have no difference and are left out.
+    Of `dollkit.labels.summary`; variants that change no map (other threshold rules) are left out.
     """
     changed = ablation[(ablation["factor"] != "shipped") & ablation["delta"].notna()]
     changed = changed[(changed[["delta", "delta_lo", "delta_hi"]] != 0).any(axis=1)]

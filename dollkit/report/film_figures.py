@@ -196,8 +196,7 @@ def figure3(tasks: Sequence[Path], *, profile: str) -> Drawn:
 def figure_s2(labels: Path, *, profile: str) -> Drawn:
     """How the label of each finding comes about: film, maps, consensus, label, truth.
 
-    One row for each finding that has an example: that of median IoU at matched area or, where no
-    truth is known, the first.
+    A row per finding with examples: that of median IoU at matched area; without truth the first.
     """
     a = load_examples(labels, LABEL_ARRAYS)
     known = bool(a["truth"].any())

@@ -80,8 +80,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 def page(folder: Path) -> str:
     """The page of a profile's folder, as Markdown.
 
-    Figures that show real films are named and not linked, whether or not they are there: the page
-    says the same where they must not be.
+    Figures of real films are named and not linked: the page says the same where they must not be.
     """
     record = read_record(folder)
     for name in ("claims.csv", "claims.md"):

@@ -127,8 +127,7 @@ class Rows:
 def read_run(run: Path, only: Collection[str] | None = None) -> Rows:
     """Rows of ``runs/<profile>``, checked, in order of instance.
 
-    Folders of instances that are not in `only`, such as an arm that has left the profile, are
-    passed over.
+    Instances not in `only`, such as an arm that has left the profile, are passed over.
     """
     frames = _read(run, "in_run", only)
     ablation = read_table(run / "labels" / "ablation.csv", summary.ABLATION_COLUMNS)
@@ -303,8 +302,7 @@ def contributions(cases: pd.DataFrame, value: str, by: str = "seed") -> Floats:
 def aligned(
     settings: Sequence[pd.DataFrame],
 ) -> tuple[list[Floats], npt.NDArray[np.str_], dict[str, int]]:
-    """`contributions` to mIoU of the seeds and films that several settings all have, the patients,
-    and counts.
+    """`contributions` to mIoU of seeds and films that all settings have, the patients, and counts.
 
     One row per draw, where the cases tell draws apart (`with_draws`).
     """

@@ -78,8 +78,7 @@ def finding_boxes(
 ) -> pd.DataFrame:
     """Boxes of a table: image_id, finding, x, y, w, h, and label as the table has it.
 
-    Refused are labels not `allowed`, boxes without area, and those that leave a square frame of
-    side `limit` by more than 1 %.
+    Refused: labels not `allowed`, boxes without area or over 1 % beyond a square of side `limit`.
     """
     known = f"a label with a counterpart in CheXpert: {', '.join(allowed)}"
     table.require(table.column(label).isin(list(allowed)), label, known)
