@@ -161,8 +161,7 @@ def crossed(matrix: npt.ArrayLike) -> dict[str, Floats]:
     ordinary paired t-test over the other factor.
 
     `matrix` is (..., S, U); leading axes are separate analyses. All is NaN where S = U = 1 or a
-    value is missing. A spread of exactly zero (rounded or copied numbers) tests nothing: p is NaN,
-    or 1 where the estimate is 0, too.
+    value is missing. No spread (rounded or copied numbers) tests nothing: p is NaN, or 1 for 0.
     """
     d = np.asarray(matrix, dtype=np.float64)
     s, u = d.shape[-2:]

@@ -1,7 +1,6 @@
 """Data sets on disk: ``python -m dollkit data list | find DIR | check | build``.
 
-``check`` ends with 0 if the tree is what its authors released, 1 if something is off, 2 for a
-call that makes no sense.
+``check`` ends with 0 if the tree is as released, 1 if something is off, 2 if the call is wrong.
 """
 
 from __future__ import annotations

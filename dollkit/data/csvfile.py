@@ -137,8 +137,7 @@ def read_csv(
     """Read a CSV file as text, UTF-8 with or without a byte-order mark.
 
     The columns `needed` must be there; `hint` says what to do about a missing file or column.
-    `optional` ones are blank where they are not. `names` are used in place of the file's own first
-    line, for headers that lie.
+    `optional` ones are blank where they are not. `names` stand in for a first line that lies.
     """
     text = read_text(path, hint)
     if "\0" in text:

@@ -333,8 +333,7 @@ def _look_up(
 
     pydicom's own look-ups wrap round where a table of 8-bit entries has more than 256, and know
     modality LUTs of 8 and 16 bits alone. The range is that of the bits which the entries take up:
-    some files declare 16 and use 12. A table whose bytes have changed places is a curve once they
-    are back.
+    some files declare 16 and use 12. Bytes that changed places make a curve once they are back.
     """
     wrong = InputError(f"{path}: DICOM look-up table does not fit its description: leave it out")
     try:

@@ -80,8 +80,7 @@ class DrawnMask(Mask):
 
 @dataclass(frozen=True)
 class _Look:
-    """What one file holds: how it is drawn, its values, whether some of them are labels, and
-    whether it is `OURS`."""
+    """What one file holds: how it is drawn, its values, if some are labels, if it is `OURS`."""
 
     path: Path
     drawn: str

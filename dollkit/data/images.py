@@ -308,8 +308,7 @@ def fit_mask(mask: U8, size: int, height: int | None = None, width: int | None =
     """A mask (h, w) in {0, 1, 255 = ignore} on the square grid, (size, size) uint8.
 
     A pixel is inside where inside covers at least half of its area, else outside where outside
-    does, else ignored. A mask pixel counts whole, in the pixel that its centre lies in. Padding
-    is outside.
+    does, else ignored. A mask pixel counts whole, where its centre lies. Padding is outside.
 
     `height`, `width` are those of its film, by default the mask's own; a mask of another size is
     stretched over the whole film.

@@ -11,8 +11,7 @@ A store is a folder::
 
 The three mask arrays are there if C > 0, ``ignore.npy`` only if the data set has such pixels.
 ``store.json`` is written last: a folder without it is not a store. Beside it lie ``key.json``
-(what built it, see `dollkit.common.build_key`) and ``skipped.csv`` (films left out), if there are
-any.
+(what built it, see `dollkit.common.build_key`) and ``skipped.csv`` (films left out, if any).
 """
 
 from __future__ import annotations
@@ -46,10 +45,9 @@ class Store:
     """A store opened for reading; see `open_store`.
 
     Arrays stay on disk. `films` has the columns `COLUMNS`: findings as float 1, 0, -1 or NaN, age
-    NaN if unknown, view and sex "".
-    `states` are int8 (N, 14), blank as ``NOT_MENTIONED``; indexing `images`, uint8 (N, S, S), reads
-    these rows into an array of their own; `digest` is the sha256 of ``store.json``; `left_out`
-    films were too bad to be read.
+    NaN if unknown, view and sex "". `states` are int8 (N, 14), blank as ``NOT_MENTIONED``; indexing
+    `images`, uint8 (N, S, S), reads these rows into an array of their own; `digest` is the sha256
+    of ``store.json``; `left_out` films were too bad to be read.
     """
 
     def __init__(self, path: Path, meta: Mapping[str, Any], digest: str) -> None:

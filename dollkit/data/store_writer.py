@@ -38,8 +38,7 @@ class StoreWriter:
 
     `made_from` is a JSON-able account of what the films came from, without times: the same input
     must give the same store. `ignore`: masks may hold pixels to ignore. `notes` has what was noted
-    for each finished step, by an interrupted writer too; `films` is the number of films of these
-    steps.
+    for each finished step, by an interrupted writer too; `films` is the number of their films.
     """
 
     def __init__(

@@ -133,8 +133,7 @@ def judge(
     """Scores of label variants against the masks of the findings, and arrays of the shipped labels.
 
     No film of `rows` trained a classifier; the first of the variants is the shipped one. A store
-    without masks of any finding gives no scores, and arrays for pictures: their ``truth`` is empty
-    and their ``iou`` NaN.
+    without masks of any finding gives no scores, and arrays of empty ``truth`` and NaN ``iou``.
     """
     known = _known(store)
     frames = [] if known else [pd.DataFrame(columns=CASE_COLUMNS)]

@@ -8,8 +8,7 @@ A label store is a folder::
     labels.json   S, n, what made the labels, the sha256 of each file above
 
 ``labels.json`` is written last: a folder without it is not a label store. It is joined by `merge`
-from shards, which hold the same of a few films in one file each; any number of processes may write
-shards of one set, each its own.
+from shards, which hold the same of a few films in one file each, and come from any processes.
 
 A film's 14-channel target is put together on reading, so a negative film costs nothing. At 224 px
 a label takes about 1 kB: the 460,000 of CheXpert's frontal films half a gigabyte.

@@ -241,8 +241,7 @@ def sentence(rows: pd.DataFrame, claim: str, question: str = CLAIM) -> str:
 
 
 def write_claims(rows: pd.DataFrame, folder: Path, *, profile: str, population: str) -> list[Path]:
-    """Write the result of `evaluate` as ``claims.csv`` and ``claims.md``; `population` says whose
-    films these are."""
+    """Write the result of `evaluate`, about a `population`, as ``claims.csv`` and ``claims.md``."""
     seeds = rows.loc[rows["n_seeds"] > 0, "n_seeds"]
     decisive = rows.loc[(rows["scope"] != DETAIL) & rows["effect"].notna(), "n_pretrained"].dropna()
     repeats = int(decisive.min()) if len(decisive) else 0

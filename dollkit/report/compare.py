@@ -2,8 +2,7 @@
 
 ``python -m dollkit compare PROFILE_A PROFILE_B`` pairs the per-case rows of both film by
 film and seed by seed and writes two tables: what does it matter what they were pre-trained on?
-Arms that start alike in both (`CONTROLS`) must come out alike: they tell whether anything else
-differs.
+Arms that start alike in both (`CONTROLS`) must come out alike, or something else differs.
 """
 
 from __future__ import annotations

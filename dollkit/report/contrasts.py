@@ -2,8 +2,7 @@
 
 Every effect is signed so that positive speaks for the claim. A contrast that cannot be made is a
 row with a reason, never left out. Each has a question, `CLAIM` or `DIAGNOSIS`, and a scope: `TASK`
-(one cell of the matrix of tasks and baselines), `OVERALL` (the mean over tasks, which the verdict
-rests on) or `DETAIL`.
+(a cell of the matrix of tasks and baselines), `OVERALL` (the mean that verdicts rest on), `DETAIL`.
 """
 
 from __future__ import annotations

@@ -86,8 +86,7 @@ COSTS = {"miou": "test mIoU", "memory_mb": "memory of a step, MB", "step_seconds
 
 def figure_s1(rows: Rows, *, profile: str) -> Drawn:
     """What can be had for which share of trained weights: mIoU, memory and time of a step against
-    it, a line through the sizes of adapters and of LoRA. Rows of `tables.table2`, of tasks and
-    networks with `MANY_TUNINGS`.
+    it, a line through the sizes of a kind; of tasks and networks with `MANY_TUNINGS`.
     """
     data = table2(rows, profile).frame
     many = data.groupby(["task", "network"])["tuning"].transform("nunique") >= MANY_TUNINGS

@@ -97,8 +97,7 @@ class Rows:
     """All rows that tables, curves and claims of a profile are made from.
 
     Without perturbed films, a record of pre-training, or of how hard the data are, these frames are
-    empty. `ablation` has one row per changed factor of label making; `not_run` says why an arm
-    could not run.
+    empty. `ablation` has one row per changed factor of label making; `not_run` the reason by arm.
     """
 
     classifiers: pd.DataFrame

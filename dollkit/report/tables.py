@@ -142,8 +142,7 @@ def table3(labels: pd.DataFrame, profile: str) -> Table:
 
     delta: minus shipped, over the n films x findings that both have. Means are over findings (see
     `labels.summary.judged`) of means over films; intervals are 95 % bootstraps over patients.
-    Subsets of the classifiers are listed one by one and averaged per film and finding over all
-    subsets of one size.
+    Subsets of the classifiers are listed, and averaged per film and finding over those of one size.
     """
     labels = judged(labels)
     tried = {(str(f), str(v)): part for (f, v), part in labels.groupby(["factor", "value"])}

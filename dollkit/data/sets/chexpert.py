@@ -286,9 +286,8 @@ def _entry(path: Path, key: str, entry: object) -> dict[str, Mask]:
 def read_chexlocalize(root: Path, bad: BadRows = STRICT) -> dict[str, FilmTable]:
     """``films``: frontal ones of val (the valid split), then of test; nothing to train on.
 
-    A film that the truth file holds has a mask of each of the ten findings, empty where the
-    finding is not there; any other film has no masks. Masks are on the grid of the full-size
-    films.
+    A film that the truth file holds has a mask of each of the ten findings, empty where the finding
+    is not there; any other film has no masks. Masks are on the grid of full-size films.
     """
     tables = {part: root / "CheXpert" / f"{part}_labels.csv" for part in ("val", "test")}
     val, test = (

@@ -46,8 +46,7 @@ def read_open(root: Path, bad: BadRows = STRICT) -> dict[str, FilmTable]:
     ``films`` are the pack's NIH ChestX-ray14 films under CheXpert's 14 names, with boxes of
     findings. All films of patients with a box are in the test split, so that no classifier or label
     that is judged on a box was made with its patient. Not a random sample: every film was picked
-    for Pneumonia or for No Finding. The films with masks are ieee8023's, in folds by patient
-    (`FOLDS`).
+    for Pneumonia or for No Finding. The films with masks are ieee8023's, in `FOLDS` by patient.
     """
     images = read_csv(root / "images.csv", NEEDED, bad, hint=HINT)
     patient_of = dict(zip(images.frame["image_id"], images.frame["patient_id"], strict=True))

@@ -45,9 +45,8 @@ U8 = npt.NDArray[np.uint8]
 class PhantomPlan:
     """How many films of each kind; all numbers are films, all splits by patient.
 
-    `n_films` are those of the classification set and the two fractions its shares; the other
-    three count in each task store. `protocol` holds knobs of `Protocol` that differ from its
-    defaults.
+    `n_films` are those of the classification set and the two fractions its shares; the other three
+    count in each task store. `protocol` holds the knobs of `Protocol` that are changed.
     """
 
     n_films: int = 400
