@@ -55,13 +55,9 @@ class Report:
 
 
 def survey(
-    data_set: DataSet,
-    folder: Path | str,
-    *,
-    options: Mapping[str, str] | None = None,
-    decode: bool = False,
-    subset: bool = False,
-) -> Report:
+    data_set: DataSet, folder: Path | str, *, options: Mapping[str, str] | None = None,
+    decode: bool = False, subset: bool = False,
+) -> Report:  # fmt: skip
     """Read a data set's tree and hold it against what is documented.
 
     With `decode` the pixels of every film and mask are read too. With `subset` fewer films than

@@ -126,14 +126,9 @@ def is_inside(text: str) -> bool:
 
 
 def read_csv(
-    path: Path,
-    needed: Iterable[str] = (),
-    bad: BadRows = STRICT,
-    *,
-    hint: str = AGAIN,
-    names: Sequence[str] | None = None,
-    optional: Iterable[str] = (),
-) -> CsvTable:
+    path: Path, needed: Iterable[str] = (), bad: BadRows = STRICT, *, hint: str = AGAIN,
+    names: Sequence[str] | None = None, optional: Iterable[str] = (),
+) -> CsvTable:  # fmt: skip
     """Read a CSV file as text, UTF-8 with or without a byte-order mark.
 
     The columns `needed` must be there; `hint` says what to do about a missing file or column.

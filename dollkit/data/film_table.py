@@ -250,12 +250,9 @@ class DataSet:
         return root
 
     def tables(
-        self,
-        folder: Path,
-        options: Mapping[str, str] | None = None,
-        skip_bad: bool = False,
+        self, folder: Path, options: Mapping[str, str] | None = None, skip_bad: bool = False,
         valid_fraction: float = 0.1,
-    ) -> dict[str, FilmTable]:
+    ) -> dict[str, FilmTable]:  # fmt: skip
         """Tables of the data set at or below `folder`, by store name.
 
         With `skip_bad`, wrong rows are noted in the tables' ``bad``; else the first is an error.

@@ -57,12 +57,9 @@ class Rows(NamedTuple):
 
 
 def build_store(
-    table: FilmTable,
-    path: Path | str,
-    size: int,
-    skip_bad: bool = False,
+    table: FilmTable, path: Path | str, size: int, skip_bad: bool = False,
     workers: int | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Decode the films of a table into a store and return its path.
 
     A store that the same table, files, settings and code have made is kept. A build that was

@@ -42,15 +42,9 @@ class StoreWriter:
     """
 
     def __init__(
-        self,
-        path: Path | str,
-        size: int,
-        mask_classes: Sequence[str],
-        made_from: Mapping[str, Any],
-        *,
-        ignore: bool = False,
-        key: Key | None = None,
-    ) -> None:
+        self, path: Path | str, size: int, mask_classes: Sequence[str],
+        made_from: Mapping[str, Any], *, ignore: bool = False, key: Key | None = None,
+    ) -> None:  # fmt: skip
         if size < 8 or size % 8:
             raise InputError(f"parameter 'size' is {size}: use a positive multiple of 8")
         self.path, self.size = Path(path), size

@@ -70,12 +70,9 @@ def nih_states(present: pd.DataFrame) -> pd.DataFrame:
 
 
 def finding_boxes(
-    table: CsvTable,
-    image: str,
-    label: str,
-    allowed: Mapping[str, str] = BOX_LABELS,
+    table: CsvTable, image: str, label: str, allowed: Mapping[str, str] = BOX_LABELS,
     limit: float = np.inf,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Boxes of a table: image_id, finding, x, y, w, h, and label as the table has it.
 
     Refused: labels not `allowed`, boxes without area or over 1 % beyond a square of side `limit`.
