@@ -163,8 +163,7 @@ def keep_apart(tables: Mapping[str, FilmTable]) -> dict[str, FilmTable]:
     for store, table in tables.items():
         films = table.films
         if store != "films" and len(films):
-            folds = films["fold"].nunique() > 1
-            judged = films if folds else films[films["split"] != "train"]
+            judged = films if films["fold"].nunique() > 1 else films[films["split"] != "train"]
             held |= dict.fromkeys(judged["patient_id"], store)
     if "films" not in tables:
         return dict(tables)

@@ -205,7 +205,6 @@ class _Journal:
                     self.steps.append(json.loads(text))
 
     def keep(self, n: int) -> None:
-        """Forget all steps but the first `n`."""
         self._file.truncate(0)
         for line in (self._head, *self.steps[:n]):
             self.add(line)
@@ -246,7 +245,6 @@ class NpyRows:
         return self.file.tell()
 
     def write(self, start: int, rows: npt.NDArray[Any]) -> None:
-        """Write rows from `start` on."""
         if rows.shape[1:] != self.row_shape or rows.dtype != self.dtype:
             raise ValueError(f"{self.part} has rows of {self.dtype} {self.row_shape}")
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
@@ -260,7 +258,6 @@ class NpyRows:
         return self.file.read((stop - start) * self._row_bytes)
 
     def close(self, n: int) -> None:
-        """End the file with `n` rows."""
         self._write_header(n)
         self.file.truncate(self._offset + n * self._row_bytes)
         self.file.close()

@@ -111,8 +111,7 @@ class Grid:
 
     def network_of(self, job: Job) -> Path | None:
         """What a job trained; None but for those among whose rates the first seed chooses."""
-        first = (self.n_train, self.seeds[0], self.folds[0])
-        kept = (job.n_train, job.seed, job.fold) == first
+        kept = (job.n_train, job.seed, job.fold) == (self.n_train, self.seeds[0], self.folds[0])
         return self.folder / NETWORKS / f"{job.name}.safetensors" if kept else None
 
 
@@ -290,7 +289,6 @@ def _result(grid: Grid, job: Job) -> dict[str, Any]:
 
 
 def _cases(grid: Grid, job: Job, counts: npt.NDArray[np.int64]) -> pd.DataFrame:
-    """One row per test film and class."""
     films = grid.data.films.iloc[grid.split(job.fold, job.n_train, job.seed).test]
     ids, classes = films[["image_id", "patient_id"]], np.array(grid.data.classes)
     cases: dict[str, Any] = {

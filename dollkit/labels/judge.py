@@ -111,7 +111,6 @@ def _switched(settings: LabelSettings) -> Iterator[tuple[str, str, LabelSettings
 
 
 def _known(store: Store) -> list[str]:
-    """Findings that the store has masks of."""
     return [f for f in PATHOLOGIES if f in store.mask_classes]
 
 

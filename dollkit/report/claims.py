@@ -175,8 +175,7 @@ def evaluate(rows: Rows) -> pd.DataFrame:
             scopes.index(str(row["scope"])),
         )
     )  # fmt: skip
-    frame = pd.DataFrame(contrasts)
-    return judge(frame.astype({"n_train": "Int64", "n_pretrained": "Int64"}))
+    return judge(pd.DataFrame(contrasts).astype({"n_train": "Int64", "n_pretrained": "Int64"}))
 
 
 def read_claims(folder: Path) -> pd.DataFrame:

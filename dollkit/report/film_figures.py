@@ -239,8 +239,7 @@ def figure_s2(labels: Path, *, profile: str) -> Drawn:
             row = {"finding": finding, "image_id": a["image_id"][i], "iou": float(a["iou"][i])}
             row |= {"n": pool.size} | {f"p_{name}": float(p) for name, p in chances.items()}
             rows.append(row)
-        handles = _handles("label", "ignored in training")[: 2 + known]
-        style.key(fig, handles, 3)
+        style.key(fig, _handles("label", "ignored in training")[: 2 + known], 3)
     several = span(pd.Series([pool.size for pool in pools.values()]))
     rule = (
         f"the case of median IoU at matched area among {several} examples; numbers in the corners "

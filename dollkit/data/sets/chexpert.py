@@ -145,8 +145,7 @@ def read_chexpert(
     file = find_truth(root)
     drawn = pd.DataFrame()
     if file:
-        truth = load_truth(file, bad)
-        listed = _listed(truth, valid, file, bad)
+        listed = _listed(load_truth(file, bad), valid, file, bad)
         drawn = truth_masks(films, listed)
         facts["valid films with truth"] = int(films["image_id"].isin(list(listed)).sum())
     masks = _with_masks_beside(films["path"].tolist(), drawn)

@@ -157,8 +157,7 @@ def _films(root: Path, images: CsvTable) -> pd.DataFrame:
 
 def _read_states(root: Path, bad: BadRows) -> pd.DataFrame:
     """CheXpert label states by image id, of ``findings_nih.csv``: a column of 0 and 1 each."""
-    needed = ("image_id", *NIH_FINDINGS)
-    table = read_csv(root / "findings_nih.csv", needed, bad, hint=HINT)
+    table = read_csv(root / "findings_nih.csv", ("image_id", *NIH_FINDINGS), bad, hint=HINT)
     table.require(~table.frame["image_id"].duplicated(), "image_id", "each film once")
     for name in NIH_FINDINGS:
         table.among(name, ("0", "1"))
