@@ -243,7 +243,12 @@ def peak_mb(work: Callable[[], Any], device: torch.device) -> float | None:
     None where the system does not tell (neither CUDA nor Linux).
     """
     if device.type == "cuda":
-        return compute.cuda_peak_mb(work, device)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return float(torch.cuda.max_memory_allocated(device) - held) / 2**20
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # freed memory that is still held would hide the peak
     try:

@@ -111,8 +111,6 @@ def test_masks_become_stores(tmp_path: Path) -> None:
     assert organs.films["split"].tolist() == ["train", "train", "test", "valid"]
     assert (organs.films["fold"] == 0).all()
     assert tables["films"].facts["masks of left lung"] == 2
-    with pytest.raises(InputError, match=r"a.png: mask is 2x3, its image is 4x6"):
-        lungs.masks["lungs"][0].load(6, 4)
 
 
 def test_a_folder_is_sound_until_a_file_is_surplus(

@@ -155,16 +155,6 @@ def cuda_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
-def cuda_peak_mb(work: Callable[[], Any], device: torch.device) -> float:
-    """Most memory of a CUDA device held while `work` runs, above what was held before, in MiB."""
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    held = torch.cuda.memory_allocated(device)
-    work()
-    torch.cuda.synchronize(device)
-    return float(torch.cuda.max_memory_allocated(device) - held) / 2**20
-
-
 def synchronize(device: torch.device) -> None:
     """Wait until `device` has done what it was given: a clock read before counts launches alone."""
     if device.type == "cuda":

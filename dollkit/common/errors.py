@@ -44,23 +44,6 @@ def one_line(kind: str, message: str) -> str:
     return f"{kind}: {lines[0]}" if len(lines[0]) <= LONGEST else f"{kind}: {lines[0][:LONGEST]} …"
 
 
-def brief_stderr(text: str) -> str:
-    """What a process said last on stderr, in one line; "" if it said nothing.
-
-    Of a Python traceback: the exception at its end, as `brief` shows it. Otherwise the last line.
-    """
-    lines = ANSI.sub("", text).rstrip().splitlines()
-    starts = [i for i, line in enumerate(lines) if line == "Traceback (most recent call last):"]
-    if starts:
-        # Stack frames are indented; what follows them is the exception and, in lines of any shape,
-        # the rest of its message.
-        for i in range(starts[-1] + 1, len(lines)):
-            if re.match(r"[\w.]+(:|$)", lines[i]):
-                kind, _, first = lines[i].partition(":")
-                return one_line(kind, "\n".join([first, *lines[i + 1 :]]))
-    return lines[-1].strip() if lines else ""
-
-
 def near(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the end of a message, "" if nothing is alike."""
     alike = difflib.get_close_matches(name, list(known), 1)

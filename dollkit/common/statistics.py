@@ -88,12 +88,9 @@ def seen_enough(
 
 
 def bootstrap_interval(units: npt.ArrayLike, n_boot: int = N_BOOT) -> tuple[float, float]:
-    """Percentile bootstrap interval (lo, hi) of the mean of independent units (Efron 1979).
-
-    NaN for fewer than two units, which say nothing about spread.
-    """
+    """Percentile bootstrap interval (lo, hi) of the mean of independent units (Efron 1979)."""
     x = np.asarray(units, dtype=np.float64)
-    if x.size < 2 or not np.isfinite(x).all():
+    if x.size < 2 or not np.isfinite(x).all():  # one unit says nothing about spread
         return float("nan"), float("nan")
     rng = np.random.default_rng(0)
     means = np.empty(n_boot)
@@ -164,8 +161,7 @@ def crossed(matrix: npt.ArrayLike) -> dict[str, Floats]:
     ordinary paired t-test over the other factor.
 
     `matrix` is (..., S, U); leading axes are separate analyses. All is NaN where S = U = 1 or a
-    value is missing. A spread of exactly zero (rounded or copied numbers) tests nothing: p is NaN,
-    or 1 where the estimate is 0, too.
+    value is missing. No spread (rounded or copied numbers) tests nothing: p is NaN, or 1 for 0.
     """
     d = np.asarray(matrix, dtype=np.float64)
     s, u = d.shape[-2:]
@@ -215,10 +211,7 @@ def holm(p: npt.ArrayLike) -> Floats:
 
 
 def smallest_effect(se: float, df: float) -> float:
-    """Smallest true effect that a two-sided test at 0.05 finds with a power of 0.8.
-
-    (t_(0.975, df) + t_(0.8, df)) * se, before any correction for multiplicity.
-    """
+    """Smallest true effect that one two-sided test at 0.05, uncorrected, finds with power 0.8."""
     if not (np.isfinite(se) and np.isfinite(df) and df > 0):
         return float("nan")
     return float((sps.t.ppf(0.975, df) + sps.t.ppf(0.8, df)) * se)

@@ -105,14 +105,9 @@ def candidates(
 
 
 def read(
-    source: str,
-    data_dir: Path | str,
-    valid_fraction: float = 0.1,
-    *,
-    skip_bad: bool = False,
-    options: Mapping[str, str] | None = None,
-    stores: Mapping[str, str] | None = None,
-) -> dict[str, FilmTable]:
+    source: str, data_dir: Path | str, valid_fraction: float = 0.1, *, skip_bad: bool = False,
+    options: Mapping[str, str] | None = None, stores: Mapping[str, str] | None = None,
+) -> dict[str, FilmTable]:  # fmt: skip
     """Tables of the data sets in a folder, by the name of the store that they become.
 
     Patients that judge a task are kept out of training on findings, see `keep_apart`.
@@ -163,21 +158,11 @@ def read(
 
 
 def build(
-    source: str,
-    data_dir: Path | str,
-    out: Path | str,
-    size: int,
-    *,
-    skip_bad: bool = False,
-    workers: int | None = None,
-    seed: int = 0,
-    valid_fraction: float = 0.1,
-    options: Mapping[str, str] | None = None,
-    stores: Mapping[str, str] | None = None,
-    fill_from: str = "",
-    phantom: Mapping[str, Any] | None = None,
-    alone: bool = False,
-) -> dict[str, Path]:
+    source: str, data_dir: Path | str, out: Path | str, size: int, *, skip_bad: bool = False,
+    workers: int | None = None, seed: int = 0, valid_fraction: float = 0.1,
+    options: Mapping[str, str] | None = None, stores: Mapping[str, str] | None = None,
+    fill_from: str = "", phantom: Mapping[str, Any] | None = None, alone: bool = False,
+) -> dict[str, Path]:  # fmt: skip
     """Build the stores of a run: path of each by name, a folder of `out`.
 
     `source` is ``phantom`` (all four stores; no `data_dir` needed), or as in `read`, like

@@ -1,7 +1,6 @@
 """Data sets on disk: ``python -m dollkit data list | find DIR | check | build``.
 
-``check`` ends with 0 if the tree is what its authors released, 1 if something is off, 2 for a
-call that makes no sense.
+``check`` ends with 0 if the tree is as released, 1 if something is off, 2 if the call is wrong.
 """
 
 from __future__ import annotations
@@ -56,13 +55,9 @@ class Report:
 
 
 def survey(
-    data_set: DataSet,
-    folder: Path | str,
-    *,
-    options: Mapping[str, str] | None = None,
-    decode: bool = False,
-    subset: bool = False,
-) -> Report:
+    data_set: DataSet, folder: Path | str, *, options: Mapping[str, str] | None = None,
+    decode: bool = False, subset: bool = False,
+) -> Report:  # fmt: skip
     """Read a data set's tree and hold it against what is documented.
 
     With `decode` the pixels of every film and mask are read too. With `subset` fewer films than
@@ -88,12 +83,11 @@ def survey(
             doubts += notes
             shares += [(name, *row) for row in covered]
     stores = {name: len(table) for name, table in tables.items()}
-    frame = pd.DataFrame(problems, columns=["kind", "file", "reason"])
+    every = pd.DataFrame([*dict.fromkeys(problems)], columns=["kind", "file", "reason"])
     root, decoded = next(iter(tables.values())).root, sum(stores.values()) if decode else 0
     masks = pd.DataFrame(shares, columns=["store", "class", "inside", "ignored"])
     masks = masks.groupby(["store", "class"], sort=False).mean().reset_index()
-    frame, doubts = frame.drop_duplicates(ignore_index=True), list(dict.fromkeys(doubts))
-    return Report(root, counts, frame, stores, decoded, masks, tuple(doubts))
+    return Report(root, counts, every, stores, decoded, masks, tuple(dict.fromkeys(doubts)))
 
 
 def compare(
@@ -113,16 +107,12 @@ def compare(
 
 def surplus(tables: Mapping[str, FilmTable]) -> list[Path]:
     """Files under the data set's folder that none of its tables or rules names, sorted."""
-    known: set[str] = set()
-    for table in tables.values():
-        for files in (table.others, *table.files()):
-            known.update(map(os.path.normpath, files))
-    side = {pattern for table in tables.values() for pattern in table.side}
+    every = tables.values()
+    listed = (files for table in every for files in (table.others, *table.files()))
+    known = {os.path.normpath(file) for files in listed for file in files}
+    side = {pattern for table in every for pattern in table.side}
     out = set()
-    places = {
-        (table.root, top) for table in tables.values() for top in table.folders or (table.root,)
-    }
-    for root, top in places:
+    for root, top in {(t.root, top) for t in every for top in t.folders or (t.root,)}:
         for folder, below, names in os.walk(top):
             below[:] = [name for name in below if not is_litter(name)]
             for path in (Path(folder, name) for name in names if not is_litter(name)):

@@ -18,10 +18,7 @@ AGAIN = "mend it, or put an intact copy there"
 
 
 class BadRows(list[tuple[str, str, str]]):
-    """Rows that a reader leaves out: file, row and reason of each, as ``skip_bad`` reports them.
-
-    Without `skip` none is left out: the first is an error.
-    """
+    """Rows that a reader leaves out: file, row and reason of each, as ``skip_bad`` reports them."""
 
     def __init__(self, skip: bool = True) -> None:
         super().__init__()
@@ -59,10 +56,7 @@ class CsvTable:
         return CsvTable(self.path, kept, self.bad)
 
     def require(self, good: npt.ArrayLike, column: str, allowed: str) -> None:
-        """Keep the rows that are `good` (n,) bool; the others are an error, or noted and dropped.
-
-        The message names the value in `column`, and what is `allowed` there.
-        """
+        """Keep the rows that are `good` (n,) bool; others are an error, or noted and dropped."""
         wrong = self.frame[~np.asarray(good, bool)]
         for row, value in zip(wrong["row"], wrong[column], strict=True):
             where = f"{self.path}, row {row}, column {column!r}"
@@ -132,19 +126,13 @@ def is_inside(text: str) -> bool:
 
 
 def read_csv(
-    path: Path,
-    needed: Iterable[str] = (),
-    bad: BadRows = STRICT,
-    *,
-    hint: str = AGAIN,
-    names: Sequence[str] | None = None,
-    optional: Iterable[str] = (),
-) -> CsvTable:
+    path: Path, needed: Iterable[str] = (), bad: BadRows = STRICT, *, hint: str = AGAIN,
+    names: Sequence[str] | None = None, optional: Iterable[str] = (),
+) -> CsvTable:  # fmt: skip
     """Read a CSV file as text, UTF-8 with or without a byte-order mark.
 
     The columns `needed` must be there; `hint` says what to do about a missing file or column.
-    `optional` ones are blank where they are not. `names` are used in place of the file's own first
-    line, for headers that lie.
+    `optional` ones are blank where they are not. `names` stand in for a first line that lies.
     """
     text = read_text(path, hint)
     if "\0" in text:

@@ -35,7 +35,7 @@ F64 = npt.NDArray[np.float64]
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 _NEEDED = (
-    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
+    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation",
 )  # fmt: skip
 _OTHER_MODALITIES = {
@@ -125,9 +125,6 @@ def _check_header(path: Path, film: Dataset, depths: Sequence[int]) -> None:
         raise _refused(path, "floating-point image")
     if not film.get("Rows") or not film.get("Columns"):
         raise InputError(f"{path}: DICOM file without an image: leave it out")
-    for name in ("Rows", "Columns"):
-        if not isinstance(film.get(name), int):
-            raise _no_number(path, name)
     frames = _number(path, film, "NumberOfFrames") or 1
     if frames != 1 or "SharedFunctionalGroupsSequence" in film:
         kind = f"{frames:g} frames" if frames != 1 else "the multi-frame kind"
@@ -192,12 +189,8 @@ def _stored_values(path: Path, film: Dataset) -> tuple[npt.NDArray[Any], int, bo
         why = str(error) if isinstance(error, _FrameError) else "corrupt or cut off"
         raise InputError(f"{path}: DICOM pixels in {name}: {why}: {AGAIN}") from None
     if film.SamplesPerPixel == 3:
-        rgb = meaning == "RGB"
-        return (
-            (np.asarray(Image.fromarray(pixels).convert("L")) if rgb else pixels[..., 0]),
-            8,
-            False,
-        )
+        luma = Image.fromarray(pixels).convert("L") if meaning == "RGB" else pixels[..., 0]
+        return np.asarray(luma), 8, False
     sign = 1 << (bits - 1)
     values = pixels.astype(np.int32) & (2 * sign - 1)
     values = (values ^ sign) - sign if film.PixelRepresentation else values
@@ -340,8 +333,7 @@ def _look_up(
 
     pydicom's own look-ups wrap round where a table of 8-bit entries has more than 256, and know
     modality LUTs of 8 and 16 bits alone. The range is that of the bits which the entries take up:
-    some files declare 16 and use 12. A table whose bytes have changed places is a curve once they
-    are back.
+    some files declare 16 and use 12. Bytes that changed places make a curve once they are back.
     """
     wrong = InputError(f"{path}: DICOM look-up table does not fit its description: leave it out")
     try:

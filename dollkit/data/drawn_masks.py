@@ -59,11 +59,6 @@ class DrawnMask(Mask):
     ignore: bool = False
     fault: str = ""
 
-    @property
-    def ignores(self) -> bool:
-        """Whether 255 is to be ignored."""
-        return self.ignore
-
     def load(self, height: int, width: int) -> U8:
         """(h, w) uint8 as `Mask.load`; a page without a stroke is empty."""
         if self.fault:
@@ -86,8 +81,7 @@ class DrawnMask(Mask):
 
 @dataclass(frozen=True)
 class _Look:
-    """What one file holds: how it is drawn, its values, whether some of them are labels, and
-    whether it is `OURS`."""
+    """What one file holds: how it is drawn, its values, if some are labels, if it is `OURS`."""
 
     path: Path
     drawn: str
@@ -103,8 +97,7 @@ class _Look:
 def drawn_masks(files: Sequence[Path | None], skip_bad: bool = False) -> list[DrawnMask | None]:
     """The masks of one class, file by file; None for None.
 
-    A file that cannot be read changes nothing here: whoever loads it is told. With `skip_bad` so
-    it is with one that holds labels.
+    A file that cannot be read or, with `skip_bad`, holds labels changes nothing until it is loaded.
     """
     with ThreadPoolExecutor(cores()) as pool:
         looks = [look for look in pool.map(_look, filter(None, files)) if look is not None]

@@ -140,7 +140,7 @@ class FilmTable:
     @property
     def ignoring(self) -> bool:
         """Whether any mask may hold pixels to ignore."""
-        return any(mask.ignores for row in self.masks_of for _, mask in row)
+        return any(mask.ignore for row in self.masks_of for _, mask in row)
 
 
 class Fault(NamedTuple):
@@ -175,10 +175,7 @@ def check_files(table: FilmTable, skip_bad: bool = False, cure: str = CURE) -> l
 
 
 def placing(root: Path) -> Callable[[Path], str]:
-    """Tells what is wrong with a file's place, one phrase; "" if it lies in the folder `root`.
-
-    Each folder is resolved once.
-    """
+    """Tells what is wrong with a file's place, one phrase; "" if it lies in the folder `root`."""
     top = Path(os.path.realpath(root))
     inside = cache(lambda path: Path(os.path.realpath(path)).is_relative_to(top))
 
@@ -253,12 +250,9 @@ class DataSet:
         return root
 
     def tables(
-        self,
-        folder: Path,
-        options: Mapping[str, str] | None = None,
-        skip_bad: bool = False,
+        self, folder: Path, options: Mapping[str, str] | None = None, skip_bad: bool = False,
         valid_fraction: float = 0.1,
-    ) -> dict[str, FilmTable]:
+    ) -> dict[str, FilmTable]:  # fmt: skip
         """Tables of the data set at or below `folder`, by store name.
 
         With `skip_bad`, wrong rows are noted in the tables' ``bad``; else the first is an error.

@@ -99,13 +99,11 @@ def load_image(path: Path | str, depths: Sequence[int] = (8, 16), any_ending: bo
         return _grey(image)
 
 
-def probe(
-    path: Path | str, depths: Sequence[int] = (8, 16), any_ending: bool = False
-) -> tuple[int, int]:
+def probe(path: Path | str, depths: Sequence[int] = (8, 16)) -> tuple[int, int]:
     """(height, width) in pixels of what `load_image` would give, from the header alone."""
     path = Path(path)
     with _opened(path) as file:
-        kind = _kind(path, file, any_ending)
+        kind = _kind(path, file)
         if kind == RAW:
             _check_raw(path, file, depths)
             return RAW_SIDE, RAW_SIDE
@@ -172,7 +170,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raise InputError(f"{path}: {fault}: {AGAIN}") from None
 
 
-def _kind(path: Path, file: BinaryIO, any_ending: bool) -> str:
+def _kind(path: Path, file: BinaryIO, any_ending: bool = False) -> str:
     """Format of a file by its first bytes; its ending has to agree."""
     named, content = ENDINGS.get(path.suffix.lower()), _content(path, file)
     if content is None:
@@ -310,17 +308,12 @@ def fit_mask(mask: U8, size: int, height: int | None = None, width: int | None =
     """A mask (h, w) in {0, 1, 255 = ignore} on the square grid, (size, size) uint8.
 
     A pixel is inside where inside covers at least half of its area, else outside where outside
-    does, else ignored. A mask pixel counts whole, in the pixel that its centre lies in. Padding
-    is outside.
+    does, else ignored. A mask pixel counts whole, where its centre lies. Padding is outside.
 
     `height`, `width` are those of its film, by default the mask's own; a mask of another size is
-    stretched over the whole film. `ValueError` if it has another aspect or other values.
+    stretched over the whole film.
     """
     height, width = height or mask.shape[0], width or mask.shape[1]
-    if not same_aspect(mask.shape[0], mask.shape[1], height, width):
-        raise ValueError(f"mask of {mask.shape} cannot lie on a film of {(height, width)}")
-    if ((mask > 1) & (mask != IGNORE)).any():
-        raise ValueError("mask values are 0, 1 and 255")
     f = frame(height, width, size)
     inside = _resize(mask == 1, f.rows, f.cols, Image.Resampling.BOX)
     out = (inside >= 0.5).astype(np.uint8)

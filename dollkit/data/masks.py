@@ -30,16 +30,13 @@ class Mask:
     """One mask of one class of one film; a dataclass of plain values."""
 
     path: Path
+    ignore: tuple[int, ...] | bool = False
+    """Whether it may hold pixels to ignore, or their values."""
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Files on disk that it is read from."""
         return (self.path,)
-
-    @property
-    def ignores(self) -> bool:
-        """Whether it may hold pixels to ignore."""
-        return False
 
     def load(self, height: int, width: int) -> U8:
         """(h, w) uint8 in {0, 1, 255 = ignore}, of a film of `height` x `width`."""
@@ -64,11 +61,6 @@ class MaskFile(Mask):
     outside: tuple[int, ...] = (0,)
     ignore: tuple[int, ...] = ()
     own_grid: bool = False
-
-    @property
-    def ignores(self) -> bool:
-        """Whether any value means ignore."""
-        return bool(self.ignore)
 
     def load(self, height: int, width: int) -> U8:
         """(h, w) uint8 as `Mask.load`, on the mask's own grid if it may have one."""
@@ -165,14 +157,11 @@ def check_grid(
 
 @dataclass(frozen=True)
 class Runs(Mask):
-    """COCO run lengths (compressed text) of a JSON file: zeros and ones in turn, column by column.
-
-    `size` is the (height, width) of the grid that they are on.
-    """
+    """COCO run lengths (compressed text) of a JSON file: zeros and ones in turn, by columns."""
 
     path: Path
     where: str
-    size: tuple[int, int]
+    size: tuple[int, int]  # height and width of the grid that they are on
     counts: str
 
     def check(self) -> list[int]:

@@ -64,11 +64,8 @@ def unify_patients(
 ) -> tuple[pd.Series[str], str]:
     """Ids of patients by film, and what to tell of those that differ in writing alone.
 
-    Spreadsheets take leading zeros away and write ``12`` as ``12.0``: of one patient's films some
-    would train what the others judge.
+    Spreadsheets write 0012 as ``12`` or ``12.0``: some films would train what the others judge.
     """
-    if decision not in PATIENT_ID:
-        raise InputError(f"parameter 'patient_id' is {decision!r}: use {' or '.join(PATIENT_ID)}")
     first = ids.groupby(ids.map(_plain_id)).transform("first")
     others = dict(zip(ids[ids != first], first[ids != first], strict=True))
     if not others:
@@ -166,8 +163,7 @@ def keep_apart(tables: Mapping[str, FilmTable]) -> dict[str, FilmTable]:
     for store, table in tables.items():
         films = table.films
         if store != "films" and len(films):
-            folds = films["fold"].nunique() > 1
-            judged = films if folds else films[films["split"] != "train"]
+            judged = films if films["fold"].nunique() > 1 else films[films["split"] != "train"]
             held |= dict.fromkeys(judged["patient_id"], store)
     if "films" not in tables:
         return dict(tables)

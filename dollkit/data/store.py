@@ -11,8 +11,7 @@ A store is a folder::
 
 The three mask arrays are there if C > 0, ``ignore.npy`` only if the data set has such pixels.
 ``store.json`` is written last: a folder without it is not a store. Beside it lie ``key.json``
-(what built it, see `dollkit.common.build_key`) and ``skipped.csv`` (films left out), if there are
-any.
+(what built it, see `dollkit.common.build_key`) and ``skipped.csv`` (films left out, if any).
 """
 
 from __future__ import annotations
@@ -45,11 +44,10 @@ Bools = npt.NDArray[np.bool_]
 class Store:
     """A store opened for reading; see `open_store`.
 
-    Arrays stay on disk. Pickles as its path, so that each worker process opens it anew. `films` has
-    the columns `COLUMNS`: findings as float 1, 0, -1 or NaN, age NaN if unknown, view and sex "".
-    `states` are int8 (N, 14), blank as ``NOT_MENTIONED``; indexing `images`, uint8 (N, S, S), reads
-    these rows into an array of their own; `digest` is the sha256 of ``store.json``; `left_out`
-    films were too bad to be read.
+    Arrays stay on disk. `films` has the columns `COLUMNS`: findings as float 1, 0, -1 or NaN, age
+    NaN if unknown, view and sex "". `states` are int8 (N, 14), blank as ``NOT_MENTIONED``; indexing
+    `images`, uint8 (N, S, S), reads these rows into an array of their own; `digest` is the sha256
+    of ``store.json``; `left_out` films were too bad to be read.
     """
 
     def __init__(self, path: Path, meta: Mapping[str, Any], digest: str) -> None:
@@ -74,9 +72,6 @@ class Store:
     def __len__(self) -> int:
         return len(self.films)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open_store, (self.path,)
-
     def channels(self, classes: Sequence[str] | None = None) -> list[int]:
         """Mask channels of the named classes (None: all); unknown names are an `InputError`."""
         if classes is None:
@@ -91,18 +86,11 @@ class Store:
         """Pixels inside: (n, C, S, S) uint8 in {0, 1} of the films `rows` and the named classes."""
         return self._unpack(self._inside, rows, classes)
 
-    def ignored(self, rows: Rows, classes: Sequence[str] | None = None) -> U8:
-        """Pixels drawn as neither inside nor outside, as `masks`."""
-        return self._unpack(self._ignored, rows, classes)
-
     def targets(self, rows: Rows, classes: Sequence[str] | None = None) -> U8:
-        """What a network may be taught: (n, C, S, S) uint8 in {0, 1, 255 = ignore}.
-
-        Ignored are the pixels drawn so, and the whole of a mask that the film does not have.
-        """
+        """What a network may be taught: (n, C, S, S) uint8 in {0, 1, 255 = ignore or unknown}."""
         out = self.masks(rows, classes)
         if self._ignored is not None:
-            out[self.ignored(rows, classes) == 1] = IGNORE
+            out[self._unpack(self._ignored, rows, classes) == 1] = IGNORE
         out[~self.mask_valid(rows, classes)] = IGNORE
         return out
 

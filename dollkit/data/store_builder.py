@@ -57,12 +57,9 @@ class Rows(NamedTuple):
 
 
 def build_store(
-    table: FilmTable,
-    path: Path | str,
-    size: int,
-    skip_bad: bool = False,
+    table: FilmTable, path: Path | str, size: int, skip_bad: bool = False,
     workers: int | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Decode the films of a table into a store and return its path.
 
     A store that the same table, files, settings and code have made is kept. A build that was
@@ -77,10 +74,12 @@ def build_store(
     key = Key(_rule_of(table, size), _fingerprints(table, lost))
     if standing(path, key, whole=not skip_bad):
         return path
-    classes, account = table.mask_classes, {"source": table.source}
+    classes, account, workers = table.mask_classes, {"source": table.source}, workers or cores()
     with (
         StoreWriter(path, size, classes, account, ignore=table.ignoring, key=key) as writer,
         tqdm(desc=path.name, total=n, unit="film") as bar,
+        # Threads: Pillow lets go of the interpreter lock while it decodes and resizes.
+        ThreadPoolExecutor(workers) as pool,
     ):
         done = min(CHUNK * len(writer.notes), n)
         if done:
@@ -88,7 +87,9 @@ def build_store(
             bar.update(done)
         if not skip_bad:
             _refuse(reason for note in writer.notes for _, _, reason in note["bad"])
-        for part in _decode_all(_chunks(n, done), table, size, lost, workers or cores()):
+        for part in map_ahead(
+            pool, lambda chunk: decode(chunk, table, size, lost), _chunks(n, done), 2 * workers
+        ):
             if not skip_bad:
                 _refuse(fault.reason for fault in part.bad)
             writer.write_bits(part.images, part.inside, part.ignored, part.valid)
@@ -134,16 +135,6 @@ def _report(table: FilmTable, bad: Mapping[int, tuple[str, str]], path: Path) ->
     if len(frame):
         text = "%s: %d films and %d rows left out, see %s"
         log.warning(text, path, len(films), len(table.bad), report)
-
-
-def _decode_all(
-    chunks: Iterable[range], table: FilmTable, size: int, lost: Lost, workers: int
-) -> Iterator[Rows]:
-    """Chunks in order. Pillow lets go of the interpreter lock while it decodes and resizes."""
-    with ThreadPoolExecutor(workers) as pool:
-        yield from map_ahead(
-            pool, lambda chunk: decode(chunk, table, size, lost), chunks, 2 * workers
-        )
 
 
 def map_ahead(

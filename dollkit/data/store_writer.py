@@ -38,20 +38,13 @@ class StoreWriter:
 
     `made_from` is a JSON-able account of what the films came from, without times: the same input
     must give the same store. `ignore`: masks may hold pixels to ignore. `notes` has what was noted
-    for each finished step, by an interrupted writer too; `films` is the number of films of these
-    steps.
+    for each finished step, by an interrupted writer too; `films` is the number of their films.
     """
 
     def __init__(
-        self,
-        path: Path | str,
-        size: int,
-        mask_classes: Sequence[str],
-        made_from: Mapping[str, Any],
-        *,
-        ignore: bool = False,
-        key: Key | None = None,
-    ) -> None:
+        self, path: Path | str, size: int, mask_classes: Sequence[str],
+        made_from: Mapping[str, Any], *, ignore: bool = False, key: Key | None = None,
+    ) -> None:  # fmt: skip
         if size < 8 or size % 8:
             raise InputError(f"parameter 'size' is {size}: use a positive multiple of 8")
         self.path, self.size = Path(path), size
@@ -187,10 +180,7 @@ class StoreWriter:
 
 
 class _Journal:
-    """JSON lines: the first names the key, each further one a finished step.
-
-    While it is open, no other process can open it.
-    """
+    """JSON lines, for one process at a time: first the key, then one for each finished step."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self._path = folder / JOURNAL
@@ -215,7 +205,6 @@ class _Journal:
                     self.steps.append(json.loads(text))
 
     def keep(self, n: int) -> None:
-        """Forget all steps but the first `n`."""
         self._file.truncate(0)
         for line in (self._head, *self.steps[:n]):
             self.add(line)
@@ -256,7 +245,6 @@ class NpyRows:
         return self.file.tell()
 
     def write(self, start: int, rows: npt.NDArray[Any]) -> None:
-        """Write rows from `start` on."""
         if rows.shape[1:] != self.row_shape or rows.dtype != self.dtype:
             raise ValueError(f"{self.part} has rows of {self.dtype} {self.row_shape}")
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
@@ -270,17 +258,13 @@ class NpyRows:
         return self.file.read((stop - start) * self._row_bytes)
 
     def close(self, n: int) -> None:
-        """End the file with `n` rows."""
         self._write_header(n)
         self.file.truncate(self._offset + n * self._row_bytes)
         self.file.close()
 
 
 def pack(masks: U8 | Bools, mask_valid: Bools) -> tuple[U8, U8]:
-    """Bits of masks (..., S, S), (..., S, S/8) uint8 each: pixels inside, and those to ignore.
-
-    Masks that are not valid, (...) bool, become 0.
-    """
+    """Bits of masks (..., S, S), (..., S, S/8) uint8 each: pixels inside, and those to ignore."""
     known = mask_valid[..., None, None]
     inside, ignored = ((masks == value) & known for value in (1, IGNORE))
     return np.packbits(inside, axis=-1), np.packbits(ignored, axis=-1)

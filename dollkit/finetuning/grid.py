@@ -111,8 +111,7 @@ class Grid:
 
     def network_of(self, job: Job) -> Path | None:
         """What a job trained; None but for those among whose rates the first seed chooses."""
-        first = (self.n_train, self.seeds[0], self.folds[0])
-        kept = (job.n_train, job.seed, job.fold) == first
+        kept = (job.n_train, job.seed, job.fold) == (self.n_train, self.seeds[0], self.folds[0])
         return self.folder / NETWORKS / f"{job.name}.safetensors" if kept else None
 
 
@@ -143,9 +142,7 @@ def tunings_of(
 def sizes_of(
     sizes: Sequence[int], n_train: int, films: pd.DataFrame, folds: Sequence[int], n_valid: int
 ) -> list[int]:
-    """Further numbers of training films than `n_train`, ascending; 0: all that every fold has. A
-    number larger than that is left out, and the log says so.
-    """
+    """Other numbers of training films than `n_train`, ascending, that every fold has (0: all)."""
     most = min(len(split(films, fold, 0, n_valid, 0).pool) for fold in folds)
     kept: set[int] = set()
     for size in sizes:
@@ -292,7 +289,6 @@ def _result(grid: Grid, job: Job) -> dict[str, Any]:
 
 
 def _cases(grid: Grid, job: Job, counts: npt.NDArray[np.int64]) -> pd.DataFrame:
-    """One row per test film and class."""
     films = grid.data.films.iloc[grid.split(job.fold, job.n_train, job.seed).test]
     ids, classes = films[["image_id", "patient_id"]], np.array(grid.data.classes)
     cases: dict[str, Any] = {

@@ -56,15 +56,13 @@ KINDS: dict[str, Perturbation] = {
         "no display window: the film's greys fill this share of the range, from black",
     ),
 }  # fmt: skip
-"""What `perturb` does at each level, in grey levels of 0 to 255, rounded to whole ones:
+"""What `perturb` does at each level, in grey levels of 0 to 255, rounded to whole ones.
 
-- ``contrast``: g -> 127.5 + gain (g - 127.5).
-- ``noise``: g + level z, with z standard normal in each pixel, cut off beyond 0 and 255.
 - ``rotation``: bilinear in the film, nearest neighbour in the masks. What comes from outside is
   black in the film and ignored in the masks; what leaves the frame is lost to both.
-- ``window``: g -> share g. A DICOM film without VOI window is divided by the range of BitsStored,
-  so one of 12 bits that declares 13 or 14 fills a half or a quarter of the greys. Where the greys
-  lay in the range is not known: at its dark end is our choice.
+- ``window``: a DICOM film without VOI window is divided by the range of BitsStored, so one of 12
+  bits that declares 13 or 14 fills a half or a quarter of the greys. Where the greys lay in the
+  range is not known: at its dark end is our choice.
 """
 
 
@@ -162,9 +160,7 @@ def scored(cases: pd.DataFrame, counts: I64) -> pd.DataFrame:
 
 
 def frame(plain: pd.DataFrame, counts: I64, levels: Mapping[str, Sequence[float]]) -> pd.DataFrame:
-    """Per-case rows of the perturbed films of one network, from the `counts` of `judge`; `plain`
-    are its rows of the untouched films, in the same order.
-    """
+    """Per-case rows of perturbed films from `judge`'s counts, in the order of the `plain` ones."""
     blocks = [
         scored(plain, each).assign(perturbation=name, level=level)
         for (name, level), each in zip(pairs_of(levels), counts, strict=True)

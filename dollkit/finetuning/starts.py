@@ -94,9 +94,7 @@ def write(folder: Path, grid: Grid) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def transferred(grid: Grid) -> dict[str, Any]:
-    """Tensors that each arm copies into a fresh network, and those that stay as drawn; or, under
-    ``not_run``, why it cannot run.
-    """
+    """Tensors that each arm copies, and those that stay as drawn; or ``not_run``, and why."""
     out: dict[str, Any] = {}
     first = grid.first_job("full"), grid.config, len(grid.data.classes)
     fresh = network(*first, Initialisation())[0].state_dict()

@@ -23,7 +23,7 @@ from dollkit.common.findings import FINDINGS, PATHOLOGIES
 from dollkit.data import named
 from dollkit.data.film_table import FilmTable, check_files
 from dollkit.data.images import fit, load_image, unfit
-from dollkit.data.store_writer import unwritable
+from dollkit.data.store_writer import writing
 from dollkit.explanations.ensemble import ExplainerSettings, explain_all
 from dollkit.labels.make import device_of, find_classifiers, mean_probability
 from dollkit.labels.maps_to_labels import LabelSettings, Rule, maps_to_labels
@@ -66,9 +66,7 @@ def score_case(
 
 
 def localisation_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means per finding of cases (`CASE_COLUMNS`), then their ``mean``: columns `COLUMNS`, with
-    95 % bootstrap intervals over patients.
-    """
+    """Means per finding, then their ``mean``, with 95 % bootstrap intervals over patients."""
     rows = []
     for finding in (*FINDINGS, "mean"):
         part = scores if finding == "mean" else scores[scores["finding"] == finding]
@@ -93,8 +91,7 @@ def score(
     if not 0 <= cutoff < 1:
         raise InputError(f"parameter 'cutoff' is {cutoff}: it must lie in [0, 1)")
     folders = find_classifiers(classifiers)
-    reader = named("chexlocalize")
-    table = reader.read(reader.locate(folder))["films"]
+    table = named("chexlocalize").tables(folder)["films"]
     known = [c for c in table.mask_classes if c in PATHOLOGIES]
     rows = (table.films["split"] == split) & table.masks[known].notna().any(axis=1)
     if not rows.any():
@@ -107,12 +104,10 @@ def score(
     parts = [_score_films(table, i, known, models, size, cutoff) for i in starts]
     scores = pd.concat(parts, ignore_index=True)
     result = localisation_table(scores)
-    try:
+    with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         scores.to_csv(out.with_suffix(".cases.csv"), index=False, lineterminator="\n")
         result.to_csv(out, index=False, lineterminator="\n")
-    except OSError as error:
-        raise unwritable(out.parent, error) from None
     return result
 
 

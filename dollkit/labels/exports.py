@@ -20,7 +20,7 @@ from dollkit.common.findings import FINDINGS, index
 from dollkit.data.drawn_masks import OURS
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store
-from dollkit.data.store_writer import unwritable
+from dollkit.data.store_writer import writing
 from dollkit.labels.store import LabelStore
 
 FIRST = 500
@@ -85,8 +85,7 @@ def file_names(image_ids: Sequence[str]) -> dict[str, str]:
 def write_coco(chosen: Selection, out: Path) -> str:
     """Write ``annotations.json`` and, with films, ``images/``; returns a text on the files.
 
-    Pixels to ignore are an annotation of ``iscrowd`` 1, where COCO's own scoring counts a detection
-    neither way.
+    Pixels to ignore are of ``iscrowd`` 1, where COCO's own scoring counts a detection neither way.
     """
     chosen.write_films(out / "images")
     size = {"width": chosen.store.size, "height": chosen.store.size}
@@ -238,12 +237,11 @@ def export(store: LabelStore, out: Path, to: str, films: Store | None = None) ->
     names = file_names(store.pairs["image_id"].unique().tolist())
     chosen = Selection(store, store.pairs, films, names)
     out = out.resolve()
-    try:
+    with writing(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out}: not an empty folder: choose a new one")
         part = out.with_name(out.name + ".part")
-        if part.exists():  # an export that was stopped
-            shutil.rmtree(part)
+        shutil.rmtree(part, ignore_errors=True)  # of an export that was stopped
         part.mkdir(parents=True)
         files = FORMATS[to](chosen, part)
         pixels = "They hold no film pixels." if films is None else "FILM PIXELS ARE IN HERE."
@@ -252,6 +250,4 @@ def export(store: LabelStore, out: Path, to: str, films: Store | None = None) ->
         if out.exists():
             out.rmdir()
         part.replace(out)
-    except OSError as error:
-        raise unwritable(out, error) from None
     return out

@@ -112,14 +112,11 @@ def _switched(settings: LabelSettings) -> Iterator[tuple[str, str, LabelSettings
 
 
 def _known(store: Store) -> list[str]:
-    """Findings that the store has masks of."""
     return [f for f in PATHOLOGIES if f in store.mask_classes]
 
 
 def judged_rows(store: Store, split: str, limit: int) -> Rows:
-    """First `limit` films of a split with a positive finding whose mask is known; in a store
-    without any such mask, with a positive finding.
-    """
+    """First `limit` films of a split with a positive finding and, if the store has any, a mask."""
     rows = split_rows(store, split)
     known = _known(store)
     if known:
@@ -136,8 +133,7 @@ def judge(
     """Scores of label variants against the masks of the findings, and arrays of the shipped labels.
 
     No film of `rows` trained a classifier; the first of the variants is the shipped one. A store
-    without masks of any finding gives no scores, and arrays for pictures: their ``truth`` is empty
-    and their ``iou`` NaN.
+    without masks of any finding gives no scores, and arrays of empty ``truth`` and NaN ``iou``.
     """
     known = _known(store)
     frames = [] if known else [pd.DataFrame(columns=CASE_COLUMNS)]
@@ -175,9 +171,7 @@ def tuned(
     models: Mapping[str, Classifier], store: Store, rows: Rows, explain: ExplainerSettings,
     settings: LabelSettings,
 ) -> pd.DataFrame | None:  # fmt: skip
-    """Table of `tune` for films that are not judged later; None if none has a mask of a positive
-    finding.
-    """
+    """Table of `tune` for films not judged later; None if no positive finding has a mask."""
     parts = []
     for batch in _batches(models, store, rows, _known(store)):
         if batch.truth.any():

@@ -30,7 +30,7 @@ from dollkit.data.sets.own_folder import image_id, list_films, read_own
 from dollkit.data.splits import split_by_share
 from dollkit.data.store import Store, open_store
 from dollkit.data.store_builder import build_store
-from dollkit.data.store_writer import unwritable
+from dollkit.data.store_writer import writing
 from dollkit.explanations.ensemble import ExplainerSettings, explain_all, pair_settled, positives
 from dollkit.labels import store as labelstore
 from dollkit.labels.maps_to_labels import LabelSettings, maps_to_labels
@@ -191,10 +191,8 @@ def make(
     ``positives`` and ``source`` in its `meta`.
     """
     folders = find_classifiers(classifiers)
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(out, error) from None
     store = open_films(films, out / "films", size)
     models = load_classifiers(folders, compute.device())
     hashes = hashes_of(folders)

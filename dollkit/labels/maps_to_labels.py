@@ -108,19 +108,6 @@ def threshold_settings(text: str) -> dict[str, str | float]:
     return {"threshold": rule.kind} | ({} if value is None else {value: rule.value})
 
 
-def _check_rules(thresholds: Mapping[str, float | str], smooths: Mapping[str, float]) -> None:
-    for name, values in (("thresholds", thresholds), ("smooths", smooths)):
-        for finding in values:
-            if finding not in ENTRIES:
-                names = ", ".join(ENTRIES[1:])
-                raise InputError(f"parameter {name!r}: unknown finding {finding!r}: use {names}")
-    for finding, text in thresholds.items():
-        parse_rule(text, f"parameter 'thresholds', {finding}:")
-    for finding, sigma in smooths.items():
-        if not 0 <= sigma <= 0.5:
-            raise InputError(f"parameter 'smooths', {finding}: {sigma} must lie in [0, 0.5]")
-
-
 def write_rules(table: pd.DataFrame, path: Path) -> None:
     """Write a table of `judge.tune`, whole or not at all: parts of a stage write the same one."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -184,7 +171,6 @@ class LabelSettings:
             if isinstance(rules, str):
                 tuned = read_rules(Path(rules) if rules else PHANTOM)
                 rules, smooths = tuned["thresholds"], smooths or tuned["smooths"]
-            _check_rules(rules, smooths)
             object.__setattr__(self, "thresholds", dict(rules))
             object.__setattr__(self, "smooths", dict(smooths))
         elif rules or smooths:
@@ -228,9 +214,7 @@ def consensus(maps: FloatMaps, probability: FloatMaps, trust: str) -> FloatMaps:
 
 
 def smooth(maps: FloatMaps, sigma: float | npt.ArrayLike) -> FloatMaps:
-    """Step 4: Gaussian smoothing of (pairs, S, S) maps, rescaled to a maximum of one; `sigma`, one
-    for all or (pairs,), is a fraction of the side.
-    """
+    """Step 4: Gaussian smoothing of (pairs, S, S), to a maximum of one; `sigma`: of the side."""
     sigmas = np.broadcast_to(np.asarray(sigma, dtype=np.float64), len(maps))
     blurred = np.empty_like(maps)
     for value in np.unique(sigmas):

@@ -8,8 +8,7 @@ A label store is a folder::
     labels.json   S, n, what made the labels, the sha256 of each file above
 
 ``labels.json`` is written last: a folder without it is not a label store. It is joined by `merge`
-from shards, which hold the same of a few films in one file each; any number of processes may write
-shards of one set, each its own.
+from shards, which hold the same of a few films in one file each, and come from any processes.
 
 A film's 14-channel target is put together on reading, so a negative film costs nothing. At 224 px
 a label takes about 1 kB: the 460,000 of CheXpert's frontal films half a gigabyte.
@@ -23,7 +22,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +34,7 @@ from dollkit.common.findings import FINDINGS, UNCERTAIN
 from dollkit.common.machine import sha256
 from dollkit.data.images import IGNORE
 from dollkit.data.store import Store, read
-from dollkit.data.store_writer import unwritable
+from dollkit.data.store_writer import NpyRows, unwritable
 
 PAIR_COLUMNS = ["row", "image_id", "finding", "threshold", "error", "probability"]
 """Columns that every pair has; others may follow."""
@@ -189,8 +188,6 @@ def merge(shards: Mapping[Path, str], out: Path, meta: Mapping[str, Any]) -> Lab
     The same shards and `meta` give the same bytes. `labels.json` is written last; an older store in
     `out` stays whole until the new one is.
     """
-    if not shards:
-        raise InputError(f"{out}: no shard to merge: {AGAIN}")
     parts = {name: out / f"{name}.part" for name in (*FILES, "labels.json")}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -224,8 +221,8 @@ def _join(shards: Mapping[Path, str], parts: Mapping[str, Path]) -> int:
     """Write planes, ends and pairs of all shards; returns the side of their labels."""
     kinds, ends = set(), [np.zeros(0, np.int64)]
     total = 0
-    with parts["planes.npy"].open("wb") as planes, parts["pairs.csv"].open("wb") as table:
-        _npy_header(planes, 0)
+    planes = NpyRows(parts["planes.npy"], np.uint8, (), keep=False)
+    with planes.file, parts["pairs.csv"].open("wb") as table:
         for path, key in shards.items():
             try:
                 shard = read(path)
@@ -240,19 +237,12 @@ def _join(shards: Mapping[Path, str], parts: Mapping[str, Path]) -> int:
             if len(kinds) > 1:
                 raise InputError(f"{path}: other size or columns than those before: {AGAIN}")
             table.write(rows if total else shard["pairs"].data)
-            planes.write(shard["planes"].data)
+            planes.write(total, shard["planes"])
             total += len(shard["planes"])
-        planes.seek(0)
-        _npy_header(planes, total)
+        planes.close(total)
     with parts["ends.npy"].open("wb") as file:
         np.save(file, np.concatenate(ends))
     return size
-
-
-def _npy_header(file: BinaryIO, n: int) -> None:
-    """Header of n bytes as an array; numpy pads it, so that its length does not depend on n."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": (n,)}
-    np.lib.format.write_array_header_1_0(file, header)
 
 
 def encode(label: U8) -> bytes:

@@ -66,9 +66,7 @@ def mean_interval(part: pd.DataFrame, value: str) -> tuple[float, float, float]:
 
 
 def judged(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases of the findings that enough patients have, which alone enter a mean over findings;
-    all, where no finding has so many.
-    """
+    """Cases of findings that enough patients have, which alone enter means; all, if none has."""
     enough = seen_enough(cases["patient_id"], cases["finding"])
     return cases[enough] if enough.any() else cases
 
@@ -102,20 +100,13 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
 
 
-def _gap(part: pd.DataFrame, other: pd.DataFrame) -> tuple[tuple[float, float, float], int]:
-    """Mean IoU at matched area minus that of other labels of the same cases, and their number."""
-    both = judged(part).merge(other[[*CASE, "iou_matched"]], on=CASE, suffixes=("", "_other"))
-    both["gap"] = both["iou_matched"] - both["iou_matched_other"]
-    return mean_interval(both, "gap"), len(both)
-
-
 def ablation(cases: pd.DataFrame) -> pd.DataFrame:
     """One row per variant, with the columns `ABLATION_COLUMNS`.
 
     `delta` is iou_matched (see `summarise`) minus that of the shipped labels on the cases that both
     have, with a paired 95 % bootstrap interval over patients.
     """
-    shipped = cases[cases["factor"] == "shipped"]
+    shipped = cases.loc[cases["factor"] == "shipped", [*CASE, "iou_matched"]]
     rows = []
     for (factor, value), every in cases.groupby(["factor", "value"], sort=False):
         part = judged(every)
@@ -123,7 +114,9 @@ def ablation(cases: pd.DataFrame) -> pd.DataFrame:
         means = per_finding.mean().rename({"hit": "hit_rate"}).to_dict()
         row = {"factor": factor, "value": value, "n": len(part), **means}
         row["iou_matched"], row["iou_lo"], row["iou_hi"] = mean_interval(part, "iou_matched")
-        (row["delta"], row["delta_lo"], row["delta_hi"]), _ = _gap(part, shipped)
+        both = part.merge(shipped, on=CASE, suffixes=("", "_shipped"))
+        both["gap"] = both["iou_matched"] - both["iou_matched_shipped"]
+        row["delta"], row["delta_lo"], row["delta_hi"] = mean_interval(both, "gap")
         rows.append(row)
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS)
 
@@ -132,13 +125,10 @@ def losses(arrays: Arrays) -> pd.DataFrame:
     """Which step loses what, per finding and then their ``mean``, with `LOSS_COLUMNS`.
 
     IoU of pairs (arrays of ``labels/examples.npz``) that have a truth: iou_label, of the label;
-    iou_area, of the map's top pixels, as many as the truth has; iou_threshold, at the threshold
-    that is best for this film; iou_classifier, as iou_area, of the best of the single classifiers'
-    maps and the consensus; iou_place, as iou_area, of the map inside a box around the truth
-    (`MARGIN` wider); iou_form, inside the truth itself, `MARGIN` wider. Groups, by iou_area: films
-    to which the classifiers give the finding a mean probability of at least (called) or below
-    (missed) one half; the third of each finding's films with the smallest and largest truth (three
-    films at least).
+    iou_area, of the map's top pixels, as many as the truth has; and of `STEPS`, of which box and
+    form are `MARGIN` wider than the truth. Groups, by iou_area: films to which the classifiers give
+    the finding a mean probability of at least (called) or below (missed) one half; the third of
+    each finding's films with the smallest and largest truth (three films at least).
     """
     cases = per_case(arrays)
     rows: list[dict[str, object]] = []

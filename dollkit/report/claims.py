@@ -175,8 +175,7 @@ def evaluate(rows: Rows) -> pd.DataFrame:
             scopes.index(str(row["scope"])),
         )
     )  # fmt: skip
-    frame = pd.DataFrame(contrasts)
-    return judge(frame.astype({"n_train": "Int64", "n_pretrained": "Int64"}))
+    return judge(pd.DataFrame(contrasts).astype({"n_train": "Int64", "n_pretrained": "Int64"}))
 
 
 def read_claims(folder: Path) -> pd.DataFrame:
@@ -225,9 +224,8 @@ def sentence(rows: pd.DataFrame, claim: str, question: str = CLAIM) -> str:
         missed = f" Not tested: {', '.join(sorted(set(gaps['contrast'] + ' (' + reasons + ')')))}."
     if tested.empty:
         return "Nothing in this profile tests it." + missed
-    ends = []
-    for row in tested.iloc[sorted({0, len(tested) - 1})].to_dict("records"):
-        ends.append(f"{_effect(row)} ({row['contrast']})")
+    extremes = tested.iloc[sorted({0, len(tested) - 1})].to_dict("records")
+    ends = [f"{_effect(row)} ({row['contrast']})" for row in extremes]
     many = {v: int((part["verdict"] == v).sum()) for v in (CONFIRMED, CONTRADICTED, UNDECIDED)}
     text = (
         f"Of {len(part)} contrasts {many[CONFIRMED]} are confirmed, "
@@ -242,8 +240,7 @@ def sentence(rows: pd.DataFrame, claim: str, question: str = CLAIM) -> str:
 
 
 def write_claims(rows: pd.DataFrame, folder: Path, *, profile: str, population: str) -> list[Path]:
-    """Write the result of `evaluate` as ``claims.csv`` and ``claims.md``; `population` says whose
-    films these are."""
+    """Write the result of `evaluate`, about a `population`, as ``claims.csv`` and ``claims.md``."""
     seeds = rows.loc[rows["n_seeds"] > 0, "n_seeds"]
     decisive = rows.loc[(rows["scope"] != DETAIL) & rows["effect"].notna(), "n_pretrained"].dropna()
     repeats = int(decisive.min()) if len(decisive) else 0
@@ -317,7 +314,7 @@ def _claim_table(rows: pd.DataFrame) -> str:
         "effect [95 %]": [signed(*values) for values in effects],
         "p (Holm)": [p_value(float(p)) for p in rows["p_holm"]],
         "mde": [format_value(float(m)) for m in rows["mde"]],
-        **{n.removeprefix("n_"): [_count(v) for v in rows[n]] for n in COUNTS},
+        **{n.removeprefix("n_"): [format_value(v, 0) for v in rows[n]] for n in COUNTS},
         "verdict": rows["verdict"],
         "note": rows["note"],
     }
@@ -329,10 +326,6 @@ def _effect(row: dict[Hashable, Any]) -> str:
     if row["claim"] == "C3":  # effects are logarithms of ratios
         return "{:.2f} times [{:.2f}, {:.2f}]".format(*np.exp(values))
     return signed(*values)
-
-
-def _count(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.0f}"
 
 
 # Figure S5: every contrast that decides a claim, with its interval, on one page.

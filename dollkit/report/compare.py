@@ -2,8 +2,7 @@
 
 ``python -m dollkit compare PROFILE_A PROFILE_B`` pairs the per-case rows of both film by
 film and seed by seed and writes two tables: what does it matter what they were pre-trained on?
-Arms that start alike in both (`CONTROLS`) must come out alike: they tell whether anything else
-differs.
+Arms that start alike in both (`CONTROLS`) must come out alike, or something else differs.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
@@ -22,16 +20,10 @@ import pandas as pd
 from dollkit.common import paths
 from dollkit.common.errors import InputError, brief
 from dollkit.common.statistics import Floats, crossed_effect, holm
+from dollkit.data.store_writer import writing
 from dollkit.report import page
 from dollkit.report.render import Table, constant, span
-from dollkit.report.rows import (
-    CASE_COLUMNS,
-    SETTING,
-    aligned,
-    check_cases,
-    in_order,
-    read_table,
-)
+from dollkit.report.rows import CASE_COLUMNS, SETTING, aligned, check_cases, in_order, read_table
 from dollkit.report.tables import bounds, interval
 
 CONTROLS = ("random", "imagenet")  # arms whose start has nothing to do with the profile's own films
@@ -108,8 +100,7 @@ def _effect(name: str, p: str, matrix: Floats) -> dict[str, object]:
 def gains(pair: Pair) -> pd.DataFrame:
     """What each arm gives beyond `BASELINES` in each profile, and how it changes: `GAIN_COLUMNS`.
 
-    A row rests on the films and seeds that all its settings have; a profile without the arm leaves
-    its part blank.
+    A row rests on films and seeds that all its settings have; blank where there is no such arm.
     """
     profiles = dict(zip(("profile_a", "profile_b"), pair, strict=True))
     a, b = (dict(list(cases.groupby(SETTING))) for cases in pair.values())
@@ -197,13 +188,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("profile", nargs="*", help="two of them")
     names, folder = parser.parse_args(arguments).profile, paths.figures() / "across"
     there = sorted(p.parent.name for p in paths.figures().glob("*/claims.csv"))
-    try:
-        if len(names) != 2:
-            raise InputError(f"name two profiles; {paths.figures()} has {there}")
+    if len(names) != 2:
+        raise InputError(f"name two profiles; {paths.figures()} has {there}")
+    with writing(folder):
         made = write_pair(names[0], names[1], folder)
-    except (InputError, OSError) as error:
-        print(f"error: {brief(error)}", file=sys.stderr)
-        return 2
     print(made[1].read_text(encoding="utf-8"), *made, sep="\n")
     return 0
 
@@ -248,7 +236,3 @@ def against_committed(profile: str, root: Path = paths.ROOT) -> list[str]:
         return lines
     except Exception as error:  # a run that came through must not fail for want of a comparison
         return [f"not compared with committed results: {brief(error)}"]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

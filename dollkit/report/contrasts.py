@@ -2,8 +2,7 @@
 
 Every effect is signed so that positive speaks for the claim. A contrast that cannot be made is a
 row with a reason, never left out. Each has a question, `CLAIM` or `DIAGNOSIS`, and a scope: `TASK`
-(one cell of the matrix of tasks and baselines), `OVERALL` (the mean over tasks, which the verdict
-rests on) or `DETAIL`.
+(a cell of the matrix of tasks and baselines), `OVERALL` (the mean that verdicts rest on), `DETAIL`.
 """
 
 from __future__ import annotations
@@ -62,6 +61,8 @@ def _label_row(
     scope: str = OVERALL, note: str = "",
 ) -> Row:  # fmt: skip
     """IoU at matched area of rows minus another column, over findings of enough patients."""
+    if rows.empty:
+        return _row(claim, contrast, task, note or "no mobile finding", scope=scope)
     enough = seen_enough(rows["patient_id"], rows["finding"])
     few = ", ".join(sorted(rows["finding"][~enough].unique()))
     rows = rows[enough]
@@ -97,10 +98,7 @@ def label_rows(labels: pd.DataFrame, shortcuts: Iterable[str] = ()) -> list[Row]
             rows.append(_row("C1", contrast, "labels", f"no {column} for mobile findings"))
             continue
         part = mobile[mobile["finding"].isin(decisive)]
-        if len(part):
-            rows.append(_label_row(contrast, part, column, note=note))
-        else:
-            rows.append(_row("C1", contrast, "labels", note or "no mobile finding"))
+        rows.append(_label_row(contrast, part, column, note=note))
         for finding in [f for f in MOBILE if (mobile["finding"] == f).any()]:
             part = mobile[mobile["finding"] == finding]
             rows.append(_label_row(contrast, part, column, finding, scope=DETAIL))
@@ -112,10 +110,7 @@ def label_rows(labels: pd.DataFrame, shortcuts: Iterable[str] = ()) -> list[Row]
         rows.append(_row("C1", "IG - Grad-CAM", "labels", f"no {absent} labels"))
     else:
         both = paths[paths["finding"].isin(decisive)].merge(cam, on=case, suffixes=suffixes)
-        if len(both):
-            rows.append(_label_row("IG - Grad-CAM", both, "iou_matched_other", note=note))
-        else:
-            rows.append(_row("C1", "IG - Grad-CAM", "labels", note or "no mobile finding"))
+        rows.append(_label_row("IG - Grad-CAM", both, "iou_matched_other", note=note))
     single = labels[(labels["factor"] == "classifiers") & (labels["n_classifiers"] == 1)]
     if single.empty:
         return [*rows, _row("C5", "K - best single", "labels", "no single-classifier labels")]
@@ -205,10 +200,7 @@ def over_tasks(tasks: Sequence[Units]) -> Floats:
 
 
 def _overall_row(claim: str, question: str, contrast: str, cells: list[Cell]) -> Row:
-    """A contrast over the tasks of a profile; it is as good as its weakest task.
-
-    Of C4 over those with a gain to keep.
-    """
+    """A contrast over the tasks of a profile; it is as good as its weakest task."""
     shared: Row = {"question": question, "scope": OVERALL}
     same = {row["network"] for row, _ in cells}, {row["n_train"] for row, _ in cells}
     if all(len(values) == 1 for values in same):

@@ -47,10 +47,7 @@ def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure4(curves: pd.DataFrame, *, profile: str) -> Drawn:
-    """Validation mIoU against steps: tasks in columns, tunings in rows, one line per arm.
-
-    Of curves.csv `main_size` and `main_network` are shown; data as `mean_curves`.
-    """
+    """Validation mIoU against steps: tasks in columns, tunings in rows, one line per arm."""
     kept = [p[p["network"] == main_network(p)] for _, p in main_size(curves).groupby("task")]
     if not kept:
         raise InputError("figure 4: curves are empty; fine-tune a task first")
@@ -89,8 +86,7 @@ COSTS = {"miou": "test mIoU", "memory_mb": "memory of a step, MB", "step_seconds
 
 def figure_s1(rows: Rows, *, profile: str) -> Drawn:
     """What can be had for which share of trained weights: mIoU, memory and time of a step against
-    it, a line through the sizes of adapters and of LoRA. Rows of `tables.table2`, of tasks and
-    networks with `MANY_TUNINGS`.
+    it, a line through the sizes of a kind; of tasks and networks with `MANY_TUNINGS`.
     """
     data = table2(rows, profile).frame
     many = data.groupby(["task", "network"])["tuning"].transform("nunique") >= MANY_TUNINGS
@@ -239,8 +235,7 @@ def _values(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 def figure_s3(ablation: pd.DataFrame, losses: pd.DataFrame, *, profile: str) -> Drawn:
     """What each choice of label making gives, and which step loses what.
 
-    Of the tables of `dollkit.labels.summary`. Variants that change no map (other threshold rules)
-    have no difference and are left out.
+    Of `dollkit.labels.summary`; variants that change no map (other threshold rules) are left out.
     """
     changed = ablation[(ablation["factor"] != "shipped") & ablation["delta"].notna()]
     changed = changed[(changed[["delta", "delta_lo", "delta_hi"]] != 0).any(axis=1)]

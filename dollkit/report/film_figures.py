@@ -35,10 +35,7 @@ def _handles(label: str, ignored: str) -> list[Any]:
 
 
 def figure1(labels: Path, task: Path, *, profile: str, arm: str = "doll") -> Drawn:
-    """The approach, from real arrays: film, maps, consensus, label with ignore band, network.
-
-    From ``examples.npz`` of the labels and of a fine-tuning stage, whose `arm` predicts.
-    """
+    """The approach, from real arrays: film, maps, consensus, label with ignore band, network."""
     a, t = load_examples(labels, LABEL_ARRAYS), load_examples(task, TASK_ARRAYS)
     mobile = np.flatnonzero(np.isin(a["finding"], MOBILE))
     pool = mobile if mobile.size else np.arange(len(a["iou"]))
@@ -199,8 +196,7 @@ def figure3(tasks: Sequence[Path], *, profile: str) -> Drawn:
 def figure_s2(labels: Path, *, profile: str) -> Drawn:
     """How the label of each finding comes about: film, maps, consensus, label, truth.
 
-    One row for each finding that has an example: that of median IoU at matched area or, where no
-    truth is known, the first.
+    A row per finding with examples: that of median IoU at matched area; without truth the first.
     """
     a = load_examples(labels, LABEL_ARRAYS)
     known = bool(a["truth"].any())
@@ -243,8 +239,7 @@ def figure_s2(labels: Path, *, profile: str) -> Drawn:
             row = {"finding": finding, "image_id": a["image_id"][i], "iou": float(a["iou"][i])}
             row |= {"n": pool.size} | {f"p_{name}": float(p) for name, p in chances.items()}
             rows.append(row)
-        handles = _handles("label", "ignored in training")[: 2 + known]
-        style.key(fig, handles, 3)
+        style.key(fig, _handles("label", "ignored in training")[: 2 + known], 3)
     several = span(pd.Series([pool.size for pool in pools.values()]))
     rule = (
         f"the case of median IoU at matched area among {several} examples; numbers in the corners "

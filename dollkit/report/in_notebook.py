@@ -22,14 +22,10 @@ LETTERS = 16  # of a film's title, on an inch
 
 
 def films(
-    images: np.ndarray[Any, Any],
-    titles: Sequence[str] = (),
-    masks: np.ndarray[Any, Any] | None = None,
-    classes: Sequence[str] = (),
-    columns: int = 6,
-    side: float = 1.9,
-    heading: str = "",
-) -> Figure:
+    images: np.ndarray[Any, Any], titles: Sequence[str] = (),
+    masks: np.ndarray[Any, Any] | None = None, classes: Sequence[str] = (), columns: int = 6,
+    side: float = 1.9, heading: str = "",
+) -> Figure:  # fmt: skip
     """A sheet of films (n, S, S) uint8, with the outlines of their masks (n, C, S, S) in {0, 1}.
 
     Titles are one per film, or none; classes are named in a legend; `side` of a film is in inches.
@@ -60,12 +56,9 @@ def films(
 
 
 def steps(
-    image: np.ndarray[Any, Any],
-    maps: Mapping[str, np.ndarray[Any, Any]],
-    target: np.ndarray[Any, Any],
-    truth: np.ndarray[Any, Any] | None = None,
-    side: float = 2.1,
-) -> Figure:
+    image: np.ndarray[Any, Any], maps: Mapping[str, np.ndarray[Any, Any]],
+    target: np.ndarray[Any, Any], truth: np.ndarray[Any, Any] | None = None, side: float = 2.1,
+) -> Figure:  # fmt: skip
     """One film through the idea: film, maps by title, label {0, 1, 255}, outline of the truth."""
     panels: dict[str, Any] = {"film": {}, **{name: {"heat": m} for name, m in maps.items()}}
     panels["label (yellow: ignored)"] = {"label": target}

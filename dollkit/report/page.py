@@ -80,8 +80,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 def page(folder: Path) -> str:
     """The page of a profile's folder, as Markdown.
 
-    Figures that show real films are named and not linked, whether or not they are there: the page
-    says the same where they must not be.
+    Figures of real films are named and not linked: the page says the same where they must not be.
     """
     record = read_record(folder)
     for name in ("claims.csv", "claims.md"):
@@ -203,8 +202,6 @@ def collect(run: Path, only: Collection[str] | None = None) -> dict[str, Any]:
         name = path.parent.relative_to(run).as_posix()
         if only is None or name in only:
             manifest = read_json(path)
-            if "parameters" not in manifest:
-                raise InputError(f"{path}: no 'parameters' in it; run its stage again")
             # Each stage hashes its own modules; what is common to all is the commit.
             code = dict(manifest.get("code") or {})
             manifests[name] = manifest | {"code_files": code.pop("files", {}), "code": code}

@@ -95,8 +95,6 @@ def format_value(value: object, digits: int = 3) -> str:
     """A cell as printed: floats to ``digits`` decimals, whole numbers whole, missing as "–"."""
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return "–"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
     if isinstance(value, float | np.floating):
         number = float(value)
         return f"{number:.{digits}f}" if abs(number) < 100 else f"{number:.0f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from dollkit.labels.summary import GROUPS, STEPS
-from dollkit.report import curve_figures, robustness, tables
+from dollkit.report import curve_figures, tables
 from dollkit.report.render import Table
 from dollkit.report.rows import Rows, main_size, with_draws
 from dollkit.report.style import Drawn
@@ -25,7 +25,7 @@ def tables_of(rows: Rows, profile: str, *, reference: bool = False) -> dict[str,
     found["table_starts"] = tables.table_starts(cases, rows.pretraining, profile)
     found["table_sizes"] = tables.table_sizes(cases, profile)
     if len(rows.robust):
-        found["robustness"] = robustness.table(robust, cases, profile)
+        found["robustness"] = tables.table_robustness(robust, cases, profile)
     return {name: table for name, table in found.items() if len(table.frame)}
 
 

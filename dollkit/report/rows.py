@@ -97,8 +97,7 @@ class Rows:
     """All rows that tables, curves and claims of a profile are made from.
 
     Without perturbed films, a record of pre-training, or of how hard the data are, these frames are
-    empty. `ablation` has one row per changed factor of label making; `not_run` says why an arm
-    could not run.
+    empty. `ablation` has one row per changed factor of label making; `not_run` the reason by arm.
     """
 
     classifiers: pd.DataFrame
@@ -127,8 +126,7 @@ class Rows:
 def read_run(run: Path, only: Collection[str] | None = None) -> Rows:
     """Rows of ``runs/<profile>``, checked, in order of instance.
 
-    Folders of instances that are not in `only`, such as an arm that has left the profile, are
-    passed over.
+    Instances not in `only`, such as an arm that has left the profile, are passed over.
     """
     frames = _read(run, "in_run", only)
     ablation = read_table(run / "labels" / "ablation.csv", summary.ABLATION_COLUMNS)
@@ -232,10 +230,7 @@ def _from_counts(cases: pd.DataFrame) -> dict[str, Floats]:
 
 
 def check_cases(cases: pd.DataFrame, place: str = "cases") -> pd.DataFrame:
-    """Per-case rows in canonical order; a doubled or inconsistent row is an `InputError`.
-
-    Rows of perturbed films are told apart by their perturbation and level, too.
-    """
+    """Per-case rows in canonical order; a doubled or inconsistent row is an `InputError`."""
     within = ["perturbation", "level"] if "level" in cases else []
     if within and cases["level"].isna().any():
         raise InputError(f"{place}: column 'level' has a blank; run its stage again")
@@ -306,8 +301,7 @@ def contributions(cases: pd.DataFrame, value: str, by: str = "seed") -> Floats:
 def aligned(
     settings: Sequence[pd.DataFrame],
 ) -> tuple[list[Floats], npt.NDArray[np.str_], dict[str, int]]:
-    """`contributions` to mIoU of the seeds and films that several settings all have, the patients,
-    and counts.
+    """`contributions` to mIoU of seeds and films that all settings have, the patients, and counts.
 
     One row per draw, where the cases tell draws apart (`with_draws`).
     """

@@ -117,14 +117,9 @@ def canvas(width: float, height: float) -> Figure:
 
 
 def film(
-    ax: Axes,
-    image: npt.ArrayLike,
-    *,
-    heat: npt.ArrayLike | None = None,
-    label: npt.NDArray[Any] | None = None,
-    ignored: float = 0.35,
-    inside: float = 0.6,
-) -> None:
+    ax: Axes, image: npt.ArrayLike, *, heat: npt.ArrayLike | None = None,
+    label: npt.NDArray[Any] | None = None, ignored: float = 0.35, inside: float = 0.6,
+) -> None:  # fmt: skip
     """A radiograph without axes, in its own grey values, and what is drawn over it.
 
     A heat map ends at its 99.5 % quantile; where it is low the film shows through. A label is in
@@ -189,17 +184,10 @@ def _line(arm: str) -> dict[str, Any]:
 
 
 def panels(
-    data: pd.DataFrame,
-    height: float,
-    values: tuple[str, str, str, str],
-    by: str = "task",
-    rows: Sequence[str] = ("",),
-    *,
-    alpha: float = 0.15,
-    few_marks: bool = False,
-    floor: float = 0.0,
-    **shared: Any,
-) -> tuple[Figure, npt.NDArray[Any]]:
+    data: pd.DataFrame, height: float, values: tuple[str, str, str, str], by: str = "task",
+    rows: Sequence[str] = ("",), *, alpha: float = 0.15, few_marks: bool = False,
+    floor: float = 0.0, **shared: Any,
+) -> tuple[Figure, npt.NDArray[Any]]:  # fmt: skip
     """A page-wide figure with a line and its band for each arm, and its (rows, tasks) axes.
 
     Args:

@@ -1,4 +1,4 @@
-"""Tables 1-3 (pre-training, tuning, labels) and label efficiency, with their captions."""
+"""Tables 1-3 (pre-training, tuning, labels), label efficiency and robustness, with captions."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ import pandas as pd
 
 from dollkit.common import ARMS, OPTIONAL, paths
 from dollkit.common.errors import InputError
-from dollkit.common.statistics import Floats, bootstrap_interval
+from dollkit.common.statistics import Floats, bootstrap_interval, crossed_effect
+from dollkit.finetuning.robustness import KINDS
 from dollkit.labels.summary import judged, mean_interval
 from dollkit.report.contrasts import crossing, speed
 from dollkit.report.render import Table, constant, span
 from dollkit.report.rows import (
     NOT_RUN,
     SETTING,
+    UNTOUCHED,
     Rows,
+    aligned,
     contributions,
     difference,
     in_order,
     main_size,
 )
 
+BLOCK = ["task", "network", "n_train"]
 UPPER_BOUND = "upper bound, phantom only"
 INTERVAL = "brackets: 95 % bootstrap interval over patients"
 AGAINST = ("random", "imagenet")  # starts that DoLL is compared with at each size
@@ -84,21 +88,18 @@ def table1(rows: Rows, profile: str, **more: Any) -> Table:
     chosen = pd.DataFrame({"lr": rates, "n_valid": grouped["n_valid"].max()}).reset_index()
     frame = summarise(full).merge(chosen, on=SETTING, how="left", validate="1:1")
     frame["status"] = np.where(frame["arm"] == "truth", UPPER_BOUND, "run")
-    block = ["task", "network", "n_train"]
     always = pd.DataFrame({"arm": [arm for arm in ARMS if arm not in OPTIONAL]})
-    always = frame[block].drop_duplicates().merge(always, how="cross")
-    frame = frame.drop(columns="tuning").merge(always, on=[*block, "arm"], how="outer")
+    always = frame[BLOCK].drop_duplicates().merge(always, how="cross")
+    frame = frame.drop(columns="tuning").merge(always, on=[*BLOCK, "arm"], how="outer")
     absent = NOT_RUN + frame["arm"].map(rows.not_run).fillna("not part of this profile")
     frame["status"] = frame["status"].fillna(absent)
     counts = dict.fromkeys(("n_cases", "n_patients", "n_seeds", "n_valid"), "Int64")
-    frame = in_order(frame.astype(counts), *block, "arm")
-    chosen_by = "validation films"
-    if frame["n_valid"].notna().any():
-        chosen_by = f"{span(frame['n_valid'])} further films with masks"
+    frame = in_order(frame.astype(counts), *BLOCK, "arm")
     words = (
         "Pre-training arms, all weights tuned: mean IoU and Dice over foreground classes, mean "
         f"over {span(frame['n_seeds'])} seeds, {span(frame['n_cases'])} test films per task; "
-        f"{INTERVAL}. Learning rate and step chosen on {chosen_by}, same budget for every arm."
+        f"{INTERVAL}. Learning rate and step chosen on {span(frame['n_valid'])} further films with "
+        "masks, same budget for every arm."
     )
     return _numbered(1, frame, profile, words, **more)
 
@@ -141,8 +142,7 @@ def table3(labels: pd.DataFrame, profile: str) -> Table:
 
     delta: minus shipped, over the n films x findings that both have. Means are over findings (see
     `labels.summary.judged`) of means over films; intervals are 95 % bootstraps over patients.
-    Subsets of the classifiers are listed one by one and averaged per film and finding over all
-    subsets of one size.
+    Subsets of the classifiers are listed, and averaged per film and finding over those of one size.
     """
     labels = judged(labels)
     tried = {(str(f), str(v)): part for (f, v), part in labels.groupby(["factor", "value"])}
@@ -283,10 +283,7 @@ def masks_needed(sizes: Floats, miou: Floats, target: float) -> str:
 
 
 def at_the_edge(selection: pd.DataFrame) -> list[str]:
-    """Notes that name the settings whose chosen learning rate is the last of its grid.
-
-    A better rate may lie beyond it, so these rows may undersell their setting.
-    """
+    """Notes that name the settings whose chosen learning rate is the last of its grid."""
     tried = main_size(selection).sort_values([*SETTING, "fold"], kind="stable")
     rates = tried.groupby([*SETTING, "fold"])["lr"]
     ends = {"lowest": rates.transform("min"), "highest": rates.transform("max")}
@@ -319,3 +316,84 @@ def load_reference(tasks: Sequence[str], folder: Path = paths.REFERENCE) -> pd.D
         raise InputError(f"{folder}: no *.csv with columns {', '.join(REFERENCE_COLUMNS)}")
     every = pd.concat(found, ignore_index=True)
     return every[every["task"].isin(list(tasks))].reset_index(drop=True)
+
+
+# What perturbed test films cost each arm. Films, seeds and patients are paired throughout: an arm's
+# drop is taken on the same films of the same networks, and its difference from the random start's
+# drop on the same seeds too.
+
+
+CELL = [*BLOCK, "perturbation", "level", "arm"]
+IDENTITY = {name: kind.identity for name, kind in KINDS.items()}
+
+
+def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows by task, network, size, perturbation, strength of the level and arm."""
+    strength = (frame["level"] - frame["perturbation"].map(IDENTITY)).abs()
+    order = [*BLOCK, "perturbation", "strength", "level", "arm"]
+    return in_order(frame.assign(strength=strength), *order).drop(columns="strength")
+
+
+def table_robustness(rows: pd.DataFrame, plain: pd.DataFrame, profile: str) -> Table:
+    """mIoU under each perturbation, what it costs, and whether it costs the random start more.
+
+    One row per perturbation, level (NaN: untouched) and arm of tuning "full", the untouched films
+    first: miou as `summarise`; drop (untouched minus perturbed); drop_vs_random (the arm's drop
+    minus that of the random start). Intervals of drops: 95 %, patients and seeds both random.
+
+    Args:
+        rows, plain: per-case rows of the perturbed and of the untouched films.
+    """
+    trained = [*BLOCK, "arm"]
+    rows, plain = (f[f["tuning"] == "full"] for f in (rows, plain))
+    untouched = rows[trained].drop_duplicates().merge(plain, on=trained, how="left")
+    for lost in untouched[untouched["image_id"].isna()][:1].to_dict("records"):
+        raise InputError(
+            f"robustness: {lost['task']}, {lost['network']}, {lost['n_train']} training films, arm "
+            f"{lost['arm']!r} has no rows of the untouched films; run its fine-tuning again"
+        )
+    every = pd.concat([rows, untouched.assign(perturbation=UNTOUCHED, level=np.nan)])
+    before = dict(list(untouched.groupby(trained)))
+    drops: list[dict[str, object]] = []
+    for key, part in rows.groupby(CELL[:-1]):
+        pairs = {arm: (before[*key[:3], arm], own) for arm, own in part.groupby("arm")}
+        for arm, pair in pairs.items():
+            row: dict[str, object] = dict(zip(CELL, (*key, arm), strict=True))
+            row |= interval("drop", difference(*pair))
+            if arm != "random" and "random" in pairs:
+                (a, b, c, d), _, _ = aligned([*pair, *pairs["random"]])
+                row |= interval("drop_vs_random", crossed_effect((a - b) - (c - d)))
+            drops.append(row)
+    frame = summarise(every, CELL).merge(pd.DataFrame(drops), on=CELL, how="left")
+    columns = [*CELL, *bounds("miou", "drop", "drop_vs_random"), "n_cases", "n_patients", "n_seeds"]
+    frame = _ordered(frame.reindex(columns=columns))
+    levels = [None if np.isnan(v) else f"{v:g}" for v in frame["level"].tolist()]
+    caption = (
+        f"Robustness (profile {profile}). Pre-training arms, all weights tuned on untouched films, "
+        f"on perturbed test films: mean IoU over foreground classes, mean over "
+        f"{span(frame['n_seeds'])} seeds, {span(frame['n_cases'])} test films per task; "
+        "brackets: 95 % bootstrap interval over patients. Drop: untouched minus perturbed, the "
+        "same films and networks, its interval over patients and seeds."
+    )
+    notes = [
+        f"Levels: {_meanings(frame)}.",
+        "Drop minus random's: the arm's drop minus that of the random start, paired by film and "
+        "seed; negative where the arm loses less. No correction is made for the number of rows.",
+    ]
+    return Table(
+        frame.assign(level=pd.Series(levels, dtype="object")),  # as written, without decimals
+        caption,
+        hide=["n_patients", *constant(frame, ("network", "n_train"))],
+        names={"drop_vs_random": "drop minus random's"},
+        notes=notes,
+    )
+
+
+def _meanings(frame: pd.DataFrame) -> str:
+    """What each perturbation does and the levels that `frame` has, as a sentence."""
+    shown = _ordered(frame[frame["level"] != frame["perturbation"].map(IDENTITY)])
+    levels = shown.dropna(subset="level").groupby("perturbation", sort=False)["level"].unique()
+    return "; ".join(
+        f"{name}: {KINDS[str(name)].meaning} ({', '.join(f'{v:g}' for v in values)})"
+        for name, values in levels.items()
+    )

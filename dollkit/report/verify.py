@@ -14,7 +14,6 @@ import itertools
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -265,7 +264,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("  " + ", ".join(f"{n} {state}" for state, n in count.items()), flush=True)
         status = max(status, int(count[DIFFERS] > 0))
     return status
-
-
-if __name__ == "__main__":
-    sys.exit("use python -m dollkit verify")

@@ -69,7 +69,6 @@ def declared(notebook: Path) -> type[pydantic.BaseModel]:
 
 
 def _parse(line: ast.stmt, place: str) -> tuple[str, tuple[Any, Json]]:
-    """Name of a parameter, its type and its default."""
     match line:
         case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr()):
             pass

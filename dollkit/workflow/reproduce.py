@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dollkit.common import paths
-from dollkit.common.errors import InputError, brief, brief_stderr
+from dollkit.common.errors import InputError, brief
 from dollkit.common.machine import cores
 from dollkit.workflow import run, stage, stages
 
@@ -102,8 +102,8 @@ def slurm_jobs(folder: Path) -> list[str]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        said = brief_stderr(getattr(error, "stderr", "") or "") or brief(error)
-        raise InputError(f"EXECUTOR=slurm: squeue fails: {said}") from None
+        said = (getattr(error, "stderr", "") or "").strip() or brief(error)
+        raise InputError(f"EXECUTOR=slurm: squeue fails: {said.splitlines()[-1]}") from None
     jobs = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip()]
     return [number for number, name in jobs if name.startswith(job_prefix(folder))]
 

@@ -202,7 +202,6 @@ def make_writable(folder: Path) -> None:
 
 
 def _write(file: Path, text: str) -> Path:
-    """Write a file whole or not at all."""
     partial = file.with_suffix(".tmp")
     partial.write_text(text, encoding="utf-8")
     return partial.replace(file)

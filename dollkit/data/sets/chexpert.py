@@ -59,18 +59,11 @@ def read_rows(
     rows = table.frame
     study = rows["patient"] + "_" + rows["study"]
     position, kind = rows["AP/PA"], rows["Frontal/Lateral"]
-    above = {p: str(place) for p, place in (elsewhere or {}).items()}
-    place = pd.Series([above.get(p, str(folder)) for p in rows["patient"]], rows.index, dtype=str)
+    above, parts = elsewhere or {}, rows[["patient", "study", "file"]].itertuples(index=False)
     return steps.films_of(
         "chexpert",
         study + "_" + rows["view"],
-        place.fillna(str(folder))
-        + "/"
-        + rows["patient"]
-        + "/"
-        + rows["study"]
-        + "/"
-        + rows["file"],
+        [f"{above.get(p, folder)}/{p}/{s}/{file}" for p, s, file in parts],
         table.where(),
         patient_id=rows["patient"],
         study_id=study,
@@ -95,20 +88,17 @@ def _check(table: CsvTable, part: str, plain: bool) -> None:
     table.frame["Age"] = table.numbers("Age")
     parts = table.frame["Path"].str.replace("\\", "/").str.extract(_PATH).fillna("")
     table.frame[parts.columns] = parts
-    leads = {lead: _leads(lead, part) for lead in table.frame["lead"].unique()}
+    # What stands before the patient stays inside the root and ends in `part`.
+    leads = {
+        lead: is_inside(lead) and part in ("", clean(lead).name) if lead else not part
+        for lead in table.frame["lead"].unique()
+    }
     good = table.frame["lead"].map(leads).astype(bool) & table.frame["file"].ne("")
     table.require(
         good, "Path", f"a path .../{part or 'valid'}/patientNNNNN/studyN/viewN_frontal.jpg"
     )
     twice = table.frame[["patient", "study", "view"]].duplicated()
     table.require(~twice, "Path", "each film once")
-
-
-def _leads(lead: str, part: str) -> bool:
-    """Whether what stands before the patient stays inside the root and ends in `part`."""
-    if not lead:
-        return not part
-    return is_inside(lead) and part in ("", clean(lead).name)
 
 
 def _apart(
@@ -155,8 +145,7 @@ def read_chexpert(
     file = find_truth(root)
     drawn = pd.DataFrame()
     if file:
-        truth = load_truth(file, bad)
-        listed = _listed(truth, valid, file, bad)
+        listed = _listed(load_truth(file, bad), valid, file, bad)
         drawn = truth_masks(films, listed)
         facts["valid films with truth"] = int(films["image_id"].isin(list(listed)).sum())
     masks = _with_masks_beside(films["path"].tolist(), drawn)
@@ -234,10 +223,7 @@ def find_truth(root: Path) -> Path | None:
 
 
 def load_truth(path: Path, bad: BadRows = STRICT) -> dict[str, dict[str, Mask]]:
-    """Masks by image key (``patient64541_study1_view1_frontal``) and finding.
-
-    A finding that an entry lacks is unknown.
-    """
+    """Masks by image key (``patient64541_study1_view1_frontal``) and finding, of those listed."""
     data = steps.read_json(path)
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds no JSON object of image keys: {AGAIN}")
@@ -299,9 +285,8 @@ def _entry(path: Path, key: str, entry: object) -> dict[str, Mask]:
 def read_chexlocalize(root: Path, bad: BadRows = STRICT) -> dict[str, FilmTable]:
     """``films``: frontal ones of val (the valid split), then of test; nothing to train on.
 
-    A film that the truth file holds has a mask of each of the ten findings, empty where the
-    finding is not there; any other film has no masks. Masks are on the grid of the full-size
-    films.
+    A film that the truth file holds has a mask of each of the ten findings, empty where the finding
+    is not there; any other film has no masks. Masks are on the grid of full-size films.
     """
     tables = {part: root / "CheXpert" / f"{part}_labels.csv" for part in ("val", "test")}
     val, test = (
@@ -325,9 +310,8 @@ def read_chexlocalize(root: Path, bad: BadRows = STRICT) -> dict[str, FilmTable]
         [val.assign(split="valid"), test.assign(split="test")],
         f"{root}: val_labels.csv and test_labels.csv",
     )
-    masks = truth_masks(films, truth)
     table = steps.make_table(
-        "chexlocalize", films, root, masks, others=others, facts=facts, bad=bad
+        "chexlocalize", films, root, truth_masks(films, truth), others=others, facts=facts, bad=bad
     )
     return {"films": table}
 

@@ -28,27 +28,19 @@ ANY_ENDING = ("ieee8023", "generalblockchain", "v7")
 
 
 def data_set(
-    name: str,
-    stores: Sequence[str],
-    find: Callable[[Path], Path | None],
-    read: Callable[..., dict[str, FilmTable]],
-    **options: tuple[str, ...],
-) -> DataSet:
+    name: str, stores: Sequence[str], find: Callable[[Path], Path | None],
+    read: Callable[..., dict[str, FilmTable]], **options: tuple[str, ...],
+) -> DataSet:  # fmt: skip
     """A data set as ``catalogue.yaml`` describes it; `options` have their allowed values."""
     entry = {key: value for key, value in catalogue()[name].items() if key != "side"}
     return DataSet(name=name, stores=tuple(stores), find=find, read=read, options=options, **entry)
 
 
 def make_table(
-    name: str,
-    films: pd.DataFrame,
-    root: Path,
-    masks: Mapping[str, Sequence[Mask | None]] | pd.DataFrame | None = None,
-    *,
-    others: Iterable[Path] = (),
-    store: str = "",
-    **more: Any,
-) -> FilmTable:
+    name: str, films: pd.DataFrame, root: Path,
+    masks: Mapping[str, Sequence[Mask | None]] | pd.DataFrame | None = None, *,
+    others: Iterable[Path] = (), store: str = "", **more: Any,
+) -> FilmTable:  # fmt: skip
     """Table of data set `name` (of one `store` of it); `masks` by class, one for each film."""
     return FilmTable(
         f"{name}-{store}" if store else name,

@@ -224,10 +224,7 @@ def _parts(
 
 
 def find_root(folder: Path) -> Path | None:
-    """The folder that holds the films or their folder: `folder`, its ``JSRT/`` or its parent.
-
-    The parent, where `folder` is the films' own and holds no masks.
-    """
+    """The folder that holds the films or their folder: `folder`, its ``JSRT/`` or its parent."""
     for root in (folder, child(folder, "JSRT")):
         if root is None or not any(holds(f, _FILM) for f in _film_folders(root)):
             continue

@@ -70,16 +70,12 @@ def nih_states(present: pd.DataFrame) -> pd.DataFrame:
 
 
 def finding_boxes(
-    table: CsvTable,
-    image: str,
-    label: str,
-    allowed: Mapping[str, str] = BOX_LABELS,
+    table: CsvTable, image: str, label: str, allowed: Mapping[str, str] = BOX_LABELS,
     limit: float = np.inf,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Boxes of a table: image_id, finding, x, y, w, h, and label as the table has it.
 
-    Refused are labels not `allowed`, boxes without area, and those that leave a square frame of
-    side `limit` by more than 1 %.
+    Refused: labels not `allowed`, boxes without area or over 1 % beyond a square of side `limit`.
     """
     known = f"a label with a counterpart in CheXpert: {', '.join(allowed)}"
     table.require(table.column(label).isin(list(allowed)), label, known)

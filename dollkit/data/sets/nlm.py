@@ -69,8 +69,7 @@ def read_nlm(
     """``lungs``: both sets or one of them; films["source"] tells them apart, Montgomery's first.
 
     One film per patient is assumed; a film is drawn into a split by the hash of its id, the same
-    whichever `sets` are read. A film with the mask of one lung only has no mask (unknown, not half
-    of it).
+    whichever `sets` are read. A film with the mask of one lung only has none (it is unknown).
     """
     tables, others, places = [], [], []
     facts: dict[str, int] = {}

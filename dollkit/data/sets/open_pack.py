@@ -46,8 +46,7 @@ def read_open(root: Path, bad: BadRows = STRICT) -> dict[str, FilmTable]:
     ``films`` are the pack's NIH ChestX-ray14 films under CheXpert's 14 names, with boxes of
     findings. All films of patients with a box are in the test split, so that no classifier or label
     that is judged on a box was made with its patient. Not a random sample: every film was picked
-    for Pneumonia or for No Finding. The films with masks are ieee8023's, in folds by patient
-    (`FOLDS`).
+    for Pneumonia or for No Finding. The films with masks are ieee8023's, in `FOLDS` by patient.
     """
     images = read_csv(root / "images.csv", NEEDED, bad, hint=HINT)
     patient_of = dict(zip(images.frame["image_id"], images.frame["patient_id"], strict=True))
@@ -86,9 +85,8 @@ def _with_findings(
     boxes = read_boxes(root, bad)
     boxes = boxes[boxes["image_id"].isin(films["image_id"])].reset_index(drop=True)
     patients = films["patient_id"][films["image_id"].isin(boxes["image_id"])]
-    for patient in films["patient_id"][
-        films["patient_id"].isin(patients) & (films["split"] != "test")
-    ]:
+    leaks = films["patient_id"].isin(patients) & (films["split"] != "test")
+    for patient in films["patient_id"][leaks]:
         raise InputError(
             f"{path}: patient {patient!r} has a film with a box and is not in the test split: "
             "restore the file"
@@ -159,8 +157,7 @@ def _films(root: Path, images: CsvTable) -> pd.DataFrame:
 
 def _read_states(root: Path, bad: BadRows) -> pd.DataFrame:
     """CheXpert label states by image id, of ``findings_nih.csv``: a column of 0 and 1 each."""
-    needed = ("image_id", *NIH_FINDINGS)
-    table = read_csv(root / "findings_nih.csv", needed, bad, hint=HINT)
+    table = read_csv(root / "findings_nih.csv", ("image_id", *NIH_FINDINGS), bad, hint=HINT)
     table.require(~table.frame["image_id"].duplicated(), "image_id", "each film once")
     for name in NIH_FINDINGS:
         table.among(name, ("0", "1"))

@@ -204,10 +204,7 @@ def image_id(name: str) -> str:
 
 
 def _read_masks(root: Path, names: Sequence[str], bad: BadRows) -> tuple[pd.DataFrame, int]:
-    """Masks below ``masks/``: a column per class that a film of `names` has, a row per film.
-
-    Also the number of files there that belong to no film.
-    """
+    """Masks below ``masks/``: a column a class, a row a film of `names`; how many fit no film."""
     folder = root / "masks"
     drawn: dict[str, list[DrawnMask | None]] = {}
     loose: list[Path] = []

@@ -45,9 +45,8 @@ U8 = npt.NDArray[np.uint8]
 class PhantomPlan:
     """How many films of each kind; all numbers are films, all splits by patient.
 
-    `n_films` are those of the classification set and the two fractions its shares; the other
-    three count in each task store. `protocol` holds knobs of `Protocol` that differ from its
-    defaults.
+    `n_films` are those of the classification set and the two fractions its shares; the other three
+    count in each task store. `protocol` holds the knobs of `Protocol` that are changed.
     """
 
     n_films: int = 400
@@ -125,19 +124,13 @@ def fill_quotas(patients: pd.Series[str], quotas: Mapping[str, int]) -> npt.NDAr
 
 
 def build_phantom(
-    path: Path | str,
-    store: str,
-    size: int,
-    plan: PhantomPlan | None = None,
-    seed: int = 0,
-    workers: int | None = None,
+    path: Path | str, store: str, size: int, plan: PhantomPlan, seed: int, workers: int | None
 ) -> Path:
     """Render one store of the phantom; one that stands is kept, one that was stopped goes on.
 
     The store is the same whatever `workers` (rendering processes; None: one per core, 1: none).
     More than one needs a main module that can be imported. `size` is in pixels.
     """
-    plan = plan or PhantomPlan()
     protocol = Protocol.from_json(dict(plan.protocol))
     films, population = phantom_films(store, plan, seed)
     films["width"] = films["height"] = size
