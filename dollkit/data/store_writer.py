@@ -245,6 +245,7 @@ class NpyRows:
         return self.file.tell()
 
     def write(self, start: int, rows: npt.NDArray[Any]) -> None:
+        """Write rows from place `start` on."""
         if rows.shape[1:] != self.row_shape or rows.dtype != self.dtype:
             raise ValueError(f"{self.part} has rows of {self.dtype} {self.row_shape}")
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
@@ -258,6 +259,7 @@ class NpyRows:
         return self.file.read((stop - start) * self._row_bytes)
 
     def close(self, n: int) -> None:
+        """End the array after `n` rows."""
         self._write_header(n)
         self.file.truncate(self._offset + n * self._row_bytes)
         self.file.close()

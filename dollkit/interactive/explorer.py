@@ -225,10 +225,11 @@ def look(
             scores["IoU at matched area"] = float(metrics.iou_matched(maps, truth[None])[0])
             scores["IoU by chance"] = float(metrics.iou_chance(truth[None])[0])
     task = None if film_set.task is None else film_set.task[at]
-    for arm, prediction in drawn.items():
-        values = metrics.iou_of_masks(prediction, task)
-        known = values[np.isfinite(values)]  # of the classes that either draws
-        scores[f"IoU {arm}"] = float(known.mean()) if len(known) else np.nan
+    if task is not None:
+        for arm, prediction in drawn.items():
+            values = metrics.iou_of_masks(prediction, task)
+            known = values[np.isfinite(values)]  # of the classes that either draws
+            scores[f"IoU {arm}"] = float(known.mean()) if len(known) else np.nan
     names = film_set.image_ids[at], film_set.images[at]
     return View(*names, the_map, label, threshold, truth, task, drawn, scores)
 

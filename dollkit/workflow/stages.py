@@ -225,18 +225,11 @@ def plan(profile: str, data: Path | None = None) -> list[Instance]:
 
 def _without_unused(planned: Sequence[Instance]) -> list[Instance]:
     """The plan without pre-trainings of arms that no fine-tuning of their network compares."""
+    compared: Any = [(i.inputs, i.parameters["arms"]) for i in planned if "arms" in i.parameters]
     unused = set()
-    for made in planned:
-        by = [
-            o.parameters["arms"]
-            for o in planned
-            if made.name in o.inputs and "arms" in o.parameters
-        ]
-        if (
-            by
-            and "arm" in made.parameters
-            and not any(made.parameters["arm"] in arms for arms in by)
-        ):
+    for made in (i for i in planned if "arm" in i.parameters):
+        by = [arms for inputs, arms in compared if made.name in inputs]
+        if by and not any(made.parameters["arm"] in arms for arms in by):
             unused.add(made.name)
     kept = [i for i in planned if i.name not in unused]
     return [replace(i, inputs=tuple(n for n in i.inputs if n not in unused)) for i in kept]

@@ -268,9 +268,9 @@ def write_check(
     for split, part in states.groupby(table.films["split"]):
         counts[f"positive, {split}"] = (part == 1).sum()
     many = (states == 1).sum(axis=1)  # a film with few others shows a finding best
-    best = {f: int(many[states[f] == 1].idxmin()) for f in FINDINGS if (states[f] == 1).any()}
+    best = {f: int(many.where(states[f] == 1).argmin()) for f in FINDINGS if (states[f] == 1).any()}
     seen = [f"{f}: {table.films['image_id'].iloc[i]}" for f, i in best.items()]
-    some = np.unique(np.linspace(0, len(task) - 1, min(n, len(task))).astype(int))
+    some = sorted(set(np.linspace(0, len(task) - 1, min(n, len(task))).astype(int).tolist()))
     titles = task.films["image_id"].iloc[some].tolist()
     sheets = {
         "Masks on your radiographs": _sheet(task, some, titles),
