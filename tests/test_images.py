@@ -331,13 +331,18 @@ def test_mask_of_another_size_than_its_film() -> None:
     assert fit_mask(np.ones((20, 20), np.uint8), 64, 2000, 2000).all()
 
 
-def test_what_is_one_aspect() -> None:
+def test_mask_that_cannot_lie_on_its_film() -> None:
+    mask = np.ones((1000, 1000), np.uint8)
     for shape in ((1000, 1011), (1011, 1000), (500, 600)):
         assert not same_aspect(1000, 1000, *shape)
+        with pytest.raises(ValueError, match=r"mask of \(1000, 1000\) cannot lie on a film"):
+            fit_mask(mask, 64, *shape)
     for shape in ((1000, 1009), (1009, 1000), (2000, 2000), (333, 333)):
         assert same_aspect(1000, 1000, *shape)
     # One pixel of rounding is no other aspect.
     assert same_aspect(32, 26, 2500, 2048)
+    with pytest.raises(ValueError, match="mask values are 0, 1 and 255"):
+        fit_mask(np.full((8, 8), 2, np.uint8), 8)
 
 
 @pytest.mark.parametrize("factor", [1, 3])

@@ -93,6 +93,8 @@ def test_ids_that_differ_in_writing_alone_are_one_patient() -> None:
     assert kept.equals(ids)
     assert "are kept apart" in note
     assert unify_patients(merged[3:], "merge")[1] == ""
+    with pytest.raises(InputError, match="'patient_id' is 'ask': use merge or keep"):
+        unify_patients(ids, "ask")
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=30), st.integers(0, 2**32 - 1))

@@ -311,9 +311,13 @@ def fit_mask(mask: U8, size: int, height: int | None = None, width: int | None =
     does, else ignored. A mask pixel counts whole, where its centre lies. Padding is outside.
 
     `height`, `width` are those of its film, by default the mask's own; a mask of another size is
-    stretched over the whole film.
+    stretched over the whole film. `ValueError` if it has another aspect or other values.
     """
     height, width = height or mask.shape[0], width or mask.shape[1]
+    if not same_aspect(mask.shape[0], mask.shape[1], height, width):
+        raise ValueError(f"mask of {mask.shape} cannot lie on a film of {(height, width)}")
+    if ((mask > 1) & (mask != IGNORE)).any():
+        raise ValueError("mask values are 0, 1 and 255")
     f = frame(height, width, size)
     inside = _resize(mask == 1, f.rows, f.cols, Image.Resampling.BOX)
     out = (inside >= 0.5).astype(np.uint8)

@@ -66,6 +66,8 @@ def unify_patients(
 
     Spreadsheets write 0012 as ``12`` or ``12.0``: some films would train what the others judge.
     """
+    if decision not in PATIENT_ID:
+        raise InputError(f"parameter 'patient_id' is {decision!r}: use {' or '.join(PATIENT_ID)}")
     first = ids.groupby(ids.map(_plain_id)).transform("first")
     others = dict(zip(ids[ids != first], first[ids != first], strict=True))
     if not others:
