@@ -93,16 +93,14 @@ def make_run(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[Path]:
     """Folder of runs with one finished run in it."""
-    root, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
-    torch.set_num_threads(1)  # networks this small are slower on more
+    root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOLLKIT_DEVICE", "cpu")
         patch.setenv("DOLLKIT_RUNS", str(root))
         make_run(root / PROFILE)
         yield root
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

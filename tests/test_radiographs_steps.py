@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from dollkit.common.errors import InputError
 from dollkit.interactive.your_radiographs import predict, read_and_check, steps
@@ -62,13 +61,9 @@ def stamps(root: Path) -> dict[Path, int]:
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def walked(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Walked:
     walk = Walk(tmp_path_factory.mktemp("path"))
-    cases = walk.run()
-    torch.set_num_threads(threads)
-    return walk, cases
+    return walk, walk.run()
 
 
 def test_every_start_is_judged_on_every_patient(walked: Walked) -> None:
