@@ -321,7 +321,6 @@ def test_settings_are_those_of_the_notebook(tmp_path: Path) -> None:
     assert settings.read_settings(write(tmp_path, "")) == DEFAULTS
     for text, message in (
         ("film: /data", "unknown parameter 'film'.*did you mean 'films'"),
-        ("size: big", "parameter 'size' is 'big'"),
         ("size: 65", r"mine\.yaml: parameter 'size' is 65: .* a multiple"),
     ):
         with pytest.raises(InputError, match=message):

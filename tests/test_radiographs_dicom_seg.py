@@ -140,12 +140,11 @@ def test_classes_without_a_code() -> None:
 @pytest.mark.parametrize(
     ("charset", "patient"),
     [
-        ("", "Mueller^Joerg"), ("ISO_IR 100", "Müller^Jörg"), ("ISO_IR 144", "Люкceмбypг"),
-        ("GB18030", "Wang^XiaoDong=王^小东"), ("ISO_IR 192", "Σ^α"),
+        ("", "Mueller^Joerg"),
+        ("ISO_IR 100", "Müller^Jörg"),
         (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
-        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
     ],
-)  # fmt: skip
+)
 def test_classes_are_written_in_any_letters(film: Path, charset: object, patient: str) -> None:
     """Whatever letters the film itself can hold, and its patient's name stays."""
     changed(film, SpecificCharacterSet=charset, PatientName=patient)
