@@ -190,11 +190,7 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         ({"layer9.weight": torch.zeros(3)}, "", "layer9.weight has no place"),
         ({"bn1.bias": state["bn1.bias"] * float("nan")}, "", "bn1.bias holds NaN"),
         ({"epoch": 3}, "", "something else"),
-        (
-            {"bn1.running_var": -state["bn1.running_var"]},
-            "",
-            "bn1.running_var holds variances below",
-        ),
+        ({"bn1.running_var": -state["bn1.running_var"]}, "", "running_var holds variances below"),
         ({"bn1.bias": state["bn1.bias"].to(torch.int8)}, "", "bn1.bias holds torch.int8"),
     ):
         torch.save({k: v for k, v in {**state, **change}.items() if k != drop}, path)

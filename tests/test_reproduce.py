@@ -102,7 +102,6 @@ def test_a_failed_stage_is_named_last_and_leaves_no_manifest(toy: Path) -> None:
         (["--jobs", "0"], "JOBS=0: "),
         (["--jobs", "two"], "JOBS=two: "),
         (["--device", "gpu"], "DEVICE=gpu: use one of auto, cpu, cuda"),
-        (["--executor", "lsf"], "EXECUTOR=lsf: use one of local, slurm"),
         (["--data", "."], "profile toy makes its own films: leave DATA out"),
     ],
 )
