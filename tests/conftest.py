@@ -36,7 +36,7 @@ def shared_dir() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Networks this small are no faster on more threads, and far slower on a machine in use."""
     before = torch.get_num_threads()

@@ -45,6 +45,7 @@ def test_rows(tree: Tree) -> None:
     patients = [f"patient{k:05d}" for k in range(1, 9)]
     assert films["image_id"].tolist() == [f"{p}_study1_view1_frontal" for p in patients]
     assert films["patient_id"].tolist() == patients
+    assert films["study_id"].tolist() == [f"{p}_study1" for p in patients]
     assert set(films["split"][:6]) <= {"train", "valid"}
     assert films["split"][6:].tolist() == ["test", "test"]
     assert films["where"].iloc[1].endswith("train.csv, row 4")

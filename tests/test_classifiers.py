@@ -22,6 +22,7 @@ from dollkit.training.classifiers import Classifier, transfer_encoder
 from dollkit.training.loss_and_optimiser import Recipe
 from tests import far, same
 from tests.label_films import write_films
+from tests.small_files import error_of
 from tests.small_run import CONFIG, CPU, ENCODER, make_store
 
 
@@ -63,13 +64,11 @@ def test_bad_classifiers_are_named(tmp_path: Path) -> None:
         ("resnet19", "silu", "lse", "resnet19"), (ENCODER, "gelu", "lse", "activation"),
         (ENCODER, "silu", "max", "pooling"),
     ):  # fmt: skip
-        with pytest.raises(InputError, match=said):
-            Classifier(architecture, 5, activation, pooling)
+        assert said in error_of(Classifier, architecture, 5, activation, pooling)
     model = Classifier(ENCODER, 3, "silu", "lse")
     torch.nn.init.constant_(model.head.bias, float("nan"))  # type: ignore[arg-type]
     weights.save(model, tmp_path, model.config)
-    with pytest.raises(InputError, match=r"head.bias holds NaN"):
-        classifiers.load_classifier(tmp_path, CPU)
+    assert "head.bias holds NaN" in error_of(classifiers.load_classifier, tmp_path, CPU)
 
 
 def test_the_probe_finds_what_is_linear_and_the_prior_what_never_moves(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from dollkit.common.errors import InputError
 from dollkit.report import compare
 from dollkit.report.rows import write_csv
 from tests import synthetic_run as synthetic
+from tests.small_files import error_of
 
 UNION = 100_000
 
@@ -121,8 +123,7 @@ def test_films_that_are_not_the_same_are_refused() -> None:
     ):
         here = there.copy()
         here.loc[here["image_id"] == "lungs0003_0", column] = value
-        with pytest.raises(InputError, match=words):
-            compare.on_shared_films(pair(here, there))
+        assert re.search(words, error_of(compare.on_shared_films, pair(here, there)))
     with pytest.raises(InputError, match="here and there test no film in common"):
         compare.on_shared_films(pair(there.assign(image_id="a" + there["image_id"]), there))
     with pytest.raises(InputError, match="nothing can be paired"):
@@ -156,8 +157,7 @@ def test_the_command_writes_both_tables(figures: Path, capsys: pytest.CaptureFix
         ("there nowhere", "nowhere/cases.csv.gz: no such file; run"),
         ("here there", "cannot write here"),
     ):
-        with pytest.raises(InputError, match=words):
-            compare.main(arguments.split())
+        assert words in error_of(compare.main, arguments.split())
 
 
 def test_the_stored_comparisons_follow_from_the_stored_results(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dollkit.common.errors import InputError
 from dollkit.data import DATASETS, __main__, build, candidates, found, named, read
 from dollkit.data.__main__ import compare, survey
 from dollkit.data.film_table import STORES
@@ -86,8 +86,7 @@ def test_what_cannot_be_done_is_told_before_films_are_decoded(trees: Path, tmp_p
         ({"phantom": {"protocol": {"label_noize": 1}}}, "no knob 'label_noize'"),
     ):
         arguments = {"size": SIZE, "stores": {"organs": "phantom"}, **more}
-        with pytest.raises(InputError, match=words):
-            build("auto", trees, tmp_path / "out", **arguments)
+        assert re.search(words, error_of(build, "auto", trees, tmp_path / "out", **arguments))
         assert not (tmp_path / "out").exists()
 
 
@@ -110,8 +109,7 @@ def test_two_copies_of_one_set_are_ambiguous(trees: Path, tmp_path: Path) -> Non
     (tmp_path / "b" / "All247images").mkdir(parents=True)
     (tmp_path / "b" / "All247images" / "JPCLN001.IMG").touch()
     (tmp_path / "b" / "scratch" / "fold1" / "masks" / "heart").mkdir(parents=True)
-    with pytest.raises(InputError, match="lies there twice"):
-        found(tmp_path)
+    assert "lies there twice" in error_of(found, tmp_path)
 
 
 def test_counts_are_held_against_the_documented_ones() -> None:

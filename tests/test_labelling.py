@@ -35,8 +35,6 @@ from dollkit.workflow.cli import main
 from tests.label_films import noise, write_films, write_models
 from tests.small_files import error_of, save
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SIDE = 32
 CPU = torch.device("cpu")
 EXACT = ExplainerSettings(precision="float32")
@@ -178,7 +176,7 @@ def test_the_number_of_threads_moves_no_explanation(explainer: str) -> None:
     films = torch.randint(0, 255, (20, 32, 32), generator=torch.Generator().manual_seed(0))
     x = compute.to_input(films.to(torch.uint8), CPU)
     made = []
-    for count in (1, 2):
+    for count in (2, 1):
         torch.set_num_threads(count)
         made.append(explain_all(models, x, [[1, 2], [3]] * 10, ExplainerSettings(explainer)))
     assert explain_all(models, x, [[]] * 20, ExplainerSettings(explainer)).maps.shape[1] == 0
@@ -190,15 +188,12 @@ STORE_FILES = ["ends.npy", "labels.json", "pairs.csv", "planes.npy"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_and_alone() -> Iterator[None]:
-    """Shards of two films; one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def small(one_thread: None) -> Iterator[None]:
+    """Shards of two films."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(make, "SHARD", 2)
         patch.setenv("DOLLKIT_DEVICE", "cpu")
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from dollkit.common import compute
 from dollkit.common.errors import InputError
 from dollkit.training import networks, weights
 from tests import far, same
+from tests.small_files import error_of
 from tests.small_run import CPU, ENCODER
 
 PAIRS = [
@@ -73,8 +74,7 @@ def test_what_cannot_be_built_is_named() -> None:
         ("unet", "tu-nothing", "no unet on 'tu-nothing'"),
         ("deeplabv3plus", "densenet121", "no deeplabv3plus on 'densenet121'"),
     ):
-        with pytest.raises(InputError, match=said):
-            networks.build(network, encoder, 2)
+        assert said in error_of(networks.build, network, encoder, 2)
 
 
 @pytest.mark.parametrize(
@@ -98,15 +98,12 @@ def test_transfer_fails_on_the_first_mismatch() -> None:
     less = {k: v for k, v in source.items() if k != "encoder.model.conv1.0.weight"}
     for state, said in (
         (less, "conv1.0.weight is missing there"),
-        ({**source, "encoder.model.bn1.bias": torch.zeros(3)}, r"bn1.bias is \(3,\) there"),
-        ({**source, "extra": torch.zeros(1)}, r"extra is \(1,\) there and missing in"),
+        ({**source, "encoder.model.bn1.bias": torch.zeros(3)}, "bn1.bias is (3,) there"),
+        ({**source, "extra": torch.zeros(1)}, "extra is (1,) there and missing in"),
     ):
-        with pytest.raises(InputError, match=said):
-            networks.transfer(target, state)
-    with pytest.raises(InputError, match="decoder"):
-        networks.transfer(build(2, "unet"), source)
-    with pytest.raises(InputError, match="'transfer' is 'head'"):
-        networks.transfer(target, source, "head")
+        assert said in error_of(networks.transfer, target, state)
+    assert "decoder" in error_of(networks.transfer, build(2, "unet"), source)
+    assert "'transfer' is 'head'" in error_of(networks.transfer, target, source, "head")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dollkit.common.errors import InputError
 from dollkit.common.findings import FINDINGS
 from dollkit.data.__main__ import surplus
 from dollkit.data.film_table import FilmTable, check_files
@@ -170,8 +170,7 @@ def test_one_folder_of_films_and_the_older_table(root: Path) -> None:
 
 def test_headers_that_are_not_nihs(root: Path) -> None:
     edit(root / BOX_TABLE, "[x,y,w,h]", "[x1,y1,x2,y2]")
-    with pytest.raises(InputError, match=f"{BOX_TABLE}: header 'Image Index,.* is not NIH's: use"):
-        read(root)
+    assert re.search(f"{BOX_TABLE}: header 'Image Index,.* is not NIH's: use", error_of(read, root))
 
 
 BOX = "256.0,256.0,512.0"
@@ -193,8 +192,7 @@ BOX = "256.0,256.0,512.0"
 def test_wrong_rows(root: Path, file: str, old: str, new: str, words: str) -> None:
     edit(root / file, old, new)
     row = 4 if file == TABLE else 2
-    with pytest.raises(InputError, match=rf"{file}, row {row}, column {words}"):
-        read(root)
+    assert re.search(f"{file}, row {row}, column {words}", error_of(read, root))
     table = read(root, skip_bad=True)
     assert len(table.bad) == 1
     assert (len(table), len(boxes(table))) == ((5, 4) if file == TABLE else (6, 3))
@@ -206,8 +204,7 @@ def test_wrong_lists(root: Path) -> None:
     either = "use a film that is in one of train_val_list.txt and test_list.txt"
     for text, row in ((good.replace("00000002_000.png\n", ""), 4), (good + f"{TEST[0]}.png\n", 5)):
         train.write_text(text)
-        with pytest.raises(InputError, match=rf"row {row}, column 'Image Index': .*{either}"):
-            read(root)
+        assert re.search(rf"row {row}, column 'Image Index': .*{either}", error_of(read, root))
         assert len(read(root, skip_bad=True).bad) == 1
     train.write_text(good.replace("00000001_001.png\n", ""))
     listed = test.read_text()

@@ -82,8 +82,6 @@ def test_damaged_notebooks(notebook: Path) -> None:
         ({"epochs": True}, "parameter 'epochs' is True: (bool) it should be a valid integer"),
         ({"rate": float("nan")}, "parameter 'rate' is nan: it should be a finite number"),
         ({"rate": "1e-3"}, "write 1.0e-3"),
-        ({"names": ["a", 3]}, "parameter 'names'[1] is 3"),
-        ({"split": {"a": None}}, "parameter 'split'['a'] is None"),
     ],
 )
 def test_a_value_that_cannot_stand_is_named(
@@ -146,9 +144,7 @@ def test_shipped_profiles_pass(profile: str) -> None:
         ("labels", {"explainer": "shap"}, "'explainer' is 'shap'"),
         ("labels", {"threshold": "peak 1.5"}, "'threshold'"),
         ("pretrain/pspnet-doll", {"dice": 1.0}, "pretrain/pspnet-doll: parameter 'dice' is 1.0"),
-        ("finetune/", {"network": "deeplabv3plus", "encoder": "densenet121"}, "no deeplabv3plus"),
         ("finetune/", {"network": "deeplabv3plus", "encoder": "tu-dla34"}, "deeplabv3plus on"),
-        ("finetune/", {"encoder": "tu-xception41"}, "pspnet on 'tu-xception41'"),
         ("finetune/", {"encoder": "tu-swin_tiny_patch4_window7_224"}, "films of 64 pixels do not"),
         ("classifiers", {"small": 96}, "'small' is 96, and films have 64"),
         ("classifiers/tu-tf", {"activation": "relu"}, "give both one activation"),
@@ -159,7 +155,6 @@ def test_shipped_profiles_pass(profile: str) -> None:
         ("finetune/", {"tunings": {"lora": ["prior"]}}, "'prior' under 'lora'"),
         ("finetune/", {"robustness": {"blur": [1.0]}}, "'robustness' names 'blur'"),
         ("finetune/", {"lrs": {"other": [0.0]}}, "'lrs'['other'][0] is 0.0: it should be greater"),
-        ("cost", {"rounds": 0}, "'rounds' is 0: it should be greater than or equal to 1"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_named(name: str, more: dict[str, Any], message: str) -> None:

@@ -22,7 +22,6 @@ from dollkit.data.sets import phantom
 from dollkit.data.sets.phantom import CLASSES, PhantomPlan, phantom_films
 from dollkit.data.store import open_store
 from dollkit.training import metrics
-from tests.phantom_layouts import write_tree
 from tests.small_files import error_of
 
 
@@ -326,20 +325,3 @@ def test_quotas_by_hand() -> None:
 )
 def test_bad_plans(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     assert message in error_of(build, "phantom", "", tmp_path, 64, phantom=values)
-
-
-def test_tree_on_disk_reads_like_chexpert(tmp_path: Path) -> None:
-    write_tree(tmp_path / "tree", 24, 64, 5, valid_fraction=0.3)
-    store = open_store(build("chexpert", tmp_path / "tree", tmp_path / "out", 64)["films"])
-    assert len(store) == 24
-    assert set(store.films["split"]) >= {"train", "test"}
-    population = sample_population(24, 5).set_index("image_id")
-    rows = population.loc[store.films["image_id"]].reset_index()
-    drawn = render(rows, 64, 5)
-    off = np.abs(store.images.astype(int) - drawn.images).mean(axis=(1, 2))
-    assert off.max() < 3  # JPEG
-    np.testing.assert_array_equal(store.masks(slice(None)), drawn.findings)
-    np.testing.assert_array_equal(store.mask_valid(slice(None)), drawn.findings.any(axis=(2, 3)))
-    for column in ("patient_id", "study_id", "view", "sex", "age"):
-        assert store.films[column].tolist() == rows[column].tolist()
-    np.testing.assert_array_equal(store.states == 1, rows[list(FINDINGS)] == 1)

@@ -24,6 +24,7 @@ from dollkit.common.errors import InputError
 from dollkit.training import networks, published_weights
 from dollkit.training.classifiers import Classifier
 from dollkit.training.networks import encoder
+from tests.small_files import error_of
 from tests.small_run import ENCODER
 
 LITE = "tu-tf_efficientnet_lite0"
@@ -189,24 +190,17 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         ({"layer9.weight": torch.zeros(3)}, "", "layer9.weight has no place"),
         ({"bn1.bias": state["bn1.bias"] * float("nan")}, "", "bn1.bias holds NaN"),
         ({"epoch": 3}, "", "something else"),
-        (
-            {"bn1.running_var": -state["bn1.running_var"]},
-            "",
-            "bn1.running_var holds variances below",
-        ),
+        ({"bn1.running_var": -state["bn1.running_var"]}, "", "running_var holds variances below"),
         ({"bn1.bias": state["bn1.bias"].to(torch.int8)}, "", "bn1.bias holds torch.int8"),
     ):
         torch.save({k: v for k, v in {**state, **change}.items() if k != drop}, path)
-        with pytest.raises(InputError) as error:
-            published_weights.find(str(path), ENCODER)
-        assert said in str(error.value)
+        assert said in error_of(published_weights.find, str(path), ENCODER)
     for content, said in (
         (b"", "an empty file"),
         (b"version https://git-lfs.github", "git lfs pull"),
     ):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=said):
-            published_weights.find(str(path), ENCODER)
+        assert said in error_of(published_weights.find, str(path), ENCODER)
     torch.save({"student": state, "teacher": state}, path)
     with pytest.raises(InputError, match="several sets of weights: student, teacher; save one"):
         published_weights.find(str(path), ENCODER)

@@ -18,6 +18,7 @@ from dollkit.common.errors import InputError
 from dollkit.interactive.your_radiographs import dicom_seg
 from dollkit.interactive.your_radiographs.dicom_seg import find_concept
 from dollkit.interactive.your_radiographs.example import write_example
+from tests.small_files import error_of
 
 CLASSES = ["left lung", "heart", "pleural effusion"]
 NETWORK = "0" * 64
@@ -125,8 +126,7 @@ def test_names_reach_no_message(
 
 
 def test_classes_without_a_code() -> None:
-    with pytest.raises(InputError, match="'wibble' has no code"):
-        find_concept("wibble")
+    assert "'wibble' has no code" in error_of(find_concept, "wibble")
     given = {"Wibble": ["99LOCAL", "W1", "Wibble"]}
     assert find_concept("wibble", given).kind.value == "W1"
     with pytest.raises(InputError, match="scheme, value and meaning"):
@@ -140,12 +140,11 @@ def test_classes_without_a_code() -> None:
 @pytest.mark.parametrize(
     ("charset", "patient"),
     [
-        ("", "Mueller^Joerg"), ("ISO_IR 100", "Müller^Jörg"), ("ISO_IR 144", "Люкceмбypг"),
-        ("GB18030", "Wang^XiaoDong=王^小东"), ("ISO_IR 192", "Σ^α"),
+        ("", "Mueller^Joerg"),
+        ("ISO_IR 100", "Müller^Jörg"),
         (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
-        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
     ],
-)  # fmt: skip
+)
 def test_classes_are_written_in_any_letters(film: Path, charset: object, patient: str) -> None:
     """Whatever letters the film itself can hold, and its patient's name stays."""
     changed(film, SpecificCharacterSet=charset, PatientName=patient)

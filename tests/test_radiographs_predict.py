@@ -19,7 +19,7 @@ from dollkit.data.images import load_image
 from dollkit.interactive.your_radiographs import predict
 from dollkit.interactive.your_radiographs.example import write_example
 from dollkit.workflow.cli import main
-from tests.small_files import save
+from tests.small_files import error_of, save
 from tests.small_run import save_network
 
 SIZE = 64
@@ -156,8 +156,7 @@ def test_nothing_is_written_over(
     assert content(tmp_path / "out.1") == before
     assert not (tmp_path / "out.2" / "lungs" / "c.png").exists()
     (out / "lungs" / "c.png").unlink()
-    with pytest.raises(InputError, match="out: is not empty"):
-        predict.predict(other, films, out)
+    assert "out: is not empty" in error_of(predict.predict, other, films, out)
 
 
 def test_bad_calls_are_refused(world: Path, segmenter: predict.Segmenter, tmp_path: Path) -> None:
@@ -167,8 +166,7 @@ def test_bad_calls_are_refused(world: Path, segmenter: predict.Segmenter, tmp_pa
         (films, films / "out", "png", "lies in the folder of the films"),
         (png, tmp_path / "out", "dicom-seg", "no DICOM film, which a segmentation refers to"),
     ):
-        with pytest.raises(InputError, match=message):
-            predict.predict(segmenter, folder, out, to=to)
+        assert message in error_of(predict.predict, segmenter, folder, out, to=to)
         assert not out.exists()
 
 
@@ -180,10 +178,8 @@ def test_bad_calls_are_refused(world: Path, segmenter: predict.Segmenter, tmp_pa
         '{"classes": ["a", "b"], "size": 65}',
         '{"classes": ["a", "A"], "size": 64}',
         '{"classes": ["a", "../b"], "size": 64}',
-        '{"classes": ["", "b"], "size": 64}',
         '{"classes": "ab", "size": 64}',
         '{"classes": ["a", "b"], "size": "64"}',
-        '{"classes": ["a", "b"], "size": 1e30}',
     ],
 )
 def test_a_network_tells_what_it_draws(note: str, world: Path, tmp_path: Path) -> None:

@@ -45,19 +45,14 @@ def told(rows: pd.DataFrame) -> tuple[dict[str, str], str, pd.DataFrame]:
     return by_start["verdict"].to_dict(), " ".join(report.sentences(table)), by_start
 
 
-def test_it_paid_or_did_not() -> None:
+def test_it_paid() -> None:
     verdicts, said, table = told(cases(flat(random=0.5, classifier=0.53, doll=0.56)))
     assert verdicts == {"random": report.PAID, "classifier": report.PAID}
     row = table.loc["random"]
     assert row["effect"] == pytest.approx(0.06, abs=0.003)
     assert row["lo"] < 0.06 < row["hi"]
     assert (row["n_cases"], row["n_patients"], row["n_seeds"]) == (40, 40, 3)
-    assert "DoLL paid" in said
-    # No difference, and seen well enough to exclude one that would matter.
-    verdicts, said, table = told(cases(flat(random=0.55, classifier=0.56, doll=0.55)))
-    assert verdicts == {"random": report.NOT, "classifier": report.NOT}
-    assert "worse beyond chance" in table.loc["classifier", "why"]
-    assert "against the random start: DoLL did not pay (" in said
+    assert "against the random start: DoLL paid (" in said
 
 
 def test_cannot_be_told() -> None:

@@ -13,6 +13,7 @@ import pytest
 from dollkit.common.errors import InputError
 from dollkit.report import rows
 from tests import synthetic_run as synthetic
+from tests.small_files import error_of
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -108,23 +109,19 @@ def test_broken_rows_name_their_file(change: Change, message: str, tmp_path: Pat
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no classifiers/\*/metrics.csv"):
-        rows.read_run(tmp_path)
+    assert "no classifiers/*/metrics.csv" in error_of(rows.read_run, tmp_path)
     path, arrays = tmp_path / "cases.csv.gz", tmp_path / "examples.npz"
     for read in (lambda: rows.read_table(path, ()), lambda: rows.load_examples(arrays, ())):
-        with pytest.raises(InputError, match="no such file"):
-            read()
+        assert "no such file" in error_of(read)
         rows.write_csv(small(), path)
         path.write_bytes(path.read_bytes()[:60])
         arrays.write_bytes(b"PK\x03\x04 broken")
-        with pytest.raises(InputError, match="cannot be read"):
-            read()
+        assert "cannot be read" in error_of(read)
         arrays.unlink()
     np.savez(arrays, image=np.zeros((0, 8, 8)))
     with pytest.raises(InputError, match="array 'maps' is missing; run its stage again"):
         rows.load_examples(arrays, ("maps",))
-    with pytest.raises(InputError, match="holds no example"):
-        rows.load_examples(arrays, ("image",))
+    assert "holds no example" in error_of(rows.load_examples, arrays, ("image",))
 
 
 def test_the_main_size_and_network_have_most_settings() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from dollkit.common.errors import InputError
 from dollkit.common.machine import Part
 from dollkit.workflow import cli, run, stage
 from dollkit.workflow.run import StageError
+from tests.small_files import error_of
 from tests.toys import write_notebook
 
 BEGIN = 'from dollkit.workflow.stage import begin\nstage = begin("data", globals())\n'
@@ -80,7 +82,6 @@ def test_what_papermill_lets_pass_fails_in_one_line(toy: Path, cell: str, messag
     [
         ("ZeroDivisionError", "division by zero", 1, "data: ZeroDivisionError: division by zero ("),
         ("InputError", "row 3\nis bad", 2, "data: row 3 is bad\n"),
-        ("OSError", "[Errno 24] Too many open files: 'a.npy'", 1, "data: a.npy: too many open"),
     ],
 )  # fmt: skip
 def test_what_a_cell_raises_is_one_line(
@@ -133,15 +134,13 @@ def test_the_manifest_must_be_there_and_tell_the_parameters(toy: Path) -> None:
 def test_what_cannot_run_stops_before_a_kernel_starts(toy: Path) -> None:
     with pytest.raises(InputError, match=r"no 'classifiers/c'; did you mean 'classifiers/"):
         run.run("classifiers/c", "toy", None)
-    with pytest.raises(InputError, match="data is done in one piece"):
-        run.run("data", "toy", None, part=Part(1, 2))
+    assert "data is done in one piece" in error_of(run.run, "data", "toy", None, part=Part(1, 2))
     assert not (toy / "runs/toy/notebooks").exists()
 
 
 def test_parts_take_each_piece_once() -> None:
     for text in ("0/2", "3/2", "1", "a/b"):
-        with pytest.raises(InputError, match=r"'part' is .*K/N"):
-            Part.parse(text)
+        assert re.search(r"'part' is .*K/N", error_of(Part.parse, text))
     taken = [[i for i in range(7) if Part.parse(f"{k}/3").takes(i)] for k in (1, 2, 3)]
     assert sorted(i for own in taken for i in own) == list(range(7))
     assert max(map(len, taken)) - min(map(len, taken)) <= 1

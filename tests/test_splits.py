@@ -15,7 +15,7 @@ from dollkit import data
 from dollkit.common.errors import InputError
 from dollkit.data.film_table import COLUMNS, FilmTable
 from dollkit.data.splits import draw_parts, keep_apart, read_split, unify_patients
-from tests.small_files import save, write_lines
+from tests.small_files import error_of, save, write_lines
 
 
 def table(patients: list[str], splits: list[str], folds: list[int] | None = None) -> FilmTable:
@@ -136,7 +136,5 @@ def test_split_files_are_checked(tmp_path: Path) -> None:
         (patient_of, good + "c,2,1\n", "'c' stands there twice"),
     ):
         path.write_text(text)
-        with pytest.raises(InputError, match=message):
-            read_split(path, known, "fold")
-    with pytest.raises(InputError, match="no such file"):
-        read_split(tmp_path / "none.csv", patient_of, "fold")
+        assert message in error_of(read_split, path, known, "fold")
+    assert "no such file" in error_of(read_split, tmp_path / "none.csv", patient_of, "fold")

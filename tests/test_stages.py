@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dollkit.common.errors import InputError
 from dollkit.workflow import stages
 from dollkit.workflow.run import run
 from dollkit.workflow.stage import RunningStage, begin, read_manifest
+from tests.small_files import error_of
 from tests.toys import write_notebook
 
 MATRIX = (
@@ -96,10 +98,8 @@ def test_modules_are_followed_wherever_an_import_stands(toy: Path) -> None:
 
 def test_a_profile_that_needs_data(toy: Path) -> None:
     profile(toy, f"{MATRIX}needs_data: true\n")
-    with pytest.raises(InputError, match="give it as DATA=dir"):
-        stages.plan("toy")
-    with pytest.raises(InputError, match="no notebook declares 'data_dir'"):
-        stages.plan("toy", toy)
+    assert "give it as DATA=dir" in error_of(stages.plan, "toy")
+    assert "no notebook declares 'data_dir'" in error_of(stages.plan, "toy", toy)
     book = toy / "notebooks/01_data.ipynb"
     book.write_text(book.read_text().replace("size: int", "data_dir: str = ''  # x\\nsize: int"))
     plan = stages.plan("toy", toy)
@@ -128,7 +128,6 @@ def test_a_film_that_is_added_changes_the_state_of_a_folder(tmp_path: Path) -> N
         ("data: [1]", "section 'data' must be a mapping"),
         ("data: {profile: x}", "'profile' is set by the run"),
         ("needs_data: 1", "needs_data is 1"),
-        ("data:\n\tn_films: 3", "cannot be read as YAML"),
         ("? [data]\n: 64\n? [data]\n: 96", "key ['data'] stands twice"),
         ("data: 2026-13-01", "cannot be read as YAML"),
         ("data: " + "[" * 5000, "cannot be read as YAML"),
@@ -138,16 +137,14 @@ def test_a_film_that_is_added_changes_the_state_of_a_folder(tmp_path: Path) -> N
         ("matrix: {architectures: a, arms: [], tasks: [], encoder: a}", "valid list"),
         ("matrix: {architecture: [a], encoder: a}", "did you mean 'architectures'?"),
         ("matrix: {architectures: [../../etc], encoder: ../../etc}", "should match pattern"),
-        ("matrix: all", "section 'matrix' must be a mapping"),
         ("matrix:", "'encoder' is ''"),
     ],
 )
 def test_bad_profile_files(toy: Path, text: str, message: str) -> None:
     profile(toy, f"{'' if text.startswith('matrix') else MATRIX}{text}\n")
-    with pytest.raises(InputError) as error:
-        stages.plan("toy")
-    assert message in str(error.value)
-    assert "toy.yaml" in str(error.value)
+    error = error_of(stages.plan, "toy")
+    assert message in error
+    assert "toy.yaml" in error
 
 
 def test_the_stages_of_the_real_profiles() -> None:
@@ -232,10 +229,8 @@ def test_what_a_checkpoint_must_match(toy: Path) -> None:
 
 def test_a_folder_without_manifest_is_not_there(toy: Path) -> None:
     message = r"stage labels needs data .*make reproduce PROFILE=toy. or 01_data\.ipynb"
-    with pytest.raises(InputError, match=message):
-        begin("labels", VALUES)
-    with pytest.raises(InputError, match=message):
-        run("labels", "toy", None)
+    assert re.search(message, error_of(begin, "labels", VALUES))
+    assert re.search(message, error_of(run, "labels", "toy", None))
     assert not (toy / "runs/toy/notebooks").exists(), "no kernel is started"
 
 
@@ -259,8 +254,7 @@ def test_inputs_are_those_of_the_matrix(toy: Path) -> None:
     pretrain = begin("pretraining", VALUES | {"arm": "doll"})
     assert pretrain.path.name == "pspnet-doll"
     assert list(pretrain.inputs("classifiers")) == ["a", "b"], "arm gradcam explains anew"
-    with pytest.raises(InputError, match="reads no 'tables'"):
-        pretrain.inputs("tables")
+    assert "reads no 'tables'" in error_of(pretrain.inputs, "tables")
     pretrain.finish()
     assert read_manifest(pretrain.path)
     begin("pretraining", VALUES | {"arm": "doll"})
@@ -269,8 +263,7 @@ def test_inputs_are_those_of_the_matrix(toy: Path) -> None:
     finetune = begin("finetuning", VALUES | {"task": "lungs"})
     assert list(finetune.inputs("classifiers")) == ["a"], "only the encoder's classifier"
     assert list(finetune.inputs("pretrain")) == ["doll"], "both say which network"
-    with pytest.raises(InputError, match="does not read 'classifiers/b'"):
-        finetune.input("classifiers/b")
+    assert "does not read 'classifiers/b'" in error_of(finetune.input, "classifiers/b")
 
 
 def test_tables_that_a_run_no_longer_makes_are_deleted(toy: Path) -> None:
@@ -297,5 +290,4 @@ def test_unknown_stage_and_unset_or_ill_typed_parameters(toy: Path) -> None:
         ("data", VALUES | {"size": "x"}, "parameter 'size' is 'x'"),
         ("data", VALUES | {"profile": "nope"}, "unknown profile 'nope'"),
     ):
-        with pytest.raises(InputError, match=message):
-            begin(stage, values)
+        assert message in error_of(begin, stage, values)

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from dollkit import common
-from dollkit.common.errors import InputError
 from dollkit.report import contrasts, curve_figures, render, results, tables
 from dollkit.report.rows import TASKS, Rows, in_order
 from tests import synthetic_run as synthetic
+from tests.small_files import error_of
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +107,7 @@ def test_table3_deltas_are_paired() -> None:
     assert cell.loc[("explainer", "gradcam"), "delta_hi"] < 0
     assert cell.loc[("steps", "4"), "n"] == 780
     assert not table.duplicated(["factor", "value"]).any()
-    with pytest.raises(InputError, match="'shipped'"):
-        tables.table3(labels[labels["variant"] != "shipped"], "p")
+    assert "'shipped'" in error_of(tables.table3, labels[labels["variant"] != "shipped"], "p")
 
 
 def test_first_reach_interpolates_and_never_takes_no_step() -> None:
@@ -158,8 +157,7 @@ def test_label_efficiency_differences_and_masks_needed() -> None:
     assert "3 seeds, 6 test films" in made.caption
     one = level_rows({("random", 4): 0.5, ("doll", 4): 0.6})
     assert tables.table_sizes(one, "toy").frame.empty
-    with pytest.raises(InputError, match="one training size only"):
-        curve_figures.figure5(one, profile="toy")
+    assert "one training size only" in error_of(curve_figures.figure5, one, profile="toy")
 
 
 def test_what_each_ingredient_gives() -> None:
@@ -233,7 +231,5 @@ def test_reference_numbers_stay_in_their_own_block(tmp_path: Path) -> None:
     render.Table(frame, "c").save(tmp_path / "t")
     assert not (tmp_path / "t_reference.csv").exists()
     path.write_text(head + "organs,h,IoU,.8,,,,C\n")
-    with pytest.raises(InputError, match="row 2 has no source"):
-        tables.load_reference(["organs"], tmp_path)
-    with pytest.raises(InputError, match=r"no \*.csv"):
-        tables.load_reference(["organs"], tmp_path / "nowhere")
+    assert "row 2 has no source" in error_of(tables.load_reference, ["organs"], tmp_path)
+    assert "no *.csv" in error_of(tables.load_reference, ["organs"], tmp_path / "nowhere")

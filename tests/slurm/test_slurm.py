@@ -19,7 +19,7 @@ import pytest
 from dollkit.common import paths
 from dollkit.workflow import reproduce, stages
 from tests.test_reproduce import data_stage, until
-from tests.toys import BODY, END, NETWORK, PARAMETERS, make_toy, write_notebook
+from tests.toys import BODY, END, NETWORK, PARAMETERS, write_notebook
 
 CLUSTER = Path(__file__).with_name("cluster.sh")
 PATIENCE = 600.0
@@ -57,20 +57,17 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def place(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(slurm: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A toy pipeline whose labels and fine-tuning are shared by three jobs."""
-    make_toy(tmp_path)
-    profile = tmp_path / "notebooks/params/toy.yaml"
+    profile = toy / "notebooks/params/toy.yaml"
     profile.write_text(profile.read_text().replace("[a, b]", "[a]"))
     tuned = PARAMETERS + NETWORK + 'task: str = "lungs"  # which\n'
     shared = (("03_labels", "labels", PARAMETERS), ("05_finetuning", "finetune", tuned))
     for book, name, own in shared:
         begin, end = BODY.format(stage=name, imports=""), END.format(result="parts")
-        write_notebook(tmp_path / f"notebooks/{book}.ipynb", begin, SHARED, end, parameters=own)
-    for name in ("notebooks", "runs", "figures"):
-        monkeypatch.setenv(f"DOLLKIT_{name.upper()}", str(tmp_path / name))
+        write_notebook(toy / f"notebooks/{book}.ipynb", begin, SHARED, end, parameters=own)
     monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
-    return tmp_path
+    return toy
 
 
 def start(place: Path) -> subprocess.Popen[str]:
