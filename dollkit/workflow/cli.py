@@ -121,8 +121,6 @@ def _plan(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.threads:
         os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-    # Idle threads sleep: spinning ones cost the other stages several times their share.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if options.with_parent:
         run.end_with_parent()
     part = Part.parse(options.part) if options.part else None

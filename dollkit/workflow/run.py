@@ -159,8 +159,10 @@ def _prepare_kernel(folder: Path) -> None:
     for key, value in ours.items():
         older = os.environ.get(key) if key.endswith("PATH") else None
         os.environ[key] = os.pathsep.join(filter(None, (value, older)))
-    # The debugger is never used here, and its warning would be the first line of every log.
-    for key, value in (MALLOC | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}).items():
+    # The debugger is never used here, and its warning would be the first line of every log. Idle
+    # threads sleep: spinning ones cost other processes several times their share.
+    more = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    for key, value in (MALLOC | more).items():
         os.environ.setdefault(key, value)
 
 
