@@ -111,7 +111,7 @@ def test_backbone_and_shuffled_are_named() -> None:
     means = flat(random=0.5, classifier=0.56, shuffled=0.56, doll=0.56)
     _, said, table = told(cases(means, patients=80))
     verdicts = "paid against random; did not pay against classifier, shuffled DoLL"
-    assert report.headline(table.reset_index()) == f"DoLL with 8 masks of yours: {verdicts}"
+    assert report.headline(table.reset_index()) == f"Did DoLL pay? With 8 masks: {verdicts}"
     assert "backbone alone gives as much" in said
     assert "need not come from the diagnosis" in said
 

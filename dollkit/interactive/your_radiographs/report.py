@@ -118,12 +118,12 @@ def verdict(row: Mapping[Any, Any], margin: float) -> tuple[str, str]:
 def headline(table: pd.DataFrame) -> str:
     """The verdicts with the most masks, in one line."""
     if table.empty:
-        return f"Whether DoLL paid {UNKNOWN}: nothing was compared with it"
+        return f"Did DoLL pay? It {UNKNOWN}: nothing was compared with it"
     main = table[table["n_train"] == table["n_train"].max()]
     looks = {verdict: [ARM_LOOKS[arm].label for arm in part["against"]]
              for verdict, part in main.groupby("verdict")}  # fmt: skip
     said = [f"{v} against {', '.join(looks[v])}" for v in (PAID, NOT, UNKNOWN) if v in looks]
-    return f"DoLL with {main['n_train'].max()} masks of yours: {'; '.join(said)}"
+    return f"Did DoLL pay? With {main['n_train'].max()} masks: {'; '.join(said)}"
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
