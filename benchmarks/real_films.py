@@ -189,19 +189,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (start / "weights.safetensors").is_file():
         print(f"error: {start}: no classifier; run `make reproduce PROFILE={args.run}` first")
         return 2
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        made = data.build("open", str(args.data), Path(scratch), 96, alone=True)
-        more = with_small_films(open_store(made["films"]), args.data, Path(scratch) / "small")
-        for way in WAYS:
-            # Opened anew: measuring may take films out of the training split.
-            store = open_store(more.path if way.films == "64 px" else made["films"])
-            rows.append(measure(way, store, start))
-            print(
-                {k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()},
-                flush=True,
-            )
-    frame = pd.DataFrame(rows)
     caption = (
         f"{FINDING} on the open pack's real films, EfficientNet-Lite0, {len(SEEDS)} networks of "
         "each way: AUROC on test films, and on pairs matched by view and patient number; probe: "
@@ -210,7 +197,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "above the mean box (power 80 %, from the spread measured). Brackets: 95 % intervals over "
         "patients."
     )
-    Table(frame, caption, hide=("sd",)).save(paths.figures() / "across" / "real_films")
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        made = data.build("open", str(args.data), Path(scratch), 96, alone=True)
+        more = with_small_films(open_store(made["films"]), args.data, Path(scratch) / "small")
+        for way in WAYS:
+            # Opened anew: measuring may take films out of the training split.
+            store = open_store(more.path if way.films == "64 px" else made["films"])
+            rows.append(measure(way, store, start))
+            print(way.name, flush=True)
+            table = Table(pd.DataFrame(rows), caption, hide=("sd",))
+            table.save(paths.figures() / "across" / "real_films")
     return 0
 
 
