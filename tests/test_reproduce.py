@@ -78,7 +78,7 @@ def test_only_what_depends_on_a_change_runs_again(toy: Path) -> None:
     (toy / "runs/toy/cost/result.txt").unlink()
     third = run(*REPRODUCE)
     assert ran(third) == ["figures", "claims", "cost"]
-    assert "reason: Updated input files: ../../toykit/base.py" in third
+    assert "Reason: Updated input files: ../../toykit/base.py" in third
     assert "cost/result.txt is gone, so the stage runs again" in third
     assert (toy / "runs/toy/figures/result.txt").read_text() == "120"
 
